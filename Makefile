@@ -1,0 +1,109 @@
+# nstool: `make` lists the targets. PYTHON= chooses the interpreter of .venv, ARGS= goes to the program that a target runs.
+
+PYTHON       ?= python3
+ARGS         ?=
+JOBS         ?= $(shell nproc)
+FUZZ_SECONDS ?= 60
+
+BIN     := .venv/bin
+SERVICE := examples/web_service.py
+BENCH   := benchmarks/run.py
+
+# Debian's names. Building stops when one of the first list is missing; without those of the second, something
+# cannot be run or tested, and the tests say what.
+BUILD_PACKAGES := gcc libc6-dev libcap-dev libseccomp2
+USE_PACKAGES   := nftables uidmap iproute2 strace busybox-static
+LINT_PACKAGES  := clang clang-format
+ifneq ($(filter /usr/bin/% /bin/%,$(shell command -v $(PYTHON) 2>/dev/null)),)
+BUILD_PACKAGES += python3-venv python3-dev
+endif
+
+# nsexec has no libc under it: no thread-local storage for a stack protector, no memcpy but ours.
+CC             := gcc
+C_WARNINGS     := -Wall -Wextra -Wmissing-prototypes
+PYTHON_H        = -isystem $(shell $(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("include"))')
+NSEXEC_SOURCES := csrc/nsexec.c csrc/plan.c csrc/launch.c csrc/init.c csrc/freestanding.c
+NSEXEC_FLAGS   := -std=gnu11 -O2 $(C_WARNINGS) -static -nostdlib -ffreestanding -fno-stack-protector \
+	-fcf-protection=none -fno-asynchronous-unwind-tables -fno-tree-loop-distribute-patterns -fno-pie -no-pie \
+	-Wl,--gc-sections -Wl,--build-id=none -Wl,-z,noexecstack -ffunction-sections -s
+C_HEADERS      := $(wildcard csrc/*.h)
+C_SOURCES      := $(wildcard csrc/*.c)
+NATIVE         := nstool/_native.abi3.so
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+.PHONY: help build run test test-unit bench lint format docs fuzz clean
+
+help:
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+build: .venv/.installed $(NATIVE) $(BIN)/nsexec ## Set up everything: packages, .venv, the compiled module, nsexec.
+
+run: build ## Start the example service in a sandbox, show what isolates it, stop it.
+	@$(BIN)/python $(SERVICE) $(ARGS)
+
+test: build ## Run all the tests that this machine can, then say what was skipped and why.
+	@$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup -q $(ARGS)
+
+test-unit: ## Run the tests that need neither build nor root.
+	@$(or $(wildcard $(BIN)/python),$(PYTHON)) -m pytest -q tests/unit $(ARGS)
+
+bench: build ## Measure launches beside the floor and other tools.
+	@$(BIN)/python $(BENCH) $(ARGS)
+
+lint: build .venv/.lint-packages ## Check style, types and C warnings; change nothing.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	clang-format --dry-run -Werror $(C_SOURCES) $(C_HEADERS)
+	@set -e; for source in $(C_SOURCES); do \
+		echo "gcc -fanalyzer $$source"; \
+		$(CC) -std=gnu11 -O2 $(C_WARNINGS) -Werror -fanalyzer $(PYTHON_H) -c -o /dev/null $$source; \
+	done
+
+format: build .venv/.lint-packages ## Rewrite Python and C in the project's style.
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	clang-format -i $(C_SOURCES) $(C_HEADERS)
+
+docs: build ## Make the generated files again: the JSON Schema and the compiled default seccomp filter.
+	@mkdir -p build
+	$(BIN)/python -m nstool.spec.schema > build/schema.json
+	mv build/schema.json nstool/spec/schema.json
+	$(BIN)/python -m nstool.security.seccomp --write
+
+fuzz: build/fuzz_plan ## Fuzz the plan decoder for FUZZ_SECONDS=60 under ASan and UBSan.
+	@mkdir -p build/corpus
+	build/fuzz_plan -max_total_time=$(FUZZ_SECONDS) -print_final_stats=1 $(ARGS) build/corpus tests/fuzz/corpus
+
+clean: ## Remove all that make has made.
+	rm -rf .venv build dist *.egg-info nstool/nsexec nstool/_native.* .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Installed once, and again when the lists of dependencies change.
+.venv/.installed: pyproject.toml setup.py scripts/packages scripts/venv
+	@scripts/packages --need $(BUILD_PACKAGES)
+	@scripts/packages $(USE_PACKAGES)
+	@scripts/venv $(PYTHON)
+	@touch $@
+
+.venv/.lint-packages: scripts/packages | .venv/.installed
+	@scripts/packages --need $(LINT_PACKAGES)
+	@touch $@
+
+$(NATIVE): csrc/build.py $(wildcard csrc/*.cdef) csrc/syscalls.c csrc/plan.c csrc/launch.c $(C_HEADERS) | .venv/.installed
+	@echo "compiling $@"
+	@$(BIN)/python setup.py --quiet build_ext --inplace
+	@touch $@
+
+nstool/nsexec: $(NSEXEC_SOURCES) $(C_HEADERS)
+	@echo "compiling $@"
+	@$(CC) $(NSEXEC_FLAGS) -o $@ $(NSEXEC_SOURCES)
+
+$(BIN)/nsexec: nstool/nsexec | .venv/.installed
+	@ln -sf ../../nstool/nsexec $@
+
+build/fuzz_plan: tests/fuzz/fuzz_plan.c csrc/plan.c $(C_HEADERS) | .venv/.lint-packages
+	@mkdir -p build
+	clang -g -O1 -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=undefined -Icsrc -o $@ $(filter %.c,$^)

@@ -1,0 +1,307 @@
+/* PID 1 inside (or the monitor of a process that joins): runs the init steps, clones the payload,
+ * reaps, forwards signals, reports how the payload ended. Raw system calls only. */
+#include "nstool.h"
+
+#include <asm/poll.h>
+#include <asm/signal.h>
+#include <linux/errno.h>
+#include <linux/fcntl.h>
+#include <linux/mman.h>
+#include <linux/resource.h>
+#include <linux/sched.h>
+#include <linux/signalfd.h>
+#include <linux/time.h>
+
+#include "raw.h"
+
+#ifndef CLOSE_RANGE_CLOEXEC
+#define CLOSE_RANGE_CLOEXEC 4
+#endif
+
+enum {
+	STACK_SIZE = 32 << 10,
+	FAILED_STATUS = 125,
+	OWN_FDS_FROM = 100, /* above the fds that are passed to the payload */
+	WNOHANG_ = 1,
+};
+
+/* The one state of this process: it is a program of its own, so this is no global of a library. */
+static struct {
+	struct nst_run run;
+	const struct nst_plan *header;
+	int32_t slots[NST_MAX_SLOTS];
+	int control;
+	int lifeline;
+	int payload; /* pid as this process sees it */
+} self;
+
+static const struct nst_step *step_of(int i)
+{
+	return (const struct nst_step *)((const uint8_t *)self.header + self.header->steps_offset) + i;
+}
+
+static int is_clone(const struct nst_step *s)
+{
+	const char *a = nst_call_name(s->call), *b = "clone3";
+
+	while (*a && *a == *b)
+		a++, b++;
+	return *a == *b;
+}
+
+_Noreturn static void leave(int status)
+{
+	for (;;)
+		nst_raw1(__NR_exit_group, status);
+}
+
+static void tell(struct nst_message *m)
+{
+	/* Nobody may be listening any more; then there is nobody to tell. */
+	while (nst_raw6(__NR_sendto, self.control, NST_P(m), sizeof *m, 0x4000 /* MSG_NOSIGNAL */, 0, 0) == -EINTR)
+		;
+}
+
+_Noreturn static void report_failure(const struct nst_failure *f)
+{
+	struct nst_message m = {.type = NST_MSG_FAILED, .step = f->step, .error = f->error, .detail = f->detail};
+
+	if (self.payload > 0)
+		nst_raw2(__NR_kill, self.payload, SIGKILL);
+	tell(&m);
+	leave(FAILED_STATUS);
+}
+
+static void *map(uint64_t size, int fd)
+{
+	long p = nst_raw6(__NR_mmap, 0, (long)size, PROT_READ | PROT_WRITE,
+			  fd < 0 ? MAP_PRIVATE | MAP_ANONYMOUS : MAP_PRIVATE, fd, 0);
+
+	return p < 0 && p > -4096 ? NULL : (void *)p;
+}
+
+/* Run the payload's steps: in init's memory until exec while init waits (CLONE_VFORK), or in this
+ * process itself when there is no init. Returns only when a step has failed. */
+static void payload_steps(void)
+{
+	struct nst_run run = self.run;
+	int i;
+
+	run.who = NST_PAYLOAD;
+	for (i = 0; i < (int)self.header->n_steps; i++)
+		if (step_of(i)->who == NST_PAYLOAD && nst_step_run(&run, i) < 0)
+			break;
+	self.run.failure = run.failure;
+}
+
+static void payload_main(void *arg)
+{
+	(void)arg;
+	payload_steps();
+	for (;;)
+		nst_raw1(__NR_exit, FAILED_STATUS);
+}
+
+static long clone_payload(const struct nst_step *s)
+{
+	struct clone_args args = {.flags = s->arg[0] | CLONE_VM | CLONE_VFORK, .exit_signal = SIGCHLD};
+	void *stack = map(STACK_SIZE, -1);
+	int tid = (int)s->arg[2];
+
+	if (!stack)
+		return -ENOMEM;
+	args.stack = (uint64_t)(uintptr_t)stack;
+	args.stack_size = STACK_SIZE;
+	if (tid) {
+		args.set_tid = (uint64_t)(uintptr_t)&tid;
+		args.set_tid_size = 1;
+	}
+	return nst_clone3_on_stack(&args, sizeof args, payload_main, NULL);
+}
+
+static void run_init_steps(void)
+{
+	int i;
+
+	for (i = 0; i < (int)self.header->n_steps; i++) {
+		const struct nst_step *s = step_of(i);
+
+		if (s->who != NST_INIT)
+			continue;
+		if (is_clone(s)) {
+			long pid = clone_payload(s);
+
+			if (pid < 0)
+				self.run.failure = (struct nst_failure){.step = i, .error = (int32_t)-pid};
+			else
+				self.payload = (int)pid;
+		} else {
+			nst_step_run(&self.run, i);
+		}
+		if (self.run.failure.step >= 0)
+			report_failure(&self.run.failure);
+	}
+}
+
+static int64_t microseconds(const struct __kernel_old_timeval *t)
+{
+	return (int64_t)t->tv_sec * 1000000 + t->tv_usec;
+}
+
+/* Reap whoever has ended. When it was the payload, report and leave, which ends the namespace. */
+static void reap(void)
+{
+	struct nst_message m = {.type = NST_MSG_EXITED};
+	struct rusage ru;
+	int status = 0;
+	long pid;
+
+	while ((pid = nst_raw4(__NR_wait4, -1, NST_P(&status), WNOHANG_, NST_P(&ru))) > 0) {
+		if (pid != self.payload)
+			continue;
+		m.pid = (int32_t)pid;
+		m.status = status;
+		m.utime_us = microseconds(&ru.ru_utime);
+		m.stime_us = microseconds(&ru.ru_stime);
+		m.maxrss_kb = ru.ru_maxrss;
+		tell(&m);
+		leave((status & 0x7f) ? 128 + (status & 0x7f) : status >> 8 & 0xff);
+	}
+}
+
+/* The launcher has gone, and the sandbox goes with it. */
+_Noreturn static void end_with_launcher(void)
+{
+	nst_raw2(__NR_kill, self.payload, SIGKILL); /* a monitor is not PID 1: its end alone kills nobody */
+	leave(128 + SIGKILL);
+}
+
+static void on_signal(int fd)
+{
+	struct signalfd_siginfo si;
+
+	while (nst_raw3(__NR_read, fd, NST_P(&si), sizeof si) == sizeof si) {
+		if (si.ssi_signo == SIGCHLD)
+			reap();
+		else
+			nst_raw2(__NR_kill, self.payload, (long)si.ssi_signo);
+	}
+}
+
+/* One message, or -1 for end of file. */
+static int on_control(int fd)
+{
+	struct nst_message m;
+	long n = nst_raw6(__NR_recvfrom, fd, NST_P(&m), sizeof m, 0x40 /* MSG_DONTWAIT */, 0, 0);
+
+	if (n == -EAGAIN || n == -EINTR)
+		return 0;
+	if (n <= 0)
+		return -1;
+	if (n == sizeof m && m.type == NST_MSG_SIGNAL && m.detail > 0 && m.detail <= 64)
+		nst_raw2(__NR_kill, self.payload, m.detail);
+	return 0;
+}
+
+/* Wait for signals, the launcher's messages and the launcher's end, for as long as the payload lives. */
+_Noreturn static void supervise(void)
+{
+	enum { CONTROL, LIFELINE, SIGNALS, COUNT };
+	struct pollfd p[COUNT] = {{CONTROL, POLLIN, 0}, {LIFELINE, POLLIN, 0}, {SIGNALS, POLLIN, 0}};
+	struct nst_failure f = {.step = -1};
+	uint64_t all = ~0ull;
+	long fd = nst_raw4(__NR_signalfd4, -1, NST_P(&all), 8, O_CLOEXEC | O_NONBLOCK);
+
+	if (fd < 0) {
+		f.error = (int32_t)-fd;
+		report_failure(&f);
+	}
+	/* Nothing but these three stays open: not the payload's pipes, whose readers wait for the last writer. */
+	nst_raw3(__NR_dup3, fd, SIGNALS, O_CLOEXEC);
+	nst_raw3(__NR_dup3, self.control, CONTROL, O_CLOEXEC);
+	self.control = CONTROL;
+	if (self.lifeline >= 0)
+		nst_raw3(__NR_dup3, self.lifeline, LIFELINE, O_CLOEXEC);
+	else
+		p[LIFELINE].fd = -1;
+	nst_raw3(__NR_close_range, COUNT, ~0u, 0);
+	reap(); /* it may have ended before the signalfd was there: SIGCHLD is blocked, but be plain about it */
+	for (;;) {
+		long n = nst_raw5(__NR_ppoll, NST_P(p), COUNT, 0, 0, 8);
+
+		if (n < 0 && n != -EINTR)
+			leave(FAILED_STATUS);
+		if (n <= 0)
+			continue;
+		if (p[SIGNALS].revents)
+			on_signal(SIGNALS);
+		if (p[LIFELINE].revents)
+			end_with_launcher();
+		if (p[CONTROL].revents && on_control(CONTROL) < 0) {
+			if (self.header->flags & NST_DIE_WITH_PARENT)
+				end_with_launcher();
+			p[CONTROL].fd = -1;
+		}
+	}
+}
+
+/* fd moved above those of the payload, closing at exec. */
+static int move_high(int fd)
+{
+	long r;
+
+	if (fd < 0)
+		return fd;
+	r = nst_raw3(__NR_fcntl, fd, F_DUPFD_CLOEXEC, OWN_FDS_FROM);
+	nst_raw1(__NR_close, fd);
+	return (int)r;
+}
+
+_Noreturn void nst_init(int fd)
+{
+	struct nst_envelope head;
+	struct nst_failure f = {.step = -1};
+	struct nst_message started = {.type = NST_MSG_STARTED};
+	const struct nst_envelope *e;
+	uint64_t all = ~0ull;
+	int i;
+
+	nst_raw4(__NR_rt_sigprocmask, SIG_BLOCK, NST_P(&all), 0, 8);
+	if (nst_raw3(__NR_read, fd, NST_P(&head), sizeof head) != sizeof head || head.magic != NST_MAGIC ||
+	    head.size > NST_MAX_PLAN)
+		leave(FAILED_STATUS);
+	self.control = head.control;
+	e = map(sizeof head + head.size, fd);
+	self.run.scratch_size = head.size + 65536; /* a pointer for each string: strings are two bytes at least */
+	self.run.scratch_size = (self.run.scratch_size & ~7ull) * 4;
+	self.run.scratch = e ? map(self.run.scratch_size, -1) : NULL;
+	nst_raw1(__NR_close, fd);
+	if (!self.run.scratch) {
+		f.error = ENOMEM;
+		report_failure(&f);
+	}
+	if (nst_plan_check((const uint8_t *)(e + 1), e->size, &f) < 0)
+		report_failure(&f);
+	self.header = (const struct nst_plan *)(e + 1);
+	nst_raw3(__NR_close_range, 3, ~0u, CLOSE_RANGE_CLOEXEC);
+	self.control = move_high(self.control);
+	self.lifeline = move_high(head.launcher);
+	for (i = 0; i < NST_MAX_SLOTS; i++)
+		self.slots[i] = head.slots[i];
+	self.run.plan = (const uint8_t *)self.header;
+	self.run.slots = self.slots;
+	self.run.who = NST_INIT;
+	self.run.control = self.control;
+	self.run.failure = f;
+	if (self.control < 0)
+		leave(FAILED_STATUS);
+
+	run_init_steps();
+	if (!(self.header->flags & NST_WITH_INIT)) {
+		payload_steps();
+		report_failure(&self.run.failure);
+	}
+	started.pid = self.payload;
+	tell(&started);
+	supervise();
+}

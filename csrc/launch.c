@@ -1,0 +1,323 @@
+/* The launcher's side: run its steps, clone, hand over, and undo. Raw system calls only. */
+#include "nstool.h"
+
+#include <asm/signal.h>
+#include <linux/errno.h>
+#include <linux/fcntl.h>
+#include <linux/mman.h>
+#include <linux/sched.h>
+
+#include "raw.h"
+
+#ifndef CLOSE_RANGE_CLOEXEC
+#define CLOSE_RANGE_CLOEXEC 4
+#endif
+
+enum {
+	STACK_SIZE = 64 << 10,
+	SCRATCH_SIZE = 4096, /* argument vectors of helper programs */
+};
+
+static const struct nst_plan *header_of(const struct nst_launch *l)
+{
+	return (const struct nst_plan *)l->plan;
+}
+
+static const struct nst_step *step_of(const struct nst_launch *l, int i)
+{
+	return (const struct nst_step *)(l->plan + header_of(l)->steps_offset) + i;
+}
+
+static int call_is(const struct nst_step *s, const char *name)
+{
+	const char *a = nst_call_name(s->call);
+
+	while (*a && *a == *name)
+		a++, name++;
+	return *a == *name;
+}
+
+static void close_fd(int *fd)
+{
+	if (*fd >= 0)
+		nst_raw1(__NR_close, *fd);
+	*fd = -1;
+}
+
+/* fd itself, or a copy above the standard streams when one of these is closed. */
+static int above_stdio(int fd)
+{
+	long high;
+
+	if (fd < 0 || fd > 2)
+		return fd;
+	high = nst_raw3(__NR_fcntl, fd, F_DUPFD_CLOEXEC, 3);
+	nst_raw1(__NR_close, fd);
+	return (int)high;
+}
+
+void nst_launch_begin(struct nst_launch *l)
+{
+	int i;
+
+	l->next = 0;
+	l->pid = 0;
+	l->pidfd = -1;
+	l->control = -1;
+	l->failure = (struct nst_failure){.step = -1};
+	for (i = (int)header_of(l)->n_given; i < NST_MAX_SLOTS; i++)
+		l->slots[i] = NST_NONE;
+}
+
+/* What the child has: its own copy of the fd table, the launcher's memory, a stack of its own. */
+struct child {
+	struct nst_launch *l;
+	int first;    /* its first step */
+	int control;  /* its end of the socket */
+	int lifeline; /* pidfd of the launcher, or -1 */
+	int envelope; /* memfd for nsexec */
+	struct nst_failure failure;
+};
+
+static void fail(struct nst_failure *f, int step, long error)
+{
+	*f = (struct nst_failure){.step = step, .error = (int32_t)-error};
+}
+
+static char *put_number(char *end, unsigned int n)
+{
+	*--end = 0;
+	do
+		*--end = (char)('0' + n % 10);
+	while (n /= 10);
+	return end;
+}
+
+/* Keep for init what init needs, and nothing else: every other fd closes at exec. */
+static long keep_fds(const struct child *c)
+{
+	const int own[] = {c->control, c->lifeline, c->envelope};
+	long r = nst_raw3(__NR_close_range, 3, ~0u, CLOSE_RANGE_CLOEXEC);
+	int i;
+
+	for (i = 0; i < NST_MAX_SLOTS && r >= 0; i++)
+		if (c->l->slots[i] >= 3)
+			r = nst_raw3(__NR_fcntl, c->l->slots[i], F_SETFD, 0);
+	for (i = 0; i < 3 && r >= 0; i++)
+		if (own[i] >= 0)
+			r = nst_raw3(__NR_fcntl, own[i], F_SETFD, 0);
+	return r;
+}
+
+/* The child, in the launcher's memory, which the launcher's thread leaves alone until exec. */
+_Noreturn static void child_main(void *arg)
+{
+	struct child *c = arg;
+	struct nst_run run = {
+	    .plan = c->l->plan, .slots = c->l->slots, .who = NST_CHILD, .control = c->control, .failure = {.step = -1}};
+	int i = c->first;
+	char digits[12];
+
+	for (;; i++) {
+		const struct nst_step *s = step_of(c->l, i);
+		long r;
+
+		if (call_is(s, "exec_init")) {
+			const char *argv[] = {"nsexec:init", put_number(digits + sizeof digits, (unsigned int)c->envelope), NULL};
+			const char *envp[] = {NULL};
+
+			r = keep_fds(c);
+			if (r >= 0)
+				r = nst_raw5(__NR_execveat, c->l->image, NST_P(""), NST_P(argv), NST_P(envp),
+					     AT_EMPTY_PATH);
+			fail(&c->failure, i, r);
+			break;
+		}
+		if (nst_step_run(&run, i) < 0) {
+			c->failure = run.failure;
+			break;
+		}
+	}
+	for (;;)
+		nst_raw1(__NR_exit, 125);
+}
+
+/* A memfd with the envelope and the plan. Returns the fd or -errno. */
+static long make_envelope(const struct nst_launch *l, int control, int launcher)
+{
+	struct nst_envelope e = {.magic = NST_MAGIC,
+				 .size = (uint32_t)l->size,
+				 .control = control,
+				 .launcher = launcher};
+	struct {
+		const void *base;
+		uint64_t len;
+	} iov[2] = {{&e, sizeof e}, {l->plan, l->size}};
+	long fd, r;
+	int i;
+
+	for (i = 0; i < NST_MAX_SLOTS; i++)
+		e.slots[i] = l->slots[i];
+	fd = nst_raw2(__NR_memfd_create, NST_P("plan"), 1 /* MFD_CLOEXEC */);
+	fd = above_stdio((int)fd);
+	if (fd < 0)
+		return fd;
+	r = nst_raw3(__NR_writev, fd, NST_P(iov), 2);
+	if (r >= 0)
+		r = r == (long)(sizeof e + l->size) ? nst_raw3(__NR_lseek, fd, 0, 0) : -EIO;
+	if (r >= 0)
+		return fd;
+	nst_raw1(__NR_close, fd);
+	return r;
+}
+
+/* The clone3 step: make the socket and the envelope, clone, wait for exec (CLONE_VFORK). */
+static long run_clone(struct nst_launch *l, int i)
+{
+	const struct nst_step *s = step_of(l, i);
+	const struct nst_plan *h = header_of(l);
+	struct clone_args args = {.flags = s->arg[0] | CLONE_VM | CLONE_VFORK | CLONE_PIDFD, .exit_signal = SIGCHLD};
+	int32_t pair[2], pidfd = -1;
+	int lifeline = -1, envelope = -1, tid = (int)s->arg[2];
+	uint64_t all = ~0ull, old = 0;
+	struct child c = {.l = l, .first = i + 1, .failure = {.step = -1}};
+	long r, stack = 0;
+
+	r = nst_raw4(__NR_socketpair, 1 /* AF_UNIX */, 5 /* SOCK_SEQPACKET */ | O_CLOEXEC, 0, NST_P(pair));
+	if (r < 0)
+		return r;
+	pair[0] = above_stdio(pair[0]);
+	pair[1] = above_stdio(pair[1]);
+	if (pair[0] < 0 || pair[1] < 0) {
+		r = pair[0] < 0 ? pair[0] : pair[1];
+		goto fail;
+	}
+	if (h->flags & NST_DIE_WITH_PARENT) {
+		r = nst_raw2(__NR_pidfd_open, nst_raw0(__NR_getpid), 0);
+		lifeline = above_stdio((int)r);
+		if (lifeline < 0) {
+			r = lifeline;
+			goto fail;
+		}
+	}
+	r = envelope = (int)make_envelope(l, pair[1], lifeline);
+	if (r < 0)
+		goto fail;
+	if (s->arg[1] >> 32) {
+		int cgroup = l->slots[(uint32_t)s->arg[1]];
+
+		if (cgroup >= 0) {
+			args.flags |= CLONE_INTO_CGROUP;
+			args.cgroup = (uint64_t)cgroup;
+		}
+	}
+	if (tid) {
+		args.set_tid = (uint64_t)(uintptr_t)&tid;
+		args.set_tid_size = 1;
+	}
+	stack = nst_raw6(__NR_mmap, 0, STACK_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1,
+			 0);
+	if (stack < 0 && stack > -4096) {
+		r = stack;
+		stack = 0;
+		goto fail;
+	}
+	args.stack = (uint64_t)stack;
+	args.stack_size = STACK_SIZE;
+	args.pidfd = (uint64_t)(uintptr_t)&pidfd;
+	c.control = pair[1];
+	c.envelope = envelope;
+	c.lifeline = lifeline;
+	/* No handler of the host's may run in the child: it would act on the host's memory. */
+	nst_raw4(__NR_rt_sigprocmask, SIG_SETMASK, NST_P(&all), NST_P(&old), 8);
+	r = nst_clone3_on_stack(&args, sizeof args, child_main, &c);
+	nst_raw4(__NR_rt_sigprocmask, SIG_SETMASK, NST_P(&old), 0, 8);
+	if (r < 0)
+		goto fail;
+	l->pid = (int32_t)r;
+	l->pidfd = above_stdio(pidfd);
+	l->control = pair[0];
+	pair[0] = -1;
+	r = 0;
+	if (c.failure.step >= 0) {
+		l->failure = c.failure;
+		r = -c.failure.error;
+	}
+fail:
+	if (stack)
+		nst_raw2(__NR_munmap, stack, STACK_SIZE);
+	close_fd(&pair[0]);
+	close_fd(&pair[1]);
+	close_fd(&lifeline);
+	close_fd(&envelope);
+	return r;
+}
+
+int nst_launch_run(struct nst_launch *l)
+{
+	char scratch[SCRATCH_SIZE] __attribute__((aligned(8)));
+	struct nst_run run = {.plan = l->plan,
+			      .slots = l->slots,
+			      .who = NST_LAUNCHER,
+			      .scratch = scratch,
+			      .scratch_size = sizeof scratch};
+
+	for (; l->next < (int)header_of(l)->n_steps; l->next++) {
+		const struct nst_step *s = step_of(l, l->next);
+		long r;
+
+		if (s->who != NST_LAUNCHER)
+			continue;
+		if (call_is(s, "external"))
+			return 1;
+		if (call_is(s, "clone3")) {
+			r = run_clone(l, l->next);
+			if (r < 0 && l->failure.step < 0)
+				fail(&l->failure, l->next, r);
+			if (r < 0)
+				return (int)r;
+			continue;
+		}
+		run.control = l->control;
+		run.child_pid = l->pid;
+		r = nst_step_run(&run, l->next);
+		if (r < 0) {
+			l->failure = run.failure;
+			return (int)r;
+		}
+	}
+	return 0;
+}
+
+int nst_launch_undo(struct nst_launch *l)
+{
+	struct nst_run run = {.plan = l->plan, .slots = l->slots, .who = NST_UNDO, .control = -1};
+	int i, failed = 0;
+
+	for (i = (int)header_of(l)->n_steps - 1; i >= 0 && step_of(l, i)->who == NST_UNDO; i--)
+		if (!call_is(step_of(l, i), "external") && nst_step_run(&run, i) < 0 && run.failure.error != ENOENT) {
+			l->failure = run.failure;
+			failed++;
+		}
+	return failed;
+}
+
+void nst_launch_close(struct nst_launch *l)
+{
+	int i;
+
+	for (i = (int)header_of(l)->n_given; i < NST_MAX_SLOTS; i++)
+		close_fd(&l->slots[i]);
+}
+
+void nst_launch_kill(struct nst_launch *l)
+{
+	if (l->pidfd < 0)
+		return;
+	nst_raw4(__NR_pidfd_send_signal, l->pidfd, SIGKILL, 0, 0);
+	while (nst_raw4(__NR_wait4, l->pid, 0, 0x40000000 /* __WALL */, 0) == -EINTR)
+		;
+	l->pid = 0;
+	close_fd(&l->pidfd);
+	close_fd(&l->control);
+}

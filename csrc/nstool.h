@@ -1,0 +1,167 @@
+/* The map of the engine: one section a file, one comment a function.
+ *
+ * raw.h      system calls without libc
+ * plan.c     check and run an encoded plan
+ * launch.c   the launcher's side: clone3, hand-over, report
+ * init.c     PID 1 inside: runs the init and payload steps, reaps, forwards, reports
+ * nsexec.c   main() of the stand-alone launcher, and the image that PID 1 runs
+ *
+ * All of it uses raw.h only, so it is async-signal-safe by construction (signal-safety(7)):
+ * no errno, no malloc, no stdio, no locks. syscalls.c, the shim for Python, is apart.
+ */
+#ifndef NSTOOL_H
+#define NSTOOL_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+enum {
+	NST_MAGIC = 0x3150534e, /* "NSP1" */
+	NST_VERSION = 1,
+	NST_MAX_SLOTS = 256,
+	NST_MAX_STEPS = 4096,
+	NST_MAX_PLAN = 1 << 20, /* bytes */
+	NST_ARGS = 7,
+	NST_NONE = -1,	  /* slot: nothing */
+	NST_SKIPPED = -2, /* slot: its step failed with an errno that the plan ignores */
+};
+
+enum nst_who { NST_LAUNCHER, NST_CHILD, NST_INIT, NST_PAYLOAD, NST_UNDO, NST_WHO_COUNT };
+
+enum nst_flags {
+	NST_WITH_INIT = 1,	 /* nsexec stays as init or monitor; else it becomes the payload */
+	NST_DIE_WITH_PARENT = 2, /* the sandbox ends with the launcher */
+};
+
+/* A plan: this header, n_steps records, a pool of bytes. All little-endian, offsets from the start. */
+struct nst_plan {
+	uint32_t magic;
+	uint16_t version;
+	uint16_t header_size;
+	uint32_t size; /* of the whole, bytes */
+	uint32_t n_steps;
+	uint32_t steps_offset;
+	uint32_t pool_offset;
+	uint32_t pool_size;
+	uint32_t flags; /* enum nst_flags */
+	uint32_t n_slots;
+	uint32_t n_given; /* the first n_given slots are brought by the caller */
+	uint32_t reserved[6];
+};
+
+/* One step. Arguments by kind (plan.c has the table): an integer as it is; an fd as
+ * slot | 1 << 32 or as a number in the low half; bytes, strings and lists of strings as
+ * length << 32 | offset in the pool; NULL as all ones. */
+struct nst_step {
+	uint16_t call;
+	uint8_t who; /* enum nst_who */
+	uint8_t reserved;
+	int16_t result; /* slot that receives the returned fd, or NST_NONE */
+	int16_t ignore; /* errno that is no failure, or 0 */
+	uint64_t arg[NST_ARGS];
+};
+
+/* Which step failed, with which errno (positive). detail: the call inside a step of several
+ * calls (open, write, close: 0, 1, 2), or the exit status of a program. step -1: none. */
+struct nst_failure {
+	int32_t step;
+	int32_t error;
+	int32_t detail;
+};
+
+/* What goes over the control socket (SOCK_SEQPACKET), either way. */
+enum nst_type {
+	NST_MSG_RELEASE = 1, /* launcher: the wait step is over */
+	NST_MSG_SIGNAL = 2,  /* launcher: forward signal `detail` to the payload */
+	NST_MSG_FAILED = 16, /* init: step, error, detail */
+	NST_MSG_STARTED = 17, /* init: the payload runs; pid as init sees it */
+	NST_MSG_EXITED = 18,  /* init: the payload ended; status as wait(2) gives it, usage below */
+	NST_MSG_FD = 19,      /* init: an fd comes with this message; detail is its slot */
+};
+
+struct nst_message {
+	uint32_t type; /* enum nst_type */
+	int32_t step;
+	int32_t error;
+	int32_t detail;
+	int32_t pid;
+	int32_t status;
+	int64_t utime_us;
+	int64_t stime_us;
+	int64_t maxrss_kb;
+	int64_t reserved[2];
+};
+
+/* One launch as the launcher sees it. The caller sets plan, size, image and the given slots, the
+ * rest by nst_launch_begin(). */
+struct nst_launch {
+	const uint8_t *plan; /* checked, 8-byte aligned, stays the caller's */
+	uint64_t size;
+	int32_t image;	 /* fd of nsexec's sealed image, stays the caller's */
+	int32_t next;	 /* index of the next step */
+	int32_t pid;	 /* of the new process, 0 before clone3 */
+	int32_t pidfd;	 /* -1 before clone3; the caller's to close */
+	int32_t control; /* -1 before clone3; the caller's to close */
+	struct nst_failure failure;
+	int32_t slots[NST_MAX_SLOTS];
+};
+
+/* ---- plan.c ---- */
+
+/* Check the whole of a plan: bounds, codes, kinds, order of roles. 0, or -EINVAL with
+ * ret_failure->step = the bad step (-1: the header) and ->detail = a number for the reason. */
+int nst_plan_check(const uint8_t *plan, uint64_t size, struct nst_failure *ret_failure);
+
+/* Name and kinds of call number i of the table, or NULL past its end. */
+const char *nst_call_name(unsigned int i);
+const char *nst_call_kinds(unsigned int i);
+
+/* Everything a process needs to run its steps. */
+struct nst_run {
+	const uint8_t *plan;
+	int32_t *slots;
+	enum nst_who who;
+	int control;   /* socket, for wait, release, send_fd */
+	int child_pid; /* for write_proc and spawn, launcher only */
+	void *scratch; /* room for argument vectors, execve and spawn only */
+	uint64_t scratch_size;
+	struct nst_failure failure; /* written on failure only */
+};
+
+/* Run step i. 0, or -errno with run->failure set. clone3, exec_init and external are not done here. */
+int nst_step_run(struct nst_run *run, int i);
+
+/* ---- launch.c ---- */
+
+/* Make ready: slots that are not given are empty, nothing has been done. */
+void nst_launch_begin(struct nst_launch *l);
+
+/* Run the launcher's steps from l->next. 0: all done, the new process is on its way (read its
+ * report from l->control). 1: step l->next is external, the caller does it and adds one. Negative: -errno, with
+ * l->failure set; a process that exists already is left to the caller (nst_launch_kill). */
+int nst_launch_run(struct nst_launch *l);
+
+/* Run the undo steps, last first, except external ones. Returns the number that failed. */
+int nst_launch_undo(struct nst_launch *l);
+
+/* Close the slots that the launcher's steps opened; given ones stay the caller's. */
+void nst_launch_close(struct nst_launch *l);
+
+/* Kill and reap the new process, if there is one. */
+void nst_launch_kill(struct nst_launch *l);
+
+/* ---- init.c ---- */
+
+/* nsexec as PID 1 or monitor: fd holds the envelope that launch.c wrote. Never returns. */
+_Noreturn void nst_init(int fd);
+
+/* What launch.c hands to init.c, before the plan in the same memfd. */
+struct nst_envelope {
+	uint32_t magic;
+	uint32_t size; /* of the plan that follows */
+	int32_t control;
+	int32_t launcher; /* pidfd of the launcher, or -1 */
+	int32_t slots[NST_MAX_SLOTS];
+};
+
+#endif

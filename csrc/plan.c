@@ -1,0 +1,730 @@
+/* Check and run an encoded plan. Raw system calls only: this is what runs between clone and exec. */
+#include "nstool.h"
+
+#include <asm/signal.h>
+#include <asm/stat.h>
+#include <linux/capability.h>
+#include <linux/errno.h>
+#include <linux/fcntl.h>
+#include <linux/filter.h>
+#include <linux/mount.h>
+#include <linux/openat2.h>
+#include <linux/prctl.h>
+#include <linux/resource.h>
+#include <linux/sched.h>
+#include <linux/seccomp.h>
+
+#include "raw.h"
+
+/* The table of calls; nstool/plan/calls.py has the same, tests/native compares the two.
+ * nr < 0: not one plain system call, see nst_step_run(). */
+#define CALLS(X)                                                                                                       \
+	X(openat2, -1, "fsiii")                                                                                        \
+	X(open_tree, __NR_open_tree, "fsi")                                                                            \
+	X(move_mount, __NR_move_mount, "fsfsi")                                                                        \
+	X(mount_setattr, -1, "fsiiiif")                                                                                \
+	X(fsopen, __NR_fsopen, "si")                                                                                   \
+	X(fsconfig, __NR_fsconfig, "fizzf")                                                                            \
+	X(fsmount, __NR_fsmount, "fii")                                                                                \
+	X(mount, __NR_mount, "zsziz")                                                                                  \
+	X(umount2, __NR_umount2, "si")                                                                                 \
+	X(pivot_root, __NR_pivot_root, "ss")                                                                           \
+	X(chroot, __NR_chroot, "s")                                                                                    \
+	X(chdir, __NR_chdir, "s")                                                                                      \
+	X(fchdir, __NR_fchdir, "f")                                                                                    \
+	X(mkdirat, __NR_mkdirat, "fsi")                                                                                \
+	X(mknodat, __NR_mknodat, "fsii")                                                                               \
+	X(symlinkat, __NR_symlinkat, "sfs")                                                                            \
+	X(unlinkat, __NR_unlinkat, "fsi")                                                                              \
+	X(fchownat, __NR_fchownat, "fsiii")                                                                            \
+	X(fchmodat, __NR_fchmodat, "fsi")                                                                              \
+	X(write_file, -1, "fsbii")                                                                                     \
+	X(write, -1, "fb")                                                                                             \
+	X(sethostname, -1, "b")                                                                                        \
+	X(setdomainname, -1, "b")                                                                                      \
+	X(personality, __NR_personality, "i")                                                                          \
+	X(setns, __NR_setns, "fi")                                                                                     \
+	X(unshare, __NR_unshare, "i")                                                                                  \
+	X(socket, __NR_socket, "iii")                                                                                  \
+	X(ioctl, -1, "fib")                                                                                            \
+	X(ioctl_int, __NR_ioctl, "fii")                                                                                \
+	X(setgroups, -1, "b")                                                                                          \
+	X(setresuid, __NR_setresuid, "iii")                                                                            \
+	X(setresgid, __NR_setresgid, "iii")                                                                            \
+	X(capset, -1, "iii")                                                                                           \
+	X(prctl, __NR_prctl, "iiiii")                                                                                  \
+	X(seccomp, -1, "ib")                                                                                           \
+	X(setrlimit, -1, "iii")                                                                                        \
+	X(setsid, __NR_setsid, "")                                                                                     \
+	X(umask, __NR_umask, "i")                                                                                      \
+	X(keyctl, __NR_keyctl, "iz")                                                                                   \
+	X(dup3, -1, "fii")                                                                                             \
+	X(fcntl, __NR_fcntl, "fii")                                                                                    \
+	X(close_range, __NR_close_range, "iii")                                                                        \
+	X(close, __NR_close, "f")                                                                                      \
+	X(pidfd_open, __NR_pidfd_open, "ii")                                                                           \
+	X(reset_signals, -1, "")                                                                                       \
+	X(raise_ambient, -1, "i")                                                                                      \
+	X(drop_bounding, -1, "i")                                                                                      \
+	X(clone3, -1, "ifi")                                                                                           \
+	X(wait, -1, "")                                                                                                \
+	X(release, -1, "")                                                                                             \
+	X(exec_init, -1, "")                                                                                           \
+	X(execve, -1, "vvv")                                                                                           \
+	X(write_proc, -1, "sb")                                                                                        \
+	X(spawn, -1, "v")                                                                                              \
+	X(send_fd, -1, "f")                                                                                            \
+	X(external, -1, "s")
+
+enum {
+#define X(name, nr, kinds) CALL_##name,
+	CALLS(X)
+#undef X
+		CALL_COUNT
+};
+
+/* Arrays of characters, not of pointers: the image needs no relocation. */
+struct call {
+	int nr;
+	char kinds[NST_ARGS + 1];
+	char name[16];
+};
+
+static const struct call calls[CALL_COUNT] = {
+#define X(name, nr, kinds) {nr, kinds, #name},
+    CALLS(X)
+#undef X
+};
+
+const char *nst_call_name(unsigned int i)
+{
+	return i < CALL_COUNT ? calls[i].name : NULL;
+}
+
+const char *nst_call_kinds(unsigned int i)
+{
+	return i < CALL_COUNT ? calls[i].kinds : NULL;
+}
+
+#define AS_NULL UINT64_MAX
+
+static uint32_t offset_of(uint64_t arg)
+{
+	return (uint32_t)arg;
+}
+
+static uint32_t length_of(uint64_t arg)
+{
+	return (uint32_t)(arg >> 32);
+}
+
+static const struct nst_plan *header_of(const uint8_t *plan)
+{
+	return (const struct nst_plan *)plan;
+}
+
+static const struct nst_step *step_of(const uint8_t *plan, int i)
+{
+	return (const struct nst_step *)(plan + header_of(plan)->steps_offset) + i;
+}
+
+/* ---- checking ---- */
+
+enum reason {
+	BAD_SIZE = 1,
+	BAD_MAGIC,
+	BAD_VERSION,
+	BAD_HEADER,
+	BAD_CALL,
+	BAD_WHO,
+	BAD_RESULT,
+	BAD_ARGUMENT,
+	BAD_STRING,
+	BAD_ORDER,
+	BAD_RESERVED,
+};
+
+static int bytes_ok(const uint8_t *pool, uint32_t pool_size, uint64_t arg, char kind)
+{
+	uint32_t off = offset_of(arg), len = length_of(arg), i;
+
+	if (off > pool_size || len > pool_size - off)
+		return 0;
+	if (kind == 'b')
+		return 1;
+	if (kind == 'v') /* zero or more strings, each with its NUL */
+		return len == 0 || pool[off + len - 1] == 0;
+	if (len == pool_size - off || pool[off + len] != 0)
+		return 0;
+	for (i = 0; i < len; i++)
+		if (pool[off + i] == 0)
+			return 0;
+	return 1;
+}
+
+static enum reason step_reason(const uint8_t *plan, const struct nst_step *s)
+{
+	const struct nst_plan *h = header_of(plan);
+	const char *kinds;
+	int i, n = 0;
+
+	if (s->call >= CALL_COUNT)
+		return BAD_CALL;
+	if (s->who >= NST_WHO_COUNT)
+		return BAD_WHO;
+	if (s->reserved)
+		return BAD_RESERVED;
+	if (s->result != NST_NONE &&
+	    (s->result < (int)h->n_given || s->result >= (int)h->n_slots || s->who == NST_CHILD || s->who == NST_UNDO))
+		return BAD_RESULT;
+	if (s->ignore < 0 || s->ignore > 4095)
+		return BAD_ARGUMENT;
+	kinds = calls[s->call].kinds;
+	for (; n < NST_ARGS && kinds[n]; n++) {
+		uint64_t a = s->arg[n];
+
+		switch (kinds[n]) {
+		case 'i':
+			break;
+		case 'f':
+			if (a >> 32 > 1 || (a >> 32 == 1 && (uint32_t)a >= h->n_slots))
+				return BAD_ARGUMENT;
+			break;
+		case 'z':
+			if (a == AS_NULL)
+				break;
+			/* fall through */
+		default:
+			if (!bytes_ok(plan + h->pool_offset, h->pool_size, a, kinds[n]))
+				return BAD_STRING;
+		}
+	}
+	for (i = n; i < NST_ARGS; i++)
+		if (s->arg[i])
+			return BAD_RESERVED;
+	if (s->call == CALL_setgroups && length_of(s->arg[0]) % 4)
+		return BAD_ARGUMENT;
+	if (s->call == CALL_seccomp && (length_of(s->arg[1]) % sizeof(struct sock_filter) || !length_of(s->arg[1]) ||
+					length_of(s->arg[1]) / sizeof(struct sock_filter) > BPF_MAXINSNS))
+		return BAD_ARGUMENT;
+	if (s->call == CALL_ioctl && length_of(s->arg[2]) < 64) /* more than any request of ours writes back */
+		return BAD_ARGUMENT;
+	if (s->call == CALL_execve && (!length_of(s->arg[0]) || !length_of(s->arg[1])))
+		return BAD_ARGUMENT;
+	if (s->call == CALL_spawn && !length_of(s->arg[0]))
+		return BAD_ARGUMENT;
+	return 0;
+}
+
+/* The roles in order: launcher steps and one clone3; child steps ending in exec_init; then launcher and
+ * init steps mixed; the payload's, ending in execve; init's last; undo. */
+static int order_bad(const uint8_t *plan, int *ret_step)
+{
+	const struct nst_plan *h = header_of(plan);
+	int i, cloned = 0, inited = 0, payload = 0, executed = 0, undo = 0;
+
+	for (i = 0; i < (int)h->n_steps; i++) {
+		const struct nst_step *s = step_of(plan, i);
+
+		*ret_step = i;
+		if (undo && s->who != NST_UNDO)
+			return 1;
+		if (s->call == CALL_exec_init && s->who != NST_CHILD)
+			return 1;
+		if (s->call == CALL_execve && s->who != NST_PAYLOAD)
+			return 1;
+		if ((s->call == CALL_external || s->call == CALL_write_proc || s->call == CALL_spawn ||
+		     s->call == CALL_release) &&
+		    s->who != NST_LAUNCHER && s->who != NST_UNDO)
+			return 1;
+		if (s->call == CALL_clone3 && s->who != NST_LAUNCHER && s->who != NST_INIT)
+			return 1;
+		switch (s->who) {
+		case NST_LAUNCHER:
+			if (s->call == CALL_clone3 && cloned++)
+				return 1;
+			if ((s->call == CALL_write_proc || s->call == CALL_spawn || s->call == CALL_release) && !cloned)
+				return 1;
+			if (cloned && !inited && s->call != CALL_clone3)
+				return 1;
+			break;
+		case NST_CHILD:
+			if (!cloned || inited)
+				return 1;
+			inited = s->call == CALL_exec_init;
+			break;
+		case NST_INIT:
+			if (!inited)
+				return 1;
+			if (s->call == CALL_clone3 && (payload++ || !(h->flags & NST_WITH_INIT)))
+				return 1;
+			if (executed && !(h->flags & NST_WITH_INIT))
+				return 1;
+			break;
+		case NST_PAYLOAD:
+			if (!inited || executed || ((h->flags & NST_WITH_INIT) && !payload))
+				return 1;
+			executed = s->call == CALL_execve;
+			break;
+		default:
+			undo = 1;
+		}
+	}
+	return !executed;
+}
+
+int nst_plan_check(const uint8_t *plan, uint64_t size, struct nst_failure *ret_failure)
+{
+	const struct nst_plan *h = header_of(plan);
+	enum reason why = 0;
+	int step = -1;
+	uint32_t i;
+
+	if (size < sizeof *h || size > NST_MAX_PLAN || ((uintptr_t)plan & 7))
+		why = BAD_SIZE;
+	else if (h->magic != NST_MAGIC)
+		why = BAD_MAGIC;
+	else if (h->version != NST_VERSION)
+		why = BAD_VERSION;
+	else if (h->header_size != sizeof *h || h->size != size || !h->n_steps || h->n_steps > NST_MAX_STEPS ||
+		 h->steps_offset != sizeof *h ||
+		 h->pool_offset != sizeof *h + h->n_steps * (uint32_t)sizeof(struct nst_step) ||
+		 h->pool_offset > size || h->pool_size != size - h->pool_offset || h->n_slots > NST_MAX_SLOTS ||
+		 h->n_given > h->n_slots || h->flags & ~(uint32_t)(NST_WITH_INIT | NST_DIE_WITH_PARENT))
+		why = BAD_HEADER;
+	else
+		for (i = 0; i < 6 && !why; i++)
+			if (h->reserved[i])
+				why = BAD_RESERVED;
+	for (i = 0; !why && i < h->n_steps; i++) {
+		why = step_reason(plan, step_of(plan, (int)i));
+		step = (int)i;
+	}
+	if (!why) {
+		if (!order_bad(plan, &step))
+			return 0;
+		why = BAD_ORDER;
+	}
+	*ret_failure = (struct nst_failure){.step = step, .error = EINVAL, .detail = (int)why};
+	return -EINVAL;
+}
+
+/* ---- running ---- */
+
+static const char *string_at(const uint8_t *plan, uint64_t arg)
+{
+	return arg == AS_NULL ? NULL : (const char *)plan + header_of(plan)->pool_offset + offset_of(arg);
+}
+
+/* The arguments as the kernel wants them. 0, or 1 when an fd was skipped, or -EBADF. */
+static int convert(const struct nst_run *run, const struct nst_step *s, long *ret_args)
+{
+	const char *kinds = calls[s->call].kinds;
+	int i, skipped = 0;
+
+	for (i = 0; i < NST_ARGS && kinds[i]; i++) {
+		uint64_t a = s->arg[i];
+
+		switch (kinds[i]) {
+		case 'i':
+			ret_args[i] = (long)a;
+			break;
+		case 'f':
+			ret_args[i] = (int32_t)a;
+			if (a >> 32) {
+				ret_args[i] = run->slots[(uint32_t)a];
+				if (ret_args[i] == NST_SKIPPED)
+					skipped = 1;
+				else if (ret_args[i] < 0)
+					return -EBADF;
+			}
+			break;
+		default:
+			ret_args[i] = NST_P(string_at(run->plan, a));
+		}
+	}
+	return skipped;
+}
+
+static long write_all(int fd, const char *data, uint32_t len)
+{
+	long n;
+
+	do
+		n = nst_raw3(__NR_write, fd, NST_P(data), len);
+	while (n == -EINTR);
+	/* /proc and cgroup files take a write whole or not at all; a short write elsewhere is a failure too. */
+	return n < 0 ? n : n == (long)len ? 0 : -EIO;
+}
+
+/* open, write, close; *ret_detail says which of them failed. */
+static long write_file(int dirfd, const char *path, const char *data, uint32_t len, long flags, long mode, int *ret_detail)
+{
+	long fd, r, c;
+
+	*ret_detail = 0;
+	fd = nst_raw4(__NR_openat, dirfd, NST_P(path), O_WRONLY | O_CLOEXEC | flags, mode);
+	if (fd < 0)
+		return fd;
+	*ret_detail = 1;
+	r = write_all((int)fd, data, len);
+	c = nst_raw1(__NR_close, fd);
+	if (r == 0 && c < 0) {
+		*ret_detail = 2;
+		return c;
+	}
+	return r;
+}
+
+static char *put_number(char *end, unsigned int n)
+{
+	*--end = 0;
+	do
+		*--end = (char)('0' + n % 10);
+	while (n /= 10);
+	return end;
+}
+
+/* "/proc/PID/FILE" into buf of 64 bytes; FILE is at most 32 long. */
+static const char *proc_path(char *buf, int pid, const char *file)
+{
+	char digits[12], *d = put_number(digits + sizeof digits, (unsigned int)pid), *p = buf;
+	const char *s;
+
+	for (s = "/proc/"; *s; s++)
+		*p++ = *s;
+	while (*d)
+		*p++ = *d++;
+	*p++ = '/';
+	for (; *file && p < buf + 63; file++)
+		*p++ = *file;
+	*p = 0;
+	return buf;
+}
+
+/* A list of strings as a NULL-terminated vector in `room`. Returns the number, or -E2BIG. */
+static long vector(const uint8_t *plan, uint64_t arg, const char **room, uint64_t max)
+{
+	const char *s = string_at(plan, arg), *end = s + length_of(arg);
+	uint64_t n = 0;
+
+	while (s < end) {
+		if (n + 1 >= max)
+			return -E2BIG;
+		room[n++] = s;
+		while (*s)
+			s++;
+		s++;
+	}
+	if (n >= max)
+		return -E2BIG;
+	room[n] = NULL;
+	return (long)n;
+}
+
+static int same(const char *a, const char *b)
+{
+	while (*a && *a == *b)
+		a++, b++;
+	return *a == *b;
+}
+
+/* Try each path in turn as execvp(3) does: go on when it is not there, remember a refusal. */
+static long run_execve(const struct nst_run *run, const struct nst_step *s)
+{
+	const char **room = run->scratch;
+	uint64_t max = run->scratch_size / sizeof *room;
+	const char *path = string_at(run->plan, s->arg[0]), *end = path + length_of(s->arg[0]);
+	long argc = vector(run->plan, s->arg[1], room, max), envc, r, kept = -ENOENT;
+
+	if (argc < 0)
+		return argc;
+	envc = vector(run->plan, s->arg[2], room + argc + 1, max - (uint64_t)argc - 1);
+	if (envc < 0)
+		return envc;
+	while (path < end) {
+		r = nst_raw3(__NR_execve, NST_P(path), NST_P(room), NST_P(room + argc + 1));
+		if (r != -ENOENT && r != -ENOTDIR && r != -EACCES)
+			return r;
+		if (r == -EACCES)
+			kept = r;
+		while (*path)
+			path++;
+		path++;
+	}
+	return kept;
+}
+
+/* Run a helper program (newuidmap) with "{pid}" replaced, wait for it. -EPERM, detail = its status. */
+static long run_spawn(struct nst_run *run, const struct nst_step *s, int *ret_detail)
+{
+	static const char *const empty[] = {NULL};
+	const char **argv = run->scratch;
+	char digits[12], *pid = put_number(digits + sizeof digits, (unsigned int)run->child_pid);
+	long n = vector(run->plan, s->arg[0], argv, run->scratch_size / sizeof *argv), i, child, r;
+	unsigned long none = 0;
+	int status = 0;
+
+	if (n < 0)
+		return n;
+	for (i = 0; i < n; i++)
+		if (same(argv[i], "{pid}"))
+			argv[i] = pid;
+	child = nst_raw5(__NR_clone, SIGCHLD, 0, 0, 0, 0); /* fork: a helper is rare, its cost is its exec */
+	if (child < 0)
+		return child;
+	if (child == 0) {
+		nst_raw4(__NR_rt_sigprocmask, SIG_SETMASK, NST_P(&none), 0, 8);
+		nst_raw3(__NR_execve, NST_P(argv[0]), NST_P(argv), NST_P(empty));
+		nst_raw1(__NR_exit_group, 127);
+	}
+	do
+		r = nst_raw4(__NR_wait4, child, NST_P(&status), 0, 0);
+	while (r == -EINTR);
+	if (r < 0)
+		return r;
+	*ret_detail = status;
+	return status == 0 ? 0 : status == 127 << 8 ? -ENOENT : -EPERM;
+}
+
+static long run_capset(const struct nst_step *s)
+{
+	struct __user_cap_header_struct h = {_LINUX_CAPABILITY_VERSION_3, 0};
+	struct __user_cap_data_struct d[2];
+	int i;
+
+	for (i = 0; i < 2; i++) {
+		d[i].effective = (uint32_t)(s->arg[0] >> (32 * i));
+		d[i].permitted = (uint32_t)(s->arg[1] >> (32 * i));
+		d[i].inheritable = (uint32_t)(s->arg[2] >> (32 * i));
+	}
+	return nst_raw2(__NR_capset, NST_P(&h), NST_P(d));
+}
+
+/* Make `caps` inheritable too and raise each into the ambient set, so that they outlive the next exec. */
+static long run_raise_ambient(uint64_t caps)
+{
+	struct __user_cap_header_struct h = {_LINUX_CAPABILITY_VERSION_3, 0};
+	struct __user_cap_data_struct d[2];
+	long r = nst_raw2(__NR_capget, NST_P(&h), NST_P(d));
+	int i;
+
+	if (r < 0)
+		return r;
+	for (i = 0; i < 2; i++)
+		d[i].inheritable |= d[i].permitted & (uint32_t)(caps >> (32 * i));
+	r = nst_raw2(__NR_capset, NST_P(&h), NST_P(d));
+	for (i = 0; i < 64 && r >= 0; i++)
+		if (caps >> i & 1 && d[i / 32].permitted >> (i % 32) & 1)
+			r = nst_raw5(__NR_prctl, PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, i, 0, 0);
+	return r;
+}
+
+/* Drop what is not in `keep`, up to the last capability that this kernel knows (EINVAL past it). */
+static long run_drop_bounding(uint64_t keep)
+{
+	long r;
+	int i;
+
+	for (i = 0; i < 64; i++) {
+		if (keep >> i & 1)
+			continue;
+		r = nst_raw5(__NR_prctl, PR_CAPBSET_DROP, i, 0, 0, 0);
+		if (r == -EINVAL && i > CAP_CHECKPOINT_RESTORE)
+			break;
+		if (r < 0)
+			return r;
+	}
+	return 0;
+}
+
+/* Every disposition to the default, no signal blocked. */
+static long run_reset_signals(void)
+{
+	struct {
+		uint64_t handler, flags, restorer, mask;
+	} dfl = {0};
+	unsigned long none = 0;
+	int sig;
+
+	for (sig = 1; sig <= 64; sig++)
+		if (sig != SIGKILL && sig != SIGSTOP)
+			nst_raw4(__NR_rt_sigaction, sig, NST_P(&dfl), 0, 8);
+	return nst_raw4(__NR_rt_sigprocmask, SIG_SETMASK, NST_P(&none), 0, 8);
+}
+
+struct message_header {
+	void *name;
+	uint32_t namelen;
+	struct {
+		const void *base;
+		uint64_t len;
+	} *iov;
+	uint64_t iovlen;
+	void *control;
+	uint64_t controllen;
+	uint32_t flags;
+};
+
+static long run_send_fd(const struct nst_run *run, int fd, int slot)
+{
+	struct nst_message m = {.type = NST_MSG_FD, .detail = slot};
+	struct {
+		uint64_t len;
+		int32_t level, type;
+		int32_t fd, pad;
+	} c = {.len = 20, .level = 1 /* SOL_SOCKET */, .type = 1 /* SCM_RIGHTS */, .fd = fd};
+	struct {
+		const void *base;
+		uint64_t len;
+	} iov = {&m, sizeof m};
+	struct message_header h = {.iov = (void *)&iov, .iovlen = 1, .control = &c, .controllen = sizeof c};
+
+	return nst_raw3(__NR_sendmsg, run->control, NST_P(&h), 0x4000 /* MSG_NOSIGNAL */);
+}
+
+static long run_wait(const struct nst_run *run)
+{
+	struct nst_message m;
+	long n;
+
+	for (;;) {
+		n = nst_raw6(__NR_recvfrom, run->control, NST_P(&m), sizeof m, 0, 0, 0);
+		if (n == -EINTR)
+			continue;
+		if (n < 0)
+			return n;
+		if (n == 0)
+			return -EPIPE; /* the launcher has gone */
+		if (n == sizeof m && m.type == NST_MSG_RELEASE)
+			return 0;
+	}
+}
+
+static long run_release(const struct nst_run *run)
+{
+	struct nst_message m = {.type = NST_MSG_RELEASE};
+
+	return nst_raw6(__NR_sendto, run->control, NST_P(&m), sizeof m, 0x4000 /* MSG_NOSIGNAL */, 0, 0);
+}
+
+static long run_ioctl(const uint8_t *plan, const struct nst_step *s, const long *a)
+{
+	char buf[64] __attribute__((aligned(8))); /* the kernel may write into it; the plan stays as it is */
+	const char *from = string_at(plan, s->arg[2]);
+	int i;
+
+	for (i = 0; i < 64; i++)
+		buf[i] = from[i];
+	return nst_raw3(__NR_ioctl, a[0], a[1], NST_P(buf));
+}
+
+static long run_special(struct nst_run *run, const struct nst_step *s, const long *a, int *ret_detail)
+{
+	switch (s->call) {
+	case CALL_openat2: {
+		struct open_how how = {.flags = s->arg[2], .mode = s->arg[3], .resolve = s->arg[4]};
+
+		return nst_raw4(__NR_openat2, a[0], a[1], NST_P(&how), sizeof how);
+	}
+	case CALL_mount_setattr: {
+		struct mount_attr attr = {.attr_set = s->arg[3],
+					  .attr_clr = s->arg[4],
+					  .propagation = s->arg[5],
+					  .userns_fd = (uint64_t)(a[6] < 0 ? 0 : a[6])};
+
+		return nst_raw5(__NR_mount_setattr, a[0], a[1], a[2], NST_P(&attr), sizeof attr);
+	}
+	case CALL_write_file:
+		return write_file((int)a[0], (const char *)a[1], (const char *)a[2], length_of(s->arg[2]), a[3], a[4],
+				  ret_detail);
+	case CALL_write:
+		return write_all((int)a[0], (const char *)a[1], length_of(s->arg[1]));
+	case CALL_write_proc: {
+		char buf[64];
+
+		return write_file(AT_FDCWD, proc_path(buf, run->child_pid, (const char *)a[0]), (const char *)a[1],
+				  length_of(s->arg[1]), 0, 0, ret_detail);
+	}
+	case CALL_sethostname:
+		return nst_raw2(__NR_sethostname, a[0], length_of(s->arg[0]));
+	case CALL_setdomainname:
+		return nst_raw2(__NR_setdomainname, a[0], length_of(s->arg[0]));
+	case CALL_ioctl:
+		return run_ioctl(run->plan, s, a);
+	case CALL_setgroups:
+		return nst_raw2(__NR_setgroups, length_of(s->arg[0]) / 4, a[0]);
+	case CALL_capset:
+		return run_capset(s);
+	case CALL_seccomp: {
+		struct sock_fprog prog = {.len = (uint16_t)(length_of(s->arg[1]) / sizeof(struct sock_filter)),
+					  .filter = (struct sock_filter *)a[1]};
+
+		return nst_raw3(__NR_seccomp, SECCOMP_SET_MODE_FILTER, a[0], NST_P(&prog));
+	}
+	case CALL_setrlimit: {
+		struct rlimit64 lim = {.rlim_cur = s->arg[1], .rlim_max = s->arg[2]};
+
+		return nst_raw4(__NR_prlimit64, 0, a[0], NST_P(&lim), 0);
+	}
+	case CALL_dup3:
+		if (a[0] == a[1]) /* dup3(2) refuses it; what is wanted is that the fd outlives exec */
+			return nst_raw3(__NR_fcntl, a[0], F_SETFD, a[2] & O_CLOEXEC ? FD_CLOEXEC : 0);
+		return nst_raw3(__NR_dup3, a[0], a[1], a[2]);
+	case CALL_reset_signals:
+		return run_reset_signals();
+	case CALL_raise_ambient:
+		return run_raise_ambient(s->arg[0]);
+	case CALL_drop_bounding:
+		return run_drop_bounding(s->arg[0]);
+	case CALL_wait:
+		return run_wait(run);
+	case CALL_release:
+		return run_release(run);
+	case CALL_send_fd:
+		return run_send_fd(run, (int)a[0], (int)(uint32_t)s->arg[0]);
+	case CALL_execve:
+		return run_execve(run, s);
+	case CALL_spawn:
+		return run_spawn(run, s, ret_detail);
+	}
+	return -ENOSYS;
+}
+
+int nst_step_run(struct nst_run *run, int i)
+{
+	const struct nst_step *s = step_of(run->plan, i);
+	long a[NST_ARGS] = {0}, r;
+	int detail = 0;
+
+	r = convert(run, s, a);
+	if (r == 1) {
+		if (s->result >= 0)
+			run->slots[s->result] = NST_SKIPPED;
+		return 0;
+	}
+	if (r == 0)
+		r = calls[s->call].nr >= 0 ? nst_raw6(calls[s->call].nr, a[0], a[1], a[2], a[3], a[4], a[5])
+					   : run_special(run, s, a, &detail);
+	if (r < 0 && s->ignore && r == -s->ignore) {
+		if (s->result >= 0)
+			run->slots[s->result] = NST_SKIPPED;
+		return 0;
+	}
+	if (r >= 0 && s->result >= 0) {
+		if (run->slots[s->result] >= 0) /* a name that is used again lets its earlier fd go */
+			nst_raw1(__NR_close, run->slots[s->result]);
+		if (r < 3) { /* never in the place of a standard stream that is closed */
+			long high = nst_raw3(__NR_fcntl, r, F_DUPFD_CLOEXEC, 3);
+
+			nst_raw1(__NR_close, r);
+			r = high;
+		}
+		if (r >= 0)
+			run->slots[s->result] = (int32_t)r;
+	}
+	if (r >= 0)
+		return 0;
+	run->failure = (struct nst_failure){.step = i, .error = (int32_t)-r, .detail = detail};
+	return (int)r;
+}

@@ -1,0 +1,72 @@
+/* Raw x86_64 system calls: no libc, no errno, safe between clone and exec.
+ * Every function returns the kernel's value: >= 0, or -errno. syscall(2). */
+#ifndef NSTOOL_RAW_H
+#define NSTOOL_RAW_H
+
+#include <asm/unistd.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* Older headers than the kernel's lack these; the numbers are the same on every architecture. */
+#ifndef __NR_open_tree
+#define __NR_open_tree 428
+#define __NR_move_mount 429
+#define __NR_fsopen 430
+#define __NR_fsconfig 431
+#define __NR_fsmount 432
+#define __NR_pidfd_open 434
+#define __NR_clone3 435
+#define __NR_close_range 436
+#define __NR_openat2 437
+#endif
+#ifndef __NR_mount_setattr
+#define __NR_mount_setattr 442
+#endif
+
+static inline long nst_raw6(long nr, long a, long b, long c, long d, long e, long f)
+{
+	register long r10 __asm__("r10") = d;
+	register long r8 __asm__("r8") = e;
+	register long r9 __asm__("r9") = f;
+	long ret;
+
+	__asm__ volatile("syscall"
+			 : "=a"(ret)
+			 : "0"(nr), "D"(a), "S"(b), "d"(c), "r"(r10), "r"(r8), "r"(r9)
+			 : "rcx", "r11", "memory");
+	return ret;
+}
+
+#define nst_raw5(nr, a, b, c, d, e) nst_raw6(nr, a, b, c, d, e, 0)
+#define nst_raw4(nr, a, b, c, d) nst_raw6(nr, a, b, c, d, 0, 0)
+#define nst_raw3(nr, a, b, c) nst_raw6(nr, a, b, c, 0, 0, 0)
+#define nst_raw2(nr, a, b) nst_raw6(nr, a, b, 0, 0, 0, 0)
+#define nst_raw1(nr, a) nst_raw6(nr, a, 0, 0, 0, 0, 0)
+#define nst_raw0(nr) nst_raw6(nr, 0, 0, 0, 0, 0, 0)
+
+/* clone3(2) with CLONE_VM and a stack of its own: the child calls fn(arg), which must not return.
+ * args: struct clone_args with stack and stack_size set. */
+static inline long nst_clone3_on_stack(const void *args, size_t size, void (*fn)(void *), void *arg)
+{
+	register void (*r12)(void *) __asm__("r12") = fn;
+	register void *r13 __asm__("r13") = arg;
+	long ret;
+
+	__asm__ volatile("syscall\n\t"
+			 "test %%rax, %%rax\n\t"
+			 "jnz 1f\n\t"
+			 "xor %%ebp, %%ebp\n\t"
+			 "mov %%r13, %%rdi\n\t"
+			 "call *%%r12\n\t"
+			 "ud2\n\t"
+			 "1:"
+			 : "=a"(ret)
+			 : "0"((long)__NR_clone3), "D"(args), "S"(size), "r"(r12), "r"(r13)
+			 : "rcx", "r11", "memory", "cc");
+	return ret;
+}
+
+/* A pointer as a system call argument. */
+#define NST_P(p) ((long)(uintptr_t)(p))
+
+#endif

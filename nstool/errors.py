@@ -1,0 +1,128 @@
+"""The exceptions of nstool; all survive pickling."""
+
+from __future__ import annotations
+
+import errno as _errno
+import os
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+
+class NstoolError(Exception):
+    """Base of everything that nstool raises on purpose."""
+
+
+class SpecError(NstoolError, ValueError):
+    """What was asked for is wrong. Nothing has been done. Exit status 2.
+
+    message: what is wrong and what to do. place: where, as the user wrote it:
+    ``web.toml:12: limits.memory`` or ``--memory``; empty when made by a program.
+    """
+
+    def __init__(self, message: str, place: str = "") -> None:
+        super().__init__(message, place)
+        self.message = message
+        self.place = place
+
+    def __str__(self) -> str:
+        return f"{self.place}: {self.message}" if self.place else self.message
+
+
+class KernelError(NstoolError, OSError):
+    """The kernel refused a call. Exit status 125 (126 and 127 for the last exec).
+
+    call: the system call and its arguments as printed by the plan. errno: positive.
+    step: "step 7 of 23", counted from 1, or empty outside a plan. why: what the step was for.
+    causes: sentences that a detector has *checked* on this host, or that remain possible
+    (then ``checked`` is False). remedy: what to do, one sentence a cause.
+    """
+
+    def __init__(
+        self,
+        call: str,
+        errno: int,
+        step: str = "",
+        why: str = "",
+        causes: tuple[str, ...] = (),
+        remedies: tuple[str, ...] = (),
+        checked: bool = False,
+    ) -> None:
+        super().__init__(errno, os.strerror(errno))
+        self.call = call
+        self.step = step
+        self.why = why
+        self.causes = causes
+        self.remedies = remedies
+        self.checked = checked
+
+    @property
+    def cause(self) -> str:
+        """The checked cause, or the possible ones joined by "; or "."""
+        return "; or ".join(self.causes)
+
+    @property
+    def remedy(self) -> str:
+        """What to do about it."""
+        return "; or ".join(self.remedies)
+
+    @property
+    def errno_name(self) -> str:
+        """The symbolic errno, as EPERM."""
+        return _errno.errorcode.get(self.errno or 0, str(self.errno))
+
+    def __str__(self) -> str:
+        where = f"{self.step}, " if self.step else ""
+        lines = [f"{where}{self.call}: {os.strerror(self.errno or 0)} ({self.errno_name})"]
+        if self.why:
+            lines.append(f"purpose: {self.why}")
+        if self.causes:
+            lines.append(f"{'cause' if self.checked else 'possible cause'}: {self.cause}")
+        if self.remedies:
+            lines.append(f"remedy: {self.remedy}")
+        return "\n".join(lines)
+
+    def asdict(self) -> dict[str, Any]:
+        """The error as plain JSON values."""
+        return {
+            "step": self.step,
+            "call": self.call,
+            "errno": self.errno,
+            "errno_name": self.errno_name,
+            "why": self.why,
+            "causes": list(self.causes),
+            "remedies": list(self.remedies),
+            "checked": self.checked,
+        }
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (
+            self.call,
+            self.errno,
+            self.step,
+            self.why,
+            self.causes,
+            self.remedies,
+            self.checked,
+        )
+
+
+class NotSupported(NstoolError):
+    """This host cannot do what was asked for: checked, before anything is done. Exit status 125.
+
+    what: the part of the spec. cause, remedy: sentences.
+    """
+
+    def __init__(self, what: str, cause: str, remedy: str) -> None:
+        super().__init__(what, cause, remedy)
+        self.what = what
+        self.cause = cause
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return f"{self.what}: not possible on this host\ncause: {self.cause}\nremedy: {self.remedy}"
+
+
+class SandboxGone(NstoolError):
+    """The sandbox that was named does not exist or has ended. Exit status 2."""

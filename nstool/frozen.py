@@ -1,0 +1,87 @@
+"""Frozen records: plain immutable classes that cost nothing to import.
+
+``dataclasses`` and ``msgspec`` each cost more to import than the whole interpreter start
+(docs/adr/0003-import-cost.md), so the types that every launch needs are built on this.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, ClassVar, Self, dataclass_transform
+else:
+
+    def dataclass_transform(**_):
+        return lambda cls: cls
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=False)
+class Frozen:
+    """Base of immutable records: annotations are the fields, class values their defaults.
+
+    Positional and keyword construction, equality, hash, repr, pickling and ``replace``.
+    Fields are checked for presence, not for type: ``spec.load`` checks types of foreign data.
+    """
+
+    __fields__: ClassVar[tuple[str, ...]] = ()
+    __defaults__: ClassVar[dict[str, object]] = {}
+
+    def __init_subclass__(cls) -> None:
+        own = [name for name in cls.__dict__.get("__annotations__", {}) if not name.startswith("__")]
+        cls.__fields__ = tuple(dict.fromkeys((*cls.__fields__, *own)))
+        cls.__defaults__ = {**cls.__defaults__, **{n: cls.__dict__[n] for n in own if n in cls.__dict__}}
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        fields = self.__fields__
+        if len(args) > len(fields):
+            raise TypeError(f"{type(self).__name__} takes {len(fields)} fields, got {len(args)}")
+        values = {**self.__defaults__, **dict(zip(fields, args))}
+        for name, value in kwargs.items():
+            if name not in fields:
+                raise TypeError(f"{type(self).__name__} has no field {name!r}")
+            if name in fields[: len(args)]:
+                raise TypeError(f"{type(self).__name__} got field {name!r} twice")
+            values[name] = value
+        if len(values) < len(fields):
+            missing = ", ".join(n for n in fields if n not in values)
+            raise TypeError(f"{type(self).__name__} needs {missing}")
+        self.__dict__.update(values)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"{type(self).__name__} is frozen")
+
+    def __delattr__(self, name: str) -> None:
+        raise AttributeError(f"{type(self).__name__} is frozen")
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and self.__dict__ == other.__dict__
+
+    def __hash__(self) -> int:
+        return hash((type(self), *(self.__dict__[n] for n in self.__fields__)))
+
+    def __repr__(self) -> str:
+        body = ", ".join(f"{n}={self.__dict__[n]!r}" for n in self.__fields__)
+        return f"{type(self).__name__}({body})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), tuple(self.__dict__[n] for n in self.__fields__)
+
+    def replace(self, **changes: Any) -> Self:
+        """Return a copy with some fields changed."""
+        return type(self)(**{**self.__dict__, **changes})
+
+    def asdict(self) -> dict[str, Any]:
+        """Return the fields as a dict of plain JSON values, nested records included."""
+        return {n: _plain(self.__dict__[n]) for n in self.__fields__}
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Frozen):
+        return value.asdict()
+    if isinstance(value, (tuple, list)):
+        return [_plain(v) for v in value]
+    if isinstance(value, (set, frozenset)):
+        return sorted(_plain(v) for v in value)  # type: ignore[type-var]
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    return value

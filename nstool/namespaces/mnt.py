@@ -1,0 +1,471 @@
+"""The mount namespace: the root, /proc, /dev, scratch directories, binds. mount_namespaces(7).
+
+The order is the point of this file:
+
+1. every source on the host is opened as a detached tree while the host's paths still mean something;
+2. the new root is attached and pivoted to, the old root staying stacked below it, because the kernel
+   gives a user namespace a fresh /proc only where it can still see a whole one (mount_too_revealing);
+3. what goes into the new root is mounted by fd: targets are opened without following a symlink, and
+   cannot lie outside, because the process lives in the new root already;
+4. the old root is let go, last.
+"""
+
+from __future__ import annotations
+
+from nstool import uapi
+from nstool.errors import NotSupported
+from nstool.frozen import Frozen
+from nstool.namespaces.user import Maps
+from nstool.plan.host import MASKED_PROC, READONLY_PROC, SCRATCH, Host
+from nstool.plan.steps import INIT, LAUNCHER, Fd, Step
+from nstool.spec.model import Mount, Spec
+
+EEXIST = 17
+EMPTY = uapi.AT_EMPTY_PATH
+RECURSIVE = uapi.AT_RECURSIVE
+CLONE_TREE = uapi.OPEN_TREE_CLONE | uapi.OPEN_TREE_CLOEXEC
+BY_FD = uapi.MOVE_MOUNT_F_EMPTY_PATH | uapi.MOVE_MOUNT_T_EMPTY_PATH
+# After the pivot "/" is the new root, so nothing outside can be reached; no symlink of a hostile
+# root is followed either, so a mount lies where the spec says.
+NO_LINKS = uapi.RESOLVE_NO_SYMLINKS | uapi.RESOLVE_NO_MAGICLINKS | uapi.RESOLVE_IN_ROOT
+SAFE = uapi.MOUNT_ATTR_NOSUID | uapi.MOUNT_ATTR_NODEV
+PROPAGATION = {
+    "private": uapi.MS_PRIVATE,
+    "slave": uapi.MS_SLAVE,
+    "shared": uapi.MS_SHARED,
+    "unbindable": uapi.MS_UNBINDABLE,
+}
+# Device nodes that carry no state of the host: null(4), random(4), full(4), tty(4). mknod(2).
+DEVICES = {
+    "null": (1, 3),
+    "zero": (1, 5),
+    "full": (1, 7),
+    "random": (1, 8),
+    "urandom": (1, 9),
+    "tty": (5, 0),
+}
+DEV_LINKS = {
+    "fd": "/proc/self/fd",
+    "stdin": "/proc/self/fd/0",
+    "stdout": "/proc/self/fd/1",
+    "stderr": "/proc/self/fd/2",
+    "ptmx": "pts/ptmx",
+}
+# Where the launcher's old root holds what is built before the pivot; it goes with the old root.
+HOLD = "/dev"
+
+
+class Parts(Frozen):
+    """The steps of the mount namespace: before clone, inside before the pivot, inside after it."""
+
+    before: tuple[Step, ...] = ()
+    sources: tuple[Step, ...] = ()
+    root: tuple[Step, ...] = ()
+    inside: tuple[Step, ...] = ()
+    last: tuple[Step, ...] = ()
+
+
+def parts(spec: Spec, host: Host, maps: Maps | None, files: dict[str, str]) -> Parts:
+    """Plan the mount namespace. files: path inside → content of small generated files."""
+    opener = LAUNCHER if host.privileged else INIT
+    opened: list[Step] = []
+    inside: list[Step] = []
+    root = _root(spec, host, opener, opened)
+    inside += _proc(spec, host)
+    inside += _dev(spec, host, maps, opener, opened)
+    inside += _scratch(spec, host)
+    for number, mount in enumerate(spec.mounts):
+        inside += _mount(spec, mount, number, host, opener, opened)
+    inside += _files(files, spec)
+    covered = _covered(spec, host)
+    inside += _cover(covered)
+    inside += _readonly(spec)
+    hold = _hold(spec, files, bool(covered))
+    before = tuple(s for s in opened if s.who == LAUNCHER)
+    sources = tuple(s for s in opened if s.who == INIT)
+    return Parts(before, sources, (_propagation(spec), *hold, *root), tuple(inside), tuple(_last(spec, host)))
+
+
+def _propagation(spec: Spec) -> Step:
+    # A shared mount here would carry our mounts to the host; a slave still gets the host's.
+    flags = uapi.MS_REC | (uapi.MS_SLAVE if spec.mount_propagation == "slave" else uapi.MS_PRIVATE)
+    return Step(INIT, "mount", (None, "/", None, flags, None), "no mount made here is seen outside", man="mount_namespaces(7)")
+
+
+def _hold(spec: Spec, files: dict[str, str], covers: bool) -> list[Step]:
+    """A small tmpfs in the old root with what is bound into the new one: a tree is copied only from a mount."""
+    if not (files or covers or spec.root.type == "overlay"):
+        return []
+    flags = SAFE | uapi.MOUNT_ATTR_NOEXEC
+    steps = _new("tmpfs", "hold", {"mode": "755", "size": "256k"}, flags, "files made for this sandbox")
+    if covers:
+        steps.append(Step(INIT, "mkdirat", (Fd("hold"), "dir", 0o555), "the empty directory to cover with"))
+        steps.append(Step(INIT, "write_file", (Fd("hold"), "file", b"", uapi.O_CREAT, 0o444), "the empty file to cover with"))
+    for number, (path, content) in enumerate(files.items()):
+        made = (Fd("hold"), f"file{number}", content, uapi.O_CREAT, 0o444)
+        steps.append(Step(INIT, "write_file", made, f"the content of {path}"))
+    if spec.root.type == "overlay":
+        for name in (*(f"lower{n}" for n in range(len(spec.root.lower))), "upper"):
+            steps.append(Step(INIT, "mkdirat", (Fd("hold"), name, 0o755), "a place for a layer of the overlay"))
+    where = (Fd("hold"), "", uapi.AT_FDCWD, HOLD, uapi.MOVE_MOUNT_F_EMPTY_PATH)
+    steps.append(Step(INIT, "move_mount", where, "attach it: it goes away with the old root"))
+    steps.append(_attributes(INIT, "hold", uapi.MOUNT_ATTR_RDONLY, "nobody writes there", recursive=False))
+    return steps
+
+
+# ---- small pieces ----
+
+
+def _tree(who: str, path: str, name: str, why: str, recursive: bool = True) -> Step:
+    flags = CLONE_TREE | (RECURSIVE if recursive else 0)
+    return Step(who, "open_tree", (uapi.AT_FDCWD, path, flags), why, result=name)
+
+
+def _attributes(who: str, name: str, set_: int, why: str, clear: int = 0, propagation: int = 0, recursive: bool = True, userns: str = "") -> Step:
+    flags = EMPTY | (RECURSIVE if recursive else 0)
+    fd: Fd | int = Fd(userns) if userns else -1
+    return Step(who, "mount_setattr", (Fd(name), "", flags, set_, clear, propagation, fd), why)
+
+
+def _target(path: str, name: str, why: str, directory: Fd | int = uapi.AT_FDCWD, follow: bool = False) -> Step:
+    resolve = uapi.RESOLVE_IN_ROOT if follow else NO_LINKS
+    return Step(INIT, "openat2", (directory, path, uapi.O_PATH | uapi.O_CLOEXEC, 0, resolve), why, result=name)
+
+
+def _attach(name: str, target: str, why: str) -> Step:
+    return Step(INIT, "move_mount", (Fd(name), "", Fd(target), "", BY_FD), why)
+
+
+def _new(fstype: str, name: str, options: dict[str, str], attributes: int, why: str, who: str = INIT) -> list[Step]:
+    """A new filesystem as a detached mount: fsopen, its options, create, fsmount."""
+    context = "fs"
+    steps = [Step(who, "fsopen", (fstype, uapi.FSOPEN_CLOEXEC), why, result=context)]
+    for key, value in options.items():
+        if value:
+            args = (Fd(context), uapi.FSCONFIG_SET_STRING, key, value, 0)
+        else:
+            args = (Fd(context), uapi.FSCONFIG_SET_FLAG, key, None, 0)
+        steps.append(Step(who, "fsconfig", args, f"{key}={value}" if value else key))
+    create = (Fd(context), uapi.FSCONFIG_CMD_CREATE, None, None, 0)
+    steps.append(Step(who, "fsconfig", create, f"make the {fstype}"))
+    mounted = (Fd(context), uapi.FSMOUNT_CLOEXEC, attributes)
+    steps.append(Step(who, "fsmount", mounted, "a mount of it, not attached yet", result=name))
+    return steps
+
+
+def _parents(path: str) -> list[str]:
+    pieces = [p for p in path.split("/") if p]
+    return ["/" + "/".join(pieces[:i]) for i in range(1, len(pieces) + 1)]
+
+
+def _make_directories(paths: list[str]) -> list[Step]:
+    return [
+        Step(INIT, "mkdirat", (uapi.AT_FDCWD, p, 0o755), "a place to mount on, in our own root", ignore=EEXIST)
+        for p in paths
+    ]
+
+
+def _own_root(spec: Spec) -> bool:
+    # Whether mount points may be made: the root is ours alone, or the spec makes it writable.
+    return spec.root.type in ("tmpfs", "overlay") or spec.root.writable
+
+
+def _exists(spec: Spec, host: Host, path: str) -> bool:
+    return _own_root(spec) or path in host.root
+
+
+# ---- the root ----
+
+
+def _root(spec: Spec, host: Host, opener: str, opened: list[Step]) -> list[Step]:
+    root = spec.root
+    propagation = PROPAGATION[spec.mount_propagation]
+    own: list[Step] = []
+    attributes = SAFE | (0 if root.writable else uapi.MOUNT_ATTR_RDONLY)
+    idmap = "userns" if root.idmap else ""
+    if idmap:
+        attributes |= uapi.MOUNT_ATTR_IDMAP
+    if root.type == "tmpfs":
+        own += _new("tmpfs", "root", {"mode": "755", "size": str(root.size)}, SAFE, "an empty root in memory")
+    elif root.type == "overlay":
+        own += _overlay(spec, host, opener, opened)
+    else:
+        path = "/" if root.type == "host" else root.path
+        why = "a private copy of the host's mounts" if root.type == "host" else "the tree that becomes the root"
+        opened.append(_tree(opener, path, "tree" if host.top else "root", why))
+        opened.append(
+            _attributes(
+                opener,
+                "tree" if host.top else "root",
+                attributes,
+                f"root {'writable' if root.writable else 'read-only'}, no set-user-ID, no device nodes",
+                propagation=uapi.MS_PRIVATE,
+                userns=idmap,
+            )
+        )
+    if host.top:
+        return own + _shadow(spec, host, opener, opened)
+    return own + _pivot(propagation)
+
+
+def _pivot(propagation: int) -> list[Step]:
+    steps = [
+        Step(INIT, "move_mount", (Fd("root"), "", uapi.AT_FDCWD, "/", uapi.MOVE_MOUNT_F_EMPTY_PATH), "attach the new root"),
+        Step(INIT, "fchdir", (Fd("root"),), "stand in the new root"),
+        Step(INIT, "pivot_root", (".", "."), "it becomes the root; the old one is stacked on it until the last mount is made"),
+    ]
+    if propagation not in (uapi.MS_PRIVATE, uapi.MS_SLAVE):
+        steps.append(
+            Step(INIT, "mount", (None, "/", None, propagation | uapi.MS_REC, None), "propagation as asked for", man="mount_namespaces(7)")
+        )
+    return steps
+
+
+def _shadow(spec: Spec, host: Host, opener: str, opened: list[Step]) -> list[Step]:
+    """A root directory that lacks mount points: a tmpfs with each of its entries bound in, so that nothing is made in it."""
+    steps = _new("tmpfs", "root", {"mode": "755", "size": "64k"}, SAFE, "the root lacks mount points, so a root of its entries")
+    steps += _pivot(PROPAGATION[spec.mount_propagation])
+    for number, (name, kind, link) in enumerate(host.top):
+        path = f"/{name}"
+        if kind == "link":
+            steps.append(Step(INIT, "symlinkat", (link, uapi.AT_FDCWD, path), "a symlink of the root"))
+            continue
+        fd = f"top{number}"
+        opened.append(Step(opener, "open_tree", (Fd("tree"), name, CLONE_TREE | RECURSIVE | uapi.AT_SYMLINK_NOFOLLOW), "an entry of the root", result=fd))
+        if kind == "dir":
+            steps.append(Step(INIT, "mkdirat", (uapi.AT_FDCWD, path, 0o755), "a directory of the root"))
+        else:
+            steps.append(Step(INIT, "write_file", (uapi.AT_FDCWD, path, b"", uapi.O_CREAT, 0o444), "a file of the root"))
+        steps += [_target(path, "at", "where it goes"), _attach(fd, "at", "bind it")]
+    return steps
+
+
+def _overlay(spec: Spec, host: Host, opener: str, opened: list[Step]) -> list[Step]:
+    """The layers attached to known paths of the old root, then the overlay made of them. overlayfs.rst."""
+    root = spec.root
+    steps: list[Step] = []
+    for number, path in enumerate(root.lower):
+        name = f"lower{number}"
+        userns = "userns" if root.idmap else ""
+        flags = SAFE | uapi.MOUNT_ATTR_RDONLY | (uapi.MOUNT_ATTR_IDMAP if userns else 0)
+        opened.append(_tree(opener, path, name, "a layer of the root"))
+        opened.append(_attributes(opener, name, flags, "a layer is only read", propagation=uapi.MS_PRIVATE, userns=userns))
+        steps.append(_layer(name))
+    if root.upper:
+        # The ids on disk are those inside, so that the next sandbox, with other ids, owns the changes too.
+        userns = "userns" if opener == LAUNCHER else ""
+        flags = SAFE | (uapi.MOUNT_ATTR_IDMAP if userns else 0)
+        opened.append(_tree(opener, root.upper, "upper", "the layer that keeps the changes"))
+        opened.append(_attributes(opener, "upper", flags, "no set-user-ID, no devices", propagation=uapi.MS_PRIVATE, userns=userns))
+    else:
+        options = {"mode": "755", "size": str(root.size)}
+        steps += _new("tmpfs", "upper", options, SAFE, "the layer of changes, thrown away with the sandbox")
+    steps.append(_layer("upper"))
+    for name in ("upper", "work"):
+        steps.append(Step(INIT, "mkdirat", (Fd("upper"), name, 0o755), "overlayfs wants both on one filesystem", ignore=EEXIST))
+    options = {
+        "lowerdir": ":".join(f"{HOLD}/lower{n}" for n in range(len(root.lower))),
+        "upperdir": f"{HOLD}/upper/upper",
+        "workdir": f"{HOLD}/upper/work",
+        "userxattr": "",  # trusted.* attributes need privilege in the first user namespace
+    }
+    return steps + _new("overlay", "root", options, SAFE, "the layers as one tree")
+
+
+def _layer(name: str) -> Step:
+    where = (Fd(name), "", uapi.AT_FDCWD, f"{HOLD}/{name}", uapi.MOVE_MOUNT_F_EMPTY_PATH)
+    return Step(INIT, "move_mount", where, "a layer must be a mount of this namespace")
+
+
+# ---- what every sandbox has ----
+
+
+def _proc(spec: Spec, host: Host) -> list[Step]:
+    if spec.proc == "none":
+        return []
+    steps: list[Step] = []
+    if spec.proc == "private":
+        options = {}
+        if spec.hidepid != "off":
+            options["hidepid"] = spec.hidepid
+        if spec.proc_subset:
+            options["subset"] = spec.proc_subset
+        flags = SAFE | uapi.MOUNT_ATTR_NOEXEC
+        steps += _new("proc", "proc", options, flags, "a /proc of this pid namespace; processes of other users are hidden")
+    if _own_root(spec):
+        steps += _make_directories(["/proc"])
+    steps += [_target("/proc", "at", "where it goes"), _attach("proc", "at", "mount /proc")]
+    return steps
+
+
+def _covered(spec: Spec, host: Host) -> list[tuple[Fd | int, str, bool]]:
+    """What is covered: (directory fd, path, whether it is a directory)."""
+    wanted: list[tuple[Fd | int, str, bool]] = []
+    if spec.proc == "private" and not spec.proc_subset:
+        wanted += [(Fd("proc"), name, host.proc_files[name]) for name in MASKED_PROC if name in host.proc_files]
+    wanted += [(uapi.AT_FDCWD, path, path in host.root) for path in spec.mask_paths]
+    if spec.root.type == "host":
+        wanted += [(uapi.AT_FDCWD, path, True) for path in host.covered]
+    return wanted
+
+
+def _cover(wanted: list[tuple[Fd | int, str, bool]]) -> list[Step]:
+    """Cover what describes the host or acts on it: files with an empty file, directories with an empty directory."""
+    steps: list[Step] = []
+    for directory, name, is_directory in wanted:
+        what = name if directory == uapi.AT_FDCWD else f"/proc/{name}"
+        source = (Fd("hold"), "dir" if is_directory else "file", CLONE_TREE)
+        steps.append(Step(INIT, "open_tree", source, "a copy of the cover", result="cover"))
+        steps.append(_target(name, "at", "what is covered", directory))
+        steps.append(_attach("cover", "at", f"{what} tells of the host or acts on it: covered"))
+    return steps
+
+
+def _readonly(spec: Spec) -> list[Step]:
+    steps: list[Step] = []
+    wanted: list[tuple[Fd | int, str]] = []
+    if spec.proc == "private" and not spec.proc_subset:
+        wanted += [(Fd("proc"), name) for name in READONLY_PROC]
+    wanted += [(uapi.AT_FDCWD, path) for path in spec.readonly_paths]
+    for directory, name in wanted:
+        steps.append(Step(INIT, "open_tree", (directory, name, CLONE_TREE | RECURSIVE), "a copy of it", result="readonly"))
+        flags = uapi.MOUNT_ATTR_RDONLY | SAFE | (uapi.MOUNT_ATTR_NOEXEC if directory != uapi.AT_FDCWD else 0)
+        steps.append(_attributes(INIT, "readonly", flags, "read-only"))
+        steps.append(_target(name, "at", "where it is", directory))
+        steps.append(_attach("readonly", "at", f"{name} can only be read"))
+    return steps
+
+
+def _dev(spec: Spec, host: Host, maps: Maps | None, opener: str, opened: list[Step]) -> list[Step]:
+    if spec.dev == "none":
+        return []
+    flags = uapi.MOUNT_ATTR_NOSUID | uapi.MOUNT_ATTR_NOEXEC
+    steps: list[Step] = []
+    make: list[Step] = _new("tmpfs", "dev", {"mode": "755", "size": "64k"}, flags, "a /dev of its own", who=opener)
+    for name, (major, minor) in DEVICES.items():
+        if opener == LAUNCHER:
+            node = (Fd("dev"), name, uapi.S_IFCHR | 0o666, major << 8 | minor)
+            make.append(Step(LAUNCHER, "mknodat", node, "a node without state of the host: a user namespace may not make it"))
+            make.append(Step(LAUNCHER, "fchmodat", (Fd("dev"), name, 0o666), "whatever the umask"))
+        else:
+            opened.append(_tree(INIT, f"/dev/{name}", f"dev_{name}", "the host's node: a user namespace may not make one", recursive=False))
+            make.append(Step(INIT, "write_file", (Fd("dev"), name, b"", uapi.O_CREAT, 0o666), "where it goes"))
+    for name, link in DEV_LINKS.items():
+        make.append(Step(opener, "symlinkat", (link, Fd("dev"), name), "as every Linux system has it"))
+    for name in ("pts", "shm", "mqueue"):
+        make.append(Step(opener, "mkdirat", (Fd("dev"), name, 0o755), "a place to mount on"))
+    if opener == LAUNCHER:
+        opened += make
+    else:
+        steps += make
+    if _own_root(spec):
+        steps += _make_directories(["/dev"])
+    steps += [_target("/dev", "at", "where it goes"), _attach("dev", "at", "mount /dev")]
+    if opener == INIT:
+        for name in DEVICES:
+            steps += [_target(name, "at", "its place", Fd("dev")), _attach(f"dev_{name}", "at", f"bind /dev/{name}")]
+    options = {"newinstance": "", "ptmxmode": "0666", "mode": "0620"}
+    if maps is None or any(m.inside <= 5 < m.inside + m.count for m in maps.gid):
+        options["gid"] = "5"
+    no = SAFE | uapi.MOUNT_ATTR_NOEXEC
+    steps += _new("devpts", "pts", options, uapi.MOUNT_ATTR_NOSUID | uapi.MOUNT_ATTR_NOEXEC, "terminals of its own")
+    steps += [_target("pts", "at", "where it goes", Fd("dev")), _attach("pts", "at", "mount /dev/pts")]
+    steps += _new("tmpfs", "shm", {"mode": "1777", "size": str(spec.tmp_size)}, no, "POSIX shared memory of its own")
+    steps += [_target("shm", "at", "where it goes", Fd("dev")), _attach("shm", "at", "mount /dev/shm")]
+    if spec.namespaces.ipc == "new":
+        steps += _new("mqueue", "mqueue", {}, no, "POSIX message queues of this ipc namespace")
+        steps += [_target("mqueue", "at", "where it goes", Fd("dev")), _attach("mqueue", "at", "mount /dev/mqueue")]
+    steps.append(_attributes(INIT, "dev", uapi.MOUNT_ATTR_RDONLY, "nothing is added to /dev", recursive=False))
+    return steps
+
+
+def _scratch(spec: Spec, host: Host) -> list[Step]:
+    steps: list[Step] = []
+    flags = SAFE | uapi.MOUNT_ATTR_NOEXEC
+    paths = {"tmpfs": ("/tmp",), "host": host.scratch}.get(spec.root.type, SCRATCH)
+    if spec.tmp_size == 0 or spec.root.writable:
+        paths = ()
+    for number, path in enumerate(paths):
+        if not _exists(spec, host, path) or any(m.target == path for m in spec.mounts):
+            continue
+        name = f"scratch{number}"
+        if _own_root(spec):
+            steps += _make_directories(_parents(path))
+        mode = "755" if path == "/run" else "1777"
+        steps += _new("tmpfs", name, {"mode": mode, "size": str(spec.tmp_size)}, flags, f"an empty {path} of its own")
+        steps += [_target(path, "at", "where it goes"), _attach(name, "at", f"mount {path}")]
+    return steps
+
+
+def _files(files: dict[str, str], spec: Spec) -> list[Step]:
+    """Small generated files: bound over what the root has, so that the root itself is not changed."""
+    steps: list[Step] = []
+    for number, path in enumerate(files):
+        fd = f"file{number}"
+        if _own_root(spec) or any(path.startswith(s + "/") for s in SCRATCH):
+            steps += _make_directories(_parents(path)[:-1])
+            steps.append(Step(INIT, "write_file", (uapi.AT_FDCWD, path, b"", uapi.O_CREAT, 0o444), "a place to bind it"))
+        steps.append(Step(INIT, "open_tree", (Fd("hold"), fd, CLONE_TREE), "a copy of it", result=fd))
+        steps += [_target(path, "at", "where it goes", follow=True), _attach(fd, "at", f"bind {path}")]
+    return steps
+
+
+# ---- the mounts of the spec ----
+
+
+def _flags(mount: Mount) -> int:
+    return (
+        (0 if mount.writable else uapi.MOUNT_ATTR_RDONLY)
+        | (0 if mount.suid else uapi.MOUNT_ATTR_NOSUID)
+        | (0 if mount.dev else uapi.MOUNT_ATTR_NODEV)
+        | (0 if mount.exec else uapi.MOUNT_ATTR_NOEXEC)
+        | (0 if mount.symlinks else uapi.MOUNT_ATTR_NOSYMFOLLOW)
+    )
+
+
+def _mount(spec: Spec, mount: Mount, number: int, host: Host, opener: str, opened: list[Step]) -> list[Step]:
+    name = f"mount{number}"
+    steps: list[Step] = []
+    propagation = PROPAGATION[mount.propagation] if mount.propagation else uapi.MS_PRIVATE
+    kind = host.source_kinds.get(mount.source, "dir") if mount.type == "bind" else "dir"
+    if mount.type == "bind":
+        opened.append(_tree(opener, mount.source, name, f"the source of {mount.target}", mount.recursive))
+        if mount.idmap and opener == INIT:
+            raise NotSupported(
+                f"an id-mapped bind of {mount.source}",
+                "mount_setattr(2) with MOUNT_ATTR_IDMAP needs CAP_SYS_ADMIN over the filesystem, which an ordinary user has not",
+                "run as root, or drop idmap",
+            )
+        userns = "userns" if mount.idmap else ""
+        set_ = _flags(mount) | (uapi.MOUNT_ATTR_IDMAP if userns else 0)
+        opened.append(
+            _attributes(opener, name, set_, _words(mount), propagation=propagation, recursive=mount.recursive, userns=userns)
+        )
+    elif mount.type == "tmpfs":
+        options = {"mode": f"{mount.mode:o}", "size": str(mount.size or spec.tmp_size)}
+        steps += _new("tmpfs", name, options, _flags(mount.replace(writable=True)), f"an empty {mount.target} in memory")
+    else:
+        steps += _new(mount.type, name, {}, _flags(mount.replace(writable=True)), f"a {mount.type} on {mount.target}")
+    if _own_root(spec) or any(mount.target.startswith(s + "/") for s in SCRATCH):
+        steps += _make_directories(_parents(mount.target)[: None if kind == "dir" else -1])
+        if kind != "dir":
+            touch = (uapi.AT_FDCWD, mount.target, b"", uapi.O_CREAT, 0o444)
+            steps.append(Step(INIT, "write_file", touch, "a place to bind a file"))
+    steps += [_target(mount.target, "at", "where it goes"), _attach(name, "at", f"mount {mount.target}")]
+    return steps
+
+
+def _words(mount: Mount) -> str:
+    words = ["writable" if mount.writable else "read-only"]
+    words += [w for w, on in (("set-user-ID", mount.suid), ("devices", mount.dev), ("no exec", not mount.exec), ("id-mapped", mount.idmap)) if on]
+    return ", ".join(words)
+
+
+def _last(spec: Spec, host: Host) -> list[Step]:
+    steps = [
+        Step(INIT, "umount2", (".", uapi.MNT_DETACH), "let the old root go: no path leads back to the host"),
+        Step(INIT, "chdir", ("/",), "stand in the new root"),
+    ]
+    if (spec.root.type in ("tmpfs", "overlay") or host.top) and not spec.root.writable:
+        steps.append(_attributes(INIT, "root", uapi.MOUNT_ATTR_RDONLY, "the root is read-only now that it is furnished", recursive=False))
+    return steps

@@ -1,0 +1,188 @@
+"""The user namespace: id maps, and the identity that the payload runs under. user_namespaces(7)."""
+
+from __future__ import annotations
+
+from nstool import uapi
+from nstool.errors import NotSupported, SpecError
+from nstool.frozen import Frozen
+from nstool.plan.host import Host, SubIds
+from nstool.plan.lease import Lease
+from nstool.plan.steps import INIT, LAUNCHER, PAYLOAD, Step
+from nstool.security import capabilities as caps
+from nstool.security import securebits
+from nstool.spec.model import IdMap, Spec
+
+MAN = "user_namespaces(7)"
+
+
+class Maps(Frozen):
+    """The id maps of a launch, and how they get written: "launcher", "single" or "helper"."""
+
+    uid: tuple[IdMap, ...]
+    gid: tuple[IdMap, ...]
+    how: str
+
+    @property
+    def has_root(self) -> bool:
+        """Whether id 0 exists inside, for users and for groups."""
+        return _inside(self.uid, 0) and _inside(self.gid, 0)
+
+
+def _inside(lines: tuple[IdMap, ...], number: int) -> bool:
+    return any(line.inside <= number < line.inside + line.count for line in lines)
+
+
+def ids(spec: Spec) -> tuple[int, int]:
+    """Return (uid, gid) of the payload; names have been looked up before (sandbox/names.py)."""
+    uid, _, gid = spec.user.partition(":")
+    return int(uid), int(gid or uid)
+
+
+def maps(spec: Spec, host: Host, lease: Lease) -> Maps:
+    """Choose the id maps: those of the spec, unused host ids for root, subordinate ids for others."""
+    uid, gid = ids(spec)
+    if spec.uid_map or spec.gid_map:
+        chosen = Maps(spec.uid_map, spec.gid_map, _how(spec.uid_map, spec.gid_map, host))
+    elif host.privileged:
+        count = lease.count
+        chosen = Maps((IdMap(0, lease.uid_base, count),), (IdMap(0, lease.gid_base, count),), "launcher")
+    elif host.newuidmap and host.newgidmap and host.subuid and host.subgid:
+        chosen = Maps(_subordinate(host.subuid), _subordinate(host.subgid), "helper")
+    else:
+        chosen = Maps((IdMap(uid, host.uid, 1),), (IdMap(gid, host.gid, 1),), "single")
+    for lines, number, what in ((chosen.uid, uid, "uid"), (chosen.gid, gid, "gid")):
+        if not _inside(lines, number):
+            raise SpecError(f"{what} {number} is not in the {what}_map; {MAN}: map it or choose another user", "user")
+    return chosen
+
+
+def _subordinate(ranges: tuple[SubIds, ...]) -> tuple[IdMap, ...]:
+    lines: list[IdMap] = []
+    inside = 0
+    for r in ranges:
+        count = min(r.count, 65536 - inside)
+        if count > 0:
+            lines.append(IdMap(inside, r.first, count))
+            inside += count
+    return tuple(lines)
+
+
+def _how(uid_map: tuple[IdMap, ...], gid_map: tuple[IdMap, ...], host: Host) -> str:
+    if host.privileged:
+        return "launcher"
+    own = (_only(uid_map), _only(gid_map)) == (host.uid, host.gid)
+    return "single" if own else "helper"
+
+
+def _only(lines: tuple[IdMap, ...]) -> int | None:
+    # The one outside id of a map of one id: what the kernel lets an ordinary user write by itself.
+    return lines[0].outside if len(lines) == 1 and lines[0].count == 1 else None
+
+
+def map_steps(maps: Maps, host: Host) -> tuple[Step, ...]:
+    """Steps of the launcher that write the maps of the new process."""
+    if maps.how == "helper":
+        return (
+            _helper(host.newuidmap, "newuidmap", maps.uid),
+            _helper(host.newgidmap, "newgidmap", maps.gid),
+        )
+    deny = (
+        Step(
+            LAUNCHER,
+            "write_proc",
+            ("setgroups", "deny"),
+            "without privilege the kernel takes a gid_map only once setgroups(2) is denied",
+        ),
+    )
+    lines = (
+        Step(LAUNCHER, "write_proc", ("uid_map", text(maps.uid)), "map user ids: inside, outside, count", man=MAN),
+        Step(LAUNCHER, "write_proc", ("gid_map", text(maps.gid)), "map group ids: inside, outside, count", man=MAN),
+    )
+    return (*(deny if maps.how == "single" else ()), *lines)
+
+
+def _helper(path: str, name: str, lines: tuple[IdMap, ...]) -> Step:
+    if not path:
+        raise NotSupported(
+            "an id map of several ids as an ordinary user",
+            f"{name} is not installed",
+            "apt-get install uidmap, or map your own id only: --uid-map 1000:UID:1 --gid-map 1000:GID:1",
+        )
+    words = [str(n) for line in lines for n in (line.inside, line.outside, line.count)]
+    return Step(
+        LAUNCHER, "spawn", ((path, "{pid}", *words),), "a set-user-ID helper writes the map of several ids", man=f"{name}(1)"
+    )
+
+
+def text(lines: tuple[IdMap, ...]) -> str:
+    """Return the lines as uid_map and gid_map take them, in one write."""
+    return "".join(f"{line.inside} {line.outside} {line.count}\n" for line in lines)
+
+
+def become_root_steps(maps: Maps) -> tuple[Step, ...]:
+    """Steps of init: take id 0 of the new namespace, so that files it makes have an owner there."""
+    if not maps.has_root:
+        return ()
+    why = "become root of the new user namespace: what it makes needs an owner that is mapped"
+    return (
+        Step(INIT, "setresgid", (0, 0, 0), why),
+        Step(INIT, "setgroups", (b"",), "drop the caller's supplementary groups"),
+        Step(INIT, "setresuid", (0, 0, 0), why),
+    )
+
+
+def credential_steps(spec: Spec, host: Host, maps: Maps | None) -> tuple[Step, ...]:
+    """Steps of the payload: bounding set, groups, ids, the other sets, securebits; in this order.
+
+    The bounding set and the securebits need CAP_SETPCAP, so they come before the final capset;
+    ids need CAP_SETUID, so they come before it too. capabilities(7).
+    """
+    uid, gid = ids(spec)
+    wanted = spec.capabilities
+    effective, permitted = caps.mask(wanted.effective), caps.mask(wanted.permitted)
+    inheritable, ambient = caps.mask(wanted.inheritable), caps.mask(wanted.ambient)
+    bounding = caps.mask(wanted.bounding)
+    everything = host.all_capabilities if maps is not None else host.capabilities
+    setpcap = 1 << uapi.CAPABILITIES["setpcap"]
+    steps: list[Step] = []
+    if everything & setpcap and bounding & host.all_capabilities != host.all_capabilities:
+        steps.append(Step(PAYLOAD, "drop_bounding", (bounding,), "no execve can give a capability outside this set"))
+    if maps is None or maps.how != "single":
+        if spec.groups != ("keep",) and (maps is not None or host.may("setgid")):
+            packed = b"".join(int(g).to_bytes(4, "little") for g in spec.groups)
+            steps.append(Step(PAYLOAD, "setgroups", (packed,), "the supplementary groups of the command"))
+    elif spec.groups != ("keep",) and set(host.groups) - {host.gid}:
+        raise NotSupported(
+            "dropping your supplementary groups",
+            "a user namespace with one group id denies setgroups(2), so its processes keep the caller's groups",
+            'install newgidmap with a range in /etc/subgid, or accept them: --groups keep (groups = ["keep"])',
+        )
+    if maps is not None or host.may("setuid"):
+        keep = (uapi.PR_SET_KEEPCAPS, 1, 0, 0, 0)
+        steps.append(Step(PAYLOAD, "prctl", keep, "keep the permitted set over the change of user id"))
+        steps.append(Step(PAYLOAD, "setresgid", (gid, gid, gid), "group ids of the command"))
+        steps.append(Step(PAYLOAD, "setresuid", (uid, uid, uid), "user ids of the command: real, effective, saved"))
+        keep = (uapi.PR_SET_KEEPCAPS, 0, 0, 0, 0)
+        steps.append(Step(PAYLOAD, "prctl", keep, "do not keep it a second time"))
+    extra = setpcap & everything
+    if extra:
+        full = permitted | extra
+        steps.append(
+            Step(PAYLOAD, "capset", (full, full, inheritable), "what is left to do needs CAP_SETPCAP and nothing more")
+        )
+        clear = (uapi.PR_CAP_AMBIENT, uapi.PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
+        steps.append(Step(PAYLOAD, "prctl", clear, "empty the ambient set", man="capabilities(7)"))
+        for name in wanted.ambient:
+            raised = (uapi.PR_CAP_AMBIENT, uapi.PR_CAP_AMBIENT_RAISE, uapi.CAPABILITIES[name], 0, 0)
+            steps.append(Step(PAYLOAD, "prctl", raised, f"{name} outlives execve without file capabilities"))
+        bits = securebits.mask(spec.securebits)
+        if bits:
+            steps.append(
+                Step(PAYLOAD, "prctl", (uapi.PR_SET_SECUREBITS, bits, 0, 0, 0), "uid 0 gains nothing at execve")
+            )
+    elif ambient or effective or permitted:
+        raise NotSupported(
+            "[capabilities]", "the caller lacks CAP_SETPCAP and there is no new user namespace", 'namespaces.user = "new"'
+        )
+    steps.append(Step(PAYLOAD, "capset", (effective, permitted, inheritable), "the command's own sets"))
+    return tuple(steps)

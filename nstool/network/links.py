@@ -1,0 +1,312 @@
+"""Make and remove the links of a sandbox by rtnetlink(7), through pyroute2."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from nstool.errors import KernelError, NotSupported
+from nstool.network import sysctl
+from nstool.network.plan import DEVICE
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any, TypeVar
+
+    from nstool.network.shared import Shared
+
+    T = TypeVar("T")
+
+BRIDGES = "bridges"  # key of the shared state: bridge → {"mac": ..., "ports": [link, ...]}
+IFA_F_NODAD = 0x02  # linux/if_addr.h: usable at once, nobody else can have it
+RT_TABLE_LOCAL = 255  # linux/rtnetlink.h
+LOOPBACK_METRIC = 4096  # behind the kernel's own route of ::1, which has metric 0
+
+
+def inside(pid: int, function: Callable[[], T]) -> T:
+    """Return what ``function`` returns in the network namespace of ``pid``. setns(2).
+
+    It runs in a thread of its own, which ends with it: the calling thread stays where it is, and
+    so does the rest of the process. /proc/sys/net, too, follows the thread.
+    """
+    from concurrent.futures import ThreadPoolExecutor
+
+    def joined() -> T:
+        from pyroute2 import netns
+
+        with open(f"/proc/{pid}/ns/net", "rb") as file:
+            netns.setns(file.fileno())
+        return function()
+
+    try:
+        with ThreadPoolExecutor(1) as thread:
+            return thread.submit(joined).result()
+    except FileNotFoundError as error:
+        raise KernelError(f"open(/proc/{pid}/ns/net)", errno.ESRCH) from error
+
+
+def veth_create(pid: int, args: dict[str, Any]) -> None:
+    """Make the veth pair with its far end in the namespace of ``pid``, configure and raise both ends.
+
+    args: of the step veth_create. veth(4).
+    """
+    with open(f"/proc/{pid}/ns/net", "rb") as namespace, _netlink() as ip:
+        peer = {"ifname": DEVICE, "address": args["mac"], "net_ns_fd": namespace.fileno(), **_mtu(args)}
+        with _call(f"RTM_NEWLINK veth {args['link']}"):
+            ip.link("add", ifname=args["link"], kind="veth", address=args["link_mac"], peer=peer, **_mtu(args))
+        gateways = args["gateways"] if args["routed"] else []
+        _quiet(args["link"])
+        _ipv6(args["link"], gateways)
+        _raise(ip, args["link"], gateways)
+        if gateways and args["publish"]:
+            _loopback(ip, args["link"], gateways)
+    inside(pid, lambda: _configure(args))
+
+
+def _configure(args: dict[str, Any]) -> None:
+    """Addresses and routes of the sandbox's end, in the sandbox's namespace."""
+    _quiet(DEVICE)
+    _ipv6(DEVICE, args["addresses"])
+    with _netlink() as ip:
+        index = _raise(ip, DEVICE, args["addresses"])
+        defaults = [["default", gateway.partition("/")[0]] for gateway in args["gateways"]]
+        for destination, gateway in (*args["routes"], *defaults):
+            with _call(f"RTM_NEWROUTE {destination} via {gateway}"):
+                ip.route("add", dst=destination, gateway=gateway, oif=index, family=_family(gateway))
+
+
+def veth_delete(args: dict[str, Any]) -> None:
+    """Remove the veth pair of the step veth_create. One that is not there, or not ours, is left alone."""
+    with _netlink() as ip:
+        _delete(ip, args["link"], "veth", args["link_mac"])
+
+
+def bridge_attach(shared: Shared, args: dict[str, Any]) -> None:
+    """Put a link on its bridge, which is made if absent. bridge(8). args: of the step bridge_attach.
+
+    A bridge that was there before is the administrator's: it gets a port and nothing else.
+    """
+    with _netlink() as ip:
+        name = args["bridge"]
+        bridges = shared.state.setdefault(BRIDGES, {})
+        check_bridge(shared, name, allocated=args["allocated"])
+        if name in bridges or _index(ip, name) is None:
+            record = bridges.setdefault(name, {"mac": args["bridge_mac"], "ports": []})
+            record["ports"] = sorted({*record["ports"], args["link"]})
+            shared.save()
+            _own_bridge(ip, args, record["mac"])
+        port, bridge = _index(ip, args["link"]), _index(ip, name)
+        with _call(f"RTM_SETLINK {args['link']} master {name}"):
+            ip.link("set", index=port, master=bridge)
+        with _call(f"RTM_SETLINK {args['link']} isolated"):
+            ip.brport("set", index=port, isolated=int(args["isolated"]), mode=0)
+
+
+def check_bridge(shared: Shared, name: str, *, allocated: bool) -> None:
+    """Refuse a bridge that is not ours for a sandbox whose address we chose. Raises NotSupported."""
+    with _netlink() as ip:
+        if allocated and name not in shared.state.get(BRIDGES, {}) and _index(ip, name) is not None:
+            raise NotSupported(
+                f'net.bridge "{name}"',
+                "the bridge was there before, so its network is not nstool's to choose addresses from",
+                "give net.address and net.gateway of that network, or another name for a bridge of nstool's own",
+            )
+
+
+def _own_bridge(ip: Any, args: dict[str, Any], mac: str) -> None:
+    """Make our bridge if absent, with the gateway addresses that its sandboxes use."""
+    name = args["bridge"]
+    if _index(ip, name) is None:
+        with _call(f"RTM_NEWLINK bridge {name}"):
+            ip.link("add", ifname=name, kind="bridge", address=mac)
+        _quiet(name)
+        _ipv6(name, [])
+    if any(":" in gateway for gateway in args["gateways"]):
+        _ipv6(name, args["gateways"])
+    index = _raise(ip, name, args["gateways"])
+    if args["publish"]:
+        _loopback(ip, name, args["gateways"])
+    # Fixed, so that no other port can answer for this one.
+    for address in args["addresses"]:
+        with _call(f"RTM_NEWNEIGH {address} dev {name}"):
+            ip.neigh("replace", dst=address, lladdr=args["mac"], ifindex=index, state="permanent")
+
+
+def bridge_detach(shared: Shared, args: dict[str, Any]) -> None:
+    """Undo bridge_attach; our bridge goes with its last port. Twice does no harm."""
+    bridges = shared.state.get(BRIDGES, {})
+    record = bridges.get(args["bridge"])
+    if record is None or args["link"] not in record["ports"]:
+        return
+    with _netlink() as ip:
+        if record["ports"] == [args["link"]]:
+            _delete(ip, args["bridge"], "bridge", record["mac"])
+            del bridges[args["bridge"]]
+        else:
+            _forget_neighbours(ip, args)
+            record["ports"].remove(args["link"])
+    shared.save()
+
+
+def _forget_neighbours(ip: Any, args: dict[str, Any]) -> None:
+    from pyroute2.netlink.exceptions import NetlinkError
+
+    index = _index(ip, args["bridge"])
+    for address in args["addresses"]:
+        try:
+            ip.neigh("del", dst=address, ifindex=index)
+        except NetlinkError as error:
+            if error.code not in (errno.ENOENT, errno.ENODEV):  # never made, or gone with the bridge
+                raise KernelError(f"RTM_DELNEIGH {address}", error.code) from error
+
+
+def kind_known(kind: str) -> bool:
+    """True if the kernel can make links of this kind (loading the module if it must). Makes none.
+
+    The kind checks the address before anything is made, and this one is a multicast address: a
+    kernel that has the kind answers EADDRNOTAVAIL, one that has not EOPNOTSUPP.
+    """
+    from pyroute2.netlink.exceptions import NetlinkError
+
+    with _netlink() as ip:
+        try:
+            ip.link("add", ifname="ns-probe", kind=kind, address="01:00:00:00:00:00")
+        except NetlinkError as error:
+            return bool(error.code != errno.EOPNOTSUPP)
+    raise KernelError(f"RTM_NEWLINK {kind}", 0, why="the kernel made a link with a multicast address")
+
+
+def forget_connections(addresses: list[str]) -> None:
+    """Remove the tracked connections of a sandbox that has gone.
+
+    A client's UDP flow would otherwise keep going to its address, also when another sandbox has
+    the published port by then. Through ctnetlink; without it they time out.
+    """
+    from pyroute2 import NFCTSocket
+    from pyroute2.netlink.nfnetlink.nfctsocket import NFCTAttrTuple
+
+    for address in addresses:
+        with NFCTSocket(nfgen_family=_family(address)) as conntrack, _call("IPCTNL_MSG_CT_DELETE"):
+            for entry in list(conntrack.dump()):
+                ends = [
+                    NFCTAttrTuple.from_netlink(_family(address), entry.get_attr(f"CTA_TUPLE_{way}"))
+                    for way in ("ORIG", "REPLY")
+                ]
+                if any(address in (end.saddr, end.daddr) for end in ends):
+                    conntrack.entry("del", tuple_orig=ends[0])
+
+
+def _netlink() -> Any:
+    from pyroute2 import IPRoute
+
+    return IPRoute()
+
+
+class _call:
+    """Turn what pyroute2 raises into a KernelError with the netlink message's name."""
+
+    def __init__(self, call: str) -> None:
+        self.call = call
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        from pyroute2.netlink.exceptions import NetlinkError
+
+        if isinstance(error, NetlinkError):
+            raise KernelError(self.call, error.code) from error
+
+
+def _index(ip: Any, name: str) -> int | None:
+    link = _link(ip, name)
+    return None if link is None else int(link["index"])
+
+
+def _link(ip: Any, name: str) -> Any:
+    from pyroute2.netlink.exceptions import NetlinkError
+
+    try:
+        return ip.link("get", ifname=name)[0]
+    except NetlinkError as error:
+        if error.code == errno.ENODEV:
+            return None
+        raise KernelError(f"RTM_GETLINK {name}", error.code) from error
+
+
+def _delete(ip: Any, name: str, kind: str, mac: str) -> None:
+    """Delete a link if it is the one we made: of this kind, with the address that we gave it."""
+    from pyroute2.netlink.exceptions import NetlinkError
+
+    link = _link(ip, name)
+    if link is None or link.get("address") != mac or link.get(("linkinfo", "kind")) != kind:
+        return
+    try:
+        ip.link("del", index=link["index"])
+    except NetlinkError as error:
+        if error.code != errno.ENODEV:  # it went with the sandbox's namespace just now
+            raise KernelError(f"RTM_DELLINK {name}", error.code) from error
+
+
+def _raise(ip: Any, name: str, addresses: list[str]) -> int:
+    """Set a link up with these addresses and return its index."""
+    index = _index(ip, name)
+    if index is None:
+        raise KernelError(f"RTM_GETLINK {name}", errno.ENODEV)
+    with _call(f"RTM_SETLINK {name} up"):
+        ip.link("set", index=index, state="up")
+    for text in addresses:
+        address, _, length = text.partition("/")
+        flags = {"flags": IFA_F_NODAD} if ":" in address else {}
+        with _call(f"RTM_NEWADDR {text} dev {name}"):
+            ip.addr("replace", index=index, address=address, prefixlen=int(length), family=_family(address), **flags)
+    return index
+
+
+def _quiet(name: str) -> None:
+    """No address but those we give, no route from advertisements, no packet from where no route leads."""
+    sysctl.write(f"net/ipv4/conf/{name}/rp_filter", "1")
+    if os.path.exists(f"/proc/sys/net/ipv6/conf/{name}"):  # absent on a kernel without IPv6
+        sysctl.write(f"net/ipv6/conf/{name}/accept_ra", "0")
+        sysctl.write(f"net/ipv6/conf/{name}/addr_gen_mode", "1")  # IN6_ADDR_GEN_MODE_NONE: no fe80:: address
+
+
+def _ipv6(name: str, addresses: list[str]) -> None:
+    """Turn IPv6 of a device on if one of these is an IPv6 address, else off."""
+    if os.path.exists(f"/proc/sys/net/ipv6/conf/{name}"):
+        wanted = any(":" in address for address in addresses)
+        sysctl.write(f"net/ipv6/conf/{name}/disable_ipv6", "0" if wanted else "1")
+
+
+def _loopback(ip: Any, name: str, gateways: list[str]) -> None:
+    """Let the host's own 127.0.0.1 and ::1 be ends of connections through this device.
+
+    For IPv4 that is route_localnet. IPv6 has no such word: an answer to ::1 that comes in by this
+    device finds no route, because loopback addresses are looked up on the device itself
+    (RT6_LOOKUP_F_IFACE); so the device gets that route. Packets that bear ::1 on the wire are
+    dropped by the kernel before, those with 127.0.0.0/8 by our rules.
+    """
+    sysctl.write(f"net/ipv4/conf/{name}/route_localnet", "1")
+    if any(":" in gateway for gateway in gateways):
+        with _call(f"RTM_NEWROUTE local ::1 dev {name}"):
+            ip.route(
+                "replace",
+                dst="::1/128",
+                oif=_index(ip, name),
+                table=RT_TABLE_LOCAL,
+                type="local",
+                scope=0,
+                priority=LOOPBACK_METRIC,
+                family=_family("::1"),
+            )
+
+
+def _mtu(args: dict[str, Any]) -> dict[str, int]:
+    return {"mtu": args["mtu"]} if args["mtu"] else {}
+
+
+def _family(address: str) -> int:
+    import socket
+
+    return socket.AF_INET6 if ":" in address else socket.AF_INET

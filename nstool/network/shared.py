@@ -1,0 +1,92 @@
+"""What the sandboxes of one host network namespace share, kept in a file under a lock.
+
+``/run/nstool/network-INODE/state.json``, INODE that of the host's network namespace: which
+sandbox's rules are in the table, who needs forwarding and what the sysctls were before, which
+bridges are ours. It does not follow ``NSTOOL_RUN_DIR``: the kernel has one ``ip_forward`` a
+namespace, and two counts of its users would turn it off under each other.
+
+Everything is recorded before it is done, so that a killed process leaves no unknown change.
+"""
+
+from __future__ import annotations
+
+import os
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Self
+
+RUN = "/run/nstool"
+
+
+class Shared:
+    """The shared state, locked while entered. ``state`` is plain JSON values; ``save`` writes it.
+
+    When ``state`` is empty at the end, the directory is removed.
+    """
+
+    def __init__(self) -> None:
+        inode = os.stat("/proc/thread-self/ns/net").st_ino
+        self.directory = f"{RUN}/network-{inode}"
+        self.state: dict[str, Any] = {}
+        self._fd = -1
+
+    def __enter__(self) -> Self:
+        import json
+
+        self._fd = self._lock()
+        try:
+            with open(self._path("state.json"), encoding="utf-8") as file:
+                self.state = json.load(file)
+        except FileNotFoundError:  # nothing shared yet
+            self.state = {}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        import fcntl
+
+        try:
+            if not self.state:
+                self._remove()
+        finally:
+            # A fork of this process made meanwhile has the fd too: closing alone would not unlock.
+            fcntl.flock(self._fd, fcntl.LOCK_UN)
+            os.close(self._fd)
+            self._fd = -1
+
+    def save(self) -> None:
+        """Write the state, replacing the old one in one step."""
+        import json
+
+        for key in [key for key, value in self.state.items() if not value]:
+            del self.state[key]
+        with open(self._path("state.json.new"), "w", encoding="utf-8") as file:
+            json.dump(self.state, file)
+        os.replace(self._path("state.json.new"), self._path("state.json"))
+
+    def _path(self, name: str) -> str:
+        return f"{self.directory}/{name}"
+
+    def _lock(self) -> int:
+        """Return the fd of the locked lock file. The last user removes it, so it may change under us."""
+        import fcntl
+
+        while True:
+            os.makedirs(RUN, mode=0o755, exist_ok=True)
+            try:
+                os.makedirs(self.directory, mode=0o700, exist_ok=True)
+                fd = os.open(self._path("lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            except FileNotFoundError:  # its last user has just removed the directory
+                continue
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            if os.fstat(fd).st_nlink > 0:
+                return fd
+            os.close(fd)
+
+    def _remove(self) -> None:
+        for name in ("state.json", "state.json.new", "lock"):
+            try:
+                os.unlink(self._path(name))
+            except FileNotFoundError:  # never written, or its writer was killed before or after
+                continue
+        os.rmdir(self.directory)

@@ -1,0 +1,305 @@
+"""Spec + host facts + lease → Plan: THE place that knows the order of steps. Pure.
+
+Why the order is what it is, each reason tested in tests/unit/test_order.py and told in docs/design.md:
+
+- user namespace first: clone3(2) makes it before the others, so they belong to it;
+- cgroups before the cgroup namespace: its root is where its maker is at that moment;
+- time offsets before the next exec: afterwards somebody lives in the namespace;
+- ``setgroups`` before ``gid_map`` without privilege; maps before anything needs an owner;
+- sources are opened before the pivot, the old root goes last;
+- all namespace fds are opened before the first is joined;
+- bounding set and securebits before CAP_SETPCAP goes, ids before CAP_SETUID goes;
+- PR_SET_PDEATHSIG after the ids (a change of ids clears it); seccomp last but exec.
+"""
+
+from __future__ import annotations
+
+from nstool import uapi
+from nstool.errors import NotSupported
+from nstool.kinds import JOIN_ORDER, KINDS
+from nstool.namespaces import cgroup, ipc, mnt, net, pid, time, user, uts
+from nstool.network import plan as network
+from nstool.plan import cgroups
+from nstool.plan.host import Host
+from nstool.plan.lease import Lease
+from nstool.plan.steps import CHILD, INIT, LAUNCHER, PAYLOAD, UNDO, Fd, Plan, Step
+from nstool.security import rlimits
+from nstool.spec.model import Spec
+
+_HIGH = 60  # fds on their way to the payload are kept from here on, out of the way of their new places
+
+
+def plan(spec: Spec, host: Host, lease: Lease) -> Plan:
+    """Return the steps that make this sandbox. The spec has been checked (spec.check).
+
+    Raises NotSupported for what this host cannot do, SpecError for what does not fit together.
+    """
+    new = {name for name in KINDS if getattr(spec.namespaces, name) == "new"}
+    joined = _joined(spec)
+    idmaps = maps(spec, host, lease) if "user" in new else None
+    mounts = mnt.parts(spec, host, idmaps, _files(spec, host, lease)) if "mnt" in new else mnt.Parts()
+    groups = _cgroups(spec, host, lease)
+    links = network.steps(spec.net, lease) if spec.net.mode in ("veth", "bridge") else ()
+    terminal = {"always": (0, 1, 2), "auto": host.terminals}.get(spec.terminal, ())
+    steps: list[Step] = [
+        *(s for s in links if s.who == LAUNCHER and s.args[0] in _BEFORE),
+        *groups.launcher,
+        *mounts.before,
+        *(_open_namespace(name, path) for name, path in joined.items()),
+        _clone(new, joined, groups, spec),
+        *(time.steps(spec)),
+        *_child_steps(idmaps, host),
+        *(user.map_steps(idmaps, host) if idmaps else ()),
+        *(s for s in links if s.who == LAUNCHER and s.args[0] not in _BEFORE),
+        Step(LAUNCHER, "release", (), "what is the launcher's is done: let init go on"),
+        Step(INIT, "wait", (), "until the launcher has done its part"),
+        *(_join(name) for name in joined),
+        *_after_join(new, joined),
+        *groups.init,
+        *cgroup.steps(spec),
+        *mounts.sources,
+        *(user.become_root_steps(idmaps) if idmaps else ()),
+        *uts.steps(spec, lease),
+        *net.steps(spec),
+        *ipc.steps(spec),
+        *_oom(spec),
+        *mounts.root,
+        *mounts.inside,
+        *(_terminal(spec) if terminal else ()),
+        *mounts.last,
+        *_init_hardening(spec),
+        *((pid.clone_step(spec),) if spec.init else ()),
+        *_payload(spec, host, idmaps, terminal),
+        *_init_last(spec, idmaps),
+        *(s for s in links if s.who == UNDO),
+        *groups.undo,
+    ]
+    given = _given(spec)
+    return Plan(tuple(steps), given, spec.init, spec.die_with_parent, lease.name)
+
+
+def _cgroups(spec: Spec, host: Host, lease: Lease) -> cgroups.CgroupSteps:
+    if host.cgroups is None:
+        return cgroups.CgroupSteps((), (), (), None, {})
+    return cgroups.steps(spec.limits, lease, host.cgroups)
+
+
+_BEFORE = ("port_claim", "ip_forward", "bridge_create")  # external steps that need no process yet
+
+
+def _given(spec: Spec) -> tuple[str, ...]:
+    names = [f"pass{n}" for n in range(len(spec.pass_fds))]
+    if needs_userns(spec):
+        names.append("userns")
+    return ("stdin", "stdout", "stderr", *names)
+
+
+def cgroup_paths(spec: Spec, host: Host, lease: Lease) -> dict[str, str]:
+    """Return the directories of the sandbox's cgroups by controller."""
+    return _cgroups(spec, host, lease).cgroups
+
+
+def maps(spec: Spec, host: Host, lease: Lease) -> user.Maps:
+    """Return the id maps of the sandbox."""
+    return user.maps(spec, host, lease)
+
+
+def needs_userns(spec: Spec) -> bool:
+    """Whether a mount is id-mapped: then the caller brings a user namespace with the same maps."""
+    root = spec.root
+    return root.idmap or bool(root.type == "overlay" and root.upper) or any(m.idmap for m in spec.mounts)
+
+
+def _files(spec: Spec, host: Host, lease: Lease) -> dict[str, str]:
+    if spec.net.mode not in ("veth", "bridge"):
+        return {}
+    made = network.files(spec.net, lease, uts.hostname(spec, lease), host.nameservers)
+    return {host.resolv_conf if path == "/etc/resolv.conf" else path: text for path, text in made.items()}
+
+
+# ---- namespaces to join ----
+
+
+def _joined(spec: Spec) -> dict[str, str]:
+    wanted = {}
+    for name in JOIN_ORDER:
+        value = getattr(spec.namespaces, name)
+        if value not in ("new", "host"):
+            wanted[name] = namespace_path(name, value)
+    if spec.net.mode == "join":
+        wanted["net"] = network.target(spec.net)
+    return {name: wanted[name] for name in JOIN_ORDER if name in wanted}
+
+
+def namespace_path(kind: str, value: str) -> str:
+    """Return the file of a namespace given by pid or path. setns(2)."""
+    return f"/proc/{value}/ns/{kind}" if value.isdigit() else value
+
+
+def _open_namespace(name: str, path: str) -> Step:
+    args = (uapi.AT_FDCWD, path, uapi.O_RDONLY | uapi.O_CLOEXEC, 0, 0)
+    return Step(LAUNCHER, "openat2", args, "every namespace is opened before the first is joined", result=f"ns_{name}")
+
+
+def _join(name: str) -> Step:
+    return Step(INIT, "setns", (Fd(f"ns_{name}"), KINDS[name].flag), f"join the {name} namespace", man=KINDS[name].man)
+
+
+# ---- clone and what surrounds it ----
+
+
+def _clone(new: set[str], joined: dict[str, str], groups: cgroups.CgroupSteps, spec: Spec) -> Step:
+    names = [n for n in KINDS if n in new and n not in ("time", "cgroup") and not (n == "net" and spec.net.mode in ("join", "host"))]
+    if "user" in joined:  # the others must belong to the joined one, so they are made after joining
+        names = []
+    flags = 0
+    for name in names:
+        flags |= KINDS[name].flag
+    cgroup_fd: Fd | int = groups.result or -1
+    why = f"the new process, in new {', '.join(names) or 'no'} namespaces; the user namespace owns the others"
+    return Step(LAUNCHER, "clone3", (flags, cgroup_fd, 0), why)
+
+
+def _after_join(new: set[str], joined: dict[str, str]) -> tuple[Step, ...]:
+    if "user" not in joined:
+        return ()
+    flags = 0
+    for name in new - {"time", "cgroup", "user"}:
+        flags |= KINDS[name].flag
+    return (Step(INIT, "unshare", (flags,), "new namespaces that belong to the joined user namespace"),) if flags else ()
+
+
+def _child_steps(maps: user.Maps | None, host: Host) -> tuple[Step, ...]:
+    steps = []
+    if maps is not None:
+        why = "a uid that is not mapped yet loses its capabilities at exec unless they are ambient"
+        steps.append(Step(CHILD, "raise_ambient", (host.all_capabilities,), why))
+    why = "nsexec takes over, from a sealed copy: no memory of the launcher stays inside"
+    return (*steps, Step(CHILD, "exec_init", (), why))
+
+
+def _oom(spec: Spec) -> tuple[Step, ...]:
+    if not spec.oom_score_adj:
+        return ()
+    args = (uapi.AT_FDCWD, "/proc/self/oom_score_adj", f"{spec.oom_score_adj}\n", 0, 0)
+    return (Step(INIT, "write_file", args, "die before the host's services when memory runs out", man="proc_pid_oom_score_adj(5)"),)
+
+
+def _init_hardening(spec: Spec) -> tuple[Step, ...]:
+    if not spec.init:
+        return ()
+    return (
+        Step(
+            INIT,
+            "prctl",
+            (uapi.PR_SET_DUMPABLE, 0, 0, 0, 0),
+            "nobody inside traces init or reads its memory",
+            man="ptrace(2)",
+        ),
+    )
+
+
+def _init_last(spec: Spec, maps: user.Maps | None) -> tuple[Step, ...]:
+    if not spec.init:
+        return ()
+    keep = 1 << uapi.CAPABILITIES["kill"] if maps is not None else 0
+    steps = [Step(INIT, "prctl", (uapi.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "init gains nothing any more")]
+    if maps is not None:
+        steps.append(Step(INIT, "capset", (keep, keep, 0), "init keeps only what forwarding signals needs"))
+    return tuple(steps)
+
+
+# ---- the payload ----
+
+
+def _terminal(spec: Spec) -> tuple[Step, ...]:
+    uid, gid = user.ids(spec)
+    path = "/dev/pts/ptmx"
+    flags = uapi.O_RDWR | uapi.O_NOCTTY | uapi.O_CLOEXEC
+    return (
+        Step(INIT, "openat2", (uapi.AT_FDCWD, path, flags, 0, mnt.NO_LINKS), "a terminal of its own", result="ptmx", man="pts(4)"),
+        Step(INIT, "ioctl", (Fd("ptmx"), uapi.TIOCSPTLCK, bytes(64)), "unlock it", man="ioctl_tty(2)"),
+        Step(INIT, "ioctl_int", (Fd("ptmx"), uapi.TIOCGPTPEER, flags), "its other side", result="tty", man="ioctl_tty(2)"),
+        Step(INIT, "fchownat", (Fd("tty"), "", uid, gid, uapi.AT_EMPTY_PATH), "it belongs to the command's user"),
+        Step(INIT, "send_fd", (Fd("ptmx"),), "the launcher relays between it and the caller's terminal"),
+        Step(INIT, "close", (Fd("ptmx"),), "the launcher's copy is the only one"),
+    )
+
+
+def _payload(spec: Spec, host: Host, maps: user.Maps | None, terminal: tuple[int, ...]) -> tuple[Step, ...]:
+    environment = spec.env
+    path = environment.get("PATH", "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin")
+    return (
+        Step(PAYLOAD, "reset_signals", (), "dispositions and mask as a fresh process has them"),
+        *_fds(spec, terminal),
+        *pid.payload_steps(spec),
+        *((Step(PAYLOAD, "ioctl_int", (Fd("tty"), uapi.TIOCSCTTY, 0), "its controlling terminal", man="ioctl_tty(2)"),) if terminal else ()),
+        *((Step(PAYLOAD, "keyctl", (uapi.KEYCTL_JOIN_SESSION_KEYRING, None), "a session keyring of its own", man="session-keyring(7)"),) if spec.keyring == "new" else ()),
+        Step(PAYLOAD, "umask", (spec.umask,), "bits that new files lack"),
+        *uts.personality_steps(spec),
+        *_rlimits(spec),
+        *user.credential_steps(spec, host, maps),
+        Step(PAYLOAD, "chdir", (spec.cwd,), "the working directory, with the command's own rights"),
+        *pid.death_steps(spec),
+        *_no_new_privs(spec),
+        *_seccomp(spec),
+        Step(
+            PAYLOAD,
+            "execve",
+            (
+                candidates(spec.command[0], path),
+                spec.command,
+                tuple(f"{k}={v}" for k, v in environment.items()),
+            ),
+            "the command",
+        ),
+    )
+
+
+def candidates(command: str, path: str) -> tuple[str, ...]:
+    """Return the files that are tried for a command, as execvp(3) would inside."""
+    if "/" in command:
+        return (command,)
+    return tuple(f"{directory or '.'}/{command}" for directory in path.split(":"))
+
+
+def _fds(spec: Spec, terminal: tuple[int, ...]) -> tuple[Step, ...]:
+    steps = []
+    for number in range(len(spec.pass_fds)):
+        moved = (Fd(f"pass{number}"), uapi.F_DUPFD_CLOEXEC, _HIGH)
+        steps.append(Step(PAYLOAD, "fcntl", moved, "out of the way of its new place", result=f"high{number}"))
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        source = "tty" if number in terminal else name
+        steps.append(Step(PAYLOAD, "dup3", (Fd(source), number, 0), f"{name} of the command"))
+    for number in range(len(spec.pass_fds)):
+        steps.append(Step(PAYLOAD, "dup3", (Fd(f"high{number}"), 3 + number, 0), "an fd that the spec passes"))
+    first = 3 + len(spec.pass_fds)
+    why = "no other fd reaches the command"
+    return (*steps, Step(PAYLOAD, "close_range", (first, 0xFFFF_FFFF, uapi.CLOSE_RANGE_CLOEXEC), why))
+
+
+def _rlimits(spec: Spec) -> tuple[Step, ...]:
+    return tuple(
+        Step(PAYLOAD, "setrlimit", (rlimits.number(name), soft, hard), f"limit of {name}", man="getrlimit(2)")
+        for name, (soft, hard) in sorted(spec.limits.rlimits.items())
+    )
+
+
+def _no_new_privs(spec: Spec) -> tuple[Step, ...]:
+    if not spec.no_new_privs:
+        return ()
+    return (Step(PAYLOAD, "prctl", (uapi.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no file gives privileges any more"),)
+
+
+def _seccomp(spec: Spec) -> tuple[Step, ...]:
+    if spec.seccomp == "none":
+        return ()
+    if not spec.no_new_privs:
+        raise NotSupported(
+            "seccomp without no_new_privs",
+            "a process without CAP_SYS_ADMIN may load a filter only under no_new_privs, seccomp(2)",
+            'keep no_new_privs, or take seccomp = "none" too',
+        )
+    from nstool.security.seccomp import load_filter
+
+    return (Step(PAYLOAD, "seccomp", (0, load_filter(spec.seccomp)), f"the {spec.seccomp} list of system calls, last"),)

@@ -1,0 +1,110 @@
+"""Host: what a plan must know of the machine and the caller, as plain data. sandbox/host.py reads it."""
+
+from __future__ import annotations
+
+from nstool import uapi
+from nstool.frozen import Frozen
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from nstool.plan.cgroups import Layout
+
+# Files of /proc that describe the host or act on it; covered inside (those that this host has).
+MASKED_PROC: tuple[str, ...] = (
+    "acpi",
+    "asound",
+    "bus",
+    "cmdline",
+    "config.gz",
+    "diskstats",
+    "driver",
+    "dynamic_debug",
+    "fs",
+    "interrupts",
+    "iomem",
+    "ioports",
+    "irq",
+    "kallsyms",
+    "kcore",
+    "key-users",
+    "keys",
+    "kmsg",
+    "kpagecgroup",
+    "kpagecount",
+    "kpageflags",
+    "latency_stats",
+    "modules",
+    "mtrr",
+    "partitions",
+    "pressure",
+    "sched_debug",
+    "schedstat",
+    "scsi",
+    "slabinfo",
+    "softirqs",
+    "sysrq-trigger",
+    "sysvipc",
+    "timer_list",
+    "timer_stats",
+    "tty",
+    "vmallocinfo",
+    "zoneinfo",
+)
+READONLY_PROC: tuple[str, ...] = ("sys",)
+
+# Directories of the host that its read-only root does not show: private, or not of the OS.
+COVERED: tuple[str, ...] = ("/boot", "/home", "/lost+found", "/media", "/mnt", "/root", "/sys")
+# Writable and empty inside, gone with the sandbox.
+SCRATCH: tuple[str, ...] = ("/tmp", "/var/tmp", "/run")
+
+
+class SubIds(Frozen):
+    """One range of /etc/subuid or /etc/subgid. subuid(5)."""
+
+    first: int
+    count: int
+
+
+class Host(Frozen):
+    """Facts of this machine and of the calling process.
+
+    capabilities: effective mask. last_cap: highest capability number of this kernel.
+    privileged: the caller may do everything in the namespaces it lives in (effective CAP_SYS_ADMIN).
+    subuid, subgid: the caller's ranges. newuidmap, newgidmap: absolute paths, empty if absent.
+    proc_files: names in /proc, True for directories. root: paths of the wanted root that exist as
+    directories among those that a plan may mount on. covered, scratch: COVERED and SCRATCH as they
+    really lie on this host. files: generated files that the root has a place for. top: entries of a directory root as
+    (name, kind, link target), kind "dir", "file" or "link". source_kinds: bind source to "dir" or
+    "file". nameservers: usable inside. terminals: those of fds 0, 1, 2 that are terminals.
+    """
+
+    uid: int = 0
+    gid: int = 0
+    groups: tuple[int, ...] = ()
+    capabilities: int = (1 << 41) - 1
+    last_cap: int = 40
+    privileged: bool = True
+    subuid: tuple[SubIds, ...] = ()
+    subgid: tuple[SubIds, ...] = ()
+    newuidmap: str = ""
+    newgidmap: str = ""
+    proc_files: dict[str, bool] = {}
+    root: frozenset[str] = frozenset()
+    covered: tuple[str, ...] = ()
+    scratch: tuple[str, ...] = ()
+    files: frozenset[str] = frozenset()
+    top: tuple[tuple[str, str, str], ...] = ()
+    source_kinds: dict[str, str] = {}
+    cgroups: Layout | None = None
+    nameservers: tuple[str, ...] = ()
+    resolv_conf: str = "/etc/resolv.conf"
+    terminals: tuple[int, ...] = ()
+
+    @property
+    def all_capabilities(self) -> int:
+        """Mask of every capability that this kernel knows."""
+        return (1 << (self.last_cap + 1)) - 1
+
+    def may(self, capability: str) -> bool:
+        """Whether the caller has a capability, named in lower case without CAP_."""
+        return bool(self.capabilities >> uapi.CAPABILITIES[capability] & 1)

@@ -1,0 +1,25 @@
+"""A Lease: the values one launch has to itself, allocated without races before it is planned."""
+
+from __future__ import annotations
+
+from nstool.frozen import Frozen
+
+
+class Lease(Frozen):
+    """name: of the sandbox. uid_base, gid_base: first of ``count`` unused host ids.
+
+    cgroup: its cgroup path below each hierarchy's nstool directory, as "nstool/web".
+    link: name of the host end of the veth pair (at most 15 bytes). address, gateway and their
+    IPv6 forms with prefix length: "10.200.3.2/30"; empty where the spec needs no network.
+    """
+
+    name: str
+    uid_base: int = 0
+    gid_base: int = 0
+    count: int = 65536
+    cgroup: str = ""
+    link: str = ""
+    address: str = ""
+    gateway: str = ""
+    address6: str = ""
+    gateway6: str = ""

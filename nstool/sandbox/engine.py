@@ -1,0 +1,242 @@
+"""The engine's door: give an encoded plan to C, run the external steps, take the report."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import select
+
+from nstool import _native  # type: ignore[attr-defined]
+from nstool.errors import KernelError, NstoolError
+from nstool.frozen import Frozen
+from nstool.plan.encode import encode, slots
+from nstool.plan.steps import Plan
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+ffi, lib = _native.ffi, _native.lib
+
+IMAGE = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "nsexec")
+_SEALS = 0xF  # F_SEAL_SEAL | SHRINK | GROW | WRITE, memfd_create(2)
+_MFD = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
+_MESSAGE_SIZE = ffi.sizeof("struct nst_message")
+
+_image: tuple[int, int] = (-1, 0)  # fd and inode of the sealed copy of nsexec
+
+
+def image() -> int:
+    """Return the fd of a sealed copy of nsexec in memory, made once a process. memfd_create(2).
+
+    Init runs from it: nothing inside can write the file that the host runs (CVE-2019-5736).
+    """
+    global _image
+    fd, inode = _image
+    if fd >= 0:
+        try:
+            if os.fstat(fd).st_ino == inode:
+                return fd
+        except OSError:  # somebody closed all fds, as a daemon does: make it anew
+            pass
+    fd = _make_image()
+    _image = (fd, os.fstat(fd).st_ino)
+    return fd
+
+
+def _make_image() -> int:
+    source = os.open(IMAGE, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fd = os.memfd_create("nsexec", _MFD)
+        if fd < 3:  # a standard stream is closed; it must not become the image
+            low, fd = fd, fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
+            os.close(low)
+        while os.sendfile(fd, source, None, 1 << 20):
+            continue
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
+        return fd
+    finally:
+        os.close(source)
+
+
+class Message(Frozen):
+    """What init told: type is one of FAILED, STARTED, EXITED, FD. See struct nst_message."""
+
+    type: int
+    step: int
+    error: int
+    detail: int
+    pid: int
+    status: int
+    utime_us: int
+    stime_us: int
+    maxrss_kb: int
+
+
+FAILED: int = lib.NST_MSG_FAILED
+STARTED: int = lib.NST_MSG_STARTED
+EXITED: int = lib.NST_MSG_EXITED
+FD: int = lib.NST_MSG_FD
+
+
+class Process:
+    """The new process: pid and pidfd of init (or of the command itself), and its control socket.
+
+    Owns its two fds; ``close`` closes them, which ends a sandbox that dies with its parent.
+    """
+
+    def __init__(self, plan: Plan, pid: int, pidfd: int, control: int) -> None:
+        self.plan = plan
+        self.pid = pid
+        self.pidfd = pidfd
+        self.control = control
+
+    def read(self) -> Message | None:
+        """Wait for the next message; None when the socket is closed: exec has happened, or init has ended."""
+        while True:
+            try:
+                data = os.read(self.control, _MESSAGE_SIZE)
+            except ConnectionResetError:  # init ended with something of ours unread
+                return None
+            if len(data) < _MESSAGE_SIZE:
+                return None
+            return decode(data)
+
+    @property
+    def sends_fd(self) -> bool:
+        """Whether init sends an fd: the master of the sandbox's terminal."""
+        return any(step.call == "send_fd" for step in self.plan.steps)
+
+    def receive(self) -> tuple[Message | None, int]:
+        """As ``read``, with the fd that came along, or -1."""
+        import _socket  # not socket, which imports enum and selectors
+
+        end = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET, 0, os.dup(self.control))
+        try:
+            data, ancillary, _, _ = end.recvmsg(_MESSAGE_SIZE, _socket.CMSG_LEN(4), _socket.MSG_CMSG_CLOEXEC)
+        except ConnectionResetError:
+            return None, -1
+        finally:
+            end.close()
+        fds = [int.from_bytes(payload[:4], "little", signed=True) for _, _, payload in ancillary]
+        return (decode(data) if len(data) == _MESSAGE_SIZE else None), (fds[0] if fds else -1)
+
+    def close(self) -> None:
+        """Close both fds. Idempotent."""
+        for name in ("control", "pidfd"):
+            fd = getattr(self, name)
+            if fd >= 0:
+                setattr(self, name, -1)
+                os.close(fd)
+
+    def kill_and_reap(self) -> None:
+        """SIGKILL the process and wait for its end, then close."""
+        if self.pidfd >= 0:
+            import _signal  # the C half of signal, which does not import enum
+
+            try:
+                _signal.pidfd_send_signal(self.pidfd, 9)
+            except ProcessLookupError:  # it has been reaped already
+                return self.close()
+            self.reap()
+        self.close()
+
+    def reap(self) -> int | None:
+        """Wait for the process to end; its status as wait(2) gives it, None if another has reaped it."""
+        poll = select.poll()
+        poll.register(self.pidfd, select.POLLIN)
+        poll.poll()
+        try:
+            info = os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED)
+        except ChildProcessError:  # a SIGCHLD handler of the host's took it
+            return None
+        if info is None:
+            return None
+        return info.si_status << 8 if info.si_code == os.CLD_EXITED else info.si_status
+
+
+def decode(data: bytes) -> Message:
+    """Return the message in the bytes of one packet."""
+    m = ffi.from_buffer("struct nst_message *", data)[0]
+    return Message(m.type, m.step, m.error, m.detail, m.pid, m.status, m.utime_us, m.stime_us, m.maxrss_kb)
+
+
+def check(data: bytes) -> None:
+    """Raise NstoolError unless data is a plan that C would run."""
+    failure = ffi.new("struct nst_failure *")
+    if lib.nst_plan_check(ffi.from_buffer(data), len(data), failure) < 0:
+        raise NstoolError(f"not a compiled plan: step {failure.step + 1}, reason {failure.detail}")
+
+
+def start(
+    plan: Plan,
+    given: Mapping[str, int],
+    external: Callable[[str, object, int], None],
+    cloned: Callable[[int], None] = lambda pid: None,
+) -> Process:
+    """Run the launcher's steps of a plan and return the new process, which may still be at its own steps.
+
+    given: fd of each name in plan.given; -1 for one that no step uses. external(name, args, pid)
+    makes an external step. cloned(pid) is told of the new process at the first external step after clone.
+    Raises KernelError for a step that the kernel refused; nothing of the new process is left then.
+    """
+    data = encode(plan)
+    check(data)
+    launch = ffi.new("struct nst_launch *")
+    buffer = ffi.from_buffer(data)
+    launch.plan, launch.size, launch.image = buffer, len(data), image()
+    for name, number in slots(plan).items():
+        launch.slots[number] = given.get(name, -1)
+    lib.nst_launch_begin(launch)
+    try:
+        while (result := lib.nst_launch_run(launch)) == 1:
+            step = plan.steps[launch.next]
+            external(step.args[0], step.args[1], launch.pid)  # type: ignore[arg-type]
+            launch.next += 1
+        if result < 0:
+            raise failed(plan, launch.failure.step, launch.failure.error, launch.failure.detail)
+        if launch.pid:
+            cloned(launch.pid)
+    except BaseException:
+        if launch.pid:
+            report = _early_report(plan, launch.control)
+            lib.nst_launch_kill(launch)
+            if report is not None:
+                raise report from None
+        raise
+    finally:
+        lib.nst_launch_close(launch)
+    return Process(plan, launch.pid, launch.pidfd, launch.control)
+
+
+def _early_report(plan: Plan, control: int) -> KernelError | None:
+    # Init may have failed first: then its report says more than the launcher's broken socket.
+    if control < 0:
+        return None
+    poll = select.poll()
+    poll.register(control, select.POLLIN)
+    if not poll.poll(0):
+        return None
+    try:
+        data = os.read(control, _MESSAGE_SIZE)
+    except ConnectionResetError:
+        return None
+    if len(data) < _MESSAGE_SIZE:
+        return None
+    message = decode(data)
+    return failed(plan, message.step, message.error, message.detail) if message.type == FAILED else None
+
+
+def failed(plan: Plan, index: int, errno: int, detail: int) -> KernelError:
+    """Return the error of the step with this index: which of how many, which call, why, checked causes."""
+    from nstool.plan.describe import call_text
+    from nstool.plan.hints import explain
+
+    total = sum(step.who != "undo" for step in plan.steps)
+    if not 0 <= index < len(plan.steps):
+        return KernelError("launch", errno, why="between the steps of the plan")
+    step = plan.steps[index]
+    causes, remedies, checked = explain(step, errno, detail, plan)
+    return KernelError(
+        call_text(step, detail), errno, f"step {index + 1} of {total} ({step.who})", step.why, causes, remedies, checked
+    )

@@ -1,0 +1,164 @@
+"""Read the facts of this host that a plan needs: nstool.plan.host.Host."""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from nstool.errors import SpecError
+from nstool.plan.host import COVERED, MASKED_PROC, SCRATCH, Host, SubIds
+from nstool.sandbox import cgroups
+from nstool.spec.model import Spec
+
+RESOLV_CONF = "/etc/resolv.conf"
+# Where systemd-resolved keeps the servers it asks, when resolv.conf names itself. systemd-resolved(8).
+UPLINK = "/run/systemd/resolve/resolv.conf"
+
+
+def read(spec: Spec, terminals: tuple[int, ...] = ()) -> Host:
+    """Return the facts for this spec. terminals: which of fds 0, 1, 2 are terminals.
+
+    Raises SpecError for a path of the spec that is not there.
+    """
+    uid, gid, groups = os.geteuid(), os.getegid(), tuple(os.getgroups())
+    capabilities = effective_capabilities()
+    privileged = bool(capabilities >> 21 & 1)  # CAP_SYS_ADMIN
+    network = spec.net.mode in ("veth", "bridge")
+    directory = spec.root.path if spec.root.type in ("directory", "tarball") else ""
+    prefix = directory.rstrip("/")
+    exist = _directories(prefix, spec) if spec.root.type in ("host", "directory", "tarball") else frozenset()
+    return Host(
+        uid=uid,
+        gid=gid,
+        groups=groups,
+        capabilities=capabilities,
+        last_cap=_last_cap(),
+        privileged=privileged,
+        proc_files=_proc_files() if spec.proc == "private" and not spec.proc_subset else {},
+        root=exist,
+        covered=_real(COVERED) if spec.root.type == "host" else (),
+        scratch=_real(SCRATCH) if spec.root.type == "host" else (),
+        files=_files(prefix) if network else frozenset(),
+        top=_top(directory, spec, exist) if directory else (),
+        source_kinds=_source_kinds(spec),
+        cgroups=cgroups.layout(),
+        nameservers=_nameservers() if network else (),
+        resolv_conf=_resolv_conf(prefix) if network else RESOLV_CONF,
+        terminals=terminals,
+        **({} if privileged else _helpers(uid, gid)),
+    )
+
+
+def effective_capabilities() -> int:
+    """Return the effective capability mask of the calling thread. proc_pid_status(5)."""
+    with open("/proc/thread-self/status", "rb") as file:
+        for line in file:
+            if line.startswith(b"CapEff:"):
+                return int(line[7:], 16)
+    raise SpecError("/proc/thread-self/status has no CapEff: mount a proc file system on /proc")
+
+
+def _last_cap() -> int:
+    with open("/proc/sys/kernel/cap_last_cap", "rb") as file:
+        return int(file.read())
+
+
+def _kind(path: str) -> str:
+    try:
+        mode = os.lstat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return ""
+    return "dir" if stat.S_ISDIR(mode) else "link" if stat.S_ISLNK(mode) else "file"
+
+
+def _proc_files() -> dict[str, bool]:
+    kinds = {name: _kind("/proc/" + name) for name in MASKED_PROC}
+    return {name: kind == "dir" for name, kind in kinds.items() if kind in ("dir", "file")}
+
+
+def _real(paths: tuple[str, ...]) -> tuple[str, ...]:
+    # Where they really lie: a plan follows no symlink.
+    return tuple(dict.fromkeys(os.path.realpath(path) for path in paths if os.path.isdir(path)))
+
+
+def _directories(prefix: str, spec: Spec) -> frozenset[str]:
+    wanted = ("/proc", "/dev", *SCRATCH, *(m.target for m in spec.mounts), *spec.mask_paths)
+    return frozenset(path for path in wanted if _kind(prefix + path) == "dir")
+
+
+def _files(prefix: str) -> frozenset[str]:
+    return frozenset(path for path in (RESOLV_CONF, "/etc/hosts") if os.path.lexists(prefix + path))
+
+
+def _top(directory: str, spec: Spec, exist: frozenset[str]) -> tuple[tuple[str, str, str], ...]:
+    """Entries of a root directory that lacks a mount point at its top; empty when it lacks none."""
+    needed = {"/proc"} if spec.proc != "none" else set()
+    needed |= {"/dev"} if spec.dev != "none" else set()
+    needed |= {"/" + mount.target.split("/")[1] for mount in spec.mounts}
+    if spec.root.writable or all(path in exist or _kind(directory + path) == "dir" for path in needed):
+        return ()
+    entries = []
+    for name in sorted(os.listdir(directory)):
+        if "/" + name in needed and _kind(f"{directory}/{name}") != "dir":
+            continue
+        kind = _kind(f"{directory}/{name}")
+        entries.append((name, kind, os.readlink(f"{directory}/{name}") if kind == "link" else ""))
+    return tuple(entries)
+
+
+def _source_kinds(spec: Spec) -> dict[str, str]:
+    kinds = {}
+    for number, mount in enumerate(spec.mounts):
+        if mount.type == "bind":
+            if not os.path.lexists(mount.source):
+                raise SpecError(f"{mount.source} does not exist on this host", f"mounts[{number}].source")
+            kinds[mount.source] = "dir" if os.path.isdir(mount.source) else "file"
+    return kinds
+
+
+def _read(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read()
+    except FileNotFoundError:  # a host without it
+        return ""
+
+
+def _nameservers() -> tuple[str, ...]:
+    from nstool.network import plan
+
+    return plan.nameservers(_read(RESOLV_CONF), _read(UPLINK))
+
+
+def _resolv_conf(prefix: str) -> str:
+    # A symlink of the root is followed inside the root, as a resolver inside would.
+    path = RESOLV_CONF
+    for _ in range(8):
+        if _kind(prefix + path) != "link":
+            break
+        link = os.readlink(prefix + path)
+        path = os.path.normpath(link if link.startswith("/") else os.path.join(os.path.dirname(path), link))
+    return path
+
+
+def _helpers(uid: int, gid: int) -> dict[str, object]:
+    """What an ordinary user has for maps of several ids: newuidmap(1), subuid(5)."""
+    import pwd
+
+    try:
+        name = pwd.getpwuid(uid).pw_name
+    except KeyError:  # a uid without an account, as in many containers
+        name = str(uid)
+    facts: dict[str, object] = {}
+    for field, path in (("subuid", "/etc/subuid"), ("subgid", "/etc/subgid")):
+        ranges = []
+        for line in _read(path).splitlines():
+            words = line.split(":")
+            if len(words) == 3 and words[0] in (name, str(uid)) and words[1].isdigit() and words[2].isdigit():
+                ranges.append(SubIds(int(words[1]), int(words[2])))
+        facts[field] = tuple(ranges)
+    for program in ("newuidmap", "newgidmap"):
+        facts[program] = next(
+            (f"{d}/{program}" for d in ("/usr/bin", "/bin", "/usr/local/bin") if os.access(f"{d}/{program}", os.X_OK)), ""
+        )
+    return facts

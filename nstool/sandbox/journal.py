@@ -1,0 +1,313 @@
+"""The journal: how a sandbox is undone, written before it is made; undoing; finding what nobody undid.
+
+Lines after the first (sandbox/rundir.py): ``{"sandbox": {...}}`` what it is, ``{"undo": [call,
+[arguments], why]}`` in the order of making, ``{"init": [pid, start time]}``.
+"""
+
+from __future__ import annotations
+
+import os
+from errno import EBUSY, EINVAL
+
+from nstool.errors import KernelError, NotSupported, NstoolError
+from nstool.frozen import Frozen
+from nstool.plan.steps import UNDO, Fd, Step
+from nstool.sandbox import jsonl, leases, rundir
+from nstool.uapi import AT_FDCWD, AT_REMOVEDIR
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from typing import Any
+
+    from nstool.plan.lease import Lease
+
+# Modules with a table ``HANDLERS``: name of an external step to function(context or None, arguments).
+HANDLER_MODULES: tuple[str, ...] = ("nstool.network.external",)
+# stale() looks at no more than this many sandboxes, so that a start costs the same among thousands.
+LOOK_AT = 32
+
+
+class Cleaned(Frozen):
+    """A sandbox that was undone. done: what was there and has been undone, sentences."""
+
+    name: str
+    done: tuple[str, ...]
+
+
+# ------------------------------------------------------------------------------------ writing
+
+
+def begin(
+    name: str,
+    undo: Iterable[Step],
+    *,
+    cgroups: dict[str, str] | None = None,
+    spec: dict[str, object] | None = None,
+    detached: bool = False,
+) -> None:
+    """Write how the sandbox is undone, and what it is. Before the first step is made.
+
+    undo: the plan's UNDO steps in its order; their arguments are values, never fd slots, and paths
+    are absolute: another process reads them. spec: a summary of plain values.
+    Raises TypeError for a step that cannot be journaled.
+    """
+    info = {"detached": detached, "cgroups": cgroups or {}, "spec": spec or {}}
+    rundir.append(name, "".join([*_undo_lines(undo), '{"sandbox":' + jsonl.encode(info) + "}\n"]))
+
+
+def started(name: str, init_pid: int) -> None:
+    """Write which process is the sandbox's init, right after clone."""
+    rundir.append(name, f'{{"init":[{init_pid},{rundir.starttime(init_pid)}]}}\n')
+
+
+def _undo_lines(steps: Iterable[Step]) -> list[str]:
+    for step in steps:
+        _check(step)
+    return [f'{{"undo":{jsonl.encode([step.call, step.args, step.why])}}}\n' for step in steps]
+
+
+def _check(step: Step) -> None:
+    if step.who != UNDO or step.call not in _CALLS:
+        raise TypeError(f"{step.call} ({step.who}) is not a step that undoes: {', '.join(_CALLS)}")
+    if any(isinstance(arg, Fd) for arg in step.args):
+        raise TypeError(f"{step!r}: an fd means nothing to the process that undoes")
+    if step.call in ("unlinkat", "write_file") and (step.args[0] != AT_FDCWD or str(step.args[1])[:1] != "/"):
+        raise TypeError(f"{step!r}: needs AT_FDCWD and an absolute path")
+
+
+def read_undo(name: str) -> tuple[Step, ...]:
+    """Return the UNDO steps in the sandbox's journal; none if it was killed before it wrote them."""
+    steps = []
+    for line in rundir.lines(name):
+        if line.startswith(b'{"undo":'):
+            call, args, why = jsonl.decode(line)["undo"]
+            steps.append(Step(UNDO, call, tuple(args), why))
+    return tuple(steps)
+
+
+# ------------------------------------------------------------------------------------ undoing
+
+
+def undo(name: str, steps: tuple[Step, ...] | None = None, lease: Lease | None = None) -> tuple[str, ...]:
+    """Undo a sandbox, give its leases back, remove it from the run directory.
+
+    steps: its UNDO steps if the caller has them, else they are read back; in reverse order, what is
+    gone already is done, a failure does not stop the others. lease: likewise.
+    Returns what was undone, sentences. Raises NstoolError that names all failures; then the journal
+    stays for the next try. The processes are the caller's to end, or ``clean`` does it.
+    """
+    fd = rundir.lock(name)
+    if fd < 0:
+        return ()
+    try:
+        return _undo_locked(name, fd, steps, lease)
+    finally:
+        rundir.unlock(fd)
+
+
+def _undo_locked(
+    name: str, fd: int, steps: tuple[Step, ...] | None = None, lease: Lease | None = None
+) -> tuple[str, ...]:
+    if steps is None:
+        steps = read_undo(name)
+    done: list[str] = []
+    failed: list[str] = []
+    for step in reversed(steps):
+        try:
+            if undo_step(step):
+                done.append(step.why)
+        except (OSError, NstoolError) as error:
+            failed.append(f"{step.why}: {error}")
+    if not failed:
+        try:
+            if lease is None:
+                done += leases.release_all(name)
+            else:
+                leases.release(lease)
+            rundir.remove(name, fd)
+        except OSError as error:
+            failed.append(f"the directory of the sandbox: {error}")
+    if failed:
+        raise _not_undone(name, failed)
+    return tuple(done)
+
+
+def undo_step(step: Step) -> bool:
+    """Undo one thing; False if it was gone already. Raises OSError, NstoolError."""
+    call = _CALLS.get(step.call)
+    if call is None:
+        raise NstoolError(f"{step.call} cannot be undone by this version of nstool")
+    return call(*step.args)
+
+
+def _not_undone(name: str, failed: list[str]) -> NstoolError:
+    what = "\n".join(f"  {line}" for line in failed)
+    return NstoolError(
+        f"sandbox {name}: {len(failed)} not undone\n{what}\n"
+        "remedy: see to the causes above, then `nstool cleanup` tries again (the journal is kept)"
+    )
+
+
+def _unlinkat(dirfd: int, path: str, flags: int) -> bool:
+    try:
+        if flags & AT_REMOVEDIR:
+            os.rmdir(path)
+        else:
+            os.unlink(path)
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        if error.errno != EBUSY or not os.path.exists(path + "/cgroup.procs"):
+            raise
+        from nstool.sandbox import cgroups
+
+        cgroups.remove(path)
+    return True
+
+
+def _umount2(target: str, flags: int) -> bool:
+    from nstool import syscalls
+
+    try:
+        syscalls.umount2(target, flags)
+    except KernelError as error:
+        if error.errno in (EINVAL, 2):  # not a mount point, or not there
+            return False
+        raise
+    return True
+
+
+def _write_file(dirfd: int, path: str, data: bytes, flags: int, mode: int) -> bool:
+    try:
+        fd = os.open(path, flags | os.O_WRONLY | os.O_CLOEXEC, mode)
+    except FileNotFoundError:
+        return False
+    try:
+        os.write(fd, data)
+    finally:
+        os.close(fd)
+    return True
+
+
+def _external(name: str, args: dict[str, Any]) -> bool:
+    return _handler(name)(None, args) is not False
+
+
+def _handler(name: str) -> Callable[..., object]:
+    for module in HANDLER_MODULES:
+        handler = __import__(module, fromlist=["HANDLERS"]).HANDLERS.get(name)
+        if handler is not None:
+            return handler  # type: ignore[no-any-return]
+    raise NstoolError(f"nobody knows how to undo {name!r}: it is in no HANDLERS of {', '.join(HANDLER_MODULES)}")
+
+
+_CALLS: dict[str, Callable[..., bool]] = {
+    "unlinkat": _unlinkat,
+    "umount2": _umount2,
+    "write_file": _write_file,
+    "external": _external,
+}
+
+
+# ----------------------------------------------------------------------------------- cleaning
+
+
+def stale() -> bool:
+    """Whether ``cleanup`` has something to do: one listdir when there are no sandboxes.
+
+    Looks at LOOK_AT sandboxes, others each time, so that many live ones do not slow a start down.
+    """
+    found = rundir.entries()
+    if len(found) > LOOK_AT:
+        first = int.from_bytes(os.urandom(4), "little") % len(found)
+        found = (found + found)[first : first + LOOK_AT]
+    return any(_is_stale(entry) for entry in found)
+
+
+def _is_stale(entry: str) -> bool:
+    if entry[0] == ".":
+        return rundir.draft_is_dead(entry)
+    try:
+        if rundir.launcher_alive(entry):
+            return False
+        record = rundir.read(entry)
+    except NotSupported:  # another version's, which must not stop every command; cleanup tells of it
+        return False
+    return record is None or not record.alive
+
+
+def cleanup() -> tuple[Cleaned, ...]:
+    """Undo every sandbox that nobody looks after, and return what was undone.
+
+    That is: its launcher is dead, and it is not detached and alive. One that another process is
+    just undoing is left to it. Raises NstoolError that names all failures, after all were tried.
+    """
+    cleaned: list[Cleaned] = []
+    failed: list[str] = []
+    for entry in sorted(rundir.entries()):
+        try:
+            if entry[0] != ".":
+                done = clean(entry, wait=False)
+                if done is not None:
+                    cleaned.append(Cleaned(entry, done))
+            elif rundir.draft_is_dead(entry):
+                rundir.remove_draft(entry)
+        except (OSError, NstoolError) as error:
+            failed.append(str(error))
+    leases.release_orphans()
+    if failed:
+        raise NstoolError("\n".join(failed))
+    return tuple(cleaned)
+
+
+def clean(name: str, *, wait: bool = True) -> tuple[str, ...] | None:
+    """Kill what remains of a sandbox that nobody looks after, and undo it; None if it is not such a one.
+
+    wait: for another process that is undoing it; without, that counts as not such a one.
+    """
+    fd = rundir.lock(name, wait=wait)
+    if fd < 0:
+        return None
+    try:
+        record = rundir.read(name)
+        if record is None:  # undone but for the directory; its leases may be those of a new claim by now
+            rundir.remove(name, fd)
+            return ()
+        if record.alive:
+            return None
+        if record.rebooted:
+            # Processes, cgroups, links and mounts went with the boot, and their names may be others' now.
+            files = [step for step in read_undo(name) if step.call == "unlinkat"]
+            return _undo_locked(name, fd, tuple(files))
+        killed = _kill_init(record)
+        return killed + _undo_locked(name, fd)
+    finally:
+        rundir.unlock(fd)
+
+
+def _kill_init(record: rundir.Record) -> tuple[str, ...]:
+    """Kill a dead sandbox's init, and with it all in its pid namespace; wait until it is dead."""
+    if not record.init_pid:
+        return ()
+    try:
+        pidfd = os.pidfd_open(record.init_pid)
+    except ProcessLookupError:
+        return ()
+    try:
+        # Now the pid cannot become another process's, so the comparison holds.
+        if not rundir.is_alive(record.init_pid, record.init_start):
+            return ()
+        import select
+        import signal
+
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        poll = select.poll()
+        poll.register(pidfd, select.POLLIN)
+        if not poll.poll(10_000):
+            raise NstoolError(f"init {record.init_pid} of sandbox {record.name} does not die: see /proc/PID/stack")
+        return (f"killed init {record.init_pid}",)
+    except ProcessLookupError:
+        return ()
+    finally:
+        os.close(pidfd)

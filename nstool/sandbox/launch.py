@@ -1,0 +1,355 @@
+"""Launch a spec: check, lease, plan, journal, run; and the Sandbox that comes of it."""
+
+from __future__ import annotations
+
+import os
+import select
+import threading
+from errno import ESRCH
+
+from nstool.errors import KernelError, NstoolError, SandboxGone
+from nstool.frozen import Frozen
+from nstool.plan import build
+from nstool.plan.lease import Lease
+from nstool.plan.steps import UNDO, Plan, Step
+from nstool.sandbox import cgroups, engine, host, journal, leases
+from nstool.spec.model import Spec
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import Any, Self
+
+
+class Exit(Frozen):
+    """How a sandbox ended. code: exit status, or None when signal ended it. core: a core was dumped.
+
+    oom: the kernel killed something in the sandbox for lack of memory. init_killed: init itself was
+    killed, so nothing is known of the command. utime, stime: seconds; maxrss: KiB (getrusage(2)).
+    """
+
+    code: int | None
+    signal: int | None = None
+    core: bool = False
+    oom: bool = False
+    init_killed: bool = False
+    utime: float = 0.0
+    stime: float = 0.0
+    maxrss: int = 0
+
+    @property
+    def status(self) -> int:
+        """The exit status as a shell gives it: 128+n for signal n."""
+        return self.code if self.code is not None else 128 + (self.signal or 0)
+
+
+class _Context:
+    """What external steps are told, see network.external.Context."""
+
+    def __init__(self, lease: Lease) -> None:
+        self.lease = lease
+        self.pid = 0
+        self.held: list[Any] = []
+
+
+class Sandbox:
+    """A running sandbox. A context manager: leaving it ends the sandbox and undoes all that was made.
+
+    pid: of the command, in the terms of the caller's pid namespace. init_pid: of its init.
+    pidfd: of init; stays the sandbox's. name, spec, plan, lease: what it was made from.
+    Safe from several threads.
+    """
+
+    def __init__(self, spec: Spec, plan: Plan, lease: Lease, process: engine.Process, context: _Context, cg: dict[str, str]) -> None:
+        self.spec = spec
+        self.plan = plan
+        self.lease = lease
+        self.cgroups = cg
+        self.terminal = -1  # master of the sandbox's terminal, the caller's to relay; closed by close()
+        self._process = process
+        self._context = context
+        self._exit: Exit | None = None
+        self._undone = False
+        self._lock = threading.Lock()
+        self._pid = 0
+
+    @property
+    def name(self) -> str:
+        """The name by which `nstool exec` and others find it."""
+        return self.lease.name
+
+    @property
+    def init_pid(self) -> int:
+        """Pid of init, or of the command when there is no init."""
+        return self._process.pid
+
+    @property
+    def pidfd(self) -> int:
+        """Pidfd of init; poll it for readability to learn of the end. pidfd_open(2)."""
+        return self._process.pidfd
+
+    @property
+    def pid(self) -> int:
+        """Pid of the command as the caller sees it. Raises SandboxGone when it has ended."""
+        if not self.plan.init:
+            return self._process.pid
+        if not self._pid:
+            self._pid = payload_pid(self._process.pid)
+        return self._pid
+
+    @property
+    def addresses(self) -> tuple[Any, ...]:
+        """The addresses in its network namespace, read from there."""
+        from nstool.network.facts import addresses
+
+        return addresses(self.init_pid)
+
+    def signal(self, number: int) -> None:
+        """Send a signal to the command (init forwards it). SIGKILL and SIGSTOP reach it alone too.
+
+        Raises SandboxGone when it has ended.
+        """
+        import _signal
+
+        try:
+            if number in (9, 19) and self.plan.init:
+                os.kill(self.pid, number)
+            else:
+                _signal.pidfd_send_signal(self._process.pidfd, number)
+        except (ProcessLookupError, ValueError, OSError) as error:
+            if isinstance(error, OSError) and error.errno not in (ESRCH, 9):
+                raise
+            raise SandboxGone(f"sandbox {self.name!r} has ended") from None
+
+    def kill(self) -> None:
+        """End everything in it at once: init is killed, and the kernel kills the rest."""
+        import _signal
+
+        if self._exit is None and self._process.pidfd >= 0:
+            try:
+                _signal.pidfd_send_signal(self._process.pidfd, 9)
+            except ProcessLookupError:  # it has ended by itself
+                return
+
+    def wait(self, timeout: float | None = None) -> Exit:
+        """Wait for the end, undo what was made, and return how the command ended.
+
+        timeout: seconds; raises TimeoutError. Called again, it returns the same.
+        """
+        if self._exit is None and timeout is not None:
+            poll = select.poll()
+            poll.register(self._process.pidfd, select.POLLIN)
+            if not poll.poll(timeout * 1000):
+                raise TimeoutError(f"sandbox {self.name!r} still runs after {timeout} s")
+        with self._lock:
+            if self._exit is None:
+                self._exit = self._collect()
+            self._undo()
+            return self._exit
+
+    def _collect(self) -> Exit:
+        told = None
+        while (message := self._process.read()) is not None:
+            if message.type == engine.EXITED:
+                told = message
+        status = self._process.reap()
+        oom = bool(self.cgroups) and bool(cgroups.usage(self.cgroups).oom_kills)
+        if told is not None:
+            return _exit(told.status, oom, told)
+        if status is None:
+            raise NstoolError(
+                f"sandbox {self.name!r} has ended, but its status was taken by another wait in this process: "
+                "wait for children by pid only, or use a sandbox with init"
+            )
+        return _exit(status, oom, None, init_killed=self.plan.init)
+
+    def _undo(self) -> None:
+        if self._undone:
+            return
+        if self.terminal >= 0:
+            os.close(self.terminal)
+            self.terminal = -1
+        self._process.close()
+        undo(self.plan, self.lease, self._context)
+        self._undone = True
+
+    def close(self) -> None:
+        """End the sandbox if it runs, and undo what was made. Idempotent."""
+        if not self._undone:
+            self.kill()
+            self.wait()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Sandbox {self.name} init {self.init_pid}{' ended' if self._exit else ''}>"
+
+
+def _exit(status: int, oom: bool, told: engine.Message | None, init_killed: bool = False) -> Exit:
+    number = status & 0x7F
+    usage = (told.utime_us / 1e6, told.stime_us / 1e6, told.maxrss_kb) if told else (0.0, 0.0, 0)
+    return Exit(
+        None if number else status >> 8 & 0xFF,
+        number or None,
+        bool(status & 0x80),
+        oom,
+        init_killed and bool(number),
+        *usage,
+    )
+
+
+def payload_pid(init_pid: int) -> int:
+    """Return the pid of init's child, the command. proc_tid_children(5). Raises SandboxGone."""
+    try:
+        with open(f"/proc/{init_pid}/task/{init_pid}/children", "rb") as file:
+            children = file.read().split()
+    except (FileNotFoundError, ProcessLookupError):
+        children = []
+    if not children:
+        raise SandboxGone(f"the sandbox of init {init_pid} has ended")
+    return int(children[0])  # the first that it made; orphans come after it
+
+
+def launch(
+    spec: Spec,
+    *,
+    stdin: int | None = None,
+    stdout: int | None = None,
+    stderr: int | None = None,
+    pass_fds: tuple[int, ...] | None = None,
+    detached: bool = False,
+) -> Sandbox:
+    """Make the sandbox of a spec and return it once its command runs.
+
+    stdin, stdout, stderr: fds for the command, None for the caller's own; closed ones become /dev/null.
+    Raises SpecError (nothing done), NotSupported (nothing done), KernelError (all undone).
+    """
+    from nstool.spec.check import check
+
+    check(spec)
+    streams = {0: stdin, 1: stdout, 2: stderr}
+    own = tuple(n for n, fd in streams.items() if fd is None and os.isatty(n)) if spec.terminal == "auto" else ()
+    spec = resolve(spec)
+    facts = host.read(spec, own)
+    lease = leases.take(spec)
+    context = _Context(lease)
+    opened: list[int] = []
+    plan: Plan | None = None
+    try:
+        plan = build.plan(spec, facts, lease)
+        groups = build.cgroup_paths(spec, facts, lease)
+        journal.begin(lease.name, undo_steps(plan), cgroups=groups, spec={"command": list(spec.command)}, detached=detached)
+        given = _given(spec, plan, streams, pass_fds, opened, facts, lease)
+        process = engine.start(plan, given, lambda name, args, pid: _external(context, name, args, pid), lambda pid: journal.started(lease.name, pid))
+        try:
+            terminal = _report(process)
+        except BaseException:
+            process.kill_and_reap()
+            raise
+    except BaseException:
+        undo(plan, lease, context)
+        raise
+    finally:
+        for fd in opened:
+            os.close(fd)
+    sandbox = Sandbox(spec, plan, lease, process, context, groups)
+    sandbox.terminal = terminal
+    return sandbox
+
+
+def resolve(spec: Spec) -> Spec:
+    """Return the spec with names of users and groups looked up in the root's passwd and group."""
+    words = spec.user.split(":")
+    if all(word.isdigit() for word in (*words, *(g for g in spec.groups if g != "keep"))):
+        return spec
+    from nstool.sandbox.names import lookup
+
+    return lookup(spec)
+
+
+def undo_steps(plan: Plan) -> tuple[Step, ...]:
+    """Return the steps of a plan that undo what it makes outside."""
+    return tuple(step for step in plan.steps if step.who == UNDO)
+
+
+def undo(plan: Plan | None, lease: Lease, context: _Context | None) -> None:
+    """Undo what the plan has made outside, and give the lease back."""
+    journal.undo(lease.name, undo_steps(plan) if plan else (), lease)
+    if context is not None and context.held:
+        from nstool.network import ports
+
+        ports.release(context.held)
+
+
+def _external(context: _Context, name: str, args: object, pid: int) -> None:
+    from nstool.network.external import HANDLERS
+
+    if pid and not context.pid:
+        context.pid = pid
+        journal.started(context.lease.name, pid)
+    HANDLERS[name](context, args)  # type: ignore[arg-type]
+
+
+def _given(
+    spec: Spec,
+    plan: Plan,
+    streams: dict[int, int | None],
+    pass_fds: tuple[int, ...] | None,
+    opened: list[int],
+    facts: host.Host,
+    lease: Lease,
+) -> dict[str, int]:
+    given: dict[str, int] = {}
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        fd = streams[number]
+        fd = number if fd is None else fd
+        if not _is_open(fd):
+            fd = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+            opened.append(fd)
+        if fd <= 2 and fd != number:  # a stream in another's place would be overwritten before it is moved
+            import fcntl
+
+            fd = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
+            opened.append(fd)
+        given[name] = fd
+    for number, fd in enumerate(pass_fds if pass_fds is not None else spec.pass_fds):
+        if not _is_open(fd):
+            from nstool.errors import SpecError
+
+            raise SpecError(f"fd {fd} is not open in the launcher", f"pass_fds[{number}]")
+        given[f"pass{number}"] = fd
+    if "userns" in plan.given:
+        fd = engine.userns(build.maps(spec, facts, lease))
+        opened.append(fd)
+        given["userns"] = fd
+    return given
+
+
+def _is_open(fd: int) -> bool:
+    try:
+        os.fstat(fd)
+    except OSError:
+        return False
+    return True
+
+
+def _report(process: engine.Process) -> int:
+    """Wait until the command runs. Returns the terminal's master or -1. Raises KernelError."""
+    terminal = -1
+    while True:
+        message, fd = process.receive() if terminal < 0 and process.sends_fd else (process.read(), -1)
+        if message is None:
+            if process.plan.init:  # it ended without a word: killed from outside, or by the kernel
+                status = process.reap()
+                raise KernelError("nsexec", ESRCH, why=f"init ended before the command ran, wait status {status}")
+            return terminal
+        if message.type == engine.FD:
+            terminal = fd
+        elif message.type == engine.FAILED:
+            raise engine.failed(process.plan, message.step, message.error, message.detail)
+        elif message.type == engine.STARTED:
+            return terminal

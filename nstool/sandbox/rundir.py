@@ -1,0 +1,462 @@
+"""The run directory: who may use it, which names are taken, which sandboxes live.
+
+::
+
+    RUN/                    /run/nstool, $XDG_RUNTIME_DIR/nstool, /tmp/nstool-UID, or $NSTOOL_RUN_DIR; mode 0700
+    RUN/sandboxes/NAME/     one sandbox; the directory is the claim on the name
+    RUN/sandboxes/NAME/journal
+    RUN/sandboxes/.PID-START-TAG/   a claim in the making, renamed to NAME when its journal is in it
+    RUN/ids/, RUN/nets/     leases (sandbox/leases.py)
+
+The journal is lines of JSON that are only ever appended: first who made the sandbox, then what it
+is, how it is undone (sandbox/journal.py), and its init. A line without its newline was cut off
+when its writer was killed, and does not count.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from errno import EEXIST, ENOTEMPTY
+from time import time
+
+from nstool.errors import KernelError, NotSupported, SandboxGone, SpecError
+from nstool.frozen import Frozen
+from nstool.sandbox import jsonl
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+FORMAT = 1  # of the journal
+NAME_LENGTH = 63
+_NAME_FIRST = frozenset("abcdefghijklmnopqrstuvwxyz0123456789")
+_NAME_CHARS = _NAME_FIRST | frozenset("_.-")
+_SUBDIRS = ("ids", "nets", "sandboxes")  # the last one is looked for, so it is made last
+
+
+class Record(Frozen):
+    """A sandbox in the run directory, as it was when it was read.
+
+    pid: of the launcher. launcher_alive: that very process (pid, start time and boot) lives.
+    init_pid: 0 until init runs; init_alive likewise. detached: outlives its launcher on purpose.
+    cgroups: controller ("unified" for the cgroup2 directory) to absolute directory. created:
+    seconds since 1970. spec: summary of the spec. here: False if it was made in another pid or
+    time namespace, from where pids mean something else; then it counts as alive.
+    rebooted: it was made before the host's last boot.
+    """
+
+    name: str
+    path: str
+    pid: int
+    launcher_alive: bool
+    init_pid: int
+    init_start: int
+    init_alive: bool
+    detached: bool
+    cgroups: dict[str, str]
+    created: float
+    spec: dict[str, Any]
+    here: bool
+    rebooted: bool
+
+    @property
+    def alive(self) -> bool:
+        """Somebody looks after it: its launcher, or itself if detached."""
+        return self.launcher_alive or (self.detached and self.init_alive)
+
+
+# ---------------------------------------------------------------------------------- directory
+
+
+def path() -> str:
+    """Return the run directory, made if absent. Raises NotSupported if others could write in it."""
+    directory = _wanted_path()
+    try:
+        status = os.lstat(directory)
+    except FileNotFoundError:
+        make(directory)
+        status = os.lstat(directory)
+    if status.st_mode & 0o170022 != 0o040000 or status.st_uid != os.geteuid():
+        raise _unsafe(directory, status)
+    return directory
+
+
+def make(directory: str) -> None:
+    """Make the run directory and what belongs in it; what is there already stays."""
+    try:
+        for name in ("", *_SUBDIRS):
+            try:
+                os.mkdir(f"{directory}/{name}", 0o700)
+            except FileExistsError:  # path() checks whose it is
+                continue
+    except OSError as error:
+        raise KernelError(
+            f"mkdir({directory!r}, 0700)",
+            error.errno or 0,
+            why="the run directory",
+            causes=("the directory above it is missing, or not yours",),
+            remedies=("set NSTOOL_RUN_DIR to a directory that you can make",),
+        ) from None
+
+
+def _wanted_path() -> str:
+    chosen = os.environ.get("NSTOOL_RUN_DIR")
+    if chosen:
+        return os.path.abspath(chosen)
+    if os.geteuid() == 0:
+        return "/run/nstool"
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    return f"{runtime}/nstool" if runtime else f"/tmp/nstool-{os.geteuid()}"
+
+
+def _unsafe(directory: str, status: os.stat_result) -> NotSupported:
+    kind = status.st_mode & 0o170000
+    if kind == 0o120000:
+        cause = "it is a symbolic link"
+    elif kind != 0o040000:
+        cause = "it is not a directory"
+    elif status.st_uid != os.geteuid():
+        cause = f"it belongs to uid {status.st_uid}, you are {os.geteuid()}"
+    else:
+        cause = f"others can write in it (mode {status.st_mode & 0o7777:04o})"
+    return NotSupported(
+        f"run directory {directory}",
+        cause,
+        "remove it, or set NSTOOL_RUN_DIR to a directory of your own with mode 0700",
+    )
+
+
+# ---------------------------------------------------------------------------------- processes
+
+
+def starttime(pid: int) -> int:
+    """Return when the process started, in clock ticks since boot; 0: it is gone or a zombie, -1: hidden.
+
+    proc_pid_stat(5), field 22. With the pid it names a process for good, which a pid alone does not.
+    """
+    try:
+        fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
+    except (FileNotFoundError, ProcessLookupError):
+        return _hidden_or_gone(pid)
+    try:
+        stat = os.read(fd, 4096)
+    except ProcessLookupError:
+        return 0
+    finally:
+        os.close(fd)
+    fields = stat[stat.rindex(b")") + 2 :].split(b" ", 20)
+    if fields[0] in b"ZX" and int(fields[17]) <= 1:  # a dead main thread with live others is a zombie too
+        return 0
+    return int(fields[19])
+
+
+def _hidden_or_gone(pid: int) -> int:
+    # /proc mounted with hidepid hides other users' processes, and one's own non-dumpable ones.
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return 0
+    except PermissionError:
+        return -1
+    return -1
+
+
+def is_alive(pid: int, start: int) -> bool:
+    """Whether the process with this pid and start time lives (a hidden one counts as alive)."""
+    return pid > 0 and starttime(pid) in (start, -1)
+
+
+_myself = (0, 0, ("", 0, 0))  # pid, start time, world: asked once a process, and again after a fork
+
+
+def _identity() -> tuple[int, int, tuple[str, int, int]]:
+    global _myself
+    pid = os.getpid()
+    if _myself[0] != pid:
+        _myself = (pid, starttime(pid), _world())
+    return _myself
+
+
+def _world() -> tuple[str, int, int]:
+    """Boot id, and the pid and time namespaces: where a pid and a start time mean what they meant."""
+    fd = os.open("/proc/sys/kernel/random/boot_id", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        boot = os.read(fd, 64).strip().decode()
+    finally:
+        os.close(fd)
+    try:
+        clock = os.stat("/proc/self/ns/time").st_ino
+    except FileNotFoundError:  # before Linux 5.6
+        clock = 0
+    return boot, os.stat("/proc/self/ns/pid").st_ino, clock
+
+
+# -------------------------------------------------------------------------------------- names
+
+
+def check_name(name: str, place: str = "name") -> None:
+    """Raise SpecError unless name is one: lower case letters, digits, "_.-", at most 63, no sign first."""
+    if not name or name[0] not in _NAME_FIRST or not _NAME_CHARS.issuperset(name) or len(name) > NAME_LENGTH:
+        raise SpecError(
+            f"{name!r} cannot be the name of a sandbox: use lower case letters, digits and _ . -, "
+            f"a letter or digit first, at most {NAME_LENGTH}",
+            place,
+        )
+
+
+def claim(name: str = "") -> str:
+    """Take a name for this process and return it; an empty one is made up (8 hex digits).
+
+    What a dead launcher left under the name is undone first. Raises SpecError if it is taken.
+    """
+    if name:
+        check_name(name)
+    sandboxes = path() + "/sandboxes"
+    tag = os.urandom(4).hex()
+    pid, start, world = _identity()
+    boot, pidns, timens = world
+    draft = f"{sandboxes}/.{pid}-{start}-{tag}"
+    try:
+        os.mkdir(draft, 0o700)
+    except FileNotFoundError:  # another process is just making the run directory
+        make(os.path.dirname(sandboxes))
+        os.mkdir(draft, 0o700)
+    try:
+        _append(draft, f'["nstool",{FORMAT},{pid},{start},"{boot}",{pidns},{timens},{time():.3f}]\n', os.O_CREAT)
+        while not _rename(draft, f"{sandboxes}/{name or tag}"):
+            if name:
+                _make_free(name)
+            else:
+                tag = os.urandom(4).hex()
+    except BaseException:
+        _remove_draft(draft)
+        raise
+    return name or tag
+
+
+def _rename(draft: str, final: str) -> bool:
+    # A directory can replace an empty one only: one that its owner is just removing.
+    try:
+        os.rename(draft, final)
+    except OSError as error:
+        if error.errno in (EEXIST, ENOTEMPTY):
+            return False
+        raise
+    return True
+
+
+def _make_free(name: str) -> None:
+    record = read(name)
+    if record is not None and record.alive:
+        holder = f"process {record.pid}" if record.launcher_alive else f"the detached init {record.init_pid}"
+        raise SpecError(
+            f"{name!r} is the name of a running sandbox ({holder}): stop that one or choose another", "name"
+        )
+    from nstool.sandbox import journal
+
+    journal.clean(name)
+
+
+def _remove_draft(draft: str) -> None:
+    for remove, what in ((os.unlink, f"{draft}/journal"), (os.rmdir, draft)):
+        try:
+            remove(what)
+        except FileNotFoundError:  # never made, or renamed
+            continue
+
+
+# ----------------------------------------------------------------------------------- registry
+
+
+def append(name: str, text: str) -> None:
+    """Append whole lines to the sandbox's journal, in one write."""
+    _append(f"{path()}/sandboxes/{name}", text)
+
+
+def _append(directory: str, text: str, flags: int = 0) -> None:
+    fd = os.open(f"{directory}/journal", os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | flags, 0o600)
+    try:
+        data = text.encode()
+        written = os.write(fd, data)
+        if written != len(data):
+            raise KernelError("write", 28, why=f"{directory}/journal", causes=("the file system is full",))
+    finally:
+        os.close(fd)
+
+
+def names() -> list[str]:
+    """Return the names that are taken, in no order; empty when the run directory does not exist."""
+    return [name for name in entries() if name[0] != "."]
+
+
+def entries() -> list[str]:
+    """Return the names that are taken and the drafts of claims (with a dot first)."""
+    directory = _wanted_path()
+    try:
+        found = os.listdir(directory + "/sandboxes")
+    except FileNotFoundError:
+        return []
+    if found:
+        path()  # somebody else's directory is refused here
+    return found
+
+
+def lines(name: str) -> list[bytes]:
+    """Return the whole lines of the sandbox's journal. Raises FileNotFoundError."""
+    fd = os.open(f"{path()}/sandboxes/{name}/journal", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    with open(fd, "rb") as file:
+        return file.read().split(b"\n")[:-1]  # the last part is empty, or was cut off
+
+
+def read(name: str) -> Record | None:
+    """Return the record of a sandbox, alive or not; None if there is none (or it is being removed)."""
+    try:
+        journal = lines(name)
+    except FileNotFoundError:
+        return None
+    header = _header(name, journal)
+    info: dict[str, Any] = {}
+    init = (0, 0)
+    for line in journal[1:]:
+        if line.startswith(b'{"sandbox":'):
+            info = jsonl.decode(line)["sandbox"]
+        elif line.startswith(b'{"init":'):
+            init = jsonl.decode(line)["init"]
+    here, rebooted = header.here, header.rebooted
+    return Record(
+        name=name,
+        path=f"{path()}/sandboxes/{name}",
+        pid=header.pid,
+        launcher_alive=header.alive,
+        init_pid=init[0],
+        init_start=init[1],
+        init_alive=init[0] > 0 and not rebooted and (not here or is_alive(init[0], init[1])),
+        detached=info.get("detached", False),
+        cgroups=info.get("cgroups", {}),
+        created=header.created,
+        spec=info.get("spec", {}),
+        here=here,
+        rebooted=rebooted,
+    )
+
+
+def launcher_alive(name: str) -> bool:
+    """Whether the launcher of this sandbox lives; reads no more than its journal's first line."""
+    try:
+        fd = os.open(f"{_wanted_path()}/sandboxes/{name}/journal", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:  # being removed, or removed up to the last step
+        return False
+    try:
+        return _header(name, os.read(fd, 512).split(b"\n", 1)[:-1]).alive
+    finally:
+        os.close(fd)
+
+
+class _Header(Frozen):
+    pid: int = 0
+    created: float = 0.0
+    alive: bool = False
+    here: bool = True
+    rebooted: bool = True
+
+
+def _header(name: str, journal: list[bytes]) -> _Header:
+    """Judge the journal's first line: ["nstool",1,PID,START,"BOOT",PIDNS,TIMENS,CREATED]."""
+    if not journal:  # it was written before the directory got its name: the host went down before it was on disk
+        return _Header()
+    words = journal[0].decode("ascii", "replace").strip("[]").split(",")
+    if words[0] != '"nstool"' or words[1] != str(FORMAT) or len(words) != 8:
+        raise NotSupported(
+            f"sandbox {name}",
+            f"its journal {path()}/sandboxes/{name}/journal is damaged or was written by another version of nstool",
+            "undo it with that version, or remove its directory if nothing of it is left",
+        )
+    pid, start, pidns, timens = (int(words[i]) for i in (2, 3, 5, 6))
+    created = float(words[7])
+    boot, my_pidns, my_timens = _identity()[2]
+    if words[4].strip('"') != boot:
+        return _Header(pid, created)
+    if (pidns, timens) != (my_pidns, my_timens):
+        return _Header(pid, created, alive=True, here=False, rebooted=False)
+    return _Header(pid, created, alive=is_alive(pid, start), rebooted=False)
+
+
+def draft_is_dead(draft: str) -> bool:
+    """Whether a claim in the making (".PID-START-TAG") has lost its process."""
+    pid, start, _ = draft[1:].split("-")
+    return not is_alive(int(pid), int(start))
+
+
+def list_sandboxes() -> tuple[Record, ...]:
+    """Return all sandboxes of this user, alive and not, by name."""
+    records = [read(name) for name in sorted(names())]
+    return tuple(record for record in records if record is not None)
+
+
+def find(name: str) -> Record:
+    """Return the live sandbox of this name. Raises SandboxGone if it does not exist or has ended."""
+    check_name(name)
+    record = read(name) if name in names() else None
+    if record is None:
+        others = ", ".join(sorted(names())) or "none"
+        raise SandboxGone(f"there is no sandbox {name!r}; there are: {others}")
+    if not record.alive:
+        raise SandboxGone(f"sandbox {name!r} has ended; `nstool cleanup` undoes what it left")
+    return record
+
+
+# --------------------------------------------------------------------------------------- lock
+
+
+def lock(name: str, *, wait: bool = True) -> int:
+    """Lock a sandbox's directory and return its fd; -1 if it is gone, or locked and ``wait`` is False.
+
+    Who undoes a sandbox holds its lock, so that two do not. ``unlock`` gives it back.
+    """
+    directory = f"{path()}/sandboxes/{name}"
+    try:
+        fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return -1
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.path.samestat(os.fstat(fd), os.stat(directory)):
+            return fd
+    except (FileNotFoundError, BlockingIOError):  # removed by who had the lock; or held by another
+        os.close(fd)
+        return -1
+    except BaseException:
+        os.close(fd)
+        raise
+    os.close(fd)  # removed and made anew meanwhile: not the one that was meant
+    return -1
+
+
+def unlock(fd: int) -> None:
+    """Give a lock back. Explicitly: a fork of this process may hold a copy of the fd a while longer."""
+    fcntl.flock(fd, fcntl.LOCK_UN)
+    os.close(fd)
+
+
+def remove(name: str, fd: int) -> None:
+    """Remove a locked sandbox's directory, the journal last. fd: from ``lock``.
+
+    Only files directly in it: a directory in it may be a mount of something else. Raises OSError.
+    """
+    directory = f"{path()}/sandboxes/{name}"
+    for entry in sorted(os.listdir(fd), key="journal".__eq__):
+        try:
+            os.unlink(entry, dir_fd=fd)
+        except IsADirectoryError:
+            os.rmdir(entry, dir_fd=fd)
+    try:
+        os.rmdir(directory)
+    except OSError as error:
+        if error.errno not in (ENOTEMPTY, EEXIST):  # the name is claimed anew since it was empty
+            raise
+
+
+def remove_draft(draft: str) -> None:
+    """Remove what is left of a claim in the making, its process being dead."""
+    _remove_draft(f"{path()}/sandboxes/{draft}")

@@ -1,0 +1,238 @@
+"""The default seccomp list: every system call of x86_64 up to Linux 6.18, allowed or refused, with the reason.
+
+Read by ``seccomp.compile_filter`` when nstool is built, never by a launch. docs: seccomp(2), syscalls(2).
+"""
+
+from __future__ import annotations
+
+from nstool import uapi
+from nstool.frozen import Frozen
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+LOW32 = 0xFFFFFFFF
+NEW_NAMESPACES = (
+    uapi.CLONE_NEWNS
+    | uapi.CLONE_NEWCGROUP
+    | uapi.CLONE_NEWUTS
+    | uapi.CLONE_NEWIPC
+    | uapi.CLONE_NEWUSER
+    | uapi.CLONE_NEWPID
+    | uapi.CLONE_NEWNET
+)
+
+
+class Group(Frozen):
+    """System calls that share a purpose: their names, separated by spaces, and one sentence why."""
+
+    why: str
+    calls: str
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self.calls.split())
+
+
+class Rule(Frozen):
+    """One system call decided by its arguments.
+
+    Every (index, mask, value) in ``where`` must hold: argument & mask == value. Arguments that the kernel takes
+    as int are compared in their low 32 bits, as the kernel does, whatever the caller left in the high ones.
+    """
+
+    call: str
+    where: tuple[tuple[int, int, int], ...]
+    why: str
+
+
+ALLOWED: tuple[Group, ...] = (
+    Group(
+        "files and directories: permissions, mounts and the root decide what can be reached",
+        "access chdir chmod chown close close_range copy_file_range creat dup dup2 dup3 faccessat faccessat2 fadvise64 "
+        "fallocate fchdir fchmod fchmodat fchmodat2 fchown fchownat fcntl fdatasync file_getattr file_setattr flock "
+        "fstat fstatfs fsync ftruncate futimesat getcwd getdents getdents64 lchown link linkat lseek lstat mkdir "
+        "mkdirat mknod mknodat newfstatat open openat openat2 pread64 preadv preadv2 pwrite64 pwritev pwritev2 read "
+        "readahead readlink readlinkat readv rename renameat renameat2 rmdir sendfile splice stat statfs statx "
+        "symlink symlinkat sync sync_file_range syncfs tee truncate umask unlink unlinkat utime utimensat utimes "
+        "vmsplice write writev chroot cachestat name_to_handle_at",
+    ),
+    Group(
+        "extended attributes: as the files they belong to",
+        "fgetxattr flistxattr fremovexattr fsetxattr getxattr getxattrat lgetxattr listxattr listxattrat llistxattr "
+        "lremovexattr lsetxattr removexattr removexattrat setxattr setxattrat",
+    ),
+    Group(
+        "waiting for many files: event loops",
+        "epoll_create epoll_create1 epoll_ctl epoll_pwait epoll_pwait2 epoll_wait eventfd eventfd2 inotify_add_watch "
+        "inotify_init inotify_init1 inotify_rm_watch poll ppoll pselect6 select signalfd signalfd4",
+    ),
+    Group(
+        "asynchronous disk requests, the older interface: databases and nginx",
+        "io_cancel io_destroy io_getevents io_pgetevents io_setup io_submit",
+    ),
+    Group(
+        "sockets that exist: making one is decided by its family, below",
+        "accept accept4 bind connect getpeername getsockname getsockopt listen recvfrom recvmmsg recvmsg sendmmsg "
+        "sendmsg sendto setsockopt shutdown",
+    ),
+    Group("pipes and memory files: shells, graphics buffers, sealed data", "memfd_create memfd_secret pipe pipe2"),
+    Group(
+        "memory of the process itself: allocators, just-in-time compilers, protection keys, own placement on NUMA nodes",
+        "brk get_mempolicy madvise map_shadow_stack mbind mincore mlock mlock2 mlockall mmap mprotect mremap mseal "
+        "msync munlock munlockall munmap pkey_alloc pkey_free pkey_mprotect remap_file_pages set_mempolicy "
+        "set_mempolicy_home_node",
+    ),
+    Group(
+        "processes and threads: start, wait, end; new namespaces are refused, below",
+        "execve execveat exit exit_group fork getpgid getpgrp getpid getppid getsid gettid kill pidfd_open "
+        "pidfd_send_signal restart_syscall set_robust_list get_robust_list set_tid_address setpgid setsid tgkill tkill "
+        "vfork wait4 waitid arch_prctl prctl membarrier rseq",
+    ),
+    Group(
+        "signals",
+        "alarm pause rt_sigaction rt_sigpending rt_sigprocmask rt_sigqueueinfo rt_sigreturn rt_sigsuspend "
+        "rt_sigtimedwait rt_tgsigqueueinfo sigaltstack",
+    ),
+    Group(
+        "returns from a probe that a tracer outside has placed: without them the traced program is killed",
+        "uprobe uretprobe",
+    ),
+    Group("locks between threads", "futex futex_requeue futex_wait futex_waitv futex_wake"),
+    Group(
+        "reading clocks, sleeping, timers; setting a clock is refused",
+        "clock_getres clock_gettime clock_nanosleep getitimer gettimeofday nanosleep setitimer time timer_create "
+        "timer_delete timer_getoverrun timer_gettime timer_settime timerfd_create timerfd_gettime timerfd_settime times",
+    ),
+    Group(
+        "scheduling and limits of own processes: the kernel refuses more than the caller may",
+        "getcpu getpriority getrlimit getrusage ioprio_get ioprio_set prlimit64 sched_get_priority_max "
+        "sched_get_priority_min sched_getaffinity sched_getattr sched_getparam sched_getscheduler "
+        "sched_rr_get_interval sched_setaffinity sched_setattr sched_setparam sched_setscheduler sched_yield "
+        "setpriority setrlimit",
+    ),
+    Group(
+        "user and group ids, capabilities: a change needs a capability, and is inside the user namespace",
+        "capget capset getegid geteuid getgid getgroups getresgid getresuid getuid setfsgid setfsuid setgid setgroups "
+        "setregid setresgid setresuid setreuid setuid",
+    ),
+    Group(
+        "System V IPC and message queues: of the sandbox's own IPC namespace",
+        "mq_getsetattr mq_notify mq_open mq_timedreceive mq_timedsend mq_unlink msgctl msgget msgrcv msgsnd semctl "
+        "semget semop semtimedop shmat shmctl shmdt shmget",
+    ),
+    Group("facts about the system", "getrandom sysinfo uname listmount statmount"),
+    Group(
+        "restricting oneself further, and asking how one is restricted",
+        "landlock_add_rule landlock_create_ruleset landlock_restrict_self lsm_get_self_attr lsm_list_modules "
+        "lsm_set_self_attr seccomp",
+    ),
+)
+
+# Looked at before ALLOWED: EPERM although the call as such is allowed there.
+REFUSED_ARGUMENTS: tuple[Rule, ...] = (
+    Rule("ioctl", ((1, LOW32, 0x5412),), "TIOCSTI types into the terminal as if the user had"),
+    Rule("ioctl", ((1, LOW32, 0x541C),), "TIOCLINUX pastes into the console and reads its screen"),
+)
+
+_STREAM = {"default": 0, "TCP": 6, "MPTCP": 262}
+_DATAGRAM = {"default": 0, "ICMP echo": 1, "UDP": 17, "ICMPv6 echo": 58}
+
+
+def _socket_rules() -> tuple[Rule, ...]:
+    why = "without the protocols that load seldom used kernel modules"
+    return tuple(
+        Rule("socket", ((0, LOW32, family), (1, 0xF, kind), (2, LOW32, protocol)), f"{label}, {why}")
+        for family in (uapi.AF_INET, uapi.AF_INET6)
+        for kind, protocols in ((uapi.SOCK_STREAM, _STREAM), (uapi.SOCK_DGRAM, _DATAGRAM))
+        for label, protocol in protocols.items()
+    )
+
+
+def _persona_rules() -> tuple[Rule, ...]:
+    bases = (uapi.PER_LINUX, uapi.PER_LINUX32)
+    values = (*bases, *(base | uapi.UNAME26 for base in bases), uapi.PER_QUERY)
+    why = "known personalities that leave address randomisation on"
+    return tuple(Rule("personality", ((0, LOW32, value),), why) for value in values)
+
+
+# Allowed with these arguments only, else EPERM.
+ALLOWED_ARGUMENTS: tuple[Rule, ...] = (
+    Rule("ioctl", (), "terminals, sockets, files; the exceptions stand in REFUSED_ARGUMENTS"),
+    Rule("clone", ((0, NEW_NAMESPACES, 0),), "threads and processes, without a new namespace"),
+    Rule("unshare", ((0, NEW_NAMESPACES | uapi.CLONE_NEWTIME, 0),), "own fds or working directory, no new namespace"),
+    *_persona_rules(),
+    Rule("socket", ((0, LOW32, uapi.AF_UNIX),), "local sockets; the mount namespace decides which are in reach"),
+    Rule("socket", ((0, LOW32, uapi.AF_NETLINK), (2, LOW32, uapi.NETLINK_ROUTE)), "reading interfaces and addresses"),
+    *_socket_rules(),
+    Rule("socketpair", ((0, LOW32, uapi.AF_UNIX),), "local pairs; other families have none that is needed"),
+)
+
+# Answered with ENOSYS, as by a kernel without them: callers then use what they used before.
+MISSING: tuple[Group, ...] = (
+    Group("its flags are in memory, where a filter cannot read them; libraries fall back to clone", "clone3"),
+    Group(
+        "no longer in the kernel, or never were",
+        "_sysctl afs_syscall create_module epoll_ctl_old epoll_wait_old get_kernel_syms get_thread_area getpmsg "
+        "lookup_dcookie nfsservctl putpmsg query_module security set_thread_area tuxcall uselib vserver",
+    ),
+)
+
+# Refused with EPERM, as is everything that is named nowhere. The list is complete so that a test can tell a
+# decision from an oversight.
+REFUSED: tuple[Group, ...] = (
+    Group("programs in the kernel, and measurements of it", "bpf perf_event_open"),
+    Group("page faults handled by the process itself, a help to win races in the kernel", "userfaultfd"),
+    Group(
+        "a second road into the kernel that a filter does not see", "io_uring_enter io_uring_register io_uring_setup"
+    ),
+    Group("key rings: not all of them belong to a namespace", "add_key keyctl request_key"),
+    Group(
+        "other processes' memory, registers and files",
+        "kcmp migrate_pages move_pages pidfd_getfd process_madvise process_mrelease process_vm_readv "
+        "process_vm_writev ptrace",
+    ),
+    Group("another kernel, or more of this one", "delete_module finit_module init_module kexec_file_load kexec_load"),
+    Group(
+        "the mount interface",
+        "fsconfig fsmount fsopen fspick mount mount_setattr move_mount open_tree open_tree_attr pivot_root umount2",
+    ),
+    Group("other namespaces", "setns"),
+    Group("files by number, past the directories that hide them", "open_by_handle_at"),
+    Group("events of files outside the sandbox's own", "fanotify_init fanotify_mark"),
+    Group(
+        "the host as a whole",
+        "acct quotactl quotactl_fd reboot setdomainname sethostname swapoff swapon sysfs syslog ustat vhangup",
+    ),
+    Group("the host's clocks", "adjtimex clock_adjtime clock_settime settimeofday"),
+    Group("the machine: ports, descriptor tables", "ioperm iopl modify_ldt"),
+)
+
+# Numbers of calls that the libseccomp in use may not know by name yet (asm/unistd_64.h of Linux 6.18).
+NUMBERS: Mapping[str, int] = {
+    "uretprobe": 335,
+    "uprobe": 336,
+    "cachestat": 451,
+    "fchmodat2": 452,
+    "map_shadow_stack": 453,
+    "futex_wake": 454,
+    "futex_wait": 455,
+    "futex_requeue": 456,
+    "statmount": 457,
+    "listmount": 458,
+    "lsm_get_self_attr": 459,
+    "lsm_set_self_attr": 460,
+    "lsm_list_modules": 461,
+    "mseal": 462,
+    "setxattrat": 463,
+    "getxattrat": 464,
+    "listxattrat": 465,
+    "removexattrat": 466,
+    "open_tree_attr": 467,
+    "file_getattr": 468,
+    "file_setattr": 469,
+}
+
+# Calls newer than this table: ENOSYS, so that libraries which probe for them fall back. 512 begins x32's own range.
+UNKNOWN_NUMBERS = range(max(NUMBERS.values()) + 1, 512)

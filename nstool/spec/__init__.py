@@ -1,0 +1,1 @@
+"""The Spec: the model, its human forms, loading, checking."""

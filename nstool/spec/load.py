@@ -1,0 +1,299 @@
+"""Load a Spec from TOML, JSON or plain data, strictly: each error names the file, the line and the key path."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any, get_args, get_origin
+
+from nstool.errors import SpecError
+from nstool.frozen import Frozen
+from nstool.spec import schema, values
+from nstool.spec.check import check, key_path
+from nstool.spec.implied import absolute, here, implied
+from nstool.spec.model import Capabilities, IdMap, Ipc, Limits, Mount, Namespaces, Net, Publish, Root, Spec
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from nstool.spec.check import Path, Place
+
+MAX_BYTES = 16 << 20  # a spec is written by people
+
+# Human forms of whole records: what is no table is read by these.
+_RECORDS: dict[type[Frozen], Callable[[object], Frozen]] = {
+    Root: values.root,
+    Net: values.net,
+    Mount: values.mount,
+    Publish: values.publish,
+    IdMap: values.idmap,
+    Capabilities: values.capabilities,
+}
+# Human forms of fields.
+_FIELDS: dict[tuple[type[Frozen], str], Callable[[object], object]] = {
+    (Spec, "command"): values.command,
+    (Spec, "user"): values.user,
+    (Spec, "groups"): values.groups,
+    (Spec, "env"): values.strings,
+    (Spec, "umask"): values.octal,
+    (Spec, "tmp_size"): values.size,
+    (Root, "size"): values.size,
+    (Mount, "size"): values.size,
+    (Mount, "mode"): values.octal,
+    (Net, "sysctls"): values.strings,
+    (Limits, "memory"): values.size,
+    (Limits, "swap"): values.size,
+    (Limits, "cpu"): values.cores,
+    **{(Capabilities, name): values.capability_set for name in Capabilities.__fields__},
+    **{(Namespaces, name): values.namespace for name in Namespaces.__fields__ if not name.endswith("_offset")},
+    (Namespaces, "monotonic_offset"): values.seconds,
+    (Namespaces, "boottime_offset"): values.seconds,
+    **{(Ipc, name): values.size for name in ("shmmax", "msgmax", "msgmnb", "mq_msgsize_max")},
+}
+# Human forms of the elements of a list, and of the values of a table.
+_ITEMS: dict[tuple[type[Frozen], str], Callable[[object], object]] = {
+    (Net, "hosts"): values.host_line,
+    (Net, "routes"): values.route,
+    (Limits, "rlimits"): values.rlimit,
+}
+_EXPECTED = {
+    "int": "an integer",
+    "str": "a string",
+    "bool": "true or false",
+    "float": "a number",
+    "array": "an array",
+    "object": "a table",
+    "null": "null",
+}
+
+
+class Loaded(Frozen):
+    """A spec that was read but not yet checked: options may still change it.
+
+    place: turns a key path into "web.toml:12: limits.memory". given: the key paths that were written.
+    """
+
+    spec: Spec
+    place: Place
+    given: frozenset[Path]
+
+
+def load(path: str | os.PathLike[str]) -> Spec:
+    """Return the checked Spec in a file: TOML or JSON by its suffix, or by its text; "-" is standard input.
+
+    Relative paths of the host in it count from the directory of the file. Raises SpecError.
+    """
+    return _checked(read(path))
+
+
+def loads(text: str, place: str = "<string>", format: str = "", base: str = "") -> Spec:
+    """Return the checked Spec in a text. format: "toml", "json" or empty to see by the text itself.
+
+    place: stands for the name of the file in errors. base: directory from which relative paths of the
+    host count; empty: they are refused. Raises SpecError.
+    """
+    return _checked(reads(text, place, format, base))
+
+
+def from_dict(data: object, place: str = "", base: str = "") -> Spec:
+    """Return the checked Spec in plain data: dicts, lists, strings, numbers, as of ``Spec.asdict``.
+
+    Raises SpecError.
+    """
+
+    def where(path: Path) -> str:
+        return ": ".join(part for part in (place, key_path(path)) if part)
+
+    return _checked(_convert(data, where, base))
+
+
+def _checked(loaded: Loaded) -> Spec:
+    spec = implied(loaded.spec, loaded.given)
+    check(spec, loaded.place)
+    return spec
+
+
+def read(path: str | os.PathLike[str]) -> Loaded:
+    """Return what a file says, for options to be laid over it and to be checked afterwards. Raises SpecError."""
+    name = os.fspath(path)
+    place = "<stdin>" if name == "-" else name
+    try:
+        if name == "-":
+            data = sys.stdin.buffer.read(MAX_BYTES + 1)
+        else:
+            with open(name, "rb") as file:
+                data = file.read(MAX_BYTES + 1)
+    except (OSError, ValueError) as error:  # ValueError: a NUL byte in the path
+        raise SpecError(getattr(error, "strerror", None) or str(error), place) from None
+    if len(data) > MAX_BYTES:
+        raise SpecError(f"more than {MAX_BYTES >> 20} MiB; that is no spec", place)
+    try:
+        text = data.decode()
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise SpecError("not UTF-8 text", f"{place}:{line}") from None
+    format = {".toml": "toml", ".json": "json"}.get(os.path.splitext(name)[1], "")
+    base = here() if name == "-" or not name.startswith("/") else "/"
+    if name != "-":
+        base = os.path.dirname(os.path.join(base, name))
+    return reads(text, place, format, base)
+
+
+def reads(text: str, place: str = "<string>", format: str = "", base: str = "") -> Loaded:
+    """Return what a text says, unchecked; arguments as of ``loads``. Raises SpecError."""
+    if format not in ("", "toml", "json"):
+        raise SpecError(f"format {values.quoted(format)} is neither toml nor json")
+    format = format or ("json" if text.lstrip().startswith("{") else "toml")
+    data = _json(text, place) if format == "json" else _toml(text, place)
+    lines: Any = None
+
+    def where(path: Path) -> str:
+        nonlocal lines
+        if lines is None:  # only errors need the lines
+            from nstool.spec.lines import Lines
+
+            lines = Lines(text, format)
+        line = lines.of(path)
+        at = f"{place}:{line}" if line else place
+        return f"{at}: {key_path(path)}" if path else at
+
+    return _convert(data, where, base)
+
+
+def _toml(text: str, place: str) -> dict[str, Any]:
+    import tomllib
+
+    try:
+        return tomllib.loads(text)
+    except RecursionError:
+        raise SpecError("nested too deep", place) from None
+    except ValueError as error:  # TOMLDecodeError; also a number of thousands of digits
+        message, _, position = str(error).partition(" (at ")
+        if position.startswith("line "):
+            line = position.split()[1].rstrip(",")
+        elif position.startswith("end of document"):
+            line = str(text.count("\n") + (not text.endswith("\n")))
+        else:
+            line = ""
+        raise SpecError(f"no TOML: {message}", f"{place}:{line}" if line else place) from None
+
+
+def _json(text: str, place: str) -> object:
+    import json
+
+    try:
+        return json.loads(text, object_pairs_hook=_once, parse_constant=_no_constant)
+    except json.JSONDecodeError as error:
+        raise SpecError(f"no JSON: {error.msg}", f"{place}:{error.lineno}") from None
+    except RecursionError:
+        raise SpecError("nested too deep", place) from None
+    except ValueError as error:
+        raise SpecError(f"no JSON: {error}", place) from None
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    table = dict(pairs)
+    if len(table) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"key {values.quoted(twice)} twice in one object")
+    return table
+
+
+def _no_constant(name: str) -> object:
+    raise ValueError(f"{name} is no number")
+
+
+def _convert(data: object, where: Place, base: str) -> Loaded:
+    """Make a Spec of plain data: unknown keys, human forms, types, in this order."""
+    import msgspec
+
+    if not isinstance(data, dict):
+        raise SpecError(f"a spec is a table, not {values.kind_of(data)}", where(()))
+    given: set[Path] = set()
+    plain = _table(data, Spec, (), where, given)
+    try:
+        converted = msgspec.convert(plain, schema.struct(Spec), strict=True)
+    except msgspec.ValidationError as error:
+        raise _wrong_type(str(error), where) from None
+    spec = schema.record(Spec, converted)
+    assert isinstance(spec, Spec)
+    kept = {**Limits().rlimits, **spec.limits.rlimits}  # naming one limit must not drop another
+    spec = spec.replace(limits=spec.limits.replace(rlimits=kept))
+    return Loaded(absolute(spec, lambda: base) if base else spec, where, frozenset(given))
+
+
+def _table(data: dict[Any, Any], cls: type[Frozen], path: Path, where: Place, given: set[Path]) -> dict[str, Any]:
+    """Return a table in plain form; notes its key paths in given."""
+    plain = {}
+    for key, value in data.items():
+        own = (*path, key if isinstance(key, str) else str(key))
+        if key not in cls.__fields__:
+            hint = values.suggest(str(key), cls.__fields__)
+            raise SpecError(f"unknown key {values.quoted(str(key))}{hint}", where(own))
+        given.add(own)
+        plain[key] = _field(value, cls, key, own, where, given)
+    return plain
+
+
+def _field(value: Any, cls: type[Frozen], key: str, path: Path, where: Place, given: set[Path]) -> Any:
+    hint = schema.hints(cls)[key]
+    if (cls, key) in _FIELDS:
+        return _human(_FIELDS[cls, key], value, path, where)
+    if (cls, key) in _ITEMS:
+        return _items(_ITEMS[cls, key], value, path, where)
+    if isinstance(hint, type) and issubclass(hint, Frozen):
+        return _record(value, hint, path, where, given)
+    if get_origin(hint) is tuple and isinstance(value, (list, tuple)):
+        item = get_args(hint)[0]
+        if isinstance(item, type) and issubclass(item, Frozen):
+            return [_record(v, item, (*path, i), where, given) for i, v in enumerate(value)]
+    return value
+
+
+def _items(read: Callable[[object], object], value: Any, path: Path, where: Place) -> Any:
+    if isinstance(value, (list, tuple)):
+        return [_human(read, item, (*path, i), where) for i, item in enumerate(value)]
+    if isinstance(value, dict):
+        return {str(key): _human(read, item, (*path, str(key)), where) for key, item in value.items()}
+    return value
+
+
+def _record(value: Any, cls: type[Frozen], path: Path, where: Place, given: set[Path]) -> Any:
+    if isinstance(value, dict):
+        return _table(value, cls, path, where, given)
+    if cls not in _RECORDS:
+        raise SpecError(f"expected a table, got {values.kind_of(value)}", where(path))
+    found = _human(_RECORDS[cls], value, path, where)
+    assert isinstance(found, Frozen)
+    plain = found.asdict()
+    given.update((*path, name) for name in cls.__fields__ if plain[name] != cls.__defaults__.get(name))
+    if cls is Net:
+        given.add((*path, "mode"))  # also when it is the default
+    return plain
+
+
+def _human(read: Callable[[object], object], value: object, path: Path, where: Place) -> object:
+    try:
+        return read(value)
+    except SpecError as error:
+        raise SpecError(error.message, where(path)) from None
+
+
+def _wrong_type(message: str, where: Place) -> SpecError:
+    """Turn msgspec's words into ours: "Expected `int`, got `str` - at `$.limits.pids`"."""
+    text, _, at = message.rpartition(" - at `$")
+    if not text:
+        text, at = message, ""
+    path: list[str | int] = []
+    for part in at.rstrip("`").replace("[", ".[").split("."):
+        if part.startswith("[") and part[1:-1].isdigit():
+            path.append(int(part[1:-1]))
+        elif part and not part.startswith("["):
+            path.append(part)
+    text = text[:1].lower() + text[1:]
+    for name, words in _EXPECTED.items():
+        text = text.replace(f"`{name}`", words)
+    text = text.replace("object missing required field ", "lacks the key ")
+    return SpecError(text.replace("`", '"'), where(tuple(path)))

@@ -1,0 +1,227 @@
+"""The Spec: what is wanted, as plain frozen data. No parsing, no checks, no kernel."""
+
+from __future__ import annotations
+
+from nstool.frozen import Frozen
+
+
+class IdMap(Frozen):
+    """One line of uid_map or gid_map: ``count`` ids from ``inside`` are ``outside`` on the host.
+
+    user_namespaces(7), section "User and group ID mappings".
+    """
+
+    inside: int
+    outside: int
+    count: int
+
+
+class Mount(Frozen):
+    """One entry of ``[[mounts]]``: put ``source`` (host path) on ``target`` (absolute path inside).
+
+    type: "bind" (default), "tmpfs", "proc", "mqueue", "overlay", "devpts". Bind mounts are
+    recursive, read-only, nosuid and nodev unless a word says otherwise.
+    idmap: show the host's owners under the sandbox's ids (mount_setattr(2), MOUNT_ATTR_IDMAP).
+    propagation: "private", "slave", "shared", "unbindable"; empty: as ``mount_propagation``.
+    size: bytes (tmpfs); mode: octal permission bits (tmpfs). create: make a missing target when the
+    root is writable. lower, upper: layers of an overlay; no upper means thrown away.
+    """
+
+    target: str
+    source: str = ""
+    type: str = "bind"
+    writable: bool = False
+    recursive: bool = True
+    exec: bool = True
+    suid: bool = False
+    dev: bool = False
+    symlinks: bool = True
+    idmap: bool = False
+    propagation: str = ""
+    size: int = 0
+    mode: int = 0o755
+    lower: tuple[str, ...] = ()
+    upper: str = ""
+
+
+class Root(Frozen):
+    """What the sandbox sees as "/".
+
+    type: "host" (the host's own root, read-only, private directories covered), "directory",
+    "overlay" (``lower`` directories, first is the top; ``upper`` kept or, if empty, thrown away),
+    "tmpfs" (empty, with the mounts of the spec), "tarball" (unpacked for this sandbox).
+    size: bytes of the tmpfs or of the thrown-away upper layer.
+    """
+
+    type: str = "host"
+    path: str = ""
+    lower: tuple[str, ...] = ()
+    upper: str = ""
+    writable: bool = False
+    idmap: bool = False
+    size: int = 64 << 20
+
+
+class Publish(Frozen):
+    """One published port: ``address:host`` on the host reaches ``inside`` in the sandbox.
+
+    protocol: "tcp" or "udp". address: IPv4 or IPv6 literal, empty for all.
+    """
+
+    host: int
+    inside: int
+    protocol: str = "tcp"
+    address: str = ""
+
+
+class Net(Frozen):
+    """``[net]``. mode: "none" (lo down), "loopback" (default), "veth", "bridge", "join", "host".
+
+    target: what "join" joins: pid, namespace file, or name of a named network namespace.
+    address, gateway: "10.1.2.3/30", empty for allocated. bridge: name of the bridge (made if absent).
+    dns: name servers for resolv.conf; hosts: extra lines for hosts as (address, name).
+    nat: masquerade to the outside. ipv6: give an IPv6 address too. sysctls: net.* in the new
+    namespace. isolated: no way to the host and to other sandboxes except the published ports.
+    """
+
+    mode: str = "loopback"
+    target: str = ""
+    address: str = ""
+    gateway: str = ""
+    address6: str = ""
+    gateway6: str = ""
+    bridge: str = ""
+    publish: tuple[Publish, ...] = ()
+    dns: tuple[str, ...] = ()
+    hosts: tuple[tuple[str, str], ...] = ()
+    routes: tuple[tuple[str, str], ...] = ()
+    nat: bool = True
+    ipv6: bool = True
+    mtu: int = 0
+    isolated: bool = True
+    sysctls: dict[str, str] = {}
+
+
+class Limits(Frozen):
+    """``[limits]``. memory, swap: bytes; pids: tasks; cpu: cores (0.5 is half a core).
+
+    0 means no limit (a word that a reviewer sees). rlimits: name without RLIMIT_, in lower case,
+    to (soft, hard); -1 is RLIM_INFINITY.
+    """
+
+    memory: int = 512 << 20
+    swap: int = 0
+    pids: int = 256
+    cpu: float = 0.0
+    rlimits: dict[str, tuple[int, int]] = {"core": (0, 0), "nofile": (1024, 4096), "memlock": (64 << 10, 64 << 10)}
+
+
+class Capabilities(Frozen):
+    """``[capabilities]``: the five sets, names without CAP_ in lower case. capabilities(7)."""
+
+    effective: tuple[str, ...] = ()
+    permitted: tuple[str, ...] = ()
+    inheritable: tuple[str, ...] = ()
+    bounding: tuple[str, ...] = ()
+    ambient: tuple[str, ...] = ()
+
+
+class Namespaces(Frozen):
+    """``[namespaces]``: "new" (default), "host", or a path or pid to join, for each type.
+
+    time_offsets: seconds added to the monotonic and boottime clocks.
+    """
+
+    user: str = "new"
+    mnt: str = "new"
+    pid: str = "new"
+    net: str = "new"
+    uts: str = "new"
+    ipc: str = "new"
+    cgroup: str = "new"
+    time: str = "new"
+    monotonic_offset: int = 0
+    boottime_offset: int = 0
+
+
+class Ipc(Frozen):
+    """``[ipc]``: limits of the new IPC namespace; 0 leaves the kernel's default.
+
+    sysvipc(7), mq_overview(7). shmmax, shmall in the kernel's units (bytes, pages).
+    """
+
+    shmmax: int = 0
+    shmall: int = 0
+    shmmni: int = 0
+    msgmax: int = 0
+    msgmnb: int = 0
+    msgmni: int = 0
+    sem: str = ""  # "SEMMSL SEMMNS SEMOPM SEMMNI"
+    mq_queues_max: int = 0
+    mq_msg_max: int = 0
+    mq_msgsize_max: int = 0
+
+
+class Spec(Frozen):
+    """A sandbox as it is wanted. Every default is the safe one; every loosening is a word here.
+
+    command: argv. user: "uid", "uid:gid", or names looked up in the root's passwd and group.
+    groups: supplementary gids inside; ("keep",) keeps the caller's. env: the whole environment.
+    uid_map, gid_map: empty for a range of unused host ids (root) or from /etc/subuid (others).
+    pass_fds: fds of the caller by number, given to the command from fd 3 on, in this order.
+    terminal: "auto" (a terminal of its own if the caller has one), "never", "always".
+    securebits: names as in capabilities(7) in lower case; seccomp: "default" or "none".
+    proc: "private" (default), "none", "bind"; hidepid: "invisible", "off" ...
+    aslr: "on", "off" (personality ADDR_NO_RANDOMIZE). personality: "", "linux32".
+    next_pid: pid of the command in the pid namespace, 0 for the kernel's choice (clone3 set_tid).
+    subreaper: the command is a child subreaper. die_with_parent: ends with the launcher.
+    umask: permission bits that new files lack.
+    """
+
+    command: tuple[str, ...] = ()
+    name: str = ""
+    root: Root = Root()
+    hostname: str = ""
+    domainname: str = ""
+    user: str = "1000:1000"
+    groups: tuple[str, ...] = ()
+    env: dict[str, str] = {}
+    cwd: str = "/"
+    umask: int = 0o022
+    mounts: tuple[Mount, ...] = ()
+    mount_propagation: str = "private"
+    proc: str = "private"
+    hidepid: str = "invisible"
+    proc_subset: str = ""
+    dev: str = "private"
+    tmp_size: int = 64 << 20
+    mask_paths: tuple[str, ...] = ()
+    readonly_paths: tuple[str, ...] = ()
+    limits: Limits = Limits()
+    net: Net = Net()
+    namespaces: Namespaces = Namespaces()
+    ipc: Ipc = Ipc()
+    uid_map: tuple[IdMap, ...] = ()
+    gid_map: tuple[IdMap, ...] = ()
+    capabilities: Capabilities = Capabilities()
+    securebits: tuple[str, ...] = (
+        "noroot",
+        "noroot_locked",
+        "no_setuid_fixup",
+        "no_setuid_fixup_locked",
+        "keep_caps_locked",
+        "no_cap_ambient_raise",
+        "no_cap_ambient_raise_locked",
+    )
+    no_new_privs: bool = True
+    seccomp: str = "default"
+    keyring: str = "new"
+    init: bool = True
+    terminal: str = "auto"
+    pass_fds: tuple[int, ...] = ()
+    aslr: str = ""
+    personality: str = ""
+    next_pid: int = 0
+    subreaper: bool = False
+    die_with_parent: bool = True
+    oom_score_adj: int = 500

@@ -1,0 +1,764 @@
+"""The kernel's numbers for x86_64, grouped by the header that each comes from.
+
+No imports: this module is on the path of every launch. tests/native compares each number
+with the compiled value. System call numbers are not here: C has ``SYS_…``.
+"""
+
+# <linux/sched.h>: clone(2), clone3, unshare(2), setns(2)
+CSIGNAL = 0xFF
+CLONE_NEWTIME = 0x80
+CLONE_VM = 0x100
+CLONE_FS = 0x200
+CLONE_FILES = 0x400
+CLONE_SIGHAND = 0x800
+CLONE_PIDFD = 0x1000
+CLONE_PTRACE = 0x2000
+CLONE_VFORK = 0x4000
+CLONE_PARENT = 0x8000
+CLONE_THREAD = 0x10000
+CLONE_NEWNS = 0x20000
+CLONE_SYSVSEM = 0x40000
+CLONE_SETTLS = 0x80000
+CLONE_PARENT_SETTID = 0x100000
+CLONE_CHILD_CLEARTID = 0x200000
+CLONE_DETACHED = 0x400000
+CLONE_UNTRACED = 0x800000
+CLONE_CHILD_SETTID = 0x1000000
+CLONE_NEWCGROUP = 0x2000000
+CLONE_NEWUTS = 0x4000000
+CLONE_NEWIPC = 0x8000000
+CLONE_NEWUSER = 0x10000000
+CLONE_NEWPID = 0x20000000
+CLONE_NEWNET = 0x40000000
+CLONE_IO = 0x80000000
+CLONE_CLEAR_SIGHAND = 0x100000000  # Linux 5.5
+CLONE_INTO_CGROUP = 0x200000000  # Linux 5.7
+
+# <sys/mount.h>: mount(2)
+MS_RDONLY = 0x1
+MS_NOSUID = 0x2
+MS_NODEV = 0x4
+MS_NOEXEC = 0x8
+MS_SYNCHRONOUS = 0x10
+MS_REMOUNT = 0x20
+MS_MANDLOCK = 0x40
+MS_DIRSYNC = 0x80
+MS_NOSYMFOLLOW = 0x100
+MS_NOATIME = 0x400
+MS_NODIRATIME = 0x800
+MS_BIND = 0x1000
+MS_MOVE = 0x2000
+MS_REC = 0x4000
+MS_SILENT = 0x8000
+MS_POSIXACL = 0x10000
+MS_UNBINDABLE = 0x20000
+MS_PRIVATE = 0x40000
+MS_SLAVE = 0x80000
+MS_SHARED = 0x100000
+MS_RELATIME = 0x200000
+MS_I_VERSION = 0x800000
+MS_STRICTATIME = 0x1000000
+MS_LAZYTIME = 0x2000000
+
+# <sys/mount.h>: umount2, umount(2)
+MNT_FORCE = 0x1
+MNT_DETACH = 0x2
+MNT_EXPIRE = 0x4
+UMOUNT_NOFOLLOW = 0x8
+
+# <fcntl.h>, <linux/mount.h>: open_tree, move_mount, fsopen, fspick, fsconfig, fsmount, mount_setattr
+OPEN_TREE_CLONE = 0x1
+OPEN_TREE_CLOEXEC = 0o2000000
+MOVE_MOUNT_F_SYMLINKS = 0x1
+MOVE_MOUNT_F_AUTOMOUNTS = 0x2
+MOVE_MOUNT_F_EMPTY_PATH = 0x4
+MOVE_MOUNT_T_SYMLINKS = 0x10
+MOVE_MOUNT_T_AUTOMOUNTS = 0x20
+MOVE_MOUNT_T_EMPTY_PATH = 0x40
+MOVE_MOUNT_SET_GROUP = 0x100  # Linux 5.15
+MOVE_MOUNT_BENEATH = 0x200  # Linux 6.5
+FSOPEN_CLOEXEC = 0x1
+FSPICK_CLOEXEC = 0x1
+FSPICK_SYMLINK_NOFOLLOW = 0x2
+FSPICK_NO_AUTOMOUNT = 0x4
+FSPICK_EMPTY_PATH = 0x8
+FSCONFIG_SET_FLAG = 0
+FSCONFIG_SET_STRING = 1
+FSCONFIG_SET_BINARY = 2
+FSCONFIG_SET_PATH = 3
+FSCONFIG_SET_PATH_EMPTY = 4
+FSCONFIG_SET_FD = 5
+FSCONFIG_CMD_CREATE = 6
+FSCONFIG_CMD_RECONFIGURE = 7
+FSCONFIG_CMD_CREATE_EXCL = 8  # Linux 6.6
+FSMOUNT_CLOEXEC = 0x1
+MOUNT_ATTR_RDONLY = 0x1
+MOUNT_ATTR_NOSUID = 0x2
+MOUNT_ATTR_NODEV = 0x4
+MOUNT_ATTR_NOEXEC = 0x8
+MOUNT_ATTR__ATIME = 0x70  # mask of the four access time settings
+MOUNT_ATTR_RELATIME = 0x0
+MOUNT_ATTR_NOATIME = 0x10
+MOUNT_ATTR_STRICTATIME = 0x20
+MOUNT_ATTR_NODIRATIME = 0x80
+MOUNT_ATTR_IDMAP = 0x100000  # Linux 5.12
+MOUNT_ATTR_NOSYMFOLLOW = 0x200000  # Linux 5.14
+MOUNT_ATTR_SIZE_VER0 = 32
+
+# <linux/mount.h>: statmount(2), listmount(2), Linux 6.8
+STATMOUNT_SB_BASIC = 0x1
+STATMOUNT_MNT_BASIC = 0x2
+STATMOUNT_PROPAGATE_FROM = 0x4
+STATMOUNT_MNT_ROOT = 0x8
+STATMOUNT_MNT_POINT = 0x10
+STATMOUNT_FS_TYPE = 0x20
+STATMOUNT_MNT_NS_ID = 0x40
+STATMOUNT_MNT_OPTS = 0x80
+STATMOUNT_FS_SUBTYPE = 0x100
+STATMOUNT_SB_SOURCE = 0x200
+STATMOUNT_OPT_ARRAY = 0x400
+STATMOUNT_OPT_SEC_ARRAY = 0x800
+STATMOUNT_SUPPORTED_MASK = 0x1000
+STATMOUNT_MNT_UIDMAP = 0x2000
+STATMOUNT_MNT_GIDMAP = 0x4000
+LSMT_ROOT = 0xFFFFFFFFFFFFFFFF
+LISTMOUNT_REVERSE = 0x1
+
+# <linux/stat.h>: statx(2)
+STATX_MNT_ID = 0x1000
+STATX_MNT_ID_UNIQUE = 0x4000  # Linux 6.8
+
+# <fcntl.h>: openat(2)
+O_RDONLY = 0o0
+O_WRONLY = 0o1
+O_RDWR = 0o2
+O_ACCMODE = 0o3  # mask of the three above
+O_CREAT = 0o100
+O_EXCL = 0o200
+O_NOCTTY = 0o400
+O_TRUNC = 0o1000
+O_APPEND = 0o2000
+O_NONBLOCK = 0o4000
+O_DSYNC = 0o10000
+O_DIRECT = 0o40000
+O_DIRECTORY = 0o200000
+O_NOFOLLOW = 0o400000
+O_NOATIME = 0o1000000
+O_CLOEXEC = 0o2000000
+O_SYNC = 0o4010000
+O_PATH = 0o10000000
+O_TMPFILE = 0o20200000
+
+# <linux/fcntl.h>: the *at calls
+AT_FDCWD = -100
+AT_SYMLINK_NOFOLLOW = 0x100
+AT_REMOVEDIR = 0x200
+AT_SYMLINK_FOLLOW = 0x400
+AT_NO_AUTOMOUNT = 0x800
+AT_EMPTY_PATH = 0x1000
+AT_RECURSIVE = 0x8000
+
+# <linux/openat2.h>: openat2(2), Linux 5.6
+RESOLVE_NO_XDEV = 0x1
+RESOLVE_NO_MAGICLINKS = 0x2
+RESOLVE_NO_SYMLINKS = 0x4
+RESOLVE_BENEATH = 0x8
+RESOLVE_IN_ROOT = 0x10
+RESOLVE_CACHED = 0x20  # Linux 5.12
+
+# <fcntl.h>: fcntl(2)
+F_DUPFD = 0
+F_GETFD = 1
+F_SETFD = 2
+F_GETFL = 3
+F_SETFL = 4
+F_DUPFD_CLOEXEC = 1030
+F_SETPIPE_SZ = 1031
+F_GETPIPE_SZ = 1032
+F_ADD_SEALS = 1033
+F_GET_SEALS = 1034
+FD_CLOEXEC = 1
+F_SEAL_SEAL = 0x1
+F_SEAL_SHRINK = 0x2
+F_SEAL_GROW = 0x4
+F_SEAL_WRITE = 0x8
+F_SEAL_FUTURE_WRITE = 0x10
+F_SEAL_EXEC = 0x20  # Linux 6.3
+
+# <linux/memfd.h>: memfd_create(2)
+MFD_CLOEXEC = 0x1
+MFD_ALLOW_SEALING = 0x2
+MFD_HUGETLB = 0x4
+MFD_NOEXEC_SEAL = 0x8  # Linux 6.3
+MFD_EXEC = 0x10  # Linux 6.3
+
+# <linux/close_range.h>: close_range(2)
+CLOSE_RANGE_UNSHARE = 0x2
+CLOSE_RANGE_CLOEXEC = 0x4
+
+# <sys/stat.h>: file types and modes
+S_IFMT = 0o170000
+S_IFSOCK = 0o140000
+S_IFLNK = 0o120000
+S_IFREG = 0o100000
+S_IFBLK = 0o60000
+S_IFDIR = 0o40000
+S_IFCHR = 0o20000
+S_IFIFO = 0o10000
+S_ISUID = 0o4000
+S_ISGID = 0o2000
+S_ISVTX = 0o1000
+
+# <linux/magic.h>: statfs(2)
+NSFS_MAGIC = 0x6E736673
+PROC_SUPER_MAGIC = 0x9FA0
+SYSFS_MAGIC = 0x62656572
+TMPFS_MAGIC = 0x01021994
+OVERLAYFS_SUPER_MAGIC = 0x794C7630
+CGROUP_SUPER_MAGIC = 0x27E0EB
+CGROUP2_SUPER_MAGIC = 0x63677270
+PID_FS_MAGIC = 0x50494446
+
+# <linux/prctl.h>: prctl(2)
+PR_SET_PDEATHSIG = 1
+PR_GET_PDEATHSIG = 2
+PR_GET_DUMPABLE = 3
+PR_SET_DUMPABLE = 4
+PR_GET_KEEPCAPS = 7
+PR_SET_KEEPCAPS = 8
+PR_SET_NAME = 15
+PR_GET_NAME = 16
+PR_GET_SECCOMP = 21
+PR_SET_SECCOMP = 22
+PR_CAPBSET_READ = 23
+PR_CAPBSET_DROP = 24
+PR_GET_TSC = 25
+PR_SET_TSC = 26
+PR_GET_SECUREBITS = 27
+PR_SET_SECUREBITS = 28
+PR_SET_TIMERSLACK = 29
+PR_GET_TIMERSLACK = 30
+PR_SET_MM = 35
+PR_SET_CHILD_SUBREAPER = 36
+PR_GET_CHILD_SUBREAPER = 37
+PR_SET_NO_NEW_PRIVS = 38
+PR_GET_NO_NEW_PRIVS = 39
+PR_SET_THP_DISABLE = 41
+PR_GET_THP_DISABLE = 42
+PR_CAP_AMBIENT = 47
+PR_GET_SPECULATION_CTRL = 52
+PR_SET_SPECULATION_CTRL = 53
+PR_SET_IO_FLUSHER = 57
+PR_GET_IO_FLUSHER = 58
+PR_SCHED_CORE = 62
+PR_SET_MDWE = 65  # Linux 6.3
+PR_GET_MDWE = 66
+PR_SET_VMA = 0x53564D41
+PR_SET_PTRACER = 0x59616D61
+PR_CAP_AMBIENT_IS_SET = 1
+PR_CAP_AMBIENT_RAISE = 2
+PR_CAP_AMBIENT_LOWER = 3
+PR_CAP_AMBIENT_CLEAR_ALL = 4
+PR_SPEC_STORE_BYPASS = 0
+PR_SPEC_INDIRECT_BRANCH = 1
+PR_SPEC_PRCTL = 1
+PR_SPEC_ENABLE = 2
+PR_SPEC_DISABLE = 4
+PR_SPEC_FORCE_DISABLE = 8
+PR_MDWE_REFUSE_EXEC_GAIN = 1
+PR_TSC_ENABLE = 1
+PR_TSC_SIGSEGV = 2
+PR_SCHED_CORE_CREATE = 1
+PR_SCHED_CORE_SCOPE_PROCESS_GROUP = 2
+
+# <linux/securebits.h>: capabilities(7), section "The securebits flags"
+SECURE_NOROOT = 0
+SECURE_NOROOT_LOCKED = 1
+SECURE_NO_SETUID_FIXUP = 2
+SECURE_NO_SETUID_FIXUP_LOCKED = 3
+SECURE_KEEP_CAPS = 4
+SECURE_KEEP_CAPS_LOCKED = 5
+SECURE_NO_CAP_AMBIENT_RAISE = 6
+SECURE_NO_CAP_AMBIENT_RAISE_LOCKED = 7
+SECBIT_NOROOT = 0x1
+SECBIT_NOROOT_LOCKED = 0x2
+SECBIT_NO_SETUID_FIXUP = 0x4
+SECBIT_NO_SETUID_FIXUP_LOCKED = 0x8
+SECBIT_KEEP_CAPS = 0x10
+SECBIT_KEEP_CAPS_LOCKED = 0x20
+SECBIT_NO_CAP_AMBIENT_RAISE = 0x40
+SECBIT_NO_CAP_AMBIENT_RAISE_LOCKED = 0x80
+
+# <linux/capability.h>: capabilities(7), capget(2)
+CAP_CHOWN = 0
+CAP_DAC_OVERRIDE = 1
+CAP_DAC_READ_SEARCH = 2
+CAP_FOWNER = 3
+CAP_FSETID = 4
+CAP_KILL = 5
+CAP_SETGID = 6
+CAP_SETUID = 7
+CAP_SETPCAP = 8
+CAP_LINUX_IMMUTABLE = 9
+CAP_NET_BIND_SERVICE = 10
+CAP_NET_BROADCAST = 11
+CAP_NET_ADMIN = 12
+CAP_NET_RAW = 13
+CAP_IPC_LOCK = 14
+CAP_IPC_OWNER = 15
+CAP_SYS_MODULE = 16
+CAP_SYS_RAWIO = 17
+CAP_SYS_CHROOT = 18
+CAP_SYS_PTRACE = 19
+CAP_SYS_PACCT = 20
+CAP_SYS_ADMIN = 21
+CAP_SYS_BOOT = 22
+CAP_SYS_NICE = 23
+CAP_SYS_RESOURCE = 24
+CAP_SYS_TIME = 25
+CAP_SYS_TTY_CONFIG = 26
+CAP_MKNOD = 27
+CAP_LEASE = 28
+CAP_AUDIT_WRITE = 29
+CAP_AUDIT_CONTROL = 30
+CAP_SETFCAP = 31
+CAP_MAC_OVERRIDE = 32
+CAP_MAC_ADMIN = 33
+CAP_SYSLOG = 34
+CAP_WAKE_ALARM = 35
+CAP_BLOCK_SUSPEND = 36
+CAP_AUDIT_READ = 37
+CAP_PERFMON = 38
+CAP_BPF = 39
+CAP_CHECKPOINT_RESTORE = 40
+CAP_LAST_CAP = 40
+
+# Capability numbers by lower-case name without "cap_".
+CAPABILITIES: dict[str, int] = {
+    "chown": CAP_CHOWN,
+    "dac_override": CAP_DAC_OVERRIDE,
+    "dac_read_search": CAP_DAC_READ_SEARCH,
+    "fowner": CAP_FOWNER,
+    "fsetid": CAP_FSETID,
+    "kill": CAP_KILL,
+    "setgid": CAP_SETGID,
+    "setuid": CAP_SETUID,
+    "setpcap": CAP_SETPCAP,
+    "linux_immutable": CAP_LINUX_IMMUTABLE,
+    "net_bind_service": CAP_NET_BIND_SERVICE,
+    "net_broadcast": CAP_NET_BROADCAST,
+    "net_admin": CAP_NET_ADMIN,
+    "net_raw": CAP_NET_RAW,
+    "ipc_lock": CAP_IPC_LOCK,
+    "ipc_owner": CAP_IPC_OWNER,
+    "sys_module": CAP_SYS_MODULE,
+    "sys_rawio": CAP_SYS_RAWIO,
+    "sys_chroot": CAP_SYS_CHROOT,
+    "sys_ptrace": CAP_SYS_PTRACE,
+    "sys_pacct": CAP_SYS_PACCT,
+    "sys_admin": CAP_SYS_ADMIN,
+    "sys_boot": CAP_SYS_BOOT,
+    "sys_nice": CAP_SYS_NICE,
+    "sys_resource": CAP_SYS_RESOURCE,
+    "sys_time": CAP_SYS_TIME,
+    "sys_tty_config": CAP_SYS_TTY_CONFIG,
+    "mknod": CAP_MKNOD,
+    "lease": CAP_LEASE,
+    "audit_write": CAP_AUDIT_WRITE,
+    "audit_control": CAP_AUDIT_CONTROL,
+    "setfcap": CAP_SETFCAP,
+    "mac_override": CAP_MAC_OVERRIDE,
+    "mac_admin": CAP_MAC_ADMIN,
+    "syslog": CAP_SYSLOG,
+    "wake_alarm": CAP_WAKE_ALARM,
+    "block_suspend": CAP_BLOCK_SUSPEND,
+    "audit_read": CAP_AUDIT_READ,
+    "perfmon": CAP_PERFMON,
+    "bpf": CAP_BPF,
+    "checkpoint_restore": CAP_CHECKPOINT_RESTORE,
+}
+
+# <sys/resource.h>: getrlimit(2)
+RLIMIT_CPU = 0
+RLIMIT_FSIZE = 1
+RLIMIT_DATA = 2
+RLIMIT_STACK = 3
+RLIMIT_CORE = 4
+RLIMIT_RSS = 5
+RLIMIT_NPROC = 6
+RLIMIT_NOFILE = 7
+RLIMIT_MEMLOCK = 8
+RLIMIT_AS = 9
+RLIMIT_LOCKS = 10
+RLIMIT_SIGPENDING = 11
+RLIMIT_MSGQUEUE = 12
+RLIMIT_NICE = 13
+RLIMIT_RTPRIO = 14
+RLIMIT_RTTIME = 15
+RLIM_INFINITY = 0xFFFFFFFFFFFFFFFF
+
+# Resource numbers by lower-case name without "rlimit_".
+RLIMITS: dict[str, int] = {
+    "cpu": RLIMIT_CPU,
+    "fsize": RLIMIT_FSIZE,
+    "data": RLIMIT_DATA,
+    "stack": RLIMIT_STACK,
+    "core": RLIMIT_CORE,
+    "rss": RLIMIT_RSS,
+    "nproc": RLIMIT_NPROC,
+    "nofile": RLIMIT_NOFILE,
+    "memlock": RLIMIT_MEMLOCK,
+    "as": RLIMIT_AS,
+    "locks": RLIMIT_LOCKS,
+    "sigpending": RLIMIT_SIGPENDING,
+    "msgqueue": RLIMIT_MSGQUEUE,
+    "nice": RLIMIT_NICE,
+    "rtprio": RLIMIT_RTPRIO,
+    "rttime": RLIMIT_RTTIME,
+}
+
+# <linux/keyctl.h>: keyctl(2)
+KEYCTL_GET_KEYRING_ID = 0
+KEYCTL_JOIN_SESSION_KEYRING = 1
+KEYCTL_REVOKE = 3
+KEYCTL_SETPERM = 5
+KEYCTL_DESCRIBE = 6
+KEYCTL_INVALIDATE = 21
+KEY_SPEC_THREAD_KEYRING = -1
+KEY_SPEC_PROCESS_KEYRING = -2
+KEY_SPEC_SESSION_KEYRING = -3
+KEY_SPEC_USER_KEYRING = -4
+KEY_SPEC_USER_SESSION_KEYRING = -5
+
+# <linux/seccomp.h>: seccomp(2)
+SECCOMP_MODE_DISABLED = 0
+SECCOMP_MODE_STRICT = 1
+SECCOMP_MODE_FILTER = 2
+SECCOMP_SET_MODE_STRICT = 0
+SECCOMP_SET_MODE_FILTER = 1
+SECCOMP_GET_ACTION_AVAIL = 2
+SECCOMP_GET_NOTIF_SIZES = 3
+SECCOMP_FILTER_FLAG_TSYNC = 0x1
+SECCOMP_FILTER_FLAG_LOG = 0x2
+SECCOMP_FILTER_FLAG_SPEC_ALLOW = 0x4
+SECCOMP_FILTER_FLAG_NEW_LISTENER = 0x8
+SECCOMP_FILTER_FLAG_TSYNC_ESRCH = 0x10
+SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV = 0x20  # Linux 5.19
+SECCOMP_RET_KILL_PROCESS = 0x80000000
+SECCOMP_RET_KILL_THREAD = 0x0
+SECCOMP_RET_TRAP = 0x30000
+SECCOMP_RET_ERRNO = 0x50000
+SECCOMP_RET_USER_NOTIF = 0x7FC00000
+SECCOMP_RET_TRACE = 0x7FF00000
+SECCOMP_RET_LOG = 0x7FFC0000
+SECCOMP_RET_ALLOW = 0x7FFF0000
+SECCOMP_RET_ACTION_FULL = 0xFFFF0000
+SECCOMP_RET_DATA = 0xFFFF
+
+# <linux/audit.h>: the ABI that a filter sees
+AUDIT_ARCH_X86_64 = 0xC000003E
+AUDIT_ARCH_I386 = 0x40000003
+
+# <linux/nsfs.h>: ioctl_ns(2); those that answer with a number came later than those that open an fd
+NS_GET_USERNS = 0xB701
+NS_GET_PARENT = 0xB702
+NS_GET_NSTYPE = 0xB703
+NS_GET_OWNER_UID = 0xB704
+NS_GET_MNTNS_ID = 0x8008B705  # Linux 6.11
+NS_GET_PID_FROM_PIDNS = 0x8004B706  # Linux 6.11
+NS_GET_TGID_FROM_PIDNS = 0x8004B707  # Linux 6.11
+NS_GET_PID_IN_PIDNS = 0x8004B708  # Linux 6.11
+NS_GET_TGID_IN_PIDNS = 0x8004B709  # Linux 6.11
+NS_MNT_GET_INFO = 0x8010B70A  # Linux 6.12
+NS_MNT_GET_NEXT = 0x8010B70B  # Linux 6.12
+NS_MNT_GET_PREV = 0x8010B70C  # Linux 6.12
+NS_GET_ID = 0x8008B70D  # Linux 6.18
+
+# <linux/pidfd.h>: pidfd_open(2), pidfd_send_signal(2) and the ioctls of a pidfd (Linux 6.11)
+PIDFD_NONBLOCK = 0o4000
+PIDFD_THREAD = 0o200  # Linux 6.9
+PIDFD_SIGNAL_THREAD = 0x1  # Linux 6.9
+PIDFD_SIGNAL_THREAD_GROUP = 0x2
+PIDFD_SIGNAL_PROCESS_GROUP = 0x4
+PIDFD_GET_CGROUP_NAMESPACE = 0xFF01
+PIDFD_GET_IPC_NAMESPACE = 0xFF02
+PIDFD_GET_MNT_NAMESPACE = 0xFF03
+PIDFD_GET_NET_NAMESPACE = 0xFF04
+PIDFD_GET_PID_NAMESPACE = 0xFF05
+PIDFD_GET_PID_FOR_CHILDREN_NAMESPACE = 0xFF06
+PIDFD_GET_TIME_NAMESPACE = 0xFF07
+PIDFD_GET_TIME_FOR_CHILDREN_NAMESPACE = 0xFF08
+PIDFD_GET_USER_NAMESPACE = 0xFF09
+PIDFD_GET_UTS_NAMESPACE = 0xFF0A
+
+# <sys/wait.h>, <linux/wait.h>: waitid(2)
+P_ALL = 0
+P_PID = 1
+P_PGID = 2
+P_PIDFD = 3
+WNOHANG = 0x1
+WSTOPPED = 0x2
+WEXITED = 0x4
+WCONTINUED = 0x8
+WNOWAIT = 0x1000000
+CLD_EXITED = 1
+CLD_KILLED = 2
+CLD_DUMPED = 3
+CLD_TRAPPED = 4
+CLD_STOPPED = 5
+CLD_CONTINUED = 6
+
+# <linux/personality.h>: personality(2)
+PER_LINUX = 0x0
+PER_LINUX32 = 0x8
+UNAME26 = 0x20000
+ADDR_NO_RANDOMIZE = 0x40000
+READ_IMPLIES_EXEC = 0x400000
+ADDR_LIMIT_3GB = 0x8000000
+PER_QUERY = 0xFFFFFFFF  # personality(2): changes nothing, returns the current one
+
+# <sys/socket.h>: socket(2), unix(7)
+AF_UNSPEC = 0
+AF_UNIX = 1
+AF_INET = 2
+AF_INET6 = 10
+AF_NETLINK = 16
+AF_PACKET = 17
+AF_ALG = 38
+AF_VSOCK = 40
+SOCK_STREAM = 1
+SOCK_DGRAM = 2
+SOCK_RAW = 3
+SOCK_SEQPACKET = 5
+SOCK_CLOEXEC = 0o2000000
+SOCK_NONBLOCK = 0o4000
+SOL_SOCKET = 1
+SO_PASSCRED = 16
+SO_PEERCRED = 17
+SO_PEERPIDFD = 77  # Linux 6.5
+SCM_RIGHTS = 1
+SCM_CREDENTIALS = 2
+MSG_CMSG_CLOEXEC = 0x40000000
+MSG_NOSIGNAL = 0x4000
+
+# <linux/netlink.h>
+NETLINK_ROUTE = 0
+NETLINK_SOCK_DIAG = 4
+NETLINK_NETFILTER = 12
+
+# <net/if.h>, <linux/sockios.h>: netdevice(7)
+IFNAMSIZ = 16
+IFF_UP = 0x1
+IFF_BROADCAST = 0x2
+IFF_LOOPBACK = 0x8
+IFF_RUNNING = 0x40
+SIOCGIFFLAGS = 0x8913
+SIOCSIFFLAGS = 0x8914
+SIOCGIFADDR = 0x8915
+SIOCSIFADDR = 0x8916
+SIOCGIFNETMASK = 0x891B
+SIOCSIFNETMASK = 0x891C
+SIOCGIFINDEX = 0x8933
+SIOCGSKNS = 0x894C
+
+# <asm-generic/ioctls.h>: ioctl_tty(2)
+TCGETS = 0x5401
+TCSETS = 0x5402
+TCSETSW = 0x5403
+TCSETSF = 0x5404
+TIOCSCTTY = 0x540E
+TIOCGPGRP = 0x540F
+TIOCSPGRP = 0x5410
+TIOCSTI = 0x5412
+TIOCGWINSZ = 0x5413
+TIOCSWINSZ = 0x5414
+TIOCLINUX = 0x541C
+TIOCNOTTY = 0x5422
+TIOCGSID = 0x5429
+TIOCGPTN = 0x80045430
+TIOCSPTLCK = 0x40045431
+TIOCGPTPEER = 0x5441
+
+# <asm/signal.h>: signal(7). Written out so that the launch path need not import the signal module.
+SIGHUP = 1
+SIGINT = 2
+SIGQUIT = 3
+SIGILL = 4
+SIGTRAP = 5
+SIGABRT = 6
+SIGBUS = 7
+SIGFPE = 8
+SIGKILL = 9
+SIGUSR1 = 10
+SIGSEGV = 11
+SIGUSR2 = 12
+SIGPIPE = 13
+SIGALRM = 14
+SIGTERM = 15
+SIGSTKFLT = 16
+SIGCHLD = 17
+SIGCONT = 18
+SIGSTOP = 19
+SIGTSTP = 20
+SIGTTIN = 21
+SIGTTOU = 22
+SIGURG = 23
+SIGXCPU = 24
+SIGXFSZ = 25
+SIGVTALRM = 26
+SIGPROF = 27
+SIGWINCH = 28
+SIGIO = 29
+SIGPWR = 30
+SIGSYS = 31
+SIG_BLOCK = 0
+SIG_UNBLOCK = 1
+SIG_SETMASK = 2
+
+# Signal numbers by name, with "SIG".
+SIGNALS: dict[str, int] = {
+    "SIGHUP": SIGHUP,
+    "SIGINT": SIGINT,
+    "SIGQUIT": SIGQUIT,
+    "SIGILL": SIGILL,
+    "SIGTRAP": SIGTRAP,
+    "SIGABRT": SIGABRT,
+    "SIGBUS": SIGBUS,
+    "SIGFPE": SIGFPE,
+    "SIGKILL": SIGKILL,
+    "SIGUSR1": SIGUSR1,
+    "SIGSEGV": SIGSEGV,
+    "SIGUSR2": SIGUSR2,
+    "SIGPIPE": SIGPIPE,
+    "SIGALRM": SIGALRM,
+    "SIGTERM": SIGTERM,
+    "SIGSTKFLT": SIGSTKFLT,
+    "SIGCHLD": SIGCHLD,
+    "SIGCONT": SIGCONT,
+    "SIGSTOP": SIGSTOP,
+    "SIGTSTP": SIGTSTP,
+    "SIGTTIN": SIGTTIN,
+    "SIGTTOU": SIGTTOU,
+    "SIGURG": SIGURG,
+    "SIGXCPU": SIGXCPU,
+    "SIGXFSZ": SIGXFSZ,
+    "SIGVTALRM": SIGVTALRM,
+    "SIGPROF": SIGPROF,
+    "SIGWINCH": SIGWINCH,
+    "SIGIO": SIGIO,
+    "SIGPWR": SIGPWR,
+    "SIGSYS": SIGSYS,
+}
+
+# The prefixes of the names that make up a family of flags, and the names left out: masks and sizes.
+_FAMILIES: dict[str, tuple[str, ...]] = {
+    "CLONE": ("CLONE_",),
+    "MS": ("MS_",),
+    "UMOUNT": ("MNT_", "UMOUNT_"),
+    "OPEN_TREE": ("OPEN_TREE_", "AT_"),
+    "MOVE_MOUNT": ("MOVE_MOUNT_",),
+    "FSOPEN": ("FSOPEN_",),
+    "FSPICK": ("FSPICK_",),
+    "FSMOUNT": ("FSMOUNT_",),
+    "MOUNT_ATTR": ("MOUNT_ATTR_",),
+    "STATMOUNT": ("STATMOUNT_",),
+    "LISTMOUNT": ("LISTMOUNT_",),
+    "O": ("O_",),
+    "AT": ("AT_",),
+    "RESOLVE": ("RESOLVE_",),
+    "F_SEAL": ("F_SEAL_",),
+    "MFD": ("MFD_",),
+    "CLOSE_RANGE": ("CLOSE_RANGE_",),
+    "SECBIT": ("SECBIT_",),
+    "SECCOMP_FILTER_FLAG": ("SECCOMP_FILTER_FLAG_",),
+    "PIDFD": ("PIDFD_NONBLOCK", "PIDFD_THREAD"),
+    "PIDFD_SIGNAL": ("PIDFD_SIGNAL_",),
+    "SOCK": ("SOCK_CLOEXEC", "SOCK_NONBLOCK"),
+    "IFF": ("IFF_",),
+    "PERSONALITY": ("UNAME26", "ADDR_", "READ_IMPLIES_EXEC", "PER_LINUX32"),
+    "WAIT": ("WNOHANG", "WSTOPPED", "WEXITED", "WCONTINUED", "WNOWAIT"),
+}
+_NOT_FLAGS = ("O_ACCMODE", "MOUNT_ATTR__ATIME", "MOUNT_ATTR_SIZE_VER0")
+
+# Families of which a value has exactly one: an fsconfig command, a prctl option.
+_ENUMS: dict[str, tuple[str, ...]] = {
+    "FSCONFIG": ("FSCONFIG_",),
+    "PR": ("PR_SET_", "PR_GET_", "PR_CAPBSET_", "PR_CAP_AMBIENT", "PR_SCHED_CORE"),
+    "PR_CAP_AMBIENT": ("PR_CAP_AMBIENT_",),
+    "CAP": ("CAP_",),
+    "RLIMIT": ("RLIMIT_",),
+    "SIG": ("SIG",),
+    "KEYCTL": ("KEYCTL_",),
+    "SECCOMP": ("SECCOMP_SET_MODE_", "SECCOMP_GET_"),
+    "AF": ("AF_",),
+    "SOCK_TYPE": ("SOCK_STREAM", "SOCK_DGRAM", "SOCK_RAW", "SOCK_SEQPACKET"),
+    "F": ("F_DUPFD", "F_GET", "F_SET", "F_ADD_SEALS"),
+    "S": ("S_IF",),
+    "P": ("P_",),
+    "CLD": ("CLD_",),
+    "IOCTL": ("NS_", "PIDFD_GET_", "SIOC", "TC", "TIOC"),
+}
+_NOT_VALUES = (
+    "CAP_LAST_CAP",
+    "S_IFMT",
+    "SIG_BLOCK",
+    "SIG_UNBLOCK",
+    "SIG_SETMASK",
+    "PR_CAP_AMBIENT_IS_SET",
+    "PR_CAP_AMBIENT_RAISE",
+    "PR_CAP_AMBIENT_LOWER",
+    "PR_CAP_AMBIENT_CLEAR_ALL",
+    "PR_SCHED_CORE_CREATE",
+    "PR_SCHED_CORE_SCOPE_PROCESS_GROUP",
+)
+
+
+def _members(prefixes: tuple[str, ...], without: tuple[str, ...]) -> tuple[tuple[str, int], ...]:
+    return tuple(
+        (name, value)
+        for name, value in globals().items()
+        if name.startswith(prefixes) and name not in without and isinstance(value, int)
+    )
+
+
+# Flags by family, as ("MS_RDONLY", 1), in the order of this file. Made when first asked for:
+# it costs more than the rest of the module, and only printing needs it.
+FLAGS: dict[str, tuple[tuple[str, int], ...]]
+
+
+def __getattr__(attribute: str) -> dict[str, tuple[tuple[str, int], ...]]:
+    if attribute != "FLAGS":
+        raise AttributeError(f"module {__name__!r} has no attribute {attribute!r}")
+    flags = {
+        family: tuple((flag, value) for flag, value in _members(prefixes, _NOT_FLAGS) if value > 0)
+        for family, prefixes in _FAMILIES.items()
+    }
+    globals()["FLAGS"] = flags
+    return flags
+
+
+def names(family: str, value: int) -> str:
+    """Return flags in words, as "MS_REC|MS_PRIVATE"; bits without a name as 0x…; "0" for none.
+
+    family: a key of FLAGS. A flag of several bits (O_TMPFILE) is preferred to its parts.
+    """
+    left, found = value, []
+    flags = globals().get("FLAGS") or __getattr__("FLAGS")
+    for flag, bits in sorted(flags[family], key=lambda row: -row[1].bit_count()):
+        if left & bits == bits:
+            left &= ~bits
+            found.append((bits, flag))
+    words = [flag for _, flag in sorted(found)]
+    if left or not words:
+        words.append(f"{left:#x}" if left else "0")
+    return "|".join(words)
+
+
+def name(family: str, value: int) -> str:
+    """Return the one name of a value, as "PR_SET_NAME" or "FSCONFIG_CMD_CREATE"; else the number.
+
+    family: FSCONFIG, PR, PR_CAP_AMBIENT, CAP, RLIMIT, SIG, KEYCTL, SECCOMP, AF,
+    SOCK_TYPE, F, S, P, CLD, IOCTL.
+    """
+    without = () if family == "PR_CAP_AMBIENT" else _NOT_VALUES
+    return next((n for n, v in _members(_ENUMS[family], without) if v == value), str(value))

@@ -1,0 +1,124 @@
+"""Fixtures and hooks of all tests: needs, children, the ordinary user, names, what was skipped and why."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Generator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import settings
+
+from tests.support import child, probes, user
+from tests.support.workplace import Workplace, close_workplace, open_workplace
+
+MUST_RUN = os.environ.get("NSTOOL_MUST_RUN") == "1"
+WORKPLACE = pytest.StashKey[Workplace]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "needs(*names): run only where these probes of tests/support/probes.py agree")
+    config.addinivalue_line("markers", "orphans: kills a launcher on purpose; dead orphans are no leak")
+    # How long one example takes depends on what else the machine does.
+    settings.register_profile("nstool", deadline=None)
+    settings.load_profile("nstool")
+    worker = getattr(config, "workerinput", {}).get("workerid", "")
+    config.stash[WORKPLACE] = open_workplace(worker)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    place = config.stash.get(WORKPLACE, None)
+    if place is not None and not place.worker:
+        user.remove_user(place)
+        close_workplace(place)
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Refuse a need that no probe has: it would never be met, or never be asked."""
+    unknown = [name for mark in item.iter_markers("needs") for name in mark.args if name not in probes.PROBES]
+    if unknown:
+        raise pytest.UsageError(f"{item.nodeid} needs {unknown}, which tests/support/probes.py does not know")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    for mark in item.iter_markers("needs"):
+        require(*mark.args)
+
+
+def require(*names: str) -> None:
+    """Skip the test that runs, with the reason, unless these needs are met."""
+    if reason := probes.missing(*names):
+        pytest.skip(reason)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, Any, Any]:
+    return _skips_fail((yield))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, Any, Any]:
+    return _skips_fail((yield))
+
+
+def _skips_fail(report: Any) -> Any:
+    if MUST_RUN and report.outcome == "skipped" and not hasattr(report, "wasxfail"):
+        report.outcome = "failed"
+        report.longrepr = f"skipped, but NSTOOL_MUST_RUN=1 is set: {_reason(report)}"
+    return report
+
+
+def _reason(report: Any) -> str:
+    reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+    return str(reason).removeprefix("Skipped: ")
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Say what was skipped and why, each reason once."""
+    reasons: dict[str, list[str]] = {}
+    for report in terminalreporter.stats.get("skipped", []):
+        reasons.setdefault(_reason(report), []).append(report.nodeid)
+    terminalreporter.section("skipped, and why" if reasons else "nothing was skipped")
+    for reason, tests in sorted(reasons.items()):
+        terminalreporter.line(f"{len(tests)} x {reason}")
+        for test in sorted(tests):
+            terminalreporter.line(f"    {test}")
+
+
+@pytest.fixture(scope="session")
+def workplace(pytestconfig: pytest.Config) -> Workplace:
+    """The directories, names and networks of this test process."""
+    return pytestconfig.stash[WORKPLACE]
+
+
+@pytest.fixture
+def name(workplace: Workplace) -> str:
+    """A sandbox name that nobody else uses; for several, append letters to it."""
+    return workplace.new_name()
+
+
+@pytest.fixture
+def run_dir(workplace: Workplace) -> Path:
+    """The run directory of this test process, as NSTOOL_RUN_DIR says it."""
+    return workplace.run
+
+
+@pytest.fixture
+def in_child() -> Callable[..., Any]:
+    """``in_child(func, *args)``: what func returns or raises in a forked child; see run_in_child."""
+    return child.run_in_child
+
+
+@pytest.fixture(name="user", scope="session")
+def ordinary_user(workplace: Workplace) -> user.User:
+    """An ordinary user with ranges in /etc/subuid and /etc/subgid: the caller, or one made for this run."""
+    require("user")
+    return user.get_user(workplace)
+
+
+@pytest.fixture
+def as_user(user: user.User) -> Callable[..., Any]:
+    """``as_user(func, *args)``: what func returns or raises in a child that is the ordinary user, in its home."""
+    return user.run

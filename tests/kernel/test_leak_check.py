@@ -1,0 +1,204 @@
+"""The leak check finds what it is there to find."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support import kernel, leaks
+from tests.support.probes import REPOSITORY, controller_root
+from tests.support.workplace import Workplace
+
+InChild = Callable[..., Any]
+
+
+def kinds(left: leaks.Snapshot) -> dict[str, str]:
+    """Return what was found, all of one kind in one text."""
+    return {kind: "; ".join(things.values()) for kind, things in left.items()}
+
+
+def leaked_by(place: Workplace, act: Callable[[], object], seconds: float = 0) -> dict[str, str]:
+    """Do something that leaves something behind; return what the leak check finds of it."""
+    check = leaks.LeakCheck(place)
+    act()
+    return kinds(check.wait(seconds))
+
+
+def test_nothing_is_found_where_nothing_was_left(workplace: Workplace) -> None:
+    """A file that was closed and a process that was waited for are no leaks."""
+
+    def act() -> None:
+        open("/dev/null").close()
+        subprocess.run(["true"], check=True)
+
+    assert leaked_by(workplace, act) == {}
+
+
+def test_open_fd_is_found(workplace: Workplace, in_child: InChild) -> None:
+    """An fd left open is named with its target."""
+    found = in_child(leaked_by, workplace, lambda: os.open("/dev/null", os.O_RDONLY))
+    assert list(found) == ["file descriptor"]
+    assert "/dev/null" in found["file descriptor"]
+
+
+def sleeper() -> subprocess.Popen[bytes]:
+    return subprocess.Popen(["sleep", "60"])
+
+
+def test_process_is_found_and_ended(workplace: Workplace) -> None:
+    """A process left running is named with its command line, and tidied away."""
+    check = leaks.LeakCheck(workplace)
+    process = sleeper()
+    left = check.wait(0)
+    assert "sleep 60" in kinds(left)["process"]
+    check.tidy(left)
+    assert check.wait() == {}
+    process.wait()  # for Popen: it was waited for above
+
+
+def test_orphan_of_a_dead_child_is_found(workplace: Workplace, in_child: InChild) -> None:
+    """The child that started it is gone, and it has come to this process."""
+    check = leaks.LeakCheck(workplace)
+    in_child(lambda: sleeper().pid)
+    left = check.wait(0)
+    assert "sleep 60" in kinds(left)["process"]
+    check.tidy(left)
+
+
+def dead_orphan() -> None:
+    """Leave a child to this process's parent, and end it."""
+    ready, release = os.pipe()
+    if os.fork() == 0:
+        os.close(release)
+        os.read(ready, 1)  # until the parent has ended
+        os._exit(0)
+
+
+@pytest.mark.orphans
+def test_dead_orphan_is_found_and_reaped(workplace: Workplace, in_child: InChild) -> None:
+    """A zombie is a leak, but for a test that is marked as killing launchers."""
+    check = leaks.LeakCheck(workplace)
+    in_child(dead_orphan)
+    ((pid, _),) = check.new()["process"]
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    assert "zombie" in kinds(check.wait(0))["process"]
+    check.reap_orphans()
+    assert check.wait(0) == {}
+
+
+@pytest.mark.needs("root")
+def test_mount_is_found_and_detached(workplace: Workplace, in_child: InChild) -> None:
+    """A mount left in this mount namespace is named, and detached where it lies in our directory."""
+
+    def act() -> tuple[dict[str, str], leaks.Snapshot]:
+        kernel.unshare(kernel.CLONE_NEWNS)
+        kernel.mount("none", "/", "", kernel.MS_REC | kernel.MS_PRIVATE)
+        check = leaks.LeakCheck(workplace)
+        kernel.mount("leaked", str(workplace.own), "tmpfs")
+        left = check.wait(0)
+        check.tidy(left)
+        return kinds(left), check.wait(0)
+
+    assert in_child(act) == ({"mount": f"tmpfs leaked on {workplace.own}"}, {})
+
+
+@pytest.mark.needs("cgroup_pids")
+def test_cgroup_is_found(workplace: Workplace, name: str) -> None:
+    """A cgroup of a sandbox of ours is named with its path."""
+    path = Path(controller_root("pids"), f"nstool-{name}-0")
+    try:
+        assert leaked_by(workplace, path.mkdir) == {"cgroup": str(path)}
+    finally:
+        path.rmdir()
+
+
+@pytest.mark.needs("ip", "veth")
+def test_link_is_found(workplace: Workplace) -> None:
+    """A network device of a sandbox of ours is named."""
+    link = f"ns-{int(workplace.nets[0].network_address):08x}"
+    try:
+        found = leaked_by(workplace, lambda: ip("link", "add", link, "type", "veth", "peer", "name", f"{link}p"))
+        assert link in found["link"]
+    finally:
+        ip("link", "delete", link)
+
+
+def ip(*words: str) -> None:
+    subprocess.run(["ip", *words], check=True)
+
+
+@pytest.mark.needs("nft")
+def test_firewall_rule_is_found(workplace: Workplace, name: str, in_child: InChild) -> None:
+    """A rule and a set element of a sandbox of ours are named; the table, which is everybody's, by none."""
+    address = workplace.nets[0][2]
+    rules = (
+        f"add chain inet nstool {name}; add rule inet nstool {name} ip saddr {address} counter accept; "
+        f"add element inet nstool known {{ {address} }}"
+    )
+
+    def act() -> dict[str, str]:
+        kernel.unshare(kernel.CLONE_NEWNET)
+        nft("add table inet nstool; add set inet nstool known { type ipv4_addr; }")
+        return leaked_by(workplace, lambda: nft(rules))
+
+    found = in_child(act)
+    assert list(found) == ["firewall"]
+    assert f"chain inet nstool {name}" in found["firewall"]
+    assert "rule inet nstool" in found["firewall"]
+    assert re.search(rf'element of set inet nstool known \d+: "{address}"', found["firewall"])
+
+
+def nft(rules: str) -> None:
+    subprocess.run(["nft", rules], check=True)
+
+
+def test_run_directory_entry_is_found(workplace: Workplace, name: str) -> None:
+    """A sandbox's directory in the run directory is named; the directories that stay are not."""
+    sandboxes = workplace.run / "sandboxes"
+    sandboxes.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        assert leaked_by(workplace, (sandboxes / name).mkdir) == {"run directory": str(sandboxes / name)}
+    finally:
+        (sandboxes / name).rmdir()
+
+
+def test_what_goes_by_itself_in_time_is_no_leak(workplace: Workplace) -> None:
+    """The check gives the kernel time for what is just ending."""
+    check = leaks.LeakCheck(workplace)
+    fd = os.open("/dev/null", os.O_RDONLY)
+    threading.Timer(0.1, os.close, [fd]).start()
+    assert list(check.new()) == ["file descriptor"]
+    assert check.wait() == {}
+
+
+LEAKY = """
+import os, subprocess
+
+def test_leaves_an_fd(): os.open("/dev/null", os.O_RDONLY)
+def test_leaves_a_process(): globals().update(kept=subprocess.Popen(["sleep", "61"]))
+def test_leaves_nothing(): pass
+"""
+
+
+def test_leaky_test_is_reported(tmp_path: Path) -> None:
+    """In a whole run each test that leaves something fails by name, and the next one does not suffer for it."""
+    (tmp_path / "conftest.py").write_text("from tests.conftest import *\nfrom tests.kernel.conftest import *\n")
+    (tmp_path / "test_leaky.py").write_text(LEAKY)
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith(("NSTOOL_", "PYTEST_"))}
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:xdist", "--rootdir", tmp_path, tmp_path],
+        env={**inherited, "PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
+    )
+    assert "3 passed, 2 errors" in done.stdout
+    assert re.search(r"ERROR at teardown of test_leaves_an_fd _+\nthe test left behind:\n.* -> /dev/null", done.stdout)
+    assert re.search(r"ERROR at teardown of test_leaves_a_process _+\nthe test left behind:\n.*sleep 61", done.stdout)

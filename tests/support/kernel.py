@@ -1,0 +1,48 @@
+"""The few calls that the tests need of the kernel themselves, by another road than nstool's."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+
+CLONE_NEWNS = 0x00020000
+CLONE_NEWUSER = 0x10000000
+CLONE_NEWNET = 0x40000000
+MS_BIND = 0x1000
+MS_REC = 0x4000
+MS_PRIVATE = 1 << 18
+MNT_DETACH = 2
+
+PR_SET_PDEATHSIG = 1
+PR_SET_DUMPABLE = 4
+PR_SET_CHILD_SUBREAPER = 36
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def _check(what: str, result: int) -> int:
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"{what}: {os.strerror(number)}")
+    return result
+
+
+def unshare(flags: int) -> None:
+    """Move the calling process into new namespaces. unshare(2)."""
+    _check("unshare", _libc.unshare(ctypes.c_int(flags)))
+
+
+def mount(source: str, target: str, fstype: str = "", flags: int = 0, data: str = "") -> None:
+    """Attach a filesystem, or bind, or change propagation. mount(2)."""
+    words = [os.fsencode(word) for word in (source, target, fstype)]
+    _check(f"mount {target}", _libc.mount(*words, ctypes.c_ulong(flags), os.fsencode(data)))
+
+
+def umount(target: str, flags: int = 0) -> None:
+    """Detach a mount. umount(2)."""
+    _check(f"umount {target}", _libc.umount2(os.fsencode(target), ctypes.c_int(flags)))
+
+
+def prctl(option: int, value: int) -> None:
+    """Set one attribute of the calling process. prctl(2)."""
+    _check("prctl", _libc.prctl(ctypes.c_int(option), *(ctypes.c_ulong(word) for word in (value, 0, 0, 0))))

@@ -1,0 +1,185 @@
+"""What a test left behind: processes, mounts, fds, cgroups, links, firewall objects, run directory entries.
+
+A snapshot is {kind: {key: sentence}}. A key names its thing for good, so that comparing the keys of
+two snapshots tells what is new.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tests.support import kernel, probes, processes
+from tests.support.workplace import Workplace, unescape
+
+Key = tuple[Any, ...]
+Snapshot = dict[str, dict[Key, str]]
+
+SECONDS = 2.0
+
+
+class LeakCheck:
+    """Compares what there is now with what there was when it was made."""
+
+    def __init__(self, place: Workplace) -> None:
+        self.place = place
+        self.before = self.look()
+
+    def look(self) -> Snapshot:
+        """Return all that a test could leave behind, as it is now."""
+        return {
+            "process": _processes(),
+            "mount": _mounts(self.place),
+            "file descriptor": _fds(),
+            "cgroup": _cgroups(self.place),
+            "link": _links(self.place),
+            "firewall": _firewall(self.place),
+            "run directory": _run_directories(self.place),
+        }
+
+    def new(self) -> Snapshot:
+        """Return what was not there before."""
+        now = self.look()
+        return {
+            kind: found
+            for kind, things in now.items()
+            if (found := {key: text for key, text in things.items() if key not in self.before[kind]})
+        }
+
+    def wait(self, seconds: float = SECONDS) -> Snapshot:
+        """Return what is still there when the kernel has had time to take down what goes by itself.
+
+        A cgroup and the links of a dead network namespace outlive their last process by some milliseconds.
+        """
+        deadline = time.monotonic() + seconds
+        pause = 0.002
+        while left := self.new():
+            if time.monotonic() > deadline:
+                break
+            gc.collect()  # what only a cycle of references keeps open is no leak
+            time.sleep(pause)
+            pause = min(2 * pause, 0.1)
+        return left
+
+    def reap_orphans(self) -> None:
+        """Wait for the dead processes that were handed to this one because their parent died."""
+        for pid, _ in self.new().get("process", {}):
+            process = processes.read(pid)
+            if process is not None and process.state == "Z" and process.ppid == os.getpid():
+                os.waitpid(pid, 0)
+
+    def tidy(self, left: Snapshot) -> None:
+        """End the processes and detach the mounts that were left: the next test must not trip over them."""
+        for pid, _ in left.get("process", {}):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ChildProcessError):  # no child of this process: its parent waits for it
+                os.waitpid(pid, 0)
+        for _, point, _ in reversed(left.get("mount", {})):
+            if Path(point).is_relative_to(self.place.own):
+                kernel.umount(point, kernel.MNT_DETACH)
+
+
+def report(left: Snapshot) -> str:
+    """Return the leaks as lines of text, one a thing."""
+    return "\n".join(f"  {kind}: {text}" for kind, things in left.items() for text in things.values())
+
+
+def _processes() -> dict[Key, str]:
+    """Descendants of this process. As a child subreaper it is handed those whose parents died. prctl(2)."""
+    return {(p.pid, p.start): f"{p}: {_command(p.pid)}" for p in processes.descendants(os.getpid())}
+
+
+def _command(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")[:200]
+    except (FileNotFoundError, ProcessLookupError):  # ended meanwhile
+        return ""
+
+
+def _mounts(place: Workplace) -> dict[Key, str]:
+    """Mounts of this mount namespace, but those in the directories of other workers. proc_pid_mountinfo(5)."""
+    found: dict[Key, str] = {}
+    with open("/proc/self/mountinfo") as file:
+        for line in file:
+            fields = line.split()
+            point, (fstype, source) = unescape(fields[4]), fields[fields.index("-") + 1 :][:2]
+            if place.is_others(point):
+                continue
+            found[fields[0], point, source] = f"{fstype} {source} on {point}"
+    return found
+
+
+def _fds() -> dict[Key, str]:
+    """Open file descriptors of this process."""
+    found: dict[Key, str] = {}
+    for name in os.listdir("/proc/self/fd"):
+        # The fd that listed the directory is closed by now.
+        with contextlib.suppress(FileNotFoundError):
+            target = os.readlink(f"/proc/self/fd/{name}")
+            found[int(name), target] = f"{name} -> {target}"
+    return found
+
+
+def _cgroups(place: Workplace) -> dict[Key, str]:
+    """Directories of our sandboxes in all hierarchies."""
+    return {
+        (path,): path
+        for point, _, _ in probes.cgroup_mounts()
+        for path, _, _ in os.walk(point)
+        if "nstool" in path and os.path.basename(path) != "nstool" and place.is_own(path)
+    }
+
+
+def _links(place: Workplace) -> dict[Key, str]:
+    """Network devices of nstool in the network namespace that /sys shows."""
+    found: dict[Key, str] = {}
+    for name in os.listdir("/sys/class/net"):
+        if name.startswith("ns-") and place.is_own(name):
+            with contextlib.suppress(FileNotFoundError):  # gone meanwhile
+                found[name, Path(f"/sys/class/net/{name}/ifindex").read_text()] = name
+    return found
+
+
+def _firewall(place: Workplace) -> dict[Key, str]:
+    """Objects and set elements in nft tables of nstool, where one may look."""
+    if os.geteuid() != 0 or shutil.which("nft") is None:
+        return {}
+    listed = subprocess.run(["nft", "--json", "list", "ruleset"], check=True, capture_output=True)
+    found: dict[Key, str] = {}
+    for entry in json.loads(listed.stdout)["nftables"]:
+        for kind, thing in entry.items():
+            if "nstool" in thing.get("table", thing.get("name", "")):
+                for text in _words(kind, thing):
+                    if place.is_own(text):
+                        found[(text,)] = text
+    return found
+
+
+def _words(kind: str, thing: dict[str, Any]) -> Iterator[str]:
+    # Handles tell an object from an equal one made later; counters change by themselves.
+    elements = thing.pop("elem", [])
+    owner = " ".join(str(thing[key]) for key in ("family", "table", "chain", "name", "handle") if key in thing)
+    expression = [part for part in thing.get("expr", []) if isinstance(part, dict) and "counter" not in part]
+    yield f"{kind} {owner} {json.dumps(expression) if expression else ''}".rstrip()
+    for element in elements:
+        yield f"element of {kind} {owner}: {json.dumps(element)}"
+
+
+def _run_directories(place: Workplace) -> dict[Key, str]:
+    """Entries of the run directories: of what is in their top directories, which stay, as lock files do."""
+    found = {}
+    for top in (place.run, place.user_runtime / "nstool"):
+        for path in (*top.glob("*/*"), *(path for path in top.glob("*") if not path.is_dir())):
+            if path.name != "lock" and path.suffix != ".lock":
+                found[(str(path),)] = str(path)
+    return found

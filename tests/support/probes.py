@@ -1,0 +1,259 @@
+"""Named needs of tests: each probe looks at this host and says what is missing, or nothing.
+
+``@pytest.mark.needs("root", "nft")`` names them. A probe's answer is a reason a person can act on,
+or "" when the need is met; it is asked once a process.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.support import kernel
+from tests.support.child import run_in_child
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+NOBODY = 65534
+CAP_NET_ADMIN, CAP_SYS_ADMIN = 12, 21
+
+PROBES: dict[str, Callable[[], str]] = {}
+
+
+def probe(function: Callable[[], str]) -> Callable[[], str]:
+    """Enter a function as the probe of its name."""
+    cached = functools.cache(function)
+    PROBES[function.__name__] = cached
+    return cached
+
+
+def missing(*names: str) -> str:
+    """Return why the first unmet need is unmet, or "". Raises LookupError for a name that is no probe."""
+    unknown = [name for name in names if name not in PROBES]
+    if unknown:
+        raise LookupError(f"no such need: {', '.join(unknown)}; there are {', '.join(sorted(PROBES))}")
+    for name in names:
+        if reason := PROBES[name]():
+            return f"needs {name}: {reason}"
+    return ""
+
+
+def _refused(func: Callable[[], None]) -> str:
+    """Try func in a child and return why the kernel refused it, or ""."""
+    try:
+        run_in_child(func)
+    except OSError as error:
+        return str(error.strerror)
+    return ""
+
+
+@probe
+def root() -> str:
+    """The caller is root and may administer the host."""
+    if os.geteuid() != 0:
+        return f"this is uid {os.geteuid()}; run the tests as root"
+    with open("/proc/self/status") as file:
+        effective = next(int(line.split()[1], 16) for line in file if line.startswith("CapEff:"))
+    lacking = [cap for cap in (CAP_NET_ADMIN, CAP_SYS_ADMIN) if not effective >> cap & 1]
+    return f"root here lacks capabilities {lacking}; leave the outer container or give it them" if lacking else ""
+
+
+@probe
+def native() -> str:
+    """The compiled module has been built."""
+    return "" if list((REPOSITORY / "nstool").glob("_native*.so")) else "nstool._native is not built; run make build"
+
+
+@probe
+def nsexec() -> str:
+    """The static launcher has been built."""
+    return "" if (REPOSITORY / "nstool/nsexec").is_file() else "nstool/nsexec is not built; run make build"
+
+
+@probe
+def userns() -> str:
+    """An ordinary user can make a user namespace."""
+
+    def try_it() -> None:
+        if os.geteuid() == 0:
+            os.setgroups([])
+            os.setresgid(NOBODY, NOBODY, NOBODY)
+            os.setresuid(NOBODY, NOBODY, NOBODY)
+        kernel.unshare(kernel.CLONE_NEWUSER)
+
+    return _refused(try_it)
+
+
+@probe
+def newuidmap() -> str:
+    """The helpers that write id maps for ordinary users are there."""
+    absent = [name for name in ("newuidmap", "newgidmap") if shutil.which(name) is None]
+    return f"no {' and no '.join(absent)}; install uidmap" if absent else ""
+
+
+@probe
+def user() -> str:
+    """There is an ordinary user with subordinate ids to act as, or one can be made."""
+    if os.geteuid() == 0:
+        return "" if shutil.which("useradd") else "no useradd to make an ordinary user with; install passwd"
+    if not os.access(os.path.expanduser("~"), os.W_OK):
+        return f"uid {os.getuid()} has no home to write in"
+    absent = [path for path in ("/etc/subuid", "/etc/subgid") if not subordinate(path, os.getuid())[1]]
+    return f"uid {os.getuid()} has no range in {' and '.join(absent)}" if absent else ""
+
+
+@probe
+def timens() -> str:
+    """The kernel has time namespaces."""
+    return "" if os.path.exists("/proc/self/ns/time") else "no /proc/self/ns/time; Linux 5.6 with CONFIG_TIME_NS has it"
+
+
+@probe
+def cgroupns() -> str:
+    """The kernel has cgroup namespaces."""
+    return "" if os.path.exists("/proc/self/ns/cgroup") else "no /proc/self/ns/cgroup; build with CONFIG_CGROUPS"
+
+
+@probe
+def overlay() -> str:
+    """Root can mount an overlay."""
+
+    def try_it() -> None:
+        kernel.unshare(kernel.CLONE_NEWNS)
+        kernel.mount("none", "/", "", kernel.MS_REC | kernel.MS_PRIVATE)
+        kernel.mount("tmpfs", "/tmp", "tmpfs")
+        for name in ("lower", "upper", "work", "merged"):
+            os.mkdir(f"/tmp/{name}")
+        kernel.mount("none", "/tmp/merged", "overlay", 0, "lowerdir=/tmp/lower,upperdir=/tmp/upper,workdir=/tmp/work")
+
+    return root() or _refused(try_it)
+
+
+@probe
+def seccomp() -> str:
+    """The kernel filters system calls."""
+    path = "/proc/sys/kernel/seccomp/actions_avail"
+    return "" if os.path.exists(path) else f"no {path}; build with CONFIG_SECCOMP_FILTER"
+
+
+@probe
+def ipv6() -> str:
+    """The host speaks IPv6."""
+    return "" if os.path.exists("/proc/net/if_inet6") else "no /proc/net/if_inet6; load the module ipv6"
+
+
+@probe
+def veth() -> str:
+    """Root can make veth pairs."""
+    return root() or _tried_in_new_netns(
+        ip(), ["ip", "link", "add", "name", "v0", "type", "veth", "peer", "name", "v1"]
+    )
+
+
+@probe
+def bridge() -> str:
+    """Root can make bridges."""
+    return root() or _tried_in_new_netns(ip(), ["ip", "link", "add", "name", "b0", "type", "bridge"])
+
+
+@probe
+def nft() -> str:
+    """The nft command works with this kernel."""
+    absent = "" if shutil.which("nft") else "no nft; install nftables"
+    return root() or _tried_in_new_netns(absent, ["nft", "add", "table", "inet", "probe"])
+
+
+@probe
+def nat() -> str:
+    """nftables can translate addresses."""
+    chain = "add table ip p; add chain ip p c { type nat hook postrouting priority 100; }; add rule ip p c masquerade"
+    return nft() or _tried_in_new_netns("", ["nft", chain])
+
+
+@probe
+def strace() -> str:
+    """strace can trace here."""
+    if shutil.which("strace") is None:
+        return "no strace; install it"
+    tried = subprocess.run(["strace", "-o", "/dev/null", "true"], capture_output=True, text=True)
+    return tried.stderr.strip() if tried.returncode else ""
+
+
+def _executable(name: str, package: str) -> Callable[[], str]:
+    def look() -> str:
+        return "" if shutil.which(name) else f"no {name}; install {package}"
+
+    look.__name__ = name
+    return probe(look)
+
+
+ip = _executable("ip", "iproute2")
+busybox = _executable("busybox", "busybox-static")
+bwrap = _executable("bwrap", "bubblewrap")
+gcc = _executable("gcc", "gcc")
+clang = _executable("clang", "clang")
+
+
+def _controller(name: str) -> Callable[[], str]:
+    def look() -> str:
+        return root() or ("" if controller_root(name) else f"no cgroup hierarchy has the controller {name}")
+
+    look.__name__ = f"cgroup_{name}"
+    return probe(look)
+
+
+for _name in ("cpu", "cpuset", "io", "memory", "pids"):
+    _controller(_name)
+
+
+@probe
+def cgroup2() -> str:
+    """A cgroup v2 hierarchy is mounted, whatever its controllers."""
+    return "" if any(kind == "cgroup2" for _, kind, _ in cgroup_mounts()) else "no cgroup2 mount"
+
+
+def cgroup_mounts() -> list[tuple[str, str, list[str]]]:
+    """Return (mount point, "cgroup" or "cgroup2", options) of each cgroup hierarchy. /proc/self/mounts."""
+    with open("/proc/self/mounts") as file:
+        rows = [line.split() for line in file]
+    return [(row[1], row[2], row[3].split(",")) for row in rows if row[2] in ("cgroup", "cgroup2")]
+
+
+def controller_root(name: str) -> str:
+    """Return the mount point of the hierarchy that has the controller, "" if none has. cgroups(7)."""
+    for point, kind, options in cgroup_mounts():
+        if kind == "cgroup" and name in options:
+            return point
+        if kind == "cgroup2" and name in Path(point, "cgroup.controllers").read_text().split():
+            return point
+    return ""
+
+
+def subordinate(path: str, uid: int) -> tuple[int, int]:
+    """Return the first (start, count) that /etc/subuid or /etc/subgid gives a user, (0, 0) for none. subuid(5)."""
+    import pwd
+
+    try:
+        names = {str(uid), pwd.getpwuid(uid).pw_name}
+        lines = Path(path).read_text().splitlines()
+    except (FileNotFoundError, KeyError):  # no such file, no such user: no range
+        return 0, 0
+    for line in lines:
+        owner, start, count = line.split(":")
+        if owner in names:
+            return int(start), int(count)
+    return 0, 0
+
+
+def _tried_in_new_netns(absent: str, command: list[str]) -> str:
+    """Return why the command fails in a network namespace of its own, or ""."""
+
+    def try_it() -> str:
+        kernel.unshare(kernel.CLONE_NEWNET)
+        tried = subprocess.run(command, capture_output=True, text=True)
+        return tried.stderr.strip() if tried.returncode else ""
+
+    return absent or run_in_child(try_it)

@@ -1,0 +1,63 @@
+"""What modules import: pure rooms need no compiled module, and the way of `nstool run` stays cheap."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[2] / "nstool"
+PURE_ROOMS = ("spec", "plan")
+PURE_MODULES = ("frozen", "errors", "kinds", "uapi")
+CHEAP = ("frozen", "errors", "kinds", "uapi", "plan.calls", "plan.steps", "plan.lease", "spec.model")
+COSTLY = {
+    "typing",
+    "enum",
+    "dataclasses",
+    "re",
+    "pathlib",
+    "json",
+    "msgspec",
+    "click",
+    "inspect",
+    "signal",
+    "subprocess",
+}
+COSTLY |= {"asyncio", "pyroute2", "rich", "psutil", "cffi", "pyseccomp"}
+
+
+def modules_of(room: str) -> list[str]:
+    """Return the names of the modules in a room of the package, below ``nstool.``."""
+    files = sorted((PACKAGE / room).rglob("*.py"))
+    parts = [file.relative_to(PACKAGE).with_suffix("").parts for file in files]
+    return [".".join(part for part in words if part != "__init__") for words in parts]
+
+
+def in_fresh_interpreter(code: str) -> list[str]:
+    """Run code in a new interpreter of this environment; return the list that it prints as JSON."""
+    done = subprocess.run([sys.executable, "-c", code], cwd=PACKAGE.parent, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("module", [*PURE_MODULES, *(name for room in PURE_ROOMS for name in modules_of(room))])
+def test_pure_module_imports_without_the_compiled_one(module: str) -> None:
+    """Specs and plans can be made where nothing is built: with nstool._native barred, the module imports."""
+    code = f"import sys; sys.modules['nstool._native'] = None; import nstool.{module}; print('[]')"
+    assert in_fresh_interpreter(code) == []
+
+
+@pytest.mark.parametrize("module", CHEAP)
+def test_module_on_the_way_of_run_imports_nothing_costly(module: str) -> None:
+    """It brings in no module of the list that a bare interpreter of the same environment lacks."""
+    code = (
+        "import sys; before = set(sys.modules); "
+        f"import nstool.{module}; new = sorted(set(sys.modules) - before); "
+        "import json; print(json.dumps(new))"
+    )
+    new = in_fresh_interpreter(code)
+    assert f"nstool.{module}" in new
+    assert COSTLY.isdisjoint(new)
