@@ -11,7 +11,8 @@ import pytest
 from hypothesis import settings
 
 from tests.support import child, probes, user
-from tests.support.workplace import Workplace, close_workplace, open_workplace
+from tests.support import workplace as workplaces
+from tests.support.workplace import Workplace
 
 MUST_RUN = os.environ.get("NSTOOL_MUST_RUN") == "1"
 WORKPLACE = pytest.StashKey[Workplace]()
@@ -24,14 +25,17 @@ def pytest_configure(config: pytest.Config) -> None:
     settings.register_profile("nstool", deadline=None)
     settings.load_profile("nstool")
     worker = getattr(config, "workerinput", {}).get("workerid", "")
-    config.stash[WORKPLACE] = open_workplace(worker)
+    if not worker:
+        user.remove_stale()
+        workplaces.remove_stale()
+    config.stash[WORKPLACE] = workplaces.open_workplace(worker)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
     place = config.stash.get(WORKPLACE, None)
     if place is not None and not place.worker:
         user.remove_user(place)
-        close_workplace(place)
+        workplaces.close_workplace(place)
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:

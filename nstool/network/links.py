@@ -58,7 +58,9 @@ def veth_create(pid: int, args: dict[str, Any]) -> None:
         gateways = args["gateways"] if args["routed"] else []
         _quiet(args["link"])
         _ipv6(args["link"], gateways)
-        _raise(ip, args["link"], gateways)
+        index = _raise(ip, args["link"], gateways)
+        if args["routed"]:
+            _fix_neighbours(ip, index, args["addresses"], args["mac"])
         if gateways and args["publish"]:
             _loopback(ip, args["link"], gateways)
     inside(pid, lambda: _configure(args))
@@ -70,6 +72,8 @@ def _configure(args: dict[str, Any]) -> None:
     _ipv6(DEVICE, args["addresses"])
     with _netlink() as ip:
         index = _raise(ip, DEVICE, args["addresses"])
+        if args["routed"]:
+            _fix_neighbours(ip, index, args["gateways"], args["link_mac"])
         defaults = [["default", gateway.partition("/")[0]] for gateway in args["gateways"]]
         for destination, gateway in (*args["routes"], *defaults):
             with _call(f"RTM_NEWROUTE {destination} via {gateway}"):
@@ -127,10 +131,7 @@ def _own_bridge(ip: Any, args: dict[str, Any], mac: str) -> None:
     index = _raise(ip, name, args["gateways"])
     if args["publish"]:
         _loopback(ip, name, args["gateways"])
-    # Fixed, so that no other port can answer for this one.
-    for address in args["addresses"]:
-        with _call(f"RTM_NEWNEIGH {address} dev {name}"):
-            ip.neigh("replace", dst=address, lladdr=args["mac"], ifindex=index, state="permanent")
+    _fix_neighbours(ip, index, args["addresses"], args["mac"])
 
 
 def bridge_detach(shared: Shared, args: dict[str, Any]) -> None:
@@ -262,6 +263,18 @@ def _raise(ip: Any, name: str, addresses: list[str]) -> int:
         with _call(f"RTM_NEWADDR {text} dev {name}"):
             ip.addr("replace", index=index, address=address, prefixlen=int(length), family=_family(address), **flags)
     return index
+
+
+def _fix_neighbours(ip: Any, index: int, addresses: list[str], mac: str) -> None:
+    """Say for good who has these addresses on a device, so that no other can answer for them.
+
+    It is needed, too: a router asks for an IPv6 neighbour from its fe80:: address, which _quiet
+    leaves our devices without.
+    """
+    for text in addresses:
+        address = text.partition("/")[0]
+        with _call(f"RTM_NEWNEIGH {address}"):
+            ip.neigh("replace", dst=address, lladdr=mac, ifindex=index, state="permanent")
 
 
 def _quiet(name: str) -> None:

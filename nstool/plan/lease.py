@@ -8,7 +8,7 @@ from nstool.frozen import Frozen
 class Lease(Frozen):
     """name: of the sandbox. uid_base, gid_base: first of ``count`` unused host ids.
 
-    cgroup: its cgroup path below each hierarchy's nstool directory, as "nstool/web".
+    cgroup: name of its directory in each hierarchy, as "nstool-web-1a2b3c".
     link: name of the host end of the veth pair (at most 15 bytes). address, gateway and their
     IPv6 forms with prefix length: "10.200.3.2/30"; empty where the spec needs no network.
     """

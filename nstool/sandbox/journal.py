@@ -81,7 +81,7 @@ def read_undo(name: str) -> tuple[Step, ...]:
     steps = []
     for line in rundir.lines(name):
         if line.startswith(b'{"undo":'):
-            call, args, why = jsonl.decode(line)["undo"]
+            call, args, why = rundir.decode(name, line)["undo"]
             steps.append(Step(UNDO, call, tuple(args), why))
     return tuple(steps)
 
@@ -98,8 +98,8 @@ def undo(name: str, steps: tuple[Step, ...] | None = None, lease: Lease | None =
     stays for the next try. The processes are the caller's to end, or ``clean`` does it.
     """
     fd = rundir.lock(name)
-    if fd < 0:
-        return ()
+    if fd < 0:  # undone already, or somebody removed its directory; a caller with steps need not know
+        return () if steps is None else _undo_locked(name, fd, steps, lease)
     try:
         return _undo_locked(name, fd, steps, lease)
     finally:
@@ -117,15 +117,16 @@ def _undo_locked(
         try:
             if undo_step(step):
                 done.append(step.why)
-        except (OSError, NstoolError) as error:
-            failed.append(f"{step.why}: {error}")
+        except Exception as error:  # of any library that a handler uses, too
+            failed.append(f"{step.why}: {error or repr(error)}")
     if not failed:
         try:
             if lease is None:
                 done += leases.release_all(name)
             else:
                 leases.release(lease)
-            rundir.remove(name, fd)
+            if fd >= 0:
+                rundir.remove(name, fd)
         except OSError as error:
             failed.append(f"the directory of the sandbox: {error}")
     if failed:
@@ -296,7 +297,7 @@ def _kill_init(record: rundir.Record) -> tuple[str, ...]:
         return ()
     try:
         # Now the pid cannot become another process's, so the comparison holds.
-        if not rundir.is_alive(record.init_pid, record.init_start):
+        if rundir.starttime(record.init_pid) != record.init_start:
             return ()
         import select
         import signal

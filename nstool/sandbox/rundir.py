@@ -163,8 +163,9 @@ def _hidden_or_gone(pid: int) -> int:
 
 
 def is_alive(pid: int, start: int) -> bool:
-    """Whether the process with this pid and start time lives (a hidden one counts as alive)."""
-    return pid > 0 and starttime(pid) in (start, -1)
+    """Whether the process with this pid and start time lives; one that is hidden, or was, counts as alive."""
+    now = starttime(pid) if pid > 0 else 0
+    return now == -1 or (now > 0 and start in (now, -1))
 
 
 _myself = (0, 0, ("", 0, 0))  # pid, start time, world: asked once a process, and again after a fork
@@ -218,21 +219,27 @@ def claim(name: str = "") -> str:
     boot, pidns, timens = world
     draft = f"{sandboxes}/.{pid}-{start}-{tag}"
     try:
-        os.mkdir(draft, 0o700)
-    except FileNotFoundError:  # another process is just making the run directory
-        make(os.path.dirname(sandboxes))
-        os.mkdir(draft, 0o700)
-    try:
+        _make_draft(draft)
         _append(draft, f'["nstool",{FORMAT},{pid},{start},"{boot}",{pidns},{timens},{time():.3f}]\n', os.O_CREAT)
         while not _rename(draft, f"{sandboxes}/{name or tag}"):
             if name:
                 _make_free(name)
             else:
                 tag = os.urandom(4).hex()
-    except BaseException:
+    except BaseException as error:
         _remove_draft(draft)
+        if isinstance(error, OSError) and not isinstance(error, KernelError):
+            raise KernelError(f"mkdir({draft!r}, 0700)", error.errno or 0, why="take the sandbox's name") from None
         raise
     return name or tag
+
+
+def _make_draft(draft: str) -> None:
+    try:
+        os.mkdir(draft, 0o700)
+    except FileNotFoundError:  # another process is just making the run directory
+        make(path())
+        os.mkdir(draft, 0o700)
 
 
 def _rename(draft: str, final: str) -> bool:
@@ -297,6 +304,9 @@ def entries() -> list[str]:
         found = os.listdir(directory + "/sandboxes")
     except FileNotFoundError:
         return []
+    except (PermissionError, NotADirectoryError):
+        path()
+        raise
     if found:
         path()  # somebody else's directory is refused here
     return found
@@ -320,9 +330,9 @@ def read(name: str) -> Record | None:
     init = (0, 0)
     for line in journal[1:]:
         if line.startswith(b'{"sandbox":'):
-            info = jsonl.decode(line)["sandbox"]
+            info = decode(name, line)["sandbox"]
         elif line.startswith(b'{"init":'):
-            init = jsonl.decode(line)["init"]
+            init = decode(name, line)["init"]
     here, rebooted = header.here, header.rebooted
     return Record(
         name=name,
@@ -355,6 +365,10 @@ def launcher_alive(name: str) -> bool:
 
 class _Header(Frozen):
     pid: int = 0
+    start: int = 0
+    boot: str = ""
+    pidns: int = 0
+    timens: int = 0
     created: float = 0.0
     alive: bool = False
     here: bool = True
@@ -366,20 +380,35 @@ def _header(name: str, journal: list[bytes]) -> _Header:
     if not journal:  # it was written before the directory got its name: the host went down before it was on disk
         return _Header()
     words = journal[0].decode("ascii", "replace").strip("[]").split(",")
-    if words[0] != '"nstool"' or words[1] != str(FORMAT) or len(words) != 8:
-        raise NotSupported(
-            f"sandbox {name}",
-            f"its journal {path()}/sandboxes/{name}/journal is damaged or was written by another version of nstool",
-            "undo it with that version, or remove its directory if nothing of it is left",
-        )
-    pid, start, pidns, timens = (int(words[i]) for i in (2, 3, 5, 6))
-    created = float(words[7])
-    boot, my_pidns, my_timens = _identity()[2]
-    if words[4].strip('"') != boot:
-        return _Header(pid, created)
-    if (pidns, timens) != (my_pidns, my_timens):
-        return _Header(pid, created, alive=True, here=False, rebooted=False)
-    return _Header(pid, created, alive=is_alive(pid, start), rebooted=False)
+    try:
+        if words[0] != '"nstool"' or int(words[1]) != FORMAT:
+            raise _damaged(name)
+        _, _, pid, start, boot, pidns, timens, created = words
+        seen = _Header(int(pid), int(start), boot.strip('"'), int(pidns), int(timens), float(created))
+    except ValueError:
+        raise _damaged(name) from None
+    my_boot, my_pidns, my_timens = _identity()[2]
+    if seen.boot != my_boot:
+        return seen
+    if (seen.pidns, seen.timens) != (my_pidns, my_timens):
+        return seen.replace(alive=True, here=False, rebooted=False)
+    return seen.replace(alive=is_alive(seen.pid, seen.start), rebooted=False)
+
+
+def decode(name: str, line: bytes) -> Any:
+    """Return the value of one line of a sandbox's journal. Raises NotSupported if it is damaged."""
+    try:
+        return jsonl.decode(line)
+    except ValueError:
+        raise _damaged(name) from None
+
+
+def _damaged(name: str) -> NotSupported:
+    return NotSupported(
+        f"sandbox {name}",
+        f"its journal {path()}/sandboxes/{name}/journal is damaged or was written by another version of nstool",
+        "undo it with that version, or remove its directory if nothing of it is left",
+    )
 
 
 def draft_is_dead(draft: str) -> bool:

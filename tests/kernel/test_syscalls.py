@@ -391,7 +391,8 @@ def test_mount_and_umount_show_in_mountinfo(in_child: InChild) -> None:
         syscalls.umount(b"/tmp/a")
         after = "/tmp/a" in mount_points()
         syscalls.mount("here", Path("/tmp/a"), "tmpfs")
-        syscalls.umount2("/tmp/a", uapi.MNT_DETACH | uapi.UMOUNT_NOFOLLOW)
+        with open("/tmp/a/file", "w"):  # a busy one goes by MNT_DETACH alone
+            syscalls.umount2("/tmp/a", uapi.MNT_DETACH | uapi.UMOUNT_NOFOLLOW)
         return words, after, "/tmp/a" in mount_points()
 
     words, after_umount, after_umount2 = in_child(act)

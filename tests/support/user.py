@@ -6,10 +6,12 @@ import contextlib
 import fcntl
 import os
 import pwd
+import re
 import signal
 import stat
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,9 +19,11 @@ from typing import Any, NamedTuple, TypeVar
 
 from tests.support import kernel, probes
 from tests.support.child import SECONDS, run_in_child
-from tests.support.workplace import Workplace
+from tests.support.workplace import Workplace, is_stale
 
 T = TypeVar("T")
+
+PREFIX = "nstool-test-"  # of the names of users made here
 
 
 class User(NamedTuple):
@@ -73,16 +77,29 @@ def get_user(place: Workplace) -> User:
 
 def remove_user(place: Workplace) -> None:
     """Remove the user that get_user made for this run, if it made one."""
-    try:
-        entry = pwd.getpwnam(_user_name(place))
-    except KeyError:  # none was needed
-        return
-    _end_processes(entry.pw_uid)
-    subprocess.run(["userdel", entry.pw_name], check=True)
+    for entry in _made_users():
+        if entry.pw_name == _user_name(place):
+            _end_processes(entry.pw_uid)
+            subprocess.run(["userdel", entry.pw_name], check=True)
+
+
+def remove_stale() -> None:
+    """Remove the users of runs that were killed."""
+    for entry in _made_users():
+        if is_stale(entry.pw_name.removeprefix(PREFIX)):
+            _end_processes(entry.pw_uid)
+            subprocess.run(["userdel", entry.pw_name], check=False)  # another run may just have done it
+
+
+def _made_users() -> list[pwd.struct_passwd]:
+    # Name and home: nobody else's user has both.
+    home = re.compile(rf"{re.escape(tempfile.gettempdir())}/nst-[0-9a-f]+/home")
+    users = [entry for entry in pwd.getpwall() if entry.pw_name.startswith(PREFIX) and home.fullmatch(entry.pw_dir)]
+    return users if os.geteuid() == 0 else []
 
 
 def _user_name(place: Workplace) -> str:
-    return f"nst{place.tag}"
+    return f"{PREFIX}{place.tag}"
 
 
 def _describe(entry: pwd.struct_passwd, place: Workplace) -> User:

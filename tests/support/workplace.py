@@ -7,6 +7,7 @@ leaves behind is laid at its own door.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import re
@@ -93,13 +94,33 @@ def open_workplace(worker: str) -> Workplace:
 
 
 def close_workplace(place: Workplace) -> None:
-    """Remove the run's directory. A mount still in it is detached first: its source is not ours to delete."""
-    inside = [target for target in mount_points() if Path(target).is_relative_to(place.base)]
-    for target in reversed(inside):
-        kernel.umount(target, kernel.MNT_DETACH)
-    shutil.rmtree(place.base)
+    """Remove the run's directory."""
+    remove_tree(place.base)
     for name in ("TEST_DIR", "RUN_DIR", "NETS", "IDS"):
         del os.environ[f"NSTOOL_{name}"]
+
+
+def remove_stale() -> None:
+    """Remove the directories of runs that were killed."""
+    for base in Path(tempfile.gettempdir()).glob("nst-*"):
+        with contextlib.suppress(FileNotFoundError):  # another run has just removed it
+            if base.lstat().st_uid == os.geteuid() and is_stale(base.name.removeprefix("nst-")):
+                remove_tree(base)
+
+
+def is_stale(tag: str) -> bool:
+    """Whether the run of the process with this number, in hex, is over: none has it, or the one that just starts."""
+    if not re.fullmatch("[0-9a-f]+", tag):
+        return False
+    return int(tag, 16) == os.getpid() or not os.path.exists(f"/proc/{int(tag, 16)}")
+
+
+def remove_tree(base: Path) -> None:
+    """Remove a directory. A mount still in it is detached first: its source is not ours to delete."""
+    inside = [target for target in mount_points() if Path(target).is_relative_to(base)]
+    for target in reversed(inside):
+        kernel.umount(target, kernel.MNT_DETACH)
+    shutil.rmtree(base)
 
 
 def mount_points() -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -13,10 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nstool.errors import KernelError, NotSupported, NstoolError, SandboxGone, SpecError
+from nstool.plan.lease import Lease
 from nstool.plan.steps import LAUNCHER, UNDO, Fd, Step
 from nstool.sandbox import journal, jsonl, rundir
 from nstool.uapi import AT_FDCWD, AT_REMOVEDIR
 
+HEADER = b'["nstool",1,1,1,"",1,1,1.0]\n{"init":'
 AFTER_REBOOT = "00000000-0000-0000-0000-000000000000"
 
 
@@ -229,6 +232,34 @@ def test_a_sandbox_of_another_pid_namespace_is_not_judged(run: Path) -> None:
     assert journal.cleanup() == ()
 
 
+@given(st.binary() | st.binary().map(lambda end: HEADER + end))
+def test_any_journal_is_read_or_refused(data: bytes) -> None:
+    """Damaged by whatever: a record, or an error that names the file; and it stops no other command."""
+    file = Path(rundir.path()) / "sandboxes" / "web" / "journal"
+    file.parent.mkdir(exist_ok=True)
+    file.write_bytes(data)
+    try:
+        assert isinstance(rundir.read("web"), rundir.Record)
+        journal.read_undo("web")
+    except NotSupported as error:
+        message = str(error)
+    else:
+        message = str(file)
+    assert str(file) in message
+    journal.stale()
+
+
+def test_a_process_whose_start_was_not_seen_is_dead_when_it_is_gone() -> None:
+    """init may have ended before its start time was read: 0 is nobody's."""
+    rundir.claim("web")
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0)
+    os.waitpid(pid, 0)
+    journal.started("web", pid)
+    assert not rundir.find("web").init_alive
+
+
 def test_who_does_not_exist_is_named_with_who_does() -> None:
     rundir.claim("web")
     with pytest.raises(SandboxGone, match="no sandbox 'wep'; there are: web"):
@@ -264,6 +295,13 @@ def test_what_is_gone_already_is_done(tmp_path: Path) -> None:
     rundir.claim("web")
     assert journal.undo("web", (rmdir(tmp_path / "d"), unlink(tmp_path / "d" / "f"))) == ()
     assert journal.undo("web") == ()
+
+
+def test_a_launcher_undoes_its_own_also_when_the_run_directory_is_gone(run: Path, tmp_path: Path) -> None:
+    rundir.claim("web")
+    (tmp_path / "left").touch()
+    shutil.rmtree(run)
+    assert journal.undo("web", (unlink(tmp_path / "left"),), Lease("web")) == ("remove left",)
 
 
 def test_one_failure_does_not_stop_the_others_and_keeps_the_journal(tmp_path: Path) -> None:

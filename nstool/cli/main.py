@@ -1,0 +1,106 @@
+"""The command ``nstool``: finds the sub-command, turns exceptions into messages and exit statuses."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from nstool.errors import KernelError, NotSupported, NstoolError, SandboxGone, SpecError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+BAD_REQUEST = 2
+CANNOT = 125
+NOT_EXECUTABLE = 126
+NOT_FOUND = 127
+
+# Sub-command to (module, one sentence). A module is imported when its command is called.
+COMMANDS: dict[str, tuple[str, str]] = {
+    "run": ("nstool.cli.run", "Run a command in a sandbox."),
+    "plan": ("nstool.cli.plan", "Show the exact steps that run would take."),
+    "check": ("nstool.cli.check", "Say what this host cannot do, of a spec or at all."),
+    "compile": ("nstool.cli.compile", "Write a plan that nsexec runs without Python."),
+    "init": ("nstool.cli.init_", "Write a commented starter spec."),
+    "schema": ("nstool.cli.schema", "Print the JSON Schema of a spec file."),
+    "ps": ("nstool.cli.ps", "List the running sandboxes."),
+    "show": ("nstool.cli.show", "Show what isolates a sandbox or a process."),
+    "exec": ("nstool.cli.exec_", "Run a command in a running sandbox."),
+    "signal": ("nstool.cli.signal_", "Send a signal to a sandbox's command."),
+    "enter": ("nstool.cli.enter", "Run a command in the namespaces of a process or file."),
+    "pin": ("nstool.cli.pin", "Keep the namespaces of a process alive as files."),
+    "unpin": ("nstool.cli.unpin", "Let pinned namespaces go."),
+    "cleanup": ("nstool.cli.cleanup", "Undo what killed launchers have left."),
+}
+
+
+def main() -> None:
+    """Run the command line and exit."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(argv: list[str]) -> int:
+    """Run the command line; the exit status."""
+    try:
+        if argv and argv[0] == "run" and not _asks_help(argv[1:]):
+            from nstool.cli.run import main as fast
+
+            return fast(argv[1:])
+        return _click(argv)
+    except BrokenPipeError:  # the reader of our output has gone; what it wanted, it has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 128 + 13
+    except (NstoolError, OSError, KeyboardInterrupt, MemoryError) as error:
+        return report(error)
+
+
+def _asks_help(words: list[str]) -> bool:
+    for word in words:
+        if word == "--":
+            return False
+        if word in ("--help", "-h"):
+            return True
+    return False
+
+
+def report(error: BaseException) -> int:
+    """Print an error as one message; the exit status that goes with it."""
+    if isinstance(error, KeyboardInterrupt):
+        return 130
+    text = str(error)
+    status = CANNOT
+    if isinstance(error, (SpecError, SandboxGone)):
+        status = BAD_REQUEST
+    elif isinstance(error, KernelError) and error.call.startswith("execve("):
+        status = NOT_FOUND if error.errno in (2, 20) else NOT_EXECUTABLE
+    elif isinstance(error, OSError) and not isinstance(error, KernelError):
+        text = f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror or error)
+    elif isinstance(error, MemoryError):
+        text = "out of memory"
+    print(f"nstool: {text}", file=sys.stderr)
+    return status
+
+
+def _click(argv: list[str]) -> int:
+    import click
+
+    from nstool.cli.group import group
+
+    try:
+        result = group.main(args=argv, prog_name="nstool", standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except click.exceptions.Exit as done:
+        return done.exit_code
+    except click.Abort:
+        return 130
+    except click.ClickException as error:
+        if isinstance(error, click.UsageError) and error.ctx is not None:
+            print(f"nstool: {error.format_message()}; see {error.ctx.command_path} --help", file=sys.stderr)
+        else:
+            print(f"nstool: {error.format_message()}", file=sys.stderr)
+        return BAD_REQUEST
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,93 @@
+"""Relay between the caller's terminal and the sandbox's own one."""
+
+from __future__ import annotations
+
+import _signal
+import fcntl
+import os
+import select
+import termios
+import tty
+from errno import EAGAIN, EIO
+
+from nstool.sandbox.launch import Sandbox
+
+_CHUNK = 65536
+
+
+def relay(sandbox: Sandbox) -> None:
+    """Copy both ways until the command has ended and its output is out.
+
+    The caller's terminal is in raw mode meanwhile, so that ^C and ^Z mean what they mean inside; it
+    is put back whatever happens. Its size is passed on, now and when it changes.
+    """
+    master = sandbox.terminal
+    outer = next(fd for fd in (0, 1, 2) if os.isatty(fd))
+    out = next((fd for fd in (1, 2, 0) if os.isatty(fd)), outer)
+    before = termios.tcgetattr(outer)
+    wake_read, wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+
+    def resized(_number: int, _frame: object) -> None:
+        _copy_size(outer, master)
+        os.write(wake_write, b"w")
+
+    old = _signal.signal(_signal.SIGWINCH, resized)
+    try:
+        _copy_size(outer, master)
+        if os.isatty(0) and os.tcgetpgrp(0) == os.getpgrp():  # in the background it would stop us
+            tty.setraw(0, termios.TCSANOW)
+        _copy(sandbox, master, out, wake_read)
+    finally:
+        _signal.signal(_signal.SIGWINCH, old)
+        termios.tcsetattr(outer, termios.TCSADRAIN, before)
+        os.close(wake_read)
+        os.close(wake_write)
+
+
+def _copy_size(source: int, target: int) -> None:
+    size = fcntl.ioctl(source, termios.TIOCGWINSZ, bytes(8))
+    fcntl.ioctl(target, termios.TIOCSWINSZ, size)
+
+
+def _copy(sandbox: Sandbox, master: int, out: int, wake: int) -> None:
+    poll = select.poll()
+    poll.register(master, select.POLLIN)
+    poll.register(sandbox.pidfd, select.POLLIN)
+    poll.register(wake, select.POLLIN)
+    if os.isatty(0):
+        poll.register(0, select.POLLIN)
+    while True:
+        ready = dict(poll.poll())
+        if wake in ready:
+            os.read(wake, 64)
+        if 0 in ready:
+            data = os.read(0, _CHUNK)
+            if data:
+                _write(master, data)
+            else:  # the caller's terminal has hung up
+                poll.unregister(0)
+        if master in ready and not _from_master(master, out):
+            return
+        if sandbox.pidfd in ready and master not in ready:
+            return
+
+
+def _from_master(master: int, out: int) -> bool:
+    try:
+        data = os.read(master, _CHUNK)
+    except OSError as error:
+        if error.errno == EIO:  # the last process has closed the other side, pts(4)
+            return False
+        raise
+    _write(out, data)
+    return bool(data)
+
+
+def _write(fd: int, data: bytes) -> None:
+    while data:
+        try:
+            data = data[os.write(fd, data) :]
+        except OSError as error:
+            if error.errno != EAGAIN:
+                raise
+            select.select([], [fd], [])
