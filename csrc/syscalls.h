@@ -24,8 +24,8 @@ struct nst_waited {
 	int64_t maxrss; /* KiB */
 };
 
-/* struct statmount of Linux 6.15, here because older headers lack it; str_… fields are offsets
- * from the end of the struct, where NUL-terminated strings follow. statmount(2). */
+/* struct statmount of Linux 6.15, here because older headers lack it. Behind it come strings, ended
+ * by NUL; fs_type, mnt_root, mnt_point, mnt_opts, sb_source are where they begin there. statmount(2). */
 struct nst_statmount {
 	uint32_t size; /* of all, bytes */
 	uint32_t mnt_opts;

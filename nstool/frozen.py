@@ -74,6 +74,11 @@ class Frozen:
         """Return the fields as a dict of plain JSON values, nested records included."""
         return {n: _plain(self.__dict__[n]) for n in self.__fields__}
 
+    def changed(self) -> dict[str, Any]:
+        """Return as ``asdict`` the fields that differ from their defaults."""
+        values, defaults = self.__dict__, self.__defaults__
+        return {n: _plain(values[n]) for n in self.__fields__ if n not in defaults or values[n] != defaults[n]}
+
 
 def _plain(value: object) -> object:
     if isinstance(value, Frozen):

@@ -197,9 +197,9 @@ def clone(flags: int = uapi.SIGCHLD, *, child: Callable[[], int | None] | None =
     flags: CLONE_* below 1 << 32, and the exit signal in the low byte, so not CLONE_NEWTIME.
     Everything else is as for clone3, which some outer containers' filters refuse with ENOSYS.
     """
-    _refuse_fork("clone", flags & ~uapi.CSIGNAL)
     if flags >> 32:
         raise SpecError(f"clone: {uapi.names('CLONE', flags >> 32 << 32)} needs clone3")
+    _refuse_fork("clone", flags & ~uapi.CSIGNAL)
     pidfd = ffi.new("int *", -1)
     _flush(child)
     pid = lib.nst_clone(flags, pidfd)

@@ -26,6 +26,7 @@ from nstool.plan.steps import CHILD, INIT, LAUNCHER, PAYLOAD, UNDO, Fd, Plan, St
 from nstool.security import rlimits
 from nstool.spec.model import Spec
 
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _HIGH = 60  # fds on their way to the payload are kept from here on, out of the way of their new places
 
 
@@ -40,7 +41,7 @@ def plan(spec: Spec, host: Host, lease: Lease) -> Plan:
     mounts = mnt.parts(spec, host, idmaps, _files(spec, host, lease)) if "mnt" in new else mnt.Parts()
     groups = _cgroups(spec, host, lease)
     links = network.steps(spec.net, lease) if spec.net.mode in ("veth", "bridge") else ()
-    terminal = {"always": (0, 1, 2), "auto": host.terminals}.get(spec.terminal, ())
+    terminal = terminals(spec, host)
     steps: list[Step] = [
         *(s for s in links if s.who == LAUNCHER and s.args[0] in _BEFORE),
         *groups.launcher,
@@ -65,7 +66,7 @@ def plan(spec: Spec, host: Host, lease: Lease) -> Plan:
         *_oom(spec),
         *mounts.root,
         *mounts.inside,
-        *(_terminal(spec) if terminal else ()),
+        *(terminal_steps(spec) if terminal else ()),
         *mounts.last,
         *_init_hardening(spec),
         *((pid.clone_step(spec),) if spec.init else ()),
@@ -76,6 +77,11 @@ def plan(spec: Spec, host: Host, lease: Lease) -> Plan:
     ]
     given = _given(spec)
     return Plan(tuple(steps), given, spec.init, spec.die_with_parent, lease.name)
+
+
+def terminals(spec: Spec, host: Host) -> tuple[int, ...]:
+    """Return which standard streams are a terminal of the sandbox's own."""
+    return {"always": (0, 1, 2), "auto": host.terminals}.get(spec.terminal, ())
 
 
 def _cgroups(spec: Spec, host: Host, lease: Lease) -> cgroups.CgroupSteps:
@@ -212,7 +218,7 @@ def _init_last(spec: Spec, maps: user.Maps | None) -> tuple[Step, ...]:
 # ---- the payload ----
 
 
-def _terminal(spec: Spec) -> tuple[Step, ...]:
+def terminal_steps(spec: Spec) -> tuple[Step, ...]:
     uid, gid = user.ids(spec)
     path = "/dev/pts/ptmx"
     flags = uapi.O_RDWR | uapi.O_NOCTTY | uapi.O_CLOEXEC
@@ -227,12 +233,18 @@ def _terminal(spec: Spec) -> tuple[Step, ...]:
 
 
 def _payload(spec: Spec, host: Host, maps: user.Maps | None, terminal: tuple[int, ...]) -> tuple[Step, ...]:
-    environment = spec.env
-    path = environment.get("PATH", "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin")
     return (
         Step(PAYLOAD, "reset_signals", (), "dispositions and mask as a fresh process has them"),
-        *_fds(spec, terminal),
+        *fd_steps(spec, terminal),
         *pid.payload_steps(spec),
+        *hardened(spec, host, maps, terminal),
+    )
+
+
+def hardened(spec: Spec, host: Host, maps: user.Maps | None, terminal: tuple[int, ...]) -> tuple[Step, ...]:
+    """What every command of this spec gets, the first and those that are run in the sandbox later."""
+    environment = {"PATH": PATH, **({"TERM": host.term} if terminal and host.term else {}), **spec.env}
+    return (
         *((Step(PAYLOAD, "ioctl_int", (Fd("tty"), uapi.TIOCSCTTY, 0), "its controlling terminal", man="ioctl_tty(2)"),) if terminal else ()),
         *((Step(PAYLOAD, "keyctl", (uapi.KEYCTL_JOIN_SESSION_KEYRING, None), "a session keyring of its own", man="session-keyring(7)"),) if spec.keyring == "new" else ()),
         Step(PAYLOAD, "umask", (spec.umask,), "bits that new files lack"),
@@ -247,7 +259,7 @@ def _payload(spec: Spec, host: Host, maps: user.Maps | None, terminal: tuple[int
             PAYLOAD,
             "execve",
             (
-                candidates(spec.command[0], path),
+                candidates(spec.command[0], environment["PATH"]),
                 spec.command,
                 tuple(f"{k}={v}" for k, v in environment.items()),
             ),
@@ -263,7 +275,7 @@ def candidates(command: str, path: str) -> tuple[str, ...]:
     return tuple(f"{directory or '.'}/{command}" for directory in path.split(":"))
 
 
-def _fds(spec: Spec, terminal: tuple[int, ...]) -> tuple[Step, ...]:
+def fd_steps(spec: Spec, terminal: tuple[int, ...]) -> tuple[Step, ...]:
     steps = []
     for number in range(len(spec.pass_fds)):
         moved = (Fd(f"pass{number}"), uapi.F_DUPFD_CLOEXEC, _HIGH)

@@ -75,7 +75,8 @@ class Host(Frozen):
     directories among those that a plan may mount on. covered, scratch: COVERED and SCRATCH as they
     really lie on this host. files: generated files that the root has a place for. top: entries of a directory root as
     (name, kind, link target), kind "dir", "file" or "link". source_kinds: bind source to "dir" or
-    "file". nameservers: usable inside. terminals: those of fds 0, 1, 2 that are terminals.
+    "file". nameservers: usable inside. terminals: those of fds 0, 1, 2 that are terminals;
+    term: their TERM.
     """
 
     uid: int = 0
@@ -99,6 +100,7 @@ class Host(Frozen):
     nameservers: tuple[str, ...] = ()
     resolv_conf: str = "/etc/resolv.conf"
     terminals: tuple[int, ...] = ()
+    term: str = ""
 
     @property
     def all_capabilities(self) -> int:

@@ -45,6 +45,7 @@ def read(spec: Spec, terminals: tuple[int, ...] = ()) -> Host:
         nameservers=_nameservers() if network else (),
         resolv_conf=_resolv_conf(prefix) if network else RESOLV_CONF,
         terminals=terminals,
+        term=os.environ.get("TERM", ""),
         **({} if privileged else _helpers(uid, gid)),
     )
 

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any, Self
 
+    from nstool.sandbox.join import Joined
+
 
 class Exit(Frozen):
     """How a sandbox ended. code: exit status, or None when signal ended it. core: a core was dumped.
@@ -179,6 +181,12 @@ class Sandbox:
             self.kill()
             self.wait()
 
+    def exec(self, *command: str, **streams: int | None) -> Joined:
+        """Run another command in the sandbox, with its credentials and hardening. streams: stdin, stdout, stderr."""
+        from nstool.sandbox.join import exec_into
+
+        return exec_into(self, command, **streams)
+
     def __enter__(self) -> Self:
         return self
 
@@ -242,11 +250,11 @@ def launch(
     try:
         plan = build.plan(spec, facts, lease)
         groups = build.cgroup_paths(spec, facts, lease)
-        journal.begin(lease.name, undo_steps(plan), cgroups=groups, spec={"command": list(spec.command)}, detached=detached)
+        journal.begin(lease.name, undo_steps(plan), cgroups=groups, spec=spec.changed(), detached=detached)
         given = _given(spec, plan, streams, pass_fds, opened, facts, lease)
         process = engine.start(plan, given, lambda name, args, pid: _external(context, name, args, pid), lambda pid: journal.started(lease.name, pid))
         try:
-            terminal = _report(process)
+            terminal = report(process)
         except BaseException:
             process.kill_and_reap()
             raise
@@ -304,18 +312,7 @@ def _given(
     lease: Lease,
 ) -> dict[str, int]:
     given: dict[str, int] = {}
-    for number, name in enumerate(("stdin", "stdout", "stderr")):
-        fd = streams[number]
-        fd = number if fd is None else fd
-        if not _is_open(fd):
-            fd = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
-            opened.append(fd)
-        if fd <= 2 and fd != number:  # a stream in another's place would be overwritten before it is moved
-            import fcntl
-
-            fd = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
-            opened.append(fd)
-        given[name] = fd
+    given |= given_streams(streams, opened)
     for number, fd in enumerate(pass_fds if pass_fds is not None else spec.pass_fds):
         if not _is_open(fd):
             from nstool.errors import SpecError
@@ -329,6 +326,24 @@ def _given(
     return given
 
 
+def given_streams(streams: dict[int, int | None], opened: list[int]) -> dict[str, int]:
+    """Return the fds of the three standard streams; closed ones become /dev/null. opened: fds to close later."""
+    given = {}
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        fd = streams[number]
+        fd = number if fd is None else fd
+        if not _is_open(fd):
+            fd = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+            opened.append(fd)
+        if fd <= 2 and fd != number:  # a stream in another's place would be overwritten before it is moved
+            import fcntl
+
+            fd = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
+            opened.append(fd)
+        given[name] = fd
+    return given
+
+
 def _is_open(fd: int) -> bool:
     try:
         os.fstat(fd)
@@ -337,7 +352,7 @@ def _is_open(fd: int) -> bool:
     return True
 
 
-def _report(process: engine.Process) -> int:
+def report(process: engine.Process) -> int:
     """Wait until the command runs. Returns the terminal's master or -1. Raises KernelError."""
     terminal = -1
     while True:

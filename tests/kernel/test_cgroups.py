@@ -284,6 +284,34 @@ def test_a_fork_bomb_is_killed_to_the_last(box: Callable[..., Box], layout: Call
     assert [cgroups.processes(path) for path in sandbox.cgroups.values()] == [[]] * len(sandbox.cgroups)
 
 
+@pytest.mark.needs("cgroup2")
+def test_one_write_kills_all(box: Callable[..., Box], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there is cgroup.kill nobody is looked for and killed by pid, which a fast forker could outrun."""
+    sandbox = box(NONE)
+    ready, report = os.pipe()
+
+    def wait() -> None:
+        os.write(report, b"!")
+        signal.pause()
+
+    pid = sandbox.start(wait)
+    assert os.read(ready, 1) == b"!"
+    os.close(ready)
+    os.close(report)
+    monkeypatch.setattr(cgroups, "_kill_once", lambda path: None)
+    cgroups.kill_all([sandbox.cgroups[UNIFIED]])
+    assert sandbox.status(pid) == -signal.SIGKILL
+
+
+@pytest.mark.needs("cgroup_pids")
+def test_without_cgroup_kill_forks_are_stopped_first(box: Callable[..., Box]) -> None:
+    sandbox = box(NONE.replace(pids=20), version1_only())
+    path = sandbox.cgroups["pids"]
+    cgroups.kill_all([path])
+    if not os.path.exists(f"{path}/cgroup.kill"):
+        assert Path(path, "pids.max").read_text() == "0\n"
+
+
 @pytest.mark.needs("cgroup_pids")
 def test_a_cgroup_is_removed_with_what_is_in_and_below_it(box: Callable[..., Box]) -> None:
     """Processes and cgroups that the sandbox made inside; twice is no error."""

@@ -51,10 +51,10 @@ def test_structs_agree_with_the_headers(tmp_path: Path) -> None:
 
 
 def test_every_compiled_call_has_a_wrapper() -> None:
-    """Each nst_ function of syscalls.cdef is used in syscalls.py, and no other is."""
+    """Each nst_ function of syscalls.cdef is used in syscalls.py, which uses none that is not compiled."""
     declared = set(re.findall(r"\b(nst_\w+)\(", (CSRC / "syscalls.cdef").read_text()))
     used = set(re.findall(r"\blib\.(nst_\w+)", Path(syscalls.__file__).read_text()))
-    assert used == declared
+    assert declared <= used <= set(dir(lib))
 
 
 def test_every_declaration_is_that_of_the_header() -> None:

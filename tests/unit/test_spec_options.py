@@ -236,12 +236,13 @@ def test_click_gets_every_option():
 
 def test_reading_options_imports_nothing_heavy():
     code = (
-        "import sys, json; before = set(sys.modules); from nstool.cli.options import parse;"
+        f"import sys, json; sys.path[:0] = {sys.path!r};"
+        "before = set(sys.modules); from nstool.cli.options import parse;"
         "parse(['--memory=1M', '--net', 'veth', '--publish=80:80', '--mount', '/a:/b', '--', 'x']);"
         "print(json.dumps(sorted(set(sys.modules) - before)))"
     )
     run = subprocess.run(
-        [sys.executable, "-I", "-S", "-c", f"import sys; sys.path[:0] = {sys.path!r}; {code}"],
+        [sys.executable, "-I", "-S", "-c", code],
         capture_output=True,
         check=True,
     )

@@ -1,0 +1,21 @@
+"""``nstool pin``: keep namespaces alive without a process."""
+
+from __future__ import annotations
+
+import click
+
+
+@click.command("pin")
+@click.option("--types", default="", help="Only these, comma-separated: net,uts,…; default: all that can be.", metavar="TYPES")
+@click.argument("target")
+@click.argument("directory")
+def command(target: str, directory: str, types: str) -> int:
+    """Keep the namespaces of TARGET (a pid or a sandbox's name) as files in DIRECTORY, which is made.
+
+    They stay until `nstool unpin DIRECTORY`; `nstool enter DIRECTORY -- COMMAND` uses them.
+    """
+    from nstool.sandbox.pins import pin
+
+    for line in pin(target, directory, tuple(word for word in types.split(",") if word)):
+        click.echo(line)
+    return 0

@@ -1,0 +1,32 @@
+"""``nstool ps``: the sandboxes of this user."""
+
+from __future__ import annotations
+
+import click
+
+
+@click.command("ps")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def command(as_json: bool) -> int:
+    """List the sandboxes: name, state, pid of init, launcher, age, command."""
+    import time
+
+    from nstool.sandbox import rundir
+
+    records = rundir.list_sandboxes()
+    if as_json:
+        import msgspec
+
+        click.echo(msgspec.json.encode([r.asdict() | {"alive": r.alive} for r in records]))
+        return 0
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("name", "state", "init", "launcher", "age", "command", box=None)
+    for r in records:
+        state = "running" if r.alive and r.init_alive else "starting" if r.alive else "left behind"
+        age = f"{max(0, int(time.time() - r.created))} s"
+        words = r.spec.get("command", ())
+        table.add_row(r.name, state, str(r.init_pid or ""), str(r.pid), age, " ".join(map(str, words)))
+    Console().print(table)
+    return 0

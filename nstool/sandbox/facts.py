@@ -1,0 +1,363 @@
+"""Facts: what isolates a process, read back from /proc beside the same facts of the caller.
+
+Nothing here looks at a spec or a plan: what was asked for can be compared with what is. proc(5).
+"""
+
+from __future__ import annotations
+
+import os
+
+from nstool import kinds, uapi
+from nstool.errors import SandboxGone
+from nstool.frozen import Frozen
+from nstool.sandbox.mountinfo import Mount, read_mounts
+from nstool.security import capabilities, idmap, securebits
+from nstool.spec.model import IdMap
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import TypeVar
+
+    T = TypeVar("T")
+
+_SECCOMP_MODES = {0: "disabled", 1: "strict", 2: "filter"}
+
+# Files of a cgroup that hold a limit, version 2 and version 1. Those that a hierarchy has are read.
+_LIMIT_FILES = (
+    "memory.max",
+    "memory.high",
+    "memory.swap.max",
+    "pids.max",
+    "cpu.max",
+    "cpu.weight",
+    "cpuset.cpus",
+    "memory.limit_in_bytes",
+    "memory.memsw.limit_in_bytes",
+    "cpu.cfs_quota_us",
+    "cpu.cfs_period_us",
+    "cpu.shares",
+)
+
+
+class Ids(Frozen):
+    """Four user or group ids of a process, as the reader's user namespace sees them. credentials(7)."""
+
+    real: int
+    effective: int
+    saved: int
+    filesystem: int
+
+
+class CapabilitySet(Frozen):
+    """One of the five sets. names: without "cap_", in the kernel's order."""
+
+    mask: int
+    names: tuple[str, ...]
+
+
+class Cgroup(Frozen):
+    """Membership in one hierarchy. controllers: empty for version 2. cgroups(7).
+
+    path: as /proc/PID/cgroup shows it to the reader. directory: where the reader finds it, empty if nowhere.
+    limits: content of the limit files there.
+    """
+
+    version: int
+    controllers: tuple[str, ...]
+    path: str
+    directory: str
+    limits: dict[str, str]
+
+
+class Memory(Frozen):
+    """Memory of one process, KiB. private: what would be freed if it ended. /proc/PID/smaps_rollup."""
+
+    private: int
+    proportional: int
+    resident: int
+    swapped: int
+
+
+class Facts(Frozen):
+    """One process, as its reader sees it.
+
+    namespaces: inode by kind, absent where it may not be read. uid_map, gid_map: outside as the reader sees it.
+    pids: its pid in each pid namespace from the reader's down to its own. securebits: names.
+    time_offsets: seconds added to a clock for its children, by clock. rlimits: (soft, hard), -1 for unlimited.
+    addresses: what the caller knew of its network; None if it was not asked.
+    unread: why a fact is None or missing, by its name.
+    """
+
+    pid: int
+    command: str
+    namespaces: dict[str, int]
+    uid_map: tuple[IdMap, ...]
+    gid_map: tuple[IdMap, ...]
+    setgroups: str | None
+    uids: Ids
+    gids: Ids
+    groups: tuple[int, ...]
+    capabilities: dict[str, CapabilitySet]
+    securebits: tuple[str, ...] | None
+    no_new_privs: bool
+    seccomp: str
+    seccomp_filters: int | None
+    lsm: str | None
+    mounts: tuple[Mount, ...] | None
+    pids: tuple[int, ...]
+    cgroups: tuple[Cgroup, ...]
+    hostname: str | None
+    domainname: str | None
+    time_offsets: dict[str, float] | None
+    rlimits: dict[str, tuple[int, int]]
+    oom_score_adj: int
+    memory: Memory | None
+    addresses: tuple[str, ...] | None
+    unread: dict[str, str]
+
+    @property
+    def root(self) -> Mount | None:
+        """The mount that is "/" for this process: the last one made there."""
+        return next((mount for mount in reversed(self.mounts or ()) if mount.target == "/"), None)
+
+
+class Isolation(Frozen):
+    """A process beside the one that looks. differs: by kind of namespace; None where it may not be read."""
+
+    inside: Facts
+    outside: Facts
+    differs: dict[str, bool | None]
+
+
+def isolation(
+    pid: int, addresses: Sequence[str] | None = None, outside_addresses: Sequence[str] | None = None
+) -> Isolation:
+    """Read what isolates a process, and the same of the calling one.
+
+    addresses, outside_addresses: of the two network namespaces, if the caller has asked for them.
+    Raises SandboxGone if there is no such process or it ends meanwhile.
+    """
+    inside = facts(pid, addresses)
+    outside = facts(os.getpid(), outside_addresses)
+    return Isolation(inside, outside, {kind: _differs(kind, inside, outside) for kind in kinds.KINDS})
+
+
+def facts(pid: int, addresses: Sequence[str] | None = None) -> Facts:
+    """Read the facts of one process. Raises SandboxGone if there is none, or it ends meanwhile."""
+    try:
+        # All files are read below one directory fd: a later process with the same pid is never mixed in.
+        proc = os.open(f"/proc/{pid}", os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            return _Reader(pid, proc).facts(addresses)
+        finally:
+            os.close(proc)
+    except (FileNotFoundError, ProcessLookupError) as error:
+        raise SandboxGone(f"there is no process {pid}, or it has ended; ps -e lists those that there are") from error
+
+
+def _differs(kind: str, inside: Facts, outside: Facts) -> bool | None:
+    if kind not in inside.namespaces or kind not in outside.namespaces:
+        return None
+    return inside.namespaces[kind] != outside.namespaces[kind]
+
+
+class _Reader:
+    """Reads the files of one process and notes what may not be read."""
+
+    def __init__(self, pid: int, proc: int) -> None:
+        self.pid = pid
+        self.proc = proc
+        self.unread: dict[str, str] = {}
+
+    def facts(self, addresses: Sequence[str] | None) -> Facts:
+        status = _colon_table(self.read("status"))
+        uts = self.uts()
+        return Facts(
+            pid=self.pid,
+            command=self.read("comm").rstrip("\n"),
+            namespaces=self.namespaces(),
+            uid_map=idmap.parse_map(self.read("uid_map")),
+            gid_map=idmap.parse_map(self.read("gid_map")),
+            setgroups=self.try_to("setgroups", lambda: self.read("setgroups").strip()),
+            uids=Ids(*map(int, status["Uid"].split())),
+            gids=Ids(*map(int, status["Gid"].split())),
+            groups=tuple(map(int, status["Groups"].split())),
+            capabilities={name: _capability_set(status[line]) for name, line in capabilities.SETS.items()},
+            securebits=self.securebits(),
+            no_new_privs=status["NoNewPrivs"] == "1",
+            seccomp=_SECCOMP_MODES[int(status["Seccomp"])],
+            seccomp_filters=self.seccomp_filters(status),
+            lsm=self.try_to("lsm", lambda: self.read("attr/current").rstrip("\n\0")),
+            mounts=self.try_to("mounts", lambda: read_mounts(self.read("mountinfo"))),
+            pids=tuple(map(int, status["NSpid"].split())),
+            cgroups=_cgroups(self.read("cgroup")),
+            hostname=uts[0] if uts else None,
+            domainname=uts[1] if uts else None,
+            time_offsets=self.try_to("time_offsets", lambda: _time_offsets(self.read("timens_offsets"))),
+            rlimits=_rlimits(self.read("limits")),
+            oom_score_adj=int(self.read("oom_score_adj")),
+            memory=self.try_to("memory", lambda: _memory(self.read("smaps_rollup"))),
+            addresses=None if addresses is None else tuple(addresses),
+            unread=self.unread,
+        )
+
+    def read(self, name: str) -> str:
+        fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self.proc)
+        with open(fd, encoding="utf-8", errors="surrogateescape") as file:
+            return file.read()
+
+    def try_to(self, fact: str, get: Callable[[], T]) -> T | None:
+        # What may not be read is missing with its reason; that the process has ended is an error.
+        try:
+            return get()
+        except ProcessLookupError:
+            raise
+        except OSError as error:
+            self.unread[fact] = str(error.strerror)
+            return None
+
+    def namespaces(self) -> dict[str, int]:
+        inodes = {}
+        for kind in kinds.KINDS:
+            inode = self.try_to(f"namespaces.{kind}", lambda kind=kind: os.stat(f"ns/{kind}", dir_fd=self.proc).st_ino)
+            if inode is not None:
+                inodes[kind] = inode
+        return inodes
+
+    def securebits(self) -> tuple[str, ...] | None:
+        if self.pid != os.getpid():
+            self.unread["securebits"] = "the kernel tells a process only its own, prctl(2)"
+            return None
+        from nstool import syscalls
+
+        return securebits.names(syscalls.prctl(uapi.PR_GET_SECUREBITS))
+
+    def seccomp_filters(self, status: dict[str, str]) -> int | None:
+        if "Seccomp_filters" not in status:
+            self.unread["seccomp_filters"] = "Linux 5.9 and later tell it"
+            return None
+        return int(status["Seccomp_filters"])
+
+    def uts(self) -> tuple[str, str] | None:
+        return self.try_to("hostname", lambda: _uts_names(self.proc))
+
+
+def _uts_names(proc: int) -> tuple[str, str]:
+    # (host name, domain name) in the uts namespace of the process whose /proc directory this is.
+    if _same_namespace(proc, "uts"):
+        return _own_uts_names()
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        _tell_uts_names(proc, writer)
+    os.close(writer)
+    with open(reader, "rb") as pipe:
+        answer = pipe.read()
+    os.waitpid(pid, 0)
+    errno, _, names = answer.decode(errors="surrogateescape").partition("\0")
+    if errno != "0":
+        number = int(errno or 0)
+        raise OSError(number, os.strerror(number) if number else "the process that was to read it was killed")
+    host, _, domain = names.partition("\0")
+    return host, domain
+
+
+def _tell_uts_names(proc: int, writer: int) -> None:
+    # In a child, because only a process with one thread may join a user namespace, and it cannot go back.
+    from nstool import syscalls
+
+    try:
+        # Both fds first: in the other user namespace /proc may refuse the second.
+        user, uts = (os.open(f"ns/{name}", os.O_RDONLY | os.O_CLOEXEC, dir_fd=proc) for name in ("user", "uts"))
+        if not _same_namespace(proc, "user"):
+            syscalls.setns(user, uapi.CLONE_NEWUSER)
+        syscalls.setns(uts, uapi.CLONE_NEWUTS)
+        answer = "\0".join(("0", *_own_uts_names()))
+    except OSError as error:
+        answer = str(error.errno)
+    finally:
+        os.write(writer, answer.encode(errors="surrogateescape"))
+        os._exit(0)
+
+
+def _own_uts_names() -> tuple[str, str]:
+    with open("/proc/sys/kernel/domainname") as file:
+        return os.uname().nodename, file.read().rstrip("\n")
+
+
+def _same_namespace(proc: int, kind: str) -> bool:
+    return os.stat(f"ns/{kind}", dir_fd=proc).st_ino == os.stat(f"/proc/self/ns/{kind}").st_ino
+
+
+def _colon_table(text: str) -> dict[str, str]:
+    rows = (line.partition(":") for line in text.splitlines())
+    return {key: value.strip() for key, _, value in rows}
+
+
+def _capability_set(text: str) -> CapabilitySet:
+    mask = int(text, 16)
+    return CapabilitySet(mask, capabilities.names(mask))
+
+
+def _time_offsets(text: str) -> dict[str, float]:
+    rows = (line.split() for line in text.splitlines())
+    return {clock: int(seconds) + int(nanoseconds) / 1e9 for clock, seconds, nanoseconds in rows}
+
+
+def _rlimits(text: str) -> dict[str, tuple[int, int]]:
+    # The lines come in the order of the numbers, after a heading; the first column is 26 wide, the others 21.
+    limits = {}
+    for name, line in zip(uapi.RLIMITS, _limits_in_order(text)):
+        soft, hard = line[26:47].strip(), line[47:68].strip()
+        limits[name] = (_limit(soft), _limit(hard))
+    return limits
+
+
+def _limits_in_order(text: str) -> list[str]:
+    return text.splitlines()[1:]
+
+
+def _limit(text: str) -> int:
+    return -1 if text == "unlimited" else int(text)
+
+
+def _memory(text: str) -> Memory:
+    rows = (line.split() for line in text.splitlines()[1:])
+    sizes = {row[0].rstrip(":"): int(row[1]) for row in rows}
+    private = sizes["Private_Clean"] + sizes["Private_Dirty"]
+    return Memory(private, sizes["Pss"], sizes["Rss"], sizes["Swap"])
+
+
+def _cgroups(text: str) -> tuple[Cgroup, ...]:
+    with open("/proc/self/mountinfo") as file:
+        mounts = [mount for mount in read_mounts(file.read()) if mount.type in ("cgroup", "cgroup2")]
+    found = []
+    for line in text.splitlines():
+        number, controllers, path = line.split(":", 2)
+        version = 2 if number == "0" else 1
+        names = tuple(controllers.split(",")) if controllers else ()
+        directory = _cgroup_directory(version, names, path, mounts)
+        found.append(Cgroup(version, names, path, directory, _limits(directory)))
+    return tuple(found)
+
+
+def _cgroup_directory(version: int, controllers: tuple[str, ...], path: str, mounts: Sequence[Mount]) -> str:
+    # A hierarchy may be mounted from below its top; a path that is not below that is not to be seen here.
+    for mount in mounts:
+        belongs = mount.type == "cgroup2" if version == 2 else controllers[0] in mount.super_options
+        top = mount.root.rstrip("/")
+        if belongs and (path == top or path.startswith(f"{top}/")):
+            return (mount.target + path[len(top) :]).rstrip("/")
+    return ""
+
+
+def _limits(directory: str) -> dict[str, str]:
+    limits = {}
+    for name in _LIMIT_FILES if directory else ():
+        try:
+            with open(f"{directory}/{name}") as file:
+                limits[name] = file.read().strip()
+        except FileNotFoundError:  # this hierarchy has not got the controller, or the top cgroup has no limits
+            continue
+    return limits

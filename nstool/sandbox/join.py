@@ -1,0 +1,229 @@
+"""Run a command in a running sandbox, or in the namespaces of a process."""
+
+from __future__ import annotations
+
+import os
+
+from nstool.errors import SandboxGone, SpecError
+from nstool.kinds import KINDS
+from nstool.plan import join
+from nstool.sandbox import engine, host, rundir
+from nstool.sandbox.launch import Exit, _exit, given_streams, report
+from nstool.spec.model import Spec
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import Self
+
+    from nstool.sandbox.launch import Sandbox
+
+
+class Joined:
+    """A command that runs in a sandbox or in joined namespaces. A context manager; leaving it ends the command."""
+
+    def __init__(self, process: engine.Process, terminal: int) -> None:
+        self.terminal = terminal
+        self._process = process
+        self._exit: Exit | None = None
+
+    @property
+    def pidfd(self) -> int:
+        """Pidfd of the monitor, which ends when the command has."""
+        return self._process.pidfd
+
+    def signal(self, number: int) -> None:
+        """Send a signal to the command. Raises SandboxGone when it has ended."""
+        import _signal
+
+        try:
+            _signal.pidfd_send_signal(self._process.pidfd, number)
+        except (ProcessLookupError, OSError):
+            raise SandboxGone("the command has ended") from None
+
+    def wait(self) -> Exit:
+        """Wait for the end of the command and return how it ended."""
+        if self._exit is None:
+            told = None
+            while (message := self._process.read()) is not None:
+                if message.type == engine.EXITED:
+                    told = message
+            status = self._process.reap()
+            self._exit = _exit(told.status if told else status or 0, False, told, init_killed=told is None)
+            self._process.close()
+            if self.terminal >= 0:
+                os.close(self.terminal)
+                self.terminal = -1
+        return self._exit
+
+    def close(self) -> None:
+        """End the command if it runs. Idempotent."""
+        if self._exit is None:
+            # The monitor sees its control socket close and kills the command.
+            os.close(self._process.control)
+            self._process.control = -1
+            self._process.reap()
+            self._process.close()
+            self._exit = Exit(None, 9)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+
+def different(pid: int) -> frozenset[str]:
+    """Return the namespace types in which a process differs from the caller. namespaces(7)."""
+    found = set()
+    for name in KINDS:
+        try:
+            theirs = os.readlink(f"/proc/{pid}/ns/{name}")
+            if theirs != os.readlink(f"/proc/self/ns/{name}"):
+                found.add(name)
+        except FileNotFoundError as error:
+            if os.path.exists(f"/proc/{pid}"):
+                continue  # a type that this kernel lacks
+            raise SandboxGone(f"process {pid} has ended") from error
+    return frozenset(found)
+
+
+def _target(pid: int, cgroups: dict[str, str]) -> join.Target:
+    kinds = different(pid)
+    with open(f"/proc/{pid}/setgroups", "rb") as file:
+        denied = file.read().startswith(b"deny")
+    with open(f"/proc/{pid}/uid_map", "rb") as file:
+        has_root = any(line.split()[0] == b"0" for line in file)
+    return join.Target(kinds, cgroups, denied, has_root)
+
+
+def exec_in(
+    spec: Spec,
+    init_pid: int,
+    cgroups: dict[str, str],
+    *,
+    stdin: int | None = None,
+    stdout: int | None = None,
+    stderr: int | None = None,
+) -> Joined:
+    """Run spec.command in the sandbox of this init, which was made from spec but for the command.
+
+    Raises SandboxGone when it has ended, KernelError for a step that was refused.
+    """
+    streams = {0: stdin, 1: stdout, 2: stderr}
+    own = tuple(n for n, fd in streams.items() if fd is None and os.isatty(n)) if spec.terminal == "auto" else ()
+    try:
+        pidfd = os.pidfd_open(init_pid)
+    except ProcessLookupError:
+        raise SandboxGone(f"the sandbox of init {init_pid} has ended") from None
+    opened = [pidfd]
+    try:
+        plan = join.into_sandbox(spec, host.read(Spec(proc="none"), own), _target(init_pid, cgroups))
+        given = given_streams(streams, opened) | {"target": pidfd}
+        given |= {f"pass{n}": fd for n, fd in enumerate(spec.pass_fds)}
+        process = engine.start(plan, given, _no_external)
+        try:
+            return Joined(process, report(process))
+        except BaseException:
+            process.kill_and_reap()
+            raise
+    finally:
+        for fd in opened:
+            os.close(fd)
+
+
+def _no_external(name: str, args: object, pid: int) -> None:
+    raise AssertionError(f"a plan that joins has no external step, but {name}")
+
+
+def exec_by_name(name: str, command: tuple[str, ...], changes: dict[str, object]) -> Joined:
+    """Run a command in the sandbox of this name, made by whatever process. changes: fields of its spec."""
+    from nstool.spec.load import from_dict
+
+    record = rundir.find(name)
+    if not record.init_alive:
+        raise SandboxGone(f"sandbox {name!r} is not running yet, or has just ended")
+    spec = from_dict(record.spec | {"command": list(command)}).replace(pass_fds=(), **changes)
+    return exec_in(spec, record.init_pid, record.cgroups)
+
+
+# ---- enter: namespaces of anything, with the caller's rights ----
+
+
+def namespace_files(target: str, types: tuple[str, ...]) -> tuple[dict[str, str], int]:
+    """Return (type → file, pid or 0) for a pid, a namespace file, a directory of pinned ones, or a named netns.
+
+    types: the wanted ones, empty for all that differ from the caller's. Raises SpecError.
+    """
+    unknown = [name for name in types if name not in KINDS]
+    if unknown:
+        from nstool.spec.values import suggest
+
+        raise SpecError(f"no namespace type {unknown[0]!r}{suggest(unknown[0], KINDS)}", "--types")
+    if target.isdigit():
+        pid = int(target)
+        if not os.path.isdir(f"/proc/{pid}"):
+            raise SpecError(f"there is no process {pid}", target)
+        kinds = different(pid)
+        return {name: f"/proc/{pid}/ns/{name}" for name in (types or kinds) if name in kinds}, pid
+    if os.path.isdir(target):
+        found = {name: os.path.join(target, name) for name in KINDS if os.path.exists(os.path.join(target, name))}
+        missing = [name for name in types if name not in found]
+        if missing or not found:
+            raise SpecError(f"holds no pinned {missing[0] if missing else 'namespace'}; `nstool pin` makes them", target)
+        return {name: path for name, path in found.items() if not types or name in types}, 0
+    path = target if "/" in target else f"/run/netns/{target}"
+    if not os.path.exists(path):
+        raise SpecError(
+            f"neither a pid, nor a file, nor a named network namespace ({path} does not exist)", target
+        )
+    kind = file_type(path)
+    if types and types != (kind,):
+        raise SpecError(f"is a {kind} namespace, not {', '.join(types)}", target)
+    return {kind: path}, 0
+
+
+def file_type(path: str) -> str:
+    """Return the type of a namespace file. ioctl_nsfs(2), NS_GET_NSTYPE. Raises SpecError if it is none."""
+    from nstool import syscalls
+    from nstool.errors import KernelError
+
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        flag = syscalls.ns_get_nstype(fd)
+    except KernelError:
+        raise SpecError("is not a namespace file; see namespaces(7)", path) from None
+    finally:
+        os.close(fd)
+    return next(name for name, kind in KINDS.items() if kind.flag == flag)
+
+
+def enter(
+    target: str, command: tuple[str, ...], types: tuple[str, ...] = (), *, keep_ids: bool = False, cwd: str = ""
+) -> Joined:
+    """Run a command in the namespaces of a target with the caller's own rights. nsenter(1).
+
+    target: pid, namespace file, directory of pinned namespaces, or name of a network namespace.
+    keep_ids: do not become id 0 of a joined user namespace.
+    """
+    files, pid = namespace_files(target, types)
+    root = f"/proc/{pid}/root" if pid and "mnt" in files else ""
+    ids = (0, 0) if "user" in files and not keep_ids else None
+    plan = join.into_namespaces(command, files, dict(os.environ), root=root, ids=ids, cwd=cwd or ("/" if root else ""))
+    opened: list[int] = []
+    try:
+        process = engine.start(plan, given_streams({0: None, 1: None, 2: None}, opened), _no_external)
+        try:
+            return Joined(process, report(process))
+        except BaseException:
+            process.kill_and_reap()
+            raise
+    finally:
+        for fd in opened:
+            os.close(fd)
+
+
+def exec_into(sandbox: Sandbox, command: tuple[str, ...], **streams: int | None) -> Joined:
+    """Run a command in a sandbox of this process."""
+    spec = sandbox.spec.replace(command=command, pass_fds=())
+    return exec_in(spec, sandbox.init_pid, sandbox.cgroups, **streams)
