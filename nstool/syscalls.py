@@ -230,7 +230,7 @@ def _flush(child: object) -> None:
 def _run_and_exit(child: Callable[[], int | None]) -> NoReturn:
     status = 1
     try:
-        status = child() or 0
+        status = int(child() or 0)
     except SystemExit as exit_:
         status = exit_.code if isinstance(exit_.code, int) else int(exit_.code is not None)
     except BaseException:

@@ -6,9 +6,10 @@ Nothing here looks at a spec or a plan: what was asked for can be compared with 
 from __future__ import annotations
 
 import os
+from errno import EINVAL, EIO, EPERM
 
 from nstool import kinds, uapi
-from nstool.errors import SandboxGone
+from nstool.errors import KernelError, SandboxGone
 from nstool.frozen import Frozen
 from nstool.sandbox.mountinfo import Mount, read_mounts
 from nstool.security import capabilities, idmap, securebits
@@ -84,7 +85,7 @@ class Facts(Frozen):
 
     namespaces: inode by kind, absent where it may not be read. uid_map, gid_map: outside as the reader sees it.
     pids: its pid in each pid namespace from the reader's down to its own. securebits: names.
-    time_offsets: seconds added to a clock for its children, by clock. rlimits: (soft, hard), -1 for unlimited.
+    time_offsets: nanoseconds added to a clock for its children, by clock. rlimits: (soft, hard), -1 for unlimited.
     addresses: what the caller knew of its network; None if it was not asked.
     unread: why a fact is None or missing, by its name.
     """
@@ -109,7 +110,7 @@ class Facts(Frozen):
     cgroups: tuple[Cgroup, ...]
     hostname: str | None
     domainname: str | None
-    time_offsets: dict[str, float] | None
+    time_offsets: dict[str, int] | None
     rlimits: dict[str, tuple[int, int]]
     oom_score_adj: int
     memory: Memory | None
@@ -188,7 +189,7 @@ class _Reader:
             no_new_privs=status["NoNewPrivs"] == "1",
             seccomp=_SECCOMP_MODES[int(status["Seccomp"])],
             seccomp_filters=self.seccomp_filters(status),
-            lsm=self.try_to("lsm", lambda: self.read("attr/current").rstrip("\n\0")),
+            lsm=self.lsm(),
             mounts=self.try_to("mounts", lambda: read_mounts(self.read("mountinfo"))),
             pids=tuple(map(int, status["NSpid"].split())),
             cgroups=_cgroups(self.read("cgroup")),
@@ -211,9 +212,8 @@ class _Reader:
         # What may not be read is missing with its reason; that the process has ended is an error.
         try:
             return get()
-        except ProcessLookupError:
-            raise
         except OSError as error:
+            os.stat("stat", dir_fd=self.proc)  # raises if it has ended; a thread of the kernel or a zombie lives on
             self.unread[fact] = str(error.strerror)
             return None
 
@@ -239,6 +239,12 @@ class _Reader:
             return None
         return int(status["Seccomp_filters"])
 
+    def lsm(self) -> str | None:
+        label = self.try_to("lsm", lambda: self.read("attr/current").rstrip("\n\0"))
+        if self.unread.get("lsm") == os.strerror(EINVAL):
+            self.unread["lsm"] = "no security module of this kernel labels processes"
+        return label
+
     def uts(self) -> tuple[str, str] | None:
         return self.try_to("hostname", lambda: _uts_names(self.proc))
 
@@ -255,11 +261,10 @@ def _uts_names(proc: int) -> tuple[str, str]:
     with open(reader, "rb") as pipe:
         answer = pipe.read()
     os.waitpid(pid, 0)
-    errno, _, names = answer.decode(errors="surrogateescape").partition("\0")
-    if errno != "0":
-        number = int(errno or 0)
-        raise OSError(number, os.strerror(number) if number else "the process that was to read it was killed")
-    host, _, domain = names.partition("\0")
+    number, *names = os.fsdecode(answer).split("\0")
+    if number != "0":
+        raise OSError(int(number or EIO), os.strerror(int(number or EIO)))  # empty: the child was killed
+    host, domain = names
     return host, domain
 
 
@@ -267,17 +272,23 @@ def _tell_uts_names(proc: int, writer: int) -> None:
     # In a child, because only a process with one thread may join a user namespace, and it cannot go back.
     from nstool import syscalls
 
+    answer = b"5"  # EIO, should anything but an error of the kernel end this
     try:
         # Both fds first: in the other user namespace /proc may refuse the second.
-        user, uts = (os.open(f"ns/{name}", os.O_RDONLY | os.O_CLOEXEC, dir_fd=proc) for name in ("user", "uts"))
-        if not _same_namespace(proc, "user"):
+        user, uts = (os.open(f"ns/{kind}", os.O_RDONLY | os.O_CLOEXEC, dir_fd=proc) for kind in ("user", "uts"))
+        try:
+            syscalls.setns(uts, uapi.CLONE_NEWUTS)
+        except KernelError as error:
+            if error.errno != EPERM:
+                raise
+            # An ordinary user has the privilege only in a user namespace of its own.
             syscalls.setns(user, uapi.CLONE_NEWUSER)
-        syscalls.setns(uts, uapi.CLONE_NEWUTS)
-        answer = "\0".join(("0", *_own_uts_names()))
+            syscalls.setns(uts, uapi.CLONE_NEWUTS)
+        answer = os.fsencode("\0".join(("0", *_own_uts_names())))
     except OSError as error:
-        answer = str(error.errno)
+        answer = str(error.errno).encode()
     finally:
-        os.write(writer, answer.encode(errors="surrogateescape"))
+        os.write(writer, answer)
         os._exit(0)
 
 
@@ -300,22 +311,15 @@ def _capability_set(text: str) -> CapabilitySet:
     return CapabilitySet(mask, capabilities.names(mask))
 
 
-def _time_offsets(text: str) -> dict[str, float]:
+def _time_offsets(text: str) -> dict[str, int]:
     rows = (line.split() for line in text.splitlines())
-    return {clock: int(seconds) + int(nanoseconds) / 1e9 for clock, seconds, nanoseconds in rows}
+    return {clock: int(seconds) * 1_000_000_000 + int(nanoseconds) for clock, seconds, nanoseconds in rows}
 
 
 def _rlimits(text: str) -> dict[str, tuple[int, int]]:
     # The lines come in the order of the numbers, after a heading; the first column is 26 wide, the others 21.
-    limits = {}
-    for name, line in zip(uapi.RLIMITS, _limits_in_order(text)):
-        soft, hard = line[26:47].strip(), line[47:68].strip()
-        limits[name] = (_limit(soft), _limit(hard))
-    return limits
-
-
-def _limits_in_order(text: str) -> list[str]:
-    return text.splitlines()[1:]
+    rows = zip(uapi.RLIMITS, text.splitlines()[1:])
+    return {name: (_limit(line[26:47].strip()), _limit(line[47:68].strip())) for name, line in rows}
 
 
 def _limit(text: str) -> int:

@@ -269,6 +269,20 @@ def launch(
     return sandbox
 
 
+def preview(spec: Spec) -> Plan:
+    """Return the plan that ``launch`` would run next; nothing is done, what is leased is given back."""
+    from nstool.spec.check import check
+
+    check(spec)
+    own = tuple(n for n in (0, 1, 2) if os.isatty(n)) if spec.terminal == "auto" else ()
+    spec = resolve(spec)
+    lease = leases.take(spec)
+    try:
+        return build.plan(spec, host.read(spec, own), lease)
+    finally:
+        journal.undo(lease.name, (), lease)
+
+
 def resolve(spec: Spec) -> Spec:
     """Return the spec with names of users and groups looked up in the root's passwd and group."""
     words = spec.user.split(":")

@@ -194,6 +194,16 @@ def test_uncaught_exception_of_the_child_is_shown(in_child: InChild) -> None:
     assert "IndexError" in text
 
 
+def test_child_ends_also_with_a_result_that_is_no_status(in_child: InChild) -> None:
+    """A callable that returns something else than a number gives status 1, and does not return either."""
+
+    def act() -> int:
+        sys.excepthook = lambda *_: None
+        return exit_status(syscalls.clone3(child=lambda: "text").pid)  # type: ignore[arg-type, return-value]
+
+    assert in_child(act) == 1
+
+
 def test_exit_of_the_child_keeps_its_status(in_child: InChild) -> None:
     """sys.exit in the callable ends the child with that status."""
     assert in_child(lambda: exit_status(syscalls.clone3(child=lambda: sys.exit(9)).pid)) == 9

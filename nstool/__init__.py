@@ -1,0 +1,75 @@
+"""nstool: Linux namespaces, from a spec to a sandbox.
+
+::
+
+    from nstool import Spec, launch
+
+    with launch(Spec(command=("sh", "-c", "id"))) as sandbox:
+        print(sandbox.wait().status)
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from nstool.errors import KernelError as KernelError
+    from nstool.errors import NotSupported as NotSupported
+    from nstool.errors import NstoolError as NstoolError
+    from nstool.errors import SandboxGone as SandboxGone
+    from nstool.errors import SpecError as SpecError
+    from nstool.plan.steps import Plan as Plan
+    from nstool.plan.steps import Step as Step
+    from nstool.sandbox.aio import launch_async as launch_async
+    from nstool.sandbox.launch import Exit as Exit
+    from nstool.sandbox.launch import Sandbox as Sandbox
+    from nstool.sandbox.launch import launch as launch
+    from nstool.sandbox.launch import preview as plan
+    from nstool.spec.load import load as load
+    from nstool.spec.model import Capabilities as Capabilities
+    from nstool.spec.model import IdMap as IdMap
+    from nstool.spec.model import Ipc as Ipc
+    from nstool.spec.model import Limits as Limits
+    from nstool.spec.model import Mount as Mount
+    from nstool.spec.model import Namespaces as Namespaces
+    from nstool.spec.model import Net as Net
+    from nstool.spec.model import Publish as Publish
+    from nstool.spec.model import Root as Root
+    from nstool.spec.model import Spec as Spec
+
+# Name to (module, name there); imported when first asked for, because import cost is part of the interface.
+_PUBLIC = {
+    "Capabilities": ("nstool.spec.model", "Capabilities"),
+    "Exit": ("nstool.sandbox.launch", "Exit"),
+    "IdMap": ("nstool.spec.model", "IdMap"),
+    "Ipc": ("nstool.spec.model", "Ipc"),
+    "KernelError": ("nstool.errors", "KernelError"),
+    "Limits": ("nstool.spec.model", "Limits"),
+    "Mount": ("nstool.spec.model", "Mount"),
+    "Namespaces": ("nstool.spec.model", "Namespaces"),
+    "Net": ("nstool.spec.model", "Net"),
+    "NotSupported": ("nstool.errors", "NotSupported"),
+    "NstoolError": ("nstool.errors", "NstoolError"),
+    "Plan": ("nstool.plan.steps", "Plan"),
+    "Publish": ("nstool.spec.model", "Publish"),
+    "Root": ("nstool.spec.model", "Root"),
+    "Sandbox": ("nstool.sandbox.launch", "Sandbox"),
+    "SandboxGone": ("nstool.errors", "SandboxGone"),
+    "Spec": ("nstool.spec.model", "Spec"),
+    "SpecError": ("nstool.errors", "SpecError"),
+    "Step": ("nstool.plan.steps", "Step"),
+    "launch": ("nstool.sandbox.launch", "launch"),
+    "launch_async": ("nstool.sandbox.aio", "launch_async"),
+    "load": ("nstool.spec.load", "load"),
+    "plan": ("nstool.sandbox.launch", "preview"),
+}
+__all__ = sorted(_PUBLIC)  # noqa: PLE0605
+_PACKAGES = frozenset(("cli", "namespaces", "network", "sandbox", "security", "spec"))
+
+
+def __getattr__(name: str) -> object:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'nstool' has no attribute {name!r}")
+    module, attribute = _PUBLIC[name]
+    value = getattr(__import__(module, fromlist=[attribute]), attribute)
+    globals()[name] = value
+    return value

@@ -1,0 +1,226 @@
+"""What the sandbox sees as its files, worked out from the plan: which path inside is which path of the host."""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from nstool import uapi
+from nstool.frozen import Frozen
+from nstool.plan.steps import CHILD, INIT, LAUNCHER, Fd
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from nstool.plan.steps import Step
+
+MAX_LINKS = 40  # MAXSYMLINKS of the kernel
+
+
+class Tree:
+    """Something mounted. hosts: the directories of the host that it shows, the top layer first.
+
+    fstype: of a filesystem made for the sandbox, else empty. made: path below it to its kind ("dir",
+    "file") or ("link", target), for what the plan makes in it. attributes: MOUNT_ATTR_*.
+    """
+
+    def __init__(self, hosts: tuple[str, ...] = (), fstype: str = "", attributes: int = 0) -> None:
+        self.hosts = hosts
+        self.fstype = fstype
+        self.attributes = attributes
+        self.made: dict[str, tuple[str, str]] = {}
+
+    def part(self, path: str) -> Tree:
+        """Return the tree of a path below this one, as a bind mount of it shows."""
+        part = Tree(tuple(_join(host, path) for host in self.hosts), self.fstype, self.attributes)
+        prefix = path.strip("/")
+        for name, kind in self.made.items():
+            if name == prefix or name.startswith(prefix + "/"):
+                part.made[name[len(prefix) :].strip("/")] = kind
+        return part
+
+
+class Place(Frozen):
+    """Where a path inside leads. path: inside, without symlinks. kind: "dir", "file", "other", "absent",
+    "link" (one that was not followed), "loop", "unknown" (a kernel's filesystem, as /proc).
+
+    host: the path on the host; empty for what the plan makes. attributes: MOUNT_ATTR_* of its mount.
+    links: the symlinks that were met on the way, with where each leads, as (path, target).
+    missing: the first component that is absent, or that is no directory where one is needed.
+    """
+
+    path: str
+    kind: str
+    host: str = ""
+    attributes: int = 0
+    links: tuple[tuple[str, str], ...] = ()
+    missing: str = ""
+
+    @property
+    def there(self) -> bool:
+        """Whether something is certainly at the path."""
+        return self.kind in ("dir", "file", "other", "link")
+
+
+class View:
+    """The mounts of a plan, applied in order. steps: of the plan, up to the moment that is asked about."""
+
+    def __init__(self, steps: tuple[Step, ...]) -> None:
+        self.attached: list[tuple[str, Tree]] = []
+        self.trees: dict[str, Tree] = {}
+        self.places: dict[str, str] = {}  # fd name → path inside that it was opened at
+        self._contexts: dict[str, tuple[str, dict[str, str]]] = {}
+        self._held: dict[str, Tree] = {}  # what hangs below the old root: the layers of an overlay
+        self.own_root = False
+        for step in steps:
+            if step.who in (LAUNCHER, CHILD, INIT):
+                handler = getattr(self, f"_{step.call}", None)
+                if handler is not None:
+                    handler(step)
+        if not self.own_root:  # no root of its own: the host's
+            self.attached.insert(0, ("/", Tree(("/",))))
+
+    def locate(self, path: str, follow: bool = True) -> Place:
+        """Return where an absolute path inside leads, symlinks followed inside the sandbox's root."""
+        todo = [part for part in path.split("/") if part and part != "."]
+        links: list[tuple[str, str]] = []
+        here = "/"
+        while todo:
+            name = todo.pop(0)
+            if name == "..":
+                here = os.path.dirname(here)
+                continue
+            here = f"{here.rstrip('/')}/{name}"
+            kind, host, target, attributes = self._look(here)
+            if kind == "link" and (todo or follow):
+                links.append((here, target))
+                if len(links) > MAX_LINKS:
+                    return Place(path, "loop", links=tuple(links))
+                todo = [p for p in target.split("/") if p and p != "."] + todo
+                here = "/" if target.startswith("/") else os.path.dirname(here)
+                continue
+            if kind == "unknown":
+                rest = "/".join([here.rstrip("/"), *todo])
+                return Place(rest, "unknown", attributes=attributes, links=tuple(links))
+            if kind == "absent" or (todo and kind != "dir"):
+                return Place(path, "absent", host, attributes, tuple(links), here)
+            if not todo:
+                return Place(here, kind, host, attributes, tuple(links))
+        kind, host, _, attributes = self._look(here)
+        return Place(here, kind, host, attributes, tuple(links))
+
+    def _look(self, path: str) -> tuple[str, str, str, int]:
+        """Return (kind, host path, link target, attributes) of a path whose parent has no symlink."""
+        for where, tree in reversed(self.attached):
+            if not (where == "/" or path == where or path.startswith(where + "/")):
+                continue
+            rest = path[len(where) :].strip("/")
+            if rest in tree.made:
+                kind, target = tree.made[rest]
+                return kind, "", target, tree.attributes
+            for host in tree.hosts:
+                kind, target = host_kind(_join(host, rest))
+                if kind != "absent":
+                    return kind, _join(host, rest), target, tree.attributes
+            if not tree.hosts and not rest:
+                return "dir", "", "", tree.attributes
+            if tree.fstype in ("", "tmpfs", "overlay"):  # what the plan made in these is all that there is
+                return "absent", _join(tree.hosts[0], rest) if tree.hosts else "", "", tree.attributes
+            return "unknown", "", "", tree.attributes
+        return "absent", "", "", 0
+
+    # ---- one method for each call that changes what is seen ----
+
+    def _open_tree(self, step: Step) -> None:
+        directory, path = step.args[0], str(step.args[1])
+        if isinstance(directory, Fd):
+            tree = self.trees.get(directory.name, Tree()).part(path)
+        elif self.own_root:  # after the pivot the path is one of the sandbox
+            place = self.locate(path)
+            tree = Tree((place.host,) if place.host else (), "" if place.host else "unknown", place.attributes)
+        else:
+            tree = Tree((path,))
+        self.trees[step.result] = tree
+
+    def _fsopen(self, step: Step) -> None:
+        self._contexts[step.result] = (str(step.args[0]), {})
+
+    def _fsconfig(self, step: Step) -> None:
+        fd, _, key, value, _ = step.args
+        if isinstance(fd, Fd) and fd.name in self._contexts and key:
+            self._contexts[fd.name][1][str(key)] = str(value or "")
+
+    def _fsmount(self, step: Step) -> None:
+        fd, _, attributes = step.args
+        fstype, options = self._contexts.get(fd.name, ("", {})) if isinstance(fd, Fd) else ("", {})
+        tree = Tree((), fstype, attributes if isinstance(attributes, int) else 0)
+        if fstype == "overlay":
+            layers = [os.path.dirname(options.get("upperdir", "")), *options.get("lowerdir", "").split(":")]
+            held = [self._held.get(os.path.basename(layer)) for layer in layers]
+            tops = [_join(h, "upper") for h in (held[0].hosts if held[0] else ())]
+            tree.hosts = (*tops, *(h for layer in held[1:] if layer for h in layer.hosts))
+        self.trees[step.result] = tree
+
+    def _mount_setattr(self, step: Step) -> None:
+        fd, _, _, set_, clear, *_ = step.args
+        if isinstance(fd, Fd) and fd.name in self.trees and isinstance(set_, int) and isinstance(clear, int):
+            tree = self.trees[fd.name]
+            tree.attributes = tree.attributes & ~clear | set_
+
+    def _openat2(self, step: Step) -> None:
+        directory, path = step.args[0], str(step.args[1])
+        base = self.places.get(directory.name, "") if isinstance(directory, Fd) else ""
+        self.places[step.result] = path if path.startswith("/") else f"{base}/{path}"
+
+    def _move_mount(self, step: Step) -> None:
+        source, _, to, to_path, _ = step.args
+        if not isinstance(source, Fd):
+            return
+        tree = self.trees.get(source.name, Tree())
+        if not isinstance(to, Fd):
+            if to_path == "/":
+                self.attached, self.own_root = [("/", tree)], True
+                self.places[source.name] = "/"
+            else:
+                self._held[os.path.basename(str(to_path))] = tree
+            return
+        where = self.places.get(to.name, "")
+        self.places[source.name] = where
+        self.attached.append((where or "/", tree))
+
+    def _mkdirat(self, step: Step) -> None:
+        self._make(step.args[0], str(step.args[1]), "dir")
+
+    def _write_file(self, step: Step) -> None:
+        if isinstance(step.args[3], int) and step.args[3] & uapi.O_CREAT:
+            self._make(step.args[0], str(step.args[1]), "file")
+
+    def _mknodat(self, step: Step) -> None:
+        self._make(step.args[0], str(step.args[1]), "other")
+
+    def _symlinkat(self, step: Step) -> None:
+        self._make(step.args[1], str(step.args[2]), "link", str(step.args[0]))
+
+    def _make(self, directory: object, path: str, kind: str, target: str = "") -> None:
+        if isinstance(directory, Fd):
+            if directory.name in self.trees:
+                self.trees[directory.name].made[path.strip("/")] = (kind, target)
+        elif self.own_root:
+            for where, tree in reversed(self.attached):
+                if where == "/" or path == where or path.startswith(where + "/"):
+                    tree.made[path[len(where) :].strip("/")] = (kind, target)
+                    return
+
+
+def host_kind(path: str) -> tuple[str, str]:
+    """Return ("dir", "file", "other", "link" or "absent", link target) of a path of the host, not followed."""
+    try:
+        mode = os.lstat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        return "absent", ""
+    if stat.S_ISLNK(mode):
+        return "link", os.readlink(path)
+    return ("dir" if stat.S_ISDIR(mode) else "file" if stat.S_ISREG(mode) else "other"), ""
+
+
+def _join(directory: str, path: str) -> str:
+    return f"{directory.rstrip('/')}/{path}".rstrip("/") or "/"

@@ -1,0 +1,83 @@
+"""Keep namespaces alive without a process: bind mounts of their files. namespaces(7), mount(2)."""
+
+from __future__ import annotations
+
+import os
+
+from nstool import syscalls, uapi
+from nstool.errors import KernelError, SpecError
+from nstool.kinds import KINDS
+from nstool.sandbox import rundir
+from nstool.sandbox.join import different
+
+
+def pin(target: str, directory: str, types: tuple[str, ...] = ()) -> list[str]:
+    """Bind the namespaces of a pid or of a sandbox's init into a new directory. Returns sentences.
+
+    types: the wanted ones; empty for all that differ from the caller's, but mnt unless it is asked
+    for: its file can be bound only into a mount namespace older than itself that does not propagate into it.
+    All or none: what was bound is let go when one cannot be.
+    """
+    unknown = [name for name in types if name not in KINDS]
+    if unknown:
+        from nstool.spec.values import suggest
+
+        raise SpecError(f"no namespace type {unknown[0]!r}{suggest(unknown[0], KINDS)}", "--types")
+    if target.isdigit():
+        pid = int(target)
+        if not os.path.isdir(f"/proc/{pid}"):
+            raise SpecError(f"there is no process {pid}", target)
+    else:
+        pid = rundir.find(target).init_pid
+    wanted = types or tuple(name for name in KINDS if name in different(pid) and name != "mnt")
+    if not wanted:
+        raise SpecError(f"process {pid} is in no namespace of its own, so there is nothing to keep", target)
+    try:
+        os.mkdir(directory, 0o755)
+    except FileExistsError:
+        raise SpecError("exists already: pin makes a new directory", directory) from None
+    except FileNotFoundError:
+        raise SpecError("its parent directory does not exist", directory) from None
+    done: list[str] = []
+    try:
+        for name in wanted:
+            path = os.path.join(directory, name)
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o444))
+            source = f"/proc/{pid}/ns/{name}"
+            inode = os.readlink(source)
+            syscalls.mount(source, path, None, uapi.MS_BIND, None)
+            done.append(f"{inode} is kept by {path}")
+    except BaseException:
+        _release(directory)
+        raise
+    return done
+
+
+def unpin(directory: str) -> list[str]:
+    """Let the namespaces pinned in a directory go and remove it. Returns sentences.
+
+    Raises SpecError, with nothing done, when it holds anything else.
+    """
+    if not os.path.isdir(directory):
+        raise SpecError("is no directory", directory)
+    strange = sorted(set(os.listdir(directory)) - set(KINDS))
+    if strange:
+        raise SpecError(f"holds {strange[0]!r}, which pin has not made: not touched", directory)
+    return _release(directory)
+
+
+def _release(directory: str) -> list[str]:
+    done = []
+    for name in KINDS:
+        path = os.path.join(directory, name)
+        if not os.path.lexists(path):
+            continue
+        try:
+            syscalls.umount2(path, uapi.MNT_DETACH | uapi.UMOUNT_NOFOLLOW)
+            done.append(f"{path}: let go")
+        except KernelError as error:
+            if error.errno != 22:  # EINVAL: nothing was bound there
+                raise
+        os.unlink(path)
+    os.rmdir(directory)
+    return done
