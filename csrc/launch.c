@@ -321,3 +321,93 @@ void nst_launch_kill(struct nst_launch *l)
 	close_fd(&l->pidfd);
 	close_fd(&l->control);
 }
+
+/* ---- a user namespace without a process ---- */
+
+/* Hold the namespace until the launcher lets go, or dies. */
+_Noreturn static void hold(void *arg)
+{
+	const int32_t *pair = arg;
+	char byte;
+
+	nst_raw1(__NR_close, pair[1]);
+	while (nst_raw3(__NR_read, pair[0], NST_P(&byte), 1) == -EINTR)
+		;
+	for (;;)
+		nst_raw1(__NR_exit, 0);
+}
+
+/* Write "/proc/PID/NAME" into path. */
+static void proc_path(char *path, int pid, const char *name)
+{
+	char digits[12];
+	const char *parts[] = {"/proc/", put_number(digits + sizeof digits, (unsigned int)pid), "/", name};
+
+	for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
+		for (const char *p = parts[i]; *p; p++)
+			*path++ = *p;
+	*path = 0;
+}
+
+static long write_map(int pid, const char *name, const char *text)
+{
+	char path[32];
+	long fd, r, size = 0;
+
+	proc_path(path, pid, name);
+	fd = nst_raw4(__NR_openat, AT_FDCWD, NST_P(path), O_WRONLY | O_CLOEXEC, 0);
+	if (fd < 0)
+		return fd;
+	while (text[size])
+		size++;
+	r = nst_raw3(__NR_write, fd, NST_P(text), size);
+	nst_raw1(__NR_close, fd);
+	return r == size || r < 0 ? r : -EIO;
+}
+
+int nst_userns(const char *uid_map, const char *gid_map)
+{
+	/* No exit signal: a SIGCHLD handler of the host's neither sees nor reaps this child. */
+	struct clone_args args = {.flags = CLONE_VM | CLONE_NEWUSER | CLONE_PIDFD};
+	int32_t pair[2], pidfd = -1;
+	uint64_t all = ~0ull, old = 0;
+	char path[32];
+	long r, stack;
+
+	r = nst_raw2(__NR_pipe2, NST_P(pair), O_CLOEXEC);
+	if (r < 0)
+		return (int)r;
+	stack = nst_raw6(__NR_mmap, 0, STACK_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1,
+			 0);
+	if (stack < 0 && stack > -4096) {
+		r = stack;
+		goto close_pipe;
+	}
+	args.stack = (uint64_t)stack;
+	args.stack_size = STACK_SIZE;
+	args.pidfd = (uint64_t)(uintptr_t)&pidfd;
+	nst_raw4(__NR_rt_sigprocmask, SIG_SETMASK, NST_P(&all), NST_P(&old), 8);
+	r = nst_clone3_on_stack(&args, sizeof args, hold, pair);
+	nst_raw4(__NR_rt_sigprocmask, SIG_SETMASK, NST_P(&old), 0, 8);
+	if (r > 0) {
+		int pid = (int)r;
+
+		r = write_map(pid, "uid_map", uid_map);
+		if (r >= 0)
+			r = write_map(pid, "gid_map", gid_map);
+		if (r >= 0) {
+			proc_path(path, pid, "ns/user");
+			r = nst_raw4(__NR_openat, AT_FDCWD, NST_P(path), O_RDONLY | O_CLOEXEC, 0);
+			r = above_stdio((int)r);
+		}
+		nst_raw4(__NR_pidfd_send_signal, pidfd, SIGKILL, 0, 0);
+		while (nst_raw4(__NR_wait4, pid, 0, 0x40000000 /* __WALL */, 0) == -EINTR)
+			;
+		nst_raw1(__NR_close, pidfd);
+	}
+	nst_raw2(__NR_munmap, stack, STACK_SIZE);
+close_pipe:
+	close_fd(&pair[0]);
+	close_fd(&pair[1]);
+	return (int)r;
+}

@@ -150,6 +150,10 @@ void nst_launch_close(struct nst_launch *l);
 /* Kill and reap the new process, if there is one. */
 void nst_launch_kill(struct nst_launch *l);
 
+/* Make a user namespace with these maps (text as the kernel takes it) and no process in it.
+ * Returns an fd of it, the caller's to close, or -errno. user_namespaces(7). */
+int nst_userns(const char *uid_map, const char *gid_map);
+
 /* ---- init.c ---- */
 
 /* nsexec as PID 1 or monitor: fd holds the envelope that launch.c wrote. Never returns. */

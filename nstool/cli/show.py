@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import click
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from rich.console import Console
+    from rich.text import Text
 
-    from nstool.sandbox.facts import CapabilitySet, Facts, Isolation
+    from nstool.sandbox.facts import Facts, Isolation
     from nstool.spec.model import IdMap
 
-ALL_CAPABILITIES = "all"
-Row = tuple[str, str, str]
+    Rows = dict[str, Callable[[Facts], str]]  # name of a fact to its text
 
 
 @click.command("show")
@@ -52,21 +53,19 @@ def render(isolation: Isolation, console: Console) -> None:
     from rich.table import Table
 
     inside, outside = isolation.inside, isolation.outside
-    table = Table(
-        "", f"inside: {inside.command} ({inside.pid})", f"outside: {outside.command} ({outside.pid})", box=None
-    )
-    for title, rows in (
-        ("namespaces", list(_namespaces(isolation))),
-        ("identity", list(_identity(inside, outside))),
-        ("capabilities", list(_capabilities(inside, outside))),
-        ("confinement", list(_confinement(inside, outside))),
-        ("surroundings", list(_surroundings(inside, outside))),
-    ):
+    headings = (f"{side}: {_printable(facts.command)} ({facts.pid})" for side, facts in _sides(isolation))
+    table = Table("", *headings, box=None)
+    for title, rows in _sections(isolation).items():
         table.add_row(f"[bold]{title}[/bold]")
-        for name, left, right in rows:
+        for name, text in rows.items():
+            left, right = text(inside), text(outside)
             style = "green" if left != right else ""
-            table.add_row(f"  {name}", *(_cell(text, style) for text in (left, right)))
+            table.add_row(f"  {name}", _cell(left, style), _cell(right, style))
     console.print(table)
+
+
+def _sides(isolation: Isolation) -> tuple[tuple[str, Facts], ...]:
+    return ("inside", isolation.inside), ("outside", isolation.outside)
 
 
 def render_mounts(isolation: Isolation, console: Console) -> None:
@@ -82,28 +81,28 @@ def render_mounts(isolation: Isolation, console: Console) -> None:
     console.print(table)
 
 
-def _namespaces(isolation: Isolation) -> Iterator[Row]:
-    for kind, differs in isolation.differs.items():
-        left, right = (_inode(facts, kind) for facts in (isolation.inside, isolation.outside))
-        yield kind, left if differs else f"{left} (shared)" if differs is False else left, right
+def _sections(isolation: Isolation) -> dict[str, Rows]:
+    inside, outside = isolation.inside, isolation.outside
+    limits = dict.fromkeys((*_limits(inside), *_limits(outside)))
+    rlimits = [name for name, limit in inside.rlimits.items() if limit != outside.rlimits[name]]
+    return {
+        "namespaces": {kind: partial(_inode, kind) for kind in isolation.differs},
+        "identity": _IDENTITY,
+        "capabilities": {name: partial(_capabilities, name) for name in inside.capabilities} | _SECUREBITS,
+        "confinement": _CONFINEMENT
+        | {name: partial(_cgroup_limit, name) for name in limits}
+        | {f"rlimit {name}": partial(_rlimit, name) for name in rlimits},
+        "surroundings": _SURROUNDINGS,
+    }
 
 
-def _inode(facts: Facts, kind: str) -> str:
+def _inode(kind: str, facts: Facts) -> str:
     if kind in facts.namespaces:
         return f"{kind}:[{facts.namespaces[kind]}]"
     return f"unknown: {facts.unread[f'namespaces.{kind}']}"
 
 
-def _identity(inside: Facts, outside: Facts) -> Iterator[Row]:
-    yield "uid", _ids(inside, "uid"), _ids(outside, "uid")
-    yield "gid", _ids(inside, "gid"), _ids(outside, "gid")
-    yield "groups", *(_words(map(str, facts.groups)) for facts in (inside, outside))
-    yield "uid map", *(_map(facts.uid_map) for facts in (inside, outside))
-    yield "gid map", *(_map(facts.gid_map) for facts in (inside, outside))
-    yield "pids", *(" > ".join(map(str, facts.pids)) for facts in (inside, outside))
-
-
-def _ids(facts: Facts, what: str) -> str:
+def _ids(what: str, facts: Facts) -> str:
     # The kernel shows ids as the reader's; what the process itself sees comes through its map.
     from nstool.security.idmap import to_inside
 
@@ -117,35 +116,15 @@ def _map(maps: Sequence[IdMap]) -> str:
     return "\n".join(f"{line.inside} is {line.outside}, {line.count} ids" for line in maps) or "none"
 
 
-def _capabilities(inside: Facts, outside: Facts) -> Iterator[Row]:
-    for name in inside.capabilities:
-        yield name, _capability_names(inside.capabilities[name]), _capability_names(outside.capabilities[name])
-    yield (
-        "securebits",
-        *(_or_reason(facts, "securebits", _words(facts.securebits or ())) for facts in (inside, outside)),
-    )
-
-
-def _capability_names(one: CapabilitySet) -> str:
+def _capabilities(name: str, facts: Facts) -> str:
     # A nearly full set is told by what it lacks.
     from nstool.security.capabilities import full, names
 
-    lacking = names(full() & ~one.mask)
-    if len(lacking) < len(one.names):
-        return f"{ALL_CAPABILITIES} but {_words(lacking)}" if lacking else ALL_CAPABILITIES
-    return _words(one.names)
-
-
-def _confinement(inside: Facts, outside: Facts) -> Iterator[Row]:
-    yield "no_new_privs", *("yes" if facts.no_new_privs else "no" for facts in (inside, outside))
-    yield "seccomp", *(_seccomp(facts) for facts in (inside, outside))
-    yield "LSM label", *(_or_reason(facts, "lsm", facts.lsm or "none") for facts in (inside, outside))
-    for name in dict.fromkeys((*_limits(inside), *_limits(outside))):
-        yield name, _limits(inside).get(name, "none"), _limits(outside).get(name, "none")
-    for name, limit in inside.rlimits.items():
-        if limit != outside.rlimits[name]:
-            yield f"rlimit {name}", _rlimit(limit), _rlimit(outside.rlimits[name])
-    yield "oom_score_adj", str(inside.oom_score_adj), str(outside.oom_score_adj)
+    has = facts.capabilities[name]
+    lacking = names(full() & ~has.mask)
+    if len(lacking) < len(has.names):
+        return f"all but {_words(lacking)}" if lacking else "all"
+    return _words(has.names)
 
 
 def _seccomp(facts: Facts) -> str:
@@ -167,20 +146,14 @@ def _limit(name: str, value: str) -> str:
     return value
 
 
-def _rlimit(limit: tuple[int, int]) -> str:
+def _cgroup_limit(name: str, facts: Facts) -> str:
+    return _limits(facts).get(name, "none")
+
+
+def _rlimit(name: str, facts: Facts) -> str:
     from nstool.security.rlimits import describe
 
-    return describe(limit)
-
-
-def _surroundings(inside: Facts, outside: Facts) -> Iterator[Row]:
-    yield "host name", *(_or_reason(facts, "hostname", facts.hostname or "") for facts in (inside, outside))
-    yield "clocks", *(_or_reason(facts, "time_offsets", _clocks(facts)) for facts in (inside, outside))
-    yield "root", *(_or_reason(facts, "mounts", _root(facts)) for facts in (inside, outside))
-    yield "mounts", *(_or_reason(facts, "mounts", _mount_counts(facts)) for facts in (inside, outside))
-    yield "addresses", *(_network(facts) for facts in (inside, outside))
-    yield "cgroups", *(_cgroups(facts) for facts in (inside, outside))
-    yield "memory", *(_or_reason(facts, "memory", _memory(facts)) for facts in (inside, outside))
+    return describe(facts.rlimits[name])
 
 
 def _clocks(facts: Facts) -> str:
@@ -222,11 +195,11 @@ def _or_reason(facts: Facts, fact: str, text: str) -> str:
     return f"unknown: {facts.unread[fact]}" if fact in facts.unread else text
 
 
-def _words(words: Sequence[str] | Iterator[str]) -> str:
+def _words(words: Iterable[str]) -> str:
     return " ".join(words) or "none"
 
 
-def _cell(text: str, style: str) -> object:
+def _cell(text: str, style: str) -> Text:
     from rich.text import Text
 
     return Text(_printable(text), style=style)
@@ -235,6 +208,32 @@ def _cell(text: str, style: str) -> object:
 def _printable(text: str) -> str:
     # Names come from inside: an escape sequence in one must not reach the terminal.
     return "".join(char if char.isprintable() or char == "\n" else f"\\x{ord(char):02x}" for char in text)
+
+
+_IDENTITY: Rows = {
+    "uid": partial(_ids, "uid"),
+    "gid": partial(_ids, "gid"),
+    "groups": lambda facts: _words(map(str, facts.groups)),
+    "uid map": lambda facts: _map(facts.uid_map),
+    "gid map": lambda facts: _map(facts.gid_map),
+    "pids": lambda facts: " > ".join(map(str, facts.pids)),
+}
+_SECUREBITS: Rows = {"securebits": lambda facts: _or_reason(facts, "securebits", _words(facts.securebits or ()))}
+_CONFINEMENT: Rows = {
+    "no_new_privs": lambda facts: "yes" if facts.no_new_privs else "no",
+    "seccomp": _seccomp,
+    "LSM label": lambda facts: _or_reason(facts, "lsm", facts.lsm or "none"),
+    "oom_score_adj": lambda facts: str(facts.oom_score_adj),
+}
+_SURROUNDINGS: Rows = {
+    "host name": lambda facts: _or_reason(facts, "hostname", facts.hostname or ""),
+    "clocks": lambda facts: _or_reason(facts, "time_offsets", _clocks(facts)),
+    "root": lambda facts: _or_reason(facts, "mounts", _root(facts)),
+    "mounts": lambda facts: _or_reason(facts, "mounts", _mount_counts(facts)),
+    "addresses": _network,
+    "cgroups": _cgroups,
+    "memory": lambda facts: _or_reason(facts, "memory", _memory(facts)),
+}
 
 
 def _pid(target: str) -> int:

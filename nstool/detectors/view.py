@@ -212,10 +212,12 @@ class View:
 
 
 def host_kind(path: str) -> tuple[str, str]:
-    """Return ("dir", "file", "other", "link" or "absent", link target) of a path of the host, not followed."""
+    """Return (kind, link target) of a path of the host, not followed; kind as in Place."""
     try:
         mode = os.lstat(path).st_mode
-    except (FileNotFoundError, NotADirectoryError, PermissionError):
+    except PermissionError:  # it lies in a directory that the caller may not search
+        return "unknown", ""
+    except (FileNotFoundError, NotADirectoryError):
         return "absent", ""
     if stat.S_ISLNK(mode):
         return "link", os.readlink(path)

@@ -30,7 +30,6 @@ def inside(pid: int, function: Callable[[], T]) -> T:
     It runs in a thread of its own, which ends with it: the calling thread stays where it is, and
     so does the rest of the process. /proc/sys/net, too, follows the thread.
     """
-    from concurrent.futures import ThreadPoolExecutor
 
     def joined() -> T:
         from pyroute2 import netns
@@ -40,10 +39,20 @@ def inside(pid: int, function: Callable[[], T]) -> T:
         return function()
 
     try:
-        with ThreadPoolExecutor(1) as thread:
-            return thread.submit(joined).result()
+        return _apart(joined)
     except FileNotFoundError as error:
         raise KernelError(f"open(/proc/{pid}/ns/net)", errno.ESRCH) from error
+
+
+def _apart(function: Callable[[], T]) -> T:
+    """Call ``function`` in a thread of its own, which is in the caller's network namespace too.
+
+    pyroute2 runs an event loop in the thread that calls it, and refuses one that has a loop running.
+    """
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(function).result()
 
 
 def veth_create(pid: int, args: dict[str, Any]) -> None:
@@ -51,6 +60,11 @@ def veth_create(pid: int, args: dict[str, Any]) -> None:
 
     args: of the step veth_create. veth(4).
     """
+    _apart(lambda: _veth_create(pid, args))
+    inside(pid, lambda: _configure(args))
+
+
+def _veth_create(pid: int, args: dict[str, Any]) -> None:
     with open(f"/proc/{pid}/ns/net", "rb") as namespace, _netlink() as ip:
         peer = {"ifname": DEVICE, "address": args["mac"], "net_ns_fd": namespace.fileno(), **_mtu(args)}
         with _call(f"RTM_NEWLINK veth {args['link']}"):
@@ -63,7 +77,6 @@ def veth_create(pid: int, args: dict[str, Any]) -> None:
             _fix_neighbours(ip, index, args["addresses"], args["mac"])
         if gateways and args["publish"]:
             _loopback(ip, args["link"], gateways)
-    inside(pid, lambda: _configure(args))
 
 
 def _configure(args: dict[str, Any]) -> None:
@@ -82,8 +95,7 @@ def _configure(args: dict[str, Any]) -> None:
 
 def veth_delete(args: dict[str, Any]) -> None:
     """Remove the veth pair of the step veth_create. One that is not there, or not ours, is left alone."""
-    with _netlink() as ip:
-        _delete(ip, args["link"], "veth", args["link_mac"])
+    _apart(lambda: _delete(args["link"], "veth", args["link_mac"]))
 
 
 def bridge_attach(shared: Shared, args: dict[str, Any]) -> None:
@@ -91,10 +103,14 @@ def bridge_attach(shared: Shared, args: dict[str, Any]) -> None:
 
     A bridge that was there before is the administrator's: it gets a port and nothing else.
     """
+    check_bridge(shared, args["bridge"], allocated=args["allocated"])
+    _apart(lambda: _bridge_attach(shared, args))
+
+
+def _bridge_attach(shared: Shared, args: dict[str, Any]) -> None:
     with _netlink() as ip:
         name = args["bridge"]
         bridges = shared.state.setdefault(BRIDGES, {})
-        check_bridge(shared, name, allocated=args["allocated"])
         if name in bridges or _index(ip, name) is None:
             record = bridges.setdefault(name, {"mac": args["bridge_mac"], "ports": []})
             record["ports"] = sorted({*record["ports"], args["link"]})
@@ -109,13 +125,17 @@ def bridge_attach(shared: Shared, args: dict[str, Any]) -> None:
 
 def check_bridge(shared: Shared, name: str, *, allocated: bool) -> None:
     """Refuse a bridge that is not ours for a sandbox whose address we chose. Raises NotSupported."""
+    if allocated and name not in shared.state.get(BRIDGES, {}) and _apart(lambda: _exists(name)):
+        raise NotSupported(
+            f'net.bridge "{name}"',
+            "the bridge was there before, so its network is not nstool's to choose addresses from",
+            "give net.address and net.gateway of that network, or another name for a bridge of nstool's own",
+        )
+
+
+def _exists(name: str) -> bool:
     with _netlink() as ip:
-        if allocated and name not in shared.state.get(BRIDGES, {}) and _index(ip, name) is not None:
-            raise NotSupported(
-                f'net.bridge "{name}"',
-                "the bridge was there before, so its network is not nstool's to choose addresses from",
-                "give net.address and net.gateway of that network, or another name for a bridge of nstool's own",
-            )
+        return _index(ip, name) is not None
 
 
 def _own_bridge(ip: Any, args: dict[str, Any], mac: str) -> None:
@@ -140,26 +160,26 @@ def bridge_detach(shared: Shared, args: dict[str, Any]) -> None:
     record = bridges.get(args["bridge"])
     if record is None or args["link"] not in record["ports"]:
         return
-    with _netlink() as ip:
-        if record["ports"] == [args["link"]]:
-            _delete(ip, args["bridge"], "bridge", record["mac"])
-            del bridges[args["bridge"]]
-        else:
-            _forget_neighbours(ip, args)
-            record["ports"].remove(args["link"])
+    if record["ports"] == [args["link"]]:
+        _apart(lambda: _delete(args["bridge"], "bridge", record["mac"]))
+        del bridges[args["bridge"]]
+    else:
+        _apart(lambda: _forget_neighbours(args))
+        record["ports"].remove(args["link"])
     shared.save()
 
 
-def _forget_neighbours(ip: Any, args: dict[str, Any]) -> None:
+def _forget_neighbours(args: dict[str, Any]) -> None:
     from pyroute2.netlink.exceptions import NetlinkError
 
-    index = _index(ip, args["bridge"])
-    for address in args["addresses"]:
-        try:
-            ip.neigh("del", dst=address, ifindex=index)
-        except NetlinkError as error:
-            if error.code not in (errno.ENOENT, errno.ENODEV):  # never made, or gone with the bridge
-                raise KernelError(f"RTM_DELNEIGH {address}", error.code) from error
+    with _netlink() as ip:
+        index = _index(ip, args["bridge"])
+        for address in args["addresses"] if index is not None else ():
+            try:
+                ip.neigh("del", dst=address, ifindex=index)
+            except NetlinkError as error:
+                if error.code != errno.ENOENT:  # never made
+                    raise KernelError(f"RTM_DELNEIGH {address}", error.code) from error
 
 
 def kind_known(kind: str) -> bool:
@@ -168,6 +188,10 @@ def kind_known(kind: str) -> bool:
     The kind checks the address before anything is made, and this one is a multicast address: a
     kernel that has the kind answers EADDRNOTAVAIL, one that has not EOPNOTSUPP.
     """
+    return _apart(lambda: _kind_known(kind))
+
+
+def _kind_known(kind: str) -> bool:
     from pyroute2.netlink.exceptions import NetlinkError
 
     with _netlink() as ip:
@@ -182,20 +206,40 @@ def forget_connections(addresses: list[str]) -> None:
     """Remove the tracked connections of a sandbox that has gone.
 
     A client's UDP flow would otherwise keep going to its address, also when another sandbox has
-    the published port by then. Through ctnetlink; without it they time out.
+    the published port by then. Through ctnetlink (conntrack(8)).
     """
+    _apart(lambda: _forget_connections(addresses))
+
+
+def _forget_connections(addresses: list[str]) -> None:
+    import socket
+
     from pyroute2 import NFCTSocket
     from pyroute2.netlink.nfnetlink.nfctsocket import NFCTAttrTuple
 
-    for address in addresses:
-        with NFCTSocket(nfgen_family=_family(address)) as conntrack, _call("IPCTNL_MSG_CT_DELETE"):
-            for entry in list(conntrack.dump()):
-                ends = [
-                    NFCTAttrTuple.from_netlink(_family(address), entry.get_attr(f"CTA_TUPLE_{way}"))
-                    for way in ("ORIG", "REPLY")
-                ]
-                if any(address in (end.saddr, end.daddr) for end in ends):
-                    conntrack.entry("del", tuple_orig=ends[0])
+    found: dict[int, list[Any]] = {socket.AF_INET: [], socket.AF_INET6: []}
+    with NFCTSocket(nfgen_family=socket.AF_UNSPEC) as conntrack, _call("IPCTNL_MSG_CT_GET"):
+        for entry in conntrack.dump():
+            family = entry["nfgen_family"]
+            tuples = [entry.get_attr(f"CTA_TUPLE_{way}") for way in ("ORIG", "REPLY")]
+            ends = [NFCTAttrTuple.from_netlink(family, one) for one in tuples if family in found]
+            if any(end.saddr in addresses or end.daddr in addresses for end in ends):
+                found[family].append(ends[0])
+    for family, origins in found.items():
+        for origin in origins:
+            _forget_connection(family, origin)
+
+
+def _forget_connection(family: int, origin: Any) -> None:
+    from pyroute2 import NFCTSocket
+    from pyroute2.netlink.exceptions import NetlinkError
+
+    with NFCTSocket(nfgen_family=family) as conntrack:
+        try:
+            conntrack.entry("del", tuple_orig=origin)
+        except NetlinkError as error:
+            if error.code != errno.ENOENT:  # it ended by itself meanwhile
+                raise KernelError("IPCTNL_MSG_CT_DELETE", error.code) from error
 
 
 def _netlink() -> Any:
@@ -236,18 +280,19 @@ def _link(ip: Any, name: str) -> Any:
         raise KernelError(f"RTM_GETLINK {name}", error.code) from error
 
 
-def _delete(ip: Any, name: str, kind: str, mac: str) -> None:
+def _delete(name: str, kind: str, mac: str) -> None:
     """Delete a link if it is the one we made: of this kind, with the address that we gave it."""
     from pyroute2.netlink.exceptions import NetlinkError
 
-    link = _link(ip, name)
-    if link is None or link.get("address") != mac or link.get(("linkinfo", "kind")) != kind:
-        return
-    try:
-        ip.link("del", index=link["index"])
-    except NetlinkError as error:
-        if error.code != errno.ENODEV:  # it went with the sandbox's namespace just now
-            raise KernelError(f"RTM_DELLINK {name}", error.code) from error
+    with _netlink() as ip:
+        link = _link(ip, name)
+        if link is None or link.get("address") != mac or link.get(("linkinfo", "kind")) != kind:
+            return
+        try:
+            ip.link("del", index=link["index"])
+        except NetlinkError as error:
+            if error.code != errno.ENODEV:  # it went with the sandbox's namespace just now
+                raise KernelError(f"RTM_DELLINK {name}", error.code) from error
 
 
 def _raise(ip: Any, name: str, addresses: list[str]) -> int:

@@ -61,7 +61,7 @@ class Shared:
         for key in [key for key, value in self.state.items() if not value]:
             del self.state[key]
         with open(self._path("state.json.new"), "w", encoding="utf-8") as file:
-            json.dump(self.state, file)
+            file.write(json.dumps(self.state))  # json.dump to the file is ten times slower
         os.replace(self._path("state.json.new"), self._path("state.json"))
 
     def _path(self, name: str) -> str:

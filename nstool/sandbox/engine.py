@@ -16,6 +16,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from nstool.namespaces.user import Maps
+
 ffi, lib = _native.ffi, _native.lib
 
 IMAGE = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "nsexec")
@@ -207,6 +209,20 @@ def start(
     finally:
         lib.nst_launch_close(launch)
     return Process(plan, launch.pid, launch.pidfd, launch.control)
+
+
+def userns(maps: Maps) -> int:
+    """Make a user namespace with these maps and no process in it; an fd of it, the caller's to close.
+
+    For mounts that show the host's owners under a sandbox's ids: mount_setattr(2), MOUNT_ATTR_IDMAP.
+    Raises KernelError: EPERM without CAP_SETUID and CAP_SETGID over the ids outside.
+    """
+    from nstool.namespaces.user import text
+
+    fd: int = lib.nst_userns(text(maps.uid).encode(), text(maps.gid).encode())
+    if fd < 0:
+        raise KernelError("clone3(CLONE_NEWUSER)", -fd, why="a user namespace with the sandbox's id maps, for id-mapped mounts")
+    return fd
 
 
 def _early_report(plan: Plan, control: int) -> KernelError | None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from errno import EINVAL, EIO, EPERM
+from functools import partial
 
 from nstool import kinds, uapi
 from nstool.errors import KernelError, SandboxGone
@@ -220,10 +221,13 @@ class _Reader:
     def namespaces(self) -> dict[str, int]:
         inodes = {}
         for kind in kinds.KINDS:
-            inode = self.try_to(f"namespaces.{kind}", lambda kind=kind: os.stat(f"ns/{kind}", dir_fd=self.proc).st_ino)
+            inode = self.try_to(f"namespaces.{kind}", partial(self.inode, kind))
             if inode is not None:
                 inodes[kind] = inode
         return inodes
+
+    def inode(self, kind: str) -> int:
+        return os.stat(f"ns/{kind}", dir_fd=self.proc).st_ino
 
     def securebits(self) -> tuple[str, ...] | None:
         if self.pid != os.getpid():

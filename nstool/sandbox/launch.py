@@ -100,6 +100,11 @@ class Sandbox:
         return self._pid
 
     @property
+    def ended(self) -> bool:
+        """Whether its end is known already."""
+        return self._exit is not None
+
+    @property
     def addresses(self) -> tuple[Any, ...]:
         """The addresses in its network namespace, read from there."""
         from nstool.network.facts import addresses

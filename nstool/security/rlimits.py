@@ -14,7 +14,7 @@ _PLAIN = {"": 1}
 
 # What the number of each resource counts; the others count things and take no unit.
 _UNITS: dict[str, tuple[str, dict[str, int]]] = {
-    **{name: ("bytes", _SIZES) for name in ("fsize", "data", "stack", "core", "rss", "memlock", "as", "msgqueue")},
+    **dict.fromkeys(("fsize", "data", "stack", "core", "rss", "memlock", "as", "msgqueue"), ("bytes", _SIZES)),
     "cpu": ("seconds", _SECONDS),
     "rttime": ("microseconds", _MICROSECONDS),
 }

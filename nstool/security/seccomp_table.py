@@ -79,7 +79,7 @@ ALLOWED: tuple[Group, ...] = (
     ),
     Group("pipes and memory files: shells, graphics buffers, sealed data", "memfd_create memfd_secret pipe pipe2"),
     Group(
-        "memory of the process itself: allocators, just-in-time compilers, protection keys, own placement on NUMA nodes",
+        "memory of the process itself: allocators, just-in-time compilers, protection keys, placement on NUMA nodes",
         "brk get_mempolicy madvise map_shadow_stack mbind mincore mlock mlock2 mlockall mmap mprotect mremap mseal "
         "msync munlock munlockall munmap pkey_alloc pkey_free pkey_mprotect remap_file_pages set_mempolicy "
         "set_mempolicy_home_node",
@@ -102,8 +102,9 @@ ALLOWED: tuple[Group, ...] = (
     Group("locks between threads", "futex futex_requeue futex_wait futex_waitv futex_wake"),
     Group(
         "reading clocks, sleeping, timers; setting a clock is refused",
-        "clock_getres clock_gettime clock_nanosleep getitimer gettimeofday nanosleep setitimer time timer_create "
-        "timer_delete timer_getoverrun timer_gettime timer_settime timerfd_create timerfd_gettime timerfd_settime times",
+        "clock_getres clock_gettime clock_nanosleep getitimer gettimeofday nanosleep setitimer time "
+        "timer_create timer_delete timer_getoverrun timer_gettime timer_settime timerfd_create timerfd_gettime "
+        "timerfd_settime times",
     ),
     Group(
         "scheduling and limits of own processes: the kernel refuses more than the caller may",

@@ -240,7 +240,7 @@ async def talk():
 asyncio.run(talk())
 print("fine")
 """
-SHELL = "seq 100 | sort -rn | head -3 | tr '\\n' ' '; (sleep 0 & wait); d=$(mktemp -d); touch $d/a; ls $d; rm -r $d; id -u >&2"
+SHELL = "seq 100 | sort -rn | head -3 | tr '\\n' ' '; (sleep 0 & wait); d=$(mktemp -d); touch $d/a; ls $d; rm -r $d"
 NODE = """
 const fs = require("fs"), net = require("net"), { Worker } = require("worker_threads");
 require("child_process").execFileSync("true");

@@ -79,14 +79,16 @@ def test_every_group_says_why() -> None:
         assert item.why
 
 
-@pytest.mark.parametrize(
-    "name",
-    "bpf perf_event_open userfaultfd io_uring_setup io_uring_enter io_uring_register add_key request_key keyctl ptrace "
-    "process_vm_readv process_vm_writev kcmp kexec_load kexec_file_load init_module finit_module delete_module mount "
-    "umount2 pivot_root move_mount open_tree open_tree_attr fsopen fsconfig fsmount fspick mount_setattr setns "
-    "open_by_handle_at quotactl acct swapon swapoff reboot sethostname setdomainname settimeofday clock_settime "
-    "adjtimex clock_adjtime ioperm iopl syslog vhangup pidfd_getfd".split(),
-)
+DANGEROUS = """
+bpf perf_event_open userfaultfd io_uring_setup io_uring_enter io_uring_register add_key request_key keyctl
+ptrace process_vm_readv process_vm_writev kcmp kexec_load kexec_file_load init_module finit_module
+delete_module mount umount2 pivot_root move_mount open_tree open_tree_attr fsopen fsconfig fsmount fspick
+mount_setattr setns open_by_handle_at quotactl acct swapon swapoff reboot sethostname setdomainname
+settimeofday clock_settime adjtimex clock_adjtime ioperm iopl syslog vhangup pidfd_getfd
+"""
+
+
+@pytest.mark.parametrize("name", DANGEROUS.split())
 def test_dangerous_call_is_not_in_the_allow_list(name: str) -> None:
     """It is in the list of the refused, with a reason."""
     assert name not in conditional()

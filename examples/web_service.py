@@ -1,0 +1,100 @@
+"""Launch a real web server in a sandbox, fetch a page from it, show what isolates it, stop it.
+
+What `make run` does. As root: a veth pair and a published port need it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from rich.console import Console
+
+from nstool import NstoolError, Sandbox, launch, load
+from nstool.cli.show import look, render
+from nstool.sandbox import rundir
+
+HERE = Path(__file__).parent
+SPEC = HERE / "web_service.toml"
+DEADLINE = 20.0  # seconds until the server must answer
+
+console = Console(highlight=False)
+
+
+def traces() -> dict[str, list[str]]:
+    """Return what a sandbox leaves outside while it lives: links, cgroups, nft tables, run directory, processes."""
+    cgroups = [str(p) for top in Path("/sys/fs/cgroup").glob("*") for p in top.glob("nstool-web-service-*")]
+    processes = []
+    for comm in Path("/proc").glob("[0-9]*/comm"):
+        try:
+            name = comm.read_text()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if name.startswith("nsexec"):
+            processes.append(comm.parent.name)
+    return {
+        "links": [name for name in os.listdir("/sys/class/net") if name.startswith("ns-")],
+        "cgroups": cgroups,
+        "run directory": [name for name in rundir.names() if name == "web-service"],
+        "processes": processes,
+    }
+
+
+def fetch(sandbox: Sandbox, url: str) -> str:
+    """Return the page once the server answers."""
+    end = time.monotonic() + DEADLINE
+    while True:
+        try:
+            with urllib.request.urlopen(url, timeout=2) as answer:
+                return str(answer.read().decode())
+        except (urllib.error.URLError, ConnectionError, TimeoutError):
+            if time.monotonic() > end or sandbox.ended:
+                raise
+            time.sleep(0.05)
+
+
+def title(text: str) -> None:
+    console.rule(f"[bold]{text}", align="left")
+
+
+def main() -> int:
+    before = traces()
+    spec = load(SPEC)
+    title(f"1. Launch: {' '.join(spec.command)}")
+    log = os.memfd_create("log")
+    with launch(spec, stdin=os.open(os.devnull, os.O_RDONLY), stdout=log, stderr=log) as sandbox:
+        console.print(f"sandbox [bold]{sandbox.name}[/], init is pid {sandbox.init_pid}, the server is pid {sandbox.pid}")
+        publish = spec.net.publish[0]
+        for page in ("index.html", "namespaces.txt"):
+            url = f"http://127.0.0.1:{publish.host}/{page}"
+            title(f"2. Fetch {url}")
+            body = fetch(sandbox, url)
+            served = (HERE / "site" / page).read_text()
+            if body != served:
+                console.print("[red]the page is not the file that was to be served")
+                return 1
+            console.print(body.rstrip(), markup=False)
+        title("3. What isolates it")
+        render(look(sandbox.pid), console)
+        title("4. Stop")
+        sandbox.signal(15)
+        ended = sandbox.wait()
+        console.print(f"ended with {'exit status ' + str(ended.code) if ended.signal is None else 'signal ' + str(ended.signal)}")
+        console.print(os.pread(log, 4096, 0).decode().rstrip(), markup=False, style="dim")
+    title("5. What is left")
+    after = traces()
+    left = {what: sorted(set(after[what]) - set(before[what])) for what in after}
+    for what, names in left.items():
+        console.print(f"{what:14} {'[red]' + ', '.join(names) if names else '[green]nothing'}")
+    return 1 if any(left.values()) else 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except NstoolError as error:
+        sys.exit(f"web_service: {error}")

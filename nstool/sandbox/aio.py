@@ -1,0 +1,78 @@
+"""The same for asyncio: the loop is never blocked, not by a launch and not by waiting."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from nstool.sandbox.launch import Exit, Sandbox, launch
+from nstool.spec.model import Spec
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+
+class AsyncSandbox:
+    """A sandbox for asyncio: an asynchronous context manager; leaving it ends the sandbox and undoes it.
+
+    sandbox: the same one for synchronous use (pid, signal, addresses, exec …), none of which blocks.
+    """
+
+    def __init__(self, sandbox: Sandbox) -> None:
+        self.sandbox = sandbox
+
+    async def wait(self) -> Exit:
+        """Wait for the end, undo what was made, and return how the command ended."""
+        if not self.sandbox.ended:
+            await _readable(self.sandbox.pidfd)
+        return await asyncio.to_thread(self.sandbox.wait)
+
+    def signal(self, number: int) -> None:
+        """Send a signal to the command. Raises SandboxGone when it has ended."""
+        self.sandbox.signal(number)
+
+    async def close(self) -> None:
+        """End the sandbox if it runs, and undo what was made."""
+        await asyncio.to_thread(self.sandbox.close)
+
+    async def __aenter__(self) -> AsyncSandbox:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+
+async def launch_async(spec: Spec, **streams: Any) -> AsyncSandbox:
+    """Make the sandbox of a spec in a thread of the loop's pool; arguments and errors as ``launch``.
+
+    When the task is cancelled meanwhile, the sandbox that comes of it is ended at once.
+    """
+    task = asyncio.ensure_future(asyncio.to_thread(launch, spec, **streams))
+    try:
+        return AsyncSandbox(await asyncio.shield(task))
+    except asyncio.CancelledError:
+        task.add_done_callback(_end)
+        raise
+
+
+def _end(task: asyncio.Future[Sandbox]) -> None:
+    if not task.cancelled() and task.exception() is None:
+        task.result().close()
+
+
+async def _readable(fd: int) -> None:
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[None] = loop.create_future()
+
+    def ready() -> None:
+        loop.remove_reader(fd)
+        if not future.done():
+            future.set_result(None)
+
+    loop.add_reader(fd, ready)
+    try:
+        await future
+    finally:
+        loop.remove_reader(fd)

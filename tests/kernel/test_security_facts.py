@@ -1,0 +1,307 @@
+"""Facts beside what readlink, /proc and the system's tools say of a real process in namespaces of its own."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nstool.errors import SandboxGone
+from nstool.sandbox.facts import Facts, Isolation, isolation
+from nstool.spec.model import IdMap
+from tests.support.probes import REPOSITORY
+from tests.support.user import User
+
+AsUser = Callable[..., Any]
+KINDS = ("user", "mnt", "pid", "net", "uts", "ipc", "cgroup", "time")
+CAP_CHOWN, CAP_KILL = 1 << 0, 1 << 5
+
+# Prepares itself, says so on stdout, and lives until its stdin is closed.
+PREPARE = """
+mount -t tmpfs -o ro,nosuid,size=64k "two words" "/mnt"
+hostname a-box
+ulimit -S -n 77; ulimit -c 0
+echo 321 > /proc/self/oom_score_adj
+exec setpriv --no-new-privs --inh-caps -all,+kill --ambient-caps -all,+kill --bounding-set -all,+kill,+chown \
+    --groups 5,7 --securebits +noroot sh -c 'echo ready; read line'
+"""
+UNSHARE = ["unshare", "-mpfniuCT", "--mount-proc", "--monotonic", "86400", "--boottime", "3600", "--kill-child"]
+
+
+class Boxed:
+    """A process in new namespaces, held by its stdin."""
+
+    def __init__(self, command: list[str]) -> None:
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert self.process.stdout
+        assert self.process.stdout.readline() == "ready\n"
+        self.pid = int(Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text())
+
+    def close(self) -> None:
+        self.process.communicate()
+
+
+@pytest.fixture
+def boxed() -> Iterator[Boxed]:
+    box = Boxed([*UNSHARE, "-U", "--map-users", "0:0:1000", "--map-groups", "0:0:1000", "sh", "-c", PREPARE])
+    yield box
+    box.close()
+
+
+@pytest.fixture
+def found(boxed: Boxed) -> Isolation:
+    return isolation(boxed.pid)
+
+
+pytestmark = pytest.mark.needs("root", "timens", "cgroupns", "native")
+
+
+def status(pid: int | str, line: str) -> list[str]:
+    """Return the words of a line of /proc/PID/status."""
+    rows = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(row.split()[1:] for row in rows if row.startswith(f"{line}:"))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_namespaces_are_those_of_readlink(kind: str, found: Isolation) -> None:
+    """Inodes of both sides, and that they differ."""
+    for facts in (found.inside, found.outside):
+        assert f"{kind}:[{facts.namespaces[kind]}]" == os.readlink(f"/proc/{facts.pid}/ns/{kind}")
+    assert found.differs[kind] is True
+
+
+def test_shared_namespaces_do_not_differ(found: Isolation) -> None:
+    """A process beside itself."""
+    assert isolation(os.getpid()).differs == dict.fromkeys(KINDS, False)
+
+
+def test_identity(found: Isolation) -> None:
+    """Maps, ids, groups, pids."""
+    inside = found.inside
+    assert inside.uid_map == inside.gid_map == (IdMap(0, 0, 1000),)
+    assert found.outside.uid_map[0] == IdMap(*map(int, Path("/proc/self/uid_map").read_text().split()))
+    assert inside.setgroups == "allow"
+    assert inside.groups == (5, 7)
+    assert (inside.uids.real, inside.gids.filesystem) == (0, 0)
+    assert inside.pids == (inside.pid, 1) == tuple(map(int, status(inside.pid, "NSpid")))
+    assert found.outside.pid == os.getpid()
+
+
+def test_capabilities(found: Isolation) -> None:
+    """The five sets by mask and name, as set by setpriv(1)."""
+    sets = found.inside.capabilities
+    assert sets["ambient"].mask == sets["inheritable"].mask == CAP_KILL
+    assert sets["bounding"].mask == CAP_KILL | CAP_CHOWN
+    assert sets["bounding"].names == ("chown", "kill")
+    for name, line in {"effective": "CapEff", "permitted": "CapPrm", "bounding": "CapBnd"}.items():
+        for facts in (found.inside, found.outside):
+            assert facts.capabilities[name].mask == int(status(facts.pid, line)[0], 16)
+
+
+def test_confinement(found: Isolation) -> None:
+    """no_new_privs, seccomp, limits, score; securebits are unknown with the reason."""
+    inside = found.inside
+    assert inside.no_new_privs is True
+    assert found.outside.no_new_privs is bool(int(status("self", "NoNewPrivs")[0]))
+    assert (inside.seccomp, inside.seccomp_filters) == ("disabled", 0)
+    assert inside.rlimits["nofile"][0] == 77
+    assert inside.rlimits["core"] == (0, 0)
+    assert inside.rlimits["cpu"] == (-1, -1)
+    assert inside.oom_score_adj == 321
+    assert inside.securebits is None
+    assert "only its own" in inside.unread["securebits"]
+    assert found.outside.securebits == ()
+
+
+def test_surroundings(found: Isolation) -> None:
+    """Host name and clocks of the inside, seen from outside."""
+    assert found.inside.hostname == "a-box"
+    assert found.outside.hostname == socket.gethostname()
+    assert found.inside.time_offsets == {"monotonic": 86400 * 10**9, "boottime": 3600 * 10**9}
+    assert found.outside.time_offsets == {"monotonic": 0, "boottime": 0}
+
+
+def test_mounts_are_those_of_findmnt(found: Isolation) -> None:
+    """Each target, type and source in order; names with a space; what is read-only."""
+    command = ["findmnt", "--task", str(found.inside.pid), "--list", "--noheadings", "--json", "-o", "ID,TARGET,FSTYPE"]
+    listed = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)["filesystems"]
+    mounts = found.inside.mounts
+    assert mounts is not None
+    assert [(m.id, m.target, m.type) for m in mounts] == [(row["id"], row["target"], row["fstype"]) for row in listed]
+    last = mounts[-1]
+    assert (last.target, last.source, last.type, last.read_only) == ("/mnt", "two words", "tmpfs", True)
+    assert "nosuid" in last.options
+    assert found.inside.root is not None
+    assert found.inside.root.target == "/"
+    assert found.inside.root.propagation == "private"
+
+
+def test_cgroups_and_their_limits(found: Isolation) -> None:
+    """A line of /proc/PID/cgroup each; limits are the content of the files in a directory that has this process."""
+    lines = Path(f"/proc/{found.inside.pid}/cgroup").read_text().splitlines()
+    assert [group.path for group in found.inside.cgroups] == [line.split(":", 2)[2] for line in lines]
+    placed = [group for group in found.inside.cgroups if group.directory]
+    assert placed
+    for group in placed:
+        assert str(found.inside.pid) in Path(group.directory, "cgroup.procs").read_text().split()
+        for name, value in group.limits.items():
+            assert Path(group.directory, name).read_text().strip() == value
+
+
+@pytest.mark.needs("cgroup_pids")
+def test_limit_of_a_cgroup_is_found(boxed: Boxed, name: str) -> None:
+    """A limit set in a new cgroup is read back."""
+    from tests.support.probes import controller_root
+
+    directory = Path(controller_root("pids"), name)
+    directory.mkdir()
+    try:
+        (directory / "pids.max").write_text("17")
+        (directory / "cgroup.procs").write_text(str(boxed.pid))
+        groups = isolation(boxed.pid).inside.cgroups
+        assert [group.limits["pids.max"] for group in groups if "pids.max" in group.limits] == ["17"]
+    finally:
+        boxed.close()
+        directory.rmdir()
+
+
+def test_memory_is_private_and_less_than_resident(found: Isolation) -> None:
+    """KiB, of /proc/PID/smaps_rollup."""
+    memory = found.inside.memory
+    assert memory is not None
+    assert 0 < memory.private < memory.resident < 10_000
+    rss = next(row for row in Path(f"/proc/{found.inside.pid}/smaps_rollup").read_text().splitlines() if "Rss" in row)
+    assert memory.resident == int(rss.split()[1])
+
+
+def test_seccomp_filters_are_counted() -> None:
+    """One filter of nstool's, seen from outside."""
+    code = (
+        "import sys; from nstool import syscalls, uapi; from nstool.security.seccomp import load_filter; "
+        "syscalls.prctl(uapi.PR_SET_NO_NEW_PRIVS, 1); syscalls.seccomp_set_mode_filter(load_filter('default')); "
+        "print('ready', flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=REPOSITORY
+    ) as process:
+        assert process.stdout
+        assert process.stdin
+        assert process.stdout.readline() == "ready\n"
+        inside = isolation(process.pid).inside
+        process.stdin.close()
+    assert (inside.seccomp, inside.seccomp_filters, inside.no_new_privs) == ("filter", 1, True)
+
+
+def test_ended_process_is_gone() -> None:
+    """Also a pid that never was."""
+    with subprocess.Popen(["true"]) as process:
+        process.wait()
+    for pid in (process.pid, 4194304):
+        with pytest.raises(SandboxGone, match=f"no process {pid}"):
+            isolation(pid)
+
+
+def test_thread_of_the_kernel_has_facts() -> None:
+    """It has no memory of its own, which is unknown with a reason and not an error."""
+    inside = isolation(2).inside
+    assert (inside.command, inside.memory) == ("kthreadd", None)
+    assert "memory" in inside.unread
+
+
+@pytest.mark.needs("user", "userns")
+def test_ordinary_user_sees_its_own_box(as_user: AsUser, user: User) -> None:
+    """An ordinary user reads all of a process in its own user namespace: also the host name."""
+
+    def look() -> tuple[Facts, str]:
+        script = "hostname mine; echo ready; read line"
+        box = Boxed(["unshare", "-Urmpfiu", "--mount-proc", "sh", "-c", script])
+        try:
+            return isolation(box.pid).inside, os.readlink(f"/proc/{box.pid}/ns/uts")
+        finally:
+            box.close()
+
+    facts, uts = as_user(look)
+    assert facts.hostname == "mine"
+    assert f"uts:[{facts.namespaces['uts']}]" == uts
+    assert facts.uid_map == (IdMap(0, user.uid, 1),)
+    assert facts.setgroups == "deny"
+
+
+@pytest.mark.needs("user")
+def test_unreadable_facts_have_a_reason(as_user: AsUser, boxed: Boxed) -> None:
+    """An ordinary user may not read root's namespaces: they are missing, with the reason, and nothing is guessed."""
+    found = as_user(isolation, boxed.pid)
+    assert found.inside.namespaces == {}
+    assert found.differs == dict.fromkeys(KINDS)
+    assert found.inside.hostname is None
+    assert found.inside.unread["namespaces.mnt"] == "Permission denied"
+    assert found.inside.no_new_privs is True
+
+
+def test_facts_are_plain_json(found: Isolation) -> None:
+    """asdict goes through json and back unchanged."""
+    data = found.asdict()
+    assert json.loads(json.dumps(data)) == data
+    assert data["inside"]["capabilities"]["ambient"]["names"] == ["kill"]
+
+
+def run_show(*words: str) -> subprocess.CompletedProcess[str]:
+    """Run ``nstool show`` as its own program."""
+    command = [sys.executable, "-m", "nstool.cli.main", "show", *words]
+    environment = os.environ | {"COLUMNS": "200"}
+    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, env=environment)
+
+
+def test_show_prints_both_sides(boxed: Boxed) -> None:
+    """Each fact that the table promises, inside beside outside."""
+    shown = run_show(str(boxed.pid), "--mounts")
+    assert (shown.returncode, shown.stderr) == (0, "")
+    rows = {line[:30].strip(): line for line in shown.stdout.splitlines()}
+    for kind in KINDS:
+        assert os.readlink(f"/proc/{boxed.pid}/ns/{kind}") in rows[kind]
+        assert os.readlink(f"/proc/self/ns/{kind}") in rows[kind]
+    assert "0 is 0, 1000 ids" in rows["uid map"]
+    assert "chown kill" in rows["bounding"]
+    assert f"{boxed.pid} > 1" in rows["pids"]
+    assert "a-box" in rows["host name"]
+    assert socket.gethostname() in rows["host name"]
+    assert "monotonic +86400 s" in rows["clocks"]
+    assert "127.0.0.1/8" in rows["addresses"]
+    assert any("two words" in line and " ro " in line for line in shown.stdout.splitlines())
+
+
+def test_show_prints_json(boxed: Boxed) -> None:
+    """The facts, with the addresses of both sides."""
+    data = json.loads(run_show(str(boxed.pid), "--json").stdout)
+    assert data["inside"]["hostname"] == "a-box"
+    assert data["inside"]["addresses"] == ["lo"]
+    assert any("127.0.0.1/8" in link for link in data["outside"]["addresses"])
+
+
+def test_show_of_nothing_is_a_mistake() -> None:
+    """One message, status 2."""
+    for word in ("4194304", "no-such-sandbox"):
+        shown = run_show(word)
+        assert (shown.returncode, shown.stdout) == (2, "")
+        assert len(shown.stderr.splitlines()) == 1
+
+
+def test_names_from_inside_cannot_write_to_the_terminal(found: Isolation) -> None:
+    """An escape sequence in a name is shown, not sent; brackets are no markup."""
+    from rich.console import Console
+
+    from nstool.cli.show import render
+
+    output = io.StringIO()
+    wicked = found.inside.replace(hostname="\x1b]0;x\x07[red]", command="\x1b[2J")
+    render(found.replace(inside=wicked), Console(file=output, width=200))
+    assert "\x1b" not in output.getvalue()
+    assert "\\x1b]0;x\\x07[red]" in output.getvalue()
