@@ -220,10 +220,12 @@ _Noreturn static void supervise(void)
 	nst_raw3(__NR_dup3, fd, SIGNALS, O_CLOEXEC);
 	nst_raw3(__NR_dup3, self.control, CONTROL, O_CLOEXEC);
 	self.control = CONTROL;
-	if (self.lifeline >= 0)
+	if (self.lifeline >= 0) {
 		nst_raw3(__NR_dup3, self.lifeline, LIFELINE, O_CLOEXEC);
-	else
+	} else {
+		nst_raw1(__NR_close, LIFELINE);
 		p[LIFELINE].fd = -1;
+	}
 	nst_raw3(__NR_close_range, COUNT, ~0u, 0);
 	reap(); /* it may have ended before the signalfd was there: SIGCHLD is blocked, but be plain about it */
 	for (;;) {
@@ -245,7 +247,7 @@ _Noreturn static void supervise(void)
 	}
 }
 
-/* fd moved above those of the payload, closing at exec. */
+/* fd moved above those of the payload, closing at exec; left where it is if the limit of fds forbids. */
 static int move_high(int fd)
 {
 	long r;
@@ -253,6 +255,8 @@ static int move_high(int fd)
 	if (fd < 0)
 		return fd;
 	r = nst_raw3(__NR_fcntl, fd, F_DUPFD_CLOEXEC, OWN_FDS_FROM);
+	if (r < 0)
+		return fd;
 	nst_raw1(__NR_close, fd);
 	return (int)r;
 }
@@ -263,24 +267,26 @@ _Noreturn void nst_init(int fd)
 	struct nst_failure f = {.step = -1};
 	struct nst_message started = {.type = NST_MSG_STARTED};
 	const struct nst_envelope *e;
-	uint64_t all = ~0ull;
+	uint64_t all = ~0ull, dfl[4] = {0}; /* struct kernel_sigaction: SIG_DFL, no flags */
 	int i;
 
 	nst_raw4(__NR_rt_sigprocmask, SIG_BLOCK, NST_P(&all), 0, 8);
+	/* A caller that ignores SIGCHLD hands this down, and then no end of a child would be told. */
+	nst_raw4(__NR_rt_sigaction, SIGCHLD, NST_P(&dfl), 0, 8);
 	if (nst_raw3(__NR_read, fd, NST_P(&head), sizeof head) != sizeof head || head.magic != NST_MAGIC ||
 	    head.size > NST_MAX_PLAN)
 		leave(FAILED_STATUS);
 	self.control = head.control;
 	e = map(sizeof head + head.size, fd);
-	self.run.scratch_size = head.size + 65536; /* a pointer for each string: strings are two bytes at least */
-	self.run.scratch_size = (self.run.scratch_size & ~7ull) * 4;
+	/* Two vectors with a pointer for each string and a NULL; a string takes one byte of the plan at least. */
+	self.run.scratch_size = 2 * sizeof(char *) * (head.size + 1ull);
 	self.run.scratch = e ? map(self.run.scratch_size, -1) : NULL;
 	nst_raw1(__NR_close, fd);
 	if (!self.run.scratch) {
 		f.error = ENOMEM;
 		report_failure(&f);
 	}
-	if (nst_plan_check((const uint8_t *)(e + 1), e->size, &f) < 0)
+	if (nst_plan_check((const uint8_t *)(e + 1), head.size, &f) < 0)
 		report_failure(&f);
 	self.header = (const struct nst_plan *)(e + 1);
 	nst_raw3(__NR_close_range, 3, ~0u, CLOSE_RANGE_CLOEXEC);

@@ -15,7 +15,7 @@
 
 enum {
 	STACK_SIZE = 64 << 10,
-	SCRATCH_SIZE = 4096, /* argument vectors of helper programs */
+	SCRATCH_SIZE = 16 << 10, /* argument vector of newuidmap: at most 340 lines of three numbers */
 };
 
 static const struct nst_plan *header_of(const struct nst_launch *l)
@@ -113,8 +113,11 @@ static long keep_fds(const struct child *c)
 _Noreturn static void child_main(void *arg)
 {
 	struct child *c = arg;
-	struct nst_run run = {
-	    .plan = c->l->plan, .slots = c->l->slots, .who = NST_CHILD, .control = c->control, .failure = {.step = -1}};
+	struct nst_run run = {.plan = c->l->plan,
+			      .slots = c->l->slots,
+			      .who = NST_CHILD,
+			      .control = c->control,
+			      .failure = {.step = -1}};
 	int i = c->first;
 	char digits[12];
 
@@ -123,7 +126,8 @@ _Noreturn static void child_main(void *arg)
 		long r;
 
 		if (call_is(s, "exec_init")) {
-			const char *argv[] = {"nsexec:init", put_number(digits + sizeof digits, (unsigned int)c->envelope), NULL};
+			const char *argv[] = {"nsexec:init",
+					      put_number(digits + sizeof digits, (unsigned int)c->envelope), NULL};
 			const char *envp[] = {NULL};
 
 			r = keep_fds(c);
@@ -145,10 +149,8 @@ _Noreturn static void child_main(void *arg)
 /* A memfd with the envelope and the plan. Returns the fd or -errno. */
 static long make_envelope(const struct nst_launch *l, int control, int launcher)
 {
-	struct nst_envelope e = {.magic = NST_MAGIC,
-				 .size = (uint32_t)l->size,
-				 .control = control,
-				 .launcher = launcher};
+	struct nst_envelope e = {
+		.magic = NST_MAGIC, .size = (uint32_t)l->size, .control = control, .launcher = launcher};
 	struct {
 		const void *base;
 		uint64_t len;
@@ -238,7 +240,7 @@ static long run_clone(struct nst_launch *l, int i)
 	l->pidfd = above_stdio(pidfd);
 	l->control = pair[0];
 	pair[0] = -1;
-	r = 0;
+	r = l->pidfd < 0 ? l->pidfd : 0;
 	if (c.failure.step >= 0) {
 		l->failure = c.failure;
 		r = -c.failure.error;
@@ -255,7 +257,7 @@ fail:
 
 int nst_launch_run(struct nst_launch *l)
 {
-	char scratch[SCRATCH_SIZE] __attribute__((aligned(8)));
+	const char *scratch[SCRATCH_SIZE / sizeof(char *)];
 	struct nst_run run = {.plan = l->plan,
 			      .slots = l->slots,
 			      .who = NST_LAUNCHER,
@@ -289,16 +291,36 @@ int nst_launch_run(struct nst_launch *l)
 	return 0;
 }
 
+/* Whether the launcher got as far as making what an undo step removes: what was there before is another's. */
+static int was_made(const struct nst_launch *l, const struct nst_step *undo)
+{
+	int i;
+
+	if (!call_is(undo, "unlinkat"))
+		return 1;
+	for (i = l->next; i < (int)header_of(l)->n_steps; i++) {
+		const struct nst_step *s = step_of(l, i);
+
+		if (s->who == NST_LAUNCHER && call_is(s, "mkdirat") && s->arg[0] == undo->arg[0] &&
+		    s->arg[1] == undo->arg[1])
+			return 0;
+	}
+	return 1;
+}
+
 int nst_launch_undo(struct nst_launch *l)
 {
 	struct nst_run run = {.plan = l->plan, .slots = l->slots, .who = NST_UNDO, .control = -1};
 	int i, failed = 0;
 
-	for (i = (int)header_of(l)->n_steps - 1; i >= 0 && step_of(l, i)->who == NST_UNDO; i--)
-		if (!call_is(step_of(l, i), "external") && nst_step_run(&run, i) < 0 && run.failure.error != ENOENT) {
+	for (i = (int)header_of(l)->n_steps - 1; i >= 0 && step_of(l, i)->who == NST_UNDO; i--) {
+		if (call_is(step_of(l, i), "external") || !was_made(l, step_of(l, i)))
+			continue;
+		if (nst_step_run(&run, i) < 0 && run.failure.error != ENOENT) {
 			l->failure = run.failure;
 			failed++;
 		}
+	}
 	return failed;
 }
 
@@ -312,9 +334,12 @@ void nst_launch_close(struct nst_launch *l)
 
 void nst_launch_kill(struct nst_launch *l)
 {
-	if (l->pidfd < 0)
+	if (l->pid <= 0)
 		return;
-	nst_raw4(__NR_pidfd_send_signal, l->pidfd, SIGKILL, 0, 0);
+	if (l->pidfd >= 0)
+		nst_raw4(__NR_pidfd_send_signal, l->pidfd, SIGKILL, 0, 0);
+	else /* no fd was left for it; nobody has waited for the child, so the pid is still its own */
+		nst_raw2(__NR_kill, l->pid, SIGKILL);
 	while (nst_raw4(__NR_wait4, l->pid, 0, 0x40000000 /* __WALL */, 0) == -EINTR)
 		;
 	l->pid = 0;

@@ -13,6 +13,10 @@
 #include "raw.h"
 
 enum { USAGE = 2, CANNOT = 125, NOT_EXECUTABLE = 126, NOT_FOUND = 127, IMAGE_FD_SEALS = 15 };
+enum {
+	FILE_TYPE = 0170000,
+	REGULAR = 0100000
+}; /* S_IFMT and S_IFREG, inode(7): where they are defined depends on libc */
 
 _Noreturn static void leave(int status)
 {
@@ -66,7 +70,8 @@ static void say_error(int e)
 		     {EEXIST, "EEXIST"}, {EINVAL, "EINVAL"}, {EMFILE, "EMFILE"}, {ENOSPC, "ENOSPC"},
 		     {ENOSYS, "ENOSYS"}, {ENOMEM, "ENOMEM"}, {EAGAIN, "EAGAIN"}, {ENOTDIR, "ENOTDIR"},
 		     {ELOOP, "ELOOP"},	 {EUSERS, "EUSERS"}, {EROFS, "EROFS"},	 {ENOEXEC, "ENOEXEC"},
-		     {EBADF, "EBADF"},	 {EPIPE, "EPIPE"},   {ENODEV, "ENODEV"}, {EOVERFLOW, "EOVERFLOW"}};
+		     {EBADF, "EBADF"},	 {EPIPE, "EPIPE"},   {ENODEV, "ENODEV"}, {EOVERFLOW, "EOVERFLOW"},
+		     {EISDIR, "EISDIR"}, {E2BIG, "E2BIG"},   {ENFILE, "ENFILE"}, {EFBIG, "EFBIG"}};
 	size_t i;
 
 	for (i = 0; i < sizeof names / sizeof *names; i++)
@@ -87,16 +92,24 @@ static const struct nst_step *step_of(const uint8_t *plan, int i)
 static int explain(const uint8_t *plan, const struct nst_failure *f)
 {
 	const struct nst_plan *h = (const struct nst_plan *)plan;
-	const char *call = f->step >= 0 ? nst_call_name(step_of(plan, f->step)->call) : "launch";
+	const char *call = "launch";
 	int n = 0, i;
 
 	for (i = 0; i < (int)h->n_steps; i++)
 		n += step_of(plan, i)->who != NST_UNDO;
-	say("nsexec: step ");
-	say_number(f->step + 1);
-	say(" of ");
-	say_number(n);
-	say(", ");
+	say("nsexec: ");
+	if (f->step >= 0 && f->step < (int)h->n_steps) {
+		call = nst_call_name(step_of(plan, f->step)->call);
+		if (f->step < n) {
+			say("step ");
+			say_number(f->step + 1);
+			say(" of ");
+			say_number(n);
+			say(", ");
+		} else {
+			say("undo, ");
+		}
+	}
 	say(call);
 	say(": ");
 	say_error(f->error);
@@ -120,10 +133,11 @@ _Noreturn static void die(int status, const char *what, const char *file, long e
 	leave(status);
 }
 
-/* The plan of FILE, writable and aligned; a first line "#!..." is skipped. Extra bytes for `room`. */
+/* The plan of FILE, writable and aligned, with `room` more bytes behind it; a first line "#!..." is skipped. */
 static uint8_t *load(const char *file, uint64_t room, uint64_t *ret_size)
 {
-	long fd = nst_raw4(__NR_openat, AT_FDCWD, NST_P(file), O_RDONLY | O_CLOEXEC, 0), p, n;
+	/* O_NONBLOCK: or a FIFO without a writer would hold us here. */
+	long fd = nst_raw4(__NR_openat, AT_FDCWD, NST_P(file), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY, 0), p, n;
 	struct stat st;
 	uint64_t size, skip = 0, i;
 	uint8_t *at;
@@ -131,7 +145,7 @@ static uint8_t *load(const char *file, uint64_t room, uint64_t *ret_size)
 	if (fd < 0)
 		die(USAGE, "cannot open the plan", file, fd);
 	n = nst_raw2(__NR_fstat, fd, NST_P(&st));
-	if (n < 0 || st.st_size <= 0 || st.st_size > NST_MAX_PLAN)
+	if (n < 0 || (st.st_mode & FILE_TYPE) != REGULAR || st.st_size <= 0 || st.st_size > NST_MAX_PLAN)
 		die(USAGE, "not a compiled plan; make one with nstool compile SPEC -o FILE", file, 0);
 	size = (uint64_t)st.st_size;
 	p = nst_raw6(__NR_mmap, 0, (long)(size + room), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -156,30 +170,77 @@ static uint8_t *load(const char *file, uint64_t room, uint64_t *ret_size)
 	return at;
 }
 
-/* Put ARGS behind the command's own arguments: the last step's argv grows at the end of the pool. */
-static void append_args(uint8_t *plan, char *const *args)
+/* The first step that makes this call, or NULL. */
+static struct nst_step *find(uint8_t *plan, const char *call)
 {
-	struct nst_plan *h = (struct nst_plan *)plan;
-	struct nst_step *s = NULL;
-	uint32_t from, len, at;
 	int i;
 
-	for (i = 0; i < (int)h->n_steps; i++)
-		if (same(nst_call_name(step_of(plan, i)->call), "execve"))
-			s = (struct nst_step *)step_of(plan, i);
+	for (i = 0; i < (int)((struct nst_plan *)plan)->n_steps; i++)
+		if (same(nst_call_name(step_of(plan, i)->call), call))
+			return (struct nst_step *)step_of(plan, i);
+	return NULL;
+}
+
+/* Put ARGS behind the command's own arguments: its argv moves to the end of the pool and grows there. The
+ * caller has room there for as much as the plan itself and ARGS. 0, or -E2BIG. */
+static long append_args(uint8_t *plan, char *const *args)
+{
+	struct nst_plan *h = (struct nst_plan *)plan;
+	struct nst_step *s = find(plan, "execve");
+	uint64_t from, len, at = h->size, i;
+
 	if (!s || !*args)
-		return;
+		return 0;
 	from = h->pool_offset + (uint32_t)s->arg[1];
-	len = (uint32_t)(s->arg[1] >> 32);
-	at = h->size;
-	for (i = 0; i < (int)len; i++)
-		plan[at++] = plan[from + (uint32_t)i];
-	for (; *args; args++)
-		for (i = 0; i <= (int)length(*args); i++)
-			plan[at++] = (uint8_t)(*args)[i];
-	s->arg[1] = (uint64_t)(at - h->size) << 32 | (h->size - h->pool_offset);
-	h->pool_size = at - h->pool_offset;
-	h->size = at;
+	len = s->arg[1] >> 32;
+	for (i = 0; i < len; i++)
+		plan[at++] = plan[from + i];
+	for (; *args; args++) {
+		const char *a = *args;
+
+		do
+			plan[at++] = (uint8_t)*a;
+		while (*a++);
+	}
+	if (at > NST_MAX_PLAN)
+		return -E2BIG;
+	s->arg[1] = (at - h->size) << 32 | (h->size - h->pool_offset);
+	h->pool_size = (uint32_t)at - h->pool_offset;
+	h->size = (uint32_t)at;
+	return 0;
+}
+
+/* The plan of FILE, checked, with ARGS added. */
+static uint8_t *prepare(const char *file, char *const *args)
+{
+	uint64_t size, room = NST_MAX_PLAN;
+	struct nst_failure f;
+	char *const *a;
+	uint8_t *plan;
+
+	for (a = args; *a; a++)
+		room += length(*a) + 1;
+	plan = load(file, room, &size);
+	if (nst_plan_check(plan, size, &f) < 0) {
+		say("nsexec: step ");
+		say_number(f.step + 1);
+		say(", reason ");
+		say_number(f.detail);
+		say(": ");
+		die(USAGE, "not a compiled plan of this version; make it again with nstool compile SPEC -o FILE", file,
+		    0);
+	}
+	if (find(plan, "external"))
+		die(USAGE, "this plan needs nstool (network set-up); use nstool run", file, 0);
+	if (find(plan, "send_fd"))
+		die(USAGE, "this plan needs nstool (a terminal of its own); use nstool run, or terminal = never", file,
+		    0);
+	if (((struct nst_plan *)plan)->n_given > 3)
+		die(USAGE, "this plan needs more fds from its caller than the standard streams; use nstool run", file,
+		    0);
+	if (append_args(plan, args) < 0 || nst_plan_check(plan, ((struct nst_plan *)plan)->size, &f) < 0)
+		die(USAGE, "too many ARGS for a plan", file, -E2BIG);
+	return plan;
 }
 
 /* This very program in a sealed memfd: nothing inside can write it (CVE-2019-5736). */
@@ -201,108 +262,111 @@ static long make_image(void)
 	return n < 0 ? n : fd;
 }
 
+/* Hand our signals down; not SIGPIPE, which is our own, of a message that nobody reads. */
+static void forward(const struct nst_launch *l, int signals)
+{
+	struct signalfd_siginfo si;
+
+	while (nst_raw3(__NR_read, signals, NST_P(&si), sizeof si) == sizeof si)
+		if (si.ssi_signo != SIGCHLD && si.ssi_signo != SIGPIPE)
+			nst_raw4(__NR_pidfd_send_signal, l->pidfd, (long)si.ssi_signo, 0, 0);
+}
+
 /* Follow the sandbox to its end: forward signals to it, take its report. Returns the exit status. */
 static int follow(const uint8_t *plan, struct nst_launch *l, int signals)
 {
-	struct pollfd p[2] = {{l->control, POLLIN, 0}, {signals, POLLIN, 0}};
+	/* Without init the socket closes at exec: what is left then is the end of the process. */
+	struct pollfd p[3] = {{l->pidfd, POLLIN, 0}, {signals, POLLIN, 0}, {l->control, POLLIN, 0}};
 	int status = 0, result = -1;
 	struct nst_message m;
 	long n;
 
-	while (p[0].fd >= 0) {
-		n = nst_raw5(__NR_ppoll, NST_P(p), 2, 0, 0, 8);
+	do {
+		n = nst_raw5(__NR_ppoll, NST_P(p), 3, 0, 0, 8);
+		if (n < 0 && n != -EINTR)
+			break;
 		if (n <= 0)
 			continue;
-		if (p[1].revents) {
-			struct signalfd_siginfo si;
+		if (p[1].revents)
+			forward(l, signals);
+		while (p[2].fd >= 0 && p[2].revents) {
+			n = nst_raw6(__NR_recvfrom, l->control, NST_P(&m), sizeof m, 0x40 /* MSG_DONTWAIT */, 0, 0);
+			if (n == (long)sizeof m && m.type == NST_MSG_FAILED) {
+				struct nst_failure f = {.step = m.step, .error = m.error, .detail = m.detail};
 
-			while (nst_raw3(__NR_read, signals, NST_P(&si), sizeof si) == sizeof si)
-				if (si.ssi_signo != SIGCHLD)
-					nst_raw4(__NR_pidfd_send_signal, l->pidfd, (long)si.ssi_signo, 0, 0);
+				result = explain(plan, &f);
+			} else if (n == -EAGAIN) {
+				break;
+			} else if (n <= 0 && n != -EINTR) {
+				p[2].fd = -1;
+			}
 		}
-		if (!p[0].revents)
-			continue;
-		n = nst_raw6(__NR_recvfrom, l->control, NST_P(&m), sizeof m, 0, 0, 0);
-		if (n == (long)sizeof m && m.type == NST_MSG_FAILED) {
-			struct nst_failure f = {.step = m.step, .error = m.error, .detail = m.detail};
-
-			result = explain(plan, &f);
-		} else if (n <= 0 && n != -EINTR) {
-			p[0].fd = -1;
-		}
-	}
-	/* Without init the socket closes at exec: what is left is to wait, and to forward. */
-	for (;;) {
-		struct pollfd q[2] = {{l->pidfd, POLLIN, 0}, {signals, POLLIN, 0}};
-
-		nst_raw5(__NR_ppoll, NST_P(q), 2, 0, 0, 8);
-		if (q[1].revents) {
-			struct signalfd_siginfo si;
-
-			while (nst_raw3(__NR_read, signals, NST_P(&si), sizeof si) == sizeof si)
-				if (si.ssi_signo != SIGCHLD)
-					nst_raw4(__NR_pidfd_send_signal, l->pidfd, (long)si.ssi_signo, 0, 0);
-		}
-		if (q[0].revents)
-			break;
-	}
-	while (nst_raw4(__NR_wait4, l->pid, NST_P(&status), 0x40000000 /* __WALL */, 0) == -EINTR)
+	} while (!p[0].revents);
+	while ((n = nst_raw4(__NR_wait4, l->pid, NST_P(&status), 0x40000000 /* __WALL */, 0)) == -EINTR)
 		;
 	if (result >= 0)
 		return result;
+	if (n < 0)
+		return CANNOT;
 	return (status & 0x7f) ? 128 + (status & 0x7f) : status >> 8 & 0xff;
+}
+
+/* A closed standard stream becomes /dev/null: or the next file that is opened would take its place. */
+static void open_streams(const char *file)
+{
+	long fd, r;
+
+	for (fd = 0; fd < 3; fd++) {
+		if (nst_raw2(__NR_fcntl, fd, F_GETFD) != -EBADF)
+			continue;
+		r = nst_raw4(__NR_openat, AT_FDCWD, NST_P("/dev/null"), O_RDWR, 0);
+		if (r != fd)
+			die(CANNOT, "a standard stream is closed and /dev/null cannot take its place", file,
+			    r < 0 ? r : -EBADF);
+	}
+}
+
+/* Remove what an earlier run of this plan left when it was killed. What is in use is busy, and stays. */
+static void sweep(struct nst_launch *l)
+{
+	nst_launch_begin(l);
+	l->next = (int32_t)((const struct nst_plan *)l->plan)->n_steps;
+	nst_launch_undo(l);
+	nst_launch_begin(l);
 }
 
 static int run(const char *file, char *const *args)
 {
-	static struct nst_launch l;
-	uint64_t size, room = 8, all = ~0ull;
-	struct nst_failure f;
-	char *const *a;
-	uint8_t *plan;
-	int i, status;
+	static struct nst_launch l = {.slots = {0, 1, 2}};
+	uint64_t all = ~0ull, dfl[4] = {0}; /* struct kernel_sigaction: SIG_DFL, no flags */
+	int status;
 	long image, signals, r;
 
-	for (a = args; *a; a++)
-		room += length(*a) + 1;
-	plan = load(file, room + NST_MAX_PLAN / 2, &size);
-	if (nst_plan_check(plan, size, &f) < 0) {
-		say("nsexec: step ");
-		say_number(f.step + 1);
-		say(", reason ");
-		say_number(f.detail);
-		say(": ");
-		die(USAGE, "not a compiled plan of this version; make it again with nstool compile SPEC -o FILE", file, 0);
-	}
-	for (i = 0; i < (int)((struct nst_plan *)plan)->n_steps; i++)
-		if (same(nst_call_name(step_of(plan, i)->call), "external"))
-			die(USAGE, "this plan needs nstool (network set-up); use nstool run", file, 0);
-	if (((struct nst_plan *)plan)->n_given)
-		die(USAGE, "this plan needs fds from its caller; use nstool run", file, 0);
-	append_args(plan, args);
+	/* First of all: no signal ends us with a cgroup left behind, and no write to a closed pipe either. */
+	nst_raw4(__NR_rt_sigprocmask, SIG_BLOCK, NST_P(&all), 0, 8);
+	/* A caller that ignores SIGCHLD hands this down, and then there would be no status to wait for. */
+	nst_raw4(__NR_rt_sigaction, SIGCHLD, NST_P(&dfl), 0, 8);
+	open_streams(file);
+	l.plan = prepare(file, args);
+	l.size = ((const struct nst_plan *)l.plan)->size;
 	image = make_image();
 	if (image < 0)
-		die(CANNOT, "cannot make the image of init", file, image);
-	l.plan = plan;
-	l.size = ((struct nst_plan *)plan)->size;
+		die(CANNOT, "cannot make the image of init (is /proc mounted?)", file, image);
 	l.image = (int32_t)image;
-	nst_launch_begin(&l);
-	nst_raw4(__NR_rt_sigprocmask, SIG_BLOCK, NST_P(&all), 0, 8);
 	signals = nst_raw4(__NR_signalfd4, -1, NST_P(&all), 8, O_CLOEXEC | O_NONBLOCK);
 	if (signals < 0)
 		die(CANNOT, "signalfd", file, signals);
+	sweep(&l);
 	r = nst_launch_run(&l);
 	nst_launch_close(&l);
 	if (r < 0) {
 		nst_launch_kill(&l);
-		status = explain(plan, &l.failure);
+		status = explain(l.plan, &l.failure);
 	} else {
-		status = follow(plan, &l, (int)signals);
+		status = follow(l.plan, &l, (int)signals);
 	}
-	if (nst_launch_undo(&l) > 0) {
-		say("nsexec: undo: ");
-		explain(plan, &l.failure);
-	}
+	if (nst_launch_undo(&l) > 0)
+		explain(l.plan, &l.failure);
 	return status;
 }
 
@@ -334,4 +398,6 @@ _Noreturn void nst_main(long *stack)
 	leave(run(argv[1], argv + 2));
 }
 
+#ifndef NST_FUZZ
 __asm__(".globl _start\n_start:\n\txor %ebp, %ebp\n\tmov %rsp, %rdi\n\tand $-16, %rsp\n\tcall nst_main\n");
+#endif

@@ -71,9 +71,9 @@ struct nst_failure {
 
 /* What goes over the control socket (SOCK_SEQPACKET), either way. */
 enum nst_type {
-	NST_MSG_RELEASE = 1, /* launcher: the wait step is over */
-	NST_MSG_SIGNAL = 2,  /* launcher: forward signal `detail` to the payload */
-	NST_MSG_FAILED = 16, /* init: step, error, detail */
+	NST_MSG_RELEASE = 1,  /* launcher: the wait step is over */
+	NST_MSG_SIGNAL = 2,   /* launcher: forward signal `detail` to the payload */
+	NST_MSG_FAILED = 16,  /* init: step, error, detail */
 	NST_MSG_STARTED = 17, /* init: the payload runs; pid as init sees it */
 	NST_MSG_EXITED = 18,  /* init: the payload ended; status as wait(2) gives it, usage below */
 	NST_MSG_FD = 19,      /* init: an fd comes with this message; detail is its slot */
@@ -108,8 +108,25 @@ struct nst_launch {
 
 /* ---- plan.c ---- */
 
-/* Check the whole of a plan: bounds, codes, kinds, order of roles. 0, or -EINVAL with
- * ret_failure->step = the bad step (-1: the header) and ->detail = a number for the reason. */
+/* Why a plan is refused. */
+enum nst_reason {
+	NST_BAD_SIZE = 1, /* shorter than a header, longer than NST_MAX_PLAN, or not aligned */
+	NST_BAD_MAGIC,
+	NST_BAD_VERSION,
+	NST_BAD_HEADER, /* sizes, offsets or counts that do not fit together */
+	NST_BAD_CALL,
+	NST_BAD_WHO,	  /* an unknown role, or one that may not make this call */
+	NST_BAD_RESULT,	  /* a slot that is out of range or given, or a call that returns no fd */
+	NST_BAD_ARGUMENT, /* a slot out of range, or a value that this call must not have */
+	NST_BAD_STRING,	  /* outside the pool, or not ended by its only NUL */
+	NST_BAD_ORDER,	  /* of the roles */
+	NST_BAD_RESERVED, /* a field that must be 0 */
+};
+
+/* Check the whole of a plan: bounds, codes, kinds, who does what, order of roles. 0, or -EINVAL with
+ * ret_failure->step = the bad step (-1: the header) and ->detail = enum nst_reason.
+ * By its form a checked plan cannot harm the memory of who runs it. It stays a program, though: it may
+ * open, write and mount what its runner may, so whose plans one runs is a matter of trust. */
 int nst_plan_check(const uint8_t *plan, uint64_t size, struct nst_failure *ret_failure);
 
 /* Name and kinds of call number i of the table, or NULL past its end. */
@@ -141,7 +158,8 @@ void nst_launch_begin(struct nst_launch *l);
  * l->failure set; a process that exists already is left to the caller (nst_launch_kill). */
 int nst_launch_run(struct nst_launch *l);
 
-/* Run the undo steps, last first, except external ones. Returns the number that failed. */
+/* Run the undo steps, last first, except external ones and those of directories that the launch did not
+ * get to make. Returns the number that failed, with the failure of one of them in l->failure. */
 int nst_launch_undo(struct nst_launch *l);
 
 /* Close the slots that the launcher's steps opened; given ones stay the caller's. */

@@ -1,18 +1,20 @@
 /* Check and run an encoded plan. Raw system calls only: this is what runs between clone and exec. */
 #include "nstool.h"
 
+#include <asm/ioctls.h>
 #include <asm/signal.h>
-#include <asm/stat.h>
 #include <linux/capability.h>
 #include <linux/errno.h>
 #include <linux/fcntl.h>
 #include <linux/filter.h>
+#include <linux/keyctl.h>
 #include <linux/mount.h>
 #include <linux/openat2.h>
 #include <linux/prctl.h>
 #include <linux/resource.h>
 #include <linux/sched.h>
 #include <linux/seccomp.h>
+#include <linux/sockios.h>
 
 #include "raw.h"
 
@@ -61,7 +63,7 @@
 	X(dup3, -1, "fii")                                                                                             \
 	X(fcntl, __NR_fcntl, "fii")                                                                                    \
 	X(close_range, __NR_close_range, "iii")                                                                        \
-	X(close, __NR_close, "f")                                                                                      \
+	X(close, -1, "f")                                                                                              \
 	X(pidfd_open, __NR_pidfd_open, "ii")                                                                           \
 	X(reset_signals, -1, "")                                                                                       \
 	X(raise_ambient, -1, "i")                                                                                      \
@@ -92,7 +94,7 @@ struct call {
 
 static const struct call calls[CALL_COUNT] = {
 #define X(name, nr, kinds) {nr, kinds, #name},
-    CALLS(X)
+	CALLS(X)
 #undef X
 };
 
@@ -130,20 +132,6 @@ static const struct nst_step *step_of(const uint8_t *plan, int i)
 
 /* ---- checking ---- */
 
-enum reason {
-	BAD_SIZE = 1,
-	BAD_MAGIC,
-	BAD_VERSION,
-	BAD_HEADER,
-	BAD_CALL,
-	BAD_WHO,
-	BAD_RESULT,
-	BAD_ARGUMENT,
-	BAD_STRING,
-	BAD_ORDER,
-	BAD_RESERVED,
-};
-
 static int bytes_ok(const uint8_t *pool, uint32_t pool_size, uint64_t arg, char kind)
 {
 	uint32_t off = offset_of(arg), len = length_of(arg), i;
@@ -162,23 +150,137 @@ static int bytes_ok(const uint8_t *pool, uint32_t pool_size, uint64_t arg, char 
 	return 1;
 }
 
-static enum reason step_reason(const uint8_t *plan, const struct nst_step *s)
+/* Whether a call returns an fd: only such a result can be kept. */
+static int returns_fd(unsigned int call)
+{
+	return call == CALL_openat2 || call == CALL_open_tree || call == CALL_fsopen || call == CALL_fsmount ||
+	       call == CALL_socket || call == CALL_ioctl_int || call == CALL_fcntl || call == CALL_pidfd_open;
+}
+
+/* Who may make a call. The launcher is somebody's process: nothing that changes it (rather than the world
+ * around it) is done in it. Only the launcher knows the new process by pid; only init and the payload
+ * have the other end of the socket. */
+static int who_bad(const struct nst_step *s)
+{
+	int launcher = s->who == NST_LAUNCHER || s->who == NST_UNDO;
+
+	switch (s->call) {
+	case CALL_write_proc:
+	case CALL_spawn:
+	case CALL_release:
+		return s->who != NST_LAUNCHER;
+	case CALL_external:
+		return !launcher;
+	case CALL_clone3:
+		return s->who != NST_LAUNCHER && s->who != NST_INIT;
+	case CALL_exec_init:
+		return s->who != NST_CHILD;
+	case CALL_execve:
+		return s->who != NST_PAYLOAD;
+	case CALL_wait:
+	case CALL_send_fd:
+		return s->who != NST_INIT && s->who != NST_PAYLOAD;
+	case CALL_close: /* the child shares the launcher's slots, and exec closes its fds */
+		return s->who == NST_CHILD;
+	case CALL_pivot_root:
+	case CALL_chroot:
+	case CALL_chdir:
+	case CALL_fchdir:
+	case CALL_sethostname:
+	case CALL_setdomainname:
+	case CALL_personality:
+	case CALL_setns:
+	case CALL_unshare:
+	case CALL_setgroups:
+	case CALL_setresuid:
+	case CALL_setresgid:
+	case CALL_capset:
+	case CALL_prctl:
+	case CALL_seccomp:
+	case CALL_setrlimit:
+	case CALL_setsid:
+	case CALL_umask:
+	case CALL_keyctl:
+	case CALL_dup3:
+	case CALL_close_range:
+	case CALL_reset_signals:
+	case CALL_raise_ambient:
+	case CALL_drop_bounding:
+		return launcher;
+	}
+	return 0;
+}
+
+/* Options that take integers only: others have the kernel write where an argument points. */
+static int prctl_ok(uint64_t option)
+{
+	return option == PR_SET_PDEATHSIG || option == PR_SET_DUMPABLE || option == PR_SET_KEEPCAPS ||
+	       option == PR_CAPBSET_DROP || option == PR_SET_SECUREBITS || option == PR_SET_TIMERSLACK ||
+	       option == PR_SET_CHILD_SUBREAPER || option == PR_SET_NO_NEW_PRIVS || option == PR_SET_THP_DISABLE ||
+	       option == PR_CAP_AMBIENT || option == PR_SET_SPECULATION_CTRL;
+}
+
+enum {
+	NAMESPACES = CLONE_NEWTIME | CLONE_NEWNS | CLONE_NEWCGROUP | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWUSER |
+		     CLONE_NEWPID | CLONE_NEWNET,
+	PROC_FILE_MAX = 32, /* longest name for write_proc */
+	PID_LIMIT = 1 << 22,
+};
+
+/* What the kinds of the arguments do not tell. */
+static int arguments_bad(const struct nst_plan *h, const struct nst_step *s)
+{
+	const uint64_t *a = s->arg;
+
+	switch (s->call) {
+	case CALL_setgroups:
+		return length_of(a[0]) % 4 != 0;
+	case CALL_seccomp:
+		return length_of(a[1]) % sizeof(struct sock_filter) || !length_of(a[1]) ||
+		       length_of(a[1]) / sizeof(struct sock_filter) > BPF_MAXINSNS;
+	case CALL_ioctl: /* 64 bytes are more than these write back */
+		return length_of(a[2]) < 64 || (a[1] != SIOCSIFFLAGS && a[1] != TIOCSPTLCK);
+	case CALL_ioctl_int:
+		return a[1] != TIOCGPTPEER && a[1] != TIOCSCTTY;
+	case CALL_fcntl:
+		return a[1] != F_DUPFD && a[1] != F_DUPFD_CLOEXEC && a[1] != F_SETFD && a[1] != F_SETFL;
+	case CALL_keyctl:
+		return a[0] != KEYCTL_JOIN_SESSION_KEYRING;
+	case CALL_prctl:
+		return !prctl_ok(a[0]);
+	case CALL_clone3: /* no flag by which the new process would share more than we mean to */
+		return s->ignore || a[0] & ~(uint64_t)NAMESPACES || a[2] > PID_LIMIT;
+	case CALL_exec_init:
+		return s->ignore != 0;
+	case CALL_execve:
+		return s->ignore || !length_of(a[0]) || !length_of(a[1]);
+	case CALL_spawn:
+		return !length_of(a[0]);
+	case CALL_write_proc:
+		return length_of(a[0]) > PROC_FILE_MAX;
+	case CALL_close: /* the launcher closes what its own steps have opened */
+		return s->who == NST_LAUNCHER && (a[0] >> 32 == 0 || (uint32_t)a[0] < h->n_given);
+	}
+	return 0;
+}
+
+static enum nst_reason step_reason(const uint8_t *plan, const struct nst_step *s)
 {
 	const struct nst_plan *h = header_of(plan);
 	const char *kinds;
 	int i, n = 0;
 
 	if (s->call >= CALL_COUNT)
-		return BAD_CALL;
-	if (s->who >= NST_WHO_COUNT)
-		return BAD_WHO;
+		return NST_BAD_CALL;
+	if (s->who >= NST_WHO_COUNT || who_bad(s))
+		return NST_BAD_WHO;
 	if (s->reserved)
-		return BAD_RESERVED;
-	if (s->result != NST_NONE &&
-	    (s->result < (int)h->n_given || s->result >= (int)h->n_slots || s->who == NST_CHILD || s->who == NST_UNDO))
-		return BAD_RESULT;
+		return NST_BAD_RESERVED;
+	if (s->result != NST_NONE && (s->result < (int)h->n_given || s->result >= (int)h->n_slots ||
+				      !returns_fd(s->call) || s->who == NST_CHILD || s->who == NST_UNDO))
+		return NST_BAD_RESULT;
 	if (s->ignore < 0 || s->ignore > 4095)
-		return BAD_ARGUMENT;
+		return NST_BAD_ARGUMENT;
 	kinds = calls[s->call].kinds;
 	for (; n < NST_ARGS && kinds[n]; n++) {
 		uint64_t a = s->arg[n];
@@ -188,7 +290,7 @@ static enum reason step_reason(const uint8_t *plan, const struct nst_step *s)
 			break;
 		case 'f':
 			if (a >> 32 > 1 || (a >> 32 == 1 && (uint32_t)a >= h->n_slots))
-				return BAD_ARGUMENT;
+				return NST_BAD_ARGUMENT;
 			break;
 		case 'z':
 			if (a == AS_NULL)
@@ -196,32 +298,22 @@ static enum reason step_reason(const uint8_t *plan, const struct nst_step *s)
 			/* fall through */
 		default:
 			if (!bytes_ok(plan + h->pool_offset, h->pool_size, a, kinds[n]))
-				return BAD_STRING;
+				return NST_BAD_STRING;
 		}
 	}
 	for (i = n; i < NST_ARGS; i++)
 		if (s->arg[i])
-			return BAD_RESERVED;
-	if (s->call == CALL_setgroups && length_of(s->arg[0]) % 4)
-		return BAD_ARGUMENT;
-	if (s->call == CALL_seccomp && (length_of(s->arg[1]) % sizeof(struct sock_filter) || !length_of(s->arg[1]) ||
-					length_of(s->arg[1]) / sizeof(struct sock_filter) > BPF_MAXINSNS))
-		return BAD_ARGUMENT;
-	if (s->call == CALL_ioctl && length_of(s->arg[2]) < 64) /* more than any request of ours writes back */
-		return BAD_ARGUMENT;
-	if (s->call == CALL_execve && (!length_of(s->arg[0]) || !length_of(s->arg[1])))
-		return BAD_ARGUMENT;
-	if (s->call == CALL_spawn && !length_of(s->arg[0]))
-		return BAD_ARGUMENT;
-	return 0;
+			return NST_BAD_RESERVED;
+	return arguments_bad(h, s) ? NST_BAD_ARGUMENT : 0;
 }
 
 /* The roles in order: launcher steps and one clone3; child steps ending in exec_init; then launcher and
- * init steps mixed; the payload's, ending in execve; init's last; undo. */
+ * init steps mixed; the payload's, none of init's among them, ending in execve; init's last; undo. */
 static int order_bad(const uint8_t *plan, int *ret_step)
 {
 	const struct nst_plan *h = header_of(plan);
-	int i, cloned = 0, inited = 0, payload = 0, executed = 0, undo = 0;
+	int with_init = (h->flags & NST_WITH_INIT) != 0;
+	int i, cloned = 0, inited = 0, payload = !with_init, begun = 0, executed = 0, undo = 0;
 
 	for (i = 0; i < (int)h->n_steps; i++) {
 		const struct nst_step *s = step_of(plan, i);
@@ -229,23 +321,13 @@ static int order_bad(const uint8_t *plan, int *ret_step)
 		*ret_step = i;
 		if (undo && s->who != NST_UNDO)
 			return 1;
-		if (s->call == CALL_exec_init && s->who != NST_CHILD)
-			return 1;
-		if (s->call == CALL_execve && s->who != NST_PAYLOAD)
-			return 1;
-		if ((s->call == CALL_external || s->call == CALL_write_proc || s->call == CALL_spawn ||
-		     s->call == CALL_release) &&
-		    s->who != NST_LAUNCHER && s->who != NST_UNDO)
-			return 1;
-		if (s->call == CALL_clone3 && s->who != NST_LAUNCHER && s->who != NST_INIT)
-			return 1;
 		switch (s->who) {
 		case NST_LAUNCHER:
+			if (cloned && !inited)
+				return 1;
 			if (s->call == CALL_clone3 && cloned++)
 				return 1;
 			if ((s->call == CALL_write_proc || s->call == CALL_spawn || s->call == CALL_release) && !cloned)
-				return 1;
-			if (cloned && !inited && s->call != CALL_clone3)
 				return 1;
 			break;
 		case NST_CHILD:
@@ -254,16 +336,18 @@ static int order_bad(const uint8_t *plan, int *ret_step)
 			inited = s->call == CALL_exec_init;
 			break;
 		case NST_INIT:
-			if (!inited)
+			if (!inited || begun != executed || (executed && !with_init))
 				return 1;
-			if (s->call == CALL_clone3 && (payload++ || !(h->flags & NST_WITH_INIT)))
-				return 1;
-			if (executed && !(h->flags & NST_WITH_INIT))
-				return 1;
+			if (s->call == CALL_clone3) {
+				if (payload)
+					return 1;
+				payload = begun = 1;
+			}
 			break;
 		case NST_PAYLOAD:
-			if (!inited || executed || ((h->flags & NST_WITH_INIT) && !payload))
+			if (!inited || !payload || executed)
 				return 1;
+			begun = 1;
 			executed = s->call == CALL_execve;
 			break;
 		default:
@@ -276,26 +360,26 @@ static int order_bad(const uint8_t *plan, int *ret_step)
 int nst_plan_check(const uint8_t *plan, uint64_t size, struct nst_failure *ret_failure)
 {
 	const struct nst_plan *h = header_of(plan);
-	enum reason why = 0;
+	enum nst_reason why = 0;
 	int step = -1;
 	uint32_t i;
 
 	if (size < sizeof *h || size > NST_MAX_PLAN || ((uintptr_t)plan & 7))
-		why = BAD_SIZE;
+		why = NST_BAD_SIZE;
 	else if (h->magic != NST_MAGIC)
-		why = BAD_MAGIC;
+		why = NST_BAD_MAGIC;
 	else if (h->version != NST_VERSION)
-		why = BAD_VERSION;
+		why = NST_BAD_VERSION;
 	else if (h->header_size != sizeof *h || h->size != size || !h->n_steps || h->n_steps > NST_MAX_STEPS ||
 		 h->steps_offset != sizeof *h ||
 		 h->pool_offset != sizeof *h + h->n_steps * (uint32_t)sizeof(struct nst_step) ||
 		 h->pool_offset > size || h->pool_size != size - h->pool_offset || h->n_slots > NST_MAX_SLOTS ||
 		 h->n_given > h->n_slots || h->flags & ~(uint32_t)(NST_WITH_INIT | NST_DIE_WITH_PARENT))
-		why = BAD_HEADER;
+		why = NST_BAD_HEADER;
 	else
 		for (i = 0; i < 6 && !why; i++)
 			if (h->reserved[i])
-				why = BAD_RESERVED;
+				why = NST_BAD_RESERVED;
 	for (i = 0; !why && i < h->n_steps; i++) {
 		why = step_reason(plan, step_of(plan, (int)i));
 		step = (int)i;
@@ -303,7 +387,7 @@ int nst_plan_check(const uint8_t *plan, uint64_t size, struct nst_failure *ret_f
 	if (!why) {
 		if (!order_bad(plan, &step))
 			return 0;
-		why = BAD_ORDER;
+		why = NST_BAD_ORDER;
 	}
 	*ret_failure = (struct nst_failure){.step = step, .error = EINVAL, .detail = (int)why};
 	return -EINVAL;
@@ -313,7 +397,7 @@ int nst_plan_check(const uint8_t *plan, uint64_t size, struct nst_failure *ret_f
 
 static const char *string_at(const uint8_t *plan, uint64_t arg)
 {
-	return arg == AS_NULL ? NULL : (const char *)plan + header_of(plan)->pool_offset + offset_of(arg);
+	return (const char *)plan + header_of(plan)->pool_offset + offset_of(arg);
 }
 
 /* The arguments as the kernel wants them. 0, or 1 when an fd was skipped, or -EBADF. */
@@ -340,7 +424,7 @@ static int convert(const struct nst_run *run, const struct nst_step *s, long *re
 			}
 			break;
 		default:
-			ret_args[i] = NST_P(string_at(run->plan, a));
+			ret_args[i] = a == AS_NULL ? 0 : NST_P(string_at(run->plan, a));
 		}
 	}
 	return skipped;
@@ -358,7 +442,8 @@ static long write_all(int fd, const char *data, uint32_t len)
 }
 
 /* open, write, close; *ret_detail says which of them failed. */
-static long write_file(int dirfd, const char *path, const char *data, uint32_t len, long flags, long mode, int *ret_detail)
+static long write_file(int dirfd, const char *path, const char *data, uint32_t len, long flags, long mode,
+		       int *ret_detail)
 {
 	long fd, r, c;
 
@@ -385,7 +470,7 @@ static char *put_number(char *end, unsigned int n)
 	return end;
 }
 
-/* "/proc/PID/FILE" into buf of 64 bytes; FILE is at most 32 long. */
+/* "/proc/PID/FILE" into buf of 64 bytes; FILE is at most PROC_FILE_MAX long. */
 static const char *proc_path(char *buf, int pid, const char *file)
 {
 	char digits[12], *d = put_number(digits + sizeof digits, (unsigned int)pid), *p = buf;
@@ -396,8 +481,8 @@ static const char *proc_path(char *buf, int pid, const char *file)
 	while (*d)
 		*p++ = *d++;
 	*p++ = '/';
-	for (; *file && p < buf + 63; file++)
-		*p++ = *file;
+	while (*file)
+		*p++ = *file++;
 	*p = 0;
 	return buf;
 }
@@ -455,6 +540,21 @@ static long run_execve(const struct nst_run *run, const struct nst_step *s)
 	return kept;
 }
 
+/* Every disposition to the default, no signal blocked. */
+static long run_reset_signals(void)
+{
+	struct {
+		uint64_t handler, flags, restorer, mask;
+	} dfl = {0};
+	unsigned long none = 0;
+	int sig;
+
+	for (sig = 1; sig <= 64; sig++)
+		if (sig != SIGKILL && sig != SIGSTOP)
+			nst_raw4(__NR_rt_sigaction, sig, NST_P(&dfl), 0, 8);
+	return nst_raw4(__NR_rt_sigprocmask, SIG_SETMASK, NST_P(&none), 0, 8);
+}
+
 /* Run a helper program (newuidmap) with "{pid}" replaced, wait for it. -EPERM, detail = its status. */
 static long run_spawn(struct nst_run *run, const struct nst_step *s, int *ret_detail)
 {
@@ -462,7 +562,7 @@ static long run_spawn(struct nst_run *run, const struct nst_step *s, int *ret_de
 	const char **argv = run->scratch;
 	char digits[12], *pid = put_number(digits + sizeof digits, (unsigned int)run->child_pid);
 	long n = vector(run->plan, s->arg[0], argv, run->scratch_size / sizeof *argv), i, child, r;
-	unsigned long none = 0;
+	uint64_t all = ~0ull, old = 0;
 	int status = 0;
 
 	if (n < 0)
@@ -470,14 +570,17 @@ static long run_spawn(struct nst_run *run, const struct nst_step *s, int *ret_de
 	for (i = 0; i < n; i++)
 		if (same(argv[i], "{pid}"))
 			argv[i] = pid;
+	/* No handler of the host's may run in the copy: it would write to pipes that are the host's. */
+	nst_raw4(__NR_rt_sigprocmask, SIG_SETMASK, NST_P(&all), NST_P(&old), 8);
 	child = nst_raw5(__NR_clone, SIGCHLD, 0, 0, 0, 0); /* fork: a helper is rare, its cost is its exec */
-	if (child < 0)
-		return child;
 	if (child == 0) {
-		nst_raw4(__NR_rt_sigprocmask, SIG_SETMASK, NST_P(&none), 0, 8);
+		run_reset_signals();
 		nst_raw3(__NR_execve, NST_P(argv[0]), NST_P(argv), NST_P(empty));
 		nst_raw1(__NR_exit_group, 127);
 	}
+	nst_raw4(__NR_rt_sigprocmask, SIG_SETMASK, NST_P(&old), 0, 8);
+	if (child < 0)
+		return child;
 	do
 		r = nst_raw4(__NR_wait4, child, NST_P(&status), 0, 0);
 	while (r == -EINTR);
@@ -538,28 +641,13 @@ static long run_drop_bounding(uint64_t keep)
 	return 0;
 }
 
-/* Every disposition to the default, no signal blocked. */
-static long run_reset_signals(void)
-{
-	struct {
-		uint64_t handler, flags, restorer, mask;
-	} dfl = {0};
-	unsigned long none = 0;
-	int sig;
-
-	for (sig = 1; sig <= 64; sig++)
-		if (sig != SIGKILL && sig != SIGSTOP)
-			nst_raw4(__NR_rt_sigaction, sig, NST_P(&dfl), 0, 8);
-	return nst_raw4(__NR_rt_sigprocmask, SIG_SETMASK, NST_P(&none), 0, 8);
-}
-
 struct message_header {
 	void *name;
 	uint32_t namelen;
 	struct {
 		const void *base;
 		uint64_t len;
-	} *iov;
+	} * iov;
 	uint64_t iovlen;
 	void *control;
 	uint64_t controllen;
@@ -683,6 +771,13 @@ static long run_special(struct nst_run *run, const struct nst_step *s, const lon
 		return run_release(run);
 	case CALL_send_fd:
 		return run_send_fd(run, (int)a[0], (int)(uint32_t)s->arg[0]);
+	case CALL_close: {
+		long r = nst_raw1(__NR_close, a[0]);
+
+		if (s->arg[0] >> 32) /* its number may soon be another's */
+			run->slots[(uint32_t)s->arg[0]] = NST_NONE;
+		return r;
+	}
 	case CALL_execve:
 		return run_execve(run, s);
 	case CALL_spawn:

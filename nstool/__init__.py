@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from nstool.sandbox.launch import Exit as Exit
     from nstool.sandbox.launch import Sandbox as Sandbox
     from nstool.sandbox.launch import launch as launch
+    from nstool.sandbox.launch import prepare as prepare
     from nstool.sandbox.launch import preview as plan
     from nstool.spec.load import load as load
     from nstool.spec.model import Capabilities as Capabilities
@@ -60,6 +61,7 @@ _PUBLIC = {
     "launch": ("nstool.sandbox.launch", "launch"),
     "launch_async": ("nstool.sandbox.aio", "launch_async"),
     "load": ("nstool.spec.load", "load"),
+    "prepare": ("nstool.sandbox.launch", "prepare"),
     "plan": ("nstool.sandbox.launch", "preview"),
 }
 __all__ = sorted(_PUBLIC)  # noqa: PLE0605

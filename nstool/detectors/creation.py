@@ -98,7 +98,6 @@ def filtered(call: str) -> bool | None:
         "unshare": (lambda: syscalls.unshare(uapi.CLONE_NEWUSER | 1), (EINVAL,)),
         "setns": (lambda: syscalls.setns(-1, 0), (EBADF,)),
         "open_tree": (lambda: syscalls.open_tree(-1, "", 1 << 30), (EINVAL,)),
-        "keyctl": (lambda: syscalls.prctl(-1), (EINVAL,)),
         "openat2": (lambda: syscalls.openat2(-1, "x", 1 << 62), (EINVAL,)),
         "close_range": (lambda: syscalls.close_range(2, 1), (EINVAL,)),
         "pidfd_open": (lambda: syscalls.pidfd_open(-1), (EINVAL,)),
@@ -106,7 +105,6 @@ def filtered(call: str) -> bool | None:
         "ioctl": (lambda: syscalls.ioctl(-1, 0), (EBADF, EOPNOTSUPP)),
         "clone3": (lambda: _bad_clone3(), (EINVAL,)),
     }
-    probes.pop("keyctl")  # no call of it does nothing
     if call not in probes:
         return None
     function, own = probes[call]
@@ -148,8 +146,6 @@ def _dotted(release: tuple[int, int]) -> str:
 
 def namespace_limit_zero(scene: Scene) -> Answer:
     """A limit of user.max_*_namespaces is 0: the type is switched off."""
-    if not scene.by_caller:
-        return False
     for flag, name in LIMITS.items():
         if scene.integer("flags") & flag and scene.number(f"/proc/sys/user/{name}") == 0:
             return {"limit": f"user.{name}"}

@@ -164,6 +164,11 @@ class Scene:
         return bool(self.clone_flags & uapi.CLONE_NEWUSER)
 
     @property
+    def by_caller(self) -> bool:
+        """Whether the step is made with the caller's own privileges: outside, or in no user namespace of its own."""
+        return self.by_launcher or not self.new_userns
+
+    @property
     def by_launcher(self) -> bool:
         """Whether the step is made outside, by the caller."""
         return self.step.who == LAUNCHER

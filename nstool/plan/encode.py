@@ -19,7 +19,7 @@ _NULL = 0xFFFF_FFFF_FFFF_FFFF
 _NONE = -1
 
 
-class _Pool:
+class Pool:
     """Bytes that the steps point to, each stored once."""
 
     def __init__(self) -> None:
@@ -36,6 +36,14 @@ class _Pool:
             self.size += len(data) + 1
         return len(data) << 32 | offset
 
+    def copy(self) -> Pool:
+        """Return a pool that begins with what is in this one."""
+        other = Pool()
+        other.parts = [b"".join(self.parts)]
+        other.size = self.size
+        other.known = dict(self.known)
+        return other
+
 
 def slots(plan: Plan) -> dict[str, int]:
     """Return the slot number of each fd name: the given ones first, then in order of their steps."""
@@ -48,8 +56,13 @@ def encode(plan: Plan) -> bytes:
     numbers = slots(plan)
     if len(numbers) > MAX_SLOTS:
         raise NstoolError(f"the plan holds {len(numbers)} fds, at most {MAX_SLOTS} are possible: use fewer mounts")
-    pool = _Pool()
-    records = b"".join(_step(step, numbers, pool) for step in plan.steps)
+    pool = Pool()
+    records = b"".join([step_record(step, numbers, pool) for step in plan.steps])
+    return assemble(plan, len(numbers), records, pool)
+
+
+def assemble(plan: Plan, n_slots: int, records: bytes, pool: Pool) -> bytes:
+    """Return header, records and pool as one buffer."""
     data = b"".join(pool.parts)
     pool_offset = _HEADER.size + len(records)
     flags = (WITH_INIT if plan.init else 0) | (DIE_WITH_PARENT if plan.die_with_parent else 0)
@@ -63,13 +76,14 @@ def encode(plan: Plan) -> bytes:
         pool_offset,
         len(data),
         flags,
-        len(numbers),
+        n_slots,
         len(plan.given),
     )
     return header + records + data
 
 
-def _step(step: Step, numbers: dict[str, int], pool: _Pool) -> bytes:
+def step_record(step: Step, numbers: dict[str, int], pool: Pool) -> bytes:
+    """Return the record of one step; what it points to goes into the pool."""
     call = CALLS[step.call]
     words = [
         _word(kind, value, numbers, pool) for (_, kind), value in zip(call.params, step.args) if kind != "x"
@@ -79,7 +93,7 @@ def _step(step: Step, numbers: dict[str, int], pool: _Pool) -> bytes:
     return _STEP.pack(call.opcode, WHO.index(step.who), 0, result, step.ignore, *words)
 
 
-def _word(kind: str, value: object, numbers: dict[str, int], pool: _Pool) -> int:
+def _word(kind: str, value: object, numbers: dict[str, int], pool: Pool) -> int:
     if kind == "f":
         if isinstance(value, Fd):
             return 1 << 32 | numbers[value.name]

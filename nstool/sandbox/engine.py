@@ -9,8 +9,8 @@ import select
 from nstool import _native  # type: ignore[attr-defined]
 from nstool.errors import KernelError, NstoolError
 from nstool.frozen import Frozen
-from nstool.plan.encode import encode, slots
 from nstool.plan.steps import Plan
+from nstool.plan.template import Program
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -87,8 +87,8 @@ class Process:
     Owns its two fds; ``close`` closes them, which ends a sandbox that dies with its parent.
     """
 
-    def __init__(self, plan: Plan, pid: int, pidfd: int, control: int) -> None:
-        self.plan = plan
+    def __init__(self, program: Program, pid: int, pidfd: int, control: int) -> None:
+        self.program = program
         self.pid = pid
         self.pidfd = pidfd
         self.control = control
@@ -98,8 +98,8 @@ class Process:
         while True:
             try:
                 data = os.read(self.control, _MESSAGE_SIZE)
-            except ConnectionResetError:  # init ended with something of ours unread
-                return None
+            except ConnectionResetError:  # init ended with something of ours unread; what it told comes after this
+                continue
             if len(data) < _MESSAGE_SIZE:
                 return None
             return decode(data)
@@ -107,7 +107,7 @@ class Process:
     @property
     def sends_fd(self) -> bool:
         """Whether init sends an fd: the master of the sandbox's terminal."""
-        return any(step.call == "send_fd" for step in self.plan.steps)
+        return "ptmx" in self.program.slots
 
     def receive(self) -> tuple[Message | None, int]:
         """As ``read``, with the fd that came along, or -1."""
@@ -115,9 +115,10 @@ class Process:
 
         end = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET, 0, os.dup(self.control))
         try:
-            data, ancillary, _, _ = end.recvmsg(_MESSAGE_SIZE, _socket.CMSG_LEN(4), _socket.MSG_CMSG_CLOEXEC)
-        except ConnectionResetError:
-            return None, -1
+            try:
+                data, ancillary, _, _ = end.recvmsg(_MESSAGE_SIZE, _socket.CMSG_LEN(4), _socket.MSG_CMSG_CLOEXEC)
+            except ConnectionResetError:  # as in read: said once, before what init told
+                data, ancillary, _, _ = end.recvmsg(_MESSAGE_SIZE, _socket.CMSG_LEN(4), _socket.MSG_CMSG_CLOEXEC)
         finally:
             end.close()
         fds = [int.from_bytes(payload[:4], "little", signed=True) for _, _, payload in ancillary]
@@ -171,44 +172,47 @@ def check(data: bytes) -> None:
 
 
 def start(
-    plan: Plan,
+    program: Program,
     given: Mapping[str, int],
     external: Callable[[str, object, int], None],
     cloned: Callable[[int], None] = lambda pid: None,
 ) -> Process:
-    """Run the launcher's steps of a plan and return the new process, which may still be at its own steps.
+    """Run the launcher's steps of a program and return the new process, which may still be at its own steps.
 
-    given: fd of each name in plan.given; -1 for one that no step uses. external(name, args, pid)
+    given: fd of each name in the plan's ``given``. external(name, args, pid)
     makes an external step. cloned(pid) is told of the new process at the first external step after clone.
     Raises KernelError for a step that the kernel refused; nothing of the new process is left then.
     """
-    data = encode(plan)
+    data = program.data
     check(data)
     launch = ffi.new("struct nst_launch *")
     buffer = ffi.from_buffer(data)
     launch.plan, launch.size, launch.image = buffer, len(data), image()
-    for name, number in slots(plan).items():
-        launch.slots[number] = given.get(name, -1)
+    for name, fd in given.items():
+        launch.slots[program.slots[name]] = fd
     lib.nst_launch_begin(launch)
     try:
         while (result := lib.nst_launch_run(launch)) == 1:
-            step = plan.steps[launch.next]
-            external(step.args[0], step.args[1], launch.pid)  # type: ignore[arg-type]
+            step = program.plan.steps[launch.next]
+            try:
+                external(step.args[0], step.args[1], launch.pid)  # type: ignore[arg-type]
+            except OSError as error:
+                raise _external_failed(plan, launch.next, error) from error
             launch.next += 1
         if result < 0:
-            raise failed(plan, launch.failure.step, launch.failure.error, launch.failure.detail)
+            raise failed(program.plan, launch.failure.step, launch.failure.error, launch.failure.detail)
         if launch.pid:
             cloned(launch.pid)
     except BaseException:
         if launch.pid:
-            report = _early_report(plan, launch.control)
+            report = _early_report(program, launch.control)
             lib.nst_launch_kill(launch)
             if report is not None:
                 raise report from None
         raise
     finally:
         lib.nst_launch_close(launch)
-    return Process(plan, launch.pid, launch.pidfd, launch.control)
+    return Process(program, launch.pid, launch.pidfd, launch.control)
 
 
 def userns(maps: Maps) -> int:
@@ -225,7 +229,7 @@ def userns(maps: Maps) -> int:
     return fd
 
 
-def _early_report(plan: Plan, control: int) -> KernelError | None:
+def _early_report(program: Program, control: int) -> KernelError | None:
     # Init may have failed first: then its report says more than the launcher's broken socket.
     if control < 0:
         return None
@@ -235,12 +239,23 @@ def _early_report(plan: Plan, control: int) -> KernelError | None:
         return None
     try:
         data = os.read(control, _MESSAGE_SIZE)
-    except ConnectionResetError:
-        return None
+    except ConnectionResetError:  # said once, before what init told
+        data = os.read(control, _MESSAGE_SIZE)
     if len(data) < _MESSAGE_SIZE:
         return None
     message = decode(data)
-    return failed(plan, message.step, message.error, message.detail) if message.type == FAILED else None
+    return failed(program.plan, message.step, message.error, message.detail) if message.type == FAILED else None
+
+
+def _external_failed(plan: Plan, index: int, error: OSError) -> KernelError:
+    """The error of an external step: what its handler met, with the step's place in the plan."""
+    named = failed(plan, index, error.errno or 0, 0)
+    if not isinstance(error, KernelError):
+        return named
+    causes, remedies = (error.causes, error.remedies) if error.causes else (named.causes, named.remedies)
+    checked = error.checked if error.causes else named.checked
+    why = "; ".join(part for part in (named.why, error.why) if part)
+    return KernelError(f"{error.call} in {named.call}", named.errno or 0, named.step, why, causes, remedies, checked)
 
 
 def failed(plan: Plan, index: int, errno: int, detail: int) -> KernelError:

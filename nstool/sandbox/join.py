@@ -7,6 +7,7 @@ import os
 from nstool.errors import SandboxGone, SpecError
 from nstool.kinds import KINDS
 from nstool.plan import join
+from nstool.plan.template import program
 from nstool.sandbox import engine, host, rundir
 from nstool.sandbox.launch import Exit, _exit, given_streams, report
 from nstool.spec.model import Spec
@@ -110,8 +111,8 @@ def exec_in(
 
     Raises SandboxGone when it has ended, KernelError for a step that was refused.
     """
-    streams = {0: stdin, 1: stdout, 2: stderr}
-    own = tuple(n for n, fd in streams.items() if fd is None and os.isatty(n)) if spec.terminal == "auto" else ()
+    streams = (stdin, stdout, stderr)
+    own = tuple(n for n, fd in enumerate(streams) if fd is None and os.isatty(n)) if spec.terminal == "auto" else ()
     try:
         pidfd = os.pidfd_open(init_pid)
     except ProcessLookupError:
@@ -121,7 +122,7 @@ def exec_in(
         plan = join.into_sandbox(spec, host.read(Spec(proc="none"), own), _target(init_pid, cgroups))
         given = given_streams(streams, opened) | {"target": pidfd}
         given |= {f"pass{n}": fd for n, fd in enumerate(spec.pass_fds)}
-        process = engine.start(plan, given, _no_external)
+        process = engine.start(program(plan), given, _no_external)
         try:
             return Joined(process, report(process))
         except BaseException:
@@ -212,7 +213,7 @@ def enter(
     plan = join.into_namespaces(command, files, dict(os.environ), root=root, ids=ids, cwd=cwd or ("/" if root else ""))
     opened: list[int] = []
     try:
-        process = engine.start(plan, given_streams({0: None, 1: None, 2: None}, opened), _no_external)
+        process = engine.start(program(plan), given_streams((None, None, None), opened), _no_external)
         try:
             return Joined(process, report(process))
         except BaseException:

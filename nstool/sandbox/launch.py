@@ -11,12 +11,15 @@ from nstool.errors import KernelError, NstoolError, SandboxGone
 from nstool.frozen import Frozen
 from nstool.plan import build
 from nstool.plan.lease import Lease
-from nstool.plan.steps import UNDO, Plan, Step
+from nstool.plan.steps import Plan
+from nstool.plan.template import TOKENS, Program, Template
+from nstool.plan.template import program as whole
 from nstool.sandbox import cgroups, engine, host, journal, leases
 from nstool.spec.model import Spec
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
     from typing import Any, Self
 
@@ -62,12 +65,12 @@ class Sandbox:
     Safe from several threads.
     """
 
-    def __init__(self, spec: Spec, plan: Plan, lease: Lease, process: engine.Process, context: _Context, cg: dict[str, str]) -> None:
+    def __init__(self, spec: Spec, program: Program, lease: Lease, process: engine.Process, context: _Context, cg: dict[str, str]) -> None:
         self.spec = spec
-        self.plan = plan
         self.lease = lease
         self.cgroups = cg
         self.terminal = -1  # master of the sandbox's terminal, the caller's to relay; closed by close()
+        self._program = program
         self._process = process
         self._context = context
         self._exit: Exit | None = None
@@ -79,6 +82,11 @@ class Sandbox:
     def name(self) -> str:
         """The name by which `nstool exec` and others find it."""
         return self.lease.name
+
+    @property
+    def plan(self) -> Plan:
+        """The plan that made it."""
+        return self._program.plan
 
     @property
     def init_pid(self) -> int:
@@ -93,7 +101,7 @@ class Sandbox:
     @property
     def pid(self) -> int:
         """Pid of the command as the caller sees it. Raises SandboxGone when it has ended."""
-        if not self.plan.init:
+        if not self.spec.init:
             return self._process.pid
         if not self._pid:
             self._pid = payload_pid(self._process.pid)
@@ -119,7 +127,7 @@ class Sandbox:
         import _signal
 
         try:
-            if number in (9, 19) and self.plan.init:
+            if number in (9, 19) and self.spec.init:
                 os.kill(self.pid, number)
             else:
                 _signal.pidfd_send_signal(self._process.pidfd, number)
@@ -168,7 +176,7 @@ class Sandbox:
                 f"sandbox {self.name!r} has ended, but its status was taken by another wait in this process: "
                 "wait for children by pid only, or use a sandbox with init"
             )
-        return _exit(status, oom, None, init_killed=self.plan.init)
+        return _exit(status, oom, None, init_killed=self.spec.init)
 
     def _undo(self) -> None:
         if self._undone:
@@ -177,7 +185,7 @@ class Sandbox:
             os.close(self.terminal)
             self.terminal = -1
         self._process.close()
-        undo(self.plan, self.lease, self._context)
+        undo(self._program, self.lease, self._context)
         self._undone = True
 
     def close(self) -> None:
@@ -241,37 +249,82 @@ def launch(
     stdin, stdout, stderr: fds for the command, None for the caller's own; closed ones become /dev/null.
     Raises SpecError (nothing done), NotSupported (nothing done), KernelError (all undone).
     """
-    from nstool.spec.check import check
+    streams = (stdin, stdout, stderr)
+    own = tuple(n for n, fd in enumerate(streams) if fd is None and os.isatty(n)) if spec.terminal == "auto" else ()
+    return Prepared(spec, own).launch(stdin=stdin, stdout=stdout, stderr=stderr, pass_fds=pass_fds, detached=detached)
 
-    check(spec)
-    streams = {0: stdin, 1: stdout, 2: stderr}
-    own = tuple(n for n, fd in streams.items() if fd is None and os.isatty(n)) if spec.terminal == "auto" else ()
-    spec = resolve(spec)
-    facts = host.read(spec, own)
-    lease = leases.take(spec)
-    context = _Context(lease)
-    opened: list[int] = []
-    plan: Plan | None = None
-    try:
-        plan = build.plan(spec, facts, lease)
-        groups = build.cgroup_paths(spec, facts, lease)
-        journal.begin(lease.name, undo_steps(plan), cgroups=groups, spec=spec.changed(), detached=detached)
-        given = _given(spec, plan, streams, pass_fds, opened, facts, lease)
-        process = engine.start(plan, given, lambda name, args, pid: _external(context, name, args, pid), lambda pid: journal.started(lease.name, pid))
+
+def prepare(spec: Spec) -> Prepared:
+    """Check and plan a spec once, to launch it many times. Raises as ``launch``.
+
+    Its facts of the host are those of now: prepare again when the root or the mounts have changed.
+    The command gets no terminal of its own unless the spec says always.
+    """
+    return Prepared(spec, ())
+
+
+class Prepared:
+    """A spec that is checked and planned; each launch takes only what the sandbox has to itself. Thread-safe."""
+
+    def __init__(self, spec: Spec, terminals: tuple[int, ...]) -> None:
+        from nstool.spec.check import check
+
+        check(spec)
+        self.spec = spec = resolve(spec)
+        self._host = facts = host.read(spec, terminals)
+        # What is derived from an address cannot be filled in afterwards; making the link costs far more.
+        linked = spec.net.mode in leases.NET_MODES
+        self._template = None if linked else Template(self._plan)
+        own_ids = facts.privileged and spec.namespaces.user == "new" and not spec.uid_map
+        self._registered = bool(spec.name or linked or own_ids or build.cgroup_paths(spec, facts, TOKENS))
+
+    def _plan(self, lease: Lease) -> Plan:
+        return build.plan(self.spec, self._host, lease)
+
+    def launch(
+        self,
+        *,
+        stdin: int | None = None,
+        stdout: int | None = None,
+        stderr: int | None = None,
+        pass_fds: tuple[int, ...] | None = None,
+        detached: bool = False,
+    ) -> Sandbox:
+        """Make one sandbox; as the function ``launch``.
+
+        One without a name that makes nothing outside and has no ids of its own is in no registry: only
+        its maker knows of it.
+        """
+        lease = leases.take(self.spec) if self._registered else Lease(self.spec.name)
+        context = _Context(lease)
+        opened: list[int] = []
+        program: Program | None = None
         try:
-            terminal = report(process)
+            program = self._template.fill(lease) if self._template else whole(self._plan(lease))
+            groups = build.cgroup_paths(self.spec, self._host, lease)
+            if self._registered:
+                journal.begin(lease.name, program.undo, cgroups=groups, spec=self.spec.changed(), detached=detached)
+            given = _given(self.spec, program, (stdin, stdout, stderr), pass_fds, opened, self._host, lease)
+            process = engine.start(
+                program, given, lambda name, args, pid: _external(context, name, args, pid), self._cloned(lease)
+            )
+            try:
+                terminal = report(process)
+            except BaseException:
+                process.kill_and_reap()
+                raise
         except BaseException:
-            process.kill_and_reap()
+            undo(program, lease, context)
             raise
-    except BaseException:
-        undo(plan, lease, context)
-        raise
-    finally:
-        for fd in opened:
-            os.close(fd)
-    sandbox = Sandbox(spec, plan, lease, process, context, groups)
-    sandbox.terminal = terminal
-    return sandbox
+        finally:
+            for fd in opened:
+                os.close(fd)
+        sandbox = Sandbox(self.spec, program, lease, process, context, groups)
+        sandbox.terminal = terminal
+        return sandbox
+
+    def _cloned(self, lease: Lease) -> Callable[[int], None]:
+        return lambda pid: journal.started(lease.name, pid) if self._registered else None
 
 
 def preview(spec: Spec) -> Plan:
@@ -298,14 +351,10 @@ def resolve(spec: Spec) -> Spec:
     return lookup(spec)
 
 
-def undo_steps(plan: Plan) -> tuple[Step, ...]:
-    """Return the steps of a plan that undo what it makes outside."""
-    return tuple(step for step in plan.steps if step.who == UNDO)
-
-
-def undo(plan: Plan | None, lease: Lease, context: _Context | None) -> None:
-    """Undo what the plan has made outside, and give the lease back."""
-    journal.undo(lease.name, undo_steps(plan) if plan else (), lease)
+def undo(program: Program | None, lease: Lease, context: _Context | None) -> None:
+    """Undo what the program has made outside, and give the lease back."""
+    if lease.name:
+        journal.undo(lease.name, program.undo if program else (), lease)
     if context is not None and context.held:
         from nstool.network import ports
 
@@ -323,8 +372,8 @@ def _external(context: _Context, name: str, args: object, pid: int) -> None:
 
 def _given(
     spec: Spec,
-    plan: Plan,
-    streams: dict[int, int | None],
+    program: Program,
+    streams: tuple[int | None, ...],
     pass_fds: tuple[int, ...] | None,
     opened: list[int],
     facts: host.Host,
@@ -338,14 +387,14 @@ def _given(
 
             raise SpecError(f"fd {fd} is not open in the launcher", f"pass_fds[{number}]")
         given[f"pass{number}"] = fd
-    if "userns" in plan.given:
+    if "userns" in program.slots:
         fd = engine.userns(build.maps(spec, facts, lease))
         opened.append(fd)
         given["userns"] = fd
     return given
 
 
-def given_streams(streams: dict[int, int | None], opened: list[int]) -> dict[str, int]:
+def given_streams(streams: tuple[int | None, ...], opened: list[int]) -> dict[str, int]:
     """Return the fds of the three standard streams; closed ones become /dev/null. opened: fds to close later."""
     given = {}
     for number, name in enumerate(("stdin", "stdout", "stderr")):
@@ -377,13 +426,13 @@ def report(process: engine.Process) -> int:
     while True:
         message, fd = process.receive() if terminal < 0 and process.sends_fd else (process.read(), -1)
         if message is None:
-            if process.plan.init:  # it ended without a word: killed from outside, or by the kernel
+            if process.program.plan.init:  # it ended without a word: killed from outside, or by the kernel
                 status = process.reap()
                 raise KernelError("nsexec", ESRCH, why=f"init ended before the command ran, wait status {status}")
             return terminal
         if message.type == engine.FD:
             terminal = fd
         elif message.type == engine.FAILED:
-            raise engine.failed(process.plan, message.step, message.error, message.detail)
+            raise engine.failed(process.program.plan, message.step, message.error, message.detail)
         elif message.type == engine.STARTED:
             return terminal

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import functools
 import json
@@ -775,6 +776,21 @@ def test_addresses_of_no_process_is_esrch(lab: Lab) -> None:
     """A pid that is not there is an error with its errno."""
     with pytest.raises(KernelError, match="ESRCH"):
         facts.addresses(2**22 + 1)
+
+
+@in_lab
+def test_steps_run_where_an_event_loop_runs(lab: Lab) -> None:
+    """A host process with asyncio may launch from its loop's thread."""
+
+    async def act() -> None:
+        box = lab.sandbox(mode="bridge", publish=PORTS)
+        assert facts.addresses(box.pid).links
+        assert not list(preflight(Net(mode="veth")))
+        box.undo(box.context)
+
+    before = traces()
+    asyncio.run(act())
+    assert traces() == before
 
 
 @in_lab

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shlex
 import socket
 import subprocess
 import sys
@@ -37,13 +38,25 @@ UNSHARE = ["unshare", "-mpfniuCT", "--mount-proc", "--monotonic", "86400", "--bo
 
 
 class Boxed:
-    """A process in new namespaces, held by its stdin."""
+    """A process in new namespaces, held by its stdin; it is the child of the program that made them."""
 
-    def __init__(self, command: list[str]) -> None:
+    def __init__(self, command: list[str], id_map: str = "") -> None:
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        assert self.process.stdout
-        assert self.process.stdout.readline() == "ready\n"
+        self.wait_until_ready()
+        if id_map:
+            for file in ("uid_map", "gid_map"):
+                Path(f"/proc/{self.process.pid}/{file}").write_text(id_map)
+            assert self.process.stdin
+            self.process.stdin.write("mapped\n")
+            self.process.stdin.flush()
+            self.wait_until_ready()
         self.pid = int(Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text())
+
+    def wait_until_ready(self) -> None:
+        assert self.process.stdout
+        if self.process.stdout.readline() != "ready\n":
+            self.close()
+            raise AssertionError(f"{self.process.args} ended with status {self.process.returncode}")
 
     def close(self) -> None:
         self.process.communicate()
@@ -51,7 +64,8 @@ class Boxed:
 
 @pytest.fixture
 def boxed() -> Iterator[Boxed]:
-    box = Boxed([*UNSHARE, "-U", "--map-users", "0:0:1000", "--map-groups", "0:0:1000", "sh", "-c", PREPARE])
+    script = f"echo ready; read mapped; exec {shlex.join([*UNSHARE, 'sh', '-c', PREPARE])}"
+    box = Boxed(["unshare", "-U", "sh", "-c", script], "0 0 1000")
     yield box
     box.close()
 

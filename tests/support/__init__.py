@@ -1,1 +1,1 @@
-"""What the tests share: children, probes, the ordinary user, the leak check. Nothing here imports nstool."""
+"""What the tests share: children, probes, the ordinary user, the leak check. Only plans.py imports nstool."""

@@ -1,0 +1,93 @@
+"""A plan encoded once for many launches: only what the lease changes is encoded again. Pure."""
+
+from __future__ import annotations
+
+from nstool.plan import encode
+from nstool.plan.lease import Lease
+from nstool.plan.steps import UNDO, Fd, Plan, Step
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+# A lease whose values are told from all else in a plan, and are replaced by the real ones.
+TOKENS = Lease(
+    name="nstool-token-name", uid_base=1999999901, gid_base=1999999902, cgroup="nstool-token-cgroup"
+)
+
+
+class Program:
+    """What the engine runs: the bytes, the slot of each fd name, the undo steps, and the plan when it is asked for."""
+
+    def __init__(
+        self, data: bytes, slots: dict[str, int], undo: tuple[Step, ...], plan: Plan | Callable[[], Plan]
+    ) -> None:
+        self.data = data
+        self.slots = slots
+        self.undo = undo
+        self._plan = plan
+
+    @property
+    def plan(self) -> Plan:
+        """The plan with this launch's values, made when it is first asked for: to explain, to show."""
+        if not isinstance(self._plan, Plan):
+            self._plan = self._plan()
+        return self._plan
+
+
+def program(plan: Plan) -> Program:
+    """Return the program of one plan."""
+    undo = tuple(step for step in plan.steps if step.who == UNDO)
+    return Program(encode.encode(plan), encode.slots(plan), undo, plan)
+
+
+class Template:
+    """The plan of a spec for any lease: ``fill`` gives the bytes for one."""
+
+    def __init__(self, plan_for: Callable[[Lease], Plan]) -> None:
+        plan = plan_for(TOKENS)
+        self._plan_for = plan_for
+        self._slots = encode.slots(plan)
+        self._pool = encode.Pool()
+        records = [encode.step_record(step, self._slots, self._pool) for step in plan.steps]
+        self._records = b"".join(records)
+        self._size = len(records[0])
+        self._changing = [(n, step) for n, step in enumerate(plan.steps) if _names_token(step)]
+        self._plan = plan
+
+    def fill(self, lease: Lease) -> Program:
+        """Return the program for a lease."""
+        values = [
+            (str(getattr(TOKENS, field)), str(getattr(lease, field)))
+            for field in ("name", "uid_base", "gid_base", "cgroup")
+        ]
+        pool = self._pool.copy()
+        records = bytearray(self._records)
+        undo = []
+        for number, step in self._changing:
+            changed = step.replace(args=tuple(_filled(arg, values) for arg in step.args))
+            at = number * self._size
+            records[at : at + self._size] = encode.step_record(changed, self._slots, pool)
+            if step.who == UNDO:
+                undo.append(changed)
+        data = encode.assemble(self._plan, len(self._slots), bytes(records), pool)
+        return Program(data, self._slots, tuple(undo), lambda: self._plan_for(lease))
+
+
+def _names_token(step: Step) -> bool:
+    # Every undo step counts as one: the journal needs them with their values.
+    return step.who == UNDO or any(_filled(arg, [(t, "") for t in _TOKEN_TEXTS]) != arg for arg in step.args)
+
+
+_TOKEN_TEXTS = (TOKENS.name, str(TOKENS.uid_base), str(TOKENS.gid_base), TOKENS.cgroup)
+
+
+def _filled(value: object, values: list[tuple[str, str]]) -> object:
+    if isinstance(value, str):
+        for token, text in values:
+            if token in value:
+                value = value.replace(token, text)
+        return value
+    if isinstance(value, tuple) and not isinstance(value, Fd):
+        return tuple(_filled(v, values) for v in value)
+    return value

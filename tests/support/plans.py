@@ -1,0 +1,245 @@
+"""Plans that are changed on their way to the kernel, and plans kept for comparison. Alone here it imports nstool.
+
+The engine gets its plan from ``nstool.plan.build.plan``; a test puts a function of its own in between,
+so that all around the changed step is the real thing: lease, journal, C, undo.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from nstool import uapi
+from nstool.network.external import HANDLERS
+from nstool.plan import build, join
+from nstool.plan.steps import INIT, LAUNCHER, PAYLOAD, Fd, Plan, Step
+from nstool.sandbox import engine
+from nstool.spec.model import IdMap, Limits, Mount, Net, Publish, Root, Spec
+
+Change = Callable[[Plan], Plan]
+
+NO_FD = 1 << 20
+EBADF, ENOENT, ENOEXEC, EINVAL, EREMOTEIO = 9, 2, 8, 22, 121
+BUSYBOX = "/bin/busybox"
+NO_CGROUPS = Limits(memory=0, pids=0)
+
+# ---- the sandboxes that are made step by step ----
+
+
+def default(name: str) -> Spec:
+    """The safe default, whole."""
+    return Spec(command=("true",), name=name, terminal="never")
+
+
+def veth(name: str, port: int = 0) -> Spec:
+    """A link, a published port, NAT, limits of memory, tasks and cpu."""
+    net = Net(mode="veth", publish=(Publish(port or free_port(), 80),))
+    return default(name).replace(net=net, limits=Limits(cpu=0.5), proc_subset="pid")
+
+
+def tmpfs(name: str) -> Spec:
+    """An empty root with binds, a terminal of its own, limits of ipc, a chosen pid."""
+    mounts = (Mount(BUSYBOX, BUSYBOX), Mount("/data", type="tmpfs"), Mount("/etc/hostname", "/etc/hostname"))
+    return default(name).replace(
+        command=(BUSYBOX, "true"),
+        root=Root(type="tmpfs"),
+        mounts=mounts,
+        terminal="always",
+        proc_subset="pid",
+        next_pid=77,
+        subreaper=True,
+        mask_paths=("/etc",),
+        readonly_paths=("/data",),
+    )
+
+
+def overlay(name: str, directory: str) -> Spec:
+    """An overlay over a directory, which has no more than busybox; changes are thrown away."""
+    place = os.path.join(directory, "bin")
+    os.makedirs(place, exist_ok=True)
+    if not os.path.exists(os.path.join(place, "busybox")):
+        os.link(BUSYBOX, os.path.join(place, "busybox")) if _same_device(BUSYBOX, place) else _copy(BUSYBOX, place)
+    return default(name).replace(
+        command=(BUSYBOX, "true"), root=Root(type="overlay", lower=(directory,), writable=True), proc_subset="pid"
+    )
+
+
+def _same_device(path: str, directory: str) -> bool:
+    return os.stat(path).st_dev == os.stat(directory).st_dev
+
+
+def _copy(path: str, directory: str) -> None:
+    import shutil
+
+    shutil.copy(path, directory)
+
+
+def subordinate(name: str) -> Spec:
+    """The default as an ordinary user with newuidmap has it."""
+    return default(name).replace(limits=NO_CGROUPS, proc_subset="pid")
+
+
+def single(name: str) -> Spec:
+    """The default as an ordinary user without newuidmap has it: one id."""
+    return subordinate(name).replace(uid_map=(IdMap(1000, os.getuid(), 1),), gid_map=(IdMap(1000, os.getgid(), 1),))
+
+
+def free_port() -> int:
+    """Return a TCP port that nobody listens on."""
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+# ---- changing a plan on its way ----
+
+
+@contextlib.contextmanager
+def changed(change: Change) -> Iterator[list[Plan]]:
+    """While in it, every plan that is made is changed; yields the list of the changed plans."""
+    made: list[Plan] = []
+
+    def wrap(function: Callable[..., Plan]) -> Callable[..., Plan]:
+        def planned(*args: Any, **kwargs: Any) -> Plan:
+            made.append(change(function(*args, **kwargs)))
+            return made[-1]
+
+        return planned
+
+    before = (build.plan, join.into_sandbox, join.into_namespaces)
+    build.plan, join.into_sandbox, join.into_namespaces = map(wrap, before)
+    try:
+        yield made
+    finally:
+        build.plan, join.into_sandbox, join.into_namespaces = before
+
+
+def recorded() -> contextlib.AbstractContextManager[list[Plan]]:
+    """While in it, every plan that is made is kept in the list."""
+    return changed(lambda plan: plan)
+
+
+def index(plan: Plan, who: str, call: str) -> int:
+    """Return where the first such step is."""
+    return next(i for i, step in enumerate(plan.steps) if (step.who, step.call) == (who, call))
+
+
+def _replaced(plan: Plan, number: int, *steps: Step) -> Plan:
+    return plan.replace(steps=(*plan.steps[:number], *steps, *plan.steps[number + 1 :]))
+
+
+# ---- a step that the kernel refuses ----
+
+
+def refused_step(step: Step) -> tuple[Step, int]:
+    """Return a step of the same actor that the kernel refuses, and the errno."""
+    if step.call == "external":
+        return step.replace(args=("refuse", {})), EREMOTEIO
+    if step.call == "clone3":  # a pid that no kernel has, clone(2), set_tid
+        return step.replace(args=(*step.args[:2], 1 << 22)), EINVAL
+    if step.call == "exec_init":
+        return step, ENOEXEC  # the image is what is bad, see refusing()
+    if step.call == "execve":
+        return step.replace(args=(("/nowhere", "/not/there"), *step.args[1:])), ENOENT
+    return step.replace(call="openat2", args=(NO_FD, "x", 0, 0, 0), ignore=0), EBADF
+
+
+@contextlib.contextmanager
+def refusing(number: int) -> Iterator[list[Plan]]:
+    """While in it, the step with this index is refused, in every plan that is made."""
+
+    def refuse(plan: Plan) -> Plan:
+        step = plan.steps[number]
+        if step.call == "exec_init":
+            engine.image = lambda: bad_image  # type: ignore[assignment]
+        return _replaced(plan, number, refused_step(step)[0])
+
+    def handler(_context: object, _args: object) -> None:
+        raise OSError(EREMOTEIO, os.strerror(EREMOTEIO))
+
+    image = engine.image
+    bad_image = os.memfd_create("bad")
+    HANDLERS["refuse"] = handler
+    try:
+        with changed(refuse) as made:
+            yield made
+    finally:
+        del HANDLERS["refuse"]
+        engine.image = image
+        os.close(bad_image)
+
+
+# ---- a step that blocks ----
+
+
+def block_before(plan: Plan, number: int, tell: int, fifo: str) -> Plan:
+    """Return the plan with steps before this one that write a line to fd ``tell`` and then block.
+
+    tell: an fd that the launcher has as its standard error, or any other in the launcher itself. The
+    launcher blocks in an external step; the child in the open of a FIFO, until somebody reads it;
+    init and the payload until the launcher says something or ends.
+    """
+    who = plan.steps[number].who
+    if who == LAUNCHER:
+        steps = (Step(LAUNCHER, "external", ("block", {"tell": tell}), "a test"),)
+    elif who in (INIT, PAYLOAD):
+        steps = (Step(who, "write", (Fd("stderr"), b"here\n"), "a test"), Step(who, "wait", (), "a test"))
+    else:
+        steps = (
+            Step(who, "write", (Fd("stderr"), b"here\n"), "a test"),
+            Step(who, "write_file", (uapi.AT_FDCWD, fifo, b"", 0, 0), "a test"),
+        )
+    return _replaced(plan, number, *steps, plan.steps[number])
+
+
+def _block(_context: object, args: dict[str, Any]) -> None:
+    os.write(args["tell"], b"here\n")
+    reader, _writer = os.pipe()
+    os.read(reader, 1)  # for ever: this process holds the other end
+
+
+@contextlib.contextmanager
+def blocking(number: int, tell: int, fifo: str) -> Iterator[list[Plan]]:
+    """While in it, every plan that is made blocks before the step with this index."""
+    HANDLERS["block"] = _block
+    try:
+        with changed(lambda plan: block_before(plan, number, tell, fifo)) as made:
+            yield made
+    finally:
+        del HANDLERS["block"]
+
+
+# ---- a command whose plans are kept ----
+
+
+def main() -> None:
+    """``python -m tests.support.plans FILE USER WORD...``: nstool with these words; its plans go to FILE, pickled.
+
+    USER: name of the ordinary user to become first, or "-".
+    """
+    import pickle
+
+    from nstool.cli.main import run
+
+    path, user, *words = sys.argv[1:]
+    with open(path, "wb") as file:
+        if user != "-":
+            from tests.support.user import User
+
+            become = pickle.loads(bytes.fromhex(user))
+            assert isinstance(become, User)
+            become.become()
+        with recorded() as made:
+            status = run(words)
+        pickle.dump(made, file)
+    sys.exit(status)
+
+
+if __name__ == "__main__":
+    main()
