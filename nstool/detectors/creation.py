@@ -308,7 +308,11 @@ def pid_taken(scene: Scene) -> Answer:
         return False
     if scene.clone_flags & uapi.CLONE_NEWPID:
         return {"pid": wanted, "holder": "init of the sandbox"} if wanted == 1 else False
-    return {"pid": wanted, "holder": f"a process of the host (/proc/{wanted})"} if scene.exists(f"/proc/{wanted}") else None
+    return (
+        {"pid": wanted, "holder": f"a process of the host (/proc/{wanted})"}
+        if scene.exists(f"/proc/{wanted}")
+        else None
+    )
 
 
 def set_tid_not_allowed(scene: Scene) -> Answer:
@@ -422,7 +426,11 @@ def not_a_namespace(scene: Scene) -> Answer:
     names = {kind.flag: kind.name for kind in KINDS.values()}
     if not wanted or found == wanted:
         return False
-    return {"path": _ns_path(scene), "is": f"a {names[found]} namespace" if found else "no namespace", "type": names[wanted]}
+    return {
+        "path": _ns_path(scene),
+        "is": f"a {names[found]} namespace" if found else "no namespace",
+        "type": names[wanted],
+    }
 
 
 def _ns_path(scene: Scene) -> str:
@@ -486,7 +494,7 @@ def own_userns_joined(scene: Scene) -> Answer:
 def namespace_gone(scene: Scene) -> Answer:
     """The namespace file, or the process that it belonged to, is not there."""
     path = scene.path
-    looks = path.startswith("/proc/") and "/ns/" in path or path.startswith("/run/netns/")
+    looks = (path.startswith("/proc/") and "/ns/" in path) or path.startswith("/run/netns/")
     if not looks:
         return False
     return {"path": path} if not os.path.exists(path) else False

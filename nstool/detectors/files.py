@@ -68,7 +68,7 @@ def no_space(scene: Scene) -> Answer:
     if not os.path.isdir(parent):
         return False
     state = os.statvfs(parent)
-    full = state.f_blocks and not state.f_bavail or state.f_files and not state.f_favail
+    full = (state.f_blocks and not state.f_bavail) or (state.f_files and not state.f_favail)
     return {"directory": parent} if full else False
 
 
@@ -77,7 +77,9 @@ def no_space(scene: Scene) -> Answer:
 
 def is_cgroup(scene: Scene) -> bool:
     """Whether the step works in a cgroup hierarchy."""
-    return any(m.fstype in ("cgroup", "cgroup2") and m.point != "/" and is_below(scene.path, m.point) for m in scene.mounts)
+    return any(
+        m.fstype in ("cgroup", "cgroup2") and m.point != "/" and is_below(scene.path, m.point) for m in scene.mounts
+    )
 
 
 def _cgroup_dir(scene: Scene) -> str:

@@ -85,7 +85,8 @@ def terminals(spec: Spec, host: Host) -> tuple[int, ...]:
 
 
 def _cgroups(spec: Spec, host: Host, lease: Lease) -> cgroups.CgroupSteps:
-    if host.cgroups is None:
+    unlimited = not cgroups.wanted(spec.limits) and spec.namespaces.pid == "new"
+    if host.cgroups is None or unlimited:  # a pid namespace of its own is ended with its init
         return cgroups.CgroupSteps((), (), (), None, {})
     return cgroups.steps(spec.limits, lease, host.cgroups)
 

@@ -16,6 +16,9 @@ TOKENS = Lease(
 )
 
 
+_FLAGS_AT = 28  # of struct nst_plan
+
+
 class Program:
     """What the engine runs: the bytes, the slot of each fd name, the undo steps, and the plan when it is asked for."""
 
@@ -25,6 +28,7 @@ class Program:
         self.data = data
         self.slots = slots
         self.undo = undo
+        self.init = bool(data[_FLAGS_AT] & encode.WITH_INIT)
         self._plan = plan
 
     @property

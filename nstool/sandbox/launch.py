@@ -276,7 +276,8 @@ class Prepared:
         linked = spec.net.mode in leases.NET_MODES
         self._template = None if linked else Template(self._plan)
         own_ids = facts.privileged and spec.namespaces.user == "new" and not spec.uid_map
-        self._registered = bool(spec.name or linked or own_ids or build.cgroup_paths(spec, facts, TOKENS))
+        self._cgroup_paths = build.cgroup_paths(spec, facts, TOKENS)
+        self._registered = bool(spec.name or linked or own_ids or self._cgroup_paths)
 
     def _plan(self, lease: Lease) -> Plan:
         return build.plan(self.spec, self._host, lease)
@@ -301,7 +302,7 @@ class Prepared:
         program: Program | None = None
         try:
             program = self._template.fill(lease) if self._template else whole(self._plan(lease))
-            groups = build.cgroup_paths(self.spec, self._host, lease)
+            groups = self._cgroups(lease)
             if self._registered:
                 journal.begin(lease.name, program.undo, cgroups=groups, spec=self.spec.changed(), detached=detached)
             given = _given(self.spec, program, (stdin, stdout, stderr), pass_fds, opened, self._host, lease)
@@ -322,6 +323,9 @@ class Prepared:
         sandbox = Sandbox(self.spec, program, lease, process, context, groups)
         sandbox.terminal = terminal
         return sandbox
+
+    def _cgroups(self, lease: Lease) -> dict[str, str]:
+        return {name: path.replace(TOKENS.cgroup, lease.cgroup) for name, path in self._cgroup_paths.items()}
 
     def _cloned(self, lease: Lease) -> Callable[[int], None]:
         return lambda pid: journal.started(lease.name, pid) if self._registered else None
@@ -426,7 +430,7 @@ def report(process: engine.Process) -> int:
     while True:
         message, fd = process.receive() if terminal < 0 and process.sends_fd else (process.read(), -1)
         if message is None:
-            if process.program.plan.init:  # it ended without a word: killed from outside, or by the kernel
+            if process.program.init:  # it ended without a word: killed from outside, or by the kernel
                 status = process.reap()
                 raise KernelError("nsexec", ESRCH, why=f"init ended before the command ran, wait status {status}")
             return terminal

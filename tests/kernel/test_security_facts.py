@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from nstool.errors import SandboxGone
-from nstool.sandbox.facts import Facts, Isolation, isolation
+from nstool.sandbox.facts import Facts, Isolation, _Reader, isolation
 from nstool.spec.model import IdMap
 from tests.support.probes import REPOSITORY
 from tests.support.user import User
@@ -221,6 +221,19 @@ def test_ended_process_is_gone() -> None:
     for pid in (process.pid, 4194304):
         with pytest.raises(SandboxGone, match=f"no process {pid}"):
             isolation(pid)
+
+
+def test_end_while_reading_is_no_missing_fact() -> None:
+    """What cannot be read because the process has just ended is an error, not an unreadable fact."""
+    with subprocess.Popen(["sleep", "60"]) as process:
+        proc = os.open(f"/proc/{process.pid}", os.O_DIRECTORY)
+        process.kill()
+        process.wait()
+        try:
+            with pytest.raises((FileNotFoundError, ProcessLookupError)):
+                _Reader(process.pid, proc).namespaces()
+        finally:
+            os.close(proc)
 
 
 def test_thread_of_the_kernel_has_facts() -> None:
