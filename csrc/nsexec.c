@@ -272,13 +272,33 @@ static void forward(const struct nst_launch *l, int signals)
 			nst_raw4(__NR_pidfd_send_signal, l->pidfd, (long)si.ssi_signo, 0, 0);
 }
 
+/* Read what init has told so far. A failure is explained, and *ret_status says what it is worth. Returns
+ * whether more may come. */
+static int listen(const struct nst_launch *l, int *ret_status)
+{
+	struct nst_message m;
+	long n;
+
+	for (;;) {
+		n = nst_raw6(__NR_recvfrom, l->control, NST_P(&m), sizeof m, 0x40 /* MSG_DONTWAIT */, 0, 0);
+		if (n == (long)sizeof m && m.type == NST_MSG_FAILED) {
+			struct nst_failure f = {.step = m.step, .error = m.error, .detail = m.detail};
+
+			*ret_status = explain(l->plan, &f);
+		} else if (n == -EAGAIN) {
+			return 1;
+		} else if (n <= 0 && n != -EINTR && n != -ECONNRESET) { /* a reset comes before what init told */
+			return 0;
+		}
+	}
+}
+
 /* Follow the sandbox to its end: forward signals to it, take its report. Returns the exit status. */
-static int follow(const uint8_t *plan, struct nst_launch *l, int signals)
+static int follow(struct nst_launch *l, int signals)
 {
 	/* Without init the socket closes at exec: what is left then is the end of the process. */
 	struct pollfd p[3] = {{l->pidfd, POLLIN, 0}, {signals, POLLIN, 0}, {l->control, POLLIN, 0}};
-	int status = 0, result = -1;
-	struct nst_message m;
+	int status = 0, told = -1;
 	long n;
 
 	do {
@@ -289,23 +309,13 @@ static int follow(const uint8_t *plan, struct nst_launch *l, int signals)
 			continue;
 		if (p[1].revents)
 			forward(l, signals);
-		while (p[2].fd >= 0 && p[2].revents) {
-			n = nst_raw6(__NR_recvfrom, l->control, NST_P(&m), sizeof m, 0x40 /* MSG_DONTWAIT */, 0, 0);
-			if (n == (long)sizeof m && m.type == NST_MSG_FAILED) {
-				struct nst_failure f = {.step = m.step, .error = m.error, .detail = m.detail};
-
-				result = explain(plan, &f);
-			} else if (n == -EAGAIN) {
-				break;
-			} else if (n <= 0 && n != -EINTR) {
-				p[2].fd = -1;
-			}
-		}
+		if (p[2].fd >= 0 && p[2].revents && !listen(l, &told))
+			p[2].fd = -1;
 	} while (!p[0].revents);
 	while ((n = nst_raw4(__NR_wait4, l->pid, NST_P(&status), 0x40000000 /* __WALL */, 0)) == -EINTR)
 		;
-	if (result >= 0)
-		return result;
+	if (told >= 0)
+		return told;
 	if (n < 0)
 		return CANNOT;
 	return (status & 0x7f) ? 128 + (status & 0x7f) : status >> 8 & 0xff;
@@ -360,10 +370,15 @@ static int run(const char *file, char *const *args)
 	r = nst_launch_run(&l);
 	nst_launch_close(&l);
 	if (r < 0) {
+		status = -1;
+		if (l.control >= 0)
+			listen(&l,
+			       &status); /* when init has failed first, its report says more than our broken socket */
 		nst_launch_kill(&l);
-		status = explain(l.plan, &l.failure);
+		if (status < 0)
+			status = explain(l.plan, &l.failure);
 	} else {
-		status = follow(l.plan, &l, (int)signals);
+		status = follow(&l, (int)signals);
 	}
 	if (nst_launch_undo(&l) > 0)
 		explain(l.plan, &l.failure);
@@ -388,6 +403,8 @@ _Noreturn void nst_main(long *stack)
 
 	if (argc == 2 && same(argv[0], "nsexec:init"))
 		nst_init(number(argv[1]));
+	if (argc == 3 && same(argv[0], "nsexec:supervise"))
+		nst_supervise(number(argv[1]));
 	if (argc < 2 || same(argv[1], "--help") || same(argv[1], "-h")) {
 		say("usage: nsexec FILE [ARGS]\n"
 		    "Run the plan in FILE (made by nstool compile); ARGS are added to its command.\n"

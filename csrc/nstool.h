@@ -4,6 +4,7 @@
  * plan.c     check and run an encoded plan
  * launch.c   the launcher's side: clone3, hand-over, report
  * init.c     PID 1 inside: runs the init and payload steps, reaps, forwards, reports
+ * supervise.c what stays of `nstool run` once Python has launched
  * nsexec.c   main() of the stand-alone launcher, and the image that PID 1 runs
  *
  * All of it uses raw.h only, so it is async-signal-safe by construction (signal-safety(7)):
@@ -176,6 +177,31 @@ int nst_userns(const char *uid_map, const char *gid_map);
 
 /* nsexec as PID 1 or monitor: fd holds the envelope that launch.c wrote. Never returns. */
 _Noreturn void nst_init(int fd);
+
+/* ---- supervise.c ---- */
+
+/* nsexec as what stays of a launcher in the foreground: fd holds the orders. Never returns. */
+_Noreturn void nst_supervise(int fd);
+
+/* The orders, followed by text_size bytes of NUL-terminated strings with a letter before each: in their
+ * order l lock this directory, d remove this directory, f remove this file; p words of the command that
+ * finishes in Python, e its environment; o file with the count of OOM kills, k its key, m what to say then. */
+struct nst_orders {
+	uint32_t magic;
+	uint32_t text_size;
+	int32_t pid; /* of init, or of the command when there is none */
+	int32_t pidfd;
+	int32_t control;
+	int32_t terminal; /* master of the sandbox's terminal, or -1 */
+	int32_t outer;	  /* the caller's terminal, for its size and settings */
+	int32_t input;	  /* where the terminal's input comes from, or -1 */
+	int32_t output;
+	int32_t with_init;
+	int32_t in_python; /* undoing needs more than removing files */
+	int32_t reserved;
+	uint64_t signals;	/* mask of those that are forwarded, SIGWINCH and SIGCHLD too */
+	uint8_t termios[64];	/* the caller's settings, as TCGETS gives them */
+};
 
 /* What launch.c hands to init.c, before the plan in the same memfd. */
 struct nst_envelope {

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 def follow(joined: Joined) -> int:
     """Relay and forward until the command has ended; its exit status."""
-    from nstool.cli.run import Forward
+    from nstool.cli.forward import Forward
 
     with Forward() as forward, joined:
         forward.to(joined)

@@ -53,6 +53,12 @@ def run(argv: list[str]) -> int:
         return 128 + 13
     except (NstoolError, OSError, KeyboardInterrupt, MemoryError) as error:
         return report(error)
+    except Exception as error:
+        if os.environ.get("NSTOOL_DEBUG"):
+            raise
+        name = type(error).__name__
+        print(f"nstool: a bug of nstool: {name}: {error}; NSTOOL_DEBUG=1 shows where, please report it", file=sys.stderr)
+        return CANNOT
 
 
 def _asks_help(words: list[str]) -> bool:

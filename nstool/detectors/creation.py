@@ -11,7 +11,7 @@ from nstool.plan.steps import INIT, Fd
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from nstool.detectors.scene import Answer
 
@@ -30,7 +30,7 @@ def userns_sysctl(scene: Scene) -> Answer:
         return False
     if scene.number("/proc/sys/kernel/unprivileged_userns_clone") != 0:
         return False
-    return _not(scene.may("sys_admin"))
+    return negated(scene.may("sys_admin"))
 
 
 def apparmor_userns(scene: Scene) -> Answer:
@@ -51,7 +51,7 @@ def no_privilege(scene: Scene) -> Answer:
         return False
     if not scene.by_launcher and scene.new_userns:  # init has every capability in its own namespace
         return False
-    return _not(scene.may("sys_admin"))
+    return negated(scene.may("sys_admin"))
 
 
 def chrooted(scene: Scene) -> Answer:
@@ -94,7 +94,7 @@ def filtered(call: str) -> bool | None:
         return None
     from nstool.errors import KernelError
 
-    probes = {
+    probes: dict[str, tuple[Callable[[], object], tuple[int, ...]]] = {
         "unshare": (lambda: syscalls.unshare(uapi.CLONE_NEWUSER | 1), (EINVAL,)),
         "setns": (lambda: syscalls.setns(-1, 0), (EBADF,)),
         "open_tree": (lambda: syscalls.open_tree(-1, "", 1 << 30), (EINVAL,)),
@@ -103,7 +103,7 @@ def filtered(call: str) -> bool | None:
         "pidfd_open": (lambda: syscalls.pidfd_open(-1), (EINVAL,)),
         "personality": (lambda: syscalls.personality(0xFFFFFFFF), ()),
         "ioctl": (lambda: syscalls.ioctl(-1, 0), (EBADF, EOPNOTSUPP)),
-        "clone3": (lambda: _bad_clone3(), (EINVAL,)),
+        "clone3": (_bad_clone3, (EINVAL,)),
     }
     if call not in probes:
         return None
@@ -116,12 +116,11 @@ def filtered(call: str) -> bool | None:
 
 
 def _bad_clone3() -> None:
-    from nstool import _native  # type: ignore[attr-defined]
-    from nstool.syscalls import check
+    from nstool.syscalls import check, ffi, lib
 
     # CLONE_FS is refused together with a new user namespace before anything is made. clone(2).
     flags = uapi.CLONE_NEWUSER | uapi.CLONE_FS
-    check("clone3", _native.lib.nst_clone3(flags, uapi.SIGCHLD, _native.ffi.NULL, 0, -1, _native.ffi.NULL))
+    check("clone3", lib.nst_clone3(flags, uapi.SIGCHLD, ffi.NULL, 0, -1, ffi.NULL))
 
 
 def kernel_too_old(scene: Scene) -> Answer:
@@ -308,11 +307,9 @@ def pid_taken(scene: Scene) -> Answer:
         return False
     if scene.clone_flags & uapi.CLONE_NEWPID:
         return {"pid": wanted, "holder": "init of the sandbox"} if wanted == 1 else False
-    return (
-        {"pid": wanted, "holder": f"a process of the host (/proc/{wanted})"}
-        if scene.exists(f"/proc/{wanted}")
-        else None
-    )
+    if scene.exists(f"/proc/{wanted}"):
+        return {"pid": wanted, "holder": f"a process of the host (/proc/{wanted})"}
+    return None
 
 
 def set_tid_not_allowed(scene: Scene) -> Answer:
@@ -364,13 +361,11 @@ def cgroup_gone(scene: Scene) -> Answer:
 
 def cgroup_has_controllers(scene: Scene) -> Answer:
     """Processes cannot enter a cgroup whose children have controllers switched on (no internal processes)."""
-    path = os.path.dirname(scene.opened_path(scene.arg("cgroup")))
     here = scene.opened_path(scene.arg("cgroup"))
-    for directory in (here, path):
-        if directory and scene.exists(f"{directory}/cgroup.type") and directory == here:
-            controllers = (scene.read(f"{directory}/cgroup.subtree_control") or "").strip()
-            return {"cgroup": directory, "controllers": controllers} if controllers else None
-    return None if here else False
+    if not here:
+        return False
+    controllers = (scene.read(f"{here}/cgroup.subtree_control") or "").strip()
+    return {"cgroup": here, "controllers": controllers} if controllers else None  # it may be gone by now
 
 
 def cgroup_not_delegated(scene: Scene) -> Answer:
@@ -426,11 +421,8 @@ def not_a_namespace(scene: Scene) -> Answer:
     names = {kind.flag: kind.name for kind in KINDS.values()}
     if not wanted or found == wanted:
         return False
-    return {
-        "path": _ns_path(scene),
-        "is": f"a {names[found]} namespace" if found else "no namespace",
-        "type": names[wanted],
-    }
+    words = f"a {names[found]} namespace" if found else "no namespace"
+    return {"path": _ns_path(scene), "is": words, "type": names[wanted]}
 
 
 def _ns_path(scene: Scene) -> str:
@@ -507,5 +499,6 @@ def _any_namespace() -> int:
     return flags
 
 
-def _not(answer: bool | None) -> bool | None:
+def negated(answer: bool | None) -> bool | None:
+    """Return not answer; None stays None."""
     return None if answer is None else not answer

@@ -23,7 +23,13 @@ def parent_missing(scene: Scene) -> Answer:
     if not scene.by_launcher:
         return False
     parent = os.path.dirname(scene.path.rstrip("/"))
-    return {"directory": parent} if parent and not os.path.isdir(parent) else False
+    if not parent or os.path.isdir(parent) or _made_before(scene, parent):
+        return False
+    return {"directory": parent}
+
+
+def _made_before(scene: Scene, path: str) -> bool:
+    return any(step.call == "mkdirat" and step.args[1] == path for step in scene.before)
 
 
 def not_writable(scene: Scene) -> Answer:
@@ -77,9 +83,8 @@ def no_space(scene: Scene) -> Answer:
 
 def is_cgroup(scene: Scene) -> bool:
     """Whether the step works in a cgroup hierarchy."""
-    return any(
-        m.fstype in ("cgroup", "cgroup2") and m.point != "/" and is_below(scene.path, m.point) for m in scene.mounts
-    )
+    points = [m.point for m in scene.mounts if m.fstype in ("cgroup", "cgroup2")]
+    return any(is_below(scene.path, point) for point in points)
 
 
 def _cgroup_dir(scene: Scene) -> str:

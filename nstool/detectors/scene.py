@@ -11,11 +11,11 @@ from nstool.plan.steps import LAUNCHER, Fd, Plan, Step
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Union
+    from collections.abc import Iterable
 
     from nstool.detectors.view import View
 
-    Answer = Union[bool, None, dict[str, object]]
+    Answer = bool | dict[str, object] | None
 
 INITIAL_USERNS = "user:[4026531837]"  # PROC_USER_INIT_INO, linux/proc_ns.h
 
@@ -283,9 +283,9 @@ def _as_text(value: object) -> str:
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 
 
-def _union(masks: object) -> int:
+def _union(masks: Iterable[object]) -> int:
     total = 0
-    for mask in masks:  # type: ignore[attr-defined]
+    for mask in masks:
         total |= mask if isinstance(mask, int) else 0
     return total
 

@@ -13,12 +13,12 @@ The order is the point of this file:
 from __future__ import annotations
 
 from nstool import uapi
-from nstool.errors import NotSupported
+from nstool.errors import NotSupported, SpecError
 from nstool.frozen import Frozen
 from nstool.namespaces.user import Maps
 from nstool.plan.host import MASKED_PROC, READONLY_PROC, SCRATCH, Host
-from nstool.plan.steps import INIT, LAUNCHER, Fd, Step
-from nstool.spec.model import Mount, Spec
+from nstool.plan.steps import INIT, LAUNCHER, UNDO, Fd, Step
+from nstool.spec.model import IdMap, Mount, Spec
 
 EEXIST = 17
 EMPTY = uapi.AT_EMPTY_PATH
@@ -56,34 +56,42 @@ HOLD = "/dev"
 
 
 class Parts(Frozen):
-    """The steps of the mount namespace: before clone, inside before the pivot, inside after it."""
+    """The steps of the mount namespace: before clone, inside before the pivot, inside after it; undo at the end."""
 
     before: tuple[Step, ...] = ()
     sources: tuple[Step, ...] = ()
     root: tuple[Step, ...] = ()
     inside: tuple[Step, ...] = ()
     last: tuple[Step, ...] = ()
+    undo: tuple[Step, ...] = ()
 
 
-def parts(spec: Spec, host: Host, maps: Maps | None, files: dict[str, str]) -> Parts:
-    """Plan the mount namespace. files: path inside → content of small generated files."""
+def parts(spec: Spec, host: Host, maps: Maps | None, files: dict[str, str], name: str = "") -> Parts:
+    """Plan the mount namespace. files: path inside → content of small generated files. name: of the sandbox.
+
+    Raises SpecError for a mount that has no place in the root, NotSupported for what this host cannot do.
+    """
     opener = LAUNCHER if host.privileged else INIT
+    userns = "userns" if opener == LAUNCHER and maps is not None else ""
     opened: list[Step] = []
     inside: list[Step] = []
-    root = _root(spec, host, opener, opened)
+    root = _root(spec, host, opener, opened, userns, name)
     inside += _proc(spec, host)
     inside += _dev(spec, host, maps, opener, opened)
     inside += _scratch(spec, host)
+    closed, opened_up = _closed(spec, host)
+    inside += opened_up
     for number, mount in enumerate(spec.mounts):
-        inside += _mount(spec, mount, number, host, opener, opened)
-    inside += _files(files, spec)
-    covered = _covered(spec, host)
+        inside += _mount(spec, mount, number, host, opener, opened, userns)
+    inside += _files(files, spec, host)
+    covered = _covered(spec, host, closed)
     inside += _cover(covered)
     inside += _readonly(spec)
     hold = _hold(spec, files, bool(covered))
-    before = tuple(s for s in opened if s.who == LAUNCHER)
+    before = (*_unpack(spec, host, maps, name), *(s for s in opened if s.who == LAUNCHER))
     sources = tuple(s for s in opened if s.who == INIT)
-    return Parts(before, sources, (_propagation(spec), *hold, *root), tuple(inside), tuple(_last(spec, host)))
+    last = _last(spec, host, sum(step.call == "fsmount" for step in opened_up))
+    return Parts(before, sources, (_propagation(spec), *hold, *root), tuple(inside), tuple(last), _remove(spec, host, name))
 
 
 def _propagation(spec: Spec) -> Step:
@@ -94,7 +102,8 @@ def _propagation(spec: Spec) -> Step:
 
 def _hold(spec: Spec, files: dict[str, str], covers: bool) -> list[Step]:
     """A small tmpfs in the old root with what is bound into the new one: a tree is copied only from a mount."""
-    if not (files or covers or spec.root.type == "overlay"):
+    layers = [layer for prefix, lower in _overlays(spec) for layer in _layer_names(prefix, lower)]
+    if not (files or covers or layers):
         return []
     flags = SAFE | uapi.MOUNT_ATTR_NOEXEC
     steps = _new("tmpfs", "hold", {"mode": "755", "size": "256k"}, flags, "files made for this sandbox")
@@ -104,9 +113,8 @@ def _hold(spec: Spec, files: dict[str, str], covers: bool) -> list[Step]:
     for number, (path, content) in enumerate(files.items()):
         made = (Fd("hold"), f"file{number}", content, uapi.O_CREAT, 0o444)
         steps.append(Step(INIT, "write_file", made, f"the content of {path}"))
-    if spec.root.type == "overlay":
-        for name in (*(f"lower{n}" for n in range(len(spec.root.lower))), "upper"):
-            steps.append(Step(INIT, "mkdirat", (Fd("hold"), name, 0o755), "a place for a layer of the overlay"))
+    for name in layers:
+        steps.append(Step(INIT, "mkdirat", (Fd("hold"), name, 0o755), "a place for a layer of an overlay"))
     where = (Fd("hold"), "", uapi.AT_FDCWD, HOLD, uapi.MOVE_MOUNT_F_EMPTY_PATH)
     steps.append(Step(INIT, "move_mount", where, "attach it: it goes away with the old root"))
     steps.append(_attributes(INIT, "hold", uapi.MOUNT_ATTR_RDONLY, "nobody writes there", recursive=False))
@@ -159,53 +167,82 @@ def _parents(path: str) -> list[str]:
 
 
 def _make_directories(paths: list[str]) -> list[Step]:
+    # No parent is reached over a symlink: one of a hostile root could lead anywhere.
+    steps: list[Step] = []
+    for path in paths:
+        parent, _, name = path.rpartition("/")
+        if parent:
+            steps.append(_target(parent, "parent", "no symlink is followed"))
+        directory = Fd("parent") if parent else uapi.AT_FDCWD
+        where = (directory, name if parent else path, 0o755)
+        steps.append(Step(INIT, "mkdirat", where, "a place to mount on", ignore=EEXIST))
+    return steps
+
+
+def _make_file(path: str) -> list[Step]:
+    parent, _, name = path.rpartition("/")
+    flags = uapi.O_CREAT | uapi.O_EXCL
+    made = (Fd("parent"), name, b"", flags, 0o444)
     return [
-        Step(INIT, "mkdirat", (uapi.AT_FDCWD, p, 0o755), "a place to mount on, in our own root", ignore=EEXIST)
-        for p in paths
+        *_make_directories(_parents(path)[:-1]),
+        _target(parent or "/", "parent", "no symlink is followed"),
+        Step(INIT, "write_file", made, "a place to bind a file", ignore=EEXIST),
     ]
 
 
-def _own_root(spec: Spec) -> bool:
+def _may_make(spec: Spec, host: Host, path: str) -> bool:
+    """Whether the place for a mount is made when it is missing."""
+    if any(_below(path, made) for made in _made(spec, host)):
+        return True
+    first = path.split("/")[1]
+    bound = any(name == first and kind == "dir" for name, kind, _ in host.top)
+    return _own_root(spec, host) and not bound
+
+
+def _own_root(spec: Spec, host: Host) -> bool:
     # Whether mount points may be made: the root is ours alone, or the spec makes it writable.
-    return spec.root.type in ("tmpfs", "overlay") or spec.root.writable
+    return spec.root.type in ("tmpfs", "overlay", "tarball") or spec.root.writable or bool(host.top)
 
 
 def _exists(spec: Spec, host: Host, path: str) -> bool:
-    return _own_root(spec) or path in host.root
+    return _own_root(spec, host) or path in host.root
+
+
+def _below(path: str, directory: str) -> bool:
+    return path.startswith(directory.rstrip("/") + "/")
 
 
 # ---- the root ----
 
 
-def _root(spec: Spec, host: Host, opener: str, opened: list[Step]) -> list[Step]:
+def _root(spec: Spec, host: Host, opener: str, opened: list[Step], userns: str, name: str) -> list[Step]:
     root = spec.root
     propagation = PROPAGATION[spec.mount_propagation]
-    own: list[Step] = []
-    attributes = SAFE | (0 if root.writable else uapi.MOUNT_ATTR_RDONLY)
-    idmap = "userns" if root.idmap else ""
-    if idmap:
-        attributes |= uapi.MOUNT_ATTR_IDMAP
+    if root.idmap and not userns:
+        raise _no_idmap(f"an id-mapped root ({root.path or ', '.join(root.lower)})")
     if root.type == "tmpfs":
-        own += _new("tmpfs", "root", {"mode": "755", "size": str(root.size)}, SAFE, "an empty root in memory")
-    elif root.type == "overlay":
-        own += _overlay(spec, host, opener, opened)
-    else:
-        path = "/" if root.type == "host" else root.path
-        why = "a private copy of the host's mounts" if root.type == "host" else "the tree that becomes the root"
-        opened.append(_tree(opener, path, "tree" if host.top else "root", why))
-        opened.append(
-            _attributes(
-                opener,
-                "tree" if host.top else "root",
-                attributes,
-                f"root {'writable' if root.writable else 'read-only'}, no set-user-ID, no device nodes",
-                propagation=uapi.MS_PRIVATE,
-                userns=idmap,
-            )
-        )
-    if host.top:
-        return own + _shadow(spec, host, opener, opened)
-    return own + _pivot(propagation)
+        options = {"mode": "755", "size": str(root.size)}
+        return [*_new("tmpfs", "root", options, SAFE, "an empty root in memory"), *_pivot(propagation)]
+    if root.type == "overlay":
+        layers = _overlay("", root.lower, root.upper, root.size, root.idmap, opener, opened, userns)
+        return [*layers, *_new("overlay", "root", _layer_options("", root.lower), SAFE, "the layers as one tree"), *_pivot(propagation)]
+    attributes = SAFE | (0 if root.writable or root.type == "tarball" else uapi.MOUNT_ATTR_RDONLY)
+    attributes |= uapi.MOUNT_ATTR_IDMAP if root.idmap else 0
+    path = {"host": "/", "directory": root.path}.get(root.type) or f"{host.roots}/{name}"
+    tree = "tree" if host.top else "root"
+    opened.append(_tree(opener, path, tree, "a private copy of the host's mounts" if root.type == "host" else "the tree that becomes the root"))
+    why = f"root {'writable' if root.writable else 'read-only'}, no set-user-ID, no device nodes"
+    mapped = userns if root.idmap else ""
+    opened.append(_attributes(opener, tree, attributes, why, propagation=uapi.MS_PRIVATE, userns=mapped))
+    return _shadow(spec, host, opener, opened) if host.top else _pivot(propagation)
+
+
+def _no_idmap(what: str) -> NotSupported:
+    return NotSupported(
+        what,
+        "mount_setattr(2) with MOUNT_ATTR_IDMAP needs CAP_SYS_ADMIN over the filesystem, which an ordinary user has not",
+        "run as root, or drop idmap",
+    )
 
 
 def _pivot(propagation: int) -> list[Step]:
@@ -240,41 +277,85 @@ def _shadow(spec: Spec, host: Host, opener: str, opened: list[Step]) -> list[Ste
     return steps
 
 
-def _overlay(spec: Spec, host: Host, opener: str, opened: list[Step]) -> list[Step]:
-    """The layers attached to known paths of the old root, then the overlay made of them. overlayfs.rst."""
-    root = spec.root
+def _overlays(spec: Spec) -> list[tuple[str, tuple[str, ...]]]:
+    """The overlays of the spec: (prefix of the names of its layers, lower directories)."""
+    found = [("", spec.root.lower)] if spec.root.type == "overlay" else []
+    return found + [(f"m{n}_", m.lower) for n, m in enumerate(spec.mounts) if m.type == "overlay"]
+
+
+def _layer_names(prefix: str, lower: tuple[str, ...]) -> list[str]:
+    return [*(f"{prefix}lower{n}" for n in range(len(lower))), f"{prefix}upper"]
+
+
+def _overlay(
+    prefix: str, lower: tuple[str, ...], upper: str, size: int, idmap: bool, opener: str, opened: list[Step], userns: str
+) -> list[Step]:
+    """The layers of an overlay attached to known paths of the old root. overlayfs.rst."""
     steps: list[Step] = []
-    for number, path in enumerate(root.lower):
-        name = f"lower{number}"
-        userns = "userns" if root.idmap else ""
-        flags = SAFE | uapi.MOUNT_ATTR_RDONLY | (uapi.MOUNT_ATTR_IDMAP if userns else 0)
-        opened.append(_tree(opener, path, name, "a layer of the root"))
-        opened.append(_attributes(opener, name, flags, "a layer is only read", propagation=uapi.MS_PRIVATE, userns=userns))
+    *names, top = _layer_names(prefix, lower)
+    for name, path in zip(names, lower):
+        mapped = userns if idmap else ""
+        flags = SAFE | uapi.MOUNT_ATTR_RDONLY | (uapi.MOUNT_ATTR_IDMAP if mapped else 0)
+        opened.append(_tree(opener, path, name, "a layer of the overlay"))
+        opened.append(_attributes(opener, name, flags, "a layer is only read", propagation=uapi.MS_PRIVATE, userns=mapped))
         steps.append(_layer(name))
-    if root.upper:
+    if upper:
         # The ids on disk are those inside, so that the next sandbox, with other ids, owns the changes too.
-        userns = "userns" if opener == LAUNCHER else ""
         flags = SAFE | (uapi.MOUNT_ATTR_IDMAP if userns else 0)
-        opened.append(_tree(opener, root.upper, "upper", "the layer that keeps the changes"))
-        opened.append(_attributes(opener, "upper", flags, "no set-user-ID, no devices", propagation=uapi.MS_PRIVATE, userns=userns))
+        opened.append(_tree(opener, upper, top, "the layer that keeps the changes"))
+        opened.append(_attributes(opener, top, flags, "no set-user-ID, no devices", propagation=uapi.MS_PRIVATE, userns=userns))
     else:
-        options = {"mode": "755", "size": str(root.size)}
-        steps += _new("tmpfs", "upper", options, SAFE, "the layer of changes, thrown away with the sandbox")
-    steps.append(_layer("upper"))
+        options = {"mode": "755", "size": str(size)}
+        steps += _new("tmpfs", top, options, SAFE, "the layer of changes, thrown away with the sandbox")
+    steps.append(_layer(top))
     for name in ("upper", "work"):
-        steps.append(Step(INIT, "mkdirat", (Fd("upper"), name, 0o755), "overlayfs wants both on one filesystem", ignore=EEXIST))
-    options = {
-        "lowerdir": ":".join(f"{HOLD}/lower{n}" for n in range(len(root.lower))),
-        "upperdir": f"{HOLD}/upper/upper",
-        "workdir": f"{HOLD}/upper/work",
+        steps.append(Step(INIT, "mkdirat", (Fd(top), name, 0o755), "overlayfs wants both on one filesystem", ignore=EEXIST))
+    return steps
+
+
+def _layer_options(prefix: str, lower: tuple[str, ...]) -> dict[str, str]:
+    *names, top = _layer_names(prefix, lower)
+    return {
+        "lowerdir": ":".join(f"{HOLD}/{name}" for name in names),
+        "upperdir": f"{HOLD}/{top}/upper",
+        "workdir": f"{HOLD}/{top}/work",
         "userxattr": "",  # trusted.* attributes need privilege in the first user namespace
     }
-    return steps + _new("overlay", "root", options, SAFE, "the layers as one tree")
 
 
 def _layer(name: str) -> Step:
     where = (Fd(name), "", uapi.AT_FDCWD, f"{HOLD}/{name}", uapi.MOVE_MOUNT_F_EMPTY_PATH)
     return Step(INIT, "move_mount", where, "a layer must be a mount of this namespace")
+
+
+# ---- a tarball ----
+
+
+def _unpack(spec: Spec, host: Host, maps: Maps | None, name: str) -> tuple[Step, ...]:
+    if spec.root.type != "tarball":
+        return ()
+    args: dict[str, object] = {
+        "path": spec.root.path,
+        "directory": f"{host.roots}/{name}",
+        "size": spec.root.size,
+        "uids": [list(line) for line in lines(maps.uid)] if maps and host.privileged else [],
+        "gids": [list(line) for line in lines(maps.gid)] if maps and host.privileged else [],
+        "keep_owners": host.privileged,
+        "own_dev": spec.dev == "private",
+    }
+    return (Step(LAUNCHER, "external", ("tarball_unpack", args), f"a tree of this sandbox's own, of {spec.root.path}"),)
+
+
+def lines(maps: tuple[IdMap, ...]) -> tuple[tuple[int, int, int], ...]:
+    """Return id map lines as plain numbers: inside, outside, count."""
+    return tuple((line.inside, line.outside, line.count) for line in maps)
+
+
+def _remove(spec: Spec, host: Host, name: str) -> tuple[Step, ...]:
+    if spec.root.type != "tarball":
+        return ()
+    directory = f"{host.roots}/{name}"
+    return (Step(UNDO, "external", ("tarball_remove", {"directory": directory}), f"remove the unpacked tree {directory}"),)
 
 
 # ---- what every sandbox has ----
@@ -292,20 +373,46 @@ def _proc(spec: Spec, host: Host) -> list[Step]:
             options["subset"] = spec.proc_subset
         flags = SAFE | uapi.MOUNT_ATTR_NOEXEC
         steps += _new("proc", "proc", options, flags, "a /proc of this pid namespace; processes of other users are hidden")
-    if _own_root(spec):
+    if _own_root(spec, host):
         steps += _make_directories(["/proc"])
     steps += [_target("/proc", "at", "where it goes"), _attach("proc", "at", "mount /proc")]
     return steps
 
 
-def _covered(spec: Spec, host: Host) -> list[tuple[Fd | int, str, bool]]:
+def _closed(spec: Spec, host: Host) -> tuple[tuple[str, ...], list[Step]]:
+    """Directories of the host that are closed: the paths to cover, and the steps for those that are mounted in.
+
+    A directory of the host is covered by an empty one; where a mount goes into it, by a small tmpfs,
+    in which the places to mount on can be made.
+    """
+    if spec.root.type != "host":
+        return (), []
+    used = [path for path in host.covered if any(_below(mount.target, path) for mount in spec.mounts)]
+    itself = {mount.target for mount in spec.mounts}
+    steps: list[Step] = []
+    for number, path in enumerate(used):
+        options = {"mode": "755", "size": "64k"}
+        flags = SAFE | uapi.MOUNT_ATTR_NOEXEC
+        steps += _new("tmpfs", f"closed{number}", options, flags, f"{path} of the host does not show, what is mounted there does")
+        steps += [_target(path, "at", "where it goes"), _attach(f"closed{number}", "at", f"mount {path}")]
+    return tuple(path for path in host.covered if path not in used and path not in itself), steps
+
+
+def _made(spec: Spec, host: Host) -> tuple[str, ...]:
+    """The directories that are empty and the sandbox's own, so that places to mount on can be made below them."""
+    scratch = {"tmpfs": ("/tmp",), "host": host.scratch}.get(spec.root.type, SCRATCH)
+    found = scratch if spec.tmp_size and not spec.root.writable else ()
+    tmpfs = tuple(mount.target for mount in spec.mounts if mount.type == "tmpfs")
+    return (*found, *tmpfs, *(host.covered if spec.root.type == "host" else ()))
+
+
+def _covered(spec: Spec, host: Host, closed: tuple[str, ...]) -> list[tuple[Fd | int, str, bool]]:
     """What is covered: (directory fd, path, whether it is a directory)."""
     wanted: list[tuple[Fd | int, str, bool]] = []
     if spec.proc == "private" and not spec.proc_subset:
         wanted += [(Fd("proc"), name, host.proc_files[name]) for name in MASKED_PROC if name in host.proc_files]
+    wanted += [(uapi.AT_FDCWD, path, True) for path in closed]
     wanted += [(uapi.AT_FDCWD, path, path in host.root) for path in spec.mask_paths]
-    if spec.root.type == "host":
-        wanted += [(uapi.AT_FDCWD, path, True) for path in host.covered]
     return wanted
 
 
@@ -358,7 +465,7 @@ def _dev(spec: Spec, host: Host, maps: Maps | None, opener: str, opened: list[St
         opened += make
     else:
         steps += make
-    if _own_root(spec):
+    if _own_root(spec, host):
         steps += _make_directories(["/dev"])
     steps += [_target("/dev", "at", "where it goes"), _attach("dev", "at", "mount /dev")]
     if opener == INIT:
@@ -383,13 +490,13 @@ def _scratch(spec: Spec, host: Host) -> list[Step]:
     steps: list[Step] = []
     flags = SAFE | uapi.MOUNT_ATTR_NOEXEC
     paths = {"tmpfs": ("/tmp",), "host": host.scratch}.get(spec.root.type, SCRATCH)
-    if spec.tmp_size == 0 or spec.root.writable:
+    if spec.tmp_size == 0 or spec.root.writable:  # a writable root has its own
         paths = ()
     for number, path in enumerate(paths):
         if not _exists(spec, host, path) or any(m.target == path for m in spec.mounts):
             continue
         name = f"scratch{number}"
-        if _own_root(spec):
+        if _own_root(spec, host):
             steps += _make_directories(_parents(path))
         mode = "755" if path == "/run" else "1777"
         steps += _new("tmpfs", name, {"mode": mode, "size": str(spec.tmp_size)}, flags, f"an empty {path} of its own")
@@ -397,14 +504,13 @@ def _scratch(spec: Spec, host: Host) -> list[Step]:
     return steps
 
 
-def _files(files: dict[str, str], spec: Spec) -> list[Step]:
+def _files(files: dict[str, str], spec: Spec, host: Host) -> list[Step]:
     """Small generated files: bound over what the root has, so that the root itself is not changed."""
     steps: list[Step] = []
     for number, path in enumerate(files):
         fd = f"file{number}"
-        if _own_root(spec) or any(path.startswith(s + "/") for s in SCRATCH):
-            steps += _make_directories(_parents(path)[:-1])
-            steps.append(Step(INIT, "write_file", (uapi.AT_FDCWD, path, b"", uapi.O_CREAT, 0o444), "a place to bind it"))
+        if _may_make(spec, host, path):
+            steps += _make_file(path)
         steps.append(Step(INIT, "open_tree", (Fd("hold"), fd, CLONE_TREE), "a copy of it", result=fd))
         steps += [_target(path, "at", "where it goes", follow=True), _attach(fd, "at", f"bind {path}")]
     return steps
@@ -423,36 +529,59 @@ def _flags(mount: Mount) -> int:
     )
 
 
-def _mount(spec: Spec, mount: Mount, number: int, host: Host, opener: str, opened: list[Step]) -> list[Step]:
+def _mount(spec: Spec, mount: Mount, number: int, host: Host, opener: str, opened: list[Step], userns: str) -> list[Step]:
     name = f"mount{number}"
     steps: list[Step] = []
-    propagation = PROPAGATION[mount.propagation] if mount.propagation else uapi.MS_PRIVATE
     kind = host.source_kinds.get(mount.source, "dir") if mount.type == "bind" else "dir"
     if mount.type == "bind":
-        opened.append(_tree(opener, mount.source, name, f"the source of {mount.target}", mount.recursive))
-        if mount.idmap and opener == INIT:
-            raise NotSupported(
-                f"an id-mapped bind of {mount.source}",
-                "mount_setattr(2) with MOUNT_ATTR_IDMAP needs CAP_SYS_ADMIN over the filesystem, which an ordinary user has not",
-                "run as root, or drop idmap",
-            )
-        userns = "userns" if mount.idmap else ""
-        set_ = _flags(mount) | (uapi.MOUNT_ATTR_IDMAP if userns else 0)
-        opened.append(
-            _attributes(opener, name, set_, _words(mount), propagation=propagation, recursive=mount.recursive, userns=userns)
-        )
-    elif mount.type == "tmpfs":
-        options = {"mode": f"{mount.mode:o}", "size": str(mount.size or spec.tmp_size)}
-        steps += _new("tmpfs", name, options, _flags(mount.replace(writable=True)), f"an empty {mount.target} in memory")
+        _bind(mount, name, opener, opened, userns)
+    elif mount.type == "overlay":
+        prefix = f"m{number}_"
+        steps += _overlay(prefix, mount.lower, mount.upper, mount.size or spec.tmp_size, mount.idmap, opener, opened, userns)
+        steps += _new("overlay", name, _layer_options(prefix, mount.lower), _flags(mount), f"layers as one tree on {mount.target}")
     else:
-        steps += _new(mount.type, name, {}, _flags(mount.replace(writable=True)), f"a {mount.type} on {mount.target}")
-    if _own_root(spec) or any(mount.target.startswith(s + "/") for s in SCRATCH):
-        steps += _make_directories(_parents(mount.target)[: None if kind == "dir" else -1])
-        if kind != "dir":
-            touch = (uapi.AT_FDCWD, mount.target, b"", uapi.O_CREAT, 0o444)
-            steps.append(Step(INIT, "write_file", touch, "a place to bind a file"))
+        options = {}
+        if mount.type == "tmpfs":
+            options = {"mode": f"{mount.mode:o}", "size": str(mount.size or spec.tmp_size)}
+        elif mount.type == "devpts":
+            options = {"newinstance": "", "ptmxmode": "0666", "mode": "0620"}
+        flags = _flags(mount if mount.type == "proc" else mount.replace(writable=True))
+        steps += _new(mount.type, name, options, flags, f"a {mount.type} on {mount.target}")
+    if mount.propagation and mount.type != "bind":
+        steps.append(_attributes(INIT, name, 0, f"{mount.propagation}, as asked for", propagation=PROPAGATION[mount.propagation]))
+    if _may_make(spec, host, mount.target):
+        steps += _make_directories(_parents(mount.target)) if kind == "dir" else _make_file(mount.target)
+    else:
+        _check_target(mount, number, kind, host)
     steps += [_target(mount.target, "at", "where it goes"), _attach(name, "at", f"mount {mount.target}")]
     return steps
+
+
+def _bind(mount: Mount, name: str, opener: str, opened: list[Step], userns: str) -> None:
+    if mount.idmap and not userns:
+        raise _no_idmap(f"an id-mapped bind of {mount.source}")
+    propagation = PROPAGATION[mount.propagation] if mount.propagation else uapi.MS_PRIVATE
+    set_ = _flags(mount) | (uapi.MOUNT_ATTR_IDMAP if mount.idmap else 0)
+    opened.append(_tree(opener, mount.source, name, f"the source of {mount.target}", mount.recursive))
+    mapped = userns if mount.idmap else ""
+    opened.append(_attributes(opener, name, set_, _words(mount), propagation=propagation, recursive=mount.recursive, userns=mapped))
+
+
+def _check_target(mount: Mount, number: int, kind: str, host: Host) -> None:
+    """Refuse a mount that has no place: nothing is made in a root that is not the sandbox's own."""
+    found = host.targets.get(mount.target, kind)
+    place = f"mounts[{number}].target"
+    if found.startswith("link "):
+        raise SpecError(f"{mount.target} leads over the symlink {found[5:]}; no symlink is followed: write where it leads", place)
+    if not found:
+        raise SpecError(
+            f"{mount.target} does not exist in the root, which is not written to: make it there, choose a target below "
+            "/tmp or /run, or take a root in which it can be made (an overlay, or writable = true)",
+            place,
+        )
+    if found != kind:
+        words = {"dir": "a directory", "file": "a file"}
+        raise SpecError(f"{mount.target} is {words[found]}, but what is mounted there is {words[kind]}", place)
 
 
 def _words(mount: Mount) -> str:
@@ -461,11 +590,13 @@ def _words(mount: Mount) -> str:
     return ", ".join(words)
 
 
-def _last(spec: Spec, host: Host) -> list[Step]:
+def _last(spec: Spec, host: Host, closed: int) -> list[Step]:
     steps = [
         Step(INIT, "umount2", (".", uapi.MNT_DETACH), "let the old root go: no path leads back to the host"),
         Step(INIT, "chdir", ("/",), "stand in the new root"),
     ]
-    if (spec.root.type in ("tmpfs", "overlay") or host.top) and not spec.root.writable:
+    for number in range(closed):
+        steps.append(_attributes(INIT, f"closed{number}", uapi.MOUNT_ATTR_RDONLY, "nothing is added there", recursive=False))
+    if (spec.root.type in ("tmpfs", "overlay", "tarball") or host.top) and not spec.root.writable:
         steps.append(_attributes(INIT, "root", uapi.MOUNT_ATTR_RDONLY, "the root is read-only now that it is furnished", recursive=False))
     return steps

@@ -38,7 +38,7 @@ def plan(spec: Spec, host: Host, lease: Lease) -> Plan:
     new = {name for name in KINDS if getattr(spec.namespaces, name) == "new"}
     joined = _joined(spec)
     idmaps = maps(spec, host, lease) if "user" in new else None
-    mounts = mnt.parts(spec, host, idmaps, _files(spec, host, lease)) if "mnt" in new else mnt.Parts()
+    mounts = mnt.parts(spec, host, idmaps, _files(spec, host, lease), lease.name) if "mnt" in new else mnt.Parts()
     groups = _cgroups(spec, host, lease)
     links = network.steps(spec.net, lease) if spec.net.mode in ("veth", "bridge") else ()
     terminal = terminals(spec, host)
@@ -73,9 +73,10 @@ def plan(spec: Spec, host: Host, lease: Lease) -> Plan:
         *_payload(spec, host, idmaps, terminal),
         *_init_last(spec, idmaps),
         *(s for s in links if s.who == UNDO),
+        *mounts.undo,
         *groups.undo,
     ]
-    given = _given(spec)
+    given = _given(spec, host)
     return Plan(tuple(steps), given, spec.init, spec.die_with_parent, lease.name)
 
 
@@ -94,9 +95,9 @@ def _cgroups(spec: Spec, host: Host, lease: Lease) -> cgroups.CgroupSteps:
 _BEFORE = ("port_claim", "ip_forward", "bridge_create")  # external steps that need no process yet
 
 
-def _given(spec: Spec) -> tuple[str, ...]:
+def _given(spec: Spec, host: Host) -> tuple[str, ...]:
     names = [f"pass{n}" for n in range(len(spec.pass_fds))]
-    if needs_userns(spec):
+    if needs_userns(spec, host):
         names.append("userns")
     return ("stdin", "stdout", "stderr", *names)
 
@@ -111,10 +112,12 @@ def maps(spec: Spec, host: Host, lease: Lease) -> user.Maps:
     return user.maps(spec, host, lease)
 
 
-def needs_userns(spec: Spec) -> bool:
+def needs_userns(spec: Spec, host: Host) -> bool:
     """Whether a mount is id-mapped: then the caller brings a user namespace with the same maps."""
+    if not host.privileged or spec.namespaces.user != "new" or spec.namespaces.mnt != "new":
+        return False
     root = spec.root
-    return root.idmap or bool(root.type == "overlay" and root.upper) or any(m.idmap for m in spec.mounts)
+    return root.idmap or bool(root.upper) or any(m.idmap or m.upper for m in spec.mounts)
 
 
 def _files(spec: Spec, host: Host, lease: Lease) -> dict[str, str]:

@@ -75,7 +75,9 @@ class Host(Frozen):
     directories among those that a plan may mount on. covered, scratch: COVERED and SCRATCH as they
     really lie on this host. files: generated files that the root has a place for. top: entries of a directory root as
     (name, kind, link target), kind "dir", "file" or "link". source_kinds: bind source to "dir" or
-    "file". nameservers: usable inside. terminals: those of fds 0, 1, 2 that are terminals;
+    "file". targets: what a mount or a masked path finds in the root: "dir", "file", "" for nothing,
+    "link PATH" for a symlink on the way; what the plan makes itself is not in it. roots: directory of
+    unpacked tarballs. nameservers: usable inside. terminals: those of fds 0, 1, 2 that are terminals;
     term: their TERM.
     """
 
@@ -96,6 +98,8 @@ class Host(Frozen):
     files: frozenset[str] = frozenset()
     top: tuple[tuple[str, str, str], ...] = ()
     source_kinds: dict[str, str] = {}
+    targets: dict[str, str] = {}
+    roots: str = ""
     cgroups: Layout | None = None
     nameservers: tuple[str, ...] = ()
     resolv_conf: str = "/etc/resolv.conf"

@@ -197,7 +197,7 @@ def start(
             try:
                 external(step.args[0], step.args[1], launch.pid)  # type: ignore[arg-type]
             except OSError as error:
-                raise _external_failed(plan, launch.next, error) from error
+                raise _external_failed(program.plan, launch.next, error) from error
             launch.next += 1
         if result < 0:
             raise failed(program.plan, launch.failure.step, launch.failure.error, launch.failure.detail)

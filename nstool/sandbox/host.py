@@ -8,7 +8,7 @@ import stat
 from nstool.errors import SpecError
 from nstool.plan.host import COVERED, MASKED_PROC, SCRATCH, Host, SubIds
 from nstool.sandbox import cgroups
-from nstool.spec.model import Spec
+from nstool.spec.model import Mount, Spec
 
 RESOLV_CONF = "/etc/resolv.conf"
 # Where systemd-resolved keeps the servers it asks, when resolv.conf names itself. systemd-resolved(8).
@@ -24,9 +24,9 @@ def read(spec: Spec, terminals: tuple[int, ...] = ()) -> Host:
     capabilities = effective_capabilities()
     privileged = bool(capabilities >> 21 & 1)  # CAP_SYS_ADMIN
     network = spec.net.mode in ("veth", "bridge")
-    directory = spec.root.path if spec.root.type in ("directory", "tarball") else ""
+    directory = spec.root.path if spec.root.type == "directory" else ""
     prefix = directory.rstrip("/")
-    exist = _directories(prefix, spec) if spec.root.type in ("host", "directory", "tarball") else frozenset()
+    exist = _directories(prefix, spec) if spec.root.type in ("host", "directory") else frozenset()
     return Host(
         uid=uid,
         gid=gid,
@@ -41,6 +41,8 @@ def read(spec: Spec, terminals: tuple[int, ...] = ()) -> Host:
         files=_files(prefix) if network else frozenset(),
         top=_top(directory, spec, exist) if directory else (),
         source_kinds=_source_kinds(spec),
+        targets=_targets(prefix, spec) if spec.root.type in ("host", "directory") else {},
+        roots=_roots() if spec.root.type == "tarball" else "",
         cgroups=cgroups.layout(),
         nameservers=_nameservers() if network else (),
         resolv_conf=_resolv_conf(prefix) if network else RESOLV_CONF,
@@ -85,6 +87,48 @@ def _real(paths: tuple[str, ...]) -> tuple[str, ...]:
 def _directories(prefix: str, spec: Spec) -> frozenset[str]:
     wanted = ("/proc", "/dev", *SCRATCH, *(m.target for m in spec.mounts), *spec.mask_paths)
     return frozenset(path for path in wanted if _kind(prefix + path) == "dir")
+
+
+def _targets(prefix: str, spec: Spec) -> dict[str, str]:
+    """What the targets of mounts, masks and read-only paths are, in the root or in the mount that they lie in."""
+    wanted = (*(mount.target for mount in spec.mounts), *spec.mask_paths, *spec.readonly_paths)
+    return {path: _target(prefix, path, spec.mounts) for path in wanted}
+
+
+def _target(prefix: str, path: str, mounts: tuple[Mount, ...]) -> str:
+    above = [mount for mount in mounts if path.startswith(mount.target.rstrip("/") + "/")]
+    if above:
+        mount = max(above, key=lambda mount: len(mount.target))
+        if mount.type != "bind":
+            return _UNKNOWN
+        return _found(mount.source.rstrip("/"), path[len(mount.target.rstrip("/")) :], mount.target)
+    return _found(prefix, path, "")
+
+
+_UNKNOWN = "dir"
+
+
+def _found(prefix: str, path: str, shown: str) -> str:
+    """What a path is below prefix, no symlink followed: "dir", "file", "" or "link PATH". shown: prefix as it is inside."""
+    parts = [part for part in path.split("/") if part]
+    kind = "dir"
+    for length in range(1, len(parts) + 1):
+        below = "/" + "/".join(parts[:length])
+        try:
+            kind = _kind(prefix + below)
+        except PermissionError:  # not ours to look at: the launch will see
+            return _UNKNOWN
+        if kind == "link":
+            return f"link {shown}{below}"
+        if not kind:
+            return ""
+    return kind
+
+
+def _roots() -> str:
+    from nstool.sandbox.tarball import directory
+
+    return directory()
 
 
 def _files(prefix: str) -> frozenset[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import select
-import threading
+from _thread import allocate_lock
 from errno import ESRCH
 
 from nstool.errors import KernelError, NstoolError, SandboxGone
@@ -75,13 +75,28 @@ class Sandbox:
         self._context = context
         self._exit: Exit | None = None
         self._undone = False
-        self._lock = threading.Lock()
+        self._lock = allocate_lock()
         self._pid = 0
 
     @property
     def name(self) -> str:
         """The name by which `nstool exec` and others find it."""
         return self.lease.name
+
+    @property
+    def program(self) -> Program:
+        """What the engine ran."""
+        return self._program
+
+    @property
+    def control(self) -> int:
+        """The launcher's end of the control socket."""
+        return self._process.control
+
+    @property
+    def held(self) -> list[Any]:
+        """Sockets that hold published ports for as long as it lives."""
+        return self._context.held
 
     @property
     def plan(self) -> Plan:

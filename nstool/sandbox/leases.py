@@ -294,13 +294,21 @@ def _swapped(word: str) -> int:
 # ------------------------------------------------------------------------------------ release
 
 
+def links(lease: Lease) -> tuple[str, ...]:
+    """Return the symbolic links that hold a lease's ids and network."""
+    directory = rundir.path()
+    found = []
+    if os.geteuid() == 0 and lease.uid_base:
+        found.append(f"{directory}/ids/{lease.uid_base}")
+    if lease.link:
+        found.append(f"{directory}/nets/{dotted(int(lease.link[3:], 16))}")
+    return tuple(found)
+
+
 def release(lease: Lease) -> None:
     """Give a lease's ids and network back; the name goes with the sandbox's directory. Idempotent."""
-    directory = rundir.path()
-    if os.geteuid() == 0 and lease.uid_base:
-        _release_link(f"{directory}/ids/{lease.uid_base}", lease.name)
-    if lease.link:
-        _release_link(f"{directory}/nets/{dotted(int(lease.link[3:], 16))}", lease.name)
+    for link in links(lease):
+        _release_link(link, lease.name)
 
 
 def release_all(name: str) -> list[str]:

@@ -160,7 +160,7 @@ class _Scan:
         self.at += 1
         index = 0
         self.skip(_SPACE + ",")
-        while self.char() != end:
+        while self.char() not in (end, ""):
             if end == "}":
                 self.pair(path)
             else:

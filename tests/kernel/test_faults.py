@@ -54,6 +54,7 @@ def test_default(in_child: InChild, workplace: Workplace, name: str) -> None:
     """The safe default, each of its steps refused once."""
     assert in_child(fail_each, workplace, name, plans.default, timeout=120) == []
 
+
 @pytest.mark.needs("root", "veth", "nft", "ip", "cgroup_cpu")
 @pytest.mark.xdist_group("faults-1")
 def test_veth_and_limits(in_child: InChild, workplace: Workplace, name: str) -> None:

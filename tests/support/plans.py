@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -16,6 +17,7 @@ from nstool import uapi
 from nstool.network.external import HANDLERS
 from nstool.plan import build, join
 from nstool.plan.steps import INIT, LAUNCHER, PAYLOAD, Fd, Plan, Step
+from nstool.plan.template import Program
 from nstool.sandbox import engine
 from nstool.spec.model import IdMap, Limits, Mount, Net, Publish, Root, Spec
 
@@ -51,7 +53,7 @@ def tmpfs(name: str) -> Spec:
         proc_subset="pid",
         next_pid=77,
         subreaper=True,
-        mask_paths=("/etc",),
+        mask_paths=("/etc/hostname",),
         readonly_paths=("/data",),
     )
 
@@ -59,22 +61,13 @@ def tmpfs(name: str) -> Spec:
 def overlay(name: str, directory: str) -> Spec:
     """An overlay over a directory, which has no more than busybox; changes are thrown away."""
     place = os.path.join(directory, "bin")
-    os.makedirs(place, exist_ok=True)
-    if not os.path.exists(os.path.join(place, "busybox")):
-        os.link(BUSYBOX, os.path.join(place, "busybox")) if _same_device(BUSYBOX, place) else _copy(BUSYBOX, place)
+    if not os.path.exists(place):
+        os.chmod(directory, 0o755)  # who looks into the layer is nobody in particular there
+        os.mkdir(place)
+        shutil.copy(BUSYBOX, place)
     return default(name).replace(
         command=(BUSYBOX, "true"), root=Root(type="overlay", lower=(directory,), writable=True), proc_subset="pid"
     )
-
-
-def _same_device(path: str, directory: str) -> bool:
-    return os.stat(path).st_dev == os.stat(directory).st_dev
-
-
-def _copy(path: str, directory: str) -> None:
-    import shutil
-
-    shutil.copy(path, directory)
 
 
 def subordinate(name: str) -> Spec:
@@ -120,9 +113,21 @@ def changed(change: Change) -> Iterator[list[Plan]]:
         build.plan, join.into_sandbox, join.into_namespaces = before
 
 
-def recorded() -> contextlib.AbstractContextManager[list[Plan]]:
-    """While in it, every plan that is made is kept in the list."""
-    return changed(lambda plan: plan)
+@contextlib.contextmanager
+def recorded() -> Iterator[list[Plan]]:
+    """While in it, every plan that the engine is given is kept in the list."""
+    given: list[Plan] = []
+    start = engine.start
+
+    def keep(program: Program, *args: Any, **kwargs: Any) -> engine.Process:
+        given.append(program.plan)
+        return start(program, *args, **kwargs)
+
+    engine.start = keep
+    try:
+        yield given
+    finally:
+        engine.start = start
 
 
 def index(plan: Plan, who: str, call: str) -> int:

@@ -1,0 +1,284 @@
+/* What stays of `nstool run`: Python launches, then becomes this. Forwards signals, relays the terminal,
+ * waits for the end, undoes what was made outside. Raw system calls only; a few pages of memory. */
+#include "nstool.h"
+
+#include <asm/ioctls.h>
+#include <asm/poll.h>
+#include <asm/signal.h>
+#include <linux/errno.h>
+#include <linux/fcntl.h>
+#include <linux/mman.h>
+#include <linux/signalfd.h>
+#include <linux/time.h>
+
+#include "raw.h"
+
+enum {
+	CHUNK = 16 << 10,
+	TRIES = 200,	     /* of a directory that is still busy, 5 ms apart */
+	PAUSE_NS = 5000000,
+	RUN_DIR_LOCK = 2,    /* LOCK_EX, flock(2) */
+};
+
+/* The orders in the memfd, followed by their text: NUL-terminated strings, each with a letter before it. */
+static struct {
+	const struct nst_orders *o;
+	char buffer[CHUNK];
+} self;
+
+_Noreturn static void leave(int status)
+{
+	for (;;)
+		nst_raw1(__NR_exit_group, status);
+}
+
+static size_t length(const char *s)
+{
+	size_t n = 0;
+
+	while (s[n])
+		n++;
+	return n;
+}
+
+static void write_all(int fd, const char *data, long n)
+{
+	while (n > 0) {
+		long r = nst_raw3(__NR_write, fd, NST_P(data), n);
+
+		if (r == -EAGAIN) {
+			struct pollfd p = {fd, POLLOUT, 0};
+
+			nst_raw5(__NR_ppoll, NST_P(&p), 1, 0, 0, 8);
+			continue;
+		}
+		if (r == -EINTR)
+			continue;
+		if (r <= 0)
+			return; /* whom it was for has gone */
+		data += r;
+		n -= r;
+	}
+}
+
+/* ---- the terminal ---- */
+
+static void copy_size(void)
+{
+	char size[8] = {0};
+
+	if (self.o->terminal >= 0 && nst_raw3(__NR_ioctl, self.o->outer, TIOCGWINSZ, NST_P(size)) == 0)
+		nst_raw3(__NR_ioctl, self.o->terminal, TIOCSWINSZ, NST_P(size));
+}
+
+/* Copy what is there from one to the other; 0 at the end. */
+static int copy(int from, int to)
+{
+	long n = nst_raw3(__NR_read, from, NST_P(self.buffer), CHUNK);
+
+	if (n == -EINTR || n == -EAGAIN)
+		return 1;
+	if (n <= 0) /* EIO: the last process has closed the other side, pts(4) */
+		return 0;
+	write_all(to, self.buffer, n);
+	return 1;
+}
+
+/* ---- the end ---- */
+
+/* The number behind `key` in a file of "key number" lines, or 0. */
+static long number_in(const char *path, const char *key)
+{
+	long fd = nst_raw4(__NR_openat, AT_FDCWD, NST_P(path), O_RDONLY | O_CLOEXEC, 0), n, value = 0;
+	const char *p = self.buffer;
+	size_t len = length(key), i;
+
+	if (fd < 0)
+		return 0;
+	n = nst_raw3(__NR_read, fd, NST_P(self.buffer), CHUNK - 1);
+	nst_raw1(__NR_close, fd);
+	if (n <= 0)
+		return 0;
+	self.buffer[n] = 0;
+	while (*p) {
+		for (i = 0; i < len && p[i] == key[i]; i++)
+			;
+		if (i == len && p[len] == ' ') {
+			for (p += len + 1; *p >= '0' && *p <= '9'; p++)
+				value = value * 10 + (*p - '0');
+			return value;
+		}
+		while (*p && *p != '\n')
+			p++;
+		p += *p == '\n';
+	}
+	return 0;
+}
+
+static long remove_directory(const char *path)
+{
+	struct timespec pause = {0, PAUSE_NS};
+	int i;
+	long r;
+
+	for (i = 0; i < TRIES; i++) {
+		r = nst_raw3(__NR_unlinkat, AT_FDCWD, NST_P(path), AT_REMOVEDIR);
+		if (r != -EBUSY)
+			return r;
+		nst_raw2(__NR_nanosleep, NST_P(&pause), 0); /* a dying process leaves its cgroup a moment later */
+	}
+	return r;
+}
+
+/* Do the orders that begin with these letters, in order. 0, or the first error that is not ENOENT. */
+static long undo(void)
+{
+	const char *p = (const char *)(self.o + 1), *end = p + self.o->text_size;
+	long r = 0;
+
+	for (; p < end && r >= 0; p += length(p) + 1) {
+		if (*p == 'l') { /* lock the sandbox's directory, as every process that undoes does */
+			long fd = nst_raw4(__NR_openat, AT_FDCWD, NST_P(p + 1), O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0);
+
+			r = fd < 0 ? fd : nst_raw2(__NR_flock, fd, RUN_DIR_LOCK);
+			if (r == -ENOENT)
+				return 0; /* another process has undone it */
+		} else if (*p == 'd') {
+			r = remove_directory(p + 1);
+		} else if (*p == 'f') {
+			r = nst_raw3(__NR_unlinkat, AT_FDCWD, NST_P(p + 1), 0);
+		}
+		if (r == -ENOENT)
+			r = 0;
+	}
+	return r;
+}
+
+/* The strings of one letter as a vector that ends in NULL. */
+static int strings(char letter, const char **ret, int max)
+{
+	const char *p = (const char *)(self.o + 1), *end = p + self.o->text_size;
+	int n = 0;
+
+	for (; p < end && n < max - 1; p += length(p) + 1)
+		if (*p == letter)
+			ret[n++] = p + 1;
+	ret[n] = NULL;
+	return n;
+}
+
+/* Hand the rest to Python: what is not a matter of removing files. The status is its last argument. */
+_Noreturn static void finish_in_python(int status)
+{
+	static const char *argv[64], *envp[4096];
+	char digits[8], *d = digits + sizeof digits - 1;
+	int n = strings('p', argv, 62);
+	unsigned long none = 0;
+
+	*d = 0;
+	do
+		*--d = (char)('0' + status % 10);
+	while (status /= 10);
+	argv[n] = d;
+	argv[n + 1] = NULL;
+	strings('e', envp, 4096);
+	nst_raw4(__NR_rt_sigprocmask, SIG_SETMASK, NST_P(&none), 0, 8);
+	nst_raw3(__NR_execve, NST_P(argv[0]), NST_P(argv), NST_P(envp));
+	write_all(2, "nstool: cannot run Python to undo; `nstool cleanup` does it\n", 60);
+	leave(125);
+}
+
+_Noreturn static void finish(int status, int known, int wait_status)
+{
+	const char *path[2], *key[2], *message[2];
+
+	if (!known)
+		status = (wait_status & 0x7f) ? 128 + (wait_status & 0x7f) : wait_status >> 8 & 0xff;
+	if (self.o->terminal >= 0) {
+		nst_raw3(__NR_ioctl, self.o->outer, TCSETSW, NST_P(self.o->termios));
+		nst_raw1(__NR_close, self.o->terminal);
+	}
+	if (strings('o', path, 2) && strings('k', key, 2) && strings('m', message, 2) && number_in(path[0], key[0]) > 0)
+		write_all(2, message[0], (long)length(message[0]));
+	if (!known && self.o->with_init && (wait_status & 0x7f))
+		write_all(2, "nstool: the sandbox's init was killed from outside\n", 51);
+	if (self.o->in_python || undo() < 0)
+		finish_in_python(status);
+	leave(status);
+}
+
+/* ---- meanwhile ---- */
+
+static void on_signals(int fd)
+{
+	struct signalfd_siginfo si;
+
+	while (nst_raw3(__NR_read, fd, NST_P(&si), sizeof si) == sizeof si) {
+		if (si.ssi_signo == SIGWINCH)
+			copy_size();
+		else if (si.ssi_signo != SIGCHLD)
+			nst_raw4(__NR_pidfd_send_signal, self.o->pidfd, (long)si.ssi_signo, 0, 0);
+	}
+}
+
+_Noreturn void nst_supervise(int fd)
+{
+	enum { SIGNALS, CONTROL, INIT, TERMINAL, INPUT, COUNT };
+	struct nst_orders head;
+	struct pollfd p[COUNT];
+	int status = 0, known = 0, ended = 0, wait_status = 0, i;
+	uint64_t forwarded;
+	long map, signals;
+
+	if (nst_raw3(__NR_read, fd, NST_P(&head), sizeof head) != sizeof head || head.magic != NST_MAGIC ||
+	    head.text_size > NST_MAX_PLAN)
+		leave(125);
+	map = nst_raw6(__NR_mmap, 0, (long)(sizeof head + head.text_size), PROT_READ, MAP_PRIVATE, fd, 0);
+	if (map < 0 && map > -4096)
+		leave(125);
+	nst_raw1(__NR_close, fd);
+	self.o = (const struct nst_orders *)map;
+	forwarded = head.signals;
+	/* Only these: the signals of job control and of faults do here what they do to every program. */
+	nst_raw4(__NR_rt_sigprocmask, SIG_SETMASK, NST_P(&forwarded), 0, 8);
+	signals = nst_raw4(__NR_signalfd4, -1, NST_P(&forwarded), 8, O_CLOEXEC | O_NONBLOCK);
+	if (signals < 0)
+		leave(125);
+	copy_size();
+	for (i = 0; i < COUNT; i++)
+		p[i] = (struct pollfd){-1, POLLIN, 0};
+	p[SIGNALS].fd = (int)signals;
+	p[CONTROL].fd = head.control;
+	p[INIT].fd = head.pidfd;
+	p[TERMINAL].fd = head.terminal;
+	p[INPUT].fd = head.terminal >= 0 ? head.input : -1;
+	while (!ended || p[TERMINAL].fd >= 0) {
+		if (nst_raw5(__NR_ppoll, NST_P(p), COUNT, 0, 0, 8) <= 0)
+			continue;
+		if (p[SIGNALS].revents)
+			on_signals((int)signals);
+		if (p[CONTROL].revents) {
+			struct nst_message m;
+			long n = nst_raw6(__NR_recvfrom, head.control, NST_P(&m), sizeof m, 0, 0, 0);
+
+			if (n == sizeof m && m.type == NST_MSG_EXITED) {
+				known = 1;
+				status = (m.status & 0x7f) ? 128 + (m.status & 0x7f) : m.status >> 8 & 0xff;
+			} else if (n <= 0 && n != -EINTR) {
+				p[CONTROL].fd = -1;
+			}
+		}
+		if (p[INPUT].revents && !copy(head.input, head.terminal))
+			p[INPUT].fd = -1;
+		if (p[TERMINAL].revents && !copy(head.terminal, head.output))
+			p[TERMINAL].fd = -1;
+		if (p[INIT].revents && p[CONTROL].fd < 0) {
+			while (nst_raw4(__NR_wait4, head.pid, NST_P(&wait_status), 0x40000000 /* __WALL */, 0) ==
+			       -EINTR)
+				;
+			p[INIT].fd = -1;
+			ended = 1;
+		}
+	}
+	finish(status, known, wait_status);
+}

@@ -1,0 +1,98 @@
+"""Become the supervisor: once a sandbox runs in the foreground, Python has done its part.
+
+This process execs nsexec (csrc/supervise.c), which needs a few pages of memory instead of ten MB: it
+forwards signals, relays the terminal, waits, undoes. Where undoing is more than removing files, it
+runs Python again for that (nstool.cli.finish).
+"""
+
+from __future__ import annotations
+
+import _signal
+import fcntl
+import os
+import struct
+import sys
+
+from nstool.sandbox import engine, leases, rundir
+from nstool.sandbox.launch import Sandbox
+from nstool.uapi import AT_REMOVEDIR
+
+_ORDERS = struct.Struct("<II iiiiiiiii i Q 64s")  # struct nst_orders, csrc/nstool.h
+_MAGIC = 0x3150534E
+_TCGETS = 0x5401
+
+
+def become(sandbox: Sandbox, signals: frozenset[int], pending: list[int]) -> None:
+    """Exec the supervisor of this sandbox; returns only by raising OSError.
+
+    signals: those that are forwarded. pending: came before, and are forwarded first.
+    """
+    outer = next((fd for fd in (0, 1, 2) if os.isatty(fd)), -1) if sandbox.terminal >= 0 else -1
+    out = next((fd for fd in (1, 2, 0) if os.isatty(fd)), -1)
+    termios = _raw(outer) if outer >= 0 else b""
+    words, in_python = _orders(sandbox)
+    text = b"".join(word + b"\0" for word in words)
+    caught = (*signals, _signal.SIGWINCH, _signal.SIGCHLD)
+    head = _ORDERS.pack(
+        _MAGIC,
+        len(text),
+        sandbox.init_pid,
+        sandbox.pidfd,
+        sandbox.control,
+        sandbox.terminal,
+        outer,
+        0 if os.isatty(0) else -1,
+        out,
+        sandbox.spec.init,
+        in_python,
+        0,
+        sum(1 << (number - 1) for number in set(caught)),
+        termios,
+    )
+    orders = os.memfd_create("orders", os.MFD_CLOEXEC)
+    os.write(orders, head + text)
+    os.lseek(orders, 0, os.SEEK_SET)
+    held = [socket.fileno() for socket in sandbox.held]
+    # From here on a signal waits, and the supervisor finds it pending after the exec.
+    _signal.pthread_sigmask(_signal.SIG_BLOCK, caught)
+    for number in pending:
+        sandbox.signal(number)
+    for fd in (orders, sandbox.pidfd, sandbox.control, *held, *([sandbox.terminal] if sandbox.terminal >= 0 else [])):
+        fcntl.fcntl(fd, fcntl.F_SETFD, 0)
+    os.execve(engine.IMAGE, ["nsexec:supervise", str(orders), sandbox.name or "-"], {})
+
+
+def _raw(outer: int) -> bytes:
+    """Put the caller's terminal into raw mode; its settings before, as TCGETS gives them. termios(3)."""
+    before = fcntl.ioctl(outer, _TCGETS, bytes(64))
+    if os.isatty(0) and os.tcgetpgrp(0) == os.getpgrp():  # in the background it would stop us
+        import tty
+
+        tty.setraw(0, 1)  # TCSADRAIN
+    return before
+
+
+def _orders(sandbox: Sandbox) -> tuple[list[bytes], bool]:
+    """The words of the orders, and whether undoing needs Python."""
+    in_python = False
+    words: list[tuple[str, str]] = []
+    name = sandbox.name
+    if name:
+        directory = f"{rundir.path()}/sandboxes/{name}"
+        words.append(("l", directory))
+        for step in reversed(sandbox.program.undo):
+            if step.call == "unlinkat":
+                words.append(("d" if step.args[2] == AT_REMOVEDIR else "f", str(step.args[1])))
+            else:
+                in_python = True
+        words += [("f", link) for link in leases.links(sandbox.lease)]
+        words += [("f", f"{directory}/journal"), ("d", directory)]
+        words += [("p", word) for word in (sys.executable, "-m", "nstool.cli.finish", name)]
+        words += [("e", f"{key}={value}") for key, value in os.environ.items()]
+    memory = sandbox.cgroups.get("memory")
+    if memory:
+        counts = next((f for f in ("memory.oom_control", "memory.events") if os.path.exists(f"{memory}/{f}")), "")
+        limit = f"limits.memory = {sandbox.spec.limits.memory} bytes"
+        message = f"nstool: something in the sandbox was killed for lack of memory ({limit})\n"
+        words += [("o", f"{memory}/{counts}"), ("k", "oom_kill"), ("m", message)]
+    return [letter.encode() + os.fsencode(word) for letter, word in words], in_python

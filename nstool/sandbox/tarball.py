@@ -1,0 +1,271 @@
+"""A root from a tarball: unpacked strictly into a directory of the sandbox's own, removed with it. tar(5).
+
+Where: ``RUN/roots/NAME`` when NSTOOL_RUN_DIR is set, else ``/var/lib/nstool/roots/NAME`` for root and
+``$XDG_STATE_HOME/nstool/roots/NAME`` (``~/.local/state``) for others: on disk, for a tree may be large
+and the run directory lies in memory. ``roots`` has mode 0700, so that no set-user-ID file in a tree
+is within anybody's reach.
+
+What is refused, with the member named: absolute names, "..", a name or hard link that leads over a
+symlink of the tarball, device nodes (those below /dev are left out where the sandbox has its own
+/dev), ids that the id maps lack, and more bytes than ``root.size``. Symlinks stay as they are:
+nothing here follows one, and inside they lead nowhere but into the root.
+"""
+
+from __future__ import annotations
+
+import os
+from errno import ELOOP, ENOENT, ENOTDIR
+
+from nstool.errors import KernelError, NotSupported, SpecError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import tarfile
+    from typing import Any
+
+_PER_MEMBER = 512  # bytes that each member counts besides its content, so that their number is bounded too
+_DIR_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def directory() -> str:
+    """Return the directory of unpacked trees, of mode 0700; it need not exist."""
+    chosen = os.environ.get("NSTOOL_RUN_DIR")
+    if chosen:
+        return os.path.abspath(chosen) + "/roots"
+    if os.geteuid() == 0:
+        return "/var/lib/nstool/roots"
+    state = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
+    return f"{state}/nstool/roots"
+
+
+def unpack(context: object, args: dict[str, Any]) -> None:
+    """Unpack args["path"] into the new directory args["directory"].
+
+    size: bytes at most. keep_owners: chown what is unpacked, as root; uids, gids: lines of the id
+    maps (inside, outside, count), empty for ids as they are. own_dev: leave device nodes below /dev out.
+    Raises SpecError for a tarball that is refused, NotSupported for a compression that Python lacks.
+    """
+    import tarfile
+
+    roots, name = os.path.split(args["directory"])
+    os.makedirs(roots, 0o700, exist_ok=True)
+    os.chmod(roots, 0o700)
+    _sweep(roots)
+    os.mkdir(args["directory"], 0o755)
+    root = os.open(args["directory"], _DIR_FLAGS)
+    try:
+        with _open(args["path"]) as tar:
+            _Tree(root, args).unpack(tar)
+    except (tarfile.TarError, EOFError, _compression_errors()) as error:
+        raise SpecError(f"{args['path']} is damaged, or no tarball: {error}", "root.path") from None
+    finally:
+        os.close(root)
+
+
+def remove(context: object, args: dict[str, Any]) -> bool:
+    """Remove an unpacked tree; False if it is gone already."""
+    if not os.path.isdir(args["directory"]):
+        return False
+    _remove_tree(args["directory"])
+    return True
+
+
+HANDLERS = {"tarball_unpack": unpack, "tarball_remove": remove}
+
+
+def _sweep(roots: str) -> None:
+    """Remove the trees of sandboxes that are no more: a reboot takes the journals, but not these."""
+    from nstool.sandbox import rundir
+
+    for name in os.listdir(roots):  # before the names: one claimed in between has no tree yet
+        if name not in rundir.names():
+            _remove_tree(f"{roots}/{name}")
+
+
+def _remove_tree(path: str) -> None:
+    import shutil
+
+    def open_up(function: Any, failed: str, error: BaseException) -> None:
+        # An ordinary user's own directory may deny its owner: such a tree is its own to open.
+        if not isinstance(error, PermissionError) or not failed.startswith(path):
+            raise error
+        parent = os.path.dirname(failed)
+        for closed in (parent, failed):
+            if os.path.isdir(closed) and not os.path.islink(closed):
+                os.chmod(closed, 0o700)
+        if os.path.isdir(failed) and not os.path.islink(failed):
+            shutil.rmtree(failed)
+        else:
+            os.unlink(failed)
+
+    shutil.rmtree(path, onerror=lambda function, failed, info: open_up(function, failed, info[1]))
+
+
+def _open(path: str) -> tarfile.TarFile:
+    import tarfile
+
+    with open(path, "rb") as file:
+        magic = file.read(6)
+    if magic.startswith(b"\x28\xb5\x2f\xfd") and "zst" not in tarfile.TarFile.OPEN_METH:  # Python 3.14
+        raise NotSupported(f"unpacking {path}", "this Python cannot read zstd", f"unzstd {path}, and name the .tar")
+    if magic.startswith(b"\x04\x22\x4d\x18"):
+        raise NotSupported(f"unpacking {path}", "Python cannot read lz4", f"unlz4 {path}, and name the .tar")
+    return tarfile.open(path, "r:*")
+
+
+def _compression_errors() -> tuple[type[Exception], ...]:
+    import zlib
+
+    try:
+        from lzma import LZMAError
+    except ImportError:  # a Python built without it
+        return (zlib.error,)
+    return zlib.error, LZMAError
+
+
+class _Tree:
+    """One tree that is being unpacked below an open directory."""
+
+    def __init__(self, root: int, args: dict[str, Any]) -> None:
+        self.root = root
+        self.path: str = args["path"]
+        self.limit: int = args["size"]
+        self.left: int = args["size"]
+        self.keep_owners: bool = args["keep_owners"]
+        self.own_dev: bool = args["own_dev"]
+        self.maps = (args["uids"], args["gids"])
+        self.directories: list[tuple[tuple[str, ...], tarfile.TarInfo]] = []
+
+    def unpack(self, tar: tarfile.TarFile) -> None:
+        for member in tar:
+            parts = self.parts(member, member.name)
+            try:
+                self.member(tar, member, parts)
+            except KernelError as error:  # of openat2: it is the tarball that leads there
+                raise self.refused(member, f"{error.errno_name} at {'/'.join(parts)}") from None
+            except OSError as error:
+                if error.errno not in (ELOOP, ENOTDIR, ENOENT, 17, 21, 39):
+                    raise
+                raise self.refused(member, f"its place is taken by something else ({error.strerror})") from None
+        # Modes and times of directories last: a read-only one must take its files first.
+        for parts, member in reversed(self.directories):
+            self.attributes(self.open(member, parts), member)
+
+    def refused(self, member: tarfile.TarInfo, why: str) -> SpecError:
+        return SpecError(f"{self.path}: member {member.name!r} is refused: {why}", "root.path")
+
+    def parts(self, member: tarfile.TarInfo, name: str) -> tuple[str, ...]:
+        """Return the components of a name in the tarball. Raises SpecError if it could lead out."""
+        found = tuple(part for part in name.split("/") if part not in ("", "."))
+        if name.startswith("/"):
+            raise self.refused(member, f"{name!r} is absolute")
+        if ".." in found:
+            raise self.refused(member, f'{name!r} contains ".."')
+        if "\0" in name:
+            raise self.refused(member, "a NUL byte in a name")
+        return found
+
+    def member(self, tar: tarfile.TarFile, member: tarfile.TarInfo, parts: tuple[str, ...]) -> None:
+        size = member.size if member.isreg() else 0
+        self.left -= size + _PER_MEMBER
+        if self.left < 0:
+            raise self.refused(member, f"with it the tree is larger than root.size = {self.limit} bytes; allow more (--root-size)")
+        if member.isdir():
+            os.close(self.open(member, parts, make=True))
+            self.directories.append((parts, member))
+            return
+        if not parts:
+            raise self.refused(member, "only a directory can be the root")
+        if member.isdev() and not member.isfifo():
+            if self.own_dev and parts[0] == "dev":
+                return
+            raise self.refused(member, "a device node; a sandbox gets its own in /dev")
+        parent, name = self.open(member, parts[:-1], make=True), parts[-1]
+        try:
+            self.entry(tar, member, parent, name)
+        finally:
+            os.close(parent)
+
+    def entry(self, tar: tarfile.TarFile, member: tarfile.TarInfo, parent: int, name: str) -> None:
+        try:
+            os.unlink(name, dir_fd=parent)  # a later member takes the place of an earlier one
+        except FileNotFoundError:
+            pass
+        if member.islnk():
+            linked = self.parts(member, member.linkname)
+            if not linked:
+                raise self.refused(member, "a hard link to the root")
+            source = self.open(member, linked[:-1])
+            try:
+                os.link(linked[-1], name, src_dir_fd=source, dst_dir_fd=parent, follow_symlinks=False)
+            finally:
+                os.close(source)
+        elif member.issym():
+            os.symlink(member.linkname, name, dir_fd=parent)
+            if self.keep_owners:
+                os.chown(name, *self.owner(member), dir_fd=parent, follow_symlinks=False)
+        elif member.isfifo():
+            os.mkfifo(name, 0o600, dir_fd=parent)
+            self.attributes(os.open(name, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent), member)
+        elif member.isreg():
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+            fd = os.open(name, flags, 0o600, dir_fd=parent)
+            self.content(tar, member, fd)
+            self.attributes(fd, member)
+        else:
+            raise self.refused(member, f"type {member.type!r} is none that a root can have")
+
+    def content(self, tar: tarfile.TarFile, member: tarfile.TarInfo, fd: int) -> None:
+        import shutil
+
+        source = tar.extractfile(member)
+        assert source is not None
+        with source, open(fd, "wb", closefd=False) as file:
+            shutil.copyfileobj(source, file, 1 << 20)
+
+    def open(self, member: tarfile.TarInfo, parts: tuple[str, ...], make: bool = False) -> int:
+        """Return an fd of a directory in the tree, over no symlink; make: what is missing."""
+        fd = os.dup(self.root)
+        for part in parts:
+            try:
+                if make:
+                    try:
+                        os.mkdir(part, 0o755, dir_fd=fd)
+                        if self.keep_owners:
+                            os.chown(part, *self.mapped(0, 0, member), dir_fd=fd, follow_symlinks=False)
+                    except FileExistsError:
+                        pass
+                try:
+                    below = os.open(part, _DIR_FLAGS, dir_fd=fd)
+                except (NotADirectoryError, OSError) as error:
+                    if error.errno in (ELOOP, ENOTDIR):
+                        raise self.refused(member, f"{part!r} on its way is a symlink or a file of the tarball") from None
+                    raise
+            finally:
+                os.close(fd)
+            fd = below
+        return fd
+
+    def owner(self, member: tarfile.TarInfo) -> tuple[int, int]:
+        return self.mapped(member.uid, member.gid, member)
+
+    def mapped(self, uid: int, gid: int, member: tarfile.TarInfo) -> tuple[int, int]:
+        outside = []
+        for number, lines, what in ((uid, self.maps[0], "user"), (gid, self.maps[1], "group")):
+            if lines:
+                line = next((line for line in lines if line[0] <= number < line[0] + line[2]), None)
+                if line is None:
+                    raise self.refused(member, f"{what} id {number} is not in the {what[0]}id_map")
+                number = line[1] + number - line[0]
+            outside.append(number)
+        return outside[0], outside[1]
+
+    def attributes(self, fd: int, member: tarfile.TarInfo) -> None:
+        """Set owner, mode and time of an open file and close it. chown(2) clears set-user-ID, so the mode comes second."""
+        try:
+            if self.keep_owners:
+                os.fchown(fd, *self.owner(member))
+            os.fchmod(fd, member.mode & 0o7777)
+            os.utime(fd, (member.mtime, member.mtime))
+        finally:
+            os.close(fd)
