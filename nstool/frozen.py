@@ -57,7 +57,7 @@ class Frozen:
         return type(self) is type(other) and self.__dict__ == other.__dict__
 
     def __hash__(self) -> int:
-        return hash((type(self), *(self.__dict__[n] for n in self.__fields__)))
+        return hash((type(self), *(_hashable(self.__dict__[n]) for n in self.__fields__)))
 
     def __repr__(self) -> str:
         body = ", ".join(f"{n}={self.__dict__[n]!r}" for n in self.__fields__)
@@ -78,6 +78,11 @@ class Frozen:
         """Return as ``asdict`` the fields that differ from their defaults."""
         values, defaults = self.__dict__, self.__defaults__
         return {n: _plain(values[n]) for n in self.__fields__ if n not in defaults or values[n] != defaults[n]}
+
+
+def _hashable(value: object) -> object:
+    # A field may be a dict, which nobody changes.
+    return frozenset((k, _hashable(v)) for k, v in value.items()) if isinstance(value, dict) else value
 
 
 def _plain(value: object) -> object:

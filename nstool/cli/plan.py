@@ -6,6 +6,10 @@ import sys
 
 import click
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from nstool.plan.steps import Plan
+
 OTHERS = {"--json": False, "--sh": False, "--long": False}
 
 
@@ -19,18 +23,31 @@ def command(words: tuple[str, ...], as_json: bool, as_shell: bool, long_: bool) 
 
     Takes what `nstool run` takes. Nothing is done; ids, name and addresses are those that the next
     launch could get.
-    """
-    from nstool.cli import options
-    from nstool.plan import render
-    from nstool.sandbox.launch import preview
 
-    argv = sys.argv[2:]
-    spec, _ = options.parse(argv, OTHERS)
-    plan = preview(spec)
+    --json: one document, whose key nstool_plan is the version of the format; every step with step, who,
+    group, namespaces, call, args (values; bytes as {"hex": ...}, fds as {"fd": NAME}), words (the same with
+    the names of flags), result, ignore, text, why, man.
+
+    --sh: runs with sh, util-linux and coreutils; what it does not do is listed at its start.
+    """
+    from nstool.errors import SpecError
+    from nstool.plan import render, shell
+
+    if as_json and as_shell:
+        raise SpecError("is one form, --json another: give one of them", "--sh")
+    plan = _plan(sys.argv[2:])
     if as_json:
         click.echo(render.json(plan))
     elif as_shell:
-        click.echo(render.shell(plan, spec), nl=False)
+        click.echo(shell.script(plan), nl=False)
     else:
         render.table(plan, long_)
     return 0
+
+
+def _plan(words: list[str]) -> Plan:
+    from nstool.cli import options
+    from nstool.sandbox.launch import preview
+
+    spec, _ = options.parse(words, OTHERS)
+    return preview(spec)

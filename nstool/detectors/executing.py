@@ -76,7 +76,8 @@ def dangling_link(scene: Scene) -> Answer:
     """The command is a symlink that leads nowhere inside the root."""
     for path in _candidates(scene):
         place = scene.view.locate(_absolute(scene, path))
-        if place.kind in ("absent", "loop") and place.links:
+        itself = scene.view.locate(_absolute(scene, path), follow=False)
+        if place.kind in ("absent", "loop") and itself.kind == "link":
             link, target = place.links[-1]
             return {"link": link, "target": target, "missing": place.missing or "an endless loop"}
     return False

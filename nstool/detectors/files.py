@@ -23,13 +23,9 @@ def parent_missing(scene: Scene) -> Answer:
     if not scene.by_launcher:
         return False
     parent = os.path.dirname(scene.path.rstrip("/"))
-    if not parent or os.path.isdir(parent) or _made_before(scene, parent):
+    if not parent or os.path.isdir(parent) or scene.made_before(parent):
         return False
     return {"directory": parent}
-
-
-def _made_before(scene: Scene, path: str) -> bool:
-    return any(step.call == "mkdirat" and step.args[1] == path for step in scene.before)
 
 
 def not_writable(scene: Scene) -> Answer:
@@ -83,7 +79,7 @@ def no_space(scene: Scene) -> Answer:
 
 def is_cgroup(scene: Scene) -> bool:
     """Whether the step works in a cgroup hierarchy."""
-    points = [m.point for m in scene.mounts if m.fstype in ("cgroup", "cgroup2")]
+    points = [m.target for m in scene.mounts if m.type in ("cgroup", "cgroup2")]
     return any(is_below(scene.path, point) for point in points)
 
 
@@ -136,22 +132,22 @@ def controller_absent(scene: Scene) -> Answer:
 
 
 def _controller_of(scene: Scene) -> list[str]:
-    name = os.path.basename(scene.path).partition(".")[0]
-    return [name] if is_cgroup(scene) and name != "cgroup" else []
+    name, dot, _ = os.path.basename(scene.path).partition(".")
+    return [name] if dot and name != "cgroup" and is_cgroup(scene) else []
 
 
 def _below_cgroup2(scene: Scene) -> bool:
-    return any(m.fstype == "cgroup2" and is_below(scene.path, m.point) for m in scene.mounts)
+    return any(m.type == "cgroup2" and is_below(scene.path, m.target) for m in scene.mounts)
 
 
 def _known(scene: Scene, name: str) -> str:
     """Where a controller is: "v1", "v2", "absent", or "" if that is not to be read."""
     old = "blkio" if name == "io" else name
     for mount in scene.mounts:
-        if mount.fstype == "cgroup" and old in mount.super_options:
+        if mount.type == "cgroup" and old in mount.super_options:
             return "v1"
     for mount in scene.mounts:
-        if mount.fstype == "cgroup2" and name in (scene.read(f"{mount.point}/cgroup.controllers") or "").split():
+        if mount.type == "cgroup2" and name in (scene.read(f"{mount.target}/cgroup.controllers") or "").split():
             return "v2"
     text = scene.read("/proc/cgroups")
     if text is None:
@@ -203,8 +199,8 @@ def cpuset_empty(scene: Scene) -> Answer:
     """A cgroup of version 1 takes no process before it has cpus and memory nodes."""
     opened = scene.path
     directory = os.path.dirname(opened)
-    found = [m for m in scene.mounts if m.fstype == "cgroup" and "cpuset" in m.super_options]
-    if not found or not is_below(opened, found[0].point):
+    found = [m for m in scene.mounts if m.type == "cgroup" and "cpuset" in m.super_options]
+    if not found or not is_below(opened, found[0].target):
         return False
     for name in ("cpuset.cpus", "cpuset.mems"):
         text = scene.read(f"{directory}/{name}")

@@ -118,10 +118,10 @@ def map_malformed(scene: Scene) -> Answer:
 
 def hidepid(scene: Scene) -> Answer:
     """/proc of the caller is mounted with hidepid, so that the new process's files are not to be seen."""
-    mount = next((m for m in reversed(scene.mounts) if m.point == "/proc"), None)
+    mount = next((m for m in reversed(scene.mounts) if m.target == "/proc"), None)
     if mount is None:
         return None if scene.mounts else False
-    for option in mount.options | mount.super_options:
+    for option in (*mount.options, *mount.super_options):
         if option.startswith("hidepid=") and option not in ("hidepid=0", "hidepid=off"):
             return {"option": option}
     return False
@@ -158,7 +158,8 @@ def helper_missing(scene: Scene) -> Answer:
     return {"helper": path} if path and not os.path.exists(path) else False
 
 
-def _has_privilege_bits(path: str) -> bool:
+def has_privilege_bits(path: str) -> bool:
+    """Whether a program is set-user-ID root or has file capabilities. capabilities(7)."""
     mode = os.stat(path)
     if mode.st_mode & stat.S_ISUID and mode.st_uid == 0:
         return True
@@ -173,7 +174,7 @@ def helper_not_setuid(scene: Scene) -> Answer:
     path, _ = _helper(scene)
     if not path or not os.path.exists(path) or scene.may("setuid"):
         return False
-    return False if _has_privilege_bits(path) else {"helper": path}
+    return False if has_privilege_bits(path) else {"helper": path}
 
 
 def helper_nosuid(scene: Scene) -> Answer:

@@ -7,13 +7,14 @@ import os
 from nstool import uapi
 from nstool.detectors import rights
 from nstool.detectors.creation import in_chroot, negated
-from nstool.detectors.scene import Scene, is_below
+from nstool.detectors.scene import Scene
 from nstool.detectors.view import View
 from nstool.plan.steps import INIT, Fd
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from nstool.detectors.scene import Answer, MountLine
+    from nstool.detectors.scene import Answer
+    from nstool.sandbox.mountinfo import Mount
 
 # Filesystems that have no FS_ALLOW_IDMAP in any kernel up to 6.18. mount_setattr(2).
 NO_IDMAP: frozenset[str] = frozenset(
@@ -31,8 +32,8 @@ NO_IDMAP: frozenset[str] = frozenset(
             "devpts",
             "devtmpfs",
         ),
-        *("efivarfs", "fusectl", "mqueue", "nfs", "nfs4", "nsfs", "proc", "pstore", "rpc_pipefs", "securityfs", "smb3"),
-        *("sysfs", "tracefs", "vboxsf"),
+        *("efivarfs", "fusectl", "mqueue", "nfs", "nfs4", "nsfs", "proc", "pstore", "rpc_pipefs", "securityfs"),
+        *("smb3", "sysfs", "tracefs", "vboxsf"),
     )
 )
 # What overlayfs refuses as upper layer: no whiteouts, no file handles or xattrs, or a stack too deep.
@@ -78,7 +79,7 @@ def _pivoted(scene: Scene) -> bool:
 def source_missing(scene: Scene) -> Answer:
     """The source is not there on the host."""
     path = _source(scene)
-    if not path or os.path.exists(path):
+    if not path or os.path.exists(path) or scene.made_before(path):
         return False
     if os.path.lexists(path):
         return {"path": path, "missing": f"{os.readlink(path)}, to which it points" if os.path.islink(path) else path}
@@ -118,7 +119,7 @@ def source_unbindable(scene: Scene) -> Answer:
     """The source lies on a mount that is unbindable."""
     path = _source(scene)
     mount = scene.mount_of(path) if path else None
-    return {"point": mount.point} if mount is not None and "unbindable" in mount.tags else False
+    return {"point": mount.target} if mount is not None and "unbindable" in mount.propagation else False
 
 
 def source_locked(scene: Scene) -> Answer:
@@ -128,7 +129,7 @@ def source_locked(scene: Scene) -> Answer:
         return False
     if scene.integer("flags") & (uapi.AT_RECURSIVE | uapi.MS_REC):
         return False
-    below = [mount.point for mount in scene.mounts_below(path)]
+    below = [mount.target for mount in scene.mounts_below(path)]
     return {"path": path, "below": ", ".join(below[:3])} if below else False
 
 
@@ -241,7 +242,7 @@ def target_shared(scene: Scene) -> Answer:
     mount = scene.mount_of(os.path.dirname(target)) if target else None
     if mount is None:
         return None
-    return {"target": target, "point": mount.point} if any(tag.startswith("shared:") for tag in mount.tags) else False
+    return {"target": target, "point": mount.target} if "shared:" in mount.propagation else False
 
 
 def not_a_mount_point(scene: Scene) -> Answer:
@@ -252,7 +253,7 @@ def not_a_mount_point(scene: Scene) -> Answer:
         return False
     if target == "/":
         return in_chroot(scene)
-    return not any(mount.point == target for mount in scene.mounts)
+    return not any(mount.target == target for mount in scene.mounts)
 
 
 _PROPAGATION = uapi.MS_PRIVATE | uapi.MS_SLAVE | uapi.MS_SHARED | uapi.MS_UNBINDABLE
@@ -284,7 +285,7 @@ def _too_revealing(scene: Scene, fstype: str, point: str) -> Answer:
         return False
     if not scene.mounts:
         return None
-    whole = [m for m in scene.mounts if m.fstype == fstype and m.top == "/"]
+    whole = [m for m in scene.mounts if m.type == fstype and m.root == "/"]
     if not whole:
         return {"what": f"there is no whole {point} to be seen"}
     for mount in whole:
@@ -305,13 +306,11 @@ _EMPTY: frozenset[str] = frozenset(
 )
 
 
-def _covers(scene: Scene, whole: MountLine) -> list[str]:
+def _covers(scene: Scene, whole: Mount) -> list[str]:
     found = [
-        m.point
-        for m in scene.mounts
-        if m.point != whole.point and is_below(m.point, whole.point) and m.parent == whole.id and m.point not in _EMPTY
+        m.target for m in scene.mounts if m.parent == whole.id and m.target != whole.target and m.target not in _EMPTY
     ]
-    return found or ([whole.point] if "ro" in whole.options else [])
+    return found or ([whole.target] if "ro" in whole.options else [])
 
 
 def proc_of_foreign_pidns(scene: Scene) -> Answer:
@@ -364,7 +363,7 @@ def overlay_upper_unfit(scene: Scene) -> Answer:
     mount = scene.mount_of(str(opened.args[1]))
     if mount is None:
         return None
-    return {"path": str(opened.args[1]), "fstype": mount.fstype} if mount.fstype in NO_UPPER else False
+    return {"path": str(opened.args[1]), "fstype": mount.type} if mount.type in NO_UPPER else False
 
 
 def overlay_in_userns(scene: Scene) -> Answer:
@@ -391,7 +390,7 @@ def no_mount_privilege(scene: Scene) -> Answer:
     return negated(scene.may("sys_admin"))
 
 
-def tmpfs_option(scene: Scene) -> Answer:
+def option_value(scene: Scene) -> Answer:
     """The step sets one option: the filesystem does not take this value."""
     if scene.step.call != "fsconfig" or scene.integer("cmd") not in (uapi.FSCONFIG_SET_FLAG, uapi.FSCONFIG_SET_STRING):
         return False
@@ -418,8 +417,8 @@ def idmap_not_supported(scene: Scene) -> Answer:
         return None
     mounts = [mount, *(scene.mounts_below(path) if scene.integer("flags") & uapi.AT_RECURSIVE else ())]
     for one in mounts:
-        if one.fstype in NO_IDMAP:
-            return {"path": path, "fstype": one.fstype, "point": one.point}
+        if one.type in NO_IDMAP:
+            return {"path": path, "fstype": one.type, "point": one.target}
     return None
 
 
@@ -436,7 +435,7 @@ def idmapped_already(scene: Scene) -> Answer:
     """A mount can be id-mapped once."""
     path = _source(scene)
     mount = scene.mount_of(path) if path and _wants_idmap(scene) else None
-    return {"point": mount.point} if mount is not None and "idmapped" in mount.options else False
+    return {"point": mount.target} if mount is not None and "idmapped" in mount.options else False
 
 
 def locked_flags(scene: Scene) -> Answer:
@@ -453,8 +452,8 @@ def locked_flags(scene: Scene) -> Answer:
     mount = scene.mount_of(path)
     if mount is None:
         return None
-    kept = sorted(cleared & mount.options)
-    return {"flags": ", ".join(kept), "point": mount.point} if kept else False
+    kept = sorted(cleared & set(mount.options))
+    return {"flags": ", ".join(kept), "point": mount.target} if kept else False
 
 
 # ---- the root ----
@@ -462,8 +461,8 @@ def locked_flags(scene: Scene) -> Answer:
 
 def root_is_rootfs(scene: Scene) -> Answer:
     """The caller's root is the initial ramfs, which cannot be pivoted away."""
-    mount = next((m for m in reversed(scene.mounts) if m.point == "/"), None)
-    return None if mount is None else mount.fstype == "rootfs"
+    mount = next((m for m in reversed(scene.mounts) if m.target == "/"), None)
+    return None if mount is None else mount.type == "rootfs"
 
 
 def root_read_only(scene: Scene) -> Answer:
@@ -479,7 +478,7 @@ def root_read_only(scene: Scene) -> Answer:
     if place.attributes & uapi.MOUNT_ATTR_RDONLY:
         return {"path": place.path}
     mount = scene.mount_of(place.host) if place.host else None
-    return {"path": place.path} if mount is not None and {"ro"} & (mount.options | mount.super_options) else False
+    return {"path": place.path} if mount is not None and mount.read_only else False
 
 
 def root_not_writable(scene: Scene) -> Answer:
@@ -506,13 +505,13 @@ def no_mknod(scene: Scene) -> Answer:
 
 def device_cgroup(scene: Scene) -> Answer:
     """The device controller of cgroups (version 1) does not let the caller make the node."""
-    mount = next((m for m in scene.mounts if m.fstype == "cgroup" and "devices" in m.super_options), None)
+    mount = next((m for m in scene.mounts if m.type == "cgroup" and "devices" in m.super_options), None)
     if mount is None:
         return None
     for line in (scene.read("/proc/self/cgroup") or "").splitlines():
         _, names, path = line.split(":", 2)
         if "devices" in names.split(","):
-            text = scene.read(f"{mount.point}{path}/devices.list")
+            text = scene.read(f"{mount.target}{path}/devices.list")
             if text is None:
                 return None
             dev = scene.integer("dev")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 
 from nstool import uapi
-from nstool.frozen import Frozen
 from nstool.plan.calls import CALLS
 from nstool.plan.steps import LAUNCHER, Fd, Plan, Step
+from nstool.sandbox.mountinfo import Mount, read_mounts
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,19 +18,6 @@ if TYPE_CHECKING:
     Answer = bool | dict[str, object] | None
 
 INITIAL_USERNS = "user:[4026531837]"  # PROC_USER_INIT_INO, linux/proc_ns.h
-
-
-class MountLine(Frozen):
-    """One line of mountinfo. options: of the mount. tags: "shared:1", "unbindable", ... proc_pid_mountinfo(5)."""
-
-    id: int
-    parent: int
-    top: str
-    point: str
-    options: frozenset[str]
-    tags: tuple[str, ...]
-    fstype: str
-    super_options: frozenset[str]
 
 
 class Scene:
@@ -48,7 +35,7 @@ class Scene:
         self.root = root
         self.before = _before(step, self.plan)
         self._texts: dict[str, str | None] = {}
-        self._mounts: tuple[MountLine, ...] | None = None
+        self._mounts: tuple[Mount, ...] | None = None
         self._view: View | None = None
 
     def at(self, step: Step) -> Scene:
@@ -182,6 +169,11 @@ class Scene:
             self._view = View(self.steps)
         return self._view
 
+    def made_before(self, path: str) -> bool:
+        """Whether an earlier step makes the directory, or one above the path."""
+        made = [str(step.args[1]) for step in self.before if step.call == "mkdirat"]
+        return any(is_below(path, directory) for directory in made)
+
     # ---- the host ----
 
     def read(self, path: str) -> str | None:
@@ -240,26 +232,25 @@ class Scene:
         return (int(words[0]), int(digits[0])) if words[0].isdecimal() and digits else (0, 0)
 
     @property
-    def mounts(self) -> tuple[MountLine, ...]:
+    def mounts(self) -> tuple[Mount, ...]:
         """The mounts of the caller's namespace, in the order of mountinfo."""
         if self._mounts is None:
-            text = self.read("/proc/self/mountinfo") or ""
-            self._mounts = tuple(_mount_line(line) for line in text.splitlines())
+            self._mounts = read_mounts(self.read("/proc/self/mountinfo") or "")
         return self._mounts
 
-    def mount_of(self, path: str) -> MountLine | None:
+    def mount_of(self, path: str) -> Mount | None:
         """Return the mount that a path of the host lies on, the topmost where several are stacked."""
         real = os.path.realpath(path) if not self.root else path
         found = None
         for mount in self.mounts:
-            if is_below(real, mount.point) and (found is None or len(mount.point) >= len(found.point)):
+            if is_below(real, mount.target) and (found is None or len(mount.target) >= len(found.target)):
                 found = mount
         return found
 
-    def mounts_below(self, path: str) -> tuple[MountLine, ...]:
+    def mounts_below(self, path: str) -> tuple[Mount, ...]:
         """Return the mounts strictly below a path of the host."""
         real = os.path.realpath(path) if not self.root else path
-        return tuple(m for m in self.mounts if is_below(m.point, real) and m.point != real)
+        return tuple(m for m in self.mounts if is_below(m.target, real) and m.target != real)
 
 
 def is_below(path: str, directory: str) -> bool:
@@ -296,25 +287,3 @@ def _before(step: Step, plan: Plan) -> tuple[Step, ...]:
         if other is step:
             return plan.steps[:number]
     return ()
-
-
-def _mount_line(line: str) -> MountLine:
-    before, _, after = line.partition(" - ")
-    fields, source = before.split(" "), after.split(" ")
-    return MountLine(
-        id=int(fields[0]),
-        parent=int(fields[1]),
-        top=unescape(fields[3]),
-        point=unescape(fields[4]),
-        options=frozenset(fields[5].split(",")),
-        tags=tuple(fields[6:]),
-        fstype=source[0],
-        super_options=frozenset(source[2].split(",")) if len(source) > 2 else frozenset(),
-    )
-
-
-def unescape(text: str) -> str:
-    """Undo the octal escapes of /proc/self/mountinfo."""
-    for code, char in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
-        text = text.replace(code, char)
-    return text

@@ -25,7 +25,13 @@ def steps(spec: Spec) -> tuple[Step, ...]:
     """Steps of init that set the limits, before /proc/sys becomes read-only."""
     wanted = spec.ipc.asdict()
     return tuple(
-        Step(INIT, "write_file", (uapi.AT_FDCWD, path, f"{wanted[field]}\n", 0, 0), f"ipc.{field}", man="proc_sys_kernel(5)")
+        Step(
+            INIT,
+            "write_file",
+            (uapi.AT_FDCWD, path, f"{wanted[field]}\n", 0, 0),
+            f"ipc.{field}",
+            man="proc_sys_kernel(5)",
+        )
         for field, path in FILES.items()
         if wanted[field]
     )

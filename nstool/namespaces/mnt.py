@@ -91,13 +91,17 @@ def parts(spec: Spec, host: Host, maps: Maps | None, files: dict[str, str], name
     before = (*_unpack(spec, host, maps, name), *(s for s in opened if s.who == LAUNCHER))
     sources = tuple(s for s in opened if s.who == INIT)
     last = _last(spec, host, sum(step.call == "fsmount" for step in opened_up))
-    return Parts(before, sources, (_propagation(spec), *hold, *root), tuple(inside), tuple(last), _remove(spec, host, name))
+    return Parts(
+        before, sources, (_propagation(spec), *hold, *root), tuple(inside), tuple(last), _remove(spec, host, name)
+    )
 
 
 def _propagation(spec: Spec) -> Step:
     # A shared mount here would carry our mounts to the host; a slave still gets the host's.
     flags = uapi.MS_REC | (uapi.MS_SLAVE if spec.mount_propagation == "slave" else uapi.MS_PRIVATE)
-    return Step(INIT, "mount", (None, "/", None, flags, None), "no mount made here is seen outside", man="mount_namespaces(7)")
+    return Step(
+        INIT, "mount", (None, "/", None, flags, None), "no mount made here is seen outside", man="mount_namespaces(7)"
+    )
 
 
 def _hold(spec: Spec, files: dict[str, str], covers: bool) -> list[Step]:
@@ -109,7 +113,9 @@ def _hold(spec: Spec, files: dict[str, str], covers: bool) -> list[Step]:
     steps = _new("tmpfs", "hold", {"mode": "755", "size": "256k"}, flags, "files made for this sandbox")
     if covers:
         steps.append(Step(INIT, "mkdirat", (Fd("hold"), "dir", 0o555), "the empty directory to cover with"))
-        steps.append(Step(INIT, "write_file", (Fd("hold"), "file", b"", uapi.O_CREAT, 0o444), "the empty file to cover with"))
+        steps.append(
+            Step(INIT, "write_file", (Fd("hold"), "file", b"", uapi.O_CREAT, 0o444), "the empty file to cover with")
+        )
     for number, (path, content) in enumerate(files.items()):
         made = (Fd("hold"), f"file{number}", content, uapi.O_CREAT, 0o444)
         steps.append(Step(INIT, "write_file", made, f"the content of {path}"))
@@ -129,7 +135,16 @@ def _tree(who: str, path: str, name: str, why: str, recursive: bool = True) -> S
     return Step(who, "open_tree", (uapi.AT_FDCWD, path, flags), why, result=name)
 
 
-def _attributes(who: str, name: str, set_: int, why: str, clear: int = 0, propagation: int = 0, recursive: bool = True, userns: str = "") -> Step:
+def _attributes(
+    who: str,
+    name: str,
+    set_: int,
+    why: str,
+    clear: int = 0,
+    propagation: int = 0,
+    recursive: bool = True,
+    userns: str = "",
+) -> Step:
     flags = EMPTY | (RECURSIVE if recursive else 0)
     fd: Fd | int = Fd(userns) if userns else -1
     return Step(who, "mount_setattr", (Fd(name), "", flags, set_, clear, propagation, fd), why)
@@ -194,18 +209,28 @@ def _may_make(spec: Spec, host: Host, path: str) -> bool:
     """Whether the place for a mount is made when it is missing."""
     if any(_below(path, made) for made in _made(spec, host)):
         return True
+    return _own_root(spec, host) and not _is_bound(host, path)
+
+
+def _is_bound(host: Host, path: str) -> bool:
+    # Whether the path lies in an entry of a root that is built of its entries: nothing is made in those.
     first = path.split("/")[1]
-    bound = any(name == first and kind == "dir" for name, kind, _ in host.top)
-    return _own_root(spec, host) and not bound
+    return any(name == first and kind == "dir" for name, kind, _ in host.top)
+
+
+def _check_own(path: str, host: Host) -> None:
+    # A root that is not built anew must not lead elsewhere with /proc and /dev.
+    if host.targets.get(path, "").startswith("link ") and not host.top:
+        raise SpecError(
+            f"{path} of the root is a symlink, so that nothing can be mounted there: make it a directory, or leave the "
+            "root read-only, then a directory takes its place",
+            "root",
+        )
 
 
 def _own_root(spec: Spec, host: Host) -> bool:
     # Whether mount points may be made: the root is ours alone, or the spec makes it writable.
     return spec.root.type in ("tmpfs", "overlay", "tarball") or spec.root.writable or bool(host.top)
-
-
-def _exists(spec: Spec, host: Host, path: str) -> bool:
-    return _own_root(spec, host) or path in host.root
 
 
 def _below(path: str, directory: str) -> bool:
@@ -225,12 +250,23 @@ def _root(spec: Spec, host: Host, opener: str, opened: list[Step], userns: str, 
         return [*_new("tmpfs", "root", options, SAFE, "an empty root in memory"), *_pivot(propagation)]
     if root.type == "overlay":
         layers = _overlay("", root.lower, root.upper, root.size, root.idmap, opener, opened, userns)
-        return [*layers, *_new("overlay", "root", _layer_options("", root.lower), SAFE, "the layers as one tree"), *_pivot(propagation)]
+        return [
+            *layers,
+            *_new("overlay", "root", _layer_options("", root.lower), SAFE, "the layers as one tree"),
+            *_pivot(propagation),
+        ]
     attributes = SAFE | (0 if root.writable or root.type == "tarball" else uapi.MOUNT_ATTR_RDONLY)
     attributes |= uapi.MOUNT_ATTR_IDMAP if root.idmap else 0
     path = {"host": "/", "directory": root.path}.get(root.type) or f"{host.roots}/{name}"
     tree = "tree" if host.top else "root"
-    opened.append(_tree(opener, path, tree, "a private copy of the host's mounts" if root.type == "host" else "the tree that becomes the root"))
+    opened.append(
+        _tree(
+            opener,
+            path,
+            tree,
+            "a private copy of the host's mounts" if root.type == "host" else "the tree that becomes the root",
+        )
+    )
     why = f"root {'writable' if root.writable else 'read-only'}, no set-user-ID, no device nodes"
     mapped = userns if root.idmap else ""
     opened.append(_attributes(opener, tree, attributes, why, propagation=uapi.MS_PRIVATE, userns=mapped))
@@ -247,20 +283,38 @@ def _no_idmap(what: str) -> NotSupported:
 
 def _pivot(propagation: int) -> list[Step]:
     steps = [
-        Step(INIT, "move_mount", (Fd("root"), "", uapi.AT_FDCWD, "/", uapi.MOVE_MOUNT_F_EMPTY_PATH), "attach the new root"),
+        Step(
+            INIT,
+            "move_mount",
+            (Fd("root"), "", uapi.AT_FDCWD, "/", uapi.MOVE_MOUNT_F_EMPTY_PATH),
+            "attach the new root",
+        ),
         Step(INIT, "fchdir", (Fd("root"),), "stand in the new root"),
-        Step(INIT, "pivot_root", (".", "."), "it becomes the root; the old one is stacked on it until the last mount is made"),
+        Step(
+            INIT,
+            "pivot_root",
+            (".", "."),
+            "it becomes the root; the old one is stacked on it until the last mount is made",
+        ),
     ]
     if propagation not in (uapi.MS_PRIVATE, uapi.MS_SLAVE):
         steps.append(
-            Step(INIT, "mount", (None, "/", None, propagation | uapi.MS_REC, None), "propagation as asked for", man="mount_namespaces(7)")
+            Step(
+                INIT,
+                "mount",
+                (None, "/", None, propagation | uapi.MS_REC, None),
+                "propagation as asked for",
+                man="mount_namespaces(7)",
+            )
         )
     return steps
 
 
 def _shadow(spec: Spec, host: Host, opener: str, opened: list[Step]) -> list[Step]:
     """A root directory that lacks mount points: a tmpfs with each of its entries bound in, so that nothing is made in it."""
-    steps = _new("tmpfs", "root", {"mode": "755", "size": "64k"}, SAFE, "the root lacks mount points, so a root of its entries")
+    steps = _new(
+        "tmpfs", "root", {"mode": "755", "size": "64k"}, SAFE, "the root lacks mount points, so a root of its entries"
+    )
     steps += _pivot(PROPAGATION[spec.mount_propagation])
     for number, (name, kind, link) in enumerate(host.top):
         path = f"/{name}"
@@ -268,11 +322,21 @@ def _shadow(spec: Spec, host: Host, opener: str, opened: list[Step]) -> list[Ste
             steps.append(Step(INIT, "symlinkat", (link, uapi.AT_FDCWD, path), "a symlink of the root"))
             continue
         fd = f"top{number}"
-        opened.append(Step(opener, "open_tree", (Fd("tree"), name, CLONE_TREE | RECURSIVE | uapi.AT_SYMLINK_NOFOLLOW), "an entry of the root", result=fd))
+        opened.append(
+            Step(
+                opener,
+                "open_tree",
+                (Fd("tree"), name, CLONE_TREE | RECURSIVE | uapi.AT_SYMLINK_NOFOLLOW),
+                "an entry of the root",
+                result=fd,
+            )
+        )
         if kind == "dir":
             steps.append(Step(INIT, "mkdirat", (uapi.AT_FDCWD, path, 0o755), "a directory of the root"))
         else:
-            steps.append(Step(INIT, "write_file", (uapi.AT_FDCWD, path, b"", uapi.O_CREAT, 0o444), "a file of the root"))
+            steps.append(
+                Step(INIT, "write_file", (uapi.AT_FDCWD, path, b"", uapi.O_CREAT, 0o444), "a file of the root")
+            )
         steps += [_target(path, "at", "where it goes"), _attach(fd, "at", "bind it")]
     return steps
 
@@ -288,7 +352,14 @@ def _layer_names(prefix: str, lower: tuple[str, ...]) -> list[str]:
 
 
 def _overlay(
-    prefix: str, lower: tuple[str, ...], upper: str, size: int, idmap: bool, opener: str, opened: list[Step], userns: str
+    prefix: str,
+    lower: tuple[str, ...],
+    upper: str,
+    size: int,
+    idmap: bool,
+    opener: str,
+    opened: list[Step],
+    userns: str,
 ) -> list[Step]:
     """The layers of an overlay attached to known paths of the old root. overlayfs.rst."""
     steps: list[Step] = []
@@ -297,19 +368,25 @@ def _overlay(
         mapped = userns if idmap else ""
         flags = SAFE | uapi.MOUNT_ATTR_RDONLY | (uapi.MOUNT_ATTR_IDMAP if mapped else 0)
         opened.append(_tree(opener, path, name, "a layer of the overlay"))
-        opened.append(_attributes(opener, name, flags, "a layer is only read", propagation=uapi.MS_PRIVATE, userns=mapped))
+        opened.append(
+            _attributes(opener, name, flags, "a layer is only read", propagation=uapi.MS_PRIVATE, userns=mapped)
+        )
         steps.append(_layer(name))
     if upper:
         # The ids on disk are those inside, so that the next sandbox, with other ids, owns the changes too.
         flags = SAFE | (uapi.MOUNT_ATTR_IDMAP if userns else 0)
         opened.append(_tree(opener, upper, top, "the layer that keeps the changes"))
-        opened.append(_attributes(opener, top, flags, "no set-user-ID, no devices", propagation=uapi.MS_PRIVATE, userns=userns))
+        opened.append(
+            _attributes(opener, top, flags, "no set-user-ID, no devices", propagation=uapi.MS_PRIVATE, userns=userns)
+        )
     else:
         options = {"mode": "755", "size": str(size)}
         steps += _new("tmpfs", top, options, SAFE, "the layer of changes, thrown away with the sandbox")
     steps.append(_layer(top))
     for name in ("upper", "work"):
-        steps.append(Step(INIT, "mkdirat", (Fd(top), name, 0o755), "overlayfs wants both on one filesystem", ignore=EEXIST))
+        steps.append(
+            Step(INIT, "mkdirat", (Fd(top), name, 0o755), "overlayfs wants both on one filesystem", ignore=EEXIST)
+        )
     return steps
 
 
@@ -342,8 +419,16 @@ def _unpack(spec: Spec, host: Host, maps: Maps | None, name: str) -> tuple[Step,
         "gids": [list(line) for line in lines(maps.gid)] if maps and host.privileged else [],
         "keep_owners": host.privileged,
         "own_dev": spec.dev == "private",
+        "places": _places(spec),
     }
     return (Step(LAUNCHER, "external", ("tarball_unpack", args), f"a tree of this sandbox's own, of {spec.root.path}"),)
+
+
+def _places(spec: Spec) -> list[str]:
+    """Where something is mounted in an unpacked root: no symlink may be there."""
+    own = [path for path, how in (("/proc", spec.proc), ("/dev", spec.dev)) if how != "none"]
+    scratch = list(SCRATCH) if spec.tmp_size and not spec.root.writable else []
+    return [*own, *scratch, *(mount.target for mount in spec.mounts)]
 
 
 def lines(maps: tuple[IdMap, ...]) -> tuple[tuple[int, int, int], ...]:
@@ -355,7 +440,9 @@ def _remove(spec: Spec, host: Host, name: str) -> tuple[Step, ...]:
     if spec.root.type != "tarball":
         return ()
     directory = f"{host.roots}/{name}"
-    return (Step(UNDO, "external", ("tarball_remove", {"directory": directory}), f"remove the unpacked tree {directory}"),)
+    return (
+        Step(UNDO, "external", ("tarball_remove", {"directory": directory}), f"remove the unpacked tree {directory}"),
+    )
 
 
 # ---- what every sandbox has ----
@@ -364,6 +451,7 @@ def _remove(spec: Spec, host: Host, name: str) -> tuple[Step, ...]:
 def _proc(spec: Spec, host: Host) -> list[Step]:
     if spec.proc == "none":
         return []
+    _check_own("/proc", host)
     steps: list[Step] = []
     if spec.proc == "private":
         options = {}
@@ -372,7 +460,9 @@ def _proc(spec: Spec, host: Host) -> list[Step]:
         if spec.proc_subset:
             options["subset"] = spec.proc_subset
         flags = SAFE | uapi.MOUNT_ATTR_NOEXEC
-        steps += _new("proc", "proc", options, flags, "a /proc of this pid namespace; processes of other users are hidden")
+        steps += _new(
+            "proc", "proc", options, flags, "a /proc of this pid namespace; processes of other users are hidden"
+        )
     if _own_root(spec, host):
         steps += _make_directories(["/proc"])
     steps += [_target("/proc", "at", "where it goes"), _attach("proc", "at", "mount /proc")]
@@ -393,7 +483,9 @@ def _closed(spec: Spec, host: Host) -> tuple[tuple[str, ...], list[Step]]:
     for number, path in enumerate(used):
         options = {"mode": "755", "size": "64k"}
         flags = SAFE | uapi.MOUNT_ATTR_NOEXEC
-        steps += _new("tmpfs", f"closed{number}", options, flags, f"{path} of the host does not show, what is mounted there does")
+        steps += _new(
+            "tmpfs", f"closed{number}", options, flags, f"{path} of the host does not show, what is mounted there does"
+        )
         steps += [_target(path, "at", "where it goes"), _attach(f"closed{number}", "at", f"mount {path}")]
     return tuple(path for path in host.covered if path not in used and path not in itself), steps
 
@@ -435,7 +527,9 @@ def _readonly(spec: Spec) -> list[Step]:
         wanted += [(Fd("proc"), name) for name in READONLY_PROC]
     wanted += [(uapi.AT_FDCWD, path) for path in spec.readonly_paths]
     for directory, name in wanted:
-        steps.append(Step(INIT, "open_tree", (directory, name, CLONE_TREE | RECURSIVE), "a copy of it", result="readonly"))
+        steps.append(
+            Step(INIT, "open_tree", (directory, name, CLONE_TREE | RECURSIVE), "a copy of it", result="readonly")
+        )
         flags = uapi.MOUNT_ATTR_RDONLY | SAFE | (uapi.MOUNT_ATTR_NOEXEC if directory != uapi.AT_FDCWD else 0)
         steps.append(_attributes(INIT, "readonly", flags, "read-only"))
         steps.append(_target(name, "at", "where it is", directory))
@@ -446,16 +540,27 @@ def _readonly(spec: Spec) -> list[Step]:
 def _dev(spec: Spec, host: Host, maps: Maps | None, opener: str, opened: list[Step]) -> list[Step]:
     if spec.dev == "none":
         return []
+    _check_own("/dev", host)
     flags = uapi.MOUNT_ATTR_NOSUID | uapi.MOUNT_ATTR_NOEXEC
     steps: list[Step] = []
     make: list[Step] = _new("tmpfs", "dev", {"mode": "755", "size": "64k"}, flags, "a /dev of its own", who=opener)
     for name, (major, minor) in DEVICES.items():
         if opener == LAUNCHER:
             node = (Fd("dev"), name, uapi.S_IFCHR | 0o666, major << 8 | minor)
-            make.append(Step(LAUNCHER, "mknodat", node, "a node without state of the host: a user namespace may not make it"))
+            make.append(
+                Step(LAUNCHER, "mknodat", node, "a node without state of the host: a user namespace may not make it")
+            )
             make.append(Step(LAUNCHER, "fchmodat", (Fd("dev"), name, 0o666), "whatever the umask"))
         else:
-            opened.append(_tree(INIT, f"/dev/{name}", f"dev_{name}", "the host's node: a user namespace may not make one", recursive=False))
+            opened.append(
+                _tree(
+                    INIT,
+                    f"/dev/{name}",
+                    f"dev_{name}",
+                    "the host's node: a user namespace may not make one",
+                    recursive=False,
+                )
+            )
             make.append(Step(INIT, "write_file", (Fd("dev"), name, b"", uapi.O_CREAT, 0o666), "where it goes"))
     for name, link in DEV_LINKS.items():
         make.append(Step(opener, "symlinkat", (link, Fd("dev"), name), "as every Linux system has it"))
@@ -493,10 +598,11 @@ def _scratch(spec: Spec, host: Host) -> list[Step]:
     if spec.tmp_size == 0 or spec.root.writable:  # a writable root has its own
         paths = ()
     for number, path in enumerate(paths):
-        if not _exists(spec, host, path) or any(m.target == path for m in spec.mounts):
+        make = _own_root(spec, host) and not _is_bound(host, path)
+        if not (make or path in host.root) or any(m.target == path for m in spec.mounts):
             continue
         name = f"scratch{number}"
-        if _own_root(spec, host):
+        if make:
             steps += _make_directories(_parents(path))
         mode = "755" if path == "/run" else "1777"
         steps += _new("tmpfs", name, {"mode": mode, "size": str(spec.tmp_size)}, flags, f"an empty {path} of its own")
@@ -529,7 +635,9 @@ def _flags(mount: Mount) -> int:
     )
 
 
-def _mount(spec: Spec, mount: Mount, number: int, host: Host, opener: str, opened: list[Step], userns: str) -> list[Step]:
+def _mount(
+    spec: Spec, mount: Mount, number: int, host: Host, opener: str, opened: list[Step], userns: str
+) -> list[Step]:
     name = f"mount{number}"
     steps: list[Step] = []
     kind = host.source_kinds.get(mount.source, "dir") if mount.type == "bind" else "dir"
@@ -537,8 +645,12 @@ def _mount(spec: Spec, mount: Mount, number: int, host: Host, opener: str, opene
         _bind(mount, name, opener, opened, userns)
     elif mount.type == "overlay":
         prefix = f"m{number}_"
-        steps += _overlay(prefix, mount.lower, mount.upper, mount.size or spec.tmp_size, mount.idmap, opener, opened, userns)
-        steps += _new("overlay", name, _layer_options(prefix, mount.lower), _flags(mount), f"layers as one tree on {mount.target}")
+        steps += _overlay(
+            prefix, mount.lower, mount.upper, mount.size or spec.tmp_size, mount.idmap, opener, opened, userns
+        )
+        steps += _new(
+            "overlay", name, _layer_options(prefix, mount.lower), _flags(mount), f"layers as one tree on {mount.target}"
+        )
     else:
         options = {}
         if mount.type == "tmpfs":
@@ -548,7 +660,9 @@ def _mount(spec: Spec, mount: Mount, number: int, host: Host, opener: str, opene
         flags = _flags(mount if mount.type == "proc" else mount.replace(writable=True))
         steps += _new(mount.type, name, options, flags, f"a {mount.type} on {mount.target}")
     if mount.propagation and mount.type != "bind":
-        steps.append(_attributes(INIT, name, 0, f"{mount.propagation}, as asked for", propagation=PROPAGATION[mount.propagation]))
+        steps.append(
+            _attributes(INIT, name, 0, f"{mount.propagation}, as asked for", propagation=PROPAGATION[mount.propagation])
+        )
     if _may_make(spec, host, mount.target):
         steps += _make_directories(_parents(mount.target)) if kind == "dir" else _make_file(mount.target)
     else:
@@ -564,7 +678,11 @@ def _bind(mount: Mount, name: str, opener: str, opened: list[Step], userns: str)
     set_ = _flags(mount) | (uapi.MOUNT_ATTR_IDMAP if mount.idmap else 0)
     opened.append(_tree(opener, mount.source, name, f"the source of {mount.target}", mount.recursive))
     mapped = userns if mount.idmap else ""
-    opened.append(_attributes(opener, name, set_, _words(mount), propagation=propagation, recursive=mount.recursive, userns=mapped))
+    opened.append(
+        _attributes(
+            opener, name, set_, _words(mount), propagation=propagation, recursive=mount.recursive, userns=mapped
+        )
+    )
 
 
 def _check_target(mount: Mount, number: int, kind: str, host: Host) -> None:
@@ -572,7 +690,9 @@ def _check_target(mount: Mount, number: int, kind: str, host: Host) -> None:
     found = host.targets.get(mount.target, kind)
     place = f"mounts[{number}].target"
     if found.startswith("link "):
-        raise SpecError(f"{mount.target} leads over the symlink {found[5:]}; no symlink is followed: write where it leads", place)
+        raise SpecError(
+            f"{mount.target} leads over the symlink {found[5:]}; no symlink is followed: write where it leads", place
+        )
     if not found:
         raise SpecError(
             f"{mount.target} does not exist in the root, which is not written to: make it there, choose a target below "
@@ -586,7 +706,16 @@ def _check_target(mount: Mount, number: int, kind: str, host: Host) -> None:
 
 def _words(mount: Mount) -> str:
     words = ["writable" if mount.writable else "read-only"]
-    words += [w for w, on in (("set-user-ID", mount.suid), ("devices", mount.dev), ("no exec", not mount.exec), ("id-mapped", mount.idmap)) if on]
+    words += [
+        w
+        for w, on in (
+            ("set-user-ID", mount.suid),
+            ("devices", mount.dev),
+            ("no exec", not mount.exec),
+            ("id-mapped", mount.idmap),
+        )
+        if on
+    ]
     return ", ".join(words)
 
 
@@ -596,7 +725,13 @@ def _last(spec: Spec, host: Host, closed: int) -> list[Step]:
         Step(INIT, "chdir", ("/",), "stand in the new root"),
     ]
     for number in range(closed):
-        steps.append(_attributes(INIT, f"closed{number}", uapi.MOUNT_ATTR_RDONLY, "nothing is added there", recursive=False))
+        steps.append(
+            _attributes(INIT, f"closed{number}", uapi.MOUNT_ATTR_RDONLY, "nothing is added there", recursive=False)
+        )
     if (spec.root.type in ("tmpfs", "overlay", "tarball") or host.top) and not spec.root.writable:
-        steps.append(_attributes(INIT, "root", uapi.MOUNT_ATTR_RDONLY, "the root is read-only now that it is furnished", recursive=False))
+        steps.append(
+            _attributes(
+                INIT, "root", uapi.MOUNT_ATTR_RDONLY, "the root is read-only now that it is furnished", recursive=False
+            )
+        )
     return steps

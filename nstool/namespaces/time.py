@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from nstool import uapi
+from nstool.plan.lease import Lease
 from nstool.plan.steps import CHILD, Step
 from nstool.spec.model import Spec
 
 
-def steps(spec: Spec) -> tuple[Step, ...]:
+def steps(spec: Spec, lease: Lease) -> tuple[Step, ...]:
     """Steps of the child before it execs init.
 
     A process stays in its time namespace until it execs (Linux 6.1) or forks, and the offsets can be
@@ -15,8 +16,10 @@ def steps(spec: Spec) -> tuple[Step, ...]:
     """
     if spec.namespaces.time != "new":
         return ()
-    offsets = spec.namespaces
-    text = f"monotonic {offsets.monotonic_offset} 0\nboottime {offsets.boottime_offset} 0\n"
+    wanted = spec.namespaces
+    monotonic = lease.monotonic if wanted.monotonic_offset is None else wanted.monotonic_offset
+    boottime = lease.boottime if wanted.boottime_offset is None else wanted.boottime_offset
+    text = f"monotonic {monotonic} 0\nboottime {boottime} 0\n"
     return (
         Step(CHILD, "unshare", (uapi.CLONE_NEWTIME,), "a time namespace, entered at the next exec", man="time_namespaces(7)"),
         Step(

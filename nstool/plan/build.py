@@ -48,7 +48,7 @@ def plan(spec: Spec, host: Host, lease: Lease) -> Plan:
         *mounts.before,
         *(_open_namespace(name, path) for name, path in joined.items()),
         _clone(new, joined, groups, spec),
-        *(time.steps(spec)),
+        *(time.steps(spec, lease)),
         *_child_steps(idmaps, host),
         *(user.map_steps(idmaps, host) if idmaps else ()),
         *(s for s in links if s.who == LAUNCHER and s.args[0] not in _BEFORE),

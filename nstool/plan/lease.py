@@ -11,6 +11,7 @@ class Lease(Frozen):
     cgroup: name of its directory in each hierarchy, as "nstool-web-1a2b3c".
     link: name of the host end of the veth pair (at most 15 bytes). address, gateway and their
     IPv6 forms with prefix length: "10.200.3.2/30"; empty where the spec needs no network.
+    monotonic, boottime: offsets in seconds that make its clocks begin at zero.
     """
 
     name: str
@@ -23,3 +24,5 @@ class Lease(Frozen):
     gateway: str = ""
     address6: str = ""
     gateway6: str = ""
+    monotonic: int = 0
+    boottime: int = 0

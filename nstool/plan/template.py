@@ -12,7 +12,12 @@ if TYPE_CHECKING:
 
 # A lease whose values are told from all else in a plan, and are replaced by the real ones.
 TOKENS = Lease(
-    name="nstool-token-name", uid_base=1999999901, gid_base=1999999902, cgroup="nstool-token-cgroup"
+    name="nstool-token-name",
+    uid_base=1999999901,
+    gid_base=1999999902,
+    cgroup="nstool-token-cgroup",
+    monotonic=-1999999903,
+    boottime=-1999999904,
 )
 
 
@@ -63,7 +68,7 @@ class Template:
         """Return the program for a lease."""
         values = [
             (str(getattr(TOKENS, field)), str(getattr(lease, field)))
-            for field in ("name", "uid_base", "gid_base", "cgroup")
+            for field in _FIELDS
         ]
         pool = self._pool.copy()
         records = bytearray(self._records)
@@ -83,7 +88,8 @@ def _names_token(step: Step) -> bool:
     return step.who == UNDO or any(_filled(arg, [(t, "") for t in _TOKEN_TEXTS]) != arg for arg in step.args)
 
 
-_TOKEN_TEXTS = (TOKENS.name, str(TOKENS.uid_base), str(TOKENS.gid_base), TOKENS.cgroup)
+_FIELDS = ("name", "uid_base", "gid_base", "cgroup", "monotonic", "boottime")
+_TOKEN_TEXTS = tuple(str(getattr(TOKENS, field)) for field in _FIELDS)
 
 
 def _filled(value: object, values: list[tuple[str, str]]) -> object:

@@ -32,6 +32,7 @@ def compile_spec(spec: Spec) -> bytes:
     spec = resolve(spec.replace(terminal="never"))
     facts = host.read(spec)
     name = spec.name or "compiled"
+    # Its clocks are the host's: what makes them begin at zero is known only when it runs.
     lease = Lease(name, ID_BASE, ID_BASE, 65536, f"nstool-{name}-compiled")
     plan = build.plan(spec, facts, lease)
     if plan.given != STREAMS:

@@ -91,7 +91,7 @@ def _directories(prefix: str, spec: Spec) -> frozenset[str]:
 
 def _targets(prefix: str, spec: Spec) -> dict[str, str]:
     """What the targets of mounts, masks and read-only paths are, in the root or in the mount that they lie in."""
-    wanted = (*(mount.target for mount in spec.mounts), *spec.mask_paths, *spec.readonly_paths)
+    wanted = ("/proc", "/dev", *(m.target for m in spec.mounts), *spec.mask_paths, *spec.readonly_paths)
     return {path: _target(prefix, path, spec.mounts) for path in wanted}
 
 
@@ -109,7 +109,7 @@ _UNKNOWN = "dir"
 
 
 def _found(prefix: str, path: str, shown: str) -> str:
-    """What a path is below prefix, no symlink followed: "dir", "file", "" or "link PATH". shown: prefix as it is inside."""
+    """What a path below prefix is, no symlink followed, as in Host.targets. shown: prefix as it is inside."""
     parts = [part for part in path.split("/") if part]
     kind = "dir"
     for length in range(1, len(parts) + 1):
@@ -144,9 +144,9 @@ def _top(directory: str, spec: Spec, exist: frozenset[str]) -> tuple[tuple[str, 
         return ()
     entries = []
     for name in sorted(os.listdir(directory)):
-        if "/" + name in needed and _kind(f"{directory}/{name}") != "dir":
-            continue
         kind = _kind(f"{directory}/{name}")
+        if ("/" + name in needed or "/" + name in SCRATCH) and kind != "dir":
+            continue  # a directory takes its place
         entries.append((name, kind, os.readlink(f"{directory}/{name}") if kind == "link" else ""))
     return tuple(entries)
 
@@ -204,6 +204,7 @@ def _helpers(uid: int, gid: int) -> dict[str, object]:
         facts[field] = tuple(ranges)
     for program in ("newuidmap", "newgidmap"):
         facts[program] = next(
-            (f"{d}/{program}" for d in ("/usr/bin", "/bin", "/usr/local/bin") if os.access(f"{d}/{program}", os.X_OK)), ""
+            (f"{d}/{program}" for d in ("/usr/bin", "/bin", "/usr/local/bin") if os.access(f"{d}/{program}", os.X_OK)),
+            "",
         )
     return facts

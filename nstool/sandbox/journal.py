@@ -192,14 +192,15 @@ def _write_file(dirfd: int, path: str, data: bytes, flags: int, mode: int) -> bo
 
 
 def _external(name: str, args: dict[str, Any]) -> bool:
-    return _handler(name)(None, args) is not False
+    return handler(name)(None, args) is not False
 
 
-def _handler(name: str) -> Callable[..., object]:
+def handler(name: str) -> Callable[..., object]:
+    """Return the function that makes or undoes an external step, from HANDLER_MODULES."""
     for module in HANDLER_MODULES:
-        handler = __import__(module, fromlist=["HANDLERS"]).HANDLERS.get(name)
-        if handler is not None:
-            return handler  # type: ignore[no-any-return]
+        function = __import__(module, fromlist=["HANDLERS"]).HANDLERS.get(name)
+        if function is not None:
+            return function  # type: ignore[no-any-return]
     raise NstoolError(f"nobody knows how to undo {name!r}: it is in no HANDLERS of {', '.join(HANDLER_MODULES)}")
 
 

@@ -7,7 +7,7 @@ import select
 from _thread import allocate_lock
 from errno import ESRCH
 
-from nstool.errors import KernelError, NstoolError, SandboxGone
+from nstool.errors import NstoolError, SandboxGone
 from nstool.frozen import Frozen
 from nstool.plan import build
 from nstool.plan.lease import Lease
@@ -288,7 +288,8 @@ class Prepared:
         self.spec = spec = resolve(spec)
         self._host = facts = host.read(spec, terminals)
         # What is derived from an address cannot be filled in afterwards; making the link costs far more.
-        linked = spec.net.mode in leases.NET_MODES
+        # Nor is an external step's part; unpacking costs far more, too.
+        linked = spec.net.mode in leases.NET_MODES or spec.root.type == "tarball"
         self._template = None if linked else Template(self._plan)
         own_ids = facts.privileged and spec.namespaces.user == "new" and not spec.uid_map
         self._cgroup_paths = build.cgroup_paths(spec, facts, TOKENS)
@@ -311,7 +312,7 @@ class Prepared:
         One without a name that makes nothing outside and has no ids of its own is in no registry: only
         its maker knows of it.
         """
-        lease = leases.take(self.spec) if self._registered else Lease(self.spec.name)
+        lease = leases.take(self.spec) if self._registered else Lease("", **leases.clocks())
         context = _Context(lease)
         opened: list[int] = []
         program: Program | None = None
@@ -381,12 +382,10 @@ def undo(program: Program | None, lease: Lease, context: _Context | None) -> Non
 
 
 def _external(context: _Context, name: str, args: object, pid: int) -> None:
-    from nstool.network.external import HANDLERS
-
     if pid and not context.pid:
         context.pid = pid
         journal.started(context.lease.name, pid)
-    HANDLERS[name](context, args)  # type: ignore[arg-type]
+    journal.handler(name)(context, args)
 
 
 def _given(
@@ -440,18 +439,31 @@ def _is_open(fd: int) -> bool:
 
 
 def report(process: engine.Process) -> int:
-    """Wait until the command runs. Returns the terminal's master or -1. Raises KernelError."""
+    """Wait until the command runs. Returns the terminal's master or -1. Raises KernelError; NstoolError if killed."""
     terminal = -1
-    while True:
-        message, fd = process.receive() if terminal < 0 and process.sends_fd else (process.read(), -1)
-        if message is None:
-            if process.program.init:  # it ended without a word: killed from outside, or by the kernel
-                status = process.reap()
-                raise KernelError("nsexec", ESRCH, why=f"init ended before the command ran, wait status {status}")
-            return terminal
-        if message.type == engine.FD:
-            terminal = fd
-        elif message.type == engine.FAILED:
-            raise engine.failed(process.program.plan, message.step, message.error, message.detail)
-        elif message.type == engine.STARTED:
-            return terminal
+    try:
+        while True:
+            message, fd = process.receive() if terminal < 0 and process.sends_fd else (process.read(), -1)
+            if message is None:
+                if process.program.init:
+                    raise _ended_early(process.reap())
+                return terminal
+            if message.type == engine.FD:
+                terminal = fd
+            elif message.type == engine.FAILED:
+                raise engine.failed(process.program.plan, message.step, message.error, message.detail)
+            elif message.type == engine.STARTED:
+                return terminal
+    except BaseException:
+        if terminal >= 0:
+            os.close(terminal)
+        raise
+
+
+def _ended_early(status: int | None) -> NstoolError:
+    # Init ended without a word: only a signal does that. status: as wait(2) gives it, None if unknown.
+    how = f"was killed by signal {status & 0x7F}" if status and status & 0x7F else "ended"
+    return NstoolError(
+        f"the sandbox's init {how} before the command ran\n"
+        "possible cause: killed from outside; or by the kernel, when limits.memory is too low for the start itself"
+    )

@@ -17,6 +17,7 @@ fd6e:7374:6f6f:: that ends in the IPv4 network.
 from __future__ import annotations
 
 import os
+from time import CLOCK_BOOTTIME, CLOCK_MONOTONIC, clock_gettime
 
 from nstool.errors import NotSupported, SpecError
 from nstool.plan.lease import Lease
@@ -46,7 +47,7 @@ def take(spec: Spec) -> Lease:
     """
     name = rundir.claim(spec.name)
     try:
-        fields: dict[str, Any] = {"name": name, "cgroup": cgroup_name(name)}
+        fields: dict[str, Any] = {"name": name, "cgroup": cgroup_name(name), **clocks()}
         if spec.namespaces.user == "new" and not spec.uid_map:
             fields["uid_base"], fields["gid_base"], fields["count"] = take_ids(name)
         if spec.net.mode in NET_MODES and spec.namespaces.net == "new":
@@ -57,6 +58,14 @@ def take(spec: Spec) -> Lease:
 
         journal.undo(name, ())
         raise
+
+
+def clocks() -> dict[str, int]:
+    """Return the fields monotonic and boottime of a lease: offsets that make these clocks begin at zero."""
+    return {
+        "monotonic": -int(clock_gettime(CLOCK_MONOTONIC)),
+        "boottime": -int(clock_gettime(CLOCK_BOOTTIME)),
+    }
 
 
 def cgroup_name(name: str) -> str:

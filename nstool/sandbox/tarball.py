@@ -1,9 +1,9 @@
 """A root from a tarball: unpacked strictly into a directory of the sandbox's own, removed with it. tar(5).
 
-Where: ``RUN/roots/NAME`` when NSTOOL_RUN_DIR is set, else ``/var/lib/nstool/roots/NAME`` for root and
-``$XDG_STATE_HOME/nstool/roots/NAME`` (``~/.local/state``) for others: on disk, for a tree may be large
-and the run directory lies in memory. ``roots`` has mode 0700, so that no set-user-ID file in a tree
-is within anybody's reach.
+Where: ``/var/lib/nstool/roots/NAME`` for root, because /run lies in memory; ``RUN/roots/NAME`` for
+others, and where NSTOOL_RUN_DIR says where. ``roots`` has mode 0700, so that no set-user-ID file in a
+tree is within anybody's reach. The owners are those of the tarball, as the sandbox's ids; an ordinary
+user cannot give files away, so that all of them are the user's own.
 
 What is refused, with the member named: absolute names, "..", a name or hard link that leads over a
 symlink of the tarball, device nodes (those below /dev are left out where the sandbox has its own
@@ -14,9 +14,9 @@ nothing here follows one, and inside they lead nowhere but into the root.
 from __future__ import annotations
 
 import os
-from errno import ELOOP, ENOENT, ENOTDIR
+from errno import EEXIST, EISDIR, ELOOP, ENOENT, ENOTDIR
 
-from nstool.errors import KernelError, NotSupported, SpecError
+from nstool.errors import NotSupported, SpecError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,18 +24,17 @@ if TYPE_CHECKING:
     from typing import Any
 
 _PER_MEMBER = 512  # bytes that each member counts besides its content, so that their number is bounded too
+_LAST_TIME = 1 << 33  # seconds: what ext4 with 128-byte inodes and XFS can hold is less, and they clamp it
 _DIR_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def directory() -> str:
     """Return the directory of unpacked trees, of mode 0700; it need not exist."""
-    chosen = os.environ.get("NSTOOL_RUN_DIR")
-    if chosen:
-        return os.path.abspath(chosen) + "/roots"
-    if os.geteuid() == 0:
+    from nstool.sandbox import rundir
+
+    if os.geteuid() == 0 and not os.environ.get("NSTOOL_RUN_DIR"):
         return "/var/lib/nstool/roots"
-    state = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
-    return f"{state}/nstool/roots"
+    return rundir.path() + "/roots"
 
 
 def unpack(context: object, args: dict[str, Any]) -> None:
@@ -43,6 +42,7 @@ def unpack(context: object, args: dict[str, Any]) -> None:
 
     size: bytes at most. keep_owners: chown what is unpacked, as root; uids, gids: lines of the id
     maps (inside, outside, count), empty for ids as they are. own_dev: leave device nodes below /dev out.
+    places: paths on which the sandbox mounts something.
     Raises SpecError for a tarball that is refused, NotSupported for a compression that Python lacks.
     """
     import tarfile
@@ -50,13 +50,13 @@ def unpack(context: object, args: dict[str, Any]) -> None:
     roots, name = os.path.split(args["directory"])
     os.makedirs(roots, 0o700, exist_ok=True)
     os.chmod(roots, 0o700)
-    _sweep(roots)
+    _sweep(roots, name)
     os.mkdir(args["directory"], 0o755)
     root = os.open(args["directory"], _DIR_FLAGS)
     try:
         with _open(args["path"]) as tar:
             _Tree(root, args).unpack(tar)
-    except (tarfile.TarError, EOFError, _compression_errors()) as error:
+    except (tarfile.TarError, EOFError, *_compression_errors()) as error:
         raise SpecError(f"{args['path']} is damaged, or no tarball: {error}", "root.path") from None
     finally:
         os.close(root)
@@ -73,12 +73,14 @@ def remove(context: object, args: dict[str, Any]) -> bool:
 HANDLERS = {"tarball_unpack": unpack, "tarball_remove": remove}
 
 
-def _sweep(roots: str) -> None:
+def _sweep(roots: str, own: str) -> None:
     """Remove the trees of sandboxes that are no more: a reboot takes the journals, but not these."""
     from nstool.sandbox import rundir
 
-    for name in os.listdir(roots):  # before the names: one claimed in between has no tree yet
-        if name not in rundir.names():
+    trees = os.listdir(roots)
+    names = rundir.names()  # after the trees: a name is claimed before its tree is made
+    for name in trees:
+        if name not in names or name == own:  # ours we have just claimed
             _remove_tree(f"{roots}/{name}")
 
 
@@ -133,30 +135,32 @@ class _Tree:
         self.left: int = args["size"]
         self.keep_owners: bool = args["keep_owners"]
         self.own_dev: bool = args["own_dev"]
+        self.places = [self.cut(path) for path in args["places"]]
         self.maps = (args["uids"], args["gids"])
         self.directories: list[tuple[tuple[str, ...], tarfile.TarInfo]] = []
 
     def unpack(self, tar: tarfile.TarFile) -> None:
+        if self.keep_owners:
+            os.fchown(self.root, *self.mapped(0, 0, None))
         for member in tar:
             parts = self.parts(member, member.name)
             try:
                 self.member(tar, member, parts)
-            except KernelError as error:  # of openat2: it is the tarball that leads there
-                raise self.refused(member, f"{error.errno_name} at {'/'.join(parts)}") from None
             except OSError as error:
-                if error.errno not in (ELOOP, ENOTDIR, ENOENT, 17, 21, 39):
+                if error.errno not in (ELOOP, ENOTDIR, ENOENT, EEXIST, EISDIR):
                     raise
                 raise self.refused(member, f"its place is taken by something else ({error.strerror})") from None
         # Modes and times of directories last: a read-only one must take its files first.
         for parts, member in reversed(self.directories):
             self.attributes(self.open(member, parts), member)
 
-    def refused(self, member: tarfile.TarInfo, why: str) -> SpecError:
-        return SpecError(f"{self.path}: member {member.name!r} is refused: {why}", "root.path")
+    def refused(self, member: tarfile.TarInfo | None, why: str) -> SpecError:
+        name = member.name if member else "(none)"
+        return SpecError(f"{self.path}: member {name!r} is refused: {why}", "root.path")
 
     def parts(self, member: tarfile.TarInfo, name: str) -> tuple[str, ...]:
         """Return the components of a name in the tarball. Raises SpecError if it could lead out."""
-        found = tuple(part for part in name.split("/") if part not in ("", "."))
+        found = self.cut(name)
         if name.startswith("/"):
             raise self.refused(member, f"{name!r} is absolute")
         if ".." in found:
@@ -165,11 +169,17 @@ class _Tree:
             raise self.refused(member, "a NUL byte in a name")
         return found
 
+    @staticmethod
+    def cut(name: str) -> tuple[str, ...]:
+        return tuple(part for part in name.split("/") if part not in ("", "."))
+
     def member(self, tar: tarfile.TarFile, member: tarfile.TarInfo, parts: tuple[str, ...]) -> None:
         size = member.size if member.isreg() else 0
         self.left -= size + _PER_MEMBER
         if self.left < 0:
-            raise self.refused(member, f"with it the tree is larger than root.size = {self.limit} bytes; allow more (--root-size)")
+            raise self.refused(
+                member, f"with it the tree is larger than root.size = {self.limit} bytes; allow more (--root-size)"
+            )
         if member.isdir():
             os.close(self.open(member, parts, make=True))
             self.directories.append((parts, member))
@@ -180,17 +190,18 @@ class _Tree:
             if self.own_dev and parts[0] == "dev":
                 return
             raise self.refused(member, "a device node; a sandbox gets its own in /dev")
-        parent, name = self.open(member, parts[:-1], make=True), parts[-1]
+        parent = self.open(member, parts[:-1], make=True)
         try:
-            self.entry(tar, member, parent, name)
+            self.entry(tar, member, parent, parts)
         finally:
             os.close(parent)
 
-    def entry(self, tar: tarfile.TarFile, member: tarfile.TarInfo, parent: int, name: str) -> None:
-        try:
+    def entry(self, tar: tarfile.TarFile, member: tarfile.TarInfo, parent: int, parts: tuple[str, ...]) -> None:
+        import contextlib
+
+        name = parts[-1]
+        with contextlib.suppress(FileNotFoundError):
             os.unlink(name, dir_fd=parent)  # a later member takes the place of an earlier one
-        except FileNotFoundError:
-            pass
         if member.islnk():
             linked = self.parts(member, member.linkname)
             if not linked:
@@ -201,12 +212,16 @@ class _Tree:
             finally:
                 os.close(source)
         elif member.issym():
+            if any(place[: len(parts)] == parts for place in self.places):
+                raise self.refused(member, "a symlink where the sandbox mounts something")
             os.symlink(member.linkname, name, dir_fd=parent)
             if self.keep_owners:
                 os.chown(name, *self.owner(member), dir_fd=parent, follow_symlinks=False)
         elif member.isfifo():
             os.mkfifo(name, 0o600, dir_fd=parent)
-            self.attributes(os.open(name, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent), member)
+            self.attributes(
+                os.open(name, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent), member
+            )
         elif member.isreg():
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
             fd = os.open(name, flags, 0o600, dir_fd=parent)
@@ -232,14 +247,16 @@ class _Tree:
                     try:
                         os.mkdir(part, 0o755, dir_fd=fd)
                         if self.keep_owners:
-                            os.chown(part, *self.mapped(0, 0, member), dir_fd=fd, follow_symlinks=False)
+                            os.chown(part, *self.mapped(0, 0, None), dir_fd=fd, follow_symlinks=False)
                     except FileExistsError:
                         pass
                 try:
                     below = os.open(part, _DIR_FLAGS, dir_fd=fd)
                 except (NotADirectoryError, OSError) as error:
                     if error.errno in (ELOOP, ENOTDIR):
-                        raise self.refused(member, f"{part!r} on its way is a symlink or a file of the tarball") from None
+                        raise self.refused(
+                            member, f"{part!r} on its way is a symlink or a file of the tarball"
+                        ) from None
                     raise
             finally:
                 os.close(fd)
@@ -249,11 +266,14 @@ class _Tree:
     def owner(self, member: tarfile.TarInfo) -> tuple[int, int]:
         return self.mapped(member.uid, member.gid, member)
 
-    def mapped(self, uid: int, gid: int, member: tarfile.TarInfo) -> tuple[int, int]:
+    def mapped(self, uid: int, gid: int, member: tarfile.TarInfo | None) -> tuple[int, int]:
+        """Return the host ids of ids inside; member None: of a directory that no member describes."""
         outside = []
         for number, lines, what in ((uid, self.maps[0], "user"), (gid, self.maps[1], "group")):
             if lines:
                 line = next((line for line in lines if line[0] <= number < line[0] + line[2]), None)
+                if line is None and member is None:  # what no member owns is the first id's
+                    line = (number, lines[0][1], 1)
                 if line is None:
                     raise self.refused(member, f"{what} id {number} is not in the {what[0]}id_map")
                 number = line[1] + number - line[0]
@@ -261,11 +281,11 @@ class _Tree:
         return outside[0], outside[1]
 
     def attributes(self, fd: int, member: tarfile.TarInfo) -> None:
-        """Set owner, mode and time of an open file and close it. chown(2) clears set-user-ID, so the mode comes second."""
+        """Set owner, mode and time of an open file and close it. The mode after chown(2), which clears set-user-ID."""
         try:
             if self.keep_owners:
                 os.fchown(fd, *self.owner(member))
             os.fchmod(fd, member.mode & 0o7777)
-            os.utime(fd, (member.mtime, member.mtime))
+            os.utime(fd, (min(max(member.mtime, 0), _LAST_TIME),) * 2)
         finally:
             os.close(fd)

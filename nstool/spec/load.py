@@ -47,8 +47,8 @@ _FIELDS: dict[tuple[type[Frozen], str], Callable[[object], object]] = {
     (Limits, "cpu"): values.cores,
     **{(Capabilities, name): values.capability_set for name in Capabilities.__fields__},
     **{(Namespaces, name): values.namespace for name in Namespaces.__fields__ if not name.endswith("_offset")},
-    (Namespaces, "monotonic_offset"): values.seconds,
-    (Namespaces, "boottime_offset"): values.seconds,
+    (Namespaces, "monotonic_offset"): values.clock_offset,
+    (Namespaces, "boottime_offset"): values.clock_offset,
     **{(Ipc, name): values.size for name in ("shmmax", "msgmax", "msgmnb", "mq_msgsize_max")},
 }
 # Human forms of the elements of a list, and of the values of a table.

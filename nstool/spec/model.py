@@ -129,7 +129,8 @@ class Capabilities(Frozen):
 class Namespaces(Frozen):
     """``[namespaces]``: "new" (default), "host", or a path or pid to join, for each type.
 
-    time_offsets: seconds added to the monotonic and boottime clocks.
+    monotonic_offset, boottime_offset: seconds added to the clocks; None: what makes them begin at zero,
+    so that the host's uptime does not show.
     """
 
     user: str = "new"
@@ -140,8 +141,8 @@ class Namespaces(Frozen):
     ipc: str = "new"
     cgroup: str = "new"
     time: str = "new"
-    monotonic_offset: int = 0
-    boottime_offset: int = 0
+    monotonic_offset: int | None = None
+    boottime_offset: int | None = None
 
 
 class Ipc(Frozen):

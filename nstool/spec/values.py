@@ -127,6 +127,11 @@ def seconds(value: object) -> int:
     return int(number) * _SECONDS[unit]
 
 
+def clock_offset(value: object) -> int | None:
+    """Return seconds as ``seconds``, or None (null in JSON) for a clock that begins at zero."""
+    return None if value is None else seconds(value)
+
+
 def octal(value: object) -> int:
     """Return permission bits: 0o755, "0755", "755"."""
     if isinstance(value, int) and not isinstance(value, bool):

@@ -226,7 +226,7 @@ def blocking(number: int, tell: int, fifo: str) -> Iterator[list[Plan]]:
 def main() -> None:
     """``python -m tests.support.plans FILE USER WORD...``: nstool with these words; its plans go to FILE, pickled.
 
-    USER: name of the ordinary user to become first, or "-".
+    USER: an ordinary user to become first, pickled, in hex; or "-".
     """
     import pickle
 
@@ -235,14 +235,10 @@ def main() -> None:
     path, user, *words = sys.argv[1:]
     with open(path, "wb") as file:
         if user != "-":
-            from tests.support.user import User
-
-            become = pickle.loads(bytes.fromhex(user))
-            assert isinstance(become, User)
-            become.become()
-        with recorded() as made:
+            pickle.loads(bytes.fromhex(user)).become()
+        with recorded() as given:
             status = run(words)
-        pickle.dump(made, file)
+        pickle.dump(given, file)
     sys.exit(status)
 
 

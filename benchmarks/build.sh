@@ -1,0 +1,17 @@
+#!/bin/sh
+# Build the programs that nstool is measured against, and a small root directory, into $1 (default: build/bench).
+# Needs gcc and a static busybox.
+set -eu
+cd "$(dirname "$0")"
+out=${1:-../build/bench}
+busybox=${BUSYBOX:-$(command -v busybox)}
+flags="-O2 -Wall -Wextra -Wno-unused-function"
+mkdir -p "$out/bin"
+for directory in bin proc dev sys tmp etc run usr root; do mkdir -p "$out/rootfs/$directory"; done
+gcc $flags -o "$out/bin/floor_spawn" floor_spawn.c
+gcc $flags -o "$out/bin/launch_time" launch_time.c
+gcc $flags -static -o "$out/bin/floor_launch" floor_launch.c
+for program in tiny_true tiny_sleep; do gcc -O2 -static -nostdlib -o "$out/rootfs/bin/$program" $program.c; done
+cp -f "$busybox" "$out/rootfs/bin/busybox"
+for applet in true sh cat sleep ls; do ln -sf busybox "$out/rootfs/bin/$applet"; done
+chmod 755 "$out" "$out/rootfs"

@@ -1,0 +1,75 @@
+"""``nstool check``: what of a spec this host cannot do; alone, what this host can do at all."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from nstool.cli.main import CANNOT
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from nstool.plan.preflight import Problem
+    from nstool.sandbox.features import Feature
+
+OTHERS = {"--json": False}
+STYLES = {"yes": "green", "limited": "yellow", "unknown": "yellow", "no": "red"}
+
+
+@click.command("check", context_settings={"ignore_unknown_options": True})
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="[RUN OPTIONS] [SPEC] [-- CMD ARGS]")
+def command(words: tuple[str, ...], as_json: bool) -> int:
+    """Say what of a spec this host cannot do, each with its cause and remedy; without one, list what it can.
+
+    Takes what `nstool run` takes. Nothing is done that stays: facts are read, and the steps are tried in a
+    child that ends before the command. Exit status: 0 all can be done, 125 something cannot, 2 bad spec.
+    """
+    from nstool.sandbox import features
+
+    # Click takes "--" away, which options.parse needs.
+    argv = sys.argv[2:]
+    if [word for word in argv if word != "--json"]:
+        from nstool.cli import options
+
+        spec, _ = options.parse(argv, OTHERS)
+        return _show_problems(features.problems(spec), as_json)
+    return _show_features(features.features(), as_json)
+
+
+def _show_problems(problems: tuple[Problem, ...], as_json: bool) -> int:
+    if as_json:
+        import json
+
+        click.echo(json.dumps({"ok": not problems, "problems": [p.asdict() for p in problems]}, indent=2))
+    elif problems:
+        click.echo("\n\n".join(map(str, problems)))
+    else:
+        click.echo("this host can do all of it")
+    return CANNOT if problems else 0
+
+
+def _show_features(features: tuple[Feature, ...], as_json: bool) -> int:
+    if as_json:
+        import json
+
+        click.echo(json.dumps([feature.asdict() for feature in features], indent=2))
+        return 0
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, show_edge=False)
+    for title in ("feature", "", "found by", "what to do"):
+        table.add_column(title, overflow="fold", ratio=None if title in ("", "feature") else 1)
+    area = ""
+    for feature in features:
+        if feature.area != area:
+            area = feature.area
+            table.add_row(Text(area, style="bold"), "", "", "")
+        state = Text(feature.state, style=STYLES[feature.state])
+        table.add_row(Text(f"  {feature.name}"), state, Text(feature.found), Text(feature.remedy))
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
+    console.print(table)
+    return 0

@@ -1,0 +1,163 @@
+"""Say before anything is done what of a spec this host cannot do, with the detectors that explain failures."""
+
+from __future__ import annotations
+
+from nstool.errors import KernelError, NotSupported, SpecError
+from nstool.frozen import Frozen
+from nstool.plan.describe import call_text
+from nstool.plan.lease import Lease
+from nstool.plan.steps import LAUNCHER, UNDO, Plan, Step
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from nstool.plan.host import Host
+    from nstool.spec.model import Spec
+
+    Trial = Callable[[Spec, Host], KernelError | None]
+
+# Values that no sandbox gets: the plan is made to be looked at only.
+LEASE = Lease(
+    name="check",
+    uid_base=0x7FFE0000,
+    gid_base=0x7FFE0000,
+    cgroup="nstool-check",
+    link="ns-check",
+    address="10.213.255.254/30",
+    gateway="10.213.255.253/30",
+    address6="fd6e:7374:6f6f::2/126",
+    gateway6="fd6e:7374:6f6f::1/126",
+)
+
+
+class Problem(Frozen):
+    """One thing that this host cannot do. what: of the spec, or the step's purpose. call: the step, or empty.
+
+    checked: the cause has been seen on this host; otherwise causes that remain possible are named.
+    """
+
+    what: str
+    cause: str
+    remedy: str
+    call: str = ""
+    checked: bool = True
+
+    def __str__(self) -> str:
+        lines = [f"{self.what}: not possible on this host"]
+        if self.call:
+            lines.append(f"step: {self.call}")
+        if self.cause:
+            lines.append(f"{'cause' if self.checked else 'possible cause'}: {self.cause}")
+        if self.remedy:
+            lines.append(f"remedy: {self.remedy}")
+        return "\n".join(lines)
+
+
+def check(spec: Spec, host: Host, trial: Trial | None = None, root: str = "") -> tuple[Problem, ...]:
+    """Return what this host cannot do of a spec that spec.check has passed; empty when all can be done.
+
+    host: the facts, from sandbox.host.read. trial: runs the spec's steps in a child that never executes the
+    command, where only trying tells (sandbox.features.trial); None for none. Its error counts when no detector
+    has seen a problem. root: put before the paths of /proc and /sys that detectors read.
+    """
+    from nstool.plan.build import plan
+
+    problems = [*_limits(spec, host), *_network(spec)]
+    # What these two have answered is taken out, so that the plan can be made and the rest looked at.
+    reduced = spec
+    if host.cgroups is not None and any(p.what.startswith("limits.") for p in problems):
+        reduced = reduced.replace(limits=spec.limits.replace(memory=0, swap=0, pids=0, cpu=0.0))
+    try:
+        planned = plan(reduced, host, LEASE)
+    except (NotSupported, SpecError) as error:
+        return (*problems, problem(error))
+    problems += predict(planned, root)
+    if trial is not None and not problems:
+        refused = trial(reduced, host)
+        if refused is not None:
+            problems.append(_refusal(refused))
+    return tuple(dict.fromkeys(problems))
+
+
+def _refusal(error: KernelError) -> Problem:
+    cause = error.cause or f"the kernel refuses it when it is tried: {error.errno_name}"
+    return Problem(error.why, cause, error.remedy, error.call, error.checked)
+
+
+def predict(plan: Plan, root: str = "") -> tuple[Problem, ...]:
+    """Return the problems that the catalogue's detectors see in a plan before it is run, each cause once."""
+    from nstool.detectors.scene import Scene
+    from nstool.plan.hints import ROWS, sentence
+
+    first = Scene(plan.steps[0], plan=plan, root=root)
+    found: dict[tuple[str, str], Problem] = {}
+    for step in plan.steps:
+        if step.who == UNDO or step.call == "external":
+            continue
+        scene = first.at(step)
+        for row in ROWS:
+            if not row.predicts or step.call not in row.calls or _harmless(step, row.errnos):
+                continue
+            answer = row.detector(scene)
+            if answer:
+                cause, remedy = sentence(row.cause, answer), sentence(row.remedy, answer)
+                found.setdefault((cause, remedy), Problem(step.why, cause, remedy, call_text(step)))
+    return tuple(found.values())
+
+
+def _harmless(step: Step, errnos: tuple[str, ...]) -> bool:
+    import errno
+
+    return bool(step.ignore) and errno.errorcode.get(step.ignore) in errnos
+
+
+def _limits(spec: Spec, host: Host) -> Iterator[Problem]:
+    from nstool.plan.cgroups import preflight
+
+    if host.cgroups is not None:
+        for missing in preflight(spec.limits, host.cgroups):
+            yield problem(missing)
+
+
+def _network(spec: Spec) -> Iterator[Problem]:
+    from nstool.network.preflight import preflight
+
+    for missing in preflight(spec.net):
+        yield problem(missing)
+
+
+def problem(error: NotSupported | SpecError) -> Problem:
+    """Return an exception that a check has raised as a problem."""
+    if isinstance(error, NotSupported):
+        return Problem(error.what, error.cause, error.remedy)
+    return Problem(error.place or "the spec", error.message, "")
+
+
+def trial_spec(spec: Spec) -> Spec:
+    """Return the spec with what would change something outside of the trial's own child left out.
+
+    Cgroups, links, kept layers, writable host trees, passed fds, terminals. The command is looked for by the
+    detectors, and never executed.
+    """
+    root = spec.root
+    if root.type == "tarball" or (root.writable and root.type in ("host", "directory")):
+        root = type(root)()
+    elif root.type == "overlay":
+        root = root.replace(upper="")
+    net = spec.net
+    if net.mode in ("veth", "bridge"):
+        net = type(net)(mode="loopback", sysctls=net.sysctls)
+    mounts = tuple(m for m in spec.mounts if not m.upper) if root == spec.root else ()
+    limits = spec.limits.replace(memory=0, swap=0, pids=0, cpu=0.0)
+    return spec.replace(root=root, net=net, mounts=mounts, limits=limits, pass_fds=(), terminal="never")
+
+
+def trial_plan(plan: Plan) -> Plan:
+    """Return the plan whose command is a path that nothing has, so that it ends where the command would begin."""
+    steps = tuple(
+        step.replace(args=(("",), *step.args[1:])) if step.call == "execve" else step
+        for step in plan.steps
+        if step.who != UNDO and not (step.call == "external" and step.who == LAUNCHER)
+    )
+    return plan.replace(steps=steps)

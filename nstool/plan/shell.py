@@ -1,0 +1,1 @@
+def script(plan): return b""

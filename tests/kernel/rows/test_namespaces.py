@@ -1,0 +1,509 @@
+"""Rows N1, N2, N3, N5, N7: namespaces made in any subset, entered, kept; seen from inside and from outside."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nstool import syscalls, uapi
+from nstool.errors import KernelError, SpecError
+from nstool.kinds import KINDS
+from nstool.sandbox.launch import launch
+from nstool.spec.model import Namespaces, Net
+from tests.kernel.rows import boxes
+from tests.kernel.rows.conftest import Act
+from tests.support import processes
+from tests.support.workplace import Workplace
+
+HOST_NET = Net(mode="host")
+
+
+def without(*kinds: str) -> dict[str, Any]:
+    """The words of a spec in which these namespaces are the host's, with what they entail."""
+    words: dict[str, Any] = {"namespaces": boxes.shared(*kinds)}
+    if "net" in kinds:
+        words["net"] = HOST_NET
+    if "mnt" in kinds:
+        words |= {"proc": "none", "dev": "none", "tmp_size": 0}
+    elif "pid" in kinds:
+        words["proc"] = "bind"
+    if "user" in kinds and os.geteuid() == 0:
+        words["user"] = "65534:65534"
+    return words
+
+
+def differing(pid: int) -> set[str]:
+    return {kind for kind in boxes.NAMES if boxes.inode(pid, kind) != boxes.inode("self", kind)}
+
+
+# ------------------------------------------------------------------------------------ N1, N7
+
+
+def test_all_eight_namespaces_are_new(act: Act) -> None:
+    """By default, seen from outside, and by the inodes that the command itself sees."""
+
+    def look() -> tuple[set[str], bool]:
+        with boxes.box() as box:
+            inside = box.ask("for n in user mnt pid net uts ipc cgroup time; do readlink /proc/self/ns/$n; done")
+            return differing(box.pid), inside.split() == [boxes.inode(box.pid, kind) for kind in boxes.NAMES]
+
+    assert act(look) == (set(boxes.NAMES), True)
+
+
+@pytest.mark.parametrize("kind", boxes.NAMES)
+def test_one_namespace_can_be_the_hosts(as_root: Act, kind: str) -> None:
+    """A namespace that the spec calls "host" is the caller's, the others are new."""
+
+    def look() -> set[str]:
+        with boxes.box(**without(kind)) as box:
+            return set(boxes.NAMES) - differing(box.pid)
+
+    assert as_root(look) == {kind}
+
+
+@pytest.mark.parametrize("kind", [kind for kind in boxes.NAMES if kind != "user"])
+def test_one_namespace_can_be_the_users(as_user: Act, kind: str) -> None:
+    """The same for an ordinary user; without a user namespace nothing can be made."""
+
+    def look() -> set[str]:
+        with boxes.box(**without(kind)) as box:
+            return set(boxes.NAMES) - differing(box.pid)
+
+    assert as_user(look) == {kind}
+
+
+def test_user_needs_a_user_namespace_for_the_others(as_user: Act) -> None:
+    """The refusal is the kernel's, says the step, and nothing is left."""
+
+    def ask() -> str:
+        with pytest.raises(KernelError) as refused:
+            launch(boxes.spec("true", **without("user")))
+        return refused.value.call
+
+    assert as_user(ask).startswith("clone3(")
+
+
+@pytest.mark.parametrize("kind", ["uts", "net", "ipc", "pid"])
+def test_only_one_namespace_is_new(as_root: Act, kind: str) -> None:
+    """The other seven are the host's."""
+    words = without(*(other for other in boxes.NAMES if other != kind))
+    if kind == "net":
+        words["net"] = Net()
+
+    def look() -> set[str]:
+        with boxes.box(**words) as box:
+            return differing(box.pid)
+
+    assert as_root(look) == {kind}
+
+
+def test_a_user_namespace_alone(act: Act) -> None:
+    """The smallest sandbox of an ordinary user."""
+    words = without(*(other for other in boxes.NAMES if other != "user"))
+
+    def look() -> set[str]:
+        with boxes.box(**words) as box:
+            return differing(box.pid)
+
+    assert act(look) == {"user"}
+
+
+def test_no_namespace_is_new(as_root: Act) -> None:
+    """Then it is a plain process with dropped rights."""
+
+    def look() -> tuple[set[str], str]:
+        with boxes.box(**without(*boxes.NAMES)) as box:
+            return differing(box.pid), boxes.status(box.pid)["CapEff"]
+
+    assert as_root(look) == (set(), "0" * 16)
+
+
+def test_the_words_of_the_command_line(act: Act) -> None:
+    """--share and --namespaces say the same as the spec."""
+
+    def look() -> list[str]:
+        words = ["--memory", "0", "--pids", "0", "--share", "uts,ipc", "--namespaces", "time=host"]
+        ran = boxes.nstool("run", *words, "--", "sh", "-c", "readlink /proc/self/ns/uts /proc/self/ns/ipc /proc/self/ns/time")
+        assert ran.status == 0, ran
+        return ran.lines
+
+    assert act(look) == [boxes.inode("self", kind) for kind in ("uts", "ipc", "time")]
+
+
+def test_a_namespace_of_another_process_is_joined(as_root: Act) -> None:
+    """A pid or a file in place of "new"; the rest is made anew."""
+
+    def look() -> tuple[bool, bool, bool]:
+        with boxes.box() as first:
+            words = Namespaces(uts=str(first.pid), ipc=f"/proc/{first.pid}/ns/ipc")
+            with boxes.box(namespaces=words) as second:
+                same = [boxes.inode(first.pid, kind) == boxes.inode(second.pid, kind) for kind in ("uts", "ipc", "net")]
+                return same[0], same[1], same[2]
+
+    assert as_root(look) == (True, True, False)
+
+
+def test_a_joined_namespace_must_be_of_the_type(as_root: Act) -> None:
+    """The kernel refuses a net file where a uts one belongs; the error names the step."""
+
+    def ask() -> tuple[str, int | None]:
+        with pytest.raises(KernelError) as refused:
+            launch(boxes.spec("true", namespaces=Namespaces(uts="/proc/self/ns/ipc")))
+        return refused.value.call, refused.value.errno
+
+    call, errno = as_root(ask)
+    assert call.startswith("setns(")
+    assert errno == 22
+
+
+@pytest.mark.needs("timens")
+def test_clocks_have_their_offsets(act: Act) -> None:
+    """The uptime inside is the host's plus the offset; timens_offsets of the payload shows both. time_namespaces(7)."""
+    words = Namespaces(monotonic_offset=86400, boottime_offset=864000)
+
+    def look() -> tuple[float, list[list[str]]]:
+        with boxes.box(namespaces=words) as box:
+            inside = float(box.ask("cat /proc/uptime").split()[0])
+            shown = Path(f"/proc/{box.pid}/timens_offsets").read_text().splitlines()
+            return inside - time.clock_gettime(time.CLOCK_BOOTTIME), [line.split() for line in shown]
+
+    difference, shown = act(look)
+    assert abs(difference - 864000) < 5
+    assert shown == [["monotonic", "86400", "0"], ["boottime", "864000", "0"]]
+
+
+@pytest.mark.needs("timens")
+def test_offsets_of_the_command_line(act: Act) -> None:
+    """--time-offset moves the clocks of the sandbox, not those of the host."""
+
+    def look() -> float:
+        ran = boxes.nstool("run", "--memory", "0", "--pids", "0", "--time-offset", "10d", "--", "cat", "/proc/uptime")
+        assert ran.status == 0, ran
+        return float(ran.out.split()[0]) - time.clock_gettime(time.CLOCK_BOOTTIME)
+
+    assert abs(act(look) - 864000) < 5
+
+
+@pytest.mark.needs("timens")
+def test_a_clock_cannot_start_below_zero(as_root: Act) -> None:
+    """The kernel refuses the offset, and the error names the step."""
+
+    def ask() -> str:
+        with pytest.raises(KernelError) as refused:
+            launch(boxes.spec("true", namespaces=Namespaces(boottime_offset=-(10**9))))
+        return str(refused.value)
+
+    assert "timens_offsets" in as_root(ask)
+
+
+# ------------------------------------------------------------------------------------ N2, N3
+
+
+def test_the_caller_moves_into_new_namespaces(as_root: Act) -> None:
+    """unshare: the caller's links change, but for pid and time, which hold for children only. unshare(2)."""
+
+    def move() -> tuple[set[str], set[str]]:
+        before = {kind: boxes.inode("self", kind) for kind in boxes.NAMES}
+        flags = 0
+        for kind in KINDS.values():
+            flags |= kind.flag
+        syscalls.unshare(flags)
+        moved = {kind for kind in boxes.NAMES if boxes.inode("self", kind) != before[kind]}
+        later = {kind for kind in ("pid", "time") if _for_children(kind) != before[kind]}
+        return moved, later
+
+    moved, later = as_root(move)
+    assert moved == set(boxes.NAMES) - {"pid", "time"}
+    assert later == {"time", "pid"}
+
+
+def _for_children(kind: str) -> str:
+    # pid_for_children cannot be read until the namespace has a first process.
+    if kind == "pid" and os.fork() == 0:
+        os._exit(0)
+    if kind == "pid":
+        os.wait()
+    try:
+        return os.readlink(f"/proc/self/ns/{kind}_for_children")
+    except FileNotFoundError:  # its init has ended: it was a new one
+        return ""
+
+
+def test_an_ordinary_user_unshares_a_user_namespace_first(as_user: Act) -> None:
+    """Alone a uts namespace is refused, with a user namespace it is made. user_namespaces(7)."""
+
+    def move() -> tuple[int | None, set[str]]:
+        before = {kind: boxes.inode("self", kind) for kind in boxes.NAMES}
+        with pytest.raises(KernelError) as refused:
+            syscalls.unshare(uapi.CLONE_NEWUTS)
+        syscalls.unshare(uapi.CLONE_NEWUSER | uapi.CLONE_NEWUTS)
+        return refused.value.errno, {kind for kind in boxes.NAMES if boxes.inode("self", kind) != before[kind]}
+
+    assert as_user(move) == (1, {"user", "uts"})
+
+
+@pytest.mark.parametrize("kinds", ["net", "uts,ipc", ""])
+def test_enter_the_namespaces_of_a_pid(as_root: Act, kinds: str) -> None:
+    """Those that are named, or all that differ; the rest stays the caller's."""
+
+    def enter() -> set[str]:
+        with boxes.box() as box:
+            words = ["--types", kinds] if kinds else []
+            script = "for n in user mnt pid net uts ipc cgroup time; do readlink /proc/self/ns/$n; done"
+            ran = boxes.nstool("enter", *words, str(box.pid), "--", "/bin/sh", "-c", script)
+            assert ran.status == 0, ran
+            return {kind for kind, link in zip(boxes.NAMES, ran.out.split()) if link == boxes.inode(box.pid, kind)}
+
+    assert as_root(enter) == set(kinds.split(",") if kinds else boxes.NAMES)
+
+
+def test_an_ordinary_user_enters_what_is_theirs(as_user: Act) -> None:
+    """The user namespace first gives the rights for the others. setns(2)."""
+
+    def enter() -> set[str]:
+        with boxes.box() as box:
+            script = "for n in user mnt pid net uts ipc cgroup time; do readlink /proc/self/ns/$n; done"
+            ran = boxes.nstool("enter", str(box.pid), "--", "/bin/sh", "-c", script)
+            assert ran.status == 0, ran
+            return {kind for kind, link in zip(boxes.NAMES, ran.out.split()) if link == boxes.inode(box.pid, kind)}
+
+    assert as_user(enter) == set(boxes.NAMES)
+
+
+def test_an_ordinary_user_may_not_enter_a_root_sandbox(as_root: Act, as_user: Act) -> None:
+    """Exit status 125 and the kernel's refusal, whatever /proc tells."""
+    sleeper = subprocess.Popen(["unshare", "--uts", "sleep", "100"])
+    try:
+        assert _until(lambda: boxes.inode(sleeper.pid, "uts") != boxes.inode("self", "uts"))
+        ran = as_user(boxes.nstool, "enter", "--types", "uts", str(sleeper.pid), "--", "true")
+        assert ran.status == 125
+        assert "Permission denied" in ran.err or "not permitted" in ran.err
+        assert "Traceback" not in ran.err
+    finally:
+        sleeper.kill()
+        sleeper.wait()
+
+
+def _until(condition: Any) -> bool:
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        if condition():
+            return True
+    return False
+
+
+def test_enter_a_namespace_file(as_root: Act) -> None:
+    """The type is that of the file."""
+
+    def enter() -> bool:
+        with boxes.box() as box:
+            ran = boxes.nstool("enter", f"/proc/{box.pid}/ns/uts", "--", "readlink", "/proc/self/ns/uts", "/proc/self/ns/net")
+            assert ran.status == 0, ran
+            return ran.out.split() == [boxes.inode(box.pid, "uts"), boxes.inode("self", "net")]
+
+    assert as_root(enter)
+
+
+@pytest.mark.needs("ip")
+def test_enter_a_named_network_namespace(as_root: Act, name: str) -> None:
+    """One that ip netns made."""
+    as_root(lambda: None)
+    subprocess.run(["ip", "netns", "add", name], check=True)
+    try:
+        ran = as_root(boxes.nstool, "enter", name, "--", "stat", "-Lc", "%i", "/proc/self/ns/net")
+        assert ran == (0, f"{os.stat(f'/run/netns/{name}').st_ino}\n", "")
+    finally:
+        subprocess.run(["ip", "netns", "delete", name], check=True)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["99999999"], "no process 99999999"),
+        (["no-such-netns"], "nor a named network namespace"),
+        (["/etc/passwd"], "not a namespace file"),
+        (["--types", "nett", "1"], "did you mean"),
+        (["--types", "net", "/proc/self/ns/uts"], "is a uts namespace, not net"),
+        (["/etc"], "holds no pinned"),
+    ],
+)
+def test_enter_refuses(act: Act, words: list[str], message: str) -> None:
+    """What is not there or not of the type: exit status 2, one message."""
+    ran = act(boxes.nstool, "enter", *words, "--", "true")
+    assert ran.status == 2, ran
+    assert message in ran.err
+    assert "Traceback" not in ran.err
+
+
+def test_the_status_of_an_entered_command(as_root: Act) -> None:
+    """As a shell gives it: the command's own, 127 for none, 126 for one that cannot be run, 128+n for a signal."""
+
+    def enter() -> list[int]:
+        with boxes.box() as box:
+            pid = str(box.pid)
+            commands = (["sh", "-c", "exit 7"], ["/nowhere"], ["/etc/passwd"], ["sh", "-c", "kill -9 $$"])
+            return [boxes.nstool("enter", "--types", "uts", pid, "--", *command).status for command in commands]
+
+    assert as_root(enter) == [7, 127, 126, 128 + signal.SIGKILL]
+
+
+def test_syscalls_setns_by_pidfd(as_root: Act) -> None:
+    """The library's bare call, with several types at once. Linux 5.8."""
+
+    def enter() -> bool:
+        with boxes.box() as box:
+            pidfd = syscalls.pidfd_open(box.pid)
+            try:
+                syscalls.setns(pidfd, uapi.CLONE_NEWUTS | uapi.CLONE_NEWIPC | uapi.CLONE_NEWNET)
+            finally:
+                os.close(pidfd)
+            return all(boxes.inode("self", kind) == boxes.inode(box.pid, kind) for kind in ("uts", "ipc", "net"))
+
+    assert as_root(enter)
+
+
+# ---------------------------------------------------------------------------------------- N5
+
+
+@pytest.fixture
+def place(workplace: Workplace) -> Path:
+    """A directory that does not exist yet."""
+    return workplace.own / "pins"
+
+
+def test_pinned_namespaces_outlive_their_processes(as_root: Act, place: Path) -> None:
+    """They are files then, entered by nstool enter, and gone with unpin."""
+
+    def keep() -> None:
+        with boxes.box(hostname="kept") as box:
+            wanted = {kind: boxes.inode(box.pid, kind) for kind in ("uts", "net", "ipc")}
+            ran = boxes.nstool("pin", "--types", "uts,net,ipc", str(box.pid), str(place))
+            assert ran.status == 0, ran
+            assert sorted(os.listdir(place)) == ["ipc", "net", "uts"]
+        try:
+            # Another road than nstool: the inode of the file, which the links named.
+            assert {kind: f"{kind}:[{os.stat(place / kind).st_ino}]" for kind in wanted} == wanted
+            ran = boxes.nstool("enter", str(place), "--", "/bin/sh", "-c", "hostname; readlink /proc/self/ns/net")
+            assert ran == (0, f"kept\n{wanted['net']}\n", "")
+        finally:
+            gone = boxes.nstool("unpin", str(place))
+        assert gone.status == 0, gone
+        assert not place.exists()
+        assert str(place) not in boxes.mounts("self")
+
+    as_root(keep)
+
+
+def test_a_sandbox_is_pinned_by_its_name(as_root: Act, place: Path) -> None:
+    """All that differ but mnt; those with a user namespace are entered too."""
+
+    def keep() -> None:
+        with boxes.box(hostname="byname") as box:
+            ran = boxes.nstool("pin", box.sandbox.name, str(place))
+            assert ran.status == 0, ran
+            owner = boxes.inode(box.pid, "user")
+        try:
+            assert sorted(os.listdir(place)) == sorted(set(boxes.NAMES) - {"mnt"})
+            ran = boxes.nstool("enter", "--types", "user,uts", str(place), "--", "/bin/sh", "-c", "hostname; readlink /proc/self/ns/user")
+            assert ran == (0, f"byname\n{owner}\n", "")
+        finally:
+            assert boxes.nstool("unpin", str(place)).status == 0
+
+    as_root(keep)
+
+
+def test_a_mount_namespace_is_pinned_where_it_can_be(as_root: Act, tmp_path: Path) -> None:
+    """In a private mount, which does not propagate into it: then its root is entered without a process."""
+    from tests.support import kernel
+
+    def keep() -> None:
+        kernel.unshare(kernel.CLONE_NEWNS)
+        kernel.mount("none", "/", "", kernel.MS_REC | kernel.MS_PRIVATE)
+        place = tmp_path / "pins"
+        with boxes.box(hostname="m") as box:
+            ran = boxes.nstool("pin", "--types", "mnt", str(box.pid), str(place))
+            assert ran.status == 0, ran
+            wanted = boxes.inode(box.pid, "mnt")
+        ran = boxes.nstool("enter", str(place), "--", "/bin/sh", "-c", "readlink /proc/self/ns/mnt; ls -A /home; touch /usr/x")
+        assert boxes.nstool("unpin", str(place)).status == 0
+        assert ran.out.split() in ([], [wanted]), ran  # /proc of its dead pid namespace may show nothing
+        assert "Read-only file system" in ran.err
+
+    as_root(keep)
+
+
+def test_a_process_is_pinned_by_pid(as_root: Act, place: Path) -> None:
+    """Any process, not only ours."""
+    as_root(lambda: None)
+    sleeper = subprocess.Popen(["unshare", "--uts", "sleep", "100"])
+    try:
+        assert _until(lambda: processes.read(sleeper.pid).comm == "sleep")  # type: ignore[union-attr]
+        ran = as_root(boxes.nstool, "pin", str(sleeper.pid), str(place))
+        assert ran.status == 0, ran
+        assert os.listdir(place) == ["uts"]
+    finally:
+        sleeper.kill()
+        sleeper.wait()
+        if place.exists():
+            assert as_root(boxes.nstool, "unpin", str(place)).status == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["99999999", "{new}"], "no process 99999999"),
+        (["no-such-sandbox", "{new}"], "there is no sandbox"),
+        (["--types", "utz", "1", "{new}"], "did you mean"),
+        (["1", "/etc"], "exists already"),
+        (["1", "/nowhere/x"], "does not exist"),
+    ],
+)
+def test_pin_refuses(as_root: Act, place: Path, words: list[str], message: str) -> None:
+    """With exit status 2, one message, and no directory made."""
+    if "1" in words and "--types" not in words:
+        words = ["--types", "uts", *words]
+    ran = as_root(boxes.nstool, "pin", *(word.format(new=place) for word in words))
+    assert ran.status == 2, ran
+    assert message in ran.err
+    assert not place.exists()
+
+
+def test_an_ordinary_user_cannot_pin(as_user: Act) -> None:
+    """A bind mount needs CAP_SYS_ADMIN: the message says so, and no directory is left."""
+
+    def ask() -> tuple[boxes.Ran, bool]:
+        with boxes.box() as box:
+            return boxes.nstool("pin", str(box.pid), "pins"), os.path.exists("pins")
+
+    ran, left = as_user(ask)
+    assert ran.status == 125, ran
+    assert "CAP_SYS_ADMIN" in ran.err
+    assert not left
+
+
+def test_unpin_touches_nothing_else(as_root: Act, tmp_path: Path) -> None:
+    """A directory that pin has not made is refused, and stays as it is."""
+    (tmp_path / "uts").touch()
+    (tmp_path / "mine").touch()
+    ran = as_root(boxes.nstool, "unpin", str(tmp_path))
+    assert ran.status == 2
+    assert "not touched" in ran.err
+    assert sorted(os.listdir(tmp_path)) == ["mine", "uts"]
+
+
+def test_library_errors_are_spec_errors(as_root: Act) -> None:
+    """What the library raises for a wrong target is what the command line calls status 2."""
+    from nstool.sandbox.pins import pin
+
+    def ask() -> str:
+        with pytest.raises(SpecError) as refused:
+            pin("1", "/tmp/never-made", ("net", "utz"))
+        return str(refused.value)
+
+    assert "utz" in as_root(ask)

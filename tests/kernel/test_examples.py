@@ -1,0 +1,105 @@
+"""Every example runs, as root and as an ordinary user, says what it promises, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+SECONDS = 60.0
+
+# Chapter to lines (or parts of lines) that its example prints, as root and as an ordinary user alike.
+CHAPTERS: dict[str, tuple[str, ...]] = {
+    "chapter3_namespaces": (
+        "/proc/self/ns/time ",
+        "pid of its first child             1\n",
+        "host name joined\n",
+        "host name kept\n",
+    ),
+    "chapter4_user": (
+        "uid before the map                 65534",
+        "uid and gid inside                 (0, 0)\n",
+        "CapAmb                             net_bind_service\n",
+        "unset a locked securebit           prctl(PR_SET_SECUREBITS, 0, 0, 0, 0): Operation not permitted (EPERM)\n",
+        "uid inside, by its uid_map         1000\n",
+    ),
+    "chapter5_uts": (
+        "after sethostname, setdomainname   box example\n",
+        'sethostname in the old uts         sethostname("mine", 4): Operation not permitted (EPERM)\n',
+        "in 'old'      old i686 example\n",
+    ),
+    "chapter6_mnt": (
+        "shared: we see the copy's          True\n",
+        "slave: we see the copy's           False\n",
+        "writing to it                      [Errno 30]",
+        "overlay, a file replaced inside    ['changed']\n",
+        "upper/new                          kept\n",
+        "/etc/passwd                        the same file\n",
+    ),
+}
+# What only root can do, and what only an ordinary user meets.
+ROOT_ONLY = {
+    "chapter3_namespaces": "uname -n, entered                  pinned\n",
+    "chapter6_mnt": "writable, idmap                    owner inside 0, a new file: written\n",
+}
+USER_ONLY = {
+    "chapter3_namespaces": "left out                           a bind mount",
+    "chapter4_user": "gid_map before setgroups           [Errno 1]",
+    "chapter6_mnt": "writable, idmap                    left out",
+}
+
+
+def run_example(name: str) -> tuple[int, str]:
+    """Return the exit status of an example and what it printed."""
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLES / f"{name}.py")],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=SECONDS,
+    )
+    return done.returncode, done.stdout
+
+
+def missing(name: str, text: str, only: dict[str, str]) -> list[str]:
+    """Return the lines that the example of a chapter should have printed and did not."""
+    wanted = (*CHAPTERS[name], *((only[name],) if name in only else ()), "nothing is left behind\n")
+    return [line for line in wanted if line not in text]
+
+
+@pytest.mark.needs("root", "native", "nsexec", "overlay", "timens")
+@pytest.mark.parametrize("name", CHAPTERS)
+def test_chapter_as_root(name: str) -> None:
+    """The example of a chapter ends well and prints what the kernel says."""
+    status, text = run_example(name)
+    assert (status, missing(name, text, ROOT_ONLY)) == (0, []), text
+
+
+@pytest.mark.needs("user", "userns", "native", "nsexec", "newuidmap", "timens")
+@pytest.mark.parametrize("name", CHAPTERS)
+def test_chapter_as_ordinary_user(as_user: Callable[..., Any], name: str) -> None:
+    """The same as an ordinary user; what the kernel keeps for root is named and left out."""
+    status, text = as_user(run_example, name, timeout=SECONDS)
+    assert (status, missing(name, text, USER_ONLY)) == (0, []), text
+
+
+def test_every_chapter_has_its_test() -> None:
+    """No example of a chapter goes untested."""
+    assert {path.stem for path in EXAMPLES.glob("chapter*.py")} == set(CHAPTERS)
+
+
+@pytest.mark.needs("root", "native", "nsexec", "veth", "nft", "nat", "cgroup_memory", "cgroup_pids", "cgroup_cpu")
+@pytest.mark.xdist_group("port-8480")
+def test_web_service() -> None:
+    """The service of `make run` serves its files through the published port, shows what isolates it, leaves nothing."""
+    status, text = run_example("web_service")
+    assert status == 0, text
+    assert "ended with" in text
+    for what in ("links", "cgroups", "run directory", "processes"):
+        assert f"{what:14} nothing" in text, text
