@@ -67,11 +67,18 @@ format: build .venv/.lint-packages ## Rewrite Python and C in the project's styl
 	$(BIN)/ruff format .
 	clang-format -i $(C_SOURCES) $(C_HEADERS)
 
-docs: build ## Make the generated files again: the JSON Schema and the compiled default seccomp filter.
+docs: build ## Make the generated files again: JSON Schema, seccomp filter, reference, man pages, picture.
 	@mkdir -p build
 	$(BIN)/python -m nstool.spec.schema > build/schema.json
 	mv build/schema.json nstool/spec/schema.json
 	$(BIN)/python -m nstool.security.seccomp --write
+	PYTHONPATH=. $(BIN)/python docs/make_spec.py > build/spec.md
+	mv build/spec.md docs/spec.md
+	PYTHONPATH=. $(BIN)/python docs/make_cli.py > build/cli.md
+	mv build/cli.md docs/cli.md
+	PYTHONPATH=. $(BIN)/python docs/make_man.py
+	if command -v mandoc > /dev/null; then mandoc -T lint docs/man/*; fi
+	if command -v dot > /dev/null; then dot -Tsvg docs/architecture.dot -o docs/architecture.svg; fi
 
 fuzz: build/fuzz_plan ## Fuzz the plan decoder for FUZZ_SECONDS=60 under ASan and UBSan.
 	@mkdir -p build/corpus

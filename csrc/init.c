@@ -62,12 +62,21 @@ static void tell(struct nst_message *m)
 		;
 }
 
+/* Kill the payload and reap it: a monitor is not PID 1, so its end alone kills nobody, and leaves a zombie. */
+static void end_payload(void)
+{
+	if (self.payload <= 0)
+		return;
+	nst_raw2(__NR_kill, self.payload, SIGKILL);
+	while (nst_raw4(__NR_wait4, self.payload, 0, 0, 0) == -EINTR)
+		;
+}
+
 _Noreturn static void report_failure(const struct nst_failure *f)
 {
 	struct nst_message m = {.type = NST_MSG_FAILED, .step = f->step, .error = f->error, .detail = f->detail};
 
-	if (self.payload > 0)
-		nst_raw2(__NR_kill, self.payload, SIGKILL);
+	end_payload();
 	tell(&m);
 	leave(FAILED_STATUS);
 }
@@ -172,7 +181,7 @@ static void reap(void)
 /* The launcher has gone, and the sandbox goes with it. */
 _Noreturn static void end_with_launcher(void)
 {
-	nst_raw2(__NR_kill, self.payload, SIGKILL); /* a monitor is not PID 1: its end alone kills nobody */
+	end_payload();
 	leave(128 + SIGKILL);
 }
 

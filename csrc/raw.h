@@ -26,7 +26,6 @@
 #ifdef NST_FUZZ
 /* tests/fuzz stands in for the kernel: it touches what the kernel would touch. */
 long nst_raw6(long nr, long a, long b, long c, long d, long e, long f);
-long nst_clone3_on_stack(const void *args, size_t size, void (*fn)(void *), void *arg);
 #else
 static inline long nst_raw6(long nr, long a, long b, long c, long d, long e, long f)
 {
@@ -41,6 +40,7 @@ static inline long nst_raw6(long nr, long a, long b, long c, long d, long e, lon
 			 : "rcx", "r11", "memory");
 	return ret;
 }
+#endif
 
 #define nst_raw5(nr, a, b, c, d, e) nst_raw6(nr, a, b, c, d, e, 0)
 #define nst_raw4(nr, a, b, c, d) nst_raw6(nr, a, b, c, d, 0, 0)
@@ -51,6 +51,9 @@ static inline long nst_raw6(long nr, long a, long b, long c, long d, long e, lon
 
 /* clone3(2) with CLONE_VM and a stack of its own: the child calls fn(arg), which must not return.
  * args: struct clone_args with stack and stack_size set. */
+#ifdef NST_FUZZ
+long nst_clone3_on_stack(const void *args, size_t size, void (*fn)(void *), void *arg);
+#else
 static inline long nst_clone3_on_stack(const void *args, size_t size, void (*fn)(void *), void *arg)
 {
 	register void (*r12)(void *) __asm__("r12") = fn;

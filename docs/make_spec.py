@@ -159,6 +159,8 @@ This file is made by `make docs` from `nstool/spec`.
 def form(cls: type[Frozen], field: str) -> str:
     """Return what a value of a key is, in words."""
     key = f"{cls.__name__}.{field}"
+    if key == "Spec.securebits":
+        return "list of names"
     if key in CHOICES:
         return ", ".join(f'"{word}"' for word in CHOICES[key])
     return FORMS[key] if key in HUMAN else _plain(hints(cls)[field])
@@ -177,7 +179,7 @@ def _plain(hint: Any) -> str:
 def default(cls: type[Frozen], field: str) -> str:
     """Return the default of a key as TOML has it; empty where the table below has them."""
     key = f"{cls.__name__}.{field}"
-    if field not in cls.__defaults__:
+    if field not in cls.__defaults__ or key == "Spec.command":
         return "required"
     value = cls.__defaults__[field]
     if isinstance(value, Frozen):

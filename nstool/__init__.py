@@ -62,7 +62,7 @@ _PUBLIC = {
     "launch_async": ("nstool.sandbox.aio", "launch_async"),
     "load": ("nstool.spec.load", "load"),
     "prepare": ("nstool.sandbox.launch", "prepare"),
-    "plan": ("nstool.sandbox.launch", "preview"),
+    "plan": ("nstool.plan", ""),
 }
 __all__ = sorted(_PUBLIC)  # noqa: PLE0605
 _PACKAGES = frozenset(("cli", "namespaces", "network", "sandbox", "security", "spec"))
@@ -72,6 +72,7 @@ def __getattr__(name: str) -> object:
     if name not in _PUBLIC:
         raise AttributeError(f"module 'nstool' has no attribute {name!r}")
     module, attribute = _PUBLIC[name]
-    value = getattr(__import__(module, fromlist=[attribute]), attribute)
+    value = __import__(module, fromlist=[attribute])
+    value = getattr(value, attribute) if attribute else value
     globals()[name] = value
     return value

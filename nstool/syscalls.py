@@ -1,5 +1,6 @@
-"""The bare system calls: one function each, named and ordered as the kernel's. The only importer of nstool._native.
+"""The bare system calls: one function each, named and ordered as the kernel's.
 
+Beside sandbox.engine the only importer of nstool._native (docs/adr/0008).
 A wrapper converts its arguments, calls and checks; it has no policy. Refusals raise KernelError
 with the call in words. Fds are plain ints that the caller owns; nothing is close-on-exec unless
 the flag is given or the kernel always does it. Paths are str, bytes or os.PathLike.

@@ -10,12 +10,22 @@ import termios
 import tty
 from errno import EAGAIN, EIO
 
-from nstool.sandbox.launch import Sandbox
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Protocol
+
+    class Relayed(Protocol):
+        """What has a terminal to relay: a sandbox, or a command that joined one."""
+
+        terminal: int
+
+        @property
+        def pidfd(self) -> int: ...
 
 _CHUNK = 65536
 
 
-def relay(sandbox: Sandbox) -> None:
+def relay(sandbox: Relayed) -> None:
     """Copy both ways until the command has ended and its output is out.
 
     The caller's terminal is in raw mode meanwhile, so that ^C and ^Z mean what they mean inside; it
@@ -49,7 +59,7 @@ def _copy_size(source: int, target: int) -> None:
     fcntl.ioctl(target, termios.TIOCSWINSZ, size)
 
 
-def _copy(sandbox: Sandbox, master: int, out: int, wake: int) -> None:
+def _copy(sandbox: Relayed, master: int, out: int, wake: int) -> None:
     poll = select.poll()
     poll.register(master, select.POLLIN)
     poll.register(sandbox.pidfd, select.POLLIN)

@@ -67,7 +67,9 @@ def command_on_host_only(scene: Scene) -> Answer:
 
 def command_nowhere(scene: Scene) -> Answer:
     """No candidate is in the sandbox's root, nor on the host at the same path."""
-    if not _candidates(scene) or _found(scene) or _unknown(scene) or command_on_host_only(scene):
+    if not _candidates(scene) or _found(scene) or _unknown(scene):
+        return False
+    if command_on_host_only(scene) or directory_on_path(scene):
         return False
     return {"command": _command(scene), "searched": ", ".join(_candidates(scene))}
 

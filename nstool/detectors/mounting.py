@@ -142,7 +142,7 @@ def _inside(scene: Scene) -> str:
         return ""
     directory = scene.arg("dirfd")
     if isinstance(directory, Fd):
-        base = _place_of(scene, directory.name)
+        base = _place_of(scene, directory.name) or scene.opened_path(directory)
         return f"{base}/{scene.text('path')}" if base else ""
     return scene.path
 
@@ -216,7 +216,7 @@ def kinds_differ(scene: Scene) -> Answer:
     else:
         kind = "dir"
     there = view.locate(target).kind
-    if there == "unknown":
+    if there in ("unknown", "absent"):
         return None
     if (kind == "dir") == (there == "dir"):
         return False

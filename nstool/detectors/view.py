@@ -204,6 +204,8 @@ class View:
         if isinstance(directory, Fd):
             if directory.name in self.trees:
                 self.trees[directory.name].made[path.strip("/")] = (kind, target)
+            elif directory.name in self.places:
+                self._make(None, f"{self.places[directory.name]}/{path}", kind, target)
         elif self.own_root:
             for where, tree in reversed(self.attached):
                 if where == "/" or path == where or path.startswith(where + "/"):

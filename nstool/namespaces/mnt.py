@@ -76,7 +76,7 @@ def parts(spec: Spec, host: Host, maps: Maps | None, files: dict[str, str], name
     opened: list[Step] = []
     inside: list[Step] = []
     root = _root(spec, host, opener, opened, userns, name)
-    inside += _proc(spec, host)
+    inside += _proc(spec, host, opener, opened)
     inside += _dev(spec, host, maps, opener, opened)
     inside += _scratch(spec, host)
     closed, opened_up = _closed(spec, host)
@@ -448,9 +448,18 @@ def _remove(spec: Spec, host: Host, name: str) -> tuple[Step, ...]:
 # ---- what every sandbox has ----
 
 
-def _proc(spec: Spec, host: Host) -> list[Step]:
+def _bound(name: str, opener: str, opened: list[Step]) -> None:
+    """Open the host's own /proc or /dev, which the spec asks for, as a tree of this name."""
+    flags = uapi.MOUNT_ATTR_NOSUID | uapi.MOUNT_ATTR_NOEXEC
+    opened.append(_tree(opener, f"/{name}", name, f"the host's /{name}, as the spec says"))
+    opened.append(_attributes(opener, name, flags, "no set-user-ID, no programs", propagation=uapi.MS_PRIVATE))
+
+
+def _proc(spec: Spec, host: Host, opener: str, opened: list[Step]) -> list[Step]:
     if spec.proc == "none":
         return []
+    if spec.proc == "bind":
+        _bound("proc", opener, opened)
     _check_own("/proc", host)
     steps: list[Step] = []
     if spec.proc == "private":
@@ -501,7 +510,7 @@ def _made(spec: Spec, host: Host) -> tuple[str, ...]:
 def _covered(spec: Spec, host: Host, closed: tuple[str, ...]) -> list[tuple[Fd | int, str, bool]]:
     """What is covered: (directory fd, path, whether it is a directory)."""
     wanted: list[tuple[Fd | int, str, bool]] = []
-    if spec.proc == "private" and not spec.proc_subset:
+    if spec.proc != "none" and not spec.proc_subset:
         wanted += [(Fd("proc"), name, host.proc_files[name]) for name in MASKED_PROC if name in host.proc_files]
     wanted += [(uapi.AT_FDCWD, path, True) for path in closed]
     wanted += [(uapi.AT_FDCWD, path, path in host.root) for path in spec.mask_paths]
@@ -523,7 +532,7 @@ def _cover(wanted: list[tuple[Fd | int, str, bool]]) -> list[Step]:
 def _readonly(spec: Spec) -> list[Step]:
     steps: list[Step] = []
     wanted: list[tuple[Fd | int, str]] = []
-    if spec.proc == "private" and not spec.proc_subset:
+    if spec.proc != "none" and not spec.proc_subset:
         wanted += [(Fd("proc"), name) for name in READONLY_PROC]
     wanted += [(uapi.AT_FDCWD, path) for path in spec.readonly_paths]
     for directory, name in wanted:
@@ -541,6 +550,10 @@ def _dev(spec: Spec, host: Host, maps: Maps | None, opener: str, opened: list[St
     if spec.dev == "none":
         return []
     _check_own("/dev", host)
+    if spec.dev == "bind":
+        _bound("dev", opener, opened)
+        places = _make_directories(["/dev"]) if _own_root(spec, host) else []
+        return [*places, _target("/dev", "at", "where it goes"), _attach("dev", "at", "mount /dev")]
     flags = uapi.MOUNT_ATTR_NOSUID | uapi.MOUNT_ATTR_NOEXEC
     steps: list[Step] = []
     make: list[Step] = _new("tmpfs", "dev", {"mode": "755", "size": "64k"}, flags, "a /dev of its own", who=opener)

@@ -13,6 +13,7 @@ from nstool.security import securebits
 from nstool.spec.model import IdMap, Spec
 
 MAN = "user_namespaces(7)"
+EPERM, EINVAL = 1, 22
 
 
 class Maps(Frozen):
@@ -128,6 +129,16 @@ def become_root_steps(maps: Maps) -> tuple[Step, ...]:
         Step(INIT, "setresgid", (0, 0, 0), why),
         Step(INIT, "setgroups", (b"",), "drop the caller's supplementary groups"),
         Step(INIT, "setresuid", (0, 0, 0), why),
+    )
+
+
+def become_joined_root_steps() -> tuple[Step, ...]:
+    """The same in a user namespace that has been joined, if it has an id 0."""
+    why = "become root of the joined user namespace: what is made needs an owner that is mapped"
+    return (
+        Step(INIT, "setresgid", (0, 0, 0), why, ignore=EINVAL),
+        Step(INIT, "setgroups", (b"",), "drop the caller's supplementary groups", ignore=EPERM),
+        Step(INIT, "setresuid", (0, 0, 0), why, ignore=EINVAL),
     )
 
 

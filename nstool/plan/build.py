@@ -15,7 +15,7 @@ Why the order is what it is, each reason tested in tests/unit/test_order.py and 
 from __future__ import annotations
 
 from nstool import uapi
-from nstool.errors import NotSupported
+from nstool.errors import NotSupported, SpecError
 from nstool.kinds import JOIN_ORDER, KINDS
 from nstool.namespaces import cgroup, ipc, mnt, net, pid, time, user, uts
 from nstool.network import plan as network
@@ -60,10 +60,12 @@ def plan(spec: Spec, host: Host, lease: Lease) -> Plan:
         *cgroup.steps(spec),
         *mounts.sources,
         *(user.become_root_steps(idmaps) if idmaps else ()),
+        # A change of ids closes /proc/self to who is in another user namespace than at exec.
+        *((*_oom(spec), *user.become_joined_root_steps()) if "user" in joined else ()),
         *uts.steps(spec, lease),
         *net.steps(spec),
         *ipc.steps(spec),
-        *_oom(spec),
+        *(_oom(spec) if "user" not in joined else ()),
         *mounts.root,
         *mounts.inside,
         *(terminal_steps(spec) if terminal else ()),
@@ -173,6 +175,12 @@ def _clone(new: set[str], joined: dict[str, str], groups: cgroups.CgroupSteps, s
 def _after_join(new: set[str], joined: dict[str, str]) -> tuple[Step, ...]:
     if "user" not in joined:
         return ()
+    if "pid" in new:
+        raise SpecError(
+            "a new pid namespace would belong to your user namespace, not to the joined one, for its first process is made "
+            "before joining: join a pid namespace too, or share the host's",
+            "namespaces.pid",
+        )
     flags = 0
     for name in new - {"time", "cgroup", "user"}:
         flags |= KINDS[name].flag

@@ -1192,7 +1192,7 @@ EXECUTING: tuple[Row, ...] = (
     ),
     _row(
         "execve",
-        "ENOTDIR",
+        "ENOTDIR ENOENT",
         executing.directory_on_path,
         "{file}, on the way to {path}, is a file",
         "correct the command",
@@ -1237,7 +1237,7 @@ EXECUTING: tuple[Row, ...] = (
     ),
     _row(
         "execve",
-        "ENOEXEC EACCES",
+        "ENOEXEC",
         executing.no_format,
         "{file} is {what}",
         "start a script with #!/bin/sh, or run it by its interpreter: -- sh {file}",

@@ -203,7 +203,9 @@ class _Lines:
         grid.add_column(width=self.number, justify="right", style="dim")
         grid.add_column(width=8)
         grid.add_column(width=8, style="dim")
-        fold = {"overflow": "fold" if self.long else "ellipsis", "no_wrap": not self.long}
+        # Two lines a step: there is room to wrap, so nothing is cut.
+        cut = self.one_line and not self.long
+        fold = {"overflow": "ellipsis" if cut else "fold", "no_wrap": cut}
         grid.add_column(width=self.call, **fold)
         if self.one_line:
             grid.add_column(width=self.why, **fold)
@@ -213,15 +215,8 @@ class _Lines:
             if self.one_line:
                 grid.add_row(*head, Text(call), Text(why), page, style=style)
             else:
-                grid.add_row(*head, Text.assemble(call, "\n", (self._second(why, page), "dim")), style=style)
+                grid.add_row(*head, Text.assemble(call, "\n", (f"{why}  {page}", "dim")), style=style)
         return grid
-
-    def _second(self, why: str, page: str) -> str:
-        # The page is short and useful: it is the sentence that gives way.
-        room = self.call - len(page) - 2
-        if len(why) > room and not self.long:
-            why = why[: room - 1] + "…"
-        return f"{why}  {page}"
 
 
 def _call(step: Step, longest: int) -> str:

@@ -91,10 +91,10 @@ def _things(plan: Plan) -> list[_Thing | None]:
             if step.call == "fsmount" and thing is not None:
                 thing.part_of = made
             known[step.result] = thing = made
-        elif step.call == "openat2" and step.result:
-            target = _Thing(step.result)
-            target.path = _below(thing, str(step.args[1]))
-            known[step.result] = thing = target
+        elif step.result:
+            made = _Thing(step.result)
+            made.path = _below(thing, str(step.args[1])) if step.call == "openat2" else ""
+            known[step.result] = thing = made
         elif step.call == "move_mount" and thing is not None:
             at = known.get(fds[1].name) if len(fds) > 1 else None
             thing.path = at.path if at else str(step.args[3])
@@ -126,7 +126,9 @@ def _cgroup_paths(plan: Plan) -> Iterator[str]:
 
 def _heading(step: Step, thing: _Thing | None, cgroups: set[str]) -> str:
     if step.who == UNDO:
-        return "undo, in reverse order"
+        return "undo, the last one first"
+    if step.call == "clone3":
+        return "new namespaces" if step.who == LAUNCHER else "the command's process"
     if step.call in _BY_CALL:
         return _BY_CALL[step.call]
     if step.who == PAYLOAD:
@@ -142,8 +144,6 @@ def _heading(step: Step, thing: _Thing | None, cgroups: set[str]) -> str:
         return _proc_heading(path)
     if thing is not None:
         return _thing_heading(thing.whole())
-    if step.call == "clone3":
-        return "new namespaces" if step.who == LAUNCHER else "the command's process"
     return "init" if step.call in ("prctl", "capset") else "root"
 
 

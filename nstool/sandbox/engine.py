@@ -205,7 +205,7 @@ def start(
             cloned(launch.pid)
     except BaseException:
         if launch.pid:
-            report = _early_report(program, launch.control)
+            report = _early_report(program, launch.control) or _early_end(launch.pidfd)
             lib.nst_launch_kill(launch)
             if report is not None:
                 raise report from None
@@ -245,6 +245,29 @@ def _early_report(program: Program, control: int) -> KernelError | None:
         return None
     message = decode(data)
     return failed(program.plan, message.step, message.error, message.detail) if message.type == FAILED else None
+
+
+def _early_end(pidfd: int) -> NstoolError | None:
+    # A dead init makes the launcher's next step fail, with an errno that tells nothing.
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    if not poll.poll(0):
+        return None
+    try:
+        info = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOWAIT)
+    except ChildProcessError:  # a SIGCHLD handler of the host's took it
+        return ended_early(None)
+    killed = info is not None and info.si_code != os.CLD_EXITED
+    return ended_early(info.si_status) if killed else None  # by itself it ends when its exec has failed
+
+
+def ended_early(status: int | None) -> NstoolError:
+    """Return the error of an init that ended without a word. status: as wait(2) gives it, None if unknown."""
+    how = f"was killed by signal {status & 0x7F}" if status and status & 0x7F else "ended"
+    return NstoolError(
+        f"the sandbox's init {how} before the command ran\n"
+        "possible cause: killed from outside; or by the kernel, when limits.memory is too low for the start itself"
+    )
 
 
 def _external_failed(plan: Plan, index: int, error: OSError) -> KernelError:

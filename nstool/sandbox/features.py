@@ -538,7 +538,7 @@ def _try_nft() -> str:
     path = shutil.which("nft", path="/usr/sbin:/sbin:/usr/bin:/bin:/usr/local/sbin:/usr/local/bin")
     if path is None:
         return "nft is not installed"
-    rules = "table inet t { chain c { type nat hook postrouting priority 100; masquerade; } }"
+    rules = "table inet t { chain c { type nat hook postrouting priority 100; masquerade; }; }"
     done = subprocess.run([path, "-f", "-"], input=rules, capture_output=True, text=True)
     return "" if done.returncode == 0 else (done.stderr.strip().splitlines() or ["nft failed"])[0]
 

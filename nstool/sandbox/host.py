@@ -34,7 +34,7 @@ def read(spec: Spec, terminals: tuple[int, ...] = ()) -> Host:
         capabilities=capabilities,
         last_cap=_last_cap(),
         privileged=privileged,
-        proc_files=_proc_files() if spec.proc == "private" and not spec.proc_subset else {},
+        proc_files=_proc_files() if spec.proc != "none" and not spec.proc_subset else {},
         root=exist,
         covered=_real(COVERED) if spec.root.type == "host" else (),
         scratch=_real(SCRATCH) if spec.root.type == "host" else (),

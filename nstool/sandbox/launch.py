@@ -156,10 +156,19 @@ class Sandbox:
         import _signal
 
         if self._exit is None and self._process.pidfd >= 0:
+            if self.spec.init and self.spec.namespaces.pid != "new":
+                return self._kill_command()
             try:
                 _signal.pidfd_send_signal(self._process.pidfd, 9)
             except ProcessLookupError:  # it has ended by itself
                 return
+
+    def _kill_command(self) -> None:
+        # A monitor is no init, with which all others die: it stays to reap the command.
+        try:
+            self.signal(9)
+        except SandboxGone:
+            return
 
     def wait(self, timeout: float | None = None) -> Exit:
         """Wait for the end, undo what was made, and return how the command ended.
@@ -446,7 +455,7 @@ def report(process: engine.Process) -> int:
             message, fd = process.receive() if terminal < 0 and process.sends_fd else (process.read(), -1)
             if message is None:
                 if process.program.init:
-                    raise _ended_early(process.reap())
+                    raise engine.ended_early(process.reap())
                 return terminal
             if message.type == engine.FD:
                 terminal = fd
@@ -458,12 +467,3 @@ def report(process: engine.Process) -> int:
         if terminal >= 0:
             os.close(terminal)
         raise
-
-
-def _ended_early(status: int | None) -> NstoolError:
-    # Init ended without a word: only a signal does that. status: as wait(2) gives it, None if unknown.
-    how = f"was killed by signal {status & 0x7F}" if status and status & 0x7F else "ended"
-    return NstoolError(
-        f"the sandbox's init {how} before the command ran\n"
-        "possible cause: killed from outside; or by the kernel, when limits.memory is too low for the start itself"
-    )

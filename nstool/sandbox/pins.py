@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 
 from nstool import syscalls, uapi
-from nstool.errors import KernelError, SpecError
+from nstool.errors import KernelError, NotSupported, SpecError
 from nstool.kinds import KINDS
-from nstool.sandbox import rundir
+from nstool.sandbox import host, rundir
 from nstool.sandbox.join import different
 
 
@@ -29,6 +29,10 @@ def pin(target: str, directory: str, types: tuple[str, ...] = ()) -> list[str]:
             raise SpecError(f"there is no process {pid}", target)
     else:
         pid = rundir.find(target).init_pid
+    if not host.effective_capabilities() >> uapi.CAP_SYS_ADMIN & 1:
+        raise NotSupported(
+            "pinning a namespace", "mount(2) needs CAP_SYS_ADMIN, which you do not have", "pin as root, or keep a process in it"
+        )
     wanted = types or tuple(name for name in KINDS if name in different(pid) and name != "mnt")
     if not wanted:
         raise SpecError(f"process {pid} is in no namespace of its own, so there is nothing to keep", target)
@@ -47,6 +51,15 @@ def pin(target: str, directory: str, types: tuple[str, ...] = ()) -> list[str]:
             inode = os.readlink(source)
             syscalls.mount(source, path, None, uapi.MS_BIND, None)
             done.append(f"{inode} is kept by {path}")
+    except KernelError as error:
+        _release(directory)
+        if error.errno == 22 and "mnt" in wanted:
+            raise NotSupported(
+                f"pinning mnt of {target} in {directory}",
+                "a mnt namespace can be bound only into an older one, and not where the mount would propagate into it",
+                "pin it in a private mount: mount --bind DIR DIR; mount --make-private DIR",
+            ) from None
+        raise
     except BaseException:
         _release(directory)
         raise

@@ -18,6 +18,8 @@ import pytest
 
 from nstool.plan.calls import CALLS
 from nstool.plan.steps import CHILD, INIT, LAUNCHER, PAYLOAD, UNDO, Fd, Plan, Step
+from nstool.sandbox.launch import launch, preview
+from tests.support import plans
 from tests.support.probes import REPOSITORY
 from tests.support.user import User
 
@@ -44,7 +46,7 @@ TAKE_OVER = frozenset(("rt_sigaction", "rt_sigprocmask", "read", "mmap", "munmap
 
 
 class Call(NamedTuple):
-    """One system call as strace -X raw -xx writes it. result: or a negative errno. pid: returned by clone, as strace sees it."""
+    """One system call as strace -X raw -xx writes it. result: or -errno. pid: of a clone, as strace sees it."""
 
     name: str
     args: list[Any]
@@ -79,7 +81,10 @@ def parse_line(line: str) -> Call | None:
     refused = re.match(r" (E\w+)", match[4])
     result = -getattr(errno, refused[1]) if refused else number(match[3])
     translated = TRANSLATED.search(match[4])
-    args = Parser(match[2]).items("")
+    try:
+        args = Parser(match[2]).items("")
+    except (LookupError, SyntaxError):  # a call of Python's own, of a shape that no step has
+        args = [match[2]]
     return Call(match[1], args, result, int(translated[1]) if translated else result)
 
 
@@ -108,6 +113,9 @@ class Parser:
 
     def value(self) -> Any:
         char = self.peek()
+        if named := re.compile(r"\w+=(?!=)").match(self.text, self.at):  # as clone(child_stack=NULL, ...)
+            self.at = named.end()
+            char = self.peek()
         if char == '"':
             end = self.text.index('"', self.at + 1)
             data = bytes.fromhex(self.text[self.at + 1 : end].replace("\\x", ""))
@@ -125,7 +133,8 @@ class Parser:
 
     def word(self) -> Any:
         match = TOKEN.match(self.text, self.at)
-        assert match is not None, self.text[self.at : self.at + 40]
+        if match is None:
+            raise SyntaxError(self.text[self.at : self.at + 40])
         self.at = match.end()
         if self.text.startswith("(", self.at):
             self.at += 1
@@ -453,15 +462,12 @@ def bits(mask: int) -> Iterator[int]:
 
 
 class Traced(NamedTuple):
-    """A command of nstool, its plans and its trace."""
+    """A command of nstool: the plan that its engine was given, with the fds, and the trace."""
 
-    plans: list[Plan]
+    plan: Plan
+    fds: dict[str, int]
     trace: dict[int, list[Call]]
     launcher: int
-    output: str
-
-
-GIVEN = {"stdin": 0, "stdout": 1, "stderr": 2}
 
 
 def trace_nstool(directory: Path, *words: str, user: User | None = None) -> Traced:
@@ -486,12 +492,13 @@ def trace_nstool(directory: Path, *words: str, user: User | None = None) -> Trac
     launcher = next(
         pid for pid, calls in trace.items() if calls[0].name == "execve" and b"tests.support.plans" in calls[0].args[1]
     )
-    return Traced(pickle.loads(kept.read_bytes()), trace, launcher, run.stdout)
+    plan, fds = pickle.loads(kept.read_bytes())
+    return Traced(plan, fds, trace, launcher)
 
 
-def compare(traced: Traced, plan: Plan | None = None, given: dict[str, int] | None = None) -> None:
+def compare(traced: Traced) -> None:
     """Raise Mismatch unless the trace is that of the plan."""
-    Comparison(plan or traced.plans[-1], traced.trace, traced.launcher, given or GIVEN).run()
+    Comparison(traced.plan, traced.trace, traced.launcher, traced.fds).run()
 
 
 RUN = ("run", "--terminal", "never")
@@ -502,8 +509,7 @@ def test_safe_default(tmp_path: Path, name: str) -> None:
     """``nstool run -- true`` does what the plan says. Without any one of the steps the plan would be another."""
     traced = trace_nstool(tmp_path, *RUN, "--name", name, "--", "true")
     compare(traced)
-    (plan,) = traced.plans
-    steps = [step for step in plan.steps if step.who != UNDO]
+    steps = [step for step in traced.plan.steps if step.who != UNDO]
     assert len(steps) > 150
     assert {step.who for step in steps} == {LAUNCHER, CHILD, INIT, PAYLOAD}
     # But for the first: what comes before it is the launcher's own affair.
@@ -517,7 +523,98 @@ def test_safe_default(tmp_path: Path, name: str) -> None:
 def fits(traced: Traced, steps: tuple[Step, ...]) -> bool:
     """Whether the trace could be that of these steps."""
     try:
-        compare(traced, traced.plans[-1].replace(steps=steps))
+        compare(traced._replace(plan=traced.plan.replace(steps=steps)))
     except (Mismatch, KeyError):  # KeyError: an fd that no step has opened
         return False
     return True
+
+
+def calls_of(traced: Traced) -> set[str]:
+    return {step.call if step.call != "external" else str(step.args[0]) for step in traced.plan.steps}
+
+
+@pytest.mark.needs("root", "strace", "veth", "nft")
+def test_link_and_published_port(tmp_path: Path, name: str) -> None:
+    """With a link, firewall rules, generated files and a limit of cpu."""
+    words = ("--net", "veth", "--publish", f"{plans.free_port()}:80", "--cpu", "0.5")
+    traced = trace_nstool(tmp_path, *RUN, "--name", name, *words, "--", "true")
+    compare(traced)
+    assert calls_of(traced) >= {"nft_publish", "veth_create", "write_file"}
+
+
+TMPFS_SPEC = """
+command = ["/bin/busybox", "true"]
+root.type = "tmpfs"
+domainname = "example"
+personality = "linux32"
+next_pid = 77
+subreaper = true
+securebits = ["keep_caps_locked"]
+user = "1000:1001"
+groups = ["4", "5"]
+ipc.shmmni = 16
+
+[capabilities]
+effective = ["chown"]
+permitted = ["chown"]
+inheritable = ["chown"]
+bounding = ["chown"]
+ambient = ["chown"]
+
+[[mounts]]
+target = "/bin/busybox"
+source = "/bin/busybox"
+
+[[mounts]]
+target = "/data"
+type = "tmpfs"
+"""
+
+
+@pytest.mark.needs("root", "strace", "busybox")
+def test_tmpfs_root_and_words_that_few_use(tmp_path: Path, name: str) -> None:
+    """With an empty root, binds, a pid, groups, capabilities and a personality that the spec chooses."""
+    spec = tmp_path / "spec.toml"
+    spec.write_text(TMPFS_SPEC)
+    traced = trace_nstool(tmp_path, *RUN, "--name", name, str(spec))
+    compare(traced)
+    assert calls_of(traced) >= {"personality", "fsmount", "setgroups", "capset"}
+
+
+@pytest.mark.needs("user", "userns", "strace", "root")
+@pytest.mark.parametrize("helpers", [pytest.param(True, marks=pytest.mark.needs("newuidmap")), False])
+def test_ordinary_user(tmp_path: Path, name: str, user: User, helpers: bool) -> None:
+    """As an ordinary user: the maps are written by newuidmap and newgidmap, or are of one id. (strace is root.)"""
+    one_id = () if helpers else ("--uid-map", f"1000:{user.uid}:1", "--gid-map", f"1000:{user.gid}:1")
+    words = ("--name", name, "--memory", "0", "--pids", "0", *one_id)
+    traced = trace_nstool(tmp_path, *RUN, *words, "--", "true", user=user)
+    compare(traced)
+    assert calls_of(traced) >= ({"spawn"} if helpers else {"write_proc"})
+
+
+@pytest.mark.needs("root", "strace")
+def test_exec_into_a_sandbox(tmp_path: Path, name: str) -> None:
+    """``nstool exec``: joining, entering the cgroups, and the same hardening."""
+    spec = plans.default(name).replace(command=("sleep", "60"))
+    with launch(spec):
+        traced = trace_nstool(tmp_path, "exec", "--terminal", "never", name, "--", "true")
+    compare(traced)
+    assert calls_of(traced) >= {"setns", "seccomp", "capset"}
+
+
+@pytest.mark.needs("root")
+def test_shown_plan_is_the_one_that_runs(name: str) -> None:
+    """``nstool plan`` shows what ``nstool run`` does, but for the ids and names that are leased for each launch."""
+    spec = plans.default(name)
+    shown = preview(spec)
+    with plans.recorded() as given, launch(spec) as sandbox:
+        assert sandbox.plan == given[0].plan
+    (plan, _) = given[0]
+    assert [like(step) for step in shown.steps] == [like(step) for step in plan.steps]
+
+
+def like(step: Step) -> str:
+    """A step without what is leased: host ids, the random end of a cgroup's name, where its clocks begin."""
+    text = re.sub(r"(nstool-[\w.-]+-)[0-9a-f]{6}", r"\1", repr(step))
+    text = re.sub(r"(monotonic|boottime) -?\d+ \d+", r"\1", text)
+    return re.sub(r"\b0 \d+ 65536", "0 ID 65536", text)

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pickle
 import shutil
 import sys
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import IO, Any, NamedTuple
 
 from nstool import uapi
 from nstool.network.external import HANDLERS
@@ -113,15 +114,25 @@ def changed(change: Change) -> Iterator[list[Plan]]:
         build.plan, join.into_sandbox, join.into_namespaces = before
 
 
+class Given(NamedTuple):
+    """What the engine was given: the plan, and the fd of each name that the caller brings."""
+
+    plan: Plan
+    fds: dict[str, int]
+
+
 @contextlib.contextmanager
-def recorded() -> Iterator[list[Plan]]:
-    """While in it, every plan that the engine is given is kept in the list."""
-    given: list[Plan] = []
+def recorded(file: IO[bytes] | None = None) -> Iterator[list[Given]]:
+    """While in it, all that the engine is given is kept in the list, and pickled into the file at once."""
+    given: list[Given] = []
     start = engine.start
 
-    def keep(program: Program, *args: Any, **kwargs: Any) -> engine.Process:
-        given.append(program.plan)
-        return start(program, *args, **kwargs)
+    def keep(program: Program, fds: dict[str, int], *args: Any, **kwargs: Any) -> engine.Process:
+        given.append(Given(program.plan, dict(fds)))
+        if file is not None:
+            pickle.dump(tuple(given[-1]), file)
+            file.flush()
+        return start(program, fds, *args, **kwargs)
 
     engine.start = keep
     try:
@@ -183,38 +194,34 @@ def refusing(number: int) -> Iterator[list[Plan]]:
 # ---- a step that blocks ----
 
 
-def block_before(plan: Plan, number: int, tell: int, fifo: str) -> Plan:
-    """Return the plan with steps before this one that write a line to fd ``tell`` and then block.
+def block_before(plan: Plan, number: int, fifo: str) -> Plan:
+    """Return the plan with steps before this one that write a line to standard error and then block.
 
-    tell: an fd that the launcher has as its standard error, or any other in the launcher itself. The
-    launcher blocks in an external step; the child in the open of a FIFO, until somebody reads it;
-    init and the payload until the launcher says something or ends.
+    The launcher and the child block in the open of a FIFO, until somebody opens it for reading; init and
+    the payload until the launcher ends.
     """
     who = plan.steps[number].who
+    here = Step(who, "write", (Fd("stderr"), b"here\n"), "a test")
     if who == LAUNCHER:
-        steps = (Step(LAUNCHER, "external", ("block", {"tell": tell}), "a test"),)
+        steps = (Step(who, "external", ("block", {"fifo": fifo}), "a test"),)
     elif who in (INIT, PAYLOAD):
-        steps = (Step(who, "write", (Fd("stderr"), b"here\n"), "a test"), Step(who, "wait", (), "a test"))
+        steps = (here, Step(who, "wait", (), "a test"))
     else:
-        steps = (
-            Step(who, "write", (Fd("stderr"), b"here\n"), "a test"),
-            Step(who, "write_file", (uapi.AT_FDCWD, fifo, b"", 0, 0), "a test"),
-        )
+        steps = (here, Step(who, "write_file", (uapi.AT_FDCWD, fifo, b"", 0, 0), "a test"))
     return _replaced(plan, number, *steps, plan.steps[number])
 
 
 def _block(_context: object, args: dict[str, Any]) -> None:
-    os.write(args["tell"], b"here\n")
-    reader, _writer = os.pipe()
-    os.read(reader, 1)  # for ever: this process holds the other end
+    os.write(2, b"here\n")
+    os.close(os.open(args["fifo"], os.O_WRONLY))
 
 
 @contextlib.contextmanager
-def blocking(number: int, tell: int, fifo: str) -> Iterator[list[Plan]]:
+def blocking(number: int, fifo: str) -> Iterator[list[Plan]]:
     """While in it, every plan that is made blocks before the step with this index."""
     HANDLERS["block"] = _block
     try:
-        with changed(lambda plan: block_before(plan, number, tell, fifo)) as made:
+        with changed(lambda plan: block_before(plan, number, fifo)) as made:
             yield made
     finally:
         del HANDLERS["block"]
@@ -224,22 +231,18 @@ def blocking(number: int, tell: int, fifo: str) -> Iterator[list[Plan]]:
 
 
 def main() -> None:
-    """``python -m tests.support.plans FILE USER WORD...``: nstool with these words; its plans go to FILE, pickled.
+    """``python -m tests.support.plans FILE USER WORD...``: nstool with these words; what its engine got goes to FILE.
 
     USER: an ordinary user to become first, pickled, in hex; or "-".
     """
-    import pickle
-
     from nstool.cli.main import run
 
     path, user, *words = sys.argv[1:]
     with open(path, "wb") as file:
         if user != "-":
             pickle.loads(bytes.fromhex(user)).become()
-        with recorded() as given:
-            status = run(words)
-        pickle.dump(given, file)
-    sys.exit(status)
+        with recorded(file):  # a launcher in the foreground does not come back from here
+            sys.exit(run(words))
 
 
 if __name__ == "__main__":

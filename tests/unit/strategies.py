@@ -88,7 +88,9 @@ def roots(draw: st.DrawFn) -> Root:
 @st.composite
 def mounts(draw: st.DrawFn) -> Mount:
     kind = draw(word("Mount.type"))
-    words = {name: draw(st.booleans()) for name in ("writable", "recursive", "exec", "suid", "dev", "symlinks")}
+    words: dict[str, Any] = {
+        name: draw(st.booleans()) for name in ("writable", "recursive", "exec", "suid", "dev", "symlinks")
+    }
     if kind == "bind":
         words |= {"source": draw(PATHS), "idmap": draw(st.booleans())}
     if kind == "overlay":
@@ -231,7 +233,12 @@ LAYOUTS = st.sampled_from((layout(1), layout(1, unified=False), layout(2))) | st
     (None, layout(1), layout(2), layout(2), layout(2, usable=False), layout(1, usable=False))
 )
 RANGES = st.sampled_from(
-    ((SubIds(100_000, 65536),), (SubIds(100_000, 1 << 20),), (SubIds(100_000, 900), SubIds(1 << 30, 65536)), (SubIds(9, 1),))
+    (
+        (SubIds(100_000, 65536),),
+        (SubIds(100_000, 1 << 20),),
+        (SubIds(100_000, 900), SubIds(1 << 30, 65536)),
+        (SubIds(9, 1),),
+    )
 )
 
 
@@ -256,7 +263,7 @@ def hosts(draw: st.DrawFn, spec: Spec) -> Host:
     """A machine and a caller on which this spec may be planned; its files as host.read would find them."""
     places = ("/proc", "/dev", *SCRATCH, *(m.target for m in spec.mounts), *spec.mask_paths)
     here = frozenset(draw(st.sets(st.sampled_from(places))) | draw(st.sampled_from((set(places), set[str]()))))
-    top = ()
+    top: tuple[tuple[str, str, str], ...] = ()
     if spec.root.type == "directory" and not spec.root.writable:
         top = draw(st.sampled_from(((), (("usr", "dir", ""), ("bin", "link", "usr/bin"), ("init", "file", "")))))
     facts: dict[str, Any] = {
@@ -307,9 +314,9 @@ def cases(draw: st.DrawFn) -> tuple[Spec, Host, Lease]:
 # ---- plans that no spec makes ----
 
 # Calls that every role may make, with whatever arguments their kinds allow. csrc/plan.c, who_bad().
-HARMLESS = tuple(
+_HARMLESS = (
     "openat2 open_tree move_mount mount_setattr fsopen fsconfig fsmount mount umount2 mkdirat mknodat symlinkat "
-    "unlinkat fchownat fchmodat write_file write socket pidfd_open".split()
+    "unlinkat fchownat fchmodat write_file write socket pidfd_open"
 )
 OPENS = frozenset({"openat2", "open_tree", "fsopen", "fsmount", "socket", "pidfd_open"})
 VALUES: dict[str, st.SearchStrategy[Any]] = {
@@ -324,7 +331,7 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
 @st.composite
 def steps(draw: st.DrawFn, who: str, names: list[str]) -> Step:
     """One step of this role. names: fds that it may use; the one that it opens is appended."""
-    call = CALLS[draw(st.sampled_from(HARMLESS))]
+    call = CALLS[draw(st.sampled_from(_HARMLESS.split()))]
     numbers = st.integers(-(1 << 31), (1 << 31) - 1)
     fds = numbers | st.sampled_from(names).map(Fd) if names else numbers
     args = tuple(draw(fds if kind == "f" else VALUES[kind]) for _, kind in call.params)

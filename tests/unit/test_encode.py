@@ -76,7 +76,6 @@ def test_layout_is_that_of_the_header() -> None:
     )
     assert len(data) == HEADER + 3 * RECORD + len(b"/a\0/a\0\0a\0\0\0\0")
     assert data[HEADER + 3 * RECORD :].startswith(b"/a\0")
-    assert int.from_bytes(data[HEADER + 2 : HEADER + 3], "little") == 0  # who: the launcher
     assert data[HEADER + 8 :][:8] == data[HEADER + RECORD + 16 :][:8] == (2 << 32).to_bytes(8, "little")
 
 

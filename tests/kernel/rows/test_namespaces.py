@@ -78,7 +78,7 @@ def test_one_namespace_can_be_the_users(as_user: Act, kind: str) -> None:
     assert as_user(look) == {kind}
 
 
-def test_user_needs_a_user_namespace_for_the_others(as_user: Act) -> None:
+def test_an_ordinary_user_needs_a_user_namespace_for_the_others(as_user: Act) -> None:
     """The refusal is the kernel's, says the step, and nothing is left."""
 
     def ask() -> str:
@@ -141,20 +141,34 @@ def test_a_namespace_of_another_process_is_joined(as_root: Act) -> None:
 
     def look() -> tuple[bool, bool, bool]:
         with boxes.box() as first:
-            words = Namespaces(uts=str(first.pid), ipc=f"/proc/{first.pid}/ns/ipc")
-            with boxes.box(namespaces=words) as second:
+            # The user namespace too: joining asks for rights in the one that owns the others.
+            owner = str(first.pid)
+            words = Namespaces(user=owner, pid=owner, uts=owner, ipc=f"/proc/{owner}/ns/ipc")
+            with boxes.box(namespaces=words, proc="none") as second:
                 same = [boxes.inode(first.pid, kind) == boxes.inode(second.pid, kind) for kind in ("uts", "ipc", "net")]
                 return same[0], same[1], same[2]
 
     assert as_root(look) == (True, True, False)
 
 
+def test_a_joined_user_namespace_owns_no_new_pid_namespace(as_root: Act) -> None:
+    """That would be made before joining, so it is refused before anything is done."""
+
+    def ask() -> str:
+        with pytest.raises(SpecError) as refused:
+            launch(boxes.spec("true", namespaces=Namespaces(user="1")))
+        return refused.value.place
+
+    assert as_root(ask) == "namespaces.pid"
+
+
 def test_a_joined_namespace_must_be_of_the_type(as_root: Act) -> None:
     """The kernel refuses a net file where a uts one belongs; the error names the step."""
 
     def ask() -> tuple[str, int | None]:
+        words = Namespaces(user="host", uts="/proc/self/ns/ipc")
         with pytest.raises(KernelError) as refused:
-            launch(boxes.spec("true", namespaces=Namespaces(uts="/proc/self/ns/ipc")))
+            launch(boxes.spec("true", user="65534:65534", namespaces=words))
         return refused.value.call, refused.value.errno
 
     call, errno = as_root(ask)

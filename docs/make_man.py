@@ -1,0 +1,160 @@
+"""Make docs/man/nstool.1 and docs/man/nstool.toml.5 from the sources of the command line and of the spec.
+
+``make docs`` runs it; tests/unit/test_docs.py fails when a file is not what this makes. The other pages
+in docs/man are written by hand.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from textwrap import wrap
+
+import click
+from make_cli import _Context
+from make_spec import DOCS, PAGES, TABLES, default, form
+
+from nstool.cli.group import group
+from nstool.cli.main import COMMANDS
+from nstool.cli.options import OPTIONS
+
+DATE = "2026-11-22"  # of the last change that a reader of the pages would notice
+MAN = Path(__file__).parent / "man"
+SYNOPSIS = """\
+.B nstool run
+.RI [ OPTIONS ]
+.B \\-\\-
+.IR COMMAND " [" ARGS ]
+.br
+.B nstool run
+.RI [ OPTIONS ]
+.IR SPEC .toml
+.RB [ \\-\\-
+.IR ARGS ]
+.br
+.B nstool
+.IR COMMAND " [" OPTIONS ]
+"""
+NSTOOL_1 = """\
+.B nstool
+runs a command in new user, mount, pid, network, UTS, IPC, cgroup and time
+namespaces, with no capability, a system call filter and limits.
+It plans every step before it takes the first;
+.B nstool plan
+prints the steps.
+An error names the step, the call, the errno, the checked cause and the
+remedy.
+What is made outside the sandbox is written to a journal first, and undone
+whatever happens.
+.PP
+With neither a file nor options the sandbox is the strictest there is; each
+option and each key of
+.BR nstool.toml (5)
+loosens one thing.
+"""
+STATUS = (
+    ("the command's own", "it ran; 128+n when signal n ended it."),
+    ("0", "commands other than run, exec and enter: done."),
+    ("2", "a bad spec, option or name; one message on standard error, nothing was done."),
+    ("125", "it could not be done; what was begun is undone."),
+    ("126", "the command was found but cannot be executed."),
+    ("127", "the command was not found."),
+)
+ENVIRONMENT = (
+    (
+        "NSTOOL_RUN_DIR",
+        "The run directory, instead of /run/nstool for root, $XDG_RUNTIME_DIR/nstool or /tmp/nstool-UID for others.",
+    ),
+    ("NSTOOL_IDS", "FIRST-LAST: host ids that sandboxes of root lease, in ranges of 65536."),
+    ("NSTOOL_NETS", "NET/BITS,...: IPv4 networks that sandboxes lease, in /30."),
+    ("NSTOOL_DEBUG", "Set: a bug of nstool is shown with its traceback."),
+)
+FILES = (
+    ("/run/nstool/sandboxes/NAME/journal", "What the sandbox NAME is, and how it is undone."),
+    ("/run/nstool/ids, /run/nstool/nets", "Leases of host ids and networks."),
+)
+
+
+def escaped(text: str) -> str:
+    """Return text as roff takes it literally, in lines of less than 80 bytes."""
+    plain = text.replace("\\", "\\e").replace("-", "\\-").replace("'", "\\(aq").replace("…", "...")
+    lines = wrap(plain, 78, break_long_words=False, break_on_hyphens=False)
+    return "\n".join(f"\\&{line}" if line.startswith(".") else line for line in lines)
+
+
+def item(tag: str, text: str) -> str:
+    """Return one entry of a list."""
+    return f".TP\n.B {escaped(tag)}\n{escaped(text)}\n"
+
+
+def head(name: str, section: int, sentence: str) -> str:
+    """Return the beginning of a page."""
+    title = name.upper()
+    return f'.TH {title} {section} {DATE} nstool "nstool manual"\n.SH NAME\n{escaped(name)} \\- {escaped(sentence)}\n'
+
+
+def nstool_1() -> str:
+    """Return nstool(1)."""
+    parts = [head("nstool", 1, "sandboxes from Linux namespaces"), f".SH SYNOPSIS\n{SYNOPSIS}"]
+    parts.append(f".SH DESCRIPTION\n{NSTOOL_1}")
+    parts.append(".SH COMMANDS\n")
+    top = _Context(group, info_name="nstool")
+    for name, (_, sentence) in COMMANDS.items():
+        command = group.get_command(top, name)
+        assert command is not None
+        words = " ".join(command.collect_usage_pieces(_Context(command, info_name=name, parent=top)))
+        parts.append(f".SS {escaped(name)} {escaped(words)}\n{escaped(sentence)}\n")
+        if name == "run":
+            parts.append("Its options are in the section OPTIONS OF RUN below.\n")
+            continue
+        paragraphs = (command.help or "").split("\n\n")
+        parts += [f".PP\n{escaped(' '.join(paragraph.split()))}\n" for paragraph in paragraphs]
+        for option in command.params:
+            if isinstance(option, click.Option):
+                tag = ", ".join(option.opts) + (f" {option.metavar}" if option.metavar else "")
+                parts.append(item(tag, option.help or ""))
+    parts.append(".SH OPTIONS OF RUN\nplan, check and compile take them too.\n")
+    for run in OPTIONS:
+        tag = f"{run.name}, {run.opposite}" if run.how == "flag" else f"{run.name} {run.metavar}"
+        parts.append(item(tag, f"{run.description} Key: {run.key}."))
+    for title, items in (("EXIT STATUS", STATUS), ("ENVIRONMENT", ENVIRONMENT), ("FILES", FILES)):
+        parts.append(f".SH {title}\n" + "".join(item(*words) for words in items))
+    parts.append(".SH SEE ALSO\n.BR nsexec (1),\n.BR nstool.toml (5),\n.BR nstool\\-plan (5),\n.BR namespaces (7)\n")
+    return "".join(parts)
+
+
+def nstool_toml_5() -> str:
+    """Return nstool.toml(5)."""
+    parts = [head("nstool.toml", 5, "what a sandbox of nstool is to be")]
+    parts.append(
+        ".SH DESCRIPTION\nA spec is a TOML file, or a JSON file with the same keys.\n"
+        "Every default is the safe one, so a file with\n.B command\nalone is complete.\n"
+        "Relative paths of the host start at the directory of the file.\n"
+        "A key that does not exist, a wrong type, or keys that do not fit together\n"
+        "are refused with file and line before anything is done.\n"
+    )
+    for cls, (heading, how) in TABLES.items():
+        parts.append(f".SS {escaped(heading)}\n{escaped(how.replace('`', ''))}.\n")
+        for field in cls.__fields__:
+            key = f"{cls.__name__}.{field}"
+            value = default(cls, field).replace("`", "")
+            page = PAGES.get(key, "")
+            about = DOCS[key] + (f" See {page}." if page and page not in DOCS[key] else "")
+            parts.append(item(field, f"{about} Value: {form(cls, field)}. Default: {value}."))
+    parts.append(
+        ".SH EXAMPLES\nA web server whose files are read\\-only, with a published port:\n.PP\n.nf\n"
+        'command = ["/usr/bin/python3", "\\-m", "http.server", "8000", "\\-\\-directory", "/srv"]\n'
+        'mounts = ["./site:/srv"]\n\n[net]\nmode = "veth"\npublish = ["127.0.0.1:8080:8000"]\n\n'
+        '[limits]\nmemory = "128M"\npids = 32\n.fi\n'
+    )
+    parts.append(".SH SEE ALSO\n.BR nstool (1),\n.BR nstool\\-plan (5),\n.BR namespaces (7),\n.BR capabilities (7)\n")
+    return "".join(parts)
+
+
+PAGES_MADE = {"nstool.1": nstool_1, "nstool.toml.5": nstool_toml_5}
+
+
+if __name__ == "__main__":
+    for name, make in PAGES_MADE.items():
+        (MAN / name).write_text(make(), encoding="utf-8")
+    sys.exit(0)

@@ -1,0 +1,180 @@
+"""Rows E1 (none, loopback, join) and E3 (sysctls); links to the outside are tested apart."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nstool.errors import KernelError, SpecError
+from nstool.sandbox.launch import launch
+from nstool.spec.model import Namespaces, Net
+from tests.kernel.rows import boxes
+from tests.kernel.rows.conftest import Act
+
+DEVICES = "ls /proc/sys/net/ipv4/conf; ip -brief link 2>/dev/null"
+UP = "ip -brief address show lo"
+
+pytestmark = pytest.mark.needs("ip")
+
+
+def devices(pid: int) -> list[str]:
+    """The devices in a process's network namespace, by another road than ours. proc_pid_net(5)."""
+    rows = Path(f"/proc/{pid}/net/dev").read_text().splitlines()[2:]
+    return [row.split(":")[0].strip() for row in rows]
+
+
+def test_loopback_is_the_default(act: Act) -> None:
+    """lo alone, up, with its addresses; a connection to itself works."""
+
+    def look() -> tuple[list[str], str, str]:
+        with boxes.box() as box:
+            link = box.ask(UP)
+            served = box.ask("busybox nc -lp 4321 -e true & busybox sleep 0.2; busybox nc -w 2 127.0.0.1 4321 </dev/null; echo $?")
+            return devices(box.pid), link, served.splitlines()[-1]
+
+    found, link, served = act(look)
+    assert found == ["lo"]
+    assert "127.0.0.1/8" in link
+    assert served == "0"
+
+
+def test_none_has_no_device_that_is_up(act: Act) -> None:
+    """Not even the loopback."""
+
+    def look() -> tuple[list[str], str, str]:
+        with boxes.box(net=Net(mode="none")) as box:
+            return devices(box.pid), box.ask(UP), box.ask("busybox nc -w 1 127.0.0.1 1; echo $?")
+
+    found, link, refused = act(look)
+    assert found == ["lo"]
+    assert "DOWN" in link
+    assert "127.0.0.1" not in link
+    assert "unreachable" in refused
+
+
+def test_host_is_the_callers(act: Act) -> None:
+    """A word that a reviewer sees: --net host."""
+    words = ["--memory", "0", "--pids", "0", "--net", "host"]
+    ran = act(boxes.nstool, "run", *words, "--", "readlink", "/proc/self/ns/net")
+    assert ran == (0, boxes.inode("self", "net") + "\n", "")
+
+
+def test_the_network_of_a_sandbox_is_joined_by_pid(as_root: Act) -> None:
+    """Two sandboxes that share a user namespace and a network see one loopback."""
+
+    def look() -> tuple[bool, bool]:
+        with boxes.box(namespaces=Namespaces(user="host"), user="65534:65534") as first:
+            with boxes.box(
+                namespaces=Namespaces(user="host"), user="65534:65534", net=Net(mode="join", target=str(first.pid))
+            ) as second:
+                return tuple(boxes.inode(first.pid, kind) == boxes.inode(second.pid, kind) for kind in ("net", "uts"))  # type: ignore[return-value]
+
+    assert as_root(look) == (True, False)
+
+
+@pytest.fixture
+def netns(name: str, as_root: Act) -> Any:
+    subprocess.run(["ip", "netns", "add", name], check=True)
+    yield name
+    subprocess.run(["ip", "netns", "delete", name], check=True)
+
+
+@pytest.mark.parametrize("target", ["{}", "/run/netns/{}"])
+def test_a_named_network_is_joined(as_root: Act, netns: str, target: str) -> None:
+    """By name or by file, by the default sandbox: its user namespace is a new one."""
+    words = ["--net", "join:" + target.format(netns)]
+    ran = as_root(boxes.nstool, "run", *words, "--", "stat", "-Lc", "%i", "/proc/self/ns/net")
+    assert ran == (0, f"{os.stat(f'/run/netns/{netns}').st_ino}\n", "")
+
+
+def test_an_ordinary_user_joins_their_own(as_user: Act) -> None:
+    """With its user namespace, which owns it."""
+
+    def look() -> bool:
+        with boxes.box() as first:
+            owner = str(first.pid)
+            words = Namespaces(user=owner, pid=owner, net=owner)
+            with boxes.box(namespaces=words, proc="none", net=Net(mode="join", target=owner)) as second:
+                return boxes.inode(first.pid, "net") == boxes.inode(second.pid, "net")
+
+    assert as_user(look)
+
+
+def test_joining_what_is_not_there(act: Act) -> None:
+    """Refused, and the target is named."""
+    for target in ("no-such-netns", "/run/netns/no-such", "99999999"):
+        ran = act(boxes.nstool, "run", "--memory", "0", "--pids", "0", "--net", f"join:{target}", "--", "true")
+        assert ran.status in (2, 125), ran
+        assert target in ran.err
+        assert "Traceback" not in ran.err
+
+
+def test_a_network_of_root_is_closed_to_users(as_root: Act, as_user: Act, netns: str) -> None:
+    """setns(2) asks for CAP_SYS_ADMIN in the user namespace that owns it."""
+
+    def ask() -> str:
+        with pytest.raises(KernelError) as refused:
+            launch(boxes.spec("true", net=Net(mode="join", target=netns)))
+        return refused.value.call
+
+    assert as_user(ask).startswith("setns(")
+
+
+# ---------------------------------------------------------------------------------------- E3
+
+
+def test_sysctls_are_the_namespaces_own(act: Act) -> None:
+    """The value holds inside; the host's is as before."""
+    names = {"net.ipv4.ip_unprivileged_port_start": "80", "net.ipv4.conf.all.forwarding": "1", "net.core.somaxconn": "77"}
+    files = {name: Path("/proc/sys/" + name.replace(".", "/")) for name in names}
+    before = {name: file.read_text() for name, file in files.items()}
+
+    def look() -> list[str]:
+        with boxes.box(net=Net(sysctls=names)) as box:
+            assert {name: file.read_text() for name, file in files.items()} == before
+            return [box.ask(f"cat {file}").strip() for file in files.values()]
+
+    assert act(look) == list(names.values())
+
+
+def test_a_sysctl_takes_effect(act: Act) -> None:
+    """Port 80 is open to a command without capabilities where ip_unprivileged_port_start allows it, else not."""
+
+    def serve(**sysctls: str) -> str:
+        net = Net(sysctls={name.replace("_dot_", "."): value for name, value in sysctls.items()})
+        return boxes.run("/bin/sh", "-c", "busybox timeout 1 busybox nc -lp 80; echo $?", net=net).err
+
+    assert "Permission denied" in act(serve)
+    assert act(serve, net_dot_ipv4_dot_ip_unprivileged_port_start="80") in ("", "Terminated\n")
+
+
+def test_sysctls_of_the_command_line(act: Act) -> None:
+    """--sysctl NAME=VALUE."""
+    words = ["--memory", "0", "--pids", "0", "--sysctl", "net.core.somaxconn=99"]
+    assert act(boxes.nstool, "run", *words, "--", "cat", "/proc/sys/net/core/somaxconn") == (0, "99\n", "")
+
+
+@pytest.mark.parametrize(
+    ("name", "net"), [("kernel.hostname", Net()), ("net.core.somaxconn", Net(mode="host")), ("net..x", Net())]
+)
+def test_sysctls_that_are_not_of_the_namespace(act: Act, name: str, net: Net) -> None:
+    """Only net.*, and only in a new network namespace: the host's are never written."""
+
+    def ask() -> str:
+        words = Namespaces(net="host" if net.mode == "host" else "new")
+        with pytest.raises(SpecError) as refused:
+            launch(boxes.spec("true", net=net.replace(sysctls={name: "1"}), namespaces=words))
+        return refused.value.place
+
+    assert "net.sysctls" in act(ask)
+
+
+def test_a_sysctl_that_does_not_exist(act: Act) -> None:
+    """The kernel's refusal names the file."""
+    ran = act(boxes.nstool, "run", "--memory", "0", "--pids", "0", "--sysctl", "net.ipv4.no_such=1", "--", "true")
+    assert ran.status == 125, ran
+    assert "/proc/sys/net/ipv4/no_such" in ran.err

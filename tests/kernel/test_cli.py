@@ -1,0 +1,287 @@
+"""The command line as a user meets it: exit statuses, streams, signals, terminals, the other commands."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import pty
+import select
+import signal
+import struct
+import subprocess
+import sys
+import termios
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+BIN = Path(sys.prefix) / "bin"
+NSTOOL = str(BIN / "nstool")
+DEADLINE = 20.0
+
+pytestmark = pytest.mark.needs("root", "native", "nsexec", "timens", "cgroupns")
+
+
+def nstool(*words: str, **options: object) -> subprocess.CompletedProcess[str]:
+    """Run nstool to its end."""
+    return subprocess.run([NSTOOL, *words], capture_output=True, text=True, timeout=60, **options)  # type: ignore[call-overload, no-any-return]
+
+
+@contextlib.contextmanager
+def running(*words: str) -> Iterator[subprocess.Popen[str]]:
+    """A foreground nstool whose command has said "ready"."""
+    process = subprocess.Popen([NSTOOL, *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    try:
+        assert process.stdout.readline() == "ready\n", process.stderr and process.stderr.read()
+        yield process
+    finally:
+        process.stdin.close()  # type: ignore[union-attr]
+        process.terminate()
+        process.wait(DEADLINE)
+        process.stdout.close()
+        process.stderr.close()  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("words", "status"),
+    [
+        (("--", "true"), 0),
+        (("--", "sh", "-c", "exit 7"), 7),
+        (("--", "sh", "-c", "kill -TERM $$"), 128 + 15),
+        (("--", "sh", "-c", "kill -KILL $$"), 128 + 9),
+        (("--", "/nowhere/command"), 127),
+        (("--", "/etc/hostname"), 126),
+        (("--hostnam", "x", "--", "true"), 2),
+        (("--name", "UPPER", "--", "true"), 2),
+        (("--memory", "lots", "--", "true"), 2),
+        (("/nowhere.toml",), 2),
+        ((), 2),
+    ],
+)
+def test_exit_status_is_the_commands_or_says_who_failed(words: tuple[str, ...], status: int) -> None:
+    """128+n for signals, 127 not found, 126 not executable, 2 for a bad request with one message."""
+    done = nstool("run", *words)
+    assert done.returncode == status, done.stderr
+    if status in (2, 126, 127):
+        assert done.stderr.startswith("nstool: ")
+        assert "Traceback" not in done.stderr
+    if status == 2:
+        assert done.stderr.count("\n") == 1
+
+
+def test_streams_are_passed_through_untouched() -> None:
+    """Bytes of every value, both ways, and the two outputs stay apart."""
+    data = bytes(range(256)) * 1000
+    done = subprocess.run([NSTOOL, "run", "--", "sh", "-c", "cat; echo error >&2"], input=data, capture_output=True, timeout=60)
+    assert (done.stdout, done.stderr) == (data, b"error\n")
+
+
+def test_output_ends_when_the_command_does() -> None:
+    """Init keeps no copy of the command's output: a reader sees its end while the command still runs."""
+    with running("run", "--", "sh", "-c", "echo ready; exec >&- 2>&-; read x") as process:
+        assert process.stdout is not None
+        assert process.stdout.read() == ""
+        assert process.poll() is None
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGRTMIN])
+def test_signals_are_forwarded_and_told_in_the_status(number: int) -> None:
+    """What the launcher gets, the command gets; the status says which signal ended it."""
+    with running("run", "--", "sh", "-c", "echo ready; read x") as process:
+        process.send_signal(number)
+        assert process.wait(DEADLINE) == 128 + number
+
+
+def test_a_signal_that_is_handled_ends_nothing() -> None:
+    """The command's own handler runs, in the sandbox."""
+    script = "trap 'echo got; exit 5' USR2; echo ready; while :; do read x || :; done"
+    with running("run", "--", "sh", "-c", script) as process:
+        assert process.stdout is not None
+        process.send_signal(signal.SIGUSR2)
+        assert process.stdout.readline() == "got\n"
+        assert process.wait(DEADLINE) == 5
+
+
+def test_what_stays_of_a_foreground_launch_is_small(name: str) -> None:
+    """Launcher and init together keep less than 1 MiB of private memory."""
+    with running("run", "--name", name, "--", "sh", "-c", "echo ready; read x") as process:
+        record = json.loads(nstool("ps", "--json").stdout)[0]
+        kept = 0
+        for pid in (process.pid, record["init_pid"]):
+            fields = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:])
+            kept += sum(int(fields[key].split()[0]) for key in ("Private_Clean", "Private_Dirty"))
+        assert kept < 1024, f"{kept} KiB"
+
+
+def test_supervisor_undoes_what_the_launcher_made(name: str, run_dir: Path) -> None:
+    """After the end no cgroup, lease or directory is left: the supervisor undoes without Python."""
+    with running("run", "--name", name, "--", "sh", "-c", "echo ready; read x"):
+        groups = list(Path("/sys/fs/cgroup").glob(f"*/nstool-{name}-*"))
+        assert groups
+        assert (run_dir / "sandboxes" / name).is_dir()
+    assert not any(group.exists() for group in groups)
+    assert not (run_dir / "sandboxes" / name).exists()
+    assert not list((run_dir / "ids").iterdir())
+
+
+def test_running_out_of_memory_is_said() -> None:
+    """The status says killed, one line says why."""
+    done = nstool("run", "--memory", "24M", "--", "python3", "-c", "x = bytearray(200 << 20)")
+    assert done.returncode == 137
+    assert "for lack of memory (limits.memory = 25165824 bytes)" in done.stderr
+
+
+class Terminal:
+    """A terminal of the test's, and nstool in it."""
+
+    def __init__(self, *words: str) -> None:
+        self.pid, self.master = pty.fork()
+        if self.pid == 0:
+            os.execv(NSTOOL, [NSTOOL, *words])
+        self.seen = ""
+
+    def resize(self, rows: int, columns: int) -> None:
+        fcntl.ioctl(self.master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+
+    def read_until(self, text: str) -> None:
+        end = time.monotonic() + DEADLINE
+        while text not in self.seen:
+            assert select.select([self.master], [], [], end - time.monotonic())[0], self.seen
+            self.seen += os.read(self.master, 4096).decode()
+
+    def write(self, text: str) -> None:
+        os.write(self.master, text.encode())
+
+    def wait(self) -> int:
+        while True:
+            try:
+                data = os.read(self.master, 4096)
+            except OSError:
+                break
+            self.seen += data.decode()
+        os.close(self.master)
+        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+
+
+def test_terminal_is_the_sandboxs_own() -> None:
+    """The command has a terminal of its own devpts; input, size and ^C reach it; the status comes back."""
+    terminal = Terminal("run", "--", "sh", "-c", "tty; echo go; read x; stty size; echo $x; exec cat")
+    terminal.read_until("go\r\n")
+    assert "/dev/pts/0" in terminal.seen
+    terminal.resize(33, 99)
+    terminal.write("hello\n")
+    terminal.read_until("33 99")
+    terminal.read_until("hello\r\nhello")
+    terminal.write("\x03")
+    assert terminal.wait() == 128 + 2
+
+
+def test_terminal_settings_come_back() -> None:
+    """The caller's terminal is raw while the command runs and as before when it has ended."""
+    master, slave = pty.openpty()
+    try:
+        before = termios.tcgetattr(slave)
+        script = "echo ready; read x"
+        process = subprocess.Popen(
+            [sys.executable, "-c", f"import os; os.setsid(); import fcntl, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv({NSTOOL!r}, {[NSTOOL, 'run', '--', 'sh', '-c', script]!r})"],
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+        )
+        seen = b""
+        while b"ready" not in seen:
+            seen += os.read(master, 4096)
+        assert termios.tcgetattr(slave)[3] & termios.ICANON == 0
+        os.write(master, b"x\n")
+        assert process.wait(DEADLINE) == 0
+        assert termios.tcgetattr(slave) == before
+    finally:
+        os.close(master)
+        os.close(slave)
+
+
+def test_exec_joins_a_running_sandbox(name: str) -> None:
+    """Same namespaces, same ids, no capability, same filter, its own status; the sandbox goes on."""
+    with running("run", "--name", name, "--", "sh", "-c", "echo ready; read x") as process:
+        init = json.loads(nstool("ps", "--json").stdout)[0]["init_pid"]
+        script = "readlink /proc/self/ns/* | sort -u; id -u; grep -E 'CapEff|CapBnd|NoNewPrivs|Seccomp:' /proc/self/status; exit 9"
+        done = nstool("exec", name, "--", "sh", "-c", script)
+        assert done.returncode == 9, done.stderr
+        lines = done.stdout.split("\n")
+        kinds = sorted({os.readlink(f"/proc/{init}/ns/{kind}") for kind in os.listdir(f"/proc/{init}/ns")})
+        assert lines[: len(kinds)] == kinds
+        assert lines[len(kinds)] == "1000"
+        assert {line.split()[1] for line in lines[len(kinds) + 1 :] if line} == {"0" * 16, "1", "2"}
+        assert process.poll() is None
+
+
+def test_exec_into_nothing_is_a_bad_request() -> None:
+    """Status 2 and a message that names what there is."""
+    done = nstool("exec", "nobody-here", "--", "true")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "nobody-here" in done.stderr
+
+
+def test_signal_reaches_the_command_by_name(name: str) -> None:
+    """`nstool signal NAME TERM` ends it, and its launcher tells so."""
+    with running("run", "--name", name, "--", "sh", "-c", "echo ready; read x") as process:
+        assert nstool("signal", name, "term").returncode == 0
+        assert process.wait(DEADLINE) == 128 + 15
+    assert nstool("signal", name).returncode == 2
+    assert "did you mean" in nstool("signal", name, "TREM").stderr
+
+
+def test_enter_and_pin_outlive_the_sandbox(name: str, tmp_path: Path) -> None:
+    """Pinned namespaces can be entered while the sandbox runs and when it has ended, until they are let go."""
+    kept = str(tmp_path / "kept")
+    with running("run", "--name", name, "--hostname", "pinned", "--", "sh", "-c", "echo ready; read x"):
+        init = json.loads(nstool("ps", "--json").stdout)[0]["init_pid"]
+        entered = nstool("enter", str(init), "--types", "uts", "--", "hostname")
+        assert entered.stdout == "pinned\n", entered.stderr
+        pinned = nstool("pin", name, kept, "--types", "user,uts,net")
+        assert pinned.returncode == 0, pinned.stderr
+        inode = os.readlink(f"/proc/{init}/ns/net")
+    try:
+        entered = nstool("enter", kept, "--", "sh", "-c", "hostname; readlink /proc/self/ns/net")
+        assert entered.stdout.split() == ["pinned", inode], entered.stderr
+    finally:
+        assert nstool("unpin", kept).returncode == 0
+    assert not Path(kept).exists()
+
+
+def test_plan_prints_what_run_makes(tmp_path: Path) -> None:
+    """A table, JSON with every step, nothing done."""
+    done = nstool("plan", "--json", "--", "id")
+    assert done.returncode == 0, done.stderr
+    steps = json.loads(done.stdout)["steps"]
+    assert steps[-1]["who"] == "undo"
+    assert {"launcher", "child", "init", "payload"} <= {step["who"] for step in steps}
+    assert all(step["why"] and step["man"] for step in steps)
+    assert "execve" in nstool("plan", "--", "id").stdout
+
+
+def test_compiled_plan_runs_without_python(tmp_path: Path) -> None:
+    """nsexec runs what compile wrote, adds arguments, gives the status; compile does not overwrite."""
+    plan = str(tmp_path / "id.plan")
+    done = nstool("compile", "-o", plan, "--", "sh", "-c", 'echo "$0 $*"; exit 6', "zero")
+    assert done.returncode == 0, done.stderr
+    ran = subprocess.run([str(BIN / "nsexec"), plan, "one", "two"], capture_output=True, text=True, timeout=60)
+    assert (ran.returncode, ran.stdout) == (6, "zero one two\n"), ran.stderr
+    assert nstool("compile", "-o", plan, "--", "true").returncode == 2
+    refused = nstool("compile", "-o", plan, "--force", "--net", "veth", "--", "true")
+    assert refused.returncode == 2
+    assert "veth" in refused.stderr
+
+
+def test_no_traceback_for_a_user() -> None:
+    """Every sub-command refuses nonsense in one line with status 2."""
+    for words in (["nosuch"], ["plan", "--nosuch"], ["exec"], ["enter", "999999999", "--", "true"], ["pin", "1", "/proc/x/y"], ["unpin", "/etc"], ["signal", "x"], ["compile", "--", "true"], ["show", "nobody"]):
+        done = nstool(*words)
+        assert done.returncode == 2, (words, done)
+        assert "Traceback" not in done.stderr
+        assert done.stderr.startswith("nstool: "), (words, done.stderr)

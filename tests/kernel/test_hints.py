@@ -1,0 +1,1105 @@
+"""Each cause of the catalogue that this kernel can be brought to: provoked for real, and named, and no other."""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import shutil
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nstool import uapi
+from nstool.errors import KernelError
+from nstool.plan import hints
+from nstool.plan.steps import CHILD, INIT, LAUNCHER, PAYLOAD, Fd, Plan, Step
+from nstool.sandbox import features
+from nstool.spec.model import Mount, Root, Spec
+from tests.support import kernel
+from tests.support.probes import controller_root
+
+pytestmark = pytest.mark.needs("root", "native", "nsexec")
+
+InChild = Callable[..., Any]
+USER, NET, NS, PID, IPC = (getattr(uapi, f"CLONE_NEW{n}") for n in ("USER", "NET", "NS", "PID", "IPC"))
+CWD = uapi.AT_FDCWD
+END = Step(PAYLOAD, "execve", (("",), ("x",), ()), "the end")
+
+
+def init(call: str, *args: Any, result: str = "") -> Step:
+    return Step(INIT, call, args, "a step of the test", result)
+
+
+def launcher(call: str, *args: Any, result: str = "") -> Step:
+    return Step(LAUNCHER, call, args, "a step of the test", result)
+
+
+def told(error: KernelError | None) -> tuple[str, ...]:
+    """Return the errno's name, and the checked causes; or fail."""
+    assert error is not None, "nothing was refused"
+    assert error.checked, f"not checked: {error}"
+    assert len(error.remedies) == len(error.causes)
+    return (error.errno_name, *error.causes)
+
+
+def cause(name: str, **words: object) -> str:
+    """Return the cause of the row with this detector, filled in."""
+    row = next(row for row in hints.ROWS if row.name == name)
+    return hints.sentence(row.cause, words)
+
+
+def expect(error: KernelError | None, number: str, name: str, **words: object) -> None:
+    """Check that exactly this row explains the error."""
+    assert told(error) == (number, cause(name, **words))
+
+
+def plan_of(flags: int, *steps: Step, maps: tuple[Step, ...] = (), before: tuple[Step, ...] = ()) -> KernelError | None:
+    """Run a child with these maps and steps."""
+    raised = (Step(CHILD, "raise_ambient", ((1 << 41) - 1,), ""),) if flags & USER else ()
+    clone = launcher("clone3", flags, -1, 0)
+    go = (launcher("release"), init("wait"))
+    plan = Plan((*before, clone, *raised, Step(CHILD, "exec_init", (), ""), *maps, *go, *steps, END), (), False)
+    return features.run_trial(plan)
+
+
+def maps(uid: str = "0 0 1\n", gid: str = "0 0 1\n", setgroups: bool = True) -> tuple[Step, ...]:
+    deny = (launcher("write_proc", "setgroups", "deny"),) if setgroups else ()
+    return (*deny, launcher("write_proc", "uid_map", uid), launcher("write_proc", "gid_map", gid))
+
+
+def own_mounts() -> None:
+    kernel.unshare(kernel.CLONE_NEWNS)
+    kernel.mount("none", "/", "", kernel.MS_REC | kernel.MS_PRIVATE)
+
+
+def own_userns(lines: str = "0 0 4294967295") -> None:
+    kernel.unshare(kernel.CLONE_NEWUSER)
+    Path("/proc/self/uid_map").write_text("0 0 1")
+    Path("/proc/self/setgroups").write_text("deny")
+    Path("/proc/self/gid_map").write_text("0 0 1")
+
+
+# ---- processes and namespaces ----
+
+
+def test_no_privilege() -> None:
+    """An ordinary user gets no uts namespace without a user namespace."""
+    error = features.try_steps(0, init("unshare", uapi.CLONE_NEWUTS), as_user=True)
+    # The launcher, root, cannot see from its own files what the child had lost.
+    assert error is not None
+    assert error.errno == errno.EPERM
+
+
+def test_no_privilege_of_the_caller(as_user: InChild) -> None:
+    """The same, when it is the launcher that has none."""
+    expect(as_user(features.try_steps, uapi.CLONE_NEWUTS), "EPERM", "no_privilege")
+
+
+def test_namespace_limit_zero(in_child: InChild) -> None:
+    """user.max_uts_namespaces is 0, in a user namespace of its own, which has these files to itself."""
+
+    def act() -> KernelError | None:
+        own_userns()
+        Path("/proc/sys/user/max_uts_namespaces").write_text("0")
+        return features.try_steps(uapi.CLONE_NEWUTS)
+
+    expect(in_child(act), "ENOSPC", "namespace_limit_zero", limit="user.max_uts_namespaces")
+
+
+def test_namespace_limit_reached(in_child: InChild) -> None:
+    """One uts namespace is allowed, and one is there."""
+
+    def act() -> KernelError | None:
+        own_userns()
+        Path("/proc/sys/user/max_uts_namespaces").write_text("1")
+        kernel.unshare(uapi.CLONE_NEWUTS)
+        return features.try_steps(uapi.CLONE_NEWUTS)
+
+    expect(in_child(act), "ENOSPC", "namespace_limit_reached", limit="user.max_uts_namespaces", allowed=1)
+
+
+def test_outer_filter(in_child: InChild) -> None:
+    """The filter of an outer container answers clone3 with ENOSYS, as Docker's did."""
+
+    def act() -> KernelError | None:
+        import pyseccomp
+
+        features.try_steps(0)  # makes the image, which needs no filtered call later
+        filtered = pyseccomp.SyscallFilter(pyseccomp.ALLOW)
+        filtered.add_rule(pyseccomp.ERRNO(errno.ENOSYS), "clone3")
+        filtered.load()
+        return features.try_steps(USER)
+
+    expect(in_child(act), "ENOSYS", "outer_filter", name="clone3")
+
+
+def test_outer_filter_is_not_blamed_for_another_call(in_child: InChild) -> None:
+    """A filter that refuses setns is there; the limit is what refuses clone3."""
+
+    def act() -> KernelError | None:
+        import pyseccomp
+
+        own_userns()
+        Path("/proc/sys/user/max_uts_namespaces").write_text("0")
+        filtered = pyseccomp.SyscallFilter(pyseccomp.ALLOW)
+        filtered.add_rule(pyseccomp.ERRNO(errno.EPERM), "setns")
+        filtered.load()
+        return features.try_steps(uapi.CLONE_NEWUTS)
+
+    expect(in_child(act), "ENOSPC", "namespace_limit_zero", limit="user.max_uts_namespaces")
+
+
+def test_chrooted(in_child: InChild, tmp_path: Path) -> None:
+    """The caller lives in a chroot that is no mount point."""
+
+    def act() -> KernelError | None:
+        features.try_steps(0, init("unshare", 1))  # imports all that an explanation needs
+        own_mounts()
+        (tmp_path / "proc").mkdir()
+        (tmp_path / "dev").mkdir()
+        kernel.mount("/proc", str(tmp_path / "proc"), "", kernel.MS_BIND | kernel.MS_REC)
+        kernel.mount("/dev", str(tmp_path / "dev"), "", kernel.MS_BIND | kernel.MS_REC)
+        os.chroot(tmp_path)
+        os.chdir("/")
+        return features.try_steps(USER)
+
+    expect(in_child(act), "EPERM", "chrooted")
+
+
+def test_process_limit(as_user: InChild) -> None:
+    """RLIMIT_NPROC of the caller is 1, and it is one process itself."""
+
+    def act() -> KernelError | None:
+        resource.setrlimit(resource.RLIMIT_NPROC, (1, 1))
+        return features.try_steps(USER)
+
+    error = as_user(act)
+    assert error is not None
+    assert error.errno_name == "EAGAIN"
+    assert "its RLIMIT_NPROC is 1" in error.cause
+    assert error.checked
+
+
+@pytest.mark.needs("cgroup_pids")
+def test_pids_limit(in_child: InChild, name: str) -> None:
+    """The caller's own cgroup allows one task."""
+    directory = Path(controller_root("pids"), f"nstool-{name}")
+
+    def act() -> KernelError | None:
+        (directory / "cgroup.procs").write_text("0")
+        (directory / "pids.max").write_text("1")
+        return features.try_steps(0)
+
+    directory.mkdir()
+    try:
+        expect(in_child(act), "EAGAIN", "pids_limit", cgroup=str(directory), allowed=1)
+    finally:
+        directory.rmdir()
+
+
+def in_new_pidns(act: Callable[[], Any]) -> Any:
+    from tests.support.child import run_in_child
+
+    kernel.unshare(uapi.CLONE_NEWPID)
+    return run_in_child(act)
+
+
+def test_memfd_noexec(in_child: InChild) -> None:
+    """vm.memfd_noexec, which each pid namespace has for itself, is 1."""
+
+    def act() -> KernelError | None:
+        from nstool.sandbox import engine
+
+        Path("/proc/sys/vm/memfd_noexec").write_text("1")
+        engine._image = (-1, 0)
+        return features.try_steps(0)
+
+    expect(in_child(in_new_pidns, act), "EACCES", "memfd_noexec", value=1)
+
+
+def test_timens_offset_range() -> None:
+    """An offset that takes a clock below zero is refused."""
+    text = "monotonic -1000000000 0\n"
+    step = Step(CHILD, "write_file", (CWD, "/proc/self/timens_offsets", text, 0, 0), "")
+    clone, end = launcher("clone3", 0, -1, 0), Step(CHILD, "exec_init", (), "")
+    enter = Step(CHILD, "unshare", (uapi.CLONE_NEWTIME,), "")
+    go = (launcher("release"), init("wait"))
+    error = features.run_trial(Plan((clone, enter, step, end, *go, END), (), False))
+    number, said = told(error)
+    assert number == "ERANGE"
+    assert said.startswith("-1000000000 s take the monotonic clock")
+
+
+def joined(path: str, kind: int, flags: int = 0) -> KernelError | None:
+    opened = launcher("openat2", CWD, path, uapi.O_CLOEXEC, 0, 0, result="ns")
+    return plan_of(flags, init("setns", Fd("ns"), kind), before=(opened,), maps=maps() if flags else ())
+
+
+def test_not_a_namespace() -> None:
+    """A net namespace is joined as a uts namespace; a plain file as one."""
+    path = "/proc/self/ns/net"
+    words = {"is": "a net namespace", "type": "uts"}
+    expect(joined(path, uapi.CLONE_NEWUTS), "EINVAL", "not_a_namespace", path=path, **words)
+    words = {"is": "no namespace", "type": "uts"}
+    expect(joined("/etc/passwd", uapi.CLONE_NEWUTS), "EINVAL", "not_a_namespace", path="/etc/passwd", **words)
+
+
+def test_owned_elsewhere() -> None:
+    """A new user namespace has no power over the host's network namespace."""
+    path = "/proc/self/ns/net"
+    expect(joined(path, NET, USER), "EPERM", "owned_elsewhere", path=path)
+
+
+def test_own_userns_joined() -> None:
+    """One cannot join the user namespace that one lives in."""
+    expect(joined("/proc/self/ns/user", USER), "EINVAL", "own_userns_joined")
+
+
+def test_namespace_gone() -> None:
+    """No such process, no such named namespace: the path is named, once."""
+    for path in ("/proc/4194305/ns/net", "/run/netns/nstool-no-such"):
+        error = joined(path, NET)
+        assert cause("namespace_gone", path=path) in told(error)
+
+
+def set_tid(pid: int, flags: int) -> KernelError | None:
+    steps = (*features._child(flags, mapped=False), init("clone3", 0, -1, pid), END)
+    return features.run_trial(Plan(steps, (), True))
+
+
+def test_pid_taken() -> None:
+    """Pid 1 of a new pid namespace is init's."""
+    expect(set_tid(1, USER | PID), "EEXIST", "pid_taken", pid=1, holder="init of the sandbox")
+
+
+def test_set_tid_not_allowed() -> None:
+    """A new user namespace may not choose pids in the host's pid namespace."""
+    expect(set_tid(777777, USER), "EPERM", "set_tid_not_allowed")
+
+
+def test_set_tid_too_high() -> None:
+    """No pid is above kernel.pid_max."""
+    highest = int(Path("/proc/sys/kernel/pid_max").read_text())
+    pid = max(highest, 1 << 22)
+    expect(set_tid(pid, USER | PID), "EINVAL", "set_tid_too_high", pid=pid, highest=highest)
+
+
+def test_pidns_dead(in_child: InChild) -> None:
+    """The pid namespace for children has lost its first process."""
+
+    def act() -> KernelError | None:
+        kernel.unshare(uapi.CLONE_NEWPID)
+        pid = os.fork()
+        if pid == 0:
+            os._exit(0)
+        os.waitpid(pid, 0)
+        return features.try_steps(0)
+
+    expect(in_child(act), "ENOMEM", "pidns_dead", what="its first process")
+
+
+def test_fd_limit_is_possible(in_child: InChild) -> None:
+    """EMFILE names the limit, though the files that the launch itself had open are closed by then."""
+
+    def act() -> KernelError | None:
+        features.try_steps(0, init("unshare", 1))
+        held = [os.dup(0) for _ in range(20)]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(held) + 2, max(held) + 2))
+        return features.try_steps(0)
+
+    error = in_child(act)
+    assert error is not None
+    assert error.errno_name == "EMFILE"
+    assert "RLIMIT_NOFILE" in error.cause
+    assert error.checked
+
+
+# ---- ids ----
+
+
+def test_map_needs_privilege(as_user: InChild) -> None:
+    """An ordinary user maps one id, its own."""
+
+    def act() -> tuple[KernelError | None, int]:
+        uid = os.getuid()
+        return plan_of(USER, maps=maps(uid=f"0 {uid} 2\n")), uid
+
+    error, uid = as_user(act)
+    expect(error, "EPERM", "map_needs_privilege", file="uid_map", own=uid, capability="CAP_SETUID")
+
+
+def test_setgroups_not_denied(as_user: InChild) -> None:
+    """An unprivileged gid_map waits for deny in setgroups."""
+
+    def act() -> KernelError | None:
+        return plan_of(USER, maps=maps(f"0 {os.getuid()} 1\n", f"0 {os.getgid()} 1\n", setgroups=False))
+
+    expect(as_user(act), "EPERM", "setgroups_not_denied")
+
+
+def test_map_written_twice() -> None:
+    """A map is written once."""
+    again = launcher("write_proc", "uid_map", "0 0 1\n")
+    expect(plan_of(USER, maps=(*maps(), again)), "EPERM", "map_written_twice")
+
+
+def test_setgroups_too_late() -> None:
+    """After gid_map it cannot be denied."""
+    late = launcher("write_proc", "setgroups", "deny")
+    expect(plan_of(USER, maps=(*maps(setgroups=False), late)), "EPERM", "setgroups_too_late")
+
+
+def test_map_of_root(in_child: InChild) -> None:
+    """Host id 0 is mapped by CAP_SETFCAP only."""
+
+    def act() -> KernelError | None:
+        from nstool import syscalls
+
+        caps = syscalls.capget()
+        less = caps.effective & ~(1 << uapi.CAP_SETFCAP)
+        syscalls.capset(less, caps.permitted, 0)
+        return plan_of(USER, maps=maps())
+
+    expect(in_child(act), "EPERM", "map_of_root")
+
+
+def test_map_outside_own(in_child: InChild) -> None:
+    """A nested namespace maps only what its parent has."""
+
+    def act() -> KernelError | None:
+        own_userns()
+        return plan_of(USER, maps=maps(uid="0 5 1\n"))
+
+    number, *causes = told(in_child(act))
+    assert number == "EPERM"
+    assert cause("map_outside_own", file="uid_map", first=5, last=5) in causes
+
+
+def test_map_malformed() -> None:
+    """Ranges overlap."""
+    number, said = told(plan_of(USER, maps=maps(uid="0 1000 10\n5 2000 10\n")))
+    assert (number, "overlap" in said) == ("EINVAL", True)
+
+
+def test_not_dumpable(as_user: InChild) -> None:
+    """Root owns the files of a process that is not dumpable."""
+
+    def act() -> KernelError | None:
+        kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
+        text = b"0\n"
+        return features.run_trial(
+            Plan(
+                (launcher("write_file", CWD, "/proc/self/oom_score_adj", text, 0, 0), *features._child(0, False), END),
+                (),
+                False,
+            )
+        )
+
+    number, *causes = told(as_user(act))
+    assert number == "EACCES"
+    assert cause("not_dumpable") in causes
+
+
+def spawned(*argv: str) -> KernelError | None:
+    return plan_of(USER, maps=(launcher("spawn", argv),))
+
+
+@pytest.mark.needs("newuidmap")
+def test_newuidmap_refusals(as_user: InChild, user: Any, tmp_path: Path) -> None:
+    """Each way in which the helper can be there and not help is told from the others."""
+    copy = Path(user.home, "newuidmap")
+    shutil.copy(shutil.which("newuidmap") or "", copy)
+    copy.chmod(0o755)
+    try:
+        expect(
+            as_user(spawned, str(copy), "{pid}", "0", str(user.subuid[0]), "1"),
+            "EPERM",
+            "helper_not_setuid",
+            helper=copy,
+        )
+    finally:
+        copy.unlink()
+    expect(as_user(spawned, "/no/newuidmap", "{pid}"), "ENOENT", "helper_missing", helper="/no/newuidmap")
+    real = str(shutil.which("newuidmap"))
+    error = as_user(spawned, real, "{pid}", "0", "1", "5")
+    expect(error, "EPERM", "ids_not_subordinate", file="/etc/subuid", range="1-5", user=user.name)
+
+
+@pytest.mark.needs("newuidmap")
+def test_helper_no_new_privs(as_user: InChild, user: Any) -> None:
+    """A caller with no_new_privs gets no help from set-user-ID programs."""
+
+    def act() -> KernelError | None:
+        kernel.prctl(uapi.PR_SET_NO_NEW_PRIVS, 1)
+        return spawned(str(shutil.which("newuidmap")), "{pid}", "0", str(user.subuid[0]), "1")
+
+    expect(as_user(act), "EPERM", "helper_no_new_privs")
+
+
+@pytest.mark.needs("newuidmap")
+def test_helper_nosuid(in_child: InChild, user: Any, tmp_path: Path) -> None:
+    """A set-user-ID helper on a mount with nosuid."""
+    path = tmp_path / "newuidmap"
+
+    def act() -> KernelError | None:
+        own_mounts()
+        kernel.mount("tmpfs", str(tmp_path), "tmpfs", uapi.MS_NOSUID, "mode=755")
+        for parent in tmp_path.parents:
+            if not parent.stat().st_mode & stat.S_IXOTH:
+                pytest.fail(f"{parent} is closed")
+        shutil.copy(shutil.which("newuidmap") or "", path)
+        path.chmod(0o4755)
+        user.become()
+        return spawned(str(path), "{pid}", "0", str(user.subuid[0]), "1")
+
+    closed = [p for p in (tmp_path, *tmp_path.parents) if not p.stat().st_mode & stat.S_IXOTH]
+    for parent in closed:
+        parent.chmod(parent.stat().st_mode | stat.S_IXOTH)
+    try:
+        expect(in_child(act), "EPERM", "helper_nosuid", helper=path)
+    finally:
+        for parent in closed:
+            parent.chmod(parent.stat().st_mode & ~stat.S_IXOTH)
+
+
+@pytest.mark.needs("newuidmap")
+def test_user_has_no_account(in_child: InChild, user: Any) -> None:
+    """newuidmap stops for a uid without an account."""
+
+    def act() -> KernelError | None:
+        nobodys = user._replace(uid=654321)
+        nobodys.become()
+        os.setresuid  # noqa: B018
+        return spawned(str(shutil.which("newuidmap")), "{pid}", "0", "654321", "1")
+
+    number, *causes = told(in_child(act))
+    assert number == "EPERM"
+    assert cause("user_has_no_account", uid=654321) in causes
+
+
+def test_id_not_mapped() -> None:
+    """Only mapped ids can be taken; groups likewise."""
+    expect(
+        features.try_steps(USER, init("setresuid", 5, 5, 5), mapped=True),
+        "EINVAL",
+        "id_not_mapped",
+        id=5,
+        map="uid_map",
+    )
+    error = plan_of(USER, init("setgroups", (7).to_bytes(4, "little")), maps=maps(setgroups=False))
+    expect(error, "EINVAL", "id_not_mapped", id=7, map="gid_map")
+
+
+def test_setgroups_denied() -> None:
+    """After deny nobody inside sets groups."""
+    error = features.try_steps(USER, init("setgroups", b""), mapped=True)
+    expect(error, "EPERM", "setgroups_denied")
+
+
+def test_ids_need_capability(as_user: InChild) -> None:
+    """Without a user namespace an ordinary user stays who it is."""
+    error = as_user(features.try_steps, 0, init("setresuid", 0, 0, 0))
+    expect(error, "EPERM", "ids_need_capability", capability="CAP_SETUID")
+
+
+def test_fsid_not_mapped(tmp_path: Path) -> None:
+    """Who makes a directory needs an id in the maps."""
+    error = plan_of(USER, init("mkdirat", CWD, str(tmp_path / "d"), 0o755), maps=maps("7 70000 1\n", "7 70000 1\n"))
+    expect(error, "EOVERFLOW", "fsid_not_mapped")
+
+
+def test_capabilities_that_the_caller_lacks(as_user: InChild) -> None:
+    """capset, the bounding set and the securebits of an ordinary user."""
+    admin = 1 << uapi.CAP_SYS_ADMIN
+    error = as_user(features.try_steps, 0, init("capset", admin, admin, 0))
+    expect(error, "EPERM", "not_permitted", capabilities="CAP_SYS_ADMIN")
+    expect(as_user(features.try_steps, 0, init("drop_bounding", 0)), "EPERM", "no_setpcap")
+    error = as_user(features.try_steps, 0, init("prctl", uapi.PR_SET_SECUREBITS, 1, 0, 0, 0))
+    expect(error, "EPERM", "no_setpcap")
+
+
+def test_not_in_bounding(in_child: InChild) -> None:
+    """What is outside of the bounding set does not become inheritable."""
+
+    def act() -> KernelError | None:
+        from nstool import syscalls
+
+        syscalls.prctl(uapi.PR_CAPBSET_DROP, uapi.CAP_SYS_TIME)
+        caps = syscalls.capget()
+        without = caps.effective & ~(1 << uapi.CAP_SETPCAP)
+        syscalls.capset(caps.effective & without, caps.permitted & without, 0)
+        return features.try_steps(0, init("capset", without & 1, without & 1, 1 << uapi.CAP_SYS_TIME))
+
+    number, *causes = told(in_child(act))
+    assert number == "EPERM"
+    assert cause("not_in_bounding", capabilities="CAP_SYS_TIME") in causes
+
+
+def test_securebits_locked(in_child: InChild) -> None:
+    """Locked bits stay."""
+
+    def act() -> KernelError | None:
+        from nstool import syscalls
+
+        syscalls.prctl(uapi.PR_SET_SECUREBITS, uapi.SECBIT_NO_SETUID_FIXUP | uapi.SECBIT_NO_SETUID_FIXUP_LOCKED)
+        return features.try_steps(0, init("prctl", uapi.PR_SET_SECUREBITS, 0, 0, 0, 0))
+
+    expect(in_child(act), "EPERM", "securebits_locked", have="0xc")
+
+
+# ---- mounts ----
+
+
+def tree(path: str, flags: int = uapi.OPEN_TREE_CLONE) -> Step:
+    return init("open_tree", CWD, path, flags | uapi.OPEN_TREE_CLOEXEC, result="tree")
+
+
+def new_fs(fstype: str, **options: str) -> tuple[Step, ...]:
+    steps = [init("fsopen", fstype, 1, result="fs")]
+    steps += [init("fsconfig", Fd("fs"), uapi.FSCONFIG_SET_STRING, k, v, 0) for k, v in options.items()]
+    steps += [init("fsconfig", Fd("fs"), uapi.FSCONFIG_CMD_CREATE, None, None, 0)]
+    return (*steps, init("fsmount", Fd("fs"), 1, 0, result="mount"))
+
+
+def test_sources(tmp_path: Path, in_child: InChild) -> None:
+    """A source that is missing, in a circle, or unbindable."""
+    path = str(tmp_path / "a/b")
+    expect(features.try_steps(NS, tree(path)), "ENOENT", "source_missing", path=path, missing=str(tmp_path / "a"))
+    (tmp_path / "loop").symlink_to("loop")
+    expect(features.try_steps(NS, tree(str(tmp_path / "loop"))), "ELOOP", "source_loop")
+
+    def act() -> KernelError | None:
+        own_mounts()
+        kernel.mount("tmpfs", str(tmp_path), "tmpfs", 0, "")
+        kernel.mount("none", str(tmp_path), "", uapi.MS_UNBINDABLE)
+        return features.try_steps(0, tree(str(tmp_path)))
+
+    expect(in_child(act), "EINVAL", "source_unbindable", point=str(tmp_path))
+
+
+def test_source_closed(as_user: InChild, user: Any) -> None:
+    """A directory above the source is closed to who opens it."""
+    closed = Path(user.home, "closed")
+    (closed / "in").mkdir(parents=True)
+    closed.chmod(0o700)
+    try:
+        error = as_user(features.try_steps, USER | NS, tree(str(closed / "in")), mapped=True)
+        expect(error, "EACCES", "source_closed", directory=str(closed), path=str(closed / "in"), uid=user.uid)
+    finally:
+        shutil.rmtree(closed)
+
+
+def test_source_locked() -> None:
+    """In a user namespace / is bound with what is mounted below it, or not at all."""
+    number, said = told(features.try_steps(USER | NS, tree("/"), mapped=True))
+    assert number == "EINVAL"
+    assert said.startswith("/ has mounts below it (")
+
+
+def directory_root(tmp_path: Path) -> Path:
+    """Return a root directory of /bin/busybox and few others, open to all."""
+    root = tmp_path / "root"
+    for name in ("bin", "etc", "proc", "dev", "tmp"):
+        (root / name).mkdir(parents=True)
+    shutil.copy("/bin/busybox", root / "bin/busybox")
+    for parent in (tmp_path, *tmp_path.parents):
+        if parent.is_relative_to("/tmp/pytest-of-root"):
+            parent.chmod(0o755)
+    return root
+
+
+def launched(spec: Spec) -> KernelError:
+    """Launch a spec that the kernel refuses, and return the error."""
+    from nstool.sandbox.launch import launch
+
+    limits = spec.limits.replace(memory=0, pids=0)
+    with pytest.raises(KernelError) as caught, launch(spec.replace(limits=limits, env={"PATH": "/bin"})):
+        pass
+    return caught.value
+
+
+def test_targets(tmp_path: Path) -> None:
+    """A target that is missing, behind a symlink, or below a file: where the root is the plan's own."""
+    root = directory_root(tmp_path)
+    (root / "link").symlink_to("etc")
+    (root / "etc/file").write_text("")
+    opened = launcher("open_tree", CWD, str(root), uapi.OPEN_TREE_CLONE | uapi.AT_RECURSIVE, result="root")
+    flags = uapi.O_PATH | uapi.O_CLOEXEC
+    resolve = uapi.RESOLVE_NO_SYMLINKS | uapi.RESOLVE_IN_ROOT
+
+    def target(path: str) -> KernelError | None:
+        return plan_of(
+            NS,
+            init("mount", None, "/", None, uapi.MS_REC | uapi.MS_PRIVATE, None),
+            init("move_mount", Fd("root"), "", CWD, "/", uapi.MOVE_MOUNT_F_EMPTY_PATH),
+            init("fchdir", Fd("root")),
+            init("pivot_root", ".", "."),
+            init("openat2", CWD, path, flags, 0, resolve, result="at"),
+            before=(opened,),
+        )
+
+    expect(target("/no/x"), "ENOENT", "target_missing", path="/no/x", missing="/no", host=str(root / "no"))
+    words = {"path": "/link", "link": "/link", "to": "etc", "real": "/etc"}
+    expect(target("/link"), "ELOOP", "target_symlink", **words)
+    expect(target("/etc/file/x"), "ENOTDIR", "target_not_directory", path="/etc/file/x", file="/etc/file")
+
+
+def test_kinds_differ(tmp_path: Path) -> None:
+    """A directory is not mounted on a file."""
+    (tmp_path / "file").write_text("")
+    error = features.try_steps(
+        NS,
+        init("mount", None, "/", None, uapi.MS_REC | uapi.MS_PRIVATE, None),
+        tree("/etc"),
+        init("openat2", CWD, str(tmp_path / "file"), uapi.O_PATH, 0, 0, result="at"),
+        init("move_mount", Fd("tree"), "", Fd("at"), "", uapi.MOVE_MOUNT_F_EMPTY_PATH | uapi.MOVE_MOUNT_T_EMPTY_PATH),
+    )
+    words = {"source": "a directory", "target": str(tmp_path / "file"), "is": "a file"}
+    assert error is not None
+    assert error.errno_name in ("EINVAL", "ENOTDIR")
+    assert cause("kinds_differ", **words) in error.causes
+
+
+def test_target_shared(in_child: InChild, tmp_path: Path) -> None:
+    """A mount namespace is not pinned on a shared mount."""
+
+    def act() -> KernelError | None:
+        own_mounts()
+        kernel.mount("tmpfs", str(tmp_path), "tmpfs", 0, "")
+        kernel.mount("none", str(tmp_path), "", uapi.MS_SHARED)
+        (tmp_path / "pin").write_text("")
+        return features.try_steps(
+            0, init("mount", "/proc/self/ns/mnt", str(tmp_path / "pin"), None, uapi.MS_BIND, None)
+        )
+
+    expect(in_child(act), "EINVAL", "target_shared", target=str(tmp_path / "pin"), point=str(tmp_path))
+
+
+def test_not_a_mount_point(tmp_path: Path) -> None:
+    """Propagation is a thing of mount points."""
+    error = features.try_steps(NS, init("mount", None, str(tmp_path), None, uapi.MS_PRIVATE, None))
+    expect(error, "EINVAL", "not_a_mount_point")
+
+
+def test_filesystem_absent() -> None:
+    """No kernel has it."""
+    error = features.try_steps(NS, init("fsopen", "nosuchfs", 1, result="fs"))
+    expect(error, "ENODEV", "filesystem_absent", fstype="nosuchfs")
+
+
+def test_too_revealing(in_child: InChild) -> None:
+    """Where parts of /proc or /sys are covered, a user namespace gets no fresh one."""
+
+    def act(fstype: str, path: str, flags: int) -> KernelError | None:
+        own_mounts()
+        kernel.mount("tmpfs", path, "tmpfs", uapi.MS_RDONLY, "")
+        return features.try_steps(USER | NS | PID | NET, *new_fs(fstype), mapped=True)
+
+    number, *causes = told(in_child(act, "proc", "/proc/sys", 0))
+    assert number == "EPERM"
+    assert causes == [cause("proc_too_revealing", what="/proc/sys is covered or read-only")]
+    number, *causes = told(in_child(act, "sysfs", "/sys/kernel", 0))
+    assert number == "EPERM"
+    assert "/sys/kernel" in causes[0]
+    assert len(causes) == 1
+
+
+def test_filesystems_of_foreign_namespaces() -> None:
+    """proc, sysfs and mqueue show a namespace, which must be the user namespace's own."""
+    error = features.try_steps(USER | NS, *new_fs("proc"), mapped=True)
+    expect(error, "EPERM", "proc_of_foreign_pidns")
+    error = features.try_steps(USER | NS, *new_fs("sysfs"), mapped=True)
+    expect(error, "EPERM", "sysfs_of_foreign_netns")
+    error = features.try_steps(USER | NS, *new_fs("mqueue"), mapped=True)
+    expect(error, "EPERM", "mqueue_of_foreign_ipcns")
+
+
+def test_filesystem_options() -> None:
+    """An id that is not mapped, as devpts' gid=5; a value that is none; a filesystem of the host alone."""
+    error = features.try_steps(USER | NS, *new_fs("devpts", gid="5"), mapped=True)
+    expect(error, "EINVAL", "option_id_unmapped", option="gid=5", map="gid_map")
+    error = features.try_steps(USER | NS, *new_fs("tmpfs", size="much"), mapped=True)
+    expect(error, "EINVAL", "option_value", fstype="tmpfs", option="size=much")
+    error = features.try_steps(USER | NS, *new_fs("devtmpfs"), mapped=True)
+    expect(error, "EPERM", "filesystem_not_in_userns", fstype="devtmpfs")
+
+
+def test_no_mount_privilege(as_user: InChild) -> None:
+    """An ordinary user mounts nothing without a user namespace."""
+    expect(as_user(features.try_steps, 0, init("fsopen", "tmpfs", 1, result="fs")), "EPERM", "no_mount_privilege")
+
+
+def idmapped(path: str, who: str = LAUNCHER) -> KernelError | None:
+    from nstool.namespaces.user import Maps
+    from nstool.sandbox import engine
+    from nstool.spec.model import IdMap
+
+    lines = (IdMap(0, 100000, 65536),)
+    fd = engine.userns(Maps(lines, lines, "launcher"))
+    try:
+        steps = (
+            Step(who, "open_tree", (CWD, path, uapi.OPEN_TREE_CLONE), "", result="tree"),
+            Step(
+                who,
+                "mount_setattr",
+                (Fd("tree"), "", uapi.AT_EMPTY_PATH, uapi.MOUNT_ATTR_IDMAP, 0, 0, Fd("userns")),
+                "",
+            ),
+        )
+        outside = steps if who == LAUNCHER else ()
+        child = features._child(USER | NS if who == INIT else 0, mapped=who == INIT)
+        inside = steps if who == INIT else ()
+        return features.run_trial(Plan((*outside, *child, *inside, END), ("userns",), False), {"userns": fd})
+    finally:
+        os.close(fd)
+
+
+def test_idmaps(in_child: InChild, tmp_path: Path) -> None:
+    """A filesystem without, a mapper without privilege over it, a mount that is mapped already."""
+    expect(idmapped("/proc"), "EINVAL", "idmap_not_supported", fstype="proc", point="/proc")
+    expect(idmapped("/etc", INIT), "EPERM", "idmap_needs_privilege")
+
+
+def test_locked_flags(in_child: InChild, tmp_path: Path) -> None:
+    """A user namespace does not make a read-only mount writable."""
+
+    def act() -> KernelError | None:
+        own_mounts()
+        kernel.mount("tmpfs", str(tmp_path), "tmpfs", uapi.MS_RDONLY, "")
+        remount = uapi.MS_REMOUNT | uapi.MS_BIND
+        return features.try_steps(USER | NS, init("mount", None, str(tmp_path), None, remount, None), mapped=True)
+
+    expect(in_child(act), "EPERM", "locked_flags", flags="ro", point=str(tmp_path))
+
+
+def test_overlay_upper_unfit(tmp_path: Path, in_child: InChild) -> None:
+    """An overlay is no upper layer of another."""
+    for name in ("l", "u", "w", "m"):
+        (tmp_path / name).mkdir()
+
+    def act() -> KernelError:
+        own_mounts()
+        kernel.mount("tmpfs", str(tmp_path), "tmpfs", 0, "mode=755")
+        for name in ("l", "u", "w", "m"):
+            (tmp_path / name).mkdir()
+        data = f"lowerdir={tmp_path}/l,upperdir={tmp_path}/u,workdir={tmp_path}/w"
+        kernel.mount("none", str(tmp_path / "m"), "overlay", 0, data)
+        root = Root(type="overlay", lower=("/",), upper=str(tmp_path / "m"))
+        return launched(Spec(command=("true",), root=root))
+
+    error = in_child(act)
+    assert cause("overlay_upper_unfit", path=str(tmp_path / "m"), fstype="overlay") in error.causes
+
+
+def test_making_in_the_root(tmp_path: Path) -> None:
+    """A read-only root, and one that belongs to somebody else."""
+    mkdir = init("mkdirat", CWD, "/nstool-test-dir", 0o755)
+    opened = launcher("open_tree", CWD, "/", uapi.OPEN_TREE_CLONE | uapi.AT_RECURSIVE, result="root")
+    flags = uapi.AT_EMPTY_PATH | uapi.AT_RECURSIVE
+    ro = launcher("mount_setattr", Fd("root"), "", flags, uapi.MOUNT_ATTR_RDONLY, 0, 0, -1)
+    pivot = (
+        init("mount", None, "/", None, uapi.MS_REC | uapi.MS_PRIVATE, None),
+        init("move_mount", Fd("root"), "", CWD, "/", uapi.MOVE_MOUNT_F_EMPTY_PATH),
+        init("fchdir", Fd("root")),
+        init("pivot_root", ".", "."),
+    )
+    expect(plan_of(NS, *pivot, mkdir, before=(opened, ro)), "EROFS", "root_read_only", path="/")
+    become = init("setresuid", 0, 0, 0)
+    lines = maps("0 1879048192 10\n", "0 1879048192 10\n", setgroups=False)
+    error = plan_of(USER | NS, init("setresgid", 0, 0, 0), become, *pivot, mkdir, before=(opened,), maps=lines)
+    expect(error, "EACCES", "root_not_writable", path="/", host="/", uid=1879048192)
+
+
+def test_no_mknod(tmp_path: Path) -> None:
+    """A user namespace makes no device nodes."""
+    node = init("mknodat", CWD, str(tmp_path / "null"), uapi.S_IFCHR | 0o666, 259)
+    expect(features.try_steps(USER | NS, node, mapped=True), "EPERM", "no_mknod")
+
+
+def test_device_cgroup(in_child: InChild, tmp_path: Path, name: str) -> None:
+    """The devices cgroup of version 1 says no."""
+    mount = next(
+        (line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines() if "devices" in line), ""
+    )
+    if not mount:
+        pytest.skip("no devices controller of cgroup version 1")
+    directory = Path(mount, f"nstool-{name}")
+
+    def act() -> KernelError | None:
+        (directory / "devices.deny").write_text("c 1:3 m")
+        (directory / "cgroup.procs").write_text("0")
+        node = launcher("mknodat", CWD, str(tmp_path / "null"), uapi.S_IFCHR | 0o666, 259)
+        return features.run_trial(Plan((node, *features._child(0, False), END), (), False))
+
+    directory.mkdir()
+    try:
+        expect(in_child(act), "EPERM", "device_cgroup", device="1:3")
+    finally:
+        directory.rmdir()
+
+
+# ---- cgroups, sysctls, limits ----
+
+
+def outside(*steps: Step) -> KernelError | None:
+    """Take steps of the launcher."""
+    return features.run_trial(Plan((*steps, *features._child(0, False), END), (), False))
+
+
+def put(path: Path | str, data: str, flags: int = 0) -> Step:
+    return launcher("write_file", CWD, str(path), data.encode(), flags, 0o644)
+
+
+@pytest.fixture
+def cgroup2(name: str) -> Any:
+    """A cgroup2 directory of its own."""
+    mount = next(
+        line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines() if " - cgroup2 " in line
+    )
+    path = Path(mount, f"nstool-{name}")
+    path.mkdir()
+    yield path
+    for below in sorted(path.glob("*/"), reverse=True):
+        below.rmdir()
+    path.rmdir()
+
+
+@pytest.mark.needs("cgroup2")
+def test_controllers(cgroup2: Path, in_child: InChild) -> None:
+    """A controller that nobody has, that is not handed down, that version 1 has, that meets processes."""
+    control = cgroup2 / "cgroup.subtree_control"
+    error = outside(put(control, "+nosuch"))
+    assert cause("controller_absent", controllers="nosuch") in told(error)
+    have = (cgroup2.parent / "cgroup.controllers").read_text().split()
+    held = [line.split()[0] for line in Path("/proc/cgroups").read_text().splitlines()[1:] if line.split()[1] != "0"]
+    if "memory" in held and "memory" not in have:
+        error = outside(put(control, "+memory"))
+        expect(error, told(error)[0], "controller_in_version1", controllers="memory")
+    inner = cgroup2 / "inner"
+    inner.mkdir()
+    spare = next((c for c in have if c not in (cgroup2.parent / "cgroup.subtree_control").read_text().split()), "")
+    if spare:
+        error = outside(put(control, f"+{spare}"))
+        expect(error, "ENOENT", "controller_not_delegated", controllers=spare, cgroup=cgroup2)
+
+
+@pytest.mark.needs("cgroup2")
+def test_cgroup_depth(cgroup2: Path) -> None:
+    """A cgroup that allows no descendants."""
+    (cgroup2 / "cgroup.max.descendants").write_text("0")
+    error = outside(launcher("mkdirat", CWD, str(cgroup2 / "x"), 0o755))
+    words = {"cgroup": cgroup2, "file": "cgroup.max.descendants", "allowed": 0}
+    expect(error, "EAGAIN", "cgroup_depth", **words)
+
+
+@pytest.mark.needs("cgroup_pids")
+def test_cgroup_files(name: str) -> None:
+    """A value that is none, a file that is not there."""
+    directory = Path(controller_root("pids"), f"nstool-{name}")
+    directory.mkdir()
+    try:
+        error = outside(put(directory / "pids.max", "many"))
+        expect(error, "EINVAL", "cgroup_value", file="pids.max", value="many")
+        error = outside(put(directory / "pids.nosuch", "1"))
+        expect(error, "ENOENT", "cgroup_file_missing", file="pids.nosuch", cgroup=directory.parent)
+    finally:
+        directory.rmdir()
+
+
+def test_cpuset_empty(in_child: InChild, name: str) -> None:
+    """A cpuset of version 1 without cpus takes no process."""
+    lines = Path("/proc/self/mountinfo").read_text().splitlines()
+    mount = next((line.split()[4] for line in lines if " - cgroup " in line and "cpuset" in line.split()[-1]), "")
+    if not mount:
+        pytest.skip("no cpuset controller of cgroup version 1")
+    directory = Path(mount, f"nstool-{name}")
+
+    directory.mkdir()
+    try:
+        error = outside(put(directory / "cgroup.procs", "0"))
+        expect(error, "ENOSPC", "cpuset_empty", cgroup=directory, file="cpuset.cpus")
+    finally:
+        directory.rmdir()
+
+
+@pytest.mark.needs("cgroup2")
+def test_cgroup_not_delegated(as_user: InChild, user: Any, cgroup2: Path) -> None:
+    """A cgroup of one's own is not entered without the common ancestor's cgroup.procs."""
+    os.chown(cgroup2, user.uid, user.gid)
+    os.chown(cgroup2 / "cgroup.procs", user.uid, user.gid)
+    opened = launcher("openat2", CWD, str(cgroup2), uapi.O_PATH | uapi.O_DIRECTORY, 0, 0, result="cgroup")
+    clone = launcher("clone3", 0, Fd("cgroup"), 0)
+    plan = Plan((opened, clone, *features._child(0, False)[1:], END), (), False)
+    expect(as_user(features.run_trial, plan), "EACCES", "cgroup_not_delegated", cgroup=cgroup2.parent)
+
+
+def test_paths_outside(as_user: InChild, in_child: InChild, tmp_path: Path, user: Any) -> None:
+    """A directory that is missing, not ours, read-only, or full; a name that is taken; a file that is not ours."""
+    path = str(tmp_path / "no/x")
+    expect(outside(launcher("mkdirat", CWD, path, 0o755)), "ENOENT", "parent_missing", directory=tmp_path / "no")
+    error = as_user(outside, launcher("mkdirat", CWD, "/etc/nstool-x", 0o755))
+    expect(error, "EACCES", "not_writable", directory="/etc")
+    expect(outside(launcher("mkdirat", CWD, "/etc", 0o755)), "EEXIST", "already_there", path="/etc")
+    expect(as_user(outside, put("/etc/passwd", "")), "EACCES", "not_ours_to_open", path="/etc/passwd")
+
+    def act(flags: int, data: str, step: Step) -> KernelError | None:
+        own_mounts()
+        kernel.mount("tmpfs", str(tmp_path), "tmpfs", flags, data)
+        return outside(step)
+
+    make = launcher("mkdirat", CWD, str(tmp_path / "x"), 0o755)
+    expect(in_child(act, uapi.MS_RDONLY, "", make), "EROFS", "read_only_host", directory=tmp_path)
+    expect(in_child(act, 0, "nr_inodes=1", make), "ENOSPC", "no_space", directory=tmp_path)
+
+
+def test_sysctls(in_child: InChild) -> None:
+    """One that is not there, one with a wrong value, one of the host, and a read-only /proc/sys."""
+    base = "/proc/sys/net/core"
+    inside = init("write_file", CWD, f"{base}/nosuch", b"1", 0, 0)
+    expect(features.try_steps(NET, inside), "ENOENT", "sysctl_absent", name="net.core.nosuch")
+    inside = init("write_file", CWD, f"{base}/somaxconn", b"some", 0, 0)
+    expect(features.try_steps(NET, inside), "EINVAL", "sysctl_value", name="net.core.somaxconn", value="some")
+    inside = init("write_file", CWD, "/proc/sys/kernel/panic", b"0", 0, 0)
+    error = features.try_steps(USER | NET, inside, mapped=False)
+    expect(error, "EACCES", "sysctl_not_namespaced", name="kernel.panic")
+
+    def act() -> KernelError | None:
+        own_mounts()
+        kernel.mount("/proc/sys", "/proc/sys", "", kernel.MS_BIND)
+        kernel.mount("none", "/proc/sys", "", uapi.MS_REMOUNT | kernel.MS_BIND | uapi.MS_RDONLY)
+        return features.try_steps(NET, init("write_file", CWD, f"{base}/somaxconn", b"10", 0, 0))
+
+    expect(in_child(act), "EROFS", "proc_sys_read_only")
+
+
+def test_oom_score_lower(as_user: InChild) -> None:
+    """An ordinary user's score only rises."""
+
+    def act() -> KernelError | None:
+        Path("/proc/self/oom_score_adj").write_text("700")
+        return outside(put("/proc/self/oom_score_adj", "500\n"))
+
+    expect(as_user(act), "EACCES", "oom_score_lower", own=700, wanted=500)
+
+
+def test_limits(as_user: InChild) -> None:
+    """A hard limit above one's own; above fs.nr_open; a soft one above the hard."""
+
+    def act() -> KernelError | None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (100, 100))
+        return features.try_steps(0, init("setrlimit", uapi.RLIMIT_NOFILE, 50, 200))
+
+    expect(as_user(act), "EPERM", "hard_limit", limit="RLIMIT_NOFILE", own=100)
+    most = int(Path("/proc/sys/fs/nr_open").read_text())
+    error = features.try_steps(0, init("setrlimit", uapi.RLIMIT_NOFILE, 1, most + 1))
+    assert cause("above_nr_open", most=most) in told(error)
+    expect(features.try_steps(0, init("setrlimit", uapi.RLIMIT_CPU, 20, 10)), "EINVAL", "soft_above_hard")
+
+
+def test_filter_without_privilege() -> None:
+    """Without CAP_SYS_ADMIN and without no_new_privs no filter is loaded."""
+    allow = (0x06).to_bytes(2, "little") + bytes(2) + (0x7FFF0000).to_bytes(4, "little")
+    error = features.try_steps(0, init("capset", 0, 0, 0), init("seccomp", 0, allow))
+    expect(error, "EACCES", "filter_without_privilege")
+
+
+# ---- the command ----
+
+
+def script(root: Path, name: str, text: str, mode: int = 0o755) -> None:
+    (root / "bin" / name).write_text(text)
+    (root / "bin" / name).chmod(mode)
+
+
+def refused(root: Path, *command: str, **changes: Any) -> KernelError:
+    return launched(Spec(command=command, root=Root(type="directory", path=str(root)), **changes))
+
+
+def test_command_not_there(tmp_path: Path) -> None:
+    """Nowhere; on the host alone; a symlink to nowhere; below a file."""
+    root = directory_root(tmp_path)
+    expect(refused(root, "nosuch"), "ENOENT", "command_nowhere", command="nosuch", searched="/bin/nosuch")
+    words = {"command": "/bin/sh", "path": "/bin/sh", "real": os.path.realpath("/bin/sh")}
+    expect(refused(root, "/bin/sh"), "ENOENT", "command_on_host_only", **words)
+    (root / "bin/l").symlink_to("/opt/no")
+    words = {"link": "/bin/l", "target": "/opt/no", "missing": "/opt"}
+    assert cause("dangling_link", **words) in told(refused(root, "l"))
+    error = refused(root, "/bin/busybox/x")
+    expect(error, "ENOENT", "directory_on_path", path="/bin/busybox/x", file="/bin/busybox")
+
+
+def test_interpreters(tmp_path: Path) -> None:
+    """A script's interpreter, a carriage return behind it, an ELF loader: not in the root."""
+    root = directory_root(tmp_path)
+    script(root, "a", "#! /bin/nosuch -x\n")
+    expect(refused(root, "a"), "ENOENT", "interpreter_missing", file="/bin/a", interpreter="/bin/nosuch")
+    script(root, "b", "#!/bin/busybox\r\n")
+    expect(refused(root, "b"), "ENOENT", "dos_line_ends", file="/bin/b", interpreter="/bin/busybox")
+    shutil.copy("/bin/true", root / "bin/c")
+    error = refused(root, "c")
+    assert error.errno_name == "ENOENT"
+    assert error.checked
+    assert "/bin/c needs the loader /lib" in error.cause
+
+
+def test_not_executable(tmp_path: Path) -> None:
+    """No x bit; a directory; a closed directory above; a mount without exec; a script that cannot be read."""
+    root = directory_root(tmp_path)
+    script(root, "a", "#!/bin/busybox sh\n", 0o644)
+    expect(refused(root, "a"), "EACCES", "not_executable", file="/bin/a", mode="0644", uid="any user")
+    expect(refused(root, "/etc"), "EACCES", "not_a_file", path="/etc", kind="a directory")
+    (root / "closed").mkdir(mode=0o700)
+    shutil.copy("/bin/busybox", root / "closed/busybox")
+    error = refused(root, "/closed/busybox")
+    assert error.checked
+    assert error.cause.startswith(f"/closed ({root}/closed on the host) cannot be searched by host uid ")
+    (tmp_path / "more").mkdir()
+    shutil.copy("/bin/busybox", tmp_path / "more/x")
+    mount = Mount("/tmp", str(tmp_path / "more"), exec=False)
+    expect(
+        refused(root, "/tmp/x", mounts=(mount,)), "EACCES", "noexec_mount", file="/tmp/x", how="the plan mounts it so"
+    )
+
+
+def test_formats_and_sizes(tmp_path: Path) -> None:
+    """Neither program nor script; another machine's; arguments that are too long."""
+    root = directory_root(tmp_path)
+    script(root, "a", "echo hi\n")
+    words = {"file": "/bin/a", "what": "neither a program nor a script with #!"}
+    expect(refused(root, "a"), "ENOEXEC", "no_format", **words)
+    program = bytearray((root / "bin/busybox").read_bytes())
+    program[18] = 183  # EM_AARCH64
+    (root / "bin/arm").write_bytes(program)
+    (root / "bin/arm").chmod(0o755)
+    expect(refused(root, "arm"), "ENOEXEC", "other_machine", file="/bin/arm", machine=183)
+    error = refused(root, "busybox", "x" * 131072)
+    expect(error, "E2BIG", "argument_too_long", what="argv[1]", size=131073, most=131072)
+
+
+def test_being_written(tmp_path: Path) -> None:
+    """The file is open for writing."""
+    root = directory_root(tmp_path)
+    with open(root / "bin/busybox", "r+b"):
+        expect(refused(root, "busybox"), "ETXTBSY", "being_written", file="/bin/busybox", pid=os.getpid())
+
+
+def test_interpreter_loop(tmp_path: Path) -> None:
+    """A script that is its own interpreter."""
+    root = directory_root(tmp_path)
+    script(root, "a", "#!/bin/a\n")
+    expect(refused(root, "a"), "ELOOP", "interpreter_loop", file="/bin/a")
+
+
+def test_working_directory(tmp_path: Path) -> None:
+    """Missing, a file, closed."""
+    root = directory_root(tmp_path)
+    expect(refused(root, "busybox", cwd="/no/x"), "ENOENT", "directory_missing", missing="/no")
+    expect(refused(root, "busybox", cwd="/bin/busybox"), "ENOTDIR", "directory_is_file")
+    (root / "closed").mkdir(mode=0o700)
+    error = refused(root, "busybox", cwd="/closed")
+    assert error.checked
+    assert error.cause.startswith("/closed cannot be searched by host uid ")

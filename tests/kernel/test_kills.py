@@ -1,0 +1,422 @@
+"""Whoever is killed, and whenever: nothing is left that the next command does not undo, and who survives says so."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import subprocess
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from nstool.cli import main as cli
+from nstool.cli import run as _run  # noqa: F401  imported before the forks
+from nstool.plan.steps import CHILD, LAUNCHER, PAYLOAD, UNDO, Plan
+from nstool.sandbox import engine, journal
+from nstool.sandbox.launch import preview
+from tests.support import kernel, leaks, plans, processes
+from tests.support.probes import REPOSITORY
+from tests.support.workplace import Workplace
+
+InChild = Callable[..., Any]
+SECONDS = 10.0
+CANNOT = 125
+
+
+@pytest.fixture(scope="module", autouse=True)
+def image() -> None:
+    """The image of init is made once a process, and stays."""
+    engine.image()
+
+
+class Launcher(NamedTuple):
+    """A forked ``nstool run`` that blocks somewhere. output: its standard error."""
+
+    pid: int
+    output: int
+    fifo: str
+
+    def sandbox(self) -> list[processes.Process]:
+        """The processes of the sandbox: init first, then the payload."""
+        return processes.descendants(self.pid)
+
+    def release(self) -> None:
+        """Let it go on, if it is blocked by the FIFO."""
+        os.close(os.open(self.fifo, os.O_RDONLY | os.O_NONBLOCK))
+
+    def end(self) -> tuple[int, str]:
+        """Wait for its end; its exit status as a shell has it, and what it said."""
+        text = b""
+        while block := read_in_time(self.output):
+            text += block
+        os.close(self.output)
+        status = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        return (status if status >= 0 else 128 - status), text.decode()
+
+
+def read_in_time(fd: int) -> bytes:
+    """Return what can be read, b"" at the end of file. Fails after SECONDS."""
+    assert select.select([fd], [], [], SECONDS)[0], "nothing was said in time"
+    return os.read(fd, 4096)
+
+
+def start(spec_words: tuple[str, ...], number: int, fifo: str) -> Launcher:
+    """Fork a ``nstool run`` that blocks before the step with this number, and wait until it does."""
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.close(reader)
+            os.dup2(writer, 2)
+            os.close(writer)
+            with plans.blocking(number, fifo), open(2, "w", closefd=False) as sys.stderr:  # pytest's own is elsewhere
+                status = cli.run(["run", "--terminal", "never", *spec_words])
+        except BaseException as error:
+            os.write(2, f"{error!r}\n".encode())
+            status = 99
+        os._exit(status)
+    os.close(writer)
+    seen = read_in_time(reader)
+    assert seen == b"here\n", seen
+    return Launcher(pid, reader, fifo)
+
+
+def wait_dead(pidfds: list[int]) -> None:
+    """Wait until all these processes have ended."""
+    deadline = time.monotonic() + SECONDS
+    for pidfd in pidfds:
+        assert select.select([pidfd], [], [], max(0, deadline - time.monotonic()))[0], "a process did not end"
+
+
+def reap() -> None:
+    """Wait for all the orphans that came to this process and are dead."""
+    try:
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+    except ChildProcessError:  # none is left
+        return
+
+
+@contextmanager
+def held(found: list[processes.Process]) -> Iterator[list[int]]:
+    """Pidfds of these processes."""
+    pidfds = [os.pidfd_open(process.pid) for process in found]
+    try:
+        yield pidfds
+    finally:
+        for pidfd in pidfds:
+            os.close(pidfd)
+
+
+def plan_and_check(name: str, words: tuple[str, ...], place: Workplace) -> tuple[Plan, leaks.LeakCheck]:
+    """The plan of these words, and a check of all that is there before it is run."""
+    from nstool.cli import options
+
+    kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1)
+    spec, _ = options.parse(["--terminal", "never", *words], {})
+    return preview(spec), leaks.LeakCheck(place)
+
+
+def words_of(name: str, *more: str) -> tuple[str, ...]:
+    return ("--name", name, "--proc-subset", "pid", *more, "--", "true")
+
+
+Judge = Callable[[Launcher, str, leaks.LeakCheck], str]
+
+
+def at_each_step(
+    place: Workplace, name: str, fifo: str, words: tuple[str, ...], wanted: Callable[[Plan, int], bool], judge: Judge
+) -> list[str]:
+    """Block before each step that is wanted, let ``judge`` kill and look. Returns what was wrong."""
+    os.mkfifo(fifo)
+    plan, check = plan_and_check(name, words, place)
+    wrong = []
+    for number, step in enumerate(plan.steps):
+        if step.who != UNDO and wanted(plan, number):
+            where = f"before step {number + 1} ({step.who}) {step.call}"
+            launcher = start(words, number, fifo)
+            said = judge(launcher, step.who, check)
+            if said:
+                wrong.append(f"{where}: {said}")
+            left = check.wait()
+            if left:
+                wrong.append(f"{where} left:\n{leaks.report(left)}")
+                break
+    return wrong
+
+
+def kill_launcher(launcher: Launcher, who: str, check: leaks.LeakCheck) -> str:
+    """Kill the launcher: its sandbox ends by itself, and cleaning up undoes the rest."""
+    with held(launcher.sandbox()) as pidfds:
+        os.kill(launcher.pid, signal.SIGKILL)
+        if who == CHILD:
+            launcher.release()
+        wait_dead(pidfds)
+    status, text = launcher.end()
+    reap()
+    journal.cleanup()
+    return "" if (status, text) == (137, "") else f"status {status}, {text}"
+
+
+def kill_init(launcher: Launcher, who: str, check: leaks.LeakCheck) -> str:
+    """Kill init: the launcher undoes all and says it."""
+    found = launcher.sandbox()
+    os.kill(found[0].pid, signal.SIGKILL)
+    if who == LAUNCHER:
+        launcher.release()
+    status, text = launcher.end()
+    reap()
+    if status == CANNOT and "init was killed by signal 9 before the command ran" in text:
+        return ""
+    return f"status {status}, {text}"
+
+
+def kill_payload(launcher: Launcher, who: str, check: leaks.LeakCheck) -> str:
+    """Kill the payload before it is the command: that is how the command ended."""
+    os.kill(launcher.sandbox()[1].pid, signal.SIGKILL)
+    status, text = launcher.end()
+    return "" if (status, text) == (137, "") else f"status {status}, {text}"
+
+
+def cloned(plan: Plan, number: int) -> bool:
+    """Whether init exists before this step."""
+    return number > plans.index(plan, LAUNCHER, "clone3")
+
+
+@pytest.mark.needs("root")
+@pytest.mark.orphans
+@pytest.mark.xdist_group("kills-1")
+def test_launcher_killed_at_every_step(in_child: InChild, workplace: Workplace, name: str, tmp_path: Path) -> None:
+    """The sandbox ends at once, and ``nstool cleanup`` undoes cgroups, leases and the run directory."""
+    fifo = str(tmp_path / "fifo")
+    every = lambda plan, number: True  # noqa: E731
+    assert in_child(at_each_step, workplace, name, fifo, words_of(name), every, kill_launcher, timeout=120) == []
+
+
+@pytest.mark.needs("root", "veth", "nft")
+@pytest.mark.orphans
+@pytest.mark.xdist_group("kills-2")
+def test_launcher_with_a_network_killed(in_child: InChild, workplace: Workplace, name: str, tmp_path: Path) -> None:
+    """Also links, firewall rules and published ports, before and after each of the steps that make them."""
+
+    def around_external(plan: Plan, number: int) -> bool:
+        return any(step.call == "external" for step in plan.steps[max(0, number - 1) : number + 1])
+
+    fifo = str(tmp_path / "fifo")
+    words = words_of(name, "--net", "veth", "--publish", f"{plans.free_port()}:80")
+    assert in_child(at_each_step, workplace, name, fifo, words, around_external, kill_launcher, timeout=120) == []
+
+
+@pytest.mark.needs("root")
+@pytest.mark.orphans
+@pytest.mark.xdist_group("kills-2")
+def test_init_killed_at_every_step(in_child: InChild, workplace: Workplace, name: str, tmp_path: Path) -> None:
+    """The launcher says so, undoes all, and ends with status 125: there was no command yet."""
+
+    def before_command(plan: Plan, number: int) -> bool:
+        return cloned(plan, number) and number <= plans.index(plan, PAYLOAD, "execve")
+
+    fifo = str(tmp_path / "fifo")
+    assert in_child(at_each_step, workplace, name, fifo, words_of(name), before_command, kill_init, timeout=120) == []
+
+
+@pytest.mark.needs("root")
+@pytest.mark.orphans
+@pytest.mark.xdist_group("kills-1")
+def test_payload_killed_at_every_step(in_child: InChild, workplace: Workplace, name: str, tmp_path: Path) -> None:
+    """The command was killed, so the status is 137, and nothing is left."""
+
+    def payloads(plan: Plan, number: int) -> bool:
+        return plan.steps[number].who == PAYLOAD
+
+    fifo = str(tmp_path / "fifo")
+    assert in_child(at_each_step, workplace, name, fifo, words_of(name), payloads, kill_payload, timeout=120) == []
+
+
+# ---- once it runs, and from outside ----
+
+
+NSTOOL = [sys.executable, "-m", "nstool.cli.main"]
+SLEEP = ("--", "sleep", "60")
+
+
+def nstool(*words: str, **options: Any) -> subprocess.Popen[str]:
+    """Start nstool; its output is piped."""
+    pipe = subprocess.PIPE
+    return subprocess.Popen([*NSTOOL, *words], cwd=REPOSITORY, text=True, stdout=pipe, stderr=pipe, **options)
+
+
+def run_sleeping(name: str, *words: str) -> subprocess.Popen[str]:
+    """Start ``nstool run`` with a command that says that it runs and then sleeps."""
+    launcher = nstool("run", "--name", name, *words, "--", "sh", "-c", "echo runs; exec sleep 60")
+    assert launcher.stdout is not None
+    assert read_in_time(launcher.stdout.fileno()) == b"runs\n"
+    return launcher
+
+
+def finished(process: subprocess.Popen[str]) -> tuple[int, str]:
+    """Wait for the end: exit status as a shell has it, and what it said on standard error."""
+    _, text = process.communicate(timeout=SECONDS)
+    status = process.returncode
+    return (status if status >= 0 else 128 - status), text
+
+
+def left_by(place: Workplace, act: Callable[[], Any]) -> tuple[Any, str]:
+    """Do something as a child subreaper; what it returned, and what it left behind."""
+    kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1)
+    check = leaks.LeakCheck(place)
+    result = act()
+    reap()
+    return result, leaks.report(check.wait())
+
+
+@pytest.mark.needs("root")
+@pytest.mark.orphans
+@pytest.mark.parametrize(("victim", "said"), [(0, "nstool: the sandbox's init was killed from outside\n"), (1, "")])
+def test_killed_while_it_runs(in_child: InChild, workplace: Workplace, name: str, victim: int, said: str) -> None:
+    """Init or the command is killed: the status is 137, and of init it is said."""
+
+    def act() -> tuple[int, str]:
+        launcher = run_sleeping(name)
+        os.kill(processes.descendants(launcher.pid)[victim].pid, signal.SIGKILL)
+        return finished(launcher)
+
+    assert in_child(left_by, workplace, act) == ((137, said), "")
+
+
+def kill_running(name: str, *words: str) -> None:
+    """Start a sandbox and kill its launcher; its processes end by themselves."""
+    launcher = run_sleeping(name, *words)
+    with held(processes.descendants(launcher.pid)) as pidfds:
+        assert len(pidfds) >= 2
+        launcher.kill()
+        wait_dead(pidfds)
+    assert finished(launcher) == (137, "")
+
+
+@pytest.mark.needs("root", "veth", "nft")
+@pytest.mark.orphans
+def test_cleanup_undoes_what_a_killed_launcher_left(in_child: InChild, workplace: Workplace, name: str) -> None:
+    """``nstool cleanup`` says what it has undone; a second one has nothing to do."""
+
+    def act() -> tuple[str, str]:
+        kill_running(name, "--net", "veth", "--publish", f"{plans.free_port()}:80")
+        first, second = nstool("cleanup").communicate()[0], nstool("cleanup").communicate()[0]
+        return first, second
+
+    (first, second), left = in_child(left_by, workplace, act)
+    assert first.startswith(f"{name}: ")
+    assert "cgroup" in first
+    assert "link" in first
+    assert second == "nothing to clean up\n"
+    assert left == ""
+
+
+@pytest.mark.needs("root")
+@pytest.mark.orphans
+def test_next_run_undoes_what_a_killed_launcher_left(in_child: InChild, workplace: Workplace, name: str) -> None:
+    """A plain ``nstool run`` cleans up first, whatever the name of its own sandbox."""
+
+    def act() -> tuple[int, str]:
+        kill_running(name)
+        return finished(nstool("run", "--name", f"{name}b", "--", "true"))
+
+    assert in_child(left_by, workplace, act) == ((0, ""), "")
+
+
+@pytest.mark.needs("root")
+@pytest.mark.orphans
+def test_parent_of_the_launcher_killed(in_child: InChild, workplace: Workplace, name: str) -> None:
+    """The launcher does not depend on who started it: the sandbox runs on, and ends when it is told to."""
+    script = '"$@" & echo $!; wait'
+
+    def act() -> bytes:
+        words = [
+            "sh",
+            "-c",
+            script,
+            "sh",
+            *NSTOOL,
+            "run",
+            "--name",
+            name,
+            "--",
+            "sh",
+            "-c",
+            "echo runs; read line; echo on",
+        ]
+        reader, writer = os.pipe()
+        shell = subprocess.Popen(words, cwd=REPOSITORY, stdout=subprocess.PIPE, stdin=reader)
+        assert shell.stdout is not None
+        out = shell.stdout.fileno()
+        launcher = int(read_in_time(out))
+        assert read_in_time(out) == b"runs\n"
+        shell.kill()
+        shell.wait()
+        os.write(writer, b"go on\n")
+        said = read_in_time(out)
+        os.waitpid(launcher, 0)
+        os.close(reader)
+        os.close(writer)
+        shell.stdout.close()
+        return said
+
+    # A shell gives its background jobs /dev/null as standard input, so that the read ends at once.
+    assert in_child(left_by, workplace, act) == (b"on\n", "")
+
+
+@pytest.mark.needs("root")
+@pytest.mark.orphans
+def test_launcher_stopped(in_child: InChild, workplace: Workplace, name: str) -> None:
+    """A launcher that is stopped is alive: nobody cleans up after it, and it finds the end when it goes on."""
+
+    def act() -> tuple[str, tuple[int, str]]:
+        launcher = run_sleeping(name)
+        init, payload = processes.descendants(launcher.pid)
+        launcher.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, launcher.pid, os.WSTOPPED)
+        cleaned = nstool("cleanup").communicate()[0]
+        assert processes.read(payload.pid) is not None
+        with held([init]) as pidfds:
+            os.kill(payload.pid, signal.SIGTERM)
+            wait_dead(pidfds)
+        launcher.send_signal(signal.SIGCONT)
+        return cleaned, finished(launcher)
+
+    assert in_child(left_by, workplace, act) == (("nothing to clean up\n", (143, "")), "")
+
+
+@pytest.mark.needs("root")
+@pytest.mark.orphans
+def test_two_cleanups_at_once(in_child: InChild, workplace: Workplace, name: str) -> None:
+    """Each thing is undone by one of them, and neither stumbles over the other."""
+
+    def act() -> list[tuple[int, str]]:
+        for letter in "abc":
+            kill_running(name + letter)
+        return [finished(cleaning) for cleaning in [nstool("cleanup"), nstool("cleanup"), nstool("cleanup")]]
+
+    assert in_child(left_by, workplace, act) == ([(0, "")] * 3, "")
+
+
+@pytest.mark.needs("root")
+@pytest.mark.orphans
+def test_cleanup_while_a_sandbox_of_the_same_name_starts(in_child: InChild, workplace: Workplace, name: str) -> None:
+    """The new sandbox gets the dead one's name, and is not cleaned up with it."""
+
+    def act() -> list[tuple[int, str]]:
+        ended = []
+        for _ in range(4):
+            kill_running(name)
+            started = [nstool("cleanup"), nstool("run", "--name", name, "--", "true"), nstool("cleanup")]
+            ended += [finished(process) for process in started]
+        return ended
+
+    assert in_child(left_by, workplace, act, timeout=60) == ([(0, "")] * 12, "")
