@@ -54,7 +54,7 @@ def compiled(job: str, program: str) -> str:
 
     wanted = spec(job, program)
     check(wanted)
-    path = OUT / f"{job}.plan"
+    path = OUT / f"{job}-{Path(program).name}.plan"
     path.write_bytes(compile_spec(wanted))
     return str(path)
 

@@ -47,7 +47,9 @@ class _Context(click.Context):
     """Writes help of one width, whatever terminal asks."""
 
     def __init__(self, command: click.Command, **named: Any) -> None:
-        super().__init__(command, **{**command.context_settings, **named, "terminal_width": WIDTH, "max_content_width": WIDTH})
+        super().__init__(
+            command, **{**command.context_settings, **named, "terminal_width": WIDTH, "max_content_width": WIDTH}
+        )
 
 
 def text() -> str:

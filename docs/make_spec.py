@@ -17,7 +17,7 @@ from nstool.spec.schema import HUMAN, hints
 # Class of the model to (heading, how the table is written in TOML).
 TABLES: dict[type[Frozen], tuple[str, str]] = {
     model.Spec: ("Top level", "the file itself"),
-    model.Root: ("root", "`[root]`, or one word: `root = \"/\"`"),
+    model.Root: ("root", '`[root]`, or one word: `root = "/"`'),
     model.Mount: ("mounts", '`[[mounts]]`, or `mounts = ["SRC:DST[:OPTION,...]", ...]`'),
     model.Limits: ("limits", "`[limits]`"),
     model.Net: ("net", '`[net]`, or one word: `net = "veth"`'),
@@ -212,7 +212,9 @@ def text() -> str:
         parts.append("|---|---|---|---|---|")
         for field in cls.__fields__:
             key = f"{cls.__name__}.{field}"
-            meaning = f"The {field} namespace." if key.startswith("Namespaces.") and DOCS[key] == PAGES[key] else DOCS[key]
+            meaning = (
+                f"The {field} namespace." if key.startswith("Namespaces.") and DOCS[key] == PAGES[key] else DOCS[key]
+            )
             cells = (f"`{field}`", form(cls, field), default(cls, field), meaning, PAGES.get(key, ""))
             parts.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(parts) + "\n"

@@ -57,9 +57,18 @@ def become(sandbox: Sandbox, signals: frozenset[int], pending: list[int]) -> Non
     _signal.pthread_sigmask(_signal.SIG_BLOCK, caught)
     for number in pending:
         sandbox.signal(number)
+    _let_go_of_streams(sandbox.terminal >= 0)
     for fd in (orders, sandbox.pidfd, sandbox.control, *held, *([sandbox.terminal] if sandbox.terminal >= 0 else [])):
         fcntl.fcntl(fd, fcntl.F_SETFD, 0)
     os.execve(engine.IMAGE, ["nsexec:supervise", str(orders), sandbox.name or "-"], {})
+
+
+def _let_go_of_streams(terminal: bool) -> None:
+    """Keep no copy of the command's input and output: who reads the output waits for the last writer."""
+    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    for fd in (0, 1):
+        if not (terminal and os.isatty(fd)):
+            os.dup2(null, fd)
 
 
 def _raw(outer: int) -> bytes:

@@ -32,7 +32,19 @@ NO_IDMAP: frozenset[str] = frozenset(
             "devpts",
             "devtmpfs",
         ),
-        *("efivarfs", "fusectl", "mqueue", "nfs", "nfs4", "nsfs", "proc", "pstore", "rpc_pipefs", "securityfs"),
+        *(
+            "efivarfs",
+            "fusectl",
+            "mqueue",
+            "nfs",
+            "nfs4",
+            "nsfs",
+            "overlay",
+            "proc",
+            "pstore",
+            "rpc_pipefs",
+            "securityfs",
+        ),
         *("smb3", "sysfs", "tracefs", "vboxsf"),
     )
 )
@@ -394,7 +406,7 @@ def option_value(scene: Scene) -> Answer:
     """The step sets one option: the filesystem does not take this value."""
     if scene.step.call != "fsconfig" or scene.integer("cmd") not in (uapi.FSCONFIG_SET_FLAG, uapi.FSCONFIG_SET_STRING):
         return False
-    if option_id_unmapped(scene) or proc_option_unknown(scene):
+    if option_id_unmapped(scene) or proc_option_unknown(scene) or overlay_upper_unfit(scene):
         return False
     value = scene.text("value")
     return {"option": f"{scene.text('key')}={value}" if value else scene.text("key"), "fstype": scene.fstype}
@@ -465,9 +477,15 @@ def root_is_rootfs(scene: Scene) -> Answer:
     return None if mount is None else mount.type == "rootfs"
 
 
+def _makes_inside(scene: Scene) -> bool:
+    if scene.step.who != INIT or not scene.path.startswith("/"):
+        return False
+    return scene.step.call != "write_file" or bool(scene.integer("flags") & uapi.O_CREAT)
+
+
 def root_read_only(scene: Scene) -> Answer:
     """The sandbox's root is read-only where the step makes something."""
-    if scene.step.who != INIT or not scene.path.startswith("/"):
+    if not _makes_inside(scene):
         return False
     view = _view_before(scene)
     if view.locate(scene.path).there:
@@ -483,7 +501,7 @@ def root_read_only(scene: Scene) -> Answer:
 
 def root_not_writable(scene: Scene) -> Answer:
     """The directory belongs to somebody else than the sandbox's root, who may not write in it."""
-    if scene.step.who != INIT or not scene.path.startswith("/"):
+    if not _makes_inside(scene):
         return False
     place = _view_before(scene).locate(os.path.dirname(scene.path.rstrip("/")))
     person = rights.who(scene)
@@ -518,5 +536,7 @@ def device_cgroup(scene: Scene) -> Answer:
             wanted = (f"{dev >> 8}:{dev & 0xFF}", f"{dev >> 8}:*", "*:*")
             rules = [line.split() for line in text.splitlines()]
             allowed = any(len(r) == 3 and r[0] in "ac" and r[1] in wanted and "m" in r[2] for r in rules)
-            return False if allowed else {"device": wanted[0]}
+            if allowed:  # in a cgroup that allows all but some, the list does not show which
+                return False if path == "/" else None
+            return {"device": wanted[0]}
     return None

@@ -55,7 +55,7 @@ def plan(spec: Spec, host: Host, lease: Lease) -> Plan:
         Step(LAUNCHER, "release", (), "what is the launcher's is done: let init go on"),
         Step(INIT, "wait", (), "until the launcher has done its part"),
         *(_join(name) for name in joined),
-        *_after_join(new, joined),
+        *_after_join(new, joined, host),
         *groups.init,
         *cgroup.steps(spec),
         *mounts.sources,
@@ -172,15 +172,16 @@ def _clone(new: set[str], joined: dict[str, str], groups: cgroups.CgroupSteps, s
     return Step(LAUNCHER, "clone3", (flags, cgroup_fd, 0), why)
 
 
-def _after_join(new: set[str], joined: dict[str, str]) -> tuple[Step, ...]:
+def _after_join(new: set[str], joined: dict[str, str], host: Host) -> tuple[Step, ...]:
     if "user" not in joined:
         return ()
-    if "pid" in new:
-        raise SpecError(
-            "a new pid namespace would belong to your user namespace, not to the joined one, for its first process is made "
-            "before joining: join a pid namespace too, or share the host's",
-            "namespaces.pid",
-        )
+    for name in ("pid", "time"):
+        if name in new and (name == "pid" or not host.privileged):
+            raise SpecError(
+                f"a new {name} namespace would belong to your user namespace, not to the joined one, for the first process "
+                f"in it is made before joining: join a {name} namespace too, or share the host's",
+                f"namespaces.{name}",
+            )
     flags = 0
     for name in new - {"time", "cgroup", "user"}:
         flags |= KINDS[name].flag

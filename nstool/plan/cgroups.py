@@ -105,6 +105,15 @@ def preflight(limits: Limits, layout: Layout) -> tuple[NotSupported, ...]:
     return tuple(missing)
 
 
+def _together(missing: tuple[NotSupported, ...]) -> NotSupported:
+    """One message for all: each would come up in its turn."""
+    if len(missing) == 1:
+        return missing[0]
+    names = [one.what.removeprefix("limits.") for one in missing]
+    what = " and ".join(one.what for one in missing)
+    return NotSupported(what, "; ".join(dict.fromkeys(one.cause for one in missing)), _remedy(" or ".join(names)))
+
+
 def _remedy(name: str) -> str:
     return (
         "run without limits of cgroups (--memory 0 --pids 0 --cpu 0), or as root, or in a cgroup of your own: "
@@ -120,8 +129,8 @@ def steps(limits: Limits, lease: Lease, layout: Layout) -> CgroupSteps:
     once (cgroup.kill). Raises NotSupported for the first thing that this host cannot do, SpecError
     for a limit that no kernel takes.
     """
-    for missing in preflight(limits, layout):
-        raise missing
+    if missing := preflight(limits, layout):
+        raise _together(missing)
     controllers = [layout.controllers[name] for name in wanted(limits)]
     make: list[Step] = []
     if layout.unified_base:
@@ -140,9 +149,18 @@ def steps(limits: Limits, lease: Lease, layout: Layout) -> CgroupSteps:
             make.append(_open(path, O_PATH | O_DIRECTORY, CGROUP, "the cgroup that clone3 starts the sandbox in"))
         else:
             fd = f"cgroup_procs_{names[0]}"
-            make.append(_open(f"{path}/cgroup.procs", O_WRONLY, fd, f"let init enter its {names[0]} cgroup"))
+            make.append(_open(entrance(path, directories), O_WRONLY, fd, f"let init enter its {names[0]} cgroup"))
             enter.append(_enter(fd, names[0]))
     return CgroupSteps(tuple(make), tuple(enter), tuple(_rmdir(path) for path in made), result, directories)
+
+
+def entrance(path: str, directories: dict[str, str]) -> str:
+    """Return the file by which a process with one thread enters one of these cgroups, writing 0.
+
+    Of version 1 it is tasks: the kernel moves its writer alone without the lock that cgroup.procs takes,
+    which waits for an RCU grace period, ten milliseconds. directories: by controller, or UNIFIED.
+    """
+    return f"{path}/cgroup.procs" if path == directories.get(UNIFIED) else f"{path}/tasks"
 
 
 def _directories(controllers: list[Controller], layout: Layout, lease: Lease) -> dict[str, str]:

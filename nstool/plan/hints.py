@@ -206,7 +206,7 @@ CREATION: tuple[Row, ...] = (
         ANY,
         "EMFILE",
         creation.fd_limit,
-        "this process has about as many files open ({used}) as its RLIMIT_NOFILE allows ({limit})",
+        "this process has as many files open as its RLIMIT_NOFILE allows ({limit})",
         "close some, or raise the limit: ulimit -n, LimitNOFILE= of a unit",
         "getrlimit(2), RLIMIT_NOFILE",
     ),
@@ -713,7 +713,7 @@ MOUNTING: tuple[Row, ...] = (
         predicts=True,
     ),
     _row(
-        "fsmount fsconfig mount",
+        "fsopen fsmount fsconfig mount",
         "EPERM",
         mounting.sysfs_of_foreign_netns,
         "a fresh /sys needs a new network namespace beside the new user namespace",
@@ -1050,10 +1050,10 @@ FILES: tuple[Row, ...] = (
         "write_file",
         "EACCES",
         files.oom_score_lower,
-        "without CAP_SYS_RESOURCE the score can only rise: this process has {own}, and {wanted} is asked for",
+        "without CAP_SYS_RESOURCE the score does not fall below what a privileged process has set: "
+        "this process has {own}, and {wanted} is asked for",
         "oom_score_adj = {own} or more",
         "proc_pid_oom_score_adj(5)",
-        predicts=True,
     ),
     _row(
         "setrlimit",

@@ -83,7 +83,7 @@ def _cgroups(target: Target) -> tuple[list[Step], list[Step]]:
     entered: list[Step] = []
     for path in dict.fromkeys(target.cgroups.values()):
         name = next(name for name, directory in target.cgroups.items() if directory == path)
-        args = (uapi.AT_FDCWD, f"{path}/cgroup.procs", uapi.O_WRONLY | uapi.O_CLOEXEC, 0, 0)
+        args = (uapi.AT_FDCWD, entrance(path, target.cgroups), uapi.O_WRONLY | uapi.O_CLOEXEC, 0, 0)
         opened.append(Step(LAUNCHER, "openat2", args, f"the sandbox's {name} cgroup", result=f"procs_{name}"))
         entered.append(
             Step(PAYLOAD, "write", (Fd(f"procs_{name}"), "0"), f"be counted in the {name} cgroup", man="cgroups(7)")

@@ -120,8 +120,8 @@ def _cgroup_paths(plan: Plan) -> Iterator[str]:
     for step in plan.steps:
         if step.call == "openat2" and step.result == "cgroup":
             yield str(step.args[1])
-        elif step.call == "openat2" and str(step.args[1]).endswith("/cgroup.procs"):
-            yield str(step.args[1]).removesuffix("/cgroup.procs")
+        elif step.call == "openat2" and str(step.args[1]).endswith(("/cgroup.procs", "/tasks")):
+            yield str(step.args[1]).rpartition("/")[0]
 
 
 def _heading(step: Step, thing: _Thing | None, cgroups: set[str]) -> str:

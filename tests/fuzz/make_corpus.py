@@ -14,6 +14,7 @@ from nstool.plan.host import Host, SubIds
 from nstool.plan.lease import Lease
 from nstool.plan.steps import CHILD, INIT, LAUNCHER, PAYLOAD, UNDO, Plan, Step
 from nstool.spec.model import Capabilities, Limits, Mount, Net, Root, Spec
+from nstool.uapi import SIOCSIFFLAGS
 
 LEASE = Lease("web", 100000, 100000, 65536, "nstool-web", "ns-0ad50002", "10.213.0.2/30", "10.213.0.1/30")
 NO_LIMITS = Limits(memory=0, pids=0)
@@ -39,7 +40,13 @@ HOSTS = {
     "helper": Host(root=ROOT, **USER, **HELPERS),  # type: ignore[arg-type]
 }
 # mode, fail, error, shorter, args, told, seed: struct behaviour of plan_fuzzer.c
-BEHAVIOURS = ((0, 0, 0, 0, 0, 0, 0), (3, 0, 0, 9, 3, 17, 1), (1, 7, 17, 0, 0, 16, 2), (5, 31, 2, 1, 1, 2, 7))
+BEHAVIOURS = (
+    (0, 0, 0, 0, 0, 0, 0),
+    (3, 0, 0, 9, 3, 17, 1),
+    (1, 7, 17, 0, 0, 16, 2),
+    (5, 31, 2, 1, 1, 2, 7),
+    (1, 0, 0, 0, 7, 16, 60000),
+)
 
 
 def _plans() -> Iterator[tuple[str, Plan]]:
@@ -53,6 +60,7 @@ def _plans() -> Iterator[tuple[str, Plan]]:
     yield "join", join.into_sandbox(SPEC, HOSTS["root"], target)
     yield "enter", join.into_namespaces(("sh",), {"net": "/run/netns/x"}, {"A": "b"}, ids=(0, 0), cwd="/")
     yield "every-call", _every_call()
+    yield "large", _large()
 
 
 def _every_call() -> Plan:
@@ -81,6 +89,18 @@ def _every_call() -> Plan:
         Step(UNDO, "unlinkat", (-100, "/sys/fs/cgroup/x", 0x200), ""),
     )
     return Plan(steps, ("stdin", "stdout", "stderr"))
+
+
+def _large() -> Plan:
+    """A plan with more strings than the launcher has room for, a long command, and bytes at the very end."""
+    steps = (
+        Step(LAUNCHER, "clone3", (0, -1, 0), ""),
+        Step(CHILD, "exec_init", (), ""),
+        Step(LAUNCHER, "spawn", (("",) * 2500,), ""),
+        Step(PAYLOAD, "execve", (("/x",), ("x" * 3000, ""), ("",) * 3000), ""),
+        Step(UNDO, "ioctl", (0, SIOCSIFFLAGS, bytes(range(64))), ""),
+    )
+    return Plan(steps, (), init=False)
 
 
 def main() -> None:

@@ -6,7 +6,6 @@ import os
 import select
 import signal
 import subprocess
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -95,15 +94,6 @@ def wait_dead(pidfds: list[int]) -> None:
         assert select.select([pidfd], [], [], max(0, deadline - time.monotonic()))[0], "a process did not end"
 
 
-def reap() -> None:
-    """Wait for all the orphans that came to this process and are dead."""
-    try:
-        while os.waitpid(-1, os.WNOHANG)[0]:
-            pass
-    except ChildProcessError:  # none is left
-        return
-
-
 @contextmanager
 def held(found: list[processes.Process]) -> Iterator[list[int]]:
     """Pidfds of these processes."""
@@ -160,7 +150,7 @@ def kill_launcher(launcher: Launcher, who: str, check: leaks.LeakCheck) -> str:
             launcher.release()
         wait_dead(pidfds)
     status, text = launcher.end()
-    reap()
+    plans.reap()
     journal.cleanup()
     return "" if (status, text) == (137, "") else f"status {status}, {text}"
 
@@ -172,7 +162,7 @@ def kill_init(launcher: Launcher, who: str, check: leaks.LeakCheck) -> str:
     if who == LAUNCHER:
         launcher.release()
     status, text = launcher.end()
-    reap()
+    plans.reap()
     if status == CANNOT and "init was killed by signal 9 before the command ran" in text:
         return ""
     return f"status {status}, {text}"
@@ -268,15 +258,6 @@ def finished(process: subprocess.Popen[str]) -> tuple[int, str]:
     return (status if status >= 0 else 128 - status), text
 
 
-def left_by(place: Workplace, act: Callable[[], Any]) -> tuple[Any, str]:
-    """Do something as a child subreaper; what it returned, and what it left behind."""
-    kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1)
-    check = leaks.LeakCheck(place)
-    result = act()
-    reap()
-    return result, leaks.report(check.wait())
-
-
 @pytest.mark.needs("root")
 @pytest.mark.orphans
 @pytest.mark.parametrize(("victim", "said"), [(0, "nstool: the sandbox's init was killed from outside\n"), (1, "")])
@@ -288,7 +269,7 @@ def test_killed_while_it_runs(in_child: InChild, workplace: Workplace, name: str
         os.kill(processes.descendants(launcher.pid)[victim].pid, signal.SIGKILL)
         return finished(launcher)
 
-    assert in_child(left_by, workplace, act) == ((137, said), "")
+    assert in_child(plans.left_by, workplace, act) == ((137, said), "")
 
 
 def kill_running(name: str, *words: str) -> None:
@@ -311,7 +292,7 @@ def test_cleanup_undoes_what_a_killed_launcher_left(in_child: InChild, workplace
         first, second = nstool("cleanup").communicate()[0], nstool("cleanup").communicate()[0]
         return first, second
 
-    (first, second), left = in_child(left_by, workplace, act)
+    (first, second), left = in_child(plans.left_by, workplace, act)
     assert first.startswith(f"{name}: ")
     assert "cgroup" in first
     assert "link" in first
@@ -328,30 +309,18 @@ def test_next_run_undoes_what_a_killed_launcher_left(in_child: InChild, workplac
         kill_running(name)
         return finished(nstool("run", "--name", f"{name}b", "--", "true"))
 
-    assert in_child(left_by, workplace, act) == ((0, ""), "")
+    assert in_child(plans.left_by, workplace, act) == ((0, ""), "")
 
 
 @pytest.mark.needs("root")
 @pytest.mark.orphans
 def test_parent_of_the_launcher_killed(in_child: InChild, workplace: Workplace, name: str) -> None:
     """The launcher does not depend on who started it: the sandbox runs on, and ends when it is told to."""
-    script = '"$@" & echo $!; wait'
+    script = 'exec 3<&0; "$@" <&3 & echo $!; wait'  # a shell gives its background jobs /dev/null
 
     def act() -> bytes:
-        words = [
-            "sh",
-            "-c",
-            script,
-            "sh",
-            *NSTOOL,
-            "run",
-            "--name",
-            name,
-            "--",
-            "sh",
-            "-c",
-            "echo runs; read line; echo on",
-        ]
+        command = ("sh", "-c", "echo runs; read line; echo $line")
+        words = ["sh", "-c", script, "sh", *NSTOOL, "run", "--name", name, "--", *command]
         reader, writer = os.pipe()
         shell = subprocess.Popen(words, cwd=REPOSITORY, stdout=subprocess.PIPE, stdin=reader)
         assert shell.stdout is not None
@@ -368,8 +337,7 @@ def test_parent_of_the_launcher_killed(in_child: InChild, workplace: Workplace, 
         shell.stdout.close()
         return said
 
-    # A shell gives its background jobs /dev/null as standard input, so that the read ends at once.
-    assert in_child(left_by, workplace, act) == (b"on\n", "")
+    assert in_child(plans.left_by, workplace, act) == (b"go on\n", "")
 
 
 @pytest.mark.needs("root")
@@ -390,7 +358,7 @@ def test_launcher_stopped(in_child: InChild, workplace: Workplace, name: str) ->
         launcher.send_signal(signal.SIGCONT)
         return cleaned, finished(launcher)
 
-    assert in_child(left_by, workplace, act) == (("nothing to clean up\n", (143, "")), "")
+    assert in_child(plans.left_by, workplace, act) == (("nothing to clean up\n", (143, "")), "")
 
 
 @pytest.mark.needs("root")
@@ -403,7 +371,7 @@ def test_two_cleanups_at_once(in_child: InChild, workplace: Workplace, name: str
             kill_running(name + letter)
         return [finished(cleaning) for cleaning in [nstool("cleanup"), nstool("cleanup"), nstool("cleanup")]]
 
-    assert in_child(left_by, workplace, act) == ([(0, "")] * 3, "")
+    assert in_child(plans.left_by, workplace, act) == ([(0, "")] * 3, "")
 
 
 @pytest.mark.needs("root")
@@ -419,4 +387,4 @@ def test_cleanup_while_a_sandbox_of_the_same_name_starts(in_child: InChild, work
             ended += [finished(process) for process in started]
         return ended
 
-    assert in_child(left_by, workplace, act, timeout=60) == ([(0, "")] * 12, "")
+    assert in_child(plans.left_by, workplace, act, timeout=60) == ([(0, "")] * 12, "")

@@ -21,6 +21,8 @@ from nstool.plan.steps import INIT, LAUNCHER, PAYLOAD, Fd, Plan, Step
 from nstool.plan.template import Program
 from nstool.sandbox import engine
 from nstool.spec.model import IdMap, Limits, Mount, Net, Publish, Root, Spec
+from tests.support import kernel, leaks
+from tests.support.workplace import Workplace
 
 Change = Callable[[Plan], Plan]
 
@@ -225,6 +227,28 @@ def blocking(number: int, fifo: str) -> Iterator[list[Plan]]:
             yield made
     finally:
         del HANDLERS["block"]
+
+
+# ---- what an act leaves behind, seen by a child of the test ----
+
+
+def left_by(place: Workplace, act: Callable[[], Any]) -> tuple[Any, str]:
+    """Do something as a child subreaper; what it returned, and what it left behind. prctl(2)."""
+    kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1)
+    engine.image()
+    check = leaks.LeakCheck(place)
+    result = act()
+    reap()
+    return result, leaks.report(check.wait())
+
+
+def reap() -> None:
+    """Wait for all children that are dead, orphans that came to this process among them."""
+    try:
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+    except ChildProcessError:  # none is left
+        return
 
 
 # ---- a command whose plans are kept ----

@@ -262,8 +262,8 @@ def test_the_steps_of_a_hybrid_host() -> None:
     assert [s.args[1] for s in steps.launcher if s.call == "mkdirat"] == paths
     opened = {s.result: s.args[1] for s in steps.launcher if s.call == "openat2"}
     assert opened == {
-        "cgroup_procs_memory": f"{paths[0]}/cgroup.procs",
-        "cgroup_procs_pids": f"{paths[1]}/cgroup.procs",
+        "cgroup_procs_memory": f"{paths[0]}/tasks",
+        "cgroup_procs_pids": f"{paths[1]}/tasks",
         "cgroup": paths[2],
     }
     assert [(s.who, s.call, s.args) for s in steps.init] == [

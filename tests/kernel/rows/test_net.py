@@ -97,7 +97,7 @@ def test_an_ordinary_user_joins_their_own(as_user: Act) -> None:
     def look() -> bool:
         with boxes.box() as first:
             owner = str(first.pid)
-            words = Namespaces(user=owner, pid=owner, net=owner)
+            words = Namespaces(user=owner, pid=owner, net=owner, time="host")
             with boxes.box(namespaces=words, proc="none", net=Net(mode="join", target=owner)) as second:
                 return boxes.inode(first.pid, "net") == boxes.inode(second.pid, "net")
 

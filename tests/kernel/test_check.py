@@ -1,0 +1,207 @@
+"""``nstool check``: what it says agrees with what a launch then does, and it leaves nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nstool.sandbox import features
+from nstool.spec.model import Mount, Namespaces, Net, Root, Spec
+from tests.support import kernel
+from tests.support.probes import REPOSITORY
+
+pytestmark = pytest.mark.needs("root", "native", "nsexec")
+
+AsUser = Callable[..., Any]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def image() -> None:
+    """The sealed copy of nsexec, which a process keeps, is no leak."""
+    from nstool.sandbox import engine
+
+    engine.image()
+
+
+def spec(*command: str, **changes: Any) -> Spec:
+    wanted = Spec(command=command or ("true",), env={"PATH": "/usr/bin:/bin"})
+    return wanted.replace(limits=wanted.limits.replace(memory=0, pids=0), **changes)
+
+
+def nstool(*words: str) -> tuple[int, str]:
+    done = subprocess.run(
+        [sys.executable, "-m", "nstool.cli.main", *words], cwd=REPOSITORY, capture_output=True, text=True
+    )
+    assert "Traceback" not in done.stderr, done.stderr
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_plain_spec_has_no_problem() -> None:
+    """What runs here is said to run."""
+    assert features.problems(spec()) == ()
+
+
+def test_ordinary_user_has_no_problem_either(as_user: AsUser) -> None:
+    """A sandbox without cgroups, of an ordinary user."""
+    assert as_user(features.problems, spec()) == ()
+
+
+def test_all_problems_are_named_at_once(tmp_path: Path) -> None:
+    """A missing source, a missing command, a missing working directory: one look, three problems."""
+    mounts = (Mount("/tmp/x", str(tmp_path / "no")),)
+    found = features.problems(spec("nosuchcommand", mounts=mounts, cwd="/no/dir"))
+    text = "\n".join(map(str, found))
+    assert len(found) == 3, text
+    assert "is not on this host" in text
+    assert "nosuchcommand is not in the sandbox's root" in text
+    assert "/no is not in the sandbox's root" in text
+
+
+def test_problem_is_what_the_launch_then_meets(tmp_path: Path) -> None:
+    """The cause that check predicts is the cause that the launch's error gives."""
+    from nstool.errors import KernelError
+    from nstool.sandbox.launch import launch
+
+    (tmp_path / "bin").mkdir()
+    for parent in tmp_path.parents:
+        if parent.is_relative_to("/tmp/pytest-of-root"):
+            parent.chmod(0o755)
+    tmp_path.chmod(0o755)
+    (tmp_path / "bin/x").write_text("#!/no/such\n")
+    (tmp_path / "bin/x").chmod(0o755)
+    wanted = spec("/bin/x", root=Root(type="directory", path=str(tmp_path)))
+    (problem,) = features.problems(wanted)
+    with pytest.raises(KernelError) as caught, launch(wanted):
+        pass
+    assert (problem.cause,) == caught.value.causes
+    assert (problem.remedy,) == caught.value.remedies
+
+
+def test_trial_finds_what_no_detector_predicts() -> None:
+    """A value that only the kernel judges: the trial run is refused, and says so."""
+    net = Net(sysctls={"net.core.somaxconn": "some"})
+    (problem,) = features.problems(spec(net=net))
+    assert problem.cause == "the kernel does not take some for sysctl net.core.somaxconn"
+    assert problem.checked
+
+
+def test_trial_runs_with_id_mapped_mounts(tmp_path: Path) -> None:
+    """A spec with an id-mapped mount is tried too, and one of a filesystem without them is refused."""
+    assert features.problems(spec(mounts=(Mount("/tmp/x", str(tmp_path), idmap=True),))) == ()
+    (problem,) = features.problems(spec(mounts=(Mount("/tmp/x", "/proc/tty", idmap=True),)))
+    assert problem.cause == "proc, mounted on /proc, has no id-mapped mounts"
+
+
+def test_trial_changes_nothing(tmp_path: Path) -> None:
+    """Neither a writable root nor a kept layer gets as much as a directory."""
+    for name in ("root", "upper"):
+        (tmp_path / name).mkdir()
+    features.problems(spec(root=Root(type="directory", path=str(tmp_path / "root"), writable=True)))
+    features.problems(spec(root=Root(type="overlay", lower=("/",), upper=str(tmp_path / "upper"), writable=True)))
+    assert list((tmp_path / "root").iterdir()) == []
+    assert list((tmp_path / "upper").iterdir()) == []
+
+
+def test_user_namespaces_switched_off(in_child: Callable[..., Any]) -> None:
+    """A limit of 0 is seen before anything is done."""
+
+    def act() -> tuple[Any, ...]:
+        kernel.unshare(kernel.CLONE_NEWUSER)
+        Path("/proc/self/uid_map").write_text("0 0 1")
+        Path("/proc/self/setgroups").write_text("deny")
+        Path("/proc/self/gid_map").write_text("0 0 1")
+        Path("/proc/sys/user/max_user_namespaces").write_text("0")
+        return features.problems(spec(user="0:0", namespaces=Namespaces(), groups=("keep",)))
+
+    found = in_child(act)
+    assert "sysctl user.max_user_namespaces is 0: namespaces of this type are switched off" in [p.cause for p in found]
+
+
+def test_network_of_an_ordinary_user(as_user: AsUser) -> None:
+    """veth needs CAP_NET_ADMIN on the host; net.preflight says it, and the rest is looked at still."""
+    found = as_user(features.problems, spec("nosuchcommand", net=Net(mode="veth")))
+    assert found[0].what == 'net.mode "veth"'
+    assert "nosuchcommand is not in the sandbox's root" in found[-1].cause
+
+
+def test_cgroups_of_an_ordinary_user(as_user: AsUser) -> None:
+    """Limits without a delegated cgroup are a problem each, and do not hide others."""
+    wanted = Spec(command=("nosuchcommand",), env={"PATH": "/bin"})
+    found = as_user(features.problems, wanted)
+    if found[0].what.startswith("limits."):
+        assert found[-1].cause.startswith("nosuchcommand is not")
+
+
+def test_features_cover_what_a_sandbox_needs() -> None:
+    """Every namespace type, the mount features, every controller and link kind are in the list, each with a state."""
+    found = {(f.area, f.name): f for f in features.features()}
+    assert {name for area, name in found if area == "namespaces"} >= {
+        *("user", "mnt", "pid", "net", "uts", "ipc", "cgroup", "time"),
+        "choosing a pid",
+    }
+    for feature in found.values():
+        assert feature.state in ("yes", "no", "limited", "unknown")
+        assert feature.found
+        assert feature.remedy or feature.state != "no", feature
+    assert found["namespaces", "uts"].state == "yes"
+    assert found["mounts", "mount API by fd"].state == "yes"
+    assert found["host", "kernel"].found.startswith(os.uname().release)
+    assert ("network", "veth") in found
+
+
+def test_features_of_an_ordinary_user(as_user: AsUser) -> None:
+    """An ordinary user makes namespaces in a user namespace, and no id-mapped mounts."""
+    found = {(f.area, f.name): f for f in as_user(features.features)}
+    assert found["namespaces", "uts"].state == "yes"
+    assert "in a user namespace" in found["namespaces", "uts"].found
+    assert found["mounts", "id-mapped mounts"].state == "no"
+    assert found["network", "veth"].state == found["network", "bridge"].state
+
+
+def test_features_see_a_limit(in_child: Callable[..., Any]) -> None:
+    """Where uts namespaces are switched off, the list says no, and what to do."""
+
+    def act() -> Any:
+        kernel.unshare(kernel.CLONE_NEWUSER)
+        Path("/proc/self/uid_map").write_text("0 0 1")
+        Path("/proc/self/setgroups").write_text("deny")
+        Path("/proc/self/gid_map").write_text("0 0 1")
+        Path("/proc/sys/user/max_uts_namespaces").write_text("0")
+        return next(f for f in features._namespaces() if f.name == "uts")
+
+    feature = in_child(act)
+    assert feature.state == "no"
+    assert "sysctl user.max_uts_namespaces is 0" in feature.found
+    assert "sysctl -w user.max_uts_namespaces=" in feature.remedy
+
+
+def test_command_line() -> None:
+    """0 for all can be done, 125 for something cannot, 2 for a bad spec; --json has the same."""
+    quiet = ("--memory", "0", "--pids", "0")
+    assert nstool("check", *quiet, "--", "true") == (0, "this host can do all of it\n")
+    status, text = nstool("check", *quiet, "--", "nosuchcommand")
+    assert status == 125
+    assert "remedy: " in text
+    status, text = nstool("check", "--json", *quiet, "--", "nosuchcommand")
+    told = json.loads(text)
+    assert (status, told["ok"], told["problems"][0]["checked"]) == (125, False, True)
+    status, text = nstool("check", "--nosuchoption", "--", "true")
+    assert status == 2
+    assert "--nosuchoption" in text
+
+
+def test_command_line_alone() -> None:
+    """Without a spec it is the list, as a table or as JSON."""
+    status, text = nstool("check", "--json")
+    assert status == 0
+    assert {"area", "name", "state", "found", "remedy"} == set(json.loads(text)[0])
+    status, text = nstool("check")
+    assert status == 0
+    assert "namespaces" in text

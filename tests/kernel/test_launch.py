@@ -1,0 +1,787 @@
+"""A launch is safe in any process, the command inherits nothing of it, and its end is reported as it was."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import errno
+import gc
+import json
+import os
+import resource
+import select
+import signal
+import subprocess
+import threading
+import time
+import warnings
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nstool.errors import NstoolError
+from nstool.kinds import KINDS
+from nstool.sandbox import engine
+from nstool.sandbox.aio import launch_async
+from nstool.sandbox.launch import Exit, Sandbox, launch
+from nstool.spec.model import Limits, Mount, Root, Spec
+from tests.support import kernel, leaks, plans, processes
+from tests.support.workplace import Workplace
+
+InChild = Callable[..., Any]
+SECONDS = 10.0
+FORWARDABLE = [n for n in range(1, 65) if n not in (signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD, 32, 33)]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def image() -> None:
+    """The image of init is made once a process, and stays."""
+    engine.image()
+
+
+@pytest.fixture(scope="module")
+def probe(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A static program that says what it finds itself to be: tests/kernel/probe.c."""
+    path = tmp_path_factory.mktemp("probe") / "probe"
+    subprocess.run(["gcc", "-O1", "-static", "-o", path, Path(__file__).with_name("probe.c")], check=True)
+    for directory in (path.parent, *path.parents[1:3]):
+        directory.chmod(0o755)
+    return str(path)
+
+
+def small(name: str, *command: str, **changes: Any) -> Spec:
+    """The default but for /proc, which is small, so that a launch is quick."""
+    return plans.default(name).replace(command=command, proc_subset="pid", **changes)
+
+
+def probing(name: str, probe: str, *words: str, **changes: Any) -> Spec:
+    """A sandbox with nothing in it but the probe, which is its command."""
+    mounts = (Mount("/probe", probe),)
+    return plans.default(name).replace(command=("/probe", *words), root=Root(type="tmpfs"), mounts=mounts, **changes)
+
+
+def told(spec: Spec, **streams: Any) -> dict[str, Any]:
+    """What the probe says in a sandbox."""
+    reader, writer = os.pipe()
+    with launch(spec, stdout=writer, **streams) as sandbox:
+        os.close(writer)
+        with open(reader, "rb") as pipe:
+            text = pipe.read()
+        assert sandbox.wait() == Exit(0, **usage(sandbox.wait()))
+    said: dict[str, Any] = json.loads(text)
+    return said
+
+
+def usage(ended: Exit) -> dict[str, float]:
+    return {"utime": ended.utime, "stime": ended.stime, "maxrss": ended.maxrss}
+
+
+def output(sandbox_of: Callable[..., Any], *words: Any) -> bytes:
+    """What a command writes; sandbox_of(*words, stdout=fd) starts it."""
+    reader, writer = os.pipe()
+    with sandbox_of(*words, stdout=writer) as started:
+        os.close(writer)
+        with open(reader, "rb") as pipe:
+            text = pipe.read()
+        started.wait()
+    return text
+
+
+def until(condition: Callable[[], Any]) -> None:
+    """Wait until something is so; fails after SECONDS."""
+    deadline = time.monotonic() + SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come about in time"
+        time.sleep(0.002)
+
+
+# ---- the host process ----
+
+
+@pytest.mark.needs("root")
+def test_many_threads_at_once(in_child: InChild, workplace: Workplace, name: str) -> None:
+    """Parallel launches have names, ids and cgroups of their own, and all is undone."""
+
+    def one(number: int) -> tuple[str, int, tuple[str, ...], int]:
+        with launch(small(f"{name}n{number}", "true")) as sandbox:
+            return sandbox.name, sandbox.lease.uid_base, tuple(sandbox.cgroups.values()), sandbox.wait().status
+
+    def act() -> list[Any]:
+        barrier = threading.Barrier(8)
+        with ThreadPoolExecutor(8, initializer=barrier.wait) as pool:
+            return list(pool.map(one, range(32)))
+
+    seen, left = in_child(plans.left_by, workplace, act, timeout=60)
+    assert left == ""
+    assert [row[3] for row in seen] == [0] * 32
+    assert len({row[0] for row in seen}) == 32
+
+
+@pytest.mark.needs("root")
+def test_live_together_without_sharing(name: str) -> None:
+    """Sandboxes that live at the same time share neither ids nor cgroups nor namespaces."""
+    boxes = [launch(small(f"{name}n{number}", "sleep", "60")) for number in range(6)]
+    try:
+        ids = {box.lease.uid_base for box in boxes}
+        cgroups = {path for box in boxes for path in box.cgroups.values()}
+        inodes = {os.stat(f"/proc/{box.init_pid}/ns/{kind}").st_ino for box in boxes for kind in KINDS}
+    finally:
+        for box in boxes:
+            box.close()
+    assert len(ids) == 6
+    assert len(cgroups) == 6 * len(set(boxes[0].cgroups.values()))
+    assert len(inodes) == 6 * len(KINDS)
+
+
+@pytest.mark.needs("root")
+def test_several_processes_at_once(in_child: InChild, workplace: Workplace, name: str) -> None:
+    """Launches of several processes, half of them of threads, do not disturb one another."""
+
+    def launcher(number: int) -> int:
+        with ThreadPoolExecutor(2) as pool:
+            done = pool.map(lambda n: run(small(f"{name}n{number}n{n}", "true")).status, range(4))
+            return sum(status != 0 for status in done)
+
+    def act() -> list[int]:
+        pids = []
+        for number in range(4):
+            pid = os.fork()
+            if pid == 0:
+                os._exit(launcher(number))
+            pids.append(pid)
+        return [os.waitpid(pid, 0)[1] for pid in pids]
+
+    assert in_child(plans.left_by, workplace, act, timeout=60) == ([0] * 4, "")
+
+
+def run(spec: Spec, **streams: Any) -> Exit:
+    with launch(spec, **streams) as sandbox:
+        return sandbox.wait()
+
+
+@pytest.mark.needs("root")
+def test_launched_by_a_thread_that_ends(name: str) -> None:
+    """A sandbox lives as long as the process that launched it, not as long as the thread."""
+    made: list[Any] = []
+
+    def act() -> None:
+        made.append(threading.get_native_id())
+        made.append(launch(small(name, "sleep", "60")))
+
+    thread = threading.Thread(target=act)
+    thread.start()
+    thread.join()
+    tid, sandbox = made
+    with sandbox:
+        until(lambda: not os.path.exists(f"/proc/self/task/{tid}"))
+        sandbox.signal(signal.SIGUSR1)  # SIGKILL it would be, had it died with the thread
+        assert sandbox.wait().signal == signal.SIGUSR1
+
+
+@pytest.mark.needs("root")
+def test_in_an_asyncio_loop(in_child: InChild, name: str) -> None:
+    """The loop goes on while a sandbox is made and waited for; its children and signals are its own."""
+
+    async def act() -> tuple[int, list[int], int]:
+        turns = 0
+
+        async def turn() -> None:
+            nonlocal turns
+            while True:
+                turns += 1
+                await asyncio.sleep(0)
+
+        turning = asyncio.create_task(turn())
+        child = await asyncio.create_subprocess_exec("true")
+        async with await launch_async(small(name, "sh", "-c", "exit 7")) as sandbox:
+            specs = [small(f"{name}n{n}", "sh", "-c", f"exit {n}") for n in (1, 2)]
+            several = await asyncio.gather(*map(launch_async, specs))
+            statuses = [(await other.wait()).status for other in several]
+            status = (await sandbox.wait()).status
+        turning.cancel()
+        assert turns > 10
+        return status, statuses, await child.wait()
+
+    assert in_child(lambda: asyncio.run(act())) == (7, [1, 2], 0)
+
+
+@pytest.mark.needs("root")
+def test_in_a_large_process(in_child: InChild, name: str) -> None:
+    """A process with 500 MB of touched memory launches, and none of it is init's."""
+
+    def act() -> tuple[int, int]:
+        ballast = bytearray(500 << 20)
+        ballast[::4096] = b"x" * (len(ballast) // 4096)
+        with launch(small(name, "sleep", "60")) as sandbox:
+            return private_memory(sandbox.init_pid), len(ballast)
+
+    private, _ = in_child(act)
+    assert 0 < private < 1 << 20
+
+
+def private_memory(pid: int) -> int:
+    """Bytes of memory that a process shares with nobody. proc_pid_smaps(5)."""
+    words = (line.split() for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:])
+    return sum(int(word[1]) << 10 for word in words if word[0] in ("Private_Clean:", "Private_Dirty:"))
+
+
+@pytest.mark.needs("root")
+def test_init_costs_less_than_a_mebibyte(name: str) -> None:
+    """The memory that a running sandbox has to itself, but for the command's."""
+    with launch(plans.default(name).replace(command=("sleep", "60"))) as sandbox:
+        assert 0 < private_memory(sandbox.init_pid) < 1 << 20
+
+
+STATE = "SigBlk SigIgn SigCgt SigPnd ShdPnd Threads Uid Gid Groups CapEff CapAmb CapInh".split()
+
+
+def own_state() -> dict[str, str]:
+    """What of this process a launch could have changed."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    state = {key: value for key, _, value in (line.partition(":") for line in lines) if key in STATE}
+    state["dumpable"] = str(ctypes.CDLL(None).prctl(3, 0, 0, 0, 0))  # PR_GET_DUMPABLE
+    state["umask"] = str(os.umask(0o77))
+    os.umask(int(state["umask"]))
+    for kind in KINDS:
+        state[kind] = os.readlink(f"/proc/self/ns/{kind}")
+    state["cwd"] = os.getcwd()
+    state["cgroup"] = Path("/proc/self/cgroup").read_text()
+    return state
+
+
+@pytest.mark.needs("root", "gcc")
+def test_signals_that_wait(in_child: InChild, name: str, probe: str) -> None:
+    """Blocked, pending, ignored and handled signals stay as they were, and the command knows of none."""
+
+    def act() -> tuple[Any, Any, dict[str, Any]]:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1, signal.SIGTERM, signal.SIGCHLD, 40})
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        signal.signal(signal.SIGUSR2, lambda *_: None)
+        os.kill(os.getpid(), signal.SIGUSR1)
+        os.kill(os.getpid(), 40)
+        before = own_state()
+        said = told(probing(name, probe))
+        after = own_state()
+        for state in (before, after):
+            state["ShdPnd"] = hex(int(state["ShdPnd"], 16) & ~(1 << 16))  # SIGCHLD, of init's own end
+        return before, after, said["status"]
+
+    before, after, status = in_child(act)
+    assert after == before
+    for mask in ("SigBlk", "SigIgn", "SigCgt", "SigPnd", "ShdPnd"):
+        assert int(status[mask], 16) == 0, mask
+
+
+@pytest.mark.needs("root")
+def test_the_host_process_is_as_before(in_child: InChild, name: str) -> None:
+    """Mask, dispositions, ids, capabilities, dumpable flag, umask, namespaces, cgroups and cwd."""
+
+    def act() -> tuple[Any, Any]:
+        before = own_state()
+        run(small(name, "true"))
+        return before, own_state()
+
+    before, after = in_child(act)
+    assert after == before
+    assert before["dumpable"] == "1"
+
+
+@pytest.mark.needs("root")
+def test_signal_handlers_of_python_run_meanwhile(in_child: InChild, workplace: Workplace, name: str) -> None:
+    """A timer that fires all the time interrupts the launcher's calls, and harms none."""
+
+    def act() -> tuple[set[int], bool]:
+        fired = 0
+
+        def handler(*_: object) -> None:
+            nonlocal fired
+            fired += 1
+
+        signal.signal(signal.SIGALRM, handler)
+        signal.setitimer(signal.ITIMER_REAL, 0.0002, 0.0002)
+        try:
+            statuses = {run(small(name, "sh", "-c", "exit 5")).status for _ in range(12)}
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        return statuses, fired > 50
+
+    assert in_child(plans.left_by, workplace, act) == (({5}, True), "")
+
+
+def ignore_children() -> None:
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+
+
+def reap_in_handler() -> None:
+    signal.signal(signal.SIGCHLD, lambda *_: plans.reap())
+
+
+def reap_in_thread() -> None:
+    def forever() -> None:
+        while True:
+            try:
+                os.wait()
+            except ChildProcessError:
+                time.sleep(0.001)
+
+    threading.Thread(target=forever, daemon=True).start()
+
+
+REAPERS = (ignore_children, reap_in_handler, reap_in_thread)
+
+
+@pytest.mark.needs("root")
+@pytest.mark.parametrize("disturb", REAPERS)
+def test_children_reaped_by_somebody_else(
+    in_child: InChild, workplace: Workplace, name: str, disturb: Callable[[], None]
+) -> None:
+    """Init reports how the command ended, so that a host process may do with SIGCHLD what it likes."""
+
+    def act() -> list[int]:
+        disturb()
+        return [run(small(name, "sh", "-c", f"exit {number}")).status for number in (0, 3, 4)]
+
+    assert in_child(plans.left_by, workplace, act) == ([0, 3, 4], "")
+
+
+@pytest.mark.needs("user", "userns", "newuidmap")
+@pytest.mark.parametrize("disturb", REAPERS)
+def test_helpers_reaped_by_somebody_else(as_user: InChild, name: str, disturb: Callable[[], None]) -> None:
+    """Also what newuidmap and newgidmap said is known."""
+
+    def act() -> int:
+        disturb()
+        return run(plans.subordinate(name).replace(command=("sh", "-c", "exit 6"))).status
+
+    assert as_user(act) == 6
+
+
+@pytest.mark.needs("root", "gcc")
+@pytest.mark.parametrize("closed", range(8), ids=lambda bits: f"closed{bits:03b}")
+def test_closed_standard_streams(in_child: InChild, name: str, probe: str, closed: int) -> None:
+    """Whichever are closed, the command has /dev/null there, the others as they are, and nothing else."""
+
+    def act() -> tuple[dict[str, str], dict[str, str]]:
+        reader, writer = os.pipe()
+        files = [os.open("/dev/zero", os.O_RDWR) for _ in range(3)]
+        for fd in range(3):
+            if closed >> fd & 1:
+                os.close(fd)
+            else:
+                os.dup2(files[fd], fd)
+        with launch(probing(name, probe, "tell", "3"), pass_fds=(writer,)) as sandbox:
+            os.close(writer)
+            text = b""
+            while block := os.read(reader, 4096):
+                text += block
+            assert sandbox.wait().status == 0
+        return json.loads(text)["fds"]
+
+    fds = in_child(act)
+    wanted = {str(fd): "/dev/null" if closed >> fd & 1 else "/dev/zero" for fd in range(3)}
+    assert {fd: target.removesuffix(" (deleted)") for fd, target in fds.items()} == wanted
+
+
+@pytest.mark.needs("root")
+def test_exhausted_fd_table(in_child: InChild, workplace: Workplace, name: str) -> None:
+    """With ever more fds allowed, each of the calls that makes one fails in turn, in words; then it goes well."""
+
+    def act() -> list[str]:
+        run(small(name, "true"))
+        first = max(map(int, os.listdir("/proc/self/fd")))
+        check = leaks.LeakCheck(workplace)
+        seen = []
+        for limit in range(first, first + 40):
+            _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+            try:
+                said = f"ended {run(small(name, 'true')).status}"
+            except (NstoolError, OSError) as error:
+                said = f"{type(error).__name__} {error.errno if isinstance(error, OSError) else ''}: {error}"
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+            if left := check.wait():
+                said += f"; left {leaks.report(left)}"
+                check = leaks.LeakCheck(workplace)
+            seen.append(said)
+        return seen
+
+    seen = in_child(act, timeout=60)
+    assert seen[-1] == "ended 0"
+    refused = seen[: seen.index("ended 0")]
+    assert len(refused) > 5
+    assert set(seen[len(refused) :]) == {"ended 0"}
+    for said in refused:
+        assert f" {errno.EMFILE}: " in said, said
+        assert "left" not in said
+    assert any("(launcher)" in said for said in refused), refused
+
+
+@pytest.mark.needs("user", "userns")
+def test_exhausted_processes(as_user: InChild, workplace: Workplace, name: str) -> None:
+    """With ever more processes allowed, each clone is refused in turn; the error names it."""
+
+    def act() -> list[str]:
+        run(plans.single(name))
+        check = leaks.LeakCheck(workplace)
+        own = sum(process_owner(process.pid) == os.getuid() for process in processes.every())
+        seen = []
+        for limit in range(own - 1, own + 4):
+            pid = os.fork()  # a limit that is lowered cannot be raised again
+            if pid == 0:
+                resource.setrlimit(resource.RLIMIT_NPROC, (limit + 1, limit + 1))
+                try:
+                    said = f"ended {run(plans.single(name)).status}"
+                except NstoolError as error:
+                    said = str(error)
+                (Path.home() / "said").write_text(said)
+                os._exit(0)
+            os.waitpid(pid, 0)
+            seen.append((Path.home() / "said").read_text() + leaks.report(check.wait()))
+        (Path.home() / "said").unlink()
+        return seen
+
+    seen = as_user(act)
+    assert seen[-1] == "ended 0"
+    assert "clone3" in seen[0]
+    assert "EAGAIN" in seen[0]
+
+
+def process_owner(pid: int) -> int:
+    try:
+        return os.stat(f"/proc/{pid}").st_uid
+    except FileNotFoundError:  # it has just ended
+        return -1
+
+
+# ---- the command inherits nothing ----
+
+
+@pytest.mark.needs("root", "gcc")
+def test_nothing_is_inherited(in_child: InChild, name: str, probe: str) -> None:
+    """Environment, cwd, fds, umask, signals, keyring, groups, terminal, nice: the spec's, or a fresh process's."""
+
+    def act() -> tuple[dict[str, Any], int]:
+        os.setsid()
+        master, slave = os.openpty()
+        fcntl_tty(slave)
+        os.environ["SECRET"] = "of the caller"
+        os.chdir("/usr")
+        os.umask(0o007)
+        os.setgroups([1, 2, 3])
+        for fd in (os.open("/etc/passwd", os.O_RDONLY), os.open("/", os.O_RDONLY | os.O_DIRECTORY)):
+            os.set_inheritable(fd, True)
+        signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1)
+        keyring = ctypes.CDLL(None).syscall(250, 1, None)  # keyctl(KEYCTL_JOIN_SESSION_KEYRING): one of its own
+        said = told(probing(name, probe, seccomp="none", env={"GIVEN": "1"}, cwd="/dev"), stdin=slave, stderr=slave)
+        os.close(master)
+        return said, keyring
+
+    said, keyring = in_child(act)
+    assert said["environ"] == ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "GIVEN=1"]
+    assert said["cwd"] == "/dev"
+    assert list(said["fds"]) == ["0", "2"]  # and 1, on which it speaks
+    status = said["status"]
+    assert status["Umask"].strip() == "0022"
+    assert status["Groups"].split() == []
+    assert status["Uid"].split() == ["1000"] * 4
+    assert status["Gid"].split() == ["1000"] * 4
+    assert [int(status[mask], 16) for mask in ("SigBlk", "SigIgn", "SigCgt")] == [0, 0, 0]
+    assert [int(status[f"Cap{letters}"], 16) for letters in ("Inh", "Prm", "Eff", "Bnd", "Amb")] == [0] * 5
+    assert status["NoNewPrivs"].strip() == "1"
+    assert said["keyring"] > 0
+    assert said["keyring"] != keyring
+    assert said["tty"] == errno.ENXIO
+    assert said["sid"] == said["pgrp"] == said["pid"] == 2
+    assert said["death"] == signal.SIGKILL
+    assert said["subreaper"] == 0
+    assert said["securebits"] & 0b11 == 0b11  # noroot, and locked
+    assert [said["limits"][number] for number in (4, 7, 8)] == [[0, 0], [1024, 4096], [65536, 65536]]
+    for kind in KINDS:
+        assert said["namespaces"][kind] != os.stat(f"/proc/self/ns/{kind}").st_ino
+
+
+def fcntl_tty(fd: int) -> None:
+    """Make a terminal the controlling one of this session. TIOCSCTTY."""
+    import fcntl
+    import termios
+
+    fcntl.ioctl(fd, termios.TIOCSCTTY, 0)
+
+
+@pytest.mark.needs("root")
+@pytest.mark.parametrize("numbers", [(5, 3, 4), (4, 5, 3), (3, 4, 5), (61, 60, 62), (0, 2, 1), (3, 3, 0)])
+def test_passed_fds_arrive_in_their_order(in_child: InChild, name: str, numbers: tuple[int, ...]) -> None:
+    """From fd 3 on, in the order of the spec, also where their numbers are in each other's place."""
+
+    def act() -> bytes:
+        reader, writer = os.pipe()
+        reader, writer = (high(fd) for fd in (reader, writer))
+        for number in set(numbers):
+            content = os.memfd_create("content")
+            os.write(content, b"%d " % number)
+            os.dup2(content, number)
+        script = "for fd in 3 4 5; do cat /proc/self/fd/$fd; done; ls /proc/self/fd"
+        null = high(os.open("/dev/null", os.O_RDWR))
+        spec = plans.default(name).replace(command=("sh", "-c", script), pass_fds=numbers)
+        with launch(spec, stdin=null, stdout=writer, stderr=null) as sandbox:
+            os.close(writer)
+            text = b""
+            while block := os.read(reader, 4096):
+                text += block
+            sandbox.wait()
+        return text
+
+    words = in_child(act).decode().split()
+    assert words[:3] == [str(number) for number in numbers]
+    assert words[3:] == ["0", "1", "2", "3", "4", "5", "6"]  # 6: the directory that ls reads
+
+
+def high(fd: int) -> int:
+    """Move an fd out of the way."""
+    import fcntl
+
+    moved = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 200)
+    os.close(fd)
+    return moved
+
+
+# ---- init ----
+
+
+@pytest.mark.needs("root", "gcc")
+def test_init_reaps_orphans(name: str, probe: str) -> None:
+    """Hundreds of processes whose parents have ended leave no zombie."""
+    ready, go = os.pipe(), os.pipe()
+    spec = probing(name, probe, "orphans", "300", limits=Limits(pids=1000))
+    with launch(spec, stdin=go[0], stdout=ready[1]) as sandbox:
+        assert os.read(ready[0], 100) == b"done\n"
+        until(lambda: [p.pid for p in processes.descendants(sandbox.init_pid)] == [sandbox.pid])
+        os.close(go[1])
+        assert sandbox.wait().status == 0
+    for fd in (*ready, go[0]):
+        os.close(fd)
+
+
+@pytest.mark.needs("root", "gcc")
+def test_every_signal_is_forwarded(name: str, probe: str) -> None:
+    """What is sent to the sandbox reaches the command, be it a real-time signal or one that faults send."""
+    said, go = os.pipe(), os.pipe()
+    with launch(probing(name, probe, "signals"), stdin=go[0], stdout=said[1]) as sandbox:
+        assert os.read(said[0], 100) == b"ready\n"
+        for number in FORWARDABLE:
+            sandbox.signal(number)
+            assert select.select([said[0]], [], [], SECONDS)[0], number
+            assert os.read(said[0], 100) == b"%d\n" % number
+        os.close(go[1])
+        assert sandbox.wait().status == 0
+    for fd in (*said, go[0]):
+        os.close(fd)
+
+
+@pytest.mark.needs("root")
+def test_end_of_the_command_ends_all(name: str) -> None:
+    """What the command has started ends with it, though it ignores all signals and is in another session."""
+    reader, writer = os.pipe()
+    script = "(trap '' HUP TERM INT; setsid sleep 60) & (trap '' HUP; sleep 60) & exit 4"
+    with launch(small(name, "sh", "-c", script), stdout=writer, stderr=writer) as sandbox:
+        os.close(writer)
+        assert sandbox.wait().status == 4
+        assert os.read(reader, 1) == b""  # nobody has its other end any more
+    os.close(reader)
+
+
+@pytest.mark.needs("root")
+@pytest.mark.parametrize("code", [0, 1, 2, 125, 126, 127, 128, 137, 255])
+def test_exit_code(name: str, code: int) -> None:
+    """The command's own exit status is reported, whatever it is."""
+    ended = run(small(name, "sh", "-c", f"exit {code}"))
+    assert (ended.code, ended.signal, ended.core, ended.oom, ended.status) == (code, None, False, False, code)
+
+
+@pytest.mark.needs("root")
+@pytest.mark.parametrize("number", [1, 2, 6, 9, 11, 15, 34, 64])
+def test_death_by_signal(name: str, number: int) -> None:
+    """The signal that ended the command is reported; no core by default."""
+    ended = run(small(name, "sh", "-c", f"kill -{number} $$"))
+    assert (ended.code, ended.signal, ended.core, ended.status) == (None, number, False, 128 + number)
+
+
+@pytest.mark.needs("root")
+def test_core_dump_is_reported(name: str) -> None:
+    """Where the spec allows a core and there is room for it, it is said that there is one."""
+    pattern = Path("/proc/sys/kernel/core_pattern").read_text()
+    if pattern.startswith(("/", "@")):
+        pytest.skip(f"cores of this host go elsewhere: {pattern}")
+    limits = Limits(rlimits={"core": (-1, -1)})
+    ended = run(small(name, "sh", "-c", "kill -SEGV $$", cwd="/tmp", limits=limits))
+    assert (ended.signal, ended.core) == (signal.SIGSEGV, True)
+
+
+@pytest.mark.needs("root")
+def test_usage_of_resources(name: str) -> None:
+    """Time and memory of the command are those that the kernel counted."""
+    loop = "i=0; while [ $i -lt 100000 ]; do i=$((i+1)); done"
+    ended = run(small(name, "sh", "-c", loop))
+    assert 0.01 < ended.utime < 10
+    assert 500 < ended.maxrss < 100_000
+
+
+@pytest.mark.needs("root", "cgroup_memory")
+def test_lack_of_memory_is_reported(name: str) -> None:
+    """What the kernel killed for lack of memory is told from other kills."""
+    hog = ("dd", "if=/dev/zero", "of=/dev/null", "bs=200M", "count=1")
+    ended = run(small(name, *hog, limits=Limits(memory=30 << 20)))
+    assert (ended.signal, ended.oom) == (signal.SIGKILL, True)
+    ended = run(small(name, "sh", "-c", "kill -9 $$"))
+    assert (ended.signal, ended.oom) == (signal.SIGKILL, False)
+
+
+@pytest.mark.needs("root", "gcc")
+def test_chosen_pid_and_subreaper(name: str, probe: str) -> None:
+    """The spec chooses the command's pid, and whether orphans come to it."""
+    said = told(probing(name, probe, next_pid=77, subreaper=True))
+    assert (said["pid"], said["subreaper"]) == (77, 1)
+
+
+# ---- commands that join ----
+
+
+@pytest.mark.needs("root", "gcc")
+def test_exec_is_as_the_first_command(name: str, probe: str) -> None:
+    """All namespaces, cgroups, ids, capabilities, filters, limits and the rest are those of the first command."""
+    reader, writer = os.pipe()
+    go = os.pipe()
+    spec = probing(name, probe, "signals")
+    same = ("status", "limits", "namespaces", "environ", "cwd", "securebits", "death", "keyring", "tty", "dumpable")
+    first = told(spec.replace(name=f"{name}b", command=("/probe",)))
+    with launch(spec, stdin=go[0], stdout=writer) as sandbox:
+        assert os.read(reader, 100) == b"ready\n"
+        second = json.loads(output(sandbox.exec, "/probe"))
+        inside = {kind: os.stat(f"/proc/{sandbox.pid}/ns/{kind}").st_ino for kind in KINDS}
+        cgroups = Path(f"/proc/{sandbox.pid}/cgroup").read_text()
+        with sandbox.exec("/probe", "signals", stdin=go[0], stdout=writer) as other:
+            assert os.read(reader, 100) == b"ready\n"
+            (payload,) = processes.descendants(init_of(other.pidfd))
+            assert Path(f"/proc/{payload.pid}/cgroup").read_text() == cgroups
+    for fd in (reader, writer, *go):
+        os.close(fd)
+    assert second["namespaces"] == inside
+    for said in (first, second):
+        said["namespaces"] = {}
+        said["keyring"] = said["keyring"] > 0
+    assert {key: second[key] for key in same} == {key: first[key] for key in same}
+
+
+def init_of(pidfd: int) -> int:
+    """The pid behind a pidfd."""
+    lines = Path(f"/proc/self/fdinfo/{pidfd}").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("Pid:"))
+
+
+@pytest.mark.needs("root")
+def test_exec_has_an_end_of_its_own(name: str) -> None:
+    """Its exit status is its own, and the sandbox goes on."""
+    with launch(small(name, "sleep", "60")) as sandbox:
+        with sandbox.exec("sh", "-c", "exit 9") as command:
+            assert command.wait().status == 9
+        with sandbox.exec("sh", "-c", "kill -USR1 $$") as command:
+            assert command.wait().signal == signal.SIGUSR1
+        with sandbox.exec("sleep", "60") as command:
+            command.signal(signal.SIGUSR2)
+            assert command.wait().signal == signal.SIGUSR2
+        sandbox.signal(signal.SIGTERM)
+        assert sandbox.wait().signal == signal.SIGTERM
+
+
+@pytest.mark.needs("root")
+def test_exec_ends_with_the_sandbox(name: str) -> None:
+    """When the sandbox ends, so do the commands that came into it later."""
+    with launch(small(name, "sleep", "60")) as sandbox, sandbox.exec("sleep", "60") as command:
+        sandbox.kill()
+        assert command.wait().signal == signal.SIGKILL
+        assert sandbox.wait().signal == signal.SIGKILL
+
+
+# ---- the Sandbox object ----
+
+
+@pytest.mark.needs("root")
+def test_wait_of_several_threads(name: str) -> None:
+    """All that wait learn the same; later calls too, and after the end nothing can be signalled."""
+    with launch(small(name, "sh", "-c", "read line; exit 3"), stdin=(pipe := os.pipe())[0]) as sandbox:
+        with ThreadPoolExecutor(5) as pool:
+            waiting = [pool.submit(sandbox.wait, timeout) for timeout in (None, None, 20, 20, None)]
+            with pytest.raises(TimeoutError):
+                sandbox.wait(0.01)
+            os.close(pipe[1])
+            seen = [future.result() for future in waiting]
+        os.close(pipe[0])
+        assert len(set(seen)) == 1
+        assert sandbox.wait() == sandbox.wait(0) == seen[0]
+        assert seen[0].code == 3
+        with pytest.raises(NstoolError, match="has ended"):
+            sandbox.signal(signal.SIGTERM)
+        sandbox.kill()
+        sandbox.close()
+
+
+@pytest.mark.needs("root")
+def test_leaving_the_context_ends_it(in_child: InChild, workplace: Workplace, name: str) -> None:
+    """The end of the with block ends the sandbox, also by an exception, and undoes all that was made."""
+
+    def act() -> list[bool]:
+        ended = []
+        for error in (None, RuntimeError("of the block")):
+            with suppress(RuntimeError), launch(small(name, "sleep", "60")) as sandbox:
+                pidfd = os.pidfd_open(sandbox.init_pid)
+                if error:
+                    raise error
+            ended.append(bool(select.select([pidfd], [], [], 0)[0]))
+            os.close(pidfd)
+        return ended
+
+    assert in_child(plans.left_by, workplace, act) == ([True, True], "")
+
+
+@pytest.mark.needs("root")
+def test_forgotten_sandbox_is_ended_with_a_warning(in_child: InChild, workplace: Workplace, name: str) -> None:
+    """A sandbox that nobody holds any more is ended and undone, and a ResourceWarning names it."""
+
+    def act() -> list[str]:
+        with warnings.catch_warnings(record=True) as seen:
+            warnings.simplefilter("always")
+            sandbox = launch(small(name, "sleep", "60"))
+            del sandbox
+            gc.collect()
+        return [str(warning.message) for warning in seen if warning.category is ResourceWarning]
+
+    said, left = in_child(plans.left_by, workplace, act)
+    assert left == ""
+    assert len(said) == 1
+    assert name in said[0]
+
+
+@pytest.mark.needs("root")
+def test_copy_in_a_fork_does_not_end_it(name: str) -> None:
+    """A forked process that ends, or forgets its copy, does nothing to the sandbox of its parent."""
+    sandbox = launch(small(name, "sleep", "60"))
+    with sandbox:
+        pid = os.fork()
+        if pid == 0:
+            forget(sandbox)
+            os._exit(0)
+        os.waitpid(pid, 0)
+        sandbox.signal(signal.SIGUSR1)
+        assert sandbox.wait().signal == signal.SIGUSR1
+
+
+def forget(sandbox: Sandbox) -> None:
+    """Do what the end of the last reference does."""
+    sandbox.__del__()
