@@ -555,10 +555,35 @@ static long run_reset_signals(void)
 	return nst_raw4(__NR_rt_sigprocmask, SIG_SETMASK, NST_P(&none), 0, 8);
 }
 
+static long wait_for(long pid, int *ret_status)
+{
+	long r;
+
+	do
+		r = nst_raw4(__NR_wait4, pid, NST_P(ret_status), 0x40000000 /* __WALL */, 0);
+	while (r == -EINTR);
+	return r;
+}
+
+/* In a copy of the host process: run a program, leave with its status. */
+_Noreturn static void spawn_and_wait(const char *const *argv)
+{
+	static const char *const empty[] = {NULL};
+	int status = 0;
+	long child, r;
+
+	run_reset_signals();
+	child = nst_raw5(__NR_clone, SIGCHLD, 0, 0, 0, 0);
+	if (child == 0)
+		child = nst_raw3(__NR_execve, NST_P(argv[0]), NST_P(argv), NST_P(empty));
+	r = child > 0 ? wait_for(child, &status) : child;
+	for (;;) /* 127: no exec; a signal is a failure like any other */
+		nst_raw1(__NR_exit_group, r < 0 ? 127 : (status & 0x7f) ? 126 : status >> 8 & 0xff);
+}
+
 /* Run a helper program (newuidmap) with "{pid}" replaced, wait for it. -EPERM, detail = its status. */
 static long run_spawn(struct nst_run *run, const struct nst_step *s, int *ret_detail)
 {
-	static const char *const empty[] = {NULL};
 	const char **argv = run->scratch;
 	char digits[12], *pid = put_number(digits + sizeof digits, (unsigned int)run->child_pid);
 	long n = vector(run->plan, s->arg[0], argv, run->scratch_size / sizeof *argv), i, child, r;
@@ -572,18 +597,14 @@ static long run_spawn(struct nst_run *run, const struct nst_step *s, int *ret_de
 			argv[i] = pid;
 	/* No handler of the host's may run in the copy: it would write to pipes that are the host's. */
 	nst_raw4(__NR_rt_sigprocmask, SIG_SETMASK, NST_P(&all), NST_P(&old), 8);
-	child = nst_raw5(__NR_clone, SIGCHLD, 0, 0, 0, 0); /* fork: a helper is rare, its cost is its exec */
-	if (child == 0) {
-		run_reset_signals();
-		nst_raw3(__NR_execve, NST_P(argv[0]), NST_P(argv), NST_P(empty));
-		nst_raw1(__NR_exit_group, 127);
-	}
+	/* A fork without SIGCHLD, which the host may ignore or reap, waits for the one that execs: a helper is rare. */
+	child = nst_raw5(__NR_clone, 0, 0, 0, 0, 0);
+	if (child == 0)
+		spawn_and_wait(argv);
 	nst_raw4(__NR_rt_sigprocmask, SIG_SETMASK, NST_P(&old), 0, 8);
 	if (child < 0)
 		return child;
-	do
-		r = nst_raw4(__NR_wait4, child, NST_P(&status), 0, 0);
-	while (r == -EINTR);
+	r = wait_for(child, &status);
 	if (r < 0)
 		return r;
 	*ret_detail = status;

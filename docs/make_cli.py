@@ -6,14 +6,14 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
 
 import click
 
 from nstool.cli.group import group
 from nstool.cli.main import COMMANDS
+from nstool.cli.options import OPTIONS, Option
+from nstool.spec.check import CHOICES
 
-WIDTH = 110
 HEAD = """\
 # The command line
 
@@ -43,25 +43,71 @@ This file is made by `make docs` from `nstool/cli`.
 """
 
 
-class _Context(click.Context):
-    """Writes help of one width, whatever terminal asks."""
+def commands() -> dict[str, click.Command]:
+    """Return the sub-commands by name."""
+    found = {}
+    with click.Context(group, info_name="nstool") as context:
+        for name in COMMANDS:
+            command = group.get_command(context, name)
+            assert command is not None
+            found[name] = command
+    return found
 
-    def __init__(self, command: click.Command, **named: Any) -> None:
-        super().__init__(
-            command, **{**command.context_settings, **named, "terminal_width": WIDTH, "max_content_width": WIDTH}
-        )
+
+def usage(command: click.Command) -> str:
+    """Return what follows the name of a command: "[OPTIONS] NAME"."""
+    words = ["[OPTIONS]"] if any(isinstance(param, click.Option) for param in command.params) else []
+    for param in command.params:
+        if isinstance(param, click.Argument):
+            plain = param.metavar or str(param.name).upper()
+            words.append(plain if param.required or plain.startswith(("[", "--")) else f"[{plain}]")
+    return " ".join(words)
+
+
+def paragraphs(command: click.Command) -> list[str]:
+    """Return what a command says of itself, each paragraph in one line."""
+    return [" ".join(part.split()) for part in (command.help or "").split("\n\n")]
+
+
+def options(name: str, command: click.Command) -> list[tuple[str, str]]:
+    """Return (option with its value, sentence) of each option of a command."""
+    if name == "run":
+        return [(run_option(option), option.description) for option in OPTIONS]
+    found = []
+    for option in command.params:
+        if isinstance(option, click.Option):
+            choices = "|".join(option.type.choices) if isinstance(option.type, click.Choice) else ""
+            value = f" {option.metavar or choices}".rstrip()
+            found.append((", ".join(option.opts) + value, option.help or ""))
+    return found
+
+
+def run_option(option: Option) -> str:
+    """Return an option of run with what its value is."""
+    if option.how == "flag":
+        return f"{option.name}, {option.opposite}"
+    owner, _, field = option.key.rpartition(".")
+    choices = CHOICES.get(f"{(owner or 'spec').capitalize()}.{field}", ())
+    return f"{option.name} {'|'.join(word for word in choices if word) or option.metavar}"
 
 
 def text() -> str:
     """Return the whole of docs/cli.md."""
-    top = _Context(group, info_name="nstool")
-    parts = [HEAD, f"\n## nstool\n\n```text\n{group.get_help(top)}\n```\n"]
-    for name, (_, sentence) in COMMANDS.items():
-        command = group.get_command(top, name)
-        assert command is not None
-        context = _Context(command, info_name=name, parent=top)
-        parts.append(f"\n## nstool {name}\n\n{sentence}\n\n```text\n{command.get_help(context)}\n```\n")
+    parts = [HEAD]
+    for name, command in commands().items():
+        parts.append(f"\n## nstool {name}\n\n`nstool {name} {usage(command)}`\n".replace(" `\n", "`\n"))
+        parts += [f"\n{paragraph}\n" for paragraph in paragraphs(command)]
+        rows = [f"| `{tag}` | {about} |" for tag, about in options(name, command)]
+        if rows:
+            rows = [_escaped(row) for row in rows]
+            parts.append("\n| option | |\n|---|---|\n" + "\n".join(rows) + "\n")
     return "".join(parts)
+
+
+def _escaped(row: str) -> str:
+    # A bar within a cell, as in a choice, would end it.
+    cells = row.removeprefix("| ").removesuffix(" |").split(" | ")
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
 if __name__ == "__main__":

@@ -10,12 +10,9 @@ import sys
 from pathlib import Path
 from textwrap import wrap
 
-import click
-from make_cli import _Context
+import make_cli
 from make_spec import DOCS, PAGES, TABLES, default, form
 
-from nstool.cli.group import group
-from nstool.cli.main import COMMANDS
 from nstool.cli.options import OPTIONS
 
 DATE = "2026-11-22"  # of the last change that a reader of the pages would notice
@@ -98,25 +95,16 @@ def nstool_1() -> str:
     parts = [head("nstool", 1, "sandboxes from Linux namespaces"), f".SH SYNOPSIS\n{SYNOPSIS}"]
     parts.append(f".SH DESCRIPTION\n{NSTOOL_1}")
     parts.append(".SH COMMANDS\n")
-    top = _Context(group, info_name="nstool")
-    for name, (_, sentence) in COMMANDS.items():
-        command = group.get_command(top, name)
-        assert command is not None
-        words = " ".join(command.collect_usage_pieces(_Context(command, info_name=name, parent=top)))
-        parts.append(f".SS {escaped(name)} {escaped(words)}\n{escaped(sentence)}\n")
+    for name, command in make_cli.commands().items():
+        parts.append(f".SS {escaped(name)} {escaped(make_cli.usage(command))}\n")
+        parts += [f".PP\n{escaped(paragraph)}\n" for paragraph in make_cli.paragraphs(command)]
         if name == "run":
-            parts.append("Its options are in the section OPTIONS OF RUN below.\n")
+            parts.append(".PP\nIts options are in the section OPTIONS OF RUN below.\n")
             continue
-        paragraphs = (command.help or "").split("\n\n")
-        parts += [f".PP\n{escaped(' '.join(paragraph.split()))}\n" for paragraph in paragraphs]
-        for option in command.params:
-            if isinstance(option, click.Option):
-                tag = ", ".join(option.opts) + (f" {option.metavar}" if option.metavar else "")
-                parts.append(item(tag, option.help or ""))
+        parts += [item(tag, about) for tag, about in make_cli.options(name, command)]
     parts.append(".SH OPTIONS OF RUN\nplan, check and compile take them too.\n")
-    for run in OPTIONS:
-        tag = f"{run.name}, {run.opposite}" if run.how == "flag" else f"{run.name} {run.metavar}"
-        parts.append(item(tag, f"{run.description} Key: {run.key}."))
+    for option in OPTIONS:
+        parts.append(item(make_cli.run_option(option), f"{option.description} Key: {option.key}."))
     for title, items in (("EXIT STATUS", STATUS), ("ENVIRONMENT", ENVIRONMENT), ("FILES", FILES)):
         parts.append(f".SH {title}\n" + "".join(item(*words) for words in items))
     parts.append(".SH SEE ALSO\n.BR nsexec (1),\n.BR nstool.toml (5),\n.BR nstool\\-plan (5),\n.BR namespaces (7)\n")

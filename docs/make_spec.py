@@ -144,13 +144,14 @@ SHIFTS = ((30, "G"), (20, "M"), (10, "K"))
 HEAD = """\
 # The spec
 
-What a spec file (TOML or JSON) can say. Every default is the safe one, so a file with `command` alone is complete. A key
-that does not exist, a wrong type, or keys that do not fit together are refused with file and line before anything is done.
-`nstool init` writes a commented file to start from, `nstool schema` prints the JSON Schema that editors complete by;
-the options of `nstool run` set the same keys ([cli.md](cli.md)). Relative paths of the host start at the file's directory.
+What a spec file (TOML or JSON) can say. Every default is the safe one, so a file with `command` alone is complete. A
+key that does not exist, a wrong type, or keys that do not fit together are refused with file and line before anything
+is done. `nstool init` writes a commented file to start from, `nstool schema` prints the JSON Schema that editors
+complete by; the options of `nstool run` set the same keys ([cli.md](cli.md)). Relative paths of the host start at the
+file's directory.
 
-In Python each table is a class of `nstool` with the same fields ([library.md](library.md)); there the plain forms count:
-bytes, seconds, tuples.
+In Python each table is a class of `nstool` with the same fields ([library.md](library.md)); there the plain forms
+count: bytes, seconds, tuples.
 
 This file is made by `make docs` from `nstool/spec`.
 """
@@ -188,7 +189,7 @@ def default(cls: type[Frozen], field: str) -> str:
         return f'`"{value:04o}"`'
     if value is None:
         return "absent"
-    if SIZE == FORMS.get(key) and value:
+    if FORMS.get(key) == SIZE and value:
         shift, unit = next((s, u) for s, u in SHIFTS if value % (1 << s) == 0)
         return f'`"{value >> shift}{unit}"`'
     return f"`{_toml(value)}`"

@@ -19,33 +19,9 @@ if TYPE_CHECKING:
 # Filesystems that have no FS_ALLOW_IDMAP in any kernel up to 6.18. mount_setattr(2).
 NO_IDMAP: frozenset[str] = frozenset(
     (
-        *(
-            "9p",
-            "autofs",
-            "binfmt_misc",
-            "bpf",
-            "cgroup",
-            "cgroup2",
-            "cifs",
-            "configfs",
-            "debugfs",
-            "devpts",
-            "devtmpfs",
-        ),
-        *(
-            "efivarfs",
-            "fusectl",
-            "mqueue",
-            "nfs",
-            "nfs4",
-            "nsfs",
-            "overlay",
-            "proc",
-            "pstore",
-            "rpc_pipefs",
-            "securityfs",
-        ),
-        *("smb3", "sysfs", "tracefs", "vboxsf"),
+        *("9p", "autofs", "binfmt_misc", "bpf", "cgroup", "cgroup2", "cifs", "configfs", "debugfs", "devpts"),
+        *("devtmpfs", "efivarfs", "fusectl", "mqueue", "nfs", "nfs4", "nsfs", "overlay", "proc", "pstore"),
+        *("rpc_pipefs", "securityfs", "smb3", "sysfs", "tracefs", "vboxsf"),
     )
 )
 # What overlayfs refuses as upper layer: no whiteouts, no file handles or xattrs, or a stack too deep.

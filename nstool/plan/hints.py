@@ -46,9 +46,10 @@ class Row(Frozen):
         """The detector's name, which names the row."""
         return self.detector.__name__
 
-    def explains(self, call: str, errno: str) -> bool:
+    def explains(self, call: str, errno: int) -> bool:
         """Whether the row is about this call and errno."""
-        return (call in self.calls or ANY in self.calls) and errno in self.errnos
+        # By number: ENOTSUP and EOPNOTSUPP are two names of one.
+        return (call in self.calls or ANY in self.calls) and any(getattr(_errno, name) == errno for name in self.errnos)
 
 
 def _row(
@@ -1364,8 +1365,7 @@ def explain(
 
 def rows_of(call: str, errno: int) -> Iterator[Row]:
     """Yield the rows about a call and an errno, in the order of the catalogue."""
-    name = _errno.errorcode.get(errno, "")
-    return (row for row in ROWS if row.explains(call, name))
+    return (row for row in ROWS if row.explains(call, errno))
 
 
 def markdown() -> str:

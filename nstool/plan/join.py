@@ -7,6 +7,7 @@ from nstool.frozen import Frozen
 from nstool.kinds import JOIN_ORDER, KINDS
 from nstool.namespaces import pid, user
 from nstool.plan import build
+from nstool.plan.cgroups import entrance
 from nstool.plan.host import Host
 from nstool.plan.steps import CHILD, INIT, LAUNCHER, PAYLOAD, Fd, Plan, Step
 from nstool.spec.model import Spec

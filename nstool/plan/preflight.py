@@ -109,7 +109,7 @@ def predict(plan: Plan, root: str = "") -> tuple[Problem, ...]:
 def _harmless(step: Step, errnos: tuple[str, ...]) -> bool:
     import errno
 
-    return bool(step.ignore) and errno.errorcode.get(step.ignore) in errnos
+    return any(getattr(errno, name) == step.ignore for name in errnos)
 
 
 def _limits(spec: Spec, host: Host) -> Iterator[Problem]:

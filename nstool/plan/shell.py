@@ -108,7 +108,7 @@ class _Script:
         self.plan = plan
         self.places: dict[str, _Place] = {}
         self.absent: dict[str, list[int]] = {}  # reason → numbers of steps
-        self.tools: set[str] = {"unshare", "mkfifo", "mkdir", "rmdir", "rm", "mktemp", "readlink", "ldd", "sort", "tr"}
+        self.tools: set[str] = {"unshare", "mkfifo", "mkdir", "rmdir", "rm", "mktemp", "readlink", "ldd", "sort", "tr", "cat"}
         self.old_tools: set[str] = set()
         self.functions: set[str] = set()
         self.staging: Lines = []  # makes the directories and files that are mounted on below $work
@@ -139,9 +139,9 @@ class _Script:
             self.end_segment()
         lines = self.lines(step)
         # A note is one line, whatever a path or an argument in it holds.
-        notes = [describe.printable(line) for line in (f"# {self.number} {step.call}: {step.why}", *lines) if line[0] == "#"]
-        commands = [line for line in lines if line[0] != "#"]
-        out = [*notes, *commands, *([""] if commands else [])]
+        notes = [f"# {self.number} {step.call}: {step.why}", *(line for line in lines if line.startswith(_NOTE))]
+        commands = [line for line in lines if not line.startswith(_NOTE)]
+        out = [*map(describe.printable, notes), *commands, *([""] if commands else [])]
         if step.who == UNDO:
             self.undo[:0] = out
         else:
@@ -180,7 +180,7 @@ class _Script:
     # ---- steps ----
 
     def lines(self, step: Step) -> Lines:
-        """Return the commands of a step, and notes, which begin with "#"."""
+        """Return the commands of a step, and notes, which begin with _NOTE."""
         if self.is_terminal(step):
             return self.no(_TERMINAL)
         if step.call in ABSENT:
@@ -388,6 +388,7 @@ class _Script:
         return lines
 
 
+_NOTE = "#   "  # how a line begins that says something about a step
 _PAYLOAD_MARK = "\0payload"
 _EXECS = ("setns", "unshare", "setresuid", "setresgid", "setgroups")  # what a shell does by exec of a program
 
@@ -502,12 +503,12 @@ forward() {
     4) switch=/proc/sys/net/ipv4/ip_forward conf=/proc/sys/net/ipv4/conf other=accept_redirects ;;
     6) switch=/proc/sys/net/ipv6/conf/all/forwarding conf=/proc/sys/net/ipv6/conf other=accept_ra ;;
     esac
-    read -r now <"$switch"
+    now=$(cat "$switch")
     [ "$now" = 0 ] || return 0
     echo "$switch 0" >>"$work/sysctls"
     for device in "$conf"/*; do
         for file in "$device/forwarding" "$device/$other"; do
-            read -r now <"$file"
+            now=$(cat "$file")
             case $file in "$switch" | */default/accept_ra) continue ;; esac
             [ "$now" != 1 ] || echo "$file 1" >>"$work/sysctls"
             # A host that takes its routes from router advertisements goes on to do so only with 2.

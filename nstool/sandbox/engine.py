@@ -124,6 +124,30 @@ class Process:
         fds = [int.from_bytes(payload[:4], "little", signed=True) for _, _, payload in ancillary]
         return (decode(data) if len(data) == _MESSAGE_SIZE else None), (fds[0] if fds else -1)
 
+    def signal(self, number: int) -> None:
+        """Send a signal to the command: init does it, who knows it by a pid that cannot be another's.
+
+        Raises ProcessLookupError when it has ended, ValueError for a number that is no signal.
+        """
+        if not 0 < number <= 64:
+            raise ValueError(f"{number} is no signal")
+        if self.control < 0 or self.pidfd < 0:
+            raise ProcessLookupError
+        if not self.program.init:
+            import _signal  # the C half of signal, which does not import enum
+
+            return _signal.pidfd_send_signal(self.pidfd, number)
+        import _socket
+
+        message = ffi.new("struct nst_message *", {"type": lib.NST_MSG_SIGNAL, "detail": number})
+        end = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET, 0, os.dup(self.control))
+        try:
+            end.send(ffi.buffer(message), _socket.MSG_NOSIGNAL)
+        except (BrokenPipeError, ConnectionResetError):
+            raise ProcessLookupError from None
+        finally:
+            end.close()
+
     def close(self) -> None:
         """Close both fds. Idempotent."""
         for name in ("control", "pidfd"):

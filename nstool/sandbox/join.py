@@ -35,11 +35,9 @@ class Joined:
 
     def signal(self, number: int) -> None:
         """Send a signal to the command. Raises SandboxGone when it has ended."""
-        import _signal
-
         try:
-            _signal.pidfd_send_signal(self._process.pidfd, number)
-        except (ProcessLookupError, OSError):
+            self._process.signal(number)
+        except ProcessLookupError:
             raise SandboxGone("the command has ended") from None
 
     def wait(self) -> Exit:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import select
 from _thread import allocate_lock
-from errno import ESRCH
 
 from nstool.errors import NstoolError, SandboxGone
 from nstool.frozen import Frozen
@@ -139,16 +138,9 @@ class Sandbox:
 
         Raises SandboxGone when it has ended.
         """
-        import _signal
-
         try:
-            if number in (9, 19) and self.spec.init:
-                os.kill(self.pid, number)
-            else:
-                _signal.pidfd_send_signal(self._process.pidfd, number)
-        except (ProcessLookupError, ValueError, OSError) as error:
-            if isinstance(error, OSError) and error.errno not in (ESRCH, 9):
-                raise
+            self._process.signal(number)
+        except ProcessLookupError:
             raise SandboxGone(f"sandbox {self.name!r} has ended") from None
 
     def kill(self) -> None:
@@ -275,7 +267,9 @@ def launch(
     """
     streams = (stdin, stdout, stderr)
     own = tuple(n for n, fd in enumerate(streams) if fd is None and os.isatty(n)) if spec.terminal == "auto" else ()
-    return Prepared(spec, own).launch(stdin=stdin, stdout=stdout, stderr=stderr, pass_fds=pass_fds, detached=detached)
+    if pass_fds is not None:
+        spec = spec.replace(pass_fds=pass_fds)
+    return Prepared(spec, own).launch(stdin=stdin, stdout=stdout, stderr=stderr, detached=detached)
 
 
 def prepare(spec: Spec) -> Prepared:
@@ -408,7 +402,12 @@ def _given(
 ) -> dict[str, int]:
     given: dict[str, int] = {}
     given |= given_streams(streams, opened)
-    for number, fd in enumerate(pass_fds if pass_fds is not None else spec.pass_fds):
+    passed = spec.pass_fds if pass_fds is None else pass_fds
+    if len(passed) != len(spec.pass_fds):
+        from nstool.errors import SpecError
+
+        raise SpecError(f"the spec was prepared for {len(spec.pass_fds)} fds, {len(passed)} are given", "pass_fds")
+    for number, fd in enumerate(passed):
         if not _is_open(fd):
             from nstool.errors import SpecError
 

@@ -87,6 +87,7 @@ def _every_call() -> Plan:
         Step(PAYLOAD, "drop_bounding", (1,), ""),
         Step(PAYLOAD, "execve", (("/bin/a", "/bin/b"), ("a", "", "b"), ("A=b", "")), ""),
         Step(UNDO, "unlinkat", (-100, "/sys/fs/cgroup/x", 0x200), ""),
+        Step(UNDO, "ioctl", (0, SIOCSIFFLAGS, bytes(range(64))), ""),
     )
     return Plan(steps, ("stdin", "stdout", "stderr"))
 
@@ -103,9 +104,21 @@ def _large() -> Plan:
     return Plan(steps, (), init=False)
 
 
+def _near_misses(data: bytes) -> Iterator[bytes]:
+    """The plan with one string a byte too long, too short, or at the end of the pool: one step from harm."""
+    steps, pool_size = struct.unpack_from("<I", data, 12)[0], struct.unpack_from("<I", data, 28)[0]
+    for at in range(64, 64 + 64 * steps, 8):
+        offset, length = struct.unpack_from("<II", data, at)
+        if at % 64 and 0 < length < pool_size:
+            for word in ((offset, length + 1), (offset + 1, length), (pool_size - length, length)):
+                yield data[:at] + struct.pack("<II", *word) + data[at + 8 :]
+
+
 def main() -> None:
     directory = Path(sys.argv[1])
     directory.mkdir(parents=True, exist_ok=True)
+    for number, damaged in enumerate(_near_misses(encode(_every_call()))):
+        (directory / f"near-miss-{number}").write_bytes(bytes(8) + damaged)
     for name, plan in _plans():
         data = encode(plan)
         for number, behaviour in enumerate(BEHAVIOURS):

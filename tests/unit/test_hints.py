@@ -42,7 +42,7 @@ def test_rows_name_calls_and_errnos_that_exist() -> None:
     """Every call is one of plan.calls, every errno one of errno(3)."""
     for row in hints.ROWS:
         assert set(row.calls) <= set(CALLS) | BESIDE, row.name
-        assert set(row.errnos) <= set(errno.errorcode.values()), row.name
+        assert all(hasattr(errno, name) for name in row.errnos), row.name
         assert row.source, row.name
 
 
@@ -63,7 +63,7 @@ def test_every_cause_and_remedy_has_words_for_its_braces() -> None:
 def test_every_row_is_tested() -> None:
     """Each detector is named by a test that provokes it or shows it a prepared host."""
     texts = Path(__file__).read_text() + (REPOSITORY / "tests/kernel/test_hints.py").read_text()
-    assert [row.name for row in hints.ROWS if f'"{row.name}"' not in texts and f"({row.name}" not in texts] == []
+    assert [row.name for row in hints.ROWS if not re.search(rf"{row.name}\b", texts)] == []
 
 
 def test_document_is_current() -> None:

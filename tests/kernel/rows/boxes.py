@@ -124,7 +124,9 @@ def box(shell: str = "/bin/sh", **changes: Any) -> Iterator[Box]:
                 os.close(inner_in)
                 os.close(inner_out)
             with sandbox:
-                yield Box(sandbox, to, reader)
+                found = Box(sandbox, to, reader)
+                found.ask(":")  # launch returns while execve(2) is still putting the new credentials into force
+                yield found
         finally:
             os.close(to)
 
@@ -167,5 +169,7 @@ def mounts(pid: int | str) -> dict[str, MountLine]:
         before, after = line.split(" - ")
         _, _, _, root, point, options, *fields = before.split()
         kind, source, superblock = after.split()
-        found[point] = MountLine(root, point, set(options.split(",")), set(fields), kind, source, set(superblock.split(",")))
+        found[point] = MountLine(
+            root, point, set(options.split(",")), set(fields), kind, source, set(superblock.split(","))
+        )
     return found

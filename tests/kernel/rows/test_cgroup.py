@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -72,7 +71,9 @@ def test_the_library_tells_of_the_kill(as_root: Act) -> None:
     """Exit.oom."""
 
     def hog() -> bool:
-        with launch(boxes.spec("sh", "-c", HOG, limits=Limits(memory=24 * MIB)), stdout=os.open("/dev/null", 1)) as sandbox:
+        with launch(
+            boxes.spec("sh", "-c", HOG, limits=Limits(memory=24 * MIB)), stdout=os.open("/dev/null", 1)
+        ) as sandbox:
             return sandbox.wait().oom
 
     assert as_root(hog)
@@ -222,6 +223,3 @@ def test_delegation_of_one_controller_is_not_enough(in_child: Act, user: User, d
     assert ran.status == 125, ran
     assert "limits.memory" in ran.err
     assert "limits.pids" not in ran.err
-
-
-assert shutil

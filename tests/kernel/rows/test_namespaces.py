@@ -129,7 +129,9 @@ def test_the_words_of_the_command_line(act: Act) -> None:
 
     def look() -> list[str]:
         words = ["--memory", "0", "--pids", "0", "--share", "uts,ipc", "--namespaces", "time=host"]
-        ran = boxes.nstool("run", *words, "--", "sh", "-c", "readlink /proc/self/ns/uts /proc/self/ns/ipc /proc/self/ns/time")
+        ran = boxes.nstool(
+            "run", *words, "--", "sh", "-c", "readlink /proc/self/ns/uts /proc/self/ns/ipc /proc/self/ns/time"
+        )
         assert ran.status == 0, ran
         return ran.lines
 
@@ -317,7 +319,9 @@ def test_enter_a_namespace_file(as_root: Act) -> None:
 
     def enter() -> bool:
         with boxes.box() as box:
-            ran = boxes.nstool("enter", f"/proc/{box.pid}/ns/uts", "--", "readlink", "/proc/self/ns/uts", "/proc/self/ns/net")
+            ran = boxes.nstool(
+                "enter", f"/proc/{box.pid}/ns/uts", "--", "readlink", "/proc/self/ns/uts", "/proc/self/ns/net"
+            )
             assert ran.status == 0, ran
             return ran.out.split() == [boxes.inode(box.pid, "uts"), boxes.inode("self", "net")]
 
@@ -424,7 +428,16 @@ def test_a_sandbox_is_pinned_by_its_name(as_root: Act, place: Path) -> None:
             owner = boxes.inode(box.pid, "user")
         try:
             assert sorted(os.listdir(place)) == sorted(set(boxes.NAMES) - {"mnt"})
-            ran = boxes.nstool("enter", "--types", "user,uts", str(place), "--", "/bin/sh", "-c", "hostname; readlink /proc/self/ns/user")
+            ran = boxes.nstool(
+                "enter",
+                "--types",
+                "user,uts",
+                str(place),
+                "--",
+                "/bin/sh",
+                "-c",
+                "hostname; readlink /proc/self/ns/user",
+            )
             assert ran == (0, f"byname\n{owner}\n", "")
         finally:
             assert boxes.nstool("unpin", str(place)).status == 0
@@ -444,7 +457,9 @@ def test_a_mount_namespace_is_pinned_where_it_can_be(as_root: Act, tmp_path: Pat
             ran = boxes.nstool("pin", "--types", "mnt", str(box.pid), str(place))
             assert ran.status == 0, ran
             wanted = boxes.inode(box.pid, "mnt")
-        ran = boxes.nstool("enter", str(place), "--", "/bin/sh", "-c", "readlink /proc/self/ns/mnt; ls -A /home; touch /usr/x")
+        ran = boxes.nstool(
+            "enter", str(place), "--", "/bin/sh", "-c", "readlink /proc/self/ns/mnt; ls -A /home; touch /usr/x"
+        )
         assert boxes.nstool("unpin", str(place)).status == 0
         assert ran.out.split() in ([], [wanted]), ran  # /proc of its dead pid namespace may show nothing
         assert "Read-only file system" in ran.err

@@ -33,7 +33,9 @@ def test_loopback_is_the_default(act: Act) -> None:
     def look() -> tuple[list[str], str, str]:
         with boxes.box() as box:
             link = box.ask(UP)
-            served = box.ask("busybox nc -lp 4321 -e true & busybox sleep 0.2; busybox nc -w 2 127.0.0.1 4321 </dev/null; echo $?")
+            served = box.ask(
+                "busybox nc -lp 4321 -e true & busybox sleep 0.2; busybox nc -w 2 127.0.0.1 4321 </dev/null; echo $?"
+            )
             return devices(box.pid), link, served.splitlines()[-1]
 
     found, link, served = act(look)
@@ -129,7 +131,11 @@ def test_a_network_of_root_is_closed_to_users(as_root: Act, as_user: Act, netns:
 
 def test_sysctls_are_the_namespaces_own(act: Act) -> None:
     """The value holds inside; the host's is as before."""
-    names = {"net.ipv4.ip_unprivileged_port_start": "80", "net.ipv4.conf.all.forwarding": "1", "net.core.somaxconn": "77"}
+    names = {
+        "net.ipv4.ip_unprivileged_port_start": "80",
+        "net.ipv4.conf.all.forwarding": "1",
+        "net.core.somaxconn": "77",
+    }
     files = {name: Path("/proc/sys/" + name.replace(".", "/")) for name in names}
     before = {name: file.read_text() for name, file in files.items()}
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import stat
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +13,8 @@ import pytest
 from nstool import syscalls, uapi
 from nstool.errors import KernelError, NotSupported, SpecError
 from nstool.sandbox.launch import launch
-from nstool.security import securebits as bits
 from nstool.security.capabilities import SETS, mask
-from nstool.spec.model import Capabilities, IdMap, Mount, Spec
+from nstool.spec.model import Capabilities, IdMap, Mount
 from tests.kernel.rows import boxes
 from tests.kernel.rows.conftest import Act
 from tests.support.user import User
@@ -54,7 +52,16 @@ def test_root_gives_unused_ids(as_root: Act) -> None:
 
 def test_root_maps_several_ranges(as_root: Act) -> None:
     """As the options say; the ids inside are those of the map."""
-    words = ["--uid-map", "0:200000:1000", "--uid-map", "1000:300000:5", "--gid-map", "0:400000:2000", "--user", "1002:7"]
+    words = [
+        "--uid-map",
+        "0:200000:1000",
+        "--uid-map",
+        "1000:300000:5",
+        "--gid-map",
+        "0:400000:2000",
+        "--user",
+        "1002:7",
+    ]
 
     def look() -> tuple[boxes.Ran, boxes.Ran]:
         maps = boxes.nstool("run", *words, "--", "sh", "-c", "cat /proc/self/uid_map /proc/self/gid_map")
@@ -171,7 +178,12 @@ def test_files_of_root_sandboxes_have_the_mapped_owner(as_root: Act, tmp_path: P
     maps = (IdMap(0, base, 65536),)
     mount = Mount("/tmp/shared", str(shared), writable=True)
     seen = as_root(
-        boxes.shell, "touch /tmp/shared/made; stat -c %u:%g /tmp/shared/made", uid_map=maps, gid_map=maps, user=ids, mounts=(mount,)
+        boxes.shell,
+        "touch /tmp/shared/made; stat -c %u:%g /tmp/shared/made",
+        uid_map=maps,
+        gid_map=maps,
+        user=ids,
+        mounts=(mount,),
     )
     assert seen == f"{ids}\n"
     assert ((shared / "made").stat().st_uid, (shared / "made").stat().st_gid) == (base + owner, base + owner)
@@ -180,7 +192,11 @@ def test_files_of_root_sandboxes_have_the_mapped_owner(as_root: Act, tmp_path: P
 def _open_to_all(path: Path) -> None:
     """Let everybody pass down to a directory of pytest's."""
     for directory in (path, *path.parents):
-        if directory != Path("/") and directory.stat().st_uid == os.geteuid() and not directory.stat().st_mode & stat.S_IXOTH:
+        if (
+            directory != Path("/")
+            and directory.stat().st_uid == os.geteuid()
+            and not directory.stat().st_mode & stat.S_IXOTH
+        ):
             directory.chmod(directory.stat().st_mode | 0o111)
 
 
@@ -321,21 +337,17 @@ def test_noroot_stops_root_from_gaining(act: Act) -> None:
     assert (seen["permitted"], seen["effective"]) == (0, 0)
 
 
-DUMP = "import ctypes; print(ctypes.CDLL(None).prctl(27, 0, 0, 0, 0))"  # PR_GET_SECUREBITS
-
-
 def test_securebits_are_those_of_the_spec(act: Act) -> None:
     """By name; setpriv(1) reads them back with PR_GET_SECUREBITS."""
 
     def look(words: dict[str, Any]) -> str:
-        return next(line for line in boxes.shell("setpriv --dump", **words).splitlines() if line.startswith("Securebits"))
+        return next(
+            line for line in boxes.shell("setpriv --dump", **words).splitlines() if line.startswith("Securebits")
+        )
 
     default = act(look, {})
-    assert default.split(": ")[1].replace("no_setuid_fixup", "nsf") == (
-        "noroot,noroot_locked,nsf,nsf_locked,keep_caps_locked"
-        ",unsupported (0xc0)".replace(",unsupported (0xc0)", "")
-    ) or bits.mask(Spec().securebits) == 0xEF
-    assert "noroot_locked" in default
+    for word in ("noroot", "noroot_locked", "no_setuid_fixup", "no_setuid_fixup_locked", "keep_caps_locked"):
+        assert word in default.split(": ")[1].split(",")
     assert "[none]" in act(look, {"securebits": ()})
     some = act(look, {"securebits": ("noroot", "keep_caps_locked")})
     assert "noroot_locked" not in some
@@ -404,6 +416,3 @@ def test_an_unknown_capability_is_refused(act: Act) -> None:
     ran = act(boxes.nstool, "run", "--cap", "net_rav", "--", "true")
     assert ran.status == 2
     assert "net_raw" in ran.err
-
-
-Check = Callable[[], None]
