@@ -80,9 +80,8 @@ docs: build ## Make the generated files again: JSON Schema, seccomp filter, refe
 	if command -v mandoc > /dev/null; then mandoc -T lint docs/man/*; fi
 	if command -v dot > /dev/null; then dot -Tsvg docs/architecture.dot -o docs/architecture.svg; fi
 
-fuzz: build/fuzz_plan ## Fuzz the plan decoder for FUZZ_SECONDS=60 under ASan and UBSan.
-	@mkdir -p build/corpus
-	build/fuzz_plan -max_total_time=$(FUZZ_SECONDS) -print_final_stats=1 $(ARGS) build/corpus tests/fuzz/corpus
+fuzz: build .venv/.lint-packages ## Fuzz the plan decoder for FUZZ_SECONDS=60 under ASan and UBSan.
+	tests/fuzz/run.sh $(FUZZ_SECONDS) $(ARGS)
 
 clean: ## Remove all that make has made.
 	rm -rf .venv build dist *.egg-info nstool/nsexec nstool/_native.* .pytest_cache .mypy_cache .ruff_cache .hypothesis
@@ -110,7 +109,3 @@ nstool/nsexec: $(NSEXEC_SOURCES) $(C_HEADERS)
 
 $(BIN)/nsexec: nstool/nsexec | .venv/.installed
 	@ln -sf ../../nstool/nsexec $@
-
-build/fuzz_plan: tests/fuzz/fuzz_plan.c csrc/plan.c $(C_HEADERS) | .venv/.lint-packages
-	@mkdir -p build
-	clang -g -O1 -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=undefined -Icsrc -o $@ $(filter %.c,$^)

@@ -101,7 +101,7 @@ static long keep_fds(const struct child *c)
 	int i;
 
 	for (i = 0; i < NST_MAX_SLOTS && r >= 0; i++)
-		if (c->l->slots[i] >= 3)
+		if (c->l->slots[i] >= 0) /* a standard stream, too, may be marked to close at exec */
 			r = nst_raw3(__NR_fcntl, c->l->slots[i], F_SETFD, 0);
 	for (i = 0; i < 3 && r >= 0; i++)
 		if (own[i] >= 0)

@@ -11,9 +11,10 @@ from pathlib import Path
 from textwrap import wrap
 
 import make_cli
-from make_spec import DOCS, PAGES, TABLES, default, form
+from make_spec import PAGES, TABLES, default, form
 
 from nstool.cli.options import OPTIONS
+from nstool.spec.docs import DOCS
 
 DATE = "2026-11-22"  # of the last change that a reader of the pages would notice
 MAN = Path(__file__).parent / "man"
@@ -96,8 +97,9 @@ def nstool_1() -> str:
     parts.append(f".SH DESCRIPTION\n{NSTOOL_1}")
     parts.append(".SH COMMANDS\n")
     for name, command in make_cli.commands().items():
-        parts.append(f".SS {escaped(name)} {escaped(make_cli.usage(command))}\n")
-        parts += [f".PP\n{escaped(paragraph)}\n" for paragraph in make_cli.paragraphs(command)]
+        heading = f"{name} {make_cli.usage(command)}".strip()
+        told = [escaped(paragraph) + "\n" for paragraph in make_cli.paragraphs(command)]
+        parts.append(f".SS {escaped(heading)}\n" + ".PP\n".join(told))
         if name == "run":
             parts.append(".PP\nIts options are in the section OPTIONS OF RUN below.\n")
             continue
@@ -131,7 +133,7 @@ def nstool_toml_5() -> str:
             parts.append(item(field, f"{about} Value: {form(cls, field)}. Default: {value}."))
     parts.append(
         ".SH EXAMPLES\nA web server whose files are read\\-only, with a published port:\n.PP\n.nf\n"
-        'command = ["/usr/bin/python3", "\\-m", "http.server", "8000", "\\-\\-directory", "/srv"]\n'
+        'command = ["python3", "\\-m", "http.server", "8000", "\\-d", "/srv"]\n'
         'mounts = ["./site:/srv"]\n\n[net]\nmode = "veth"\npublish = ["127.0.0.1:8080:8000"]\n\n'
         '[limits]\nmemory = "128M"\npids = 32\n.fi\n'
     )

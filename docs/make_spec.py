@@ -189,7 +189,7 @@ def default(cls: type[Frozen], field: str) -> str:
         return f'`"{value:04o}"`'
     if value is None:
         return "absent"
-    if FORMS.get(key) == SIZE and value:
+    if FORMS.get(key) == SIZE and isinstance(value, int) and value:
         shift, unit = next((s, u) for s, u in SHIFTS if value % (1 << s) == 0)
         return f'`"{value >> shift}{unit}"`'
     return f"`{_toml(value)}`"

@@ -67,7 +67,9 @@ def main() -> int:
     title(f"1. Launch: {' '.join(spec.command)}")
     log = os.memfd_create("log")
     with launch(spec, stdin=os.open(os.devnull, os.O_RDONLY), stdout=log, stderr=log) as sandbox:
-        console.print(f"sandbox [bold]{sandbox.name}[/], init is pid {sandbox.init_pid}, the server is pid {sandbox.pid}")
+        console.print(
+            f"sandbox [bold]{sandbox.name}[/], init is pid {sandbox.init_pid}, the server is pid {sandbox.pid}"
+        )
         publish = spec.net.publish[0]
         for page in ("index.html", "namespaces.txt"):
             url = f"http://127.0.0.1:{publish.host}/{page}"
@@ -83,7 +85,9 @@ def main() -> int:
         title("4. Stop")
         sandbox.signal(15)
         ended = sandbox.wait()
-        console.print(f"ended with {'exit status ' + str(ended.code) if ended.signal is None else 'signal ' + str(ended.signal)}")
+        console.print(
+            f"ended with {'exit status ' + str(ended.code) if ended.signal is None else 'signal ' + str(ended.signal)}"
+        )
         console.print(os.pread(log, 4096, 0).decode().rstrip(), markup=False, style="dim")
     title("5. What is left")
     after = traces()

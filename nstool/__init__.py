@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from nstool.sandbox.launch import Sandbox as Sandbox
     from nstool.sandbox.launch import launch as launch
     from nstool.sandbox.launch import prepare as prepare
-    from nstool.sandbox.launch import preview as plan
+    from nstool.sandbox.launch import preview as plan  # noqa: F401
     from nstool.spec.load import load as load
     from nstool.spec.model import Capabilities as Capabilities
     from nstool.spec.model import IdMap as IdMap
@@ -64,7 +64,7 @@ _PUBLIC = {
     "prepare": ("nstool.sandbox.launch", "prepare"),
     "plan": ("nstool.plan", ""),
 }
-__all__ = sorted(_PUBLIC)  # noqa: PLE0605
+__all__ = sorted(_PUBLIC)
 _PACKAGES = frozenset(("cli", "namespaces", "network", "sandbox", "security", "spec"))
 
 

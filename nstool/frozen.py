@@ -24,28 +24,32 @@ class Frozen:
     """
 
     __fields__: ClassVar[tuple[str, ...]] = ()
+    __positions__: ClassVar[dict[str, int]] = {}
     __defaults__: ClassVar[dict[str, object]] = {}
 
     def __init_subclass__(cls) -> None:
         own = [name for name in cls.__dict__.get("__annotations__", {}) if not name.startswith("__")]
         cls.__fields__ = tuple(dict.fromkeys((*cls.__fields__, *own)))
+        cls.__positions__ = {name: number for number, name in enumerate(cls.__fields__)}
         cls.__defaults__ = {**cls.__defaults__, **{n: cls.__dict__[n] for n in own if n in cls.__dict__}}
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        fields = self.__fields__
+        # A launch makes hundreds of records: first all is put in place, then it is looked at whether that was right.
+        fields, values = self.__fields__, self.__dict__
+        values.update(self.__defaults__)
+        values.update(zip(fields, args))
+        if kwargs:
+            positions = self.__positions__
+            for name in kwargs:
+                if positions.get(name, -1) < len(args):
+                    how = f"got field {name!r} twice" if name in positions else f"has no field {name!r}"
+                    raise TypeError(f"{type(self).__name__} {how}")
+            values.update(kwargs)
         if len(args) > len(fields):
             raise TypeError(f"{type(self).__name__} takes {len(fields)} fields, got {len(args)}")
-        values = {**self.__defaults__, **dict(zip(fields, args))}
-        for name, value in kwargs.items():
-            if name not in fields:
-                raise TypeError(f"{type(self).__name__} has no field {name!r}")
-            if name in fields[: len(args)]:
-                raise TypeError(f"{type(self).__name__} got field {name!r} twice")
-            values[name] = value
         if len(values) < len(fields):
             missing = ", ".join(n for n in fields if n not in values)
             raise TypeError(f"{type(self).__name__} needs {missing}")
-        self.__dict__.update(values)
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"{type(self).__name__} is frozen")

@@ -8,7 +8,9 @@ from nstool.cli.follow import follow
 
 
 @click.command("enter")
-@click.option("--types", default="", help="Only these, comma-separated: net,mnt,…; default: all that differ.", metavar="TYPES")
+@click.option(
+    "--types", default="", help="Only these, comma-separated: net,mnt,…; default: all that differ.", metavar="TYPES"
+)
 @click.option("--keep-ids", is_flag=True, help="Do not become root of a joined user namespace.")
 @click.option("--cwd", default="", help="Working directory inside.", metavar="DIR")
 @click.argument("target")

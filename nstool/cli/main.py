@@ -5,11 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from nstool.errors import KernelError, NotSupported, NstoolError, SandboxGone, SpecError
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from nstool.errors import KernelError, NstoolError, SandboxGone, SpecError
 
 BAD_REQUEST = 2
 CANNOT = 125
@@ -51,14 +47,8 @@ def run(argv: list[str]) -> int:
     except BrokenPipeError:  # the reader of our output has gone; what it wanted, it has
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 128 + 13
-    except (NstoolError, OSError, KeyboardInterrupt, MemoryError) as error:
+    except (Exception, KeyboardInterrupt) as error:
         return report(error)
-    except Exception as error:
-        if os.environ.get("NSTOOL_DEBUG"):
-            raise
-        name = type(error).__name__
-        print(f"nstool: a bug of nstool: {name}: {error}; NSTOOL_DEBUG=1 shows where, please report it", file=sys.stderr)
-        return CANNOT
 
 
 def _asks_help(words: list[str]) -> bool:
@@ -71,7 +61,7 @@ def _asks_help(words: list[str]) -> bool:
 
 
 def report(error: BaseException) -> int:
-    """Print an error as one message; the exit status that goes with it."""
+    """Print an error as one message; the exit status that goes with it. A bug of ours is said to be one."""
     if isinstance(error, KeyboardInterrupt):
         return 130
     text = str(error)
@@ -84,6 +74,10 @@ def report(error: BaseException) -> int:
         text = f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror or error)
     elif isinstance(error, MemoryError):
         text = "out of memory"
+    elif not isinstance(error, (NstoolError, OSError)):
+        if os.environ.get("NSTOOL_DEBUG"):
+            raise error
+        text = f"a bug of nstool: {type(error).__name__}: {error}; NSTOOL_DEBUG=1 shows where, please report it"
     print(f"nstool: {text}", file=sys.stderr)
     return status
 

@@ -6,7 +6,9 @@ import click
 
 
 @click.command("pin")
-@click.option("--types", default="", help="Only these, comma-separated: net,uts,…; default: all that can be.", metavar="TYPES")
+@click.option(
+    "--types", default="", help="Only these, comma-separated: net,uts,…; default: all that can be.", metavar="TYPES"
+)
 @click.argument("target")
 @click.argument("directory")
 def command(target: str, directory: str, types: str) -> int:

@@ -31,7 +31,8 @@ def command(words: tuple[str, ...], as_json: bool, as_shell: bool, long_: bool) 
     --sh: runs with sh, util-linux and coreutils; what it does not do is listed at its start.
     """
     from nstool.errors import SpecError
-    from nstool.plan import render, shell
+    from nstool.plan import render
+    from nstool.plan.shell import script
 
     if as_json and as_shell:
         raise SpecError("is one form, --json another: give one of them", "--sh")
@@ -39,7 +40,7 @@ def command(words: tuple[str, ...], as_json: bool, as_shell: bool, long_: bool) 
     if as_json:
         click.echo(render.json(plan))
     elif as_shell:
-        click.echo(shell.script(plan), nl=False)
+        click.echo(script.write(plan), nl=False)
     else:
         render.table(plan, long_)
     return 0

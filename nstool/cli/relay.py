@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         @property
         def pidfd(self) -> int: ...
 
+
 _CHUNK = 65536
 
 

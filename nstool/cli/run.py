@@ -6,24 +6,54 @@ import sys
 
 from nstool.cli import options
 from nstool.cli.forward import FORWARDED, Forward
+from nstool.errors import SpecError
 from nstool.sandbox import journal
 from nstool.sandbox.launch import launch
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import click
+
+    from nstool.spec.model import Spec
 
     command: click.Command
 
 
+OTHERS = {"--detach": False, "--log": True}
+
+
 def main(argv: list[str]) -> int:
     """Run ``nstool run`` with these words after it; the exit status."""
-    spec, _ = options.parse(argv)
+    spec, others = options.parse(argv, OTHERS)
     if journal.stale():
         journal.cleanup()
-    with Forward() as forward:
-        sandbox = launch(spec)
+    if not others:
+        return _supervised(spec, lambda name: None)
+    from nstool.cli.detach import detached
+    from nstool.cli.main import report
+
+    if "--detach" not in others:
+        raise SpecError("goes with --detach; in the foreground redirect the output", "--log")
+    if spec.terminal == "always":
+        raise SpecError("a detached sandbox has no terminal to relay", "--terminal")
+
+    def run(stderr: int, started: Callable[[str], None]) -> int:
         try:
+            return _supervised(spec.replace(terminal="never"), started, stderr)
+        except Exception as error:
+            return report(error)
+
+    return detached(str(others.get("--log", "")), run)
+
+
+def _supervised(spec: Spec, started: Callable[[str], None], stderr: int | None = None) -> int:
+    """Launch, then become the supervisor."""
+    with Forward() as forward:
+        sandbox = launch(spec, stderr=stderr)
+        try:
+            started(sandbox.name)
             from nstool.cli.supervise import become
 
             become(sandbox, FORWARDED - forward.ignored, forward.pending)
@@ -39,7 +69,12 @@ def __getattr__(name: str) -> object:
         raise AttributeError(name)
     import click
 
-    @click.command("run", params=options.click_options(), context_settings={"ignore_unknown_options": True})
+    own = [
+        click.Option(["--detach"], is_flag=True, help="Go into the background once the command runs; print the name."),
+        click.Option(["--log"], metavar="FILE", help="With --detach: append the command's output to FILE."),
+    ]
+
+    @click.command("run", params=[*own, *options.click_options()], context_settings={"ignore_unknown_options": True})
     @click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="[SPEC] -- COMMAND [ARGS]")
     def run(words: tuple[str, ...], **_: object) -> int:
         """Run a command in a sandbox, in the foreground.

@@ -75,6 +75,7 @@ def parts(spec: Spec, host: Host, maps: Maps | None, files: dict[str, str], name
     userns = "userns" if opener == LAUNCHER and maps is not None else ""
     opened: list[Step] = []
     inside: list[Step] = []
+    early: list[Step] = []
     root = _root(spec, host, opener, opened, userns, name)
     inside += _proc(spec, host, opener, opened)
     inside += _dev(spec, host, maps, opener, opened)
@@ -82,17 +83,24 @@ def parts(spec: Spec, host: Host, maps: Maps | None, files: dict[str, str], name
     closed, opened_up = _closed(spec, host)
     inside += opened_up
     for number, mount in enumerate(spec.mounts):
+        if mount.type == "overlay":
+            early += _overlay_mount(spec, mount, number, opener, opened, userns)
         inside += _mount(spec, mount, number, host, opener, opened, userns)
     inside += _files(files, spec, host)
     covered = _covered(spec, host, closed)
     inside += _cover(covered)
-    inside += _readonly(spec)
+    inside += _readonly(spec, host)
     hold = _hold(spec, files, bool(covered))
     before = (*_unpack(spec, host, maps, name), *(s for s in opened if s.who == LAUNCHER))
     sources = tuple(s for s in opened if s.who == INIT)
     last = _last(spec, host, sum(step.call == "fsmount" for step in opened_up))
     return Parts(
-        before, sources, (_propagation(spec), *hold, *root), tuple(inside), tuple(last), _remove(spec, host, name)
+        before,
+        sources,
+        (_propagation(spec), *hold, *early, *root),
+        tuple(inside),
+        tuple(last),
+        _remove(spec, host, name),
     )
 
 
@@ -164,10 +172,8 @@ def _new(fstype: str, name: str, options: dict[str, str], attributes: int, why: 
     context = "fs"
     steps = [Step(who, "fsopen", (fstype, uapi.FSOPEN_CLOEXEC), why, result=context)]
     for key, value in options.items():
-        if value:
-            args = (Fd(context), uapi.FSCONFIG_SET_STRING, key, value, 0)
-        else:
-            args = (Fd(context), uapi.FSCONFIG_SET_FLAG, key, None, 0)
+        kind = uapi.FSCONFIG_SET_STRING if value else uapi.FSCONFIG_SET_FLAG
+        args = (Fd(context), kind, key, value or None, 0)
         steps.append(Step(who, "fsconfig", args, f"{key}={value}" if value else key))
     create = (Fd(context), uapi.FSCONFIG_CMD_CREATE, None, None, 0)
     steps.append(Step(who, "fsconfig", create, f"make the {fstype}"))
@@ -242,35 +248,29 @@ def _below(path: str, directory: str) -> bool:
 
 def _root(spec: Spec, host: Host, opener: str, opened: list[Step], userns: str, name: str) -> list[Step]:
     root = spec.root
-    propagation = PROPAGATION[spec.mount_propagation]
     if root.idmap and not userns:
         raise _no_idmap(f"an id-mapped root ({root.path or ', '.join(root.lower)})")
     if root.type == "tmpfs":
         options = {"mode": "755", "size": str(root.size)}
-        return [*_new("tmpfs", "root", options, SAFE, "an empty root in memory"), *_pivot(propagation)]
+        return [*_new("tmpfs", "root", options, SAFE, "an empty root in memory"), *_pivot()]
     if root.type == "overlay":
         layers = _overlay("", root.lower, root.upper, root.size, root.idmap, opener, opened, userns)
         return [
             *layers,
             *_new("overlay", "root", _layer_options("", root.lower), SAFE, "the layers as one tree"),
-            *_pivot(propagation),
+            *_pivot(),
         ]
     attributes = SAFE | (0 if root.writable or root.type == "tarball" else uapi.MOUNT_ATTR_RDONLY)
     attributes |= uapi.MOUNT_ATTR_IDMAP if root.idmap else 0
     path = {"host": "/", "directory": root.path}.get(root.type) or f"{host.roots}/{name}"
     tree = "tree" if host.top else "root"
-    opened.append(
-        _tree(
-            opener,
-            path,
-            tree,
-            "a private copy of the host's mounts" if root.type == "host" else "the tree that becomes the root",
-        )
-    )
+    whose = "a private copy of the host's mounts" if root.type == "host" else "the tree that becomes the root"
+    opened.append(_tree(opener, path, tree, whose))
     why = f"root {'writable' if root.writable else 'read-only'}, no set-user-ID, no device nodes"
     mapped = userns if root.idmap else ""
-    opened.append(_attributes(opener, tree, attributes, why, propagation=uapi.MS_PRIVATE, userns=mapped))
-    return _shadow(spec, host, opener, opened) if host.top else _pivot(propagation)
+    propagation = _first(spec.mount_propagation)
+    opened.append(_attributes(opener, tree, attributes, why, propagation=propagation, userns=mapped))
+    return _shadow(spec, host, opener, opened) if host.top else _pivot()
 
 
 def _no_idmap(what: str) -> NotSupported:
@@ -281,41 +281,22 @@ def _no_idmap(what: str) -> NotSupported:
     )
 
 
-def _pivot(propagation: int) -> list[Step]:
-    steps = [
-        Step(
-            INIT,
-            "move_mount",
-            (Fd("root"), "", uapi.AT_FDCWD, "/", uapi.MOVE_MOUNT_F_EMPTY_PATH),
-            "attach the new root",
-        ),
+def _pivot() -> list[Step]:
+    attach = (Fd("root"), "", uapi.AT_FDCWD, "/", uapi.MOVE_MOUNT_F_EMPTY_PATH)
+    why = "it becomes the root; the old one is stacked on it until the last mount is made"
+    return [
+        Step(INIT, "move_mount", attach, "attach the new root"),
         Step(INIT, "fchdir", (Fd("root"),), "stand in the new root"),
-        Step(
-            INIT,
-            "pivot_root",
-            (".", "."),
-            "it becomes the root; the old one is stacked on it until the last mount is made",
-        ),
+        Step(INIT, "pivot_root", (".", "."), why),
     ]
-    if propagation not in (uapi.MS_PRIVATE, uapi.MS_SLAVE):
-        steps.append(
-            Step(
-                INIT,
-                "mount",
-                (None, "/", None, propagation | uapi.MS_REC, None),
-                "propagation as asked for",
-                man="mount_namespaces(7)",
-            )
-        )
-    return steps
 
 
 def _shadow(spec: Spec, host: Host, opener: str, opened: list[Step]) -> list[Step]:
-    """A root directory that lacks mount points: a tmpfs with each of its entries bound in, so that nothing is made in it."""
+    """A root directory that lacks mount points: a tmpfs with each of its entries bound in; nothing is made in it."""
     steps = _new(
         "tmpfs", "root", {"mode": "755", "size": "64k"}, SAFE, "the root lacks mount points, so a root of its entries"
     )
-    steps += _pivot(PROPAGATION[spec.mount_propagation])
+    steps += _pivot()
     for number, (name, kind, link) in enumerate(host.top):
         path = f"/{name}"
         if kind == "link":
@@ -419,16 +400,16 @@ def _unpack(spec: Spec, host: Host, maps: Maps | None, name: str) -> tuple[Step,
         "gids": [list(line) for line in lines(maps.gid)] if maps and host.privileged else [],
         "keep_owners": host.privileged,
         "own_dev": spec.dev == "private",
-        "places": _places(spec),
+        "places": [(path, host.source_kinds.get(source, "dir")) for path, source in _places(spec)],
     }
     return (Step(LAUNCHER, "external", ("tarball_unpack", args), f"a tree of this sandbox's own, of {spec.root.path}"),)
 
 
-def _places(spec: Spec) -> list[str]:
-    """Where something is mounted in an unpacked root: no symlink may be there."""
+def _places(spec: Spec) -> list[tuple[str, str]]:
+    """Where something is mounted in an unpacked root, and the source of a bind: (path, source)."""
     own = [path for path, how in (("/proc", spec.proc), ("/dev", spec.dev)) if how != "none"]
-    scratch = list(SCRATCH) if spec.tmp_size and not spec.root.writable else []
-    return [*own, *scratch, *(mount.target for mount in spec.mounts)]
+    scratch = SCRATCH if spec.tmp_size and not spec.root.writable else ()
+    return [*((path, "") for path in (*own, *scratch)), *((mount.target, mount.source) for mount in spec.mounts)]
 
 
 def lines(maps: tuple[IdMap, ...]) -> tuple[tuple[int, int, int], ...]:
@@ -513,8 +494,20 @@ def _covered(spec: Spec, host: Host, closed: tuple[str, ...]) -> list[tuple[Fd |
     if spec.proc != "none" and not spec.proc_subset:
         wanted += [(Fd("proc"), name, host.proc_files[name]) for name in MASKED_PROC if name in host.proc_files]
     wanted += [(uapi.AT_FDCWD, path, True) for path in closed]
-    wanted += [(uapi.AT_FDCWD, path, path in host.root) for path in spec.mask_paths]
+    for number, path in enumerate(spec.mask_paths):
+        _check_protected(path, f"mask_paths[{number}]", host)
+        wanted.append((uapi.AT_FDCWD, path, host.targets.get(path, "dir" if path in host.root else "file") == "dir"))
     return wanted
+
+
+def _check_protected(path: str, place: str, host: Host) -> None:
+    found = host.targets.get(path, "dir")
+    if not found:
+        raise SpecError(f"{path} does not exist in the root, so there is nothing to protect: leave it out", place)
+    if found.startswith("link "):
+        raise SpecError(
+            f"{path} leads over the symlink {found[5:]}; no symlink is followed: write where it leads", place
+        )
 
 
 def _cover(wanted: list[tuple[Fd | int, str, bool]]) -> list[Step]:
@@ -529,12 +522,14 @@ def _cover(wanted: list[tuple[Fd | int, str, bool]]) -> list[Step]:
     return steps
 
 
-def _readonly(spec: Spec) -> list[Step]:
+def _readonly(spec: Spec, host: Host) -> list[Step]:
     steps: list[Step] = []
     wanted: list[tuple[Fd | int, str]] = []
     if spec.proc != "none" and not spec.proc_subset:
         wanted += [(Fd("proc"), name) for name in READONLY_PROC]
-    wanted += [(uapi.AT_FDCWD, path) for path in spec.readonly_paths]
+    for number, path in enumerate(spec.readonly_paths):
+        _check_protected(path, f"readonly_paths[{number}]", host)
+        wanted.append((uapi.AT_FDCWD, path))
     for directory, name in wanted:
         steps.append(
             Step(INIT, "open_tree", (directory, name, CLONE_TREE | RECURSIVE), "a copy of it", result="readonly")
@@ -655,16 +650,8 @@ def _mount(
     steps: list[Step] = []
     kind = host.source_kinds.get(mount.source, "dir") if mount.type == "bind" else "dir"
     if mount.type == "bind":
-        _bind(mount, name, opener, opened, userns)
-    elif mount.type == "overlay":
-        prefix = f"m{number}_"
-        steps += _overlay(
-            prefix, mount.lower, mount.upper, mount.size or spec.tmp_size, mount.idmap, opener, opened, userns
-        )
-        steps += _new(
-            "overlay", name, _layer_options(prefix, mount.lower), _flags(mount), f"layers as one tree on {mount.target}"
-        )
-    else:
+        _bind(spec, mount, name, opener, opened, userns)
+    elif mount.type != "overlay":
         options = {}
         if mount.type == "tmpfs":
             options = {"mode": f"{mount.mode:o}", "size": str(mount.size or spec.tmp_size)}
@@ -672,22 +659,37 @@ def _mount(
             options = {"newinstance": "", "ptmxmode": "0666", "mode": "0620"}
         flags = _flags(mount if mount.type == "proc" else mount.replace(writable=True))
         steps += _new(mount.type, name, options, flags, f"a {mount.type} on {mount.target}")
-    if mount.propagation and mount.type != "bind":
-        steps.append(
-            _attributes(INIT, name, 0, f"{mount.propagation}, as asked for", propagation=PROPAGATION[mount.propagation])
-        )
     if _may_make(spec, host, mount.target):
         steps += _make_directories(_parents(mount.target)) if kind == "dir" else _make_file(mount.target)
-    else:
-        _check_target(mount, number, kind, host)
+    if not any(_below(mount.target, made) for made in _made(spec, host)):
+        _check_target(spec, mount, number, kind, host)
     steps += [_target(mount.target, "at", "where it goes"), _attach(name, "at", f"mount {mount.target}")]
     return steps
 
 
-def _bind(mount: Mount, name: str, opener: str, opened: list[Step], userns: str) -> None:
+def _overlay_mount(spec: Spec, mount: Mount, number: int, opener: str, opened: list[Step], userns: str) -> list[Step]:
+    """An overlay that is no root: made before the pivot, while the paths of its layers mean something."""
+    if mount.idmap and not userns:
+        raise _no_idmap(f"an id-mapped overlay on {mount.target}")
+    prefix = f"m{number}_"
+    size = mount.size or spec.tmp_size
+    layers = _overlay(prefix, mount.lower, mount.upper, size, mount.idmap, opener, opened, userns)
+    options = _layer_options(prefix, mount.lower)
+    return [
+        *layers,
+        *_new("overlay", f"mount{number}", options, _flags(mount), f"layers as one tree for {mount.target}"),
+    ]
+
+
+def _first(word: str) -> int:
+    # A copy of a shared mount is a peer of the host's: made private first, shared gets a peer group of its own.
+    return uapi.MS_SLAVE if word == "slave" else uapi.MS_PRIVATE
+
+
+def _bind(spec: Spec, mount: Mount, name: str, opener: str, opened: list[Step], userns: str) -> None:
     if mount.idmap and not userns:
         raise _no_idmap(f"an id-mapped bind of {mount.source}")
-    propagation = PROPAGATION[mount.propagation] if mount.propagation else uapi.MS_PRIVATE
+    propagation = PROPAGATION[mount.propagation] if mount.propagation else _first(spec.mount_propagation)
     set_ = _flags(mount) | (uapi.MOUNT_ATTR_IDMAP if mount.idmap else 0)
     opened.append(_tree(opener, mount.source, name, f"the source of {mount.target}", mount.recursive))
     mapped = userns if mount.idmap else ""
@@ -698,7 +700,7 @@ def _bind(mount: Mount, name: str, opener: str, opened: list[Step], userns: str)
     )
 
 
-def _check_target(mount: Mount, number: int, kind: str, host: Host) -> None:
+def _check_target(spec: Spec, mount: Mount, number: int, kind: str, host: Host) -> None:
     """Refuse a mount that has no place: nothing is made in a root that is not the sandbox's own."""
     found = host.targets.get(mount.target, kind)
     place = f"mounts[{number}].target"
@@ -706,13 +708,13 @@ def _check_target(mount: Mount, number: int, kind: str, host: Host) -> None:
         raise SpecError(
             f"{mount.target} leads over the symlink {found[5:]}; no symlink is followed: write where it leads", place
         )
-    if not found:
+    if not found and not _may_make(spec, host, mount.target):
         raise SpecError(
             f"{mount.target} does not exist in the root, which is not written to: make it there, choose a target below "
             "/tmp or /run, or take a root in which it can be made (an overlay, or writable = true)",
             place,
         )
-    if found != kind:
+    if found and found != kind:
         words = {"dir": "a directory", "file": "a file"}
         raise SpecError(f"{mount.target} is {words[found]}, but what is mounted there is {words[kind]}", place)
 
@@ -737,6 +739,17 @@ def _last(spec: Spec, host: Host, closed: int) -> list[Step]:
         Step(INIT, "umount2", (".", uapi.MNT_DETACH), "let the old root go: no path leads back to the host"),
         Step(INIT, "chdir", ("/",), "stand in the new root"),
     ]
+    if spec.mount_propagation in ("shared", "unbindable"):
+        flags = PROPAGATION[spec.mount_propagation] | uapi.MS_REC
+        why = "propagation as asked for, of all mounts"
+        steps.append(Step(INIT, "mount", (None, "/", None, flags, None), why, man="mount_namespaces(7)"))
+    for number, mount in enumerate(spec.mounts):
+        if mount.propagation and (mount.type != "bind" or spec.mount_propagation in ("shared", "unbindable")):
+            propagation = PROPAGATION[mount.propagation]
+            why = f"{mount.target} is {mount.propagation}, as asked for"
+            steps.append(
+                _attributes(INIT, f"mount{number}", 0, why, propagation=propagation, recursive=mount.recursive)
+            )
     for number in range(closed):
         steps.append(
             _attributes(INIT, f"closed{number}", uapi.MOUNT_ATTR_RDONLY, "nothing is added there", recursive=False)

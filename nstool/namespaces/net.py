@@ -20,10 +20,30 @@ def steps(spec: Spec) -> tuple[Step, ...]:
     if spec.net.mode not in ("none", "join"):
         ifreq = b"lo".ljust(16, b"\0") + uapi.IFF_UP.to_bytes(2, "little")
         made = [
-            Step(INIT, "socket", (uapi.AF_INET, uapi.SOCK_DGRAM | uapi.SOCK_CLOEXEC, 0), "to name a device", result="inet"),
-            Step(INIT, "ioctl", (Fd("inet"), uapi.SIOCSIFFLAGS, ifreq.ljust(_IFREQ, b"\0")), "bring lo up", man="netdevice(7)"),
+            Step(
+                INIT,
+                "socket",
+                (uapi.AF_INET, uapi.SOCK_DGRAM | uapi.SOCK_CLOEXEC, 0),
+                "to name a device",
+                result="inet",
+            ),
+            Step(
+                INIT,
+                "ioctl",
+                (Fd("inet"), uapi.SIOCSIFFLAGS, ifreq.ljust(_IFREQ, b"\0")),
+                "bring lo up",
+                man="netdevice(7)",
+            ),
         ]
     for name, value in spec.net.sysctls.items():
         path = "/proc/sys/" + name.replace(".", "/")
-        made.append(Step(INIT, "write_file", (uapi.AT_FDCWD, path, f"{value}\n", 0, 0), f"{name} of this namespace", man="sysctl(8)"))
+        made.append(
+            Step(
+                INIT,
+                "write_file",
+                (uapi.AT_FDCWD, path, f"{value}\n", 0, 0),
+                f"{name} of this namespace",
+                man="sysctl(8)",
+            )
+        )
     return tuple(made)

@@ -21,7 +21,13 @@ def steps(spec: Spec, lease: Lease) -> tuple[Step, ...]:
     boottime = lease.boottime if wanted.boottime_offset is None else wanted.boottime_offset
     text = f"monotonic {monotonic} 0\nboottime {boottime} 0\n"
     return (
-        Step(CHILD, "unshare", (uapi.CLONE_NEWTIME,), "a time namespace, entered at the next exec", man="time_namespaces(7)"),
+        Step(
+            CHILD,
+            "unshare",
+            (uapi.CLONE_NEWTIME,),
+            "a time namespace, entered at the next exec",
+            man="time_namespaces(7)",
+        ),
         Step(
             CHILD,
             "write_file",

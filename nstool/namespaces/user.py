@@ -111,7 +111,11 @@ def _helper(path: str, name: str, lines: tuple[IdMap, ...]) -> Step:
         )
     words = [str(n) for line in lines for n in (line.inside, line.outside, line.count)]
     return Step(
-        LAUNCHER, "spawn", ((path, "{pid}", *words),), "a set-user-ID helper writes the map of several ids", man=f"{name}(1)"
+        LAUNCHER,
+        "spawn",
+        ((path, "{pid}", *words),),
+        "a set-user-ID helper writes the map of several ids",
+        man=f"{name}(1)",
     )
 
 
@@ -125,9 +129,10 @@ def become_root_steps(maps: Maps) -> tuple[Step, ...]:
     if not maps.has_root:
         return ()
     why = "become root of the new user namespace: what it makes needs an owner that is mapped"
+    drop = Step(INIT, "setgroups", (b"",), "drop the caller's supplementary groups")
     return (
         Step(INIT, "setresgid", (0, 0, 0), why),
-        Step(INIT, "setgroups", (b"",), "drop the caller's supplementary groups"),
+        *((drop,) if maps.how != "single" else ()),  # denied there: credential_steps sees to it
         Step(INIT, "setresuid", (0, 0, 0), why),
     )
 
@@ -193,7 +198,9 @@ def credential_steps(spec: Spec, host: Host, maps: Maps | None) -> tuple[Step, .
             )
     elif ambient or effective or permitted:
         raise NotSupported(
-            "[capabilities]", "the caller lacks CAP_SETPCAP and there is no new user namespace", 'namespaces.user = "new"'
+            "[capabilities]",
+            "the caller lacks CAP_SETPCAP and there is no new user namespace",
+            'namespaces.user = "new"',
         )
     steps.append(Step(PAYLOAD, "capset", (effective, permitted, inheritable), "the command's own sets"))
     return tuple(steps)

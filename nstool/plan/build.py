@@ -161,7 +161,11 @@ def _join(name: str) -> Step:
 
 
 def _clone(new: set[str], joined: dict[str, str], groups: cgroups.CgroupSteps, spec: Spec) -> Step:
-    names = [n for n in KINDS if n in new and n not in ("time", "cgroup") and not (n == "net" and spec.net.mode in ("join", "host"))]
+    names = [
+        n
+        for n in KINDS
+        if n in new and n not in ("time", "cgroup") and not (n == "net" and spec.net.mode in ("join", "host"))
+    ]
     if "user" in joined:  # the others must belong to the joined one, so they are made after joining
         names = []
     flags = 0
@@ -185,7 +189,9 @@ def _after_join(new: set[str], joined: dict[str, str], host: Host) -> tuple[Step
     flags = 0
     for name in new - {"time", "cgroup", "user"}:
         flags |= KINDS[name].flag
-    return (Step(INIT, "unshare", (flags,), "new namespaces that belong to the joined user namespace"),) if flags else ()
+    return (
+        (Step(INIT, "unshare", (flags,), "new namespaces that belong to the joined user namespace"),) if flags else ()
+    )
 
 
 def _child_steps(maps: user.Maps | None, host: Host) -> tuple[Step, ...]:
@@ -201,7 +207,15 @@ def _oom(spec: Spec) -> tuple[Step, ...]:
     if not spec.oom_score_adj:
         return ()
     args = (uapi.AT_FDCWD, "/proc/self/oom_score_adj", f"{spec.oom_score_adj}\n", 0, 0)
-    return (Step(INIT, "write_file", args, "die before the host's services when memory runs out", man="proc_pid_oom_score_adj(5)"),)
+    return (
+        Step(
+            INIT,
+            "write_file",
+            args,
+            "die before the host's services when memory runs out",
+            man="proc_pid_oom_score_adj(5)",
+        ),
+    )
 
 
 def _init_hardening(spec: Spec) -> tuple[Step, ...]:
@@ -236,9 +250,18 @@ def terminal_steps(spec: Spec) -> tuple[Step, ...]:
     path = "/dev/pts/ptmx"
     flags = uapi.O_RDWR | uapi.O_NOCTTY | uapi.O_CLOEXEC
     return (
-        Step(INIT, "openat2", (uapi.AT_FDCWD, path, flags, 0, mnt.NO_LINKS), "a terminal of its own", result="ptmx", man="pts(4)"),
+        Step(
+            INIT,
+            "openat2",
+            (uapi.AT_FDCWD, path, flags, 0, mnt.NO_LINKS),
+            "a terminal of its own",
+            result="ptmx",
+            man="pts(4)",
+        ),
         Step(INIT, "ioctl", (Fd("ptmx"), uapi.TIOCSPTLCK, bytes(64)), "unlock it", man="ioctl_tty(2)"),
-        Step(INIT, "ioctl_int", (Fd("ptmx"), uapi.TIOCGPTPEER, flags), "its other side", result="tty", man="ioctl_tty(2)"),
+        Step(
+            INIT, "ioctl_int", (Fd("ptmx"), uapi.TIOCGPTPEER, flags), "its other side", result="tty", man="ioctl_tty(2)"
+        ),
         Step(INIT, "fchownat", (Fd("tty"), "", uid, gid, uapi.AT_EMPTY_PATH), "it belongs to the command's user"),
         Step(INIT, "send_fd", (Fd("ptmx"),), "the launcher relays between it and the caller's terminal"),
         Step(INIT, "close", (Fd("ptmx"),), "the launcher's copy is the only one"),
@@ -258,8 +281,28 @@ def hardened(spec: Spec, host: Host, maps: user.Maps | None, terminal: tuple[int
     """What every command of this spec gets, the first and those that are run in the sandbox later."""
     environment = {"PATH": PATH, **({"TERM": host.term} if terminal and host.term else {}), **spec.env}
     return (
-        *((Step(PAYLOAD, "ioctl_int", (Fd("tty"), uapi.TIOCSCTTY, 0), "its controlling terminal", man="ioctl_tty(2)"),) if terminal else ()),
-        *((Step(PAYLOAD, "keyctl", (uapi.KEYCTL_JOIN_SESSION_KEYRING, None), "a session keyring of its own", man="session-keyring(7)"),) if spec.keyring == "new" else ()),
+        *(
+            (
+                Step(
+                    PAYLOAD, "ioctl_int", (Fd("tty"), uapi.TIOCSCTTY, 0), "its controlling terminal", man="ioctl_tty(2)"
+                ),
+            )
+            if terminal
+            else ()
+        ),
+        *(
+            (
+                Step(
+                    PAYLOAD,
+                    "keyctl",
+                    (uapi.KEYCTL_JOIN_SESSION_KEYRING, None),
+                    "a session keyring of its own",
+                    man="session-keyring(7)",
+                ),
+            )
+            if spec.keyring == "new"
+            else ()
+        ),
         Step(PAYLOAD, "umask", (spec.umask,), "bits that new files lack"),
         *uts.personality_steps(spec),
         *_rlimits(spec),

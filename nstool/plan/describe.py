@@ -32,7 +32,7 @@ def call_text(step: Step, detail: int = 0, longest: int = LONGEST) -> str:
     if step.call == "external":
         name, args = step.args
         assert isinstance(args, dict)
-        return f"{name}({', '.join(f'{k}={_plain(v, longest)}' for k, v in args.items())})"
+        return f"{name!s}({', '.join(f'{k}={_plain(v, longest)}' for k, v in args.items())})"
     return f"{prefix}{result}{step.call}({', '.join(_words(step, longest))})"
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import struct
+from _struct import Struct  # what struct is made of
 
 from nstool.errors import NstoolError
 from nstool.plan.calls import CALLS
@@ -19,8 +19,8 @@ MAX_STEPS = 4096
 MAX_PLAN = 1 << 20  # bytes
 WITH_INIT, DIE_WITH_PARENT = 1, 2
 
-_HEADER = struct.Struct("<IHHIIIIIIII24x")
-_STEP = struct.Struct("<HBBhh7Q")
+_HEADER = Struct("<IHHIIIIIIII24x")
+_STEP = Struct("<HBBhh7Q")
 _NULL = 0xFFFF_FFFF_FFFF_FFFF
 _NONE = -1
 _STREAMS = ("stdin", "stdout", "stderr")

@@ -48,7 +48,11 @@ def into_sandbox(spec: Spec, host: Host, target: Target) -> Plan:
         Step(LAUNCHER, "release", (), "let it go on"),
         Step(INIT, "wait", (), "until the launcher is ready"),
         Step(INIT, "prctl", (uapi.PR_SET_DUMPABLE, 0, 0, 0, 0), "nobody inside traces who comes in (CVE-2016-9962)"),
-        *((Step(INIT, "setns", (Fd("target"), flags), f"join {names} at once, through a pidfd", man="setns(2)"),) if flags else ()),
+        *(
+            (Step(INIT, "setns", (Fd("target"), flags), f"join {names} at once, through a pidfd", man="setns(2)"),)
+            if flags
+            else ()
+        ),
         *_become_root(target),
         *(build.terminal_steps(spec) if terminal else ()),
         Step(INIT, "clone3", (0, -1, 0), "the process that becomes the command, inside the pid namespace"),
@@ -135,7 +139,9 @@ def into_namespaces(
         steps.append(Step(INIT, "chroot", (".",), "it is the root now"))
     if ids is not None:
         uid, gid = ids
-        steps.append(Step(INIT, "setgroups", (b"",), "the caller's groups mean nothing there", ignore=1))  # EPERM: denied there
+        steps.append(
+            Step(INIT, "setgroups", (b"",), "the caller's groups mean nothing there", ignore=1)
+        )  # EPERM: denied there
         steps.append(Step(INIT, "setresgid", (gid, gid, gid), "a group id of that user namespace"))
         steps.append(Step(INIT, "setresuid", (uid, uid, uid), "a user id of that user namespace"))
     steps += [

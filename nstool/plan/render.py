@@ -12,9 +12,12 @@ from nstool.plan.steps import CHILD, INIT, LAUNCHER, PAYLOAD, UNDO, Fd, Plan, St
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, Literal
 
     from rich.console import Console
+    from rich.table import Table
+
+Row = tuple[str, str, str, str, str, str]
 
 VERSION = 1  # of the JSON document; a key may be added, none changes its meaning under the same number
 
@@ -23,6 +26,7 @@ _BINARY = {("ioctl", "arg"), ("seccomp", "filter"), ("setgroups", "list")}
 
 _ONE_LINE = 160  # columns from which on a step fits on one line
 _PIPED = 200
+_HEAD: Row = ("#", "who", "ns", "call", "why", "man page")
 _COLOURS = {LAUNCHER: "cyan", CHILD: "magenta", INIT: "green", PAYLOAD: "yellow", UNDO: "red"}
 # One letter a namespace type, in the order of kinds: lower case for a new one, upper case for a joined one.
 LETTERS = {"user": "u", "mnt": "m", "pid": "p", "net": "n", "uts": "h", "ipc": "i", "cgroup": "c", "time": "t"}
@@ -126,9 +130,7 @@ def load(document: dict[str, Any]) -> Plan:
             args = tuple(_load(row["args"][name]) for name, _ in CALLS[row["call"]].params)
         fields = (row[name] for name in ("why", "result", "ignore", "man"))
         steps.append(Step(row["who"], row["call"], args, *fields))
-    return Plan(
-        tuple(steps), tuple(document["given"]), document["init"], document["die_with_parent"], document["name"]
-    )
+    return Plan(tuple(steps), tuple(document["given"]), document["init"], document["die_with_parent"], document["name"])
 
 
 def _load(value: Any) -> Any:
@@ -158,9 +160,11 @@ def table(plan: Plan, long: bool = False, console: Console | None = None) -> Non
     given = f"; given by the caller: {', '.join(plan.given)}" if plan.given else ""
     letters = ", ".join(f"{LETTERS[name]} {name}" for name in KINDS)
     console.print(Text(f"plan {plan.name}: {len(plan.steps)} steps{given}", style="bold"))
-    console.print(Text(f"ns, the actor's namespaces: {letters}; small is new, capital joined, - the caller's", style="dim"))
+    console.print(
+        Text(f"ns, the actor's namespaces: {letters}; small is new, capital joined, - the caller's", style="dim")
+    )
     lines = _Lines(plan, console.width, long)
-    console.print(lines.grid([("#", "who", "ns", "call", "why", "man page")], "dim"))
+    console.print(lines.grid([_HEAD], "dim"))
     for group, first, last in _groups(plan):
         console.print(Text(f"{group} ({first}-{last})" if last > first else f"{group} ({first})", style="bold"))
         console.print(lines.grid(lines.rows[first - 1 : last]))
@@ -183,7 +187,7 @@ class _Lines:
     def __init__(self, plan: Plan, width: int, long: bool) -> None:
         longest = 1 << 30 if long else LONGEST
         self.long = long
-        self.rows = [
+        self.rows: list[Row] = [
             (str(number), step.who, code(where), _call(step, longest), step.why, man(step))
             for number, (step, where) in enumerate(zip(plan.steps, track.namespaces(plan)), 1)
         ]
@@ -194,7 +198,7 @@ class _Lines:
         self.call = (rest - self.man - 2 * 2) * 3 // 5 if self.one_line else rest
         self.why = rest - self.man - 2 * 2 - self.call
 
-    def grid(self, rows: list[tuple[str, ...]], style: str = "") -> Any:
+    def grid(self, rows: list[Row], style: str = "") -> Table:
         """Return rows as something that rich prints."""
         from rich.table import Table
         from rich.text import Text
@@ -205,10 +209,10 @@ class _Lines:
         grid.add_column(width=8, style="dim")
         # Two lines a step: there is room to wrap, so nothing is cut.
         cut = self.one_line and not self.long
-        fold = {"overflow": "ellipsis" if cut else "fold", "no_wrap": cut}
-        grid.add_column(width=self.call, **fold)
+        overflow: Literal["ellipsis", "fold"] = "ellipsis" if cut else "fold"
+        grid.add_column(width=self.call, overflow=overflow, no_wrap=cut)
         if self.one_line:
-            grid.add_column(width=self.why, **fold)
+            grid.add_column(width=self.why, overflow=overflow, no_wrap=cut)
             grid.add_column(width=self.man, style="dim", no_wrap=True)
         for number, who, where, call, why, page in rows:
             head = (number, Text(who, style=_COLOURS.get(who, style)), where)

@@ -19,7 +19,8 @@ TOKENS = Lease(
     monotonic=-1999999903,
     boottime=-1999999904,
 )
-
+_FIELDS = ("name", "uid_base", "gid_base", "cgroup", "monotonic", "boottime")
+_NAME, _ID = b"nstool-token-", b"199999990"  # what the tokens begin with
 
 _FLAGS_AT = 28  # of struct nst_plan
 
@@ -50,6 +51,19 @@ def program(plan: Plan) -> Program:
     return Program(encode.encode(plan), encode.slots(plan), undo, plan)
 
 
+class _Pool(encode.Pool):
+    """Knows whether anything of the lease was added."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.leased = False
+
+    def add(self, data: bytes) -> int:
+        if _NAME in data or _ID in data:
+            self.leased = True
+        return super().add(data)
+
+
 class Template:
     """The plan of a spec for any lease: ``fill`` gives the bytes for one."""
 
@@ -57,11 +71,16 @@ class Template:
         plan = plan_for(TOKENS)
         self._plan_for = plan_for
         self._slots = encode.slots(plan)
-        self._pool = encode.Pool()
-        records = [encode.step_record(step, self._slots, self._pool) for step in plan.steps]
+        self._pool = _Pool()
+        self._changing: list[tuple[int, Step]] = []
+        records = []
+        for number, step in enumerate(plan.steps):
+            self._pool.leased = step.who == UNDO  # the journal needs them all with their values
+            records.append(encode.step_record(step, self._slots, self._pool))
+            if self._pool.leased:
+                self._changing.append((number, step))
         self._records = b"".join(records)
         self._size = len(records[0])
-        self._changing = [(n, step) for n, step in enumerate(plan.steps) if _names_token(step)]
         self._plan = plan
 
     def fill(self, lease: Lease) -> Program:
@@ -81,15 +100,6 @@ class Template:
                 undo.append(changed)
         data = encode.assemble(self._plan, len(self._slots), bytes(records), pool)
         return Program(data, self._slots, tuple(undo), lambda: self._plan_for(lease))
-
-
-def _names_token(step: Step) -> bool:
-    # Every undo step counts as one: the journal needs them with their values.
-    return step.who == UNDO or any(_filled(arg, [(t, "") for t in _TOKEN_TEXTS]) != arg for arg in step.args)
-
-
-_FIELDS = ("name", "uid_base", "gid_base", "cgroup", "monotonic", "boottime")
-_TOKEN_TEXTS = tuple(str(getattr(TOKENS, field)) for field in _FIELDS)
 
 
 def _filled(value: object, values: list[tuple[str, str]]) -> object:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import fcntl
 import os
 import select
+from _thread import allocate_lock
 
-from nstool import _native  # type: ignore[attr-defined]
+from nstool._native import ffi, lib
 from nstool.errors import KernelError, NstoolError
 from nstool.frozen import Frozen
 from nstool.plan.steps import Plan
@@ -18,14 +19,13 @@ if TYPE_CHECKING:
 
     from nstool.namespaces.user import Maps
 
-ffi, lib = _native.ffi, _native.lib
-
 IMAGE = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "nsexec")
 _SEALS = 0xF  # F_SEAL_SEAL | SHRINK | GROW | WRITE, memfd_create(2)
 _MFD = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
 _MESSAGE_SIZE = ffi.sizeof("struct nst_message")
 
 _image: tuple[int, int] = (-1, 0)  # fd and inode of the sealed copy of nsexec
+_image_lock = allocate_lock()
 
 
 def image() -> int:
@@ -34,16 +34,22 @@ def image() -> int:
     Init runs from it: nothing inside can write the file that the host runs (CVE-2019-5736).
     """
     global _image
-    fd, inode = _image
-    if fd >= 0:
-        try:
-            if os.fstat(fd).st_ino == inode:
-                return fd
-        except OSError:  # somebody closed all fds, as a daemon does: make it anew
-            pass
-    fd = _make_image()
-    _image = (fd, os.fstat(fd).st_ino)
+    fd = _known_image()
+    if fd < 0:
+        with _image_lock:
+            fd = _known_image()  # another thread may have made it meanwhile
+            if fd < 0:
+                fd = _make_image()
+                _image = (fd, os.fstat(fd).st_ino)
     return fd
+
+
+def _known_image() -> int:
+    fd, inode = _image
+    try:
+        return fd if fd >= 0 and os.fstat(fd).st_ino == inode else -1
+    except OSError:  # somebody closed all fds, as a daemon does: make it anew
+        return -1
 
 
 def _make_image() -> int:
@@ -249,7 +255,9 @@ def userns(maps: Maps) -> int:
 
     fd: int = lib.nst_userns(text(maps.uid).encode(), text(maps.gid).encode())
     if fd < 0:
-        raise KernelError("clone3(CLONE_NEWUSER)", -fd, why="a user namespace with the sandbox's id maps, for id-mapped mounts")
+        raise KernelError(
+            "clone3(CLONE_NEWUSER)", -fd, why="a user namespace with the sandbox's id maps, for id-mapped mounts"
+        )
     return fd
 
 
@@ -281,8 +289,9 @@ def _early_end(pidfd: int) -> NstoolError | None:
         info = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOWAIT)
     except ChildProcessError:  # a SIGCHLD handler of the host's took it
         return ended_early(None)
-    killed = info is not None and info.si_code != os.CLD_EXITED
-    return ended_early(info.si_status) if killed else None  # by itself it ends when its exec has failed
+    if info is None or info.si_code == os.CLD_EXITED:  # by itself it ends when its exec has failed
+        return None
+    return ended_early(info.si_status)
 
 
 def ended_early(status: int | None) -> NstoolError:

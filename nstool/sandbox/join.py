@@ -68,7 +68,9 @@ class Joined:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
 
@@ -169,13 +171,13 @@ def namespace_files(target: str, types: tuple[str, ...]) -> tuple[dict[str, str]
         found = {name: os.path.join(target, name) for name in KINDS if os.path.exists(os.path.join(target, name))}
         missing = [name for name in types if name not in found]
         if missing or not found:
-            raise SpecError(f"holds no pinned {missing[0] if missing else 'namespace'}; `nstool pin` makes them", target)
+            raise SpecError(
+                f"holds no pinned {missing[0] if missing else 'namespace'}; `nstool pin` makes them", target
+            )
         return {name: path for name, path in found.items() if not types or name in types}, 0
     path = target if "/" in target else f"/run/netns/{target}"
     if not os.path.exists(path):
-        raise SpecError(
-            f"neither a pid, nor a file, nor a named network namespace ({path} does not exist)", target
-        )
+        raise SpecError(f"neither a pid, nor a file, nor a named network namespace ({path} does not exist)", target)
     kind = file_type(path)
     if types and types != (kind,):
         raise SpecError(f"is a {kind} namespace, not {', '.join(types)}", target)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import select
-from _thread import allocate_lock
+import sys
+from _thread import RLock, allocate_lock
 
-from nstool.errors import NstoolError, SandboxGone
+from nstool.errors import KernelError, NstoolError, SandboxGone
 from nstool.frozen import Frozen
 from nstool.plan import build
 from nstool.plan.lease import Lease
@@ -22,7 +23,11 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any, Self
 
+    from nstool.network.facts import Addresses
     from nstool.sandbox.join import Joined
+
+
+_SPARE_FDS = 6  # what taking and giving back a lease have open at the same time, and some more
 
 
 class Exit(Frozen):
@@ -64,7 +69,9 @@ class Sandbox:
     Safe from several threads.
     """
 
-    def __init__(self, spec: Spec, program: Program, lease: Lease, process: engine.Process, context: _Context, cg: dict[str, str]) -> None:
+    def __init__(
+        self, spec: Spec, program: Program, lease: Lease, process: engine.Process, context: _Context, cg: dict[str, str]
+    ) -> None:
         self.spec = spec
         self.lease = lease
         self.cgroups = cg
@@ -75,7 +82,10 @@ class Sandbox:
         self._exit: Exit | None = None
         self._undone = False
         self._lock = allocate_lock()
+        self._fds = RLock()  # held while they are used or closed; a signal handler may come in between
         self._pid = 0
+        self._maker = os.getpid()
+        self._detached = False
 
     @property
     def name(self) -> str:
@@ -127,8 +137,8 @@ class Sandbox:
         return self._exit is not None
 
     @property
-    def addresses(self) -> tuple[Any, ...]:
-        """The addresses in its network namespace, read from there."""
+    def addresses(self) -> Addresses:
+        """The links, addresses and routes of its network namespace, read from there."""
         from nstool.network.facts import addresses
 
         return addresses(self.init_pid)
@@ -139,7 +149,8 @@ class Sandbox:
         Raises SandboxGone when it has ended.
         """
         try:
-            self._process.signal(number)
+            with self._fds:
+                self._process.signal(number)
         except ProcessLookupError:
             raise SandboxGone(f"sandbox {self.name!r} has ended") from None
 
@@ -147,13 +158,15 @@ class Sandbox:
         """End everything in it at once: init is killed, and the kernel kills the rest."""
         import _signal
 
-        if self._exit is None and self._process.pidfd >= 0:
-            if self.spec.init and self.spec.namespaces.pid != "new":
-                return self._kill_command()
-            try:
-                _signal.pidfd_send_signal(self._process.pidfd, 9)
-            except ProcessLookupError:  # it has ended by itself
-                return
+        if self.spec.init and self.spec.namespaces.pid != "new":
+            self._kill_command()
+            return
+        with self._fds:
+            if self._process.pidfd >= 0:
+                try:
+                    _signal.pidfd_send_signal(self._process.pidfd, 9)
+                except ProcessLookupError:  # it has ended by itself
+                    return
 
     def _kill_command(self) -> None:
         # A monitor is no init, with which all others die: it stays to reap the command.
@@ -167,16 +180,25 @@ class Sandbox:
 
         timeout: seconds; raises TimeoutError. Called again, it returns the same.
         """
-        if self._exit is None and timeout is not None:
-            poll = select.poll()
-            poll.register(self._process.pidfd, select.POLLIN)
-            if not poll.poll(timeout * 1000):
-                raise TimeoutError(f"sandbox {self.name!r} still runs after {timeout} s")
+        if self._exit is None and timeout is not None and not self._ends_within(timeout):
+            raise TimeoutError(f"sandbox {self.name!r} still runs after {timeout} s")
         with self._lock:
             if self._exit is None:
                 self._exit = self._collect()
             self._undo()
             return self._exit
+
+    def _ends_within(self, timeout: float) -> bool:
+        with self._fds:
+            if self._process.pidfd < 0:
+                return True
+            pidfd = os.dup(self._process.pidfd)  # another thread that waits may close the one
+        try:
+            poll = select.poll()
+            poll.register(pidfd, select.POLLIN)
+            return bool(poll.poll(timeout * 1000))
+        finally:
+            os.close(pidfd)
 
     def _collect(self) -> Exit:
         told = None
@@ -200,7 +222,8 @@ class Sandbox:
         if self.terminal >= 0:
             os.close(self.terminal)
             self.terminal = -1
-        self._process.close()
+        with self._fds:
+            self._process.close()
         undo(self._program, self.lease, self._context)
         self._undone = True
 
@@ -219,8 +242,25 @@ class Sandbox:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
+
+    def __del__(self) -> None:
+        # A copy in a forked process ends nothing; at the end of the process the sandbox ends by itself.
+        if self._undone or self._maker != os.getpid() or sys.is_finalizing():
+            return
+        if self._detached:
+            self._process.close()
+            return
+        import warnings
+
+        try:
+            text = f"{self!r} was forgotten and is ended: close it, or use it in a with block"
+            warnings.warn(text, ResourceWarning, stacklevel=2, source=self)
+        finally:
+            self.close()
 
     def __repr__(self) -> str:
         return f"<Sandbox {self.name} init {self.init_pid}{' ended' if self._exit else ''}>"
@@ -315,32 +355,36 @@ class Prepared:
         One without a name that makes nothing outside and has no ids of its own is in no registry: only
         its maker knows of it.
         """
-        lease = leases.take(self.spec) if self._registered else Lease("", **leases.clocks())
+        if self._registered:
+            _have_fds()
+        lease = leases.take(self.spec) if self._registered else leases.unregistered()
         context = _Context(lease)
         opened: list[int] = []
         program: Program | None = None
         try:
-            program = self._template.fill(lease) if self._template else whole(self._plan(lease))
-            groups = self._cgroups(lease)
-            if self._registered:
-                journal.begin(lease.name, program.undo, cgroups=groups, spec=self.spec.changed(), detached=detached)
-            given = _given(self.spec, program, (stdin, stdout, stderr), pass_fds, opened, self._host, lease)
-            process = engine.start(
-                program, given, lambda name, args, pid: _external(context, name, args, pid), self._cloned(lease)
-            )
             try:
-                terminal = report(process)
-            except BaseException:
-                process.kill_and_reap()
-                raise
+                program = self._template.fill(lease) if self._template else whole(self._plan(lease))
+                groups = self._cgroups(lease)
+                if self._registered:
+                    journal.begin(lease.name, program.undo, cgroups=groups, spec=self.spec.changed(), detached=detached)
+                given = _given(self.spec, program, (stdin, stdout, stderr), pass_fds, opened, self._host, lease)
+                process = engine.start(
+                    program, given, lambda name, args, pid: _external(context, name, args, pid), self._cloned(lease)
+                )
+                try:
+                    terminal = report(process)
+                except BaseException:
+                    process.kill_and_reap()
+                    raise
+            finally:
+                for fd in opened:
+                    os.close(fd)
         except BaseException:
             undo(program, lease, context)
             raise
-        finally:
-            for fd in opened:
-                os.close(fd)
         sandbox = Sandbox(self.spec, program, lease, process, context, groups)
         sandbox.terminal = terminal
+        sandbox._detached = detached
         return sandbox
 
     def _cgroups(self, lease: Lease) -> dict[str, str]:
@@ -348,6 +392,21 @@ class Prepared:
 
     def _cloned(self, lease: Lease) -> Callable[[int], None]:
         return lambda pid: journal.started(lease.name, pid) if self._registered else None
+
+
+def _have_fds() -> None:
+    """Raise KernelError unless some fds are free: undoing needs them, too, when a step has found none."""
+    spare: list[int] = []
+    try:
+        for _ in range(_SPARE_FDS):
+            spare.append(os.dup(engine.image()))
+    except OSError as error:
+        remedy = ("close some, or allow more: ulimit -n, RLIMIT_NOFILE of getrlimit(2)",)
+        why = "fds that undoing may need"
+        raise KernelError(f"dup({engine.image()})", error.errno or 0, why=why, remedies=remedy) from None
+    finally:
+        for fd in spare:
+            os.close(fd)
 
 
 def preview(spec: Spec) -> Plan:
@@ -427,15 +486,21 @@ def given_streams(streams: tuple[int | None, ...], opened: list[int]) -> dict[st
         fd = streams[number]
         fd = number if fd is None else fd
         if not _is_open(fd):
-            fd = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+            null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+            fd = _above_streams(null)
+            os.close(null)
             opened.append(fd)
         if fd <= 2 and fd != number:  # a stream in another's place would be overwritten before it is moved
-            import fcntl
-
-            fd = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
+            fd = _above_streams(fd)
             opened.append(fd)
         given[name] = fd
     return given
+
+
+def _above_streams(fd: int) -> int:
+    import fcntl
+
+    return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
 
 
 def _is_open(fd: int) -> bool:

@@ -19,9 +19,7 @@ def lookup(spec: Spec) -> Spec:
         gid = login if not group else gid
     if gid is None:
         gid = int(_row(f"{root}/etc/group", group, "user")[2]) if group else uid
-    groups = tuple(
-        g if g == "keep" or g.isdigit() else _row(f"{root}/etc/group", g, "groups")[2] for g in spec.groups
-    )
+    groups = tuple(g if g == "keep" or g.isdigit() else _row(f"{root}/etc/group", g, "groups")[2] for g in spec.groups)
     return spec.replace(user=f"{uid}:{gid}", groups=groups)
 
 
@@ -36,7 +34,9 @@ def _root(spec: Spec) -> str:
         return next((d for d in spec.root.lower if os.path.exists(f"{d}/etc/passwd")), spec.root.lower[0])
     if spec.root.type == "host":
         return ""
-    raise SpecError(f"a root of type {spec.root.type} has no passwd file to look {spec.user!r} up in: write numbers", "user")
+    raise SpecError(
+        f"a root of type {spec.root.type} has no passwd file to look {spec.user!r} up in: write numbers", "user"
+    )
 
 
 def _row(path: str, name: str, place: str) -> list[str]:

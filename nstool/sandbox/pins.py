@@ -31,7 +31,9 @@ def pin(target: str, directory: str, types: tuple[str, ...] = ()) -> list[str]:
         pid = rundir.find(target).init_pid
     if not host.effective_capabilities() >> uapi.CAP_SYS_ADMIN & 1:
         raise NotSupported(
-            "pinning a namespace", "mount(2) needs CAP_SYS_ADMIN, which you do not have", "pin as root, or keep a process in it"
+            "pinning a namespace",
+            "mount(2) needs CAP_SYS_ADMIN, which you do not have",
+            "pin as root, or keep a process in it",
         )
     wanted = types or tuple(name for name in KINDS if name in different(pid) and name != "mnt")
     if not wanted:

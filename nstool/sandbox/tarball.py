@@ -42,7 +42,7 @@ def unpack(context: object, args: dict[str, Any]) -> None:
 
     size: bytes at most. keep_owners: chown what is unpacked, as root; uids, gids: lines of the id
     maps (inside, outside, count), empty for ids as they are. own_dev: leave device nodes below /dev out.
-    places: paths on which the sandbox mounts something.
+    places: (path, "dir" or "file") of what the sandbox mounts; made where they are missing.
     Raises SpecError for a tarball that is refused, NotSupported for a compression that Python lacks.
     """
     import tarfile
@@ -56,7 +56,9 @@ def unpack(context: object, args: dict[str, Any]) -> None:
     try:
         with _open(args["path"]) as tar:
             _Tree(root, args).unpack(tar)
-    except (tarfile.TarError, EOFError, *_compression_errors()) as error:
+    except Exception as error:
+        if not isinstance(error, (tarfile.TarError, EOFError, *_compression_errors())):
+            raise
         raise SpecError(f"{args['path']} is damaged, or no tarball: {error}", "root.path") from None
     finally:
         os.close(root)
@@ -135,11 +137,12 @@ class _Tree:
         self.left: int = args["size"]
         self.keep_owners: bool = args["keep_owners"]
         self.own_dev: bool = args["own_dev"]
-        self.places = [self.cut(path) for path in args["places"]]
+        self.places = [(self.cut(path), kind) for path, kind in args["places"]]
         self.maps = (args["uids"], args["gids"])
         self.directories: list[tuple[tuple[str, ...], tarfile.TarInfo]] = []
 
     def unpack(self, tar: tarfile.TarFile) -> None:
+        os.fchmod(self.root, 0o755)  # whatever the umask
         if self.keep_owners:
             os.fchown(self.root, *self.mapped(0, 0, None))
         for member in tar:
@@ -150,12 +153,24 @@ class _Tree:
                 if error.errno not in (ELOOP, ENOTDIR, ENOENT, EEXIST, EISDIR):
                     raise
                 raise self.refused(member, f"its place is taken by something else ({error.strerror})") from None
+        for place, kind in self.places:
+            self.make_place(place, kind)
         # Modes and times of directories last: a read-only one must take its files first.
         for parts, member in reversed(self.directories):
             self.attributes(self.open(member, parts), member)
 
-    def refused(self, member: tarfile.TarInfo | None, why: str) -> SpecError:
-        name = member.name if member else "(none)"
+    def make_place(self, parts: tuple[str, ...], kind: str) -> None:
+        # No member is a symlink on the way: that was refused. An ordinary user's sandbox could not make it later.
+        directory = self.open("/".join(parts), parts if kind == "dir" else parts[:-1], make=True)
+        flags = os.O_CREAT | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+        try:
+            if kind == "file":
+                os.close(os.open(parts[-1], flags, 0o644, dir_fd=directory))
+        finally:
+            os.close(directory)
+
+    def refused(self, member: tarfile.TarInfo | str, why: str) -> SpecError:
+        name = member if isinstance(member, str) else member.name
         return SpecError(f"{self.path}: member {name!r} is refused: {why}", "root.path")
 
     def parts(self, member: tarfile.TarInfo, name: str) -> tuple[str, ...]:
@@ -212,7 +227,7 @@ class _Tree:
             finally:
                 os.close(source)
         elif member.issym():
-            if any(place[: len(parts)] == parts for place in self.places):
+            if any(place[: len(parts)] == parts for place, _ in self.places):
                 raise self.refused(member, "a symlink where the sandbox mounts something")
             os.symlink(member.linkname, name, dir_fd=parent)
             if self.keep_owners:
@@ -238,30 +253,34 @@ class _Tree:
         with source, open(fd, "wb", closefd=False) as file:
             shutil.copyfileobj(source, file, 1 << 20)
 
-    def open(self, member: tarfile.TarInfo, parts: tuple[str, ...], make: bool = False) -> int:
-        """Return an fd of a directory in the tree, over no symlink; make: what is missing."""
+    def open(self, member: tarfile.TarInfo | str, parts: tuple[str, ...], make: bool = False) -> int:
+        """Return an fd of a directory in the tree, over no symlink; make: what is missing. member: for whom."""
         fd = os.dup(self.root)
         for part in parts:
             try:
-                if make:
-                    try:
-                        os.mkdir(part, 0o755, dir_fd=fd)
-                        if self.keep_owners:
-                            os.chown(part, *self.mapped(0, 0, None), dir_fd=fd, follow_symlinks=False)
-                    except FileExistsError:
-                        pass
-                try:
-                    below = os.open(part, _DIR_FLAGS, dir_fd=fd)
-                except (NotADirectoryError, OSError) as error:
-                    if error.errno in (ELOOP, ENOTDIR):
-                        raise self.refused(
-                            member, f"{part!r} on its way is a symlink or a file of the tarball"
-                        ) from None
-                    raise
+                made = make and self.make(fd, part)
+                below = os.open(part, _DIR_FLAGS, dir_fd=fd)
+            except OSError as error:
+                if error.errno in (ELOOP, ENOTDIR):
+                    why = f"{part!r} on its way is a symlink or a file of the tarball"
+                    raise self.refused(member, why) from None
+                raise
             finally:
                 os.close(fd)
             fd = below
+            if made:
+                os.fchmod(fd, 0o755)  # whatever the umask
         return fd
+
+    def make(self, parent: int, name: str) -> bool:
+        """Make a directory that no member describes, if it is missing; whether it was."""
+        try:
+            os.mkdir(name, 0o755, dir_fd=parent)
+        except FileExistsError:
+            return False
+        if self.keep_owners:
+            os.chown(name, *self.mapped(0, 0, None), dir_fd=parent, follow_symlinks=False)
+        return True
 
     def owner(self, member: tarfile.TarInfo) -> tuple[int, int]:
         return self.mapped(member.uid, member.gid, member)
@@ -275,6 +294,7 @@ class _Tree:
                 if line is None and member is None:  # what no member owns is the first id's
                     line = (number, lines[0][1], 1)
                 if line is None:
+                    assert member is not None
                     raise self.refused(member, f"{what} id {number} is not in the {what[0]}id_map")
                 number = line[1] + number - line[0]
             outside.append(number)

@@ -105,12 +105,12 @@ def _large() -> Plan:
 
 
 def _near_misses(data: bytes) -> Iterator[bytes]:
-    """The plan with one string a byte too long, too short, or at the end of the pool: one step from harm."""
-    steps, pool_size = struct.unpack_from("<I", data, 12)[0], struct.unpack_from("<I", data, 28)[0]
+    """The plan with one string a byte too long, shifted, or at the end of the pool: one step from harm."""
+    steps, pool_size = struct.unpack_from("<I", data, 12)[0], struct.unpack_from("<I", data, 24)[0]
     for at in range(64, 64 + 64 * steps, 8):
         offset, length = struct.unpack_from("<II", data, at)
         if at % 64 and 0 < length < pool_size:
-            for word in ((offset, length + 1), (offset + 1, length), (pool_size - length, length)):
+            for word in ((offset, length + 1), (offset + 1, length), (pool_size - 1, 1)):
                 yield data[:at] + struct.pack("<II", *word) + data[at + 8 :]
 
 

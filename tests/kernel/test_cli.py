@@ -34,7 +34,9 @@ def nstool(*words: str, **options: object) -> subprocess.CompletedProcess[str]:
 @contextlib.contextmanager
 def running(*words: str) -> Iterator[subprocess.Popen[str]]:
     """A foreground nstool whose command has said "ready"."""
-    process = subprocess.Popen([NSTOOL, *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [NSTOOL, *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     assert process.stdout is not None
     try:
         assert process.stdout.readline() == "ready\n", process.stderr and process.stderr.read()
@@ -77,7 +79,9 @@ def test_exit_status_is_the_commands_or_says_who_failed(words: tuple[str, ...], 
 def test_streams_are_passed_through_untouched() -> None:
     """Bytes of every value, both ways, and the two outputs stay apart."""
     data = bytes(range(256)) * 1000
-    done = subprocess.run([NSTOOL, "run", "--", "sh", "-c", "cat; echo error >&2"], input=data, capture_output=True, timeout=60)
+    done = subprocess.run(
+        [NSTOOL, "run", "--", "sh", "-c", "cat; echo error >&2"], input=data, capture_output=True, timeout=60
+    )
     assert (done.stdout, done.stderr) == (data, b"error\n")
 
 
@@ -188,7 +192,11 @@ def test_terminal_settings_come_back() -> None:
         before = termios.tcgetattr(slave)
         script = "echo ready; read x"
         process = subprocess.Popen(
-            [sys.executable, "-c", f"import os; os.setsid(); import fcntl, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv({NSTOOL!r}, {[NSTOOL, 'run', '--', 'sh', '-c', script]!r})"],
+            [
+                sys.executable,
+                "-c",
+                f"import os; os.setsid(); import fcntl, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv({NSTOOL!r}, {[NSTOOL, 'run', '--', 'sh', '-c', script]!r})",
+            ],
             stdin=slave,
             stdout=slave,
             stderr=slave,
@@ -280,8 +288,48 @@ def test_compiled_plan_runs_without_python(tmp_path: Path) -> None:
 
 def test_no_traceback_for_a_user() -> None:
     """Every sub-command refuses nonsense in one line with status 2."""
-    for words in (["nosuch"], ["plan", "--nosuch"], ["exec"], ["enter", "999999999", "--", "true"], ["pin", "999999999", "/proc/x/y"], ["unpin", "/etc"], ["signal", "x"], ["compile", "--", "true"], ["show", "nobody"]):
+    for words in (
+        ["nosuch"],
+        ["plan", "--nosuch"],
+        ["exec"],
+        ["enter", "999999999", "--", "true"],
+        ["pin", "999999999", "/proc/x/y"],
+        ["unpin", "/etc"],
+        ["signal", "x"],
+        ["compile", "--", "true"],
+        ["show", "nobody"],
+    ):
         done = nstool(*words)
         assert done.returncode == 2, (words, done)
         assert "Traceback" not in done.stderr
         assert done.stderr.startswith("nstool: "), (words, done.stderr)
+
+
+@pytest.mark.orphans
+def test_detached_sandbox_outlives_the_command_line(name: str, tmp_path: Path) -> None:
+    """--detach prints the name and returns; output goes to the log; the name is taken until it has ended."""
+    log = tmp_path / "log"
+    done = nstool(
+        "run", "--detach", "--name", name, "--log", str(log), "--", "sh", "-c", "echo out; echo err >&2; exec sleep 60"
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{name}\n", "")
+    try:
+        record = json.loads(nstool("ps", "--json").stdout)[0]
+        assert record["name"] == name
+        assert nstool("run", "--name", name, "--", "true").returncode == 2
+        supervisor = os.pidfd_open(record["pid"])
+    finally:
+        assert nstool("signal", name, "TERM").returncode == 0
+    assert select.select([supervisor], [], [], DEADLINE)[0], "the supervisor still runs"
+    os.close(supervisor)
+    assert json.loads(nstool("ps", "--json").stdout) == []
+    assert log.read_text().split() == ["out", "err"]
+
+
+@pytest.mark.orphans
+def test_detached_launch_that_fails_says_so() -> None:
+    """Status and message are those of the foreground."""
+    done = nstool("run", "--detach", "--", "/nowhere/command")
+    assert done.returncode == 127
+    assert done.stderr.startswith("nstool: ")
+    assert nstool("run", "--log", "x", "--", "true").returncode == 2

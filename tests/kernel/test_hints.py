@@ -715,8 +715,9 @@ def test_too_revealing(in_child: InChild) -> None:
     assert causes == [cause("proc_too_revealing", what="/proc/sys is covered or read-only")]
     number, *causes = told(in_child(act, "sysfs", "/sys/kernel", 0))
     assert number == "EPERM"
+    start, _, end = cause("sysfs_too_revealing").partition("<what>")
+    assert (causes[0].startswith(start), causes[0].endswith(end), len(causes)) == (True, True, 1)
     assert "/sys/kernel" in causes[0]
-    assert len(causes) == 1
 
 
 def test_filesystems_of_foreign_namespaces() -> None:
@@ -1057,7 +1058,7 @@ def test_interpreters(tmp_path: Path) -> None:
     error = refused(root, "c")
     assert error.errno_name == "ENOENT"
     assert error.checked
-    assert "/bin/c needs the loader /lib" in error.cause
+    assert error.cause.startswith(cause("loader_missing", file="/bin/c").partition("<loader>")[0] + "/lib")
 
 
 def test_not_executable(tmp_path: Path) -> None:
@@ -1070,7 +1071,8 @@ def test_not_executable(tmp_path: Path) -> None:
     shutil.copy("/bin/busybox", root / "closed/busybox")
     error = refused(root, "/closed/busybox")
     assert error.checked
-    assert error.cause.startswith(f"/closed ({root}/closed on the host) cannot be searched by host uid ")
+    said = cause("parent_closed", directory="/closed", host=f"{root}/closed")
+    assert error.cause.startswith(said.partition("<uid>")[0])
     (tmp_path / "more").mkdir()
     shutil.copy("/bin/busybox", tmp_path / "more/x")
     mount = Mount("/tmp", str(tmp_path / "more"), exec=False)

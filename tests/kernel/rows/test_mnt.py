@@ -397,18 +397,18 @@ def test_the_devices_are_the_safe_ones_and_work(act: Act) -> None:
     """Six nodes, links, and nothing else; each does what it should."""
     script = (
         "head -c 3 /dev/zero | od -An -tx1; head -c 8 /dev/urandom | wc -c; echo gone > /dev/null; cat /dev/null;"
-        "echo x > /dev/full; readlink /dev/fd /dev/stdin; head -c 4 /dev/random | wc -c"
+        "head -c 1 /etc/passwd > /dev/full; readlink /dev/fd /dev/stdin; head -c 4 /dev/random | wc -c"
     )
 
     def look() -> tuple[str, str, str]:
         with boxes.box() as box:
-            nodes = box.ask("find /dev -type c -o -type b | sort")
+            nodes = box.ask("for f in /dev/* /dev/*/*; do [ ! -L $f ] && [ -c $f -o -b $f ] && echo $f; done; true")
             return box.ask("ls /dev"), nodes, box.ask(script)
 
     listed, nodes, worked = act(look)
     safe = ["full", "null", "random", "tty", "urandom", "zero"]
     assert sorted(listed.split()) == sorted([*safe, "fd", "mqueue", "ptmx", "pts", "shm", "stderr", "stdin", "stdout"])
-    assert nodes.split() == sorted([*(f"/dev/{name}" for name in safe), "/dev/pts/ptmx"])
+    assert sorted(nodes.split()) == sorted([*(f"/dev/{name}" for name in safe), "/dev/pts/ptmx"])
     zeros, eight, full, fd, stdin, four = worked.splitlines()
     assert (zeros.split(), eight, four) == (["00"] * 3, "8", "4")
     assert "No space left" in full
@@ -439,11 +439,11 @@ def test_what_tells_of_the_host_is_covered(act: Act) -> None:
 
     def look() -> tuple[str, str]:
         with boxes.box(user="0:0") as box:
-            return box.ask(script), box.ask("echo 1 > /proc/sys/kernel/ngroups_max; echo b > /proc/sysrq-trigger")
+            return box.ask(script), box.ask("echo 1 > /proc/sys/kernel/ngroups_max")
 
     shown, refused = act(look)
     assert [line for line in shown.splitlines() if not line.endswith(":") and line] == []
-    assert refused.count("Read-only file system") + refused.count("ermission denied") == 2
+    assert "Read-only file system" in refused
 
 
 def test_sys_and_the_homes_do_not_show(act: Act) -> None:

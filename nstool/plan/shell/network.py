@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
 # What the handlers of nstool/network do beyond the commands.
 ABSENT: dict[str, tuple[str, ...]] = {
-    "forwarding_acquire": ("forwarding is not counted: it is off again at the end although another sandbox may need it",),
+    "forwarding_acquire": (
+        "forwarding is not counted: it is off again at the end although another sandbox may need it",
+    ),
     "nft_publish": ("published ports are not held by a socket: another program may bind them too",),
     "nft_unpublish": ("tracked connections of the sandbox are not forgotten: they time out",),
 }
@@ -70,7 +72,7 @@ def _veth_create(args: dict[str, Any]) -> Form:
         inside += _neighbours(DEVICE, args["gateways"], args["link_mac"])
     routes = [*args["routes"], *(["default", gateway.partition("/")[0]] for gateway in args["gateways"])]
     inside += [f"ip{_six(via)} route add {_quote(target)} via {_quote(via)} dev {DEVICE}" for target, via in routes]
-    lines += ['nsenter --net="/proc/$pid/ns/net" sh -eu <<\'INSIDE\'', *inside, "INSIDE"]
+    lines += ["nsenter --net=\"/proc/$pid/ns/net\" sh -eu <<'INSIDE'", *inside, "INSIDE"]
     return lines, ("ip", "nsenter"), ()
 
 

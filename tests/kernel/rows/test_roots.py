@@ -1,0 +1,550 @@
+"""Rows M1 and M5: every kind of root, also hostile ones; changes that are thrown away, and changes that are kept."""
+
+from __future__ import annotations
+
+import io
+import os
+import select
+import shutil
+import subprocess
+import sys
+import tarfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nstool.errors import KernelError, NotSupported, SpecError
+from nstool.sandbox import rundir
+from nstool.sandbox.launch import launch
+from nstool.spec.model import IdMap, Mount, Root
+from tests.kernel.rows import boxes
+from tests.kernel.rows.conftest import Act
+from tests.support.probes import REPOSITORY
+from tests.support.workplace import Workplace
+
+pytestmark = pytest.mark.needs("busybox")
+
+APPLETS = ("sh", "cat", "ls", "touch", "stat", "mkdir", "rm", "grep", "id", "echo", "mount")
+
+
+@pytest.fixture
+def place(workplace: Workplace) -> Iterator[Path]:
+    """A directory that everybody can pass."""
+    directory = workplace.own / "roots-of-tests"
+    directory.mkdir()
+    directory.chmod(0o755)
+    yield directory
+    shutil.rmtree(directory)
+
+
+def make_tree(directory: Path) -> Path:
+    """A root with a shell, /etc, and no mount points."""
+    (directory / "bin").mkdir(parents=True)
+    (directory / "etc").mkdir()
+    shutil.copy(os.path.realpath(str(shutil.which("busybox"))), directory / "bin/busybox")
+    for name in APPLETS:
+        (directory / "bin" / name).symlink_to("busybox")
+    (directory / "etc/release").write_text("test\n")
+    for path in (directory, directory / "bin", directory / "etc"):
+        path.chmod(0o755)
+    return directory
+
+
+@pytest.fixture
+def tree(place: Path) -> Path:
+    return make_tree(place / "tree")
+
+
+def listing(directory: Path) -> list[str]:
+    return sorted(str(path.relative_to(directory)) for path in directory.rglob("*"))
+
+
+# --------------------------------------------------------------------------------- the host's own
+
+
+def test_the_hosts_root_is_read_only(act: Act) -> None:
+    """Nothing of it can be written, by root inside either; what is below /tmp is the sandbox's own."""
+
+    def look() -> tuple[set[str], str, str]:
+        with boxes.box(user="0:0") as box:
+            options = boxes.mounts(box.pid)["/"].options
+            return options, box.ask("touch /usr/x /etc/x /x"), box.ask("touch /tmp/x && ls /tmp")
+
+    options, refused, own = act(look)
+    assert {"ro", "nosuid", "nodev"} <= options
+    assert refused.count("Read-only file system") == 3
+    assert own == "x\n"
+
+
+# -------------------------------------------------------------------------------------- directory
+
+
+def test_a_directory_without_mount_points(act: Act, tree: Path) -> None:
+    """/proc, /dev, /tmp are there, the tree's own entries too, and nothing was made in the tree."""
+    before = listing(tree)
+    script = "ls / ; cat /etc/release; ls -d /proc/self /dev/null; touch /etc/x"
+    ran = act(boxes.run, "sh", "-c", script, root=Root("directory", str(tree)))
+    assert ran.lines == ["bin", "dev", "etc", "proc", "run", "tmp", "var", "test", "/dev/null", "/proc/self"]
+    assert "Read-only file system" in ran.err
+    assert listing(tree) == before
+
+
+def test_a_directory_with_mount_points(act: Act, tree: Path) -> None:
+    """Then the root is the tree itself: the device and inode that stat tells from outside."""
+    for name in ("proc", "dev", "tmp"):
+        (tree / name).mkdir()
+    status = tree.stat()
+
+    def look() -> tuple[str, str]:
+        with boxes.box("sh", root=Root("directory", str(tree))) as box:
+            return box.ask("stat -c %d:%i /"), box.ask("ls -d /run 2>&1")
+
+    inside, absent = act(look)
+    assert inside == f"{status.st_dev}:{status.st_ino}\n"
+    assert "No such file" in absent
+
+
+def test_a_mount_goes_where_a_directory_root_has_nothing(act: Act, tree: Path) -> None:
+    """A new entry at the top can be made, below an entry of the tree it cannot: that is refused by name."""
+    good = Mount("/data/deep", "/usr/share/misc")
+    assert "magic" in act(boxes.shell, "ls /data/deep", root=Root("directory", str(tree)), mounts=(good,))
+
+    def ask() -> str:
+        with pytest.raises(SpecError) as refused:
+            launch(boxes.spec("sh", root=Root("directory", str(tree)), mounts=(Mount("/etc/deep", "/usr"),)))
+        return str(refused.value)
+
+    assert "/etc/deep does not exist" in act(ask)
+
+
+def test_a_writable_directory_is_written_to(as_root: Act, tree: Path) -> None:
+    """With the owners of the map, or, id-mapped, with the ids inside."""
+    base = 0x6F000000
+    maps = (IdMap(0, base, 65536),)
+    words: dict[str, Any] = {"uid_map": maps, "gid_map": maps, "user": "0:0"}
+
+    def write(script: str, idmap: bool) -> str:
+        return boxes.shell(script, root=Root("directory", str(tree), writable=True, idmap=idmap), **words)
+
+    as_root(write, "echo mapped > /etc/mapped; stat -c %u /etc/mapped", True)
+    assert (tree / "etc/mapped").read_text() == "mapped\n"
+    assert (tree / "etc/mapped").stat().st_uid == 0
+    for path in (tree, tree / "etc", tree / "proc", tree / "dev"):
+        os.chown(path, base, base)
+    as_root(write, "echo plain > /etc/plain", False)
+    assert (tree / "etc/plain").stat().st_uid == base
+
+
+HOSTILE: dict[str, Callable[[Path], None]] = {
+    "proc": lambda root: (root / "proc").symlink_to("/etc"),
+    "dev": lambda root: (root / "dev").symlink_to("../../../../../.."),
+    "tmp": lambda root: (root / "tmp").symlink_to("/var/tmp"),
+    "run": lambda root: (root / "run").symlink_to("../../../../../../tmp"),
+    "proc is a file": lambda root: (root / "proc").write_text(""),
+    "dev is dangling": lambda root: (root / "dev").symlink_to("/no/such"),
+}
+
+
+@pytest.mark.parametrize("what", HOSTILE)
+def test_a_hostile_root_leads_nowhere(act: Act, tree: Path, what: str) -> None:
+    """A symlink in the place of a mount point: a directory takes its place, nothing outside is mounted over or made."""
+    HOSTILE[what](tree)
+    before = Path("/proc/self/mountinfo").read_text(), sorted(os.listdir("/tmp")), listing(tree)
+
+    def look() -> tuple[dict[str, str], str]:
+        with boxes.box("sh", root=Root("directory", str(tree))) as box:
+            found = {point: line.type for point, line in boxes.mounts(box.pid).items()}
+            return found, box.ask("ls -ld /proc /dev /tmp | grep -c ^d")
+
+    found, directories = act(look)
+    assert {point: found[point] for point in ("/proc", "/dev", "/tmp")} == {
+        "/proc": "proc",
+        "/dev": "tmpfs",
+        "/tmp": "tmpfs",
+    }
+    assert directories == "3\n"
+    assert {
+        name for name in os.listdir("/tmp") if name not in before[1] and not name.startswith(("nst", "pytest"))
+    } == set()
+    assert listing(tree) == before[2]
+
+
+@pytest.mark.parametrize("what", ["proc", "dev"])
+def test_a_hostile_writable_root_is_refused(act: Act, tree: Path, what: str) -> None:
+    """There nothing can take the symlink's place: said before anything is done."""
+    HOSTILE[what](tree)
+    before = listing(tree)
+    words = ["--memory", "0", "--pids", "0", "--root", str(tree), "--writable"]
+    ran = act(boxes.nstool, "run", *words, "--", "sh")
+    assert ran.status == 2, ran
+    assert f"/{what} of the root is a symlink" in ran.err
+    assert listing(tree) == before
+
+
+def test_a_hostile_root_does_not_redirect_a_mount(act: Act, tree: Path) -> None:
+    """A target that leads over a symlink of the root is refused; also in an overlay, where the kernel finds it."""
+    (tree / "data").symlink_to("../../../../../../tmp")
+    mount = Mount("/data/made-by-nstool", "/usr")
+
+    def ask(root: Root) -> str:
+        with pytest.raises((SpecError, KernelError)) as refused:
+            launch(boxes.spec("sh", root=root, mounts=(mount,)))
+        return str(refused.value)
+
+    assert "symlink" in act(ask, Root("directory", str(tree)))
+    assert "symlink" in act(ask, Root("directory", str(tree), writable=True)).lower()
+    assert "symbolic link" in act(ask, Root("overlay", lower=(str(tree),))).lower()
+    assert not os.path.exists("/tmp/made-by-nstool")
+
+
+def test_a_root_that_is_not_there(act: Act) -> None:
+    """One message, nothing done."""
+    ran = act(boxes.nstool, "run", "--memory", "0", "--pids", "0", "--root", "/no/such/root", "--", "sh")
+    assert ran.status in (2, 125), ran
+    assert "/no/such/root" in ran.err
+    assert "Traceback" not in ran.err
+    assert "bug" not in ran.err
+
+
+# ------------------------------------------------------------------------------------------ tmpfs
+
+
+def test_an_empty_root_with_binds(act: Act) -> None:
+    """Only what is bound is there; read-only unless the spec says otherwise."""
+    busybox = os.path.realpath(str(shutil.which("busybox")))
+    mounts = tuple(Mount(f"/bin/{name}", busybox) for name in ("sh", "ls", "touch"))
+    script = "ls / /bin; touch /x; touch /tmp/y && ls /tmp"
+    ran = act(boxes.run, "/bin/sh", "-c", script, root=Root("tmpfs"), mounts=mounts)
+    assert ran.lines == ["/:", "bin", "dev", "proc", "tmp", "", "/bin:", "ls", "sh", "touch", "y"]
+    assert "Read-only file system" in ran.err
+    ran = act(
+        boxes.run, "/bin/sh", "-c", "touch /x; ls /x", root=Root("tmpfs", writable=True), mounts=mounts, user="0:0"
+    )
+    assert ran == (0, "/x\n", "")
+
+
+# ---------------------------------------------------------------------------------------- overlay
+
+
+def test_an_overlay_of_several_directories(act: Act, tree: Path, place: Path) -> None:
+    """The first layer is the top; none of them is written to."""
+    top = place / "top"
+    (top / "etc").mkdir(parents=True)
+    (top / "etc/release").write_text("top\n")
+    before = listing(tree), listing(top)
+    root = Root("overlay", lower=(str(top), str(tree)))
+    assert act(boxes.shell, "cat /etc/release; ls /bin/sh", root=root) == "top\n/bin/sh\n"
+    assert (listing(tree), listing(top)) == before
+
+
+def test_changes_are_thrown_away(act: Act, tree: Path) -> None:
+    """A writable overlay without an upper layer: written inside, not there for the next, nor in the lower layer."""
+    root = Root("overlay", lower=(str(tree),), writable=True)
+    before = listing(tree)
+    assert act(boxes.run, "sh", "-c", "echo new > /new; cat /new", root=root, user="0:0").out == "new\n"
+    assert act(boxes.run, "sh", "-c", "cat /new", root=root, user="0:0").status == 1
+    assert listing(tree) == before
+
+
+def test_a_thrown_away_layer_has_a_size(act: Act, tree: Path) -> None:
+    """root.size."""
+    root = Root("overlay", lower=(str(tree),), writable=True, size=1 << 20)
+    ran = act(boxes.run, "sh", "-c", "cat /dev/zero > /big; stat -c %s /big", root=root, user="0:0")
+    assert "No space left" in ran.err
+    assert int(ran.out) <= 1 << 20
+
+
+def test_a_read_only_overlay_stays_so(act: Act, tree: Path) -> None:
+    """writable = false is the default for it too."""
+    ran = act(boxes.run, "touch", "/new", root=Root("overlay", lower=(str(tree),)), user="0:0")
+    assert "Read-only file system" in ran.err
+
+
+def test_kept_changes_belong_to_the_next_sandbox_too(as_root: Act, tree: Path, place: Path) -> None:
+    """Each has other host ids, but on disk the owners are those inside: 0 and 1000."""
+    upper = place / "upper"
+    upper.mkdir()
+    root = Root("overlay", lower=(str(tree),), upper=str(upper), writable=True, idmap=True)
+
+    def go(script: str, user: str) -> str:
+        return boxes.shell(script, root=root, user=user)
+
+    as_root(go, "mkdir -m 777 /work; echo one > /work/root; rm /etc/release", "0:0")
+    as_root(go, "echo two > /work/user; cat /work/root", "1000:1000")
+    seen = as_root(
+        go, "stat -c '%n %u' /work/root /work/user; echo three >> /work/user; cat /work/user; ls /etc", "1000:1000"
+    )
+    assert seen == "/work/root 0\n/work/user 1000\ntwo\nthree\n"
+    owners = {path.name: path.stat().st_uid for path in (upper / "upper/work").iterdir()}
+    assert owners == {"root": 0, "user": 1000}
+    assert (tree / "etc/release").exists()
+    assert (tree / "etc/release").read_text() == "test\n"
+
+
+def test_an_ordinary_user_keeps_changes_with_their_own_id(as_user: Act, tree: Path) -> None:
+    """With the own id mapped to root inside, a directory of one's own is the upper layer."""
+
+    def go() -> tuple[str, int]:
+        os.mkdir("upper")
+        try:
+            words: dict[str, Any] = {
+                "root": Root("overlay", lower=(str(tree),), upper=os.path.abspath("upper"), writable=True),
+                "uid_map": (IdMap(0, os.getuid(), 1),),
+                "gid_map": (IdMap(0, os.getgid(), 1),),
+                "user": "0:0",
+            }
+            boxes.shell("echo kept > /kept", **words)
+            return boxes.shell("cat /kept", **words), os.stat("upper/upper/kept").st_uid - os.getuid()
+        finally:
+            for directory, _, _ in os.walk("upper"):
+                os.chmod(directory, 0o700)
+            shutil.rmtree("upper")
+
+    assert as_user(go) == ("kept\n", 0)
+
+
+def test_an_id_mapped_root_needs_rights(as_user: Act, tree: Path) -> None:
+    """Told with the reason, before anything is done."""
+
+    def ask() -> str:
+        with pytest.raises(NotSupported) as refused:
+            launch(boxes.spec("sh", root=Root("directory", str(tree), idmap=True)))
+        return str(refused.value)
+
+    assert "CAP_SYS_ADMIN" in as_user(ask)
+
+
+# ---------------------------------------------------------------------------------------- tarball
+
+
+def member(name: str, content: str = "", **fields: Any) -> tuple[tarfile.TarInfo, bytes]:
+    info = tarfile.TarInfo(name)
+    info.mode = 0o644
+    for field, value in fields.items():
+        setattr(info, field, value)
+    info.size = fields.get("size", len(content))
+    return info, content.encode()
+
+
+def make_tar(path: Path, *members: tuple[tarfile.TarInfo, bytes], tree: Path | None = None, mode: str = "w") -> Path:
+    """Write a tarball of a tree, with its owners as root, and of further members."""
+
+    def as_root(info: tarfile.TarInfo) -> tarfile.TarInfo:
+        info.uid = info.gid = 0
+        return info
+
+    with tarfile.open(path, mode) as tar:  # type: ignore[call-overload]
+        if tree is not None:
+            tar.add(tree, ".", filter=as_root)
+        for info, content in members:
+            tar.addfile(info, io.BytesIO(content))
+    path.chmod(0o644)
+    return path
+
+
+def roots() -> Path:
+    return Path(rundir.path(), "roots")
+
+
+@pytest.mark.parametrize(
+    ("suffix", "mode"), [("tar", "w"), ("tar.gz", "w:gz"), ("tar.bz2", "w:bz2"), ("tar.xz", "w:xz")]
+)
+def test_a_tarball_is_a_root(act: Act, tree: Path, place: Path, suffix: str, mode: str) -> None:
+    """In each compression; read-only; unpacked for this sandbox, and gone with it."""
+    path = make_tar(place / f"root.{suffix}", tree=tree, mode=mode)
+
+    def look() -> tuple[str, str, list[str], list[str]]:
+        with boxes.box("sh", root=Root("tarball", str(path))) as box:
+            during = os.listdir(roots())
+            answer = box.ask("cat /etc/release; ls /"), box.ask("touch /new")
+            assert during == [box.sandbox.name]
+        return (*answer, during, os.listdir(roots()))
+
+    shown, refused, during, after = act(look)
+    assert shown.split() == ["test", "bin", "dev", "etc", "proc", "run", "tmp", "var"]
+    assert "Read-only file system" in refused
+    assert len(during) == 1
+    assert after == []
+
+
+def test_the_command_line_knows_a_tarball(act: Act, tree: Path, place: Path) -> None:
+    """--root x.tar.gz; a second time too."""
+    path = make_tar(place / "root.tar.gz", tree=tree, mode="w:gz")
+    for _ in range(2):
+        ran = act(boxes.nstool, "run", "--memory", "0", "--pids", "0", "--root", str(path), "--", "cat", "/etc/release")
+        assert ran == (0, "test\n", "")
+
+
+def test_the_owners_are_those_of_the_tarball(as_root: Act, tree: Path, place: Path) -> None:
+    """As ids inside; outside they are the sandbox's host ids, never those of the tarball."""
+    path = make_tar(
+        place / "root.tar",
+        member("home", type=tarfile.DIRTYPE, mode=0o755),
+        member("home/f", "x", uid=1000, gid=7),
+        tree=tree,
+    )
+
+    def look() -> tuple[str, int, int]:
+        with boxes.box("sh", root=Root("tarball", str(path))) as box:
+            outside = os.stat(roots() / box.sandbox.name / "home/f").st_uid
+            base = int(Path(f"/proc/{box.pid}/uid_map").read_text().split()[1])
+            return box.ask("stat -c %u:%g:%a / /etc /home/f"), outside, base
+
+    inside, outside, base = as_root(look)
+    assert inside == "0:0:755\n0:0:755\n1000:7:644\n"
+    assert outside == base + 1000
+
+
+def test_a_writable_tarball_is_changed_for_itself(as_root: Act, tree: Path, place: Path) -> None:
+    """The tarball is not."""
+    path = make_tar(place / "root.tar", tree=tree)
+    before = path.read_bytes()
+    root = Root("tarball", str(path), writable=True)
+    assert as_root(boxes.shell, "echo new > /etc/new; cat /etc/new", root=root, user="0:0") == "new\n"
+    assert as_root(boxes.run, "cat", "/etc/new", root=root).status == 1
+    assert path.read_bytes() == before
+
+
+def test_links_of_every_kind(act: Act, tree: Path, place: Path) -> None:
+    """Hard links inside, symlinks whatever they say: inside they lead into the root."""
+    members = (
+        member("etc/hard", type=tarfile.LNKTYPE, linkname="etc/release"),
+        member("etc/absolute", type=tarfile.SYMTYPE, linkname="/etc/release"),
+        member("etc/up", type=tarfile.SYMTYPE, linkname="../../../../../../etc/release"),
+        member("etc/pipe", type=tarfile.FIFOTYPE),
+        member("dev/null", type=tarfile.CHRTYPE, devmajor=1, devminor=3),
+    )
+    path = make_tar(place / "root.tar", *members, tree=tree)
+    script = "cat /etc/hard /etc/absolute /etc/up; stat -c %h /etc/hard; ls -l /etc/pipe | grep -c ^p"
+    assert act(boxes.shell, script, root=Root("tarball", str(path))) == "test\ntest\ntest\n2\n1\n"
+
+
+TAR_HOSTILE = {
+    "absolute name": ([member("/tmp/nstool-evil", "x")], "absolute"),
+    "upwards": ([member("../../nstool-evil", "x")], '".."'),
+    "upwards inside": ([member("etc/../../nstool-evil", "x")], '".."'),
+    "through a symlink": (
+        [member("way", type=tarfile.SYMTYPE, linkname="/tmp"), member("way/nstool-evil", "x")],
+        "symlink",
+    ),
+    "through a relative symlink": (
+        [member("way", type=tarfile.SYMTYPE, linkname="../.."), member("way/nstool-evil", "x")],
+        "symlink",
+    ),
+    "a directory over a symlink": (
+        [member("way", type=tarfile.SYMTYPE, linkname="/tmp"), member("way", type=tarfile.DIRTYPE, mode=0o777)],
+        "symlink",
+    ),
+    "hard link upwards": ([member("evil", type=tarfile.LNKTYPE, linkname="../../../../../../etc/passwd")], '".."'),
+    "absolute hard link": ([member("evil", type=tarfile.LNKTYPE, linkname="/etc/passwd")], "absolute"),
+    "hard link through a symlink": (
+        [
+            member("way", type=tarfile.SYMTYPE, linkname="/etc"),
+            member("evil", type=tarfile.LNKTYPE, linkname="way/passwd"),
+        ],
+        "symlink",
+    ),
+    "device node": ([member("etc/disk", type=tarfile.BLKTYPE, devmajor=8, devminor=0)], "device node"),
+    "symlink for /proc": ([member("proc", type=tarfile.SYMTYPE, linkname="etc")], "mounts something"),
+    "too large": ([member("big", "x" * 100_000)], "root.size"),
+    "too many": ([member(f"f{number}") for number in range(200)], "root.size"),
+    "a file over a directory": ([member("etc", "x")], "place is taken"),
+}
+
+
+@pytest.mark.parametrize("what", TAR_HOSTILE)
+def test_a_hostile_tarball_is_refused(act: Act, place: Path, what: str) -> None:
+    """With the member named, status 2, and nothing is left or made outside."""
+    members, message = TAR_HOSTILE[what]
+    path = make_tar(place / "root.tar", member("etc", type=tarfile.DIRTYPE, mode=0o755), member("etc/f", "x"), *members)
+    words = ["--memory", "0", "--pids", "0", "--root", str(path), "--root-size", "60k"]
+
+    def ask() -> tuple[boxes.Ran, list[str]]:
+        return boxes.nstool("run", *words, "--", "sh"), os.listdir(roots())
+
+    ran, left = act(ask)
+    assert ran.status == 2, ran
+    assert message in ran.err
+    assert "member" in ran.err
+    assert left == []
+    for directory in ("/tmp", place, place.parent, roots().parent):
+        assert not Path(directory, "nstool-evil").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"no tar at all", b"\x1f\x8b\x08damaged", b"\x28\xb5\x2f\xfd zstd"])
+def test_what_is_no_tarball_is_refused(act: Act, place: Path, content: bytes) -> None:
+    """One message; zstd says what to do where Python cannot read it."""
+    path = place / "root.tar"
+    path.write_bytes(content)
+    path.chmod(0o644)
+    ran = act(boxes.nstool, "run", "--memory", "0", "--pids", "0", "--root", str(path), "--", "sh")
+    assert ran.status in (2, 125), ran
+    assert str(path) in ran.err
+    assert "Traceback" not in ran.err
+    assert "bug" not in ran.err
+
+
+def test_an_id_beyond_the_map_is_refused(as_root: Act, place: Path) -> None:
+    """The member and the id are named."""
+    path = make_tar(place / "root.tar", member("f", "x", uid=70000))
+
+    def ask() -> str:
+        with pytest.raises(SpecError) as refused:
+            launch(boxes.spec("sh", root=Root("tarball", str(path))))
+        return str(refused.value)
+
+    message = as_root(ask)
+    assert "'f'" in message
+    assert "70000" in message
+
+
+KILLED = """
+import sys
+from nstool.sandbox.launch import launch
+from nstool.spec.model import Limits, Root, Spec
+root = Root("tarball", sys.argv[2])
+sandbox = launch(Spec(command=("sh", "-c", "cat"), limits=Limits(memory=0, pids=0), name=sys.argv[1], root=root))
+print(sandbox.init_pid, flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.orphans
+def test_the_tree_is_removed_after_a_kill(act: Act, tree: Path, place: Path, name: str) -> None:
+    """The launcher is killed; nstool cleanup removes what it had unpacked, from the journal."""
+    path = make_tar(place / "root.tar", tree=tree)
+
+    def kill() -> tuple[bool, boxes.Ran, list[str]]:
+        words = [sys.executable, "-c", KILLED, name, str(path)]
+        with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=REPOSITORY) as launcher:
+            assert launcher.stdout is not None
+            pidfd = os.pidfd_open(int(launcher.stdout.readline()))
+            launcher.kill()
+            launcher.wait()
+        poll = select.poll()
+        poll.register(pidfd, select.POLLIN)
+        poll.poll(5000)
+        os.close(pidfd)
+        there = (roots() / name).is_dir()
+        return there, boxes.nstool("cleanup"), os.listdir(roots())
+
+    there, ran, left = act(kill)
+    assert there
+    assert ran.status == 0, ran
+    assert "unpacked tree" in ran.out
+    assert left == []
+
+
+def test_a_tree_without_a_sandbox_is_swept(act: Act, tree: Path, place: Path) -> None:
+    """As after a reboot, which takes the journals in /run: the next tarball removes it."""
+    path = make_tar(place / "root.tar", tree=tree)
+
+    def sweep() -> list[str]:
+        (roots() / "gone/etc").mkdir(parents=True)
+        os.chmod(roots() / "gone/etc", 0)
+        boxes.shell("true", root=Root("tarball", str(path)))
+        return os.listdir(roots())
+
+    assert act(sweep) == []
