@@ -212,6 +212,18 @@ static int on_control(int fd)
 	return 0;
 }
 
+/* Put an fd where supervise() looks for it: on what is not there poll(2) never waits. */
+static void place(long fd, int at)
+{
+	struct nst_failure f = {.step = -1};
+	long r = fd == at ? 0 : nst_raw3(__NR_dup3, fd, at, O_CLOEXEC);
+
+	if (r < 0) {
+		f.error = (int32_t)-r;
+		report_failure(&f);
+	}
+}
+
 /* Wait for signals, the launcher's messages and the launcher's end, for as long as the payload lives. */
 _Noreturn static void supervise(void)
 {
@@ -226,11 +238,11 @@ _Noreturn static void supervise(void)
 		report_failure(&f);
 	}
 	/* Nothing but these three stays open: not the payload's pipes, whose readers wait for the last writer. */
-	nst_raw3(__NR_dup3, fd, SIGNALS, O_CLOEXEC);
-	nst_raw3(__NR_dup3, self.control, CONTROL, O_CLOEXEC);
+	place(fd, SIGNALS);
+	place(self.control, CONTROL);
 	self.control = CONTROL;
 	if (self.lifeline >= 0) {
-		nst_raw3(__NR_dup3, self.lifeline, LIFELINE, O_CLOEXEC);
+		place(self.lifeline, LIFELINE);
 	} else {
 		nst_raw1(__NR_close, LIFELINE);
 		p[LIFELINE].fd = -1;

@@ -21,8 +21,8 @@ OTHERS = {"--json": False, "--sh": False, "--long": False}
 def command(words: tuple[str, ...], as_json: bool, as_shell: bool, long_: bool) -> int:
     """Show the ordered steps of a launch: who, which call with which arguments, why, man page.
 
-    Takes what `nstool run` takes. Nothing is done; ids, name and addresses are those that the next
-    launch could get.
+    Takes what `nstool run` takes, or a FILE of `nstool compile`. Nothing is done; ids, name and
+    addresses are those that the next launch could get.
 
     --json: one document, whose key nstool_plan is the version of the format; every step with step, who,
     group, namespaces, call, args (values; bytes as {"hex": ...}, fds as {"fd": NAME}), words (the same with
@@ -50,5 +50,23 @@ def _plan(words: list[str]) -> Plan:
     from nstool.cli import options
     from nstool.sandbox.launch import preview
 
+    plain = [word for word in words if word not in OTHERS]
+    if len(plain) == 1 and (data := _compiled(plain[0])):
+        from nstool.plan.encode import decode
+
+        return decode(data)
     spec, _ = options.parse(words, OTHERS)
     return preview(spec)
+
+
+def _compiled(path: str) -> bytes:
+    """Return the content of a file that `nstool compile` wrote, nothing of another."""
+    from nstool.plan.encode import MAGIC
+
+    try:
+        with open(path, "rb") as file:
+            data = file.read()
+    except OSError:  # not a file to read: a word of the spec, which says what is wrong with it
+        return b""
+    plan = data.partition(b"\n")[2] if data.startswith(b"#!") else data
+    return data if plan.startswith(MAGIC.to_bytes(4, "little")) else b""

@@ -1358,9 +1358,19 @@ def explain(
     found: list[tuple[Row, Answer]] = [(row, row.detector(scene)) for row in rows_of(step.call, errno)]
     sure: list[tuple[Row, Answer]] = [(row, answer) for row, answer in found if answer]
     chosen = sure or [(row, answer) for row, answer in found if answer is None]
-    causes = tuple(dict.fromkeys(sentence(row.cause, answer) for row, answer in chosen))
-    remedies = tuple(dict.fromkeys(sentence(row.remedy, answer) for row, answer in chosen))
+    if not sure:
+        known: Answer = {"name": step.call, "path": scene.path or step.call}
+        chosen = [(row, known) for row, _ in chosen]
+    causes = tuple(dict.fromkeys(_without_gaps(sentence(row.cause, answer)) for row, answer in chosen))
+    remedies = tuple(dict.fromkeys(_without_gaps(sentence(row.remedy, answer)) for row, answer in chosen))
     return causes, remedies, bool(sure)
+
+
+def _without_gaps(text: str) -> str:
+    """Drop a parenthesis in which a word is not known."""
+    before, opened, rest = text.partition(" (")
+    inside, closed, after = rest.partition(")")
+    return before + after if opened and closed and "<" in inside else text
 
 
 def rows_of(call: str, errno: int) -> Iterator[Row]:

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 CALLERS, NEW, JOINED = "caller", "new", "joined"
+JOINING = "namespaces to join"
 
 Namespaces = dict[str, str]
 
@@ -56,25 +57,28 @@ def _changed(step: Step, argument: int, state: str) -> Namespaces:
 
 
 class _Thing:
-    """What an fd refers to: its name, the path where it is or gets attached, and the thing that it is a part of."""
+    """What an fd refers to.
 
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.path = ""
-        self.early = False  # attached in the old root, before the pivot
-        self.part_of: _Thing | None = None
+    path: where it is, or gets attached; early: in the old root, before the pivot. what: a heading
+    that is sure already. source: path of the tree that it is a copy of. whole: what it is a part of.
+    """
 
-    def whole(self) -> _Thing:
-        return self.part_of.whole() if self.part_of else self
+    def __init__(self, path: str = "", what: str = "") -> None:
+        self.path = path
+        self.what = what
+        self.early = False
+        self.source = ""
+        self.whole = self
 
 
 def headings(plan: Plan) -> tuple[str, ...]:
     """Return for each step a few words for what it helps to make: "cgroups", "user namespace", "root", "/dev", …
 
-    They follow from the steps alone: from the call, or from where the mount goes that an fd refers to.
+    They follow from the steps alone: from the call, or from where the mount goes that an fd refers
+    to. The names of fds do not matter, for a compiled plan has none.
     """
     things = _things(plan)
-    cgroups = _cgroup_directories(plan)
+    cgroups = set(_cgroup_directories(plan))
     return tuple(_heading(step, thing, cgroups) for step, thing in zip(plan.steps, things))
 
 
@@ -82,28 +86,37 @@ def _things(plan: Plan) -> list[_Thing | None]:
     """Return for each step the thing that it makes or changes; its path is known once all steps are seen."""
     known: dict[str, _Thing] = {}
     found: list[_Thing | None] = []
+    joined = {step.args[0].name for step in plan.steps if step.call == "setns" and isinstance(step.args[0], Fd)}
     pivoted = False
     for step in plan.steps:
         fds = [arg for arg in step.args if isinstance(arg, Fd)]
         thing = known.get(fds[0].name) if fds else None
-        if step.call in ("fsopen", "open_tree", "fsmount") and step.result:
-            made = _Thing(step.result)
-            if step.call == "fsmount" and thing is not None:
-                thing.part_of = made
-            known[step.result] = thing = made
+        if step.call == "move_mount" and thing is not None:
+            target = known.get(fds[1].name) if len(fds) > 1 else None
+            thing.path, thing.early = (target.path if target else str(step.args[3])), not pivoted
+            if target:
+                target.whole = thing
         elif step.result:
-            made = _Thing(step.result)
-            made.path = _below(thing, str(step.args[1])) if step.call == "openat2" else ""
+            made = _made(step, thing)
+            if step.result in joined:
+                made.what = JOINING
             known[step.result] = thing = made
-        elif step.call == "move_mount" and thing is not None:
-            at = known.get(fds[1].name) if len(fds) > 1 else None
-            thing.path = at.path if at else str(step.args[3])
-            thing.early = not pivoted
-            if at:
-                at.part_of = thing
         pivoted = pivoted or step.call == "pivot_root"
         found.append(thing)
     return found
+
+
+def _made(step: Step, thing: _Thing | None) -> _Thing:
+    """Return the thing that a step's result refers to. thing: what the step's first fd refers to."""
+    if step.call == "openat2":
+        path = _below(thing, str(step.args[1]))
+        return _Thing(path, "terminal" if path.endswith("/ptmx") else "")
+    made = _Thing(what={"socket": "network", "ioctl_int": "terminal"}.get(step.call, ""))
+    if step.call == "open_tree":
+        made.source = _below(thing, str(step.args[1]))
+    elif step.call == "fsmount" and thing is not None:
+        thing.whole = made
+    return made
 
 
 def _below(directory: _Thing | None, path: str) -> str:
@@ -112,16 +125,14 @@ def _below(directory: _Thing | None, path: str) -> str:
     return f"{directory.path.rstrip('/')}/{path}"
 
 
-def _cgroup_directories(plan: Plan) -> set[str]:
-    return set(_cgroup_paths(plan))
-
-
-def _cgroup_paths(plan: Plan) -> Iterator[str]:
+def _cgroup_directories(plan: Plan) -> Iterator[str]:
+    """The directories that the end removes, and those with a file that a process writes itself into."""
+    written = {step.args[0].name for step in plan.steps if step.call == "write" and isinstance(step.args[0], Fd)}
     for step in plan.steps:
-        if step.call == "openat2" and step.result == "cgroup":
-            yield str(step.args[1])
-        elif step.call == "openat2" and str(step.args[1]).endswith(("/cgroup.procs", "/tasks")):
-            yield str(step.args[1]).rpartition("/")[0]
+        if step.who == UNDO and step.call == "unlinkat":
+            yield _path(step)
+        elif step.call == "openat2" and step.result in written:
+            yield _above(_path(step))
 
 
 def _heading(step: Step, thing: _Thing | None, cgroups: set[str]) -> str:
@@ -133,17 +144,17 @@ def _heading(step: Step, thing: _Thing | None, cgroups: set[str]) -> str:
         return _BY_CALL[step.call]
     if step.who == PAYLOAD:
         return _PAYLOAD.get(step.call, "process")
-    path = _path(step)
-    if path and any(path in (d, _above(d) + "/cgroup.subtree_control") or path.startswith(d + "/") for d in cgroups):
+    path = thing.whole.path if thing else _path(step)
+    if any(path in (d, _above(d) + "/cgroup.subtree_control") or path.startswith(d + "/") for d in cgroups):
         return "cgroups"
     if step.call in ("setresuid", "setresgid", "setgroups"):
         return "user namespace"
     if step.call in ("setns", "unshare"):
         return _namespace_heading(step)
+    if thing is not None:
+        return _thing_heading(thing.whole)
     if path.startswith("/proc/"):
         return _proc_heading(path)
-    if thing is not None:
-        return _thing_heading(thing.whole())
     return "init" if step.call in ("prctl", "capset") else "root"
 
 
@@ -158,13 +169,12 @@ def _above(path: str) -> str:
 
 
 def _namespace_heading(step: Step) -> str:
-    flags = step.args[0] if step.call == "unshare" else step.args[1]
-    names = [name for name, kind in KINDS.items() if isinstance(flags, int) and flags & kind.flag]
+    names = list(_changed(step, 0 if step.call == "unshare" else 1, NEW))
     if names == ["cgroup"] and step.call == "unshare":
         return "cgroups"
-    if len(names) == 1:
+    if len(names) == 1 and step.call == "unshare":
         return f"{names[0]} namespace"
-    return "new namespaces" if step.call == "unshare" else "namespaces to join"
+    return "new namespaces" if step.call == "unshare" else JOINING
 
 
 def _proc_heading(path: str) -> str:
@@ -172,28 +182,20 @@ def _proc_heading(path: str) -> str:
         return "network"
     if path.startswith(("/proc/sys/kernel/", "/proc/sys/fs/mqueue/")):
         return "ipc namespace"
-    if "/ns/" in path:
-        return "namespaces to join"
     return "time namespace" if path.endswith("/timens_offsets") else "init"
 
 
 def _thing_heading(thing: _Thing) -> str:
-    if thing.name in ("cover", "readonly"):
-        return "masks"
-    if thing.name.startswith(("cgroup", "procs_")):
-        return "cgroups"
-    if thing.name.startswith("ns_"):
-        return "namespaces to join"
-    if thing.name == "inet":
-        return "network"
-    if thing.name in ("ptmx", "tty"):
-        return "terminal"
-    if thing.name == "hold":
-        return "files and covers, held in the old root"
-    if thing.early or not thing.path or thing.name == "root":
+    if thing.what:
+        return thing.what
+    if not thing.path or thing.path == "/":
         return "root"
-    pieces = thing.path.split("/")
-    return "/dev" if pieces[1:2] == ["dev"] else thing.path
+    if thing.early:
+        return "kept in the old root"
+    # A cover is a copy of what the old root keeps; what is bound over itself becomes read-only.
+    if thing.source == thing.path or thing.source.endswith(("/dir", "/file")):
+        return "masks"
+    return "/dev" if thing.path.startswith("/dev/") else thing.path
 
 
 _BY_CALL = {

@@ -55,7 +55,7 @@ def _known_image() -> int:
 def _make_image() -> int:
     source = os.open(IMAGE, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        fd = os.memfd_create("nsexec", _MFD)
+        fd = _memfd("nsexec")
         if fd < 3:  # a standard stream is closed; it must not become the image
             low, fd = fd, fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
             os.close(low)
@@ -65,6 +65,18 @@ def _make_image() -> int:
         return fd
     finally:
         os.close(source)
+
+
+def _memfd(name: str) -> int:
+    try:
+        return os.memfd_create(name, _MFD)
+    except OSError as error:
+        from nstool.plan.hints import explain
+        from nstool.plan.steps import Step
+
+        causes, remedies, checked = explain(Step("launcher", "memfd_create", (), ""), error.errno or 0)
+        why = "a sealed copy of nsexec, which init runs from"
+        raise KernelError(f'memfd_create("{name}")', error.errno or 0, "", why, causes, remedies, checked) from None
 
 
 class Message(Frozen):
@@ -230,6 +242,7 @@ def start(
                 raise _external_failed(program.plan, launch.next, error) from error
             launch.next += 1
         if result < 0:
+            lib.nst_launch_close(launch)  # where fds have run out, explaining needs a few
             raise failed(program.plan, launch.failure.step, launch.failure.error, launch.failure.detail)
         if launch.pid:
             cloned(launch.pid)

@@ -91,8 +91,13 @@ def _directories(prefix: str, spec: Spec) -> frozenset[str]:
 
 def _targets(prefix: str, spec: Spec) -> dict[str, str]:
     """What the targets of mounts, masks and read-only paths are, in the root or in the mount that they lie in."""
-    wanted = ("/proc", "/dev", *(m.target for m in spec.mounts), *spec.mask_paths, *spec.readonly_paths)
-    return {path: _target(prefix, path, spec.mounts) for path in wanted}
+    found = {path: _target(prefix, path, spec.mounts) for path in ("/proc", "/dev", *(m.target for m in spec.mounts))}
+    mounted = {
+        mount.target: "dir" if mount.type != "bind" or os.path.isdir(mount.source) else "file" for mount in spec.mounts
+    }
+    for path in (*spec.mask_paths, *spec.readonly_paths):
+        found[path] = mounted.get(path) or _target(prefix, path, spec.mounts)
+    return found
 
 
 def _target(prefix: str, path: str, mounts: tuple[Mount, ...]) -> str:

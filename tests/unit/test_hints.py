@@ -111,6 +111,13 @@ def test_possible_causes_are_named_where_none_is_sure(tmp_path: Path) -> None:
     assert explained(host, errno.EPERM, step) == (cause("no_mknod"),)
 
 
+def test_possible_cause_has_no_gaps(tmp_path: Path) -> None:
+    """What a detector would have filled in is left out of a sentence that is only possible."""
+    causes, _, checked = hints.explain(CLONE_USER, errno.ENOSPC, 0, None, files(tmp_path, proc__x=""))
+    assert not checked
+    assert "a limit of user.max_*_namespaces is reached, here or in an outer user namespace" in causes
+
+
 def test_no_hint_where_the_host_is_fine(tmp_path: Path) -> None:
     """Switches that are open, and privilege, explain nothing."""
     host = files(

