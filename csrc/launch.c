@@ -255,6 +255,24 @@ fail:
 	return r;
 }
 
+/* After a failed step: run the setns steps by which this thread leaves the namespaces that it has
+ * joined for the child's sake. They are those behind clone3. */
+static void go_back(struct nst_launch *l, struct nst_run *run, int failed)
+{
+	int i, cloned = 0;
+
+	for (i = 0; i < (int)header_of(l)->n_steps; i++) {
+		const struct nst_step *s = step_of(l, i);
+
+		if (s->who != NST_LAUNCHER)
+			continue;
+		if (call_is(s, "clone3"))
+			cloned = 1;
+		else if (cloned && i > failed && call_is(s, "setns"))
+			nst_step_run(run, i);
+	}
+}
+
 int nst_launch_run(struct nst_launch *l)
 {
 	const char *scratch[SCRATCH_SIZE / sizeof(char *)];
@@ -276,8 +294,10 @@ int nst_launch_run(struct nst_launch *l)
 			r = run_clone(l, l->next);
 			if (r < 0 && l->failure.step < 0)
 				fail(&l->failure, l->next, r);
-			if (r < 0)
+			if (r < 0) {
+				go_back(l, &run, l->next);
 				return (int)r;
+			}
 			continue;
 		}
 		run.control = l->control;
@@ -285,6 +305,7 @@ int nst_launch_run(struct nst_launch *l)
 		r = nst_step_run(&run, l->next);
 		if (r < 0) {
 			l->failure = run.failure;
+			go_back(l, &run, l->next);
 			return (int)r;
 		}
 	}

@@ -147,6 +147,14 @@ def become_joined_root_steps() -> tuple[Step, ...]:
     )
 
 
+def undumpable(who: str, why: str) -> Step:
+    """The step after which nobody without CAP_SYS_PTRACE traces the process or reads its memory. ptrace(2).
+
+    A change of ids sets what /proc/sys/fs/suid_dumpable says, so it is said again after each.
+    """
+    return Step(who, "prctl", (uapi.PR_SET_DUMPABLE, 0, 0, 0, 0), why, man="PR_SET_DUMPABLE(2const)")
+
+
 def credential_steps(spec: Spec, host: Host, maps: Maps | None) -> tuple[Step, ...]:
     """Steps of the payload: bounding set, groups, ids, the other sets, securebits; in this order.
 
@@ -178,6 +186,7 @@ def credential_steps(spec: Spec, host: Host, maps: Maps | None) -> tuple[Step, .
         steps.append(Step(PAYLOAD, "prctl", keep, "keep the permitted set over the change of user id"))
         steps.append(Step(PAYLOAD, "setresgid", (gid, gid, gid), "group ids of the command"))
         steps.append(Step(PAYLOAD, "setresuid", (uid, uid, uid), "user ids of the command: real, effective, saved"))
+        steps.append(undumpable(PAYLOAD, "until exec this is init's memory, and the change of ids may have opened it"))
         keep = (uapi.PR_SET_KEEPCAPS, 0, 0, 0, 0)
         steps.append(Step(PAYLOAD, "prctl", keep, "do not keep it a second time"))
     extra = setpcap & everything

@@ -37,6 +37,7 @@ def plan(spec: Spec, host: Host, lease: Lease) -> Plan:
     """
     new = {name for name in KINDS if getattr(spec.namespaces, name) == "new"}
     joined = _joined(spec)
+    outer = _outer(joined, new, host)
     idmaps = maps(spec, host, lease) if "user" in new else None
     mounts = mnt.parts(spec, host, idmaps, _files(spec, host, lease), lease.name) if "mnt" in new else mnt.Parts()
     groups = _cgroups(spec, host, lease)
@@ -47,14 +48,17 @@ def plan(spec: Spec, host: Host, lease: Lease) -> Plan:
         *groups.launcher,
         *mounts.before,
         *(_open_namespace(name, path) for name, path in joined.items()),
+        *(_own_namespace(name) for name in outer),
+        *(_join(name, LAUNCHER) for name in outer),
         _clone(new, joined, groups, spec),
         *(time.steps(spec, lease)),
         *_child_steps(idmaps, host),
+        *(_leave(name) for name in outer),
         *(user.map_steps(idmaps, host) if idmaps else ()),
         *(s for s in links if s.who == LAUNCHER and s.args[0] not in _BEFORE),
         Step(LAUNCHER, "release", (), "what is the launcher's is done: let init go on"),
         Step(INIT, "wait", (), "until the launcher has done its part"),
-        *(_join(name) for name in joined),
+        *(_join(name, INIT) for name in joined if name not in outer),
         *_after_join(new, joined, host),
         *groups.init,
         *cgroup.steps(spec),
@@ -153,8 +157,30 @@ def _open_namespace(name: str, path: str) -> Step:
     return Step(LAUNCHER, "openat2", args, "every namespace is opened before the first is joined", result=f"ns_{name}")
 
 
-def _join(name: str) -> Step:
-    return Step(INIT, "setns", (Fd(f"ns_{name}"), KINDS[name].flag), f"join the {name} namespace", man=KINDS[name].man)
+def _outer(joined: dict[str, str], new: set[str], host: Host) -> tuple[str, ...]:
+    """The types that the launcher joins for the child: in a new user namespace it has no right to these any more.
+
+    Only those that are a thread's own, so that the other threads of the launcher's process stay where they are.
+    """
+    if "user" not in new or not host.privileged:
+        return ()
+    return tuple(name for name in joined if name in ("cgroup", "ipc", "uts", "net"))
+
+
+def _own_namespace(name: str) -> Step:
+    args = (uapi.AT_FDCWD, f"/proc/thread-self/ns/{name}", uapi.O_RDONLY | uapi.O_CLOEXEC, 0, 0)
+    return Step(LAUNCHER, "openat2", args, "the launcher's own, to come back to", result=f"own_{name}")
+
+
+def _join(name: str, who: str) -> Step:
+    whose = "" if who == INIT else ", before the child loses the right to: it begins there"
+    why = f"join the {name} namespace{whose}"
+    return Step(who, "setns", (Fd(f"ns_{name}"), KINDS[name].flag), why, man=KINDS[name].man)
+
+
+def _leave(name: str) -> Step:
+    why = f"back to the launcher's own {name} namespace"
+    return Step(LAUNCHER, "setns", (Fd(f"own_{name}"), KINDS[name].flag), why, man=KINDS[name].man)
 
 
 # ---- clone and what surrounds it ----
@@ -221,22 +247,17 @@ def _oom(spec: Spec) -> tuple[Step, ...]:
 def _init_hardening(spec: Spec) -> tuple[Step, ...]:
     if not spec.init:
         return ()
-    return (
-        Step(
-            INIT,
-            "prctl",
-            (uapi.PR_SET_DUMPABLE, 0, 0, 0, 0),
-            "nobody inside traces init or reads its memory",
-            man="ptrace(2)",
-        ),
-    )
+    return (user.undumpable(INIT, "nobody inside traces init or reads its memory"),)
 
 
 def _init_last(spec: Spec, maps: user.Maps | None) -> tuple[Step, ...]:
     if not spec.init:
         return ()
     keep = 1 << uapi.CAPABILITIES["kill"] if maps is not None else 0
-    steps = [Step(INIT, "prctl", (uapi.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "init gains nothing any more")]
+    steps = [
+        user.undumpable(INIT, "the command's change of ids, made in init's memory, may have reset it"),
+        Step(INIT, "prctl", (uapi.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "init gains nothing any more"),
+    ]
     if maps is not None:
         steps.append(Step(INIT, "capset", (keep, keep, 0), "init keeps only what forwarding signals needs"))
     return tuple(steps)

@@ -47,7 +47,7 @@ def into_sandbox(spec: Spec, host: Host, target: Target) -> Plan:
         Step(CHILD, "exec_init", (), "nsexec takes over: no memory of the launcher is seen inside"),
         Step(LAUNCHER, "release", (), "let it go on"),
         Step(INIT, "wait", (), "until the launcher is ready"),
-        Step(INIT, "prctl", (uapi.PR_SET_DUMPABLE, 0, 0, 0, 0), "nobody inside traces who comes in (CVE-2016-9962)"),
+        user.undumpable(INIT, "nobody inside traces who comes in (CVE-2016-9962)"),
         *(
             (Step(INIT, "setns", (Fd("target"), flags), f"join {names} at once, through a pidfd", man="setns(2)"),)
             if flags
@@ -61,6 +61,7 @@ def into_sandbox(spec: Spec, host: Host, target: Target) -> Plan:
         *build.fd_steps(spec, terminal),
         *pid.payload_steps(spec),
         *build.hardened(spec, host, maps, terminal),
+        user.undumpable(INIT, "the command's change of ids, made in this memory, may have reset it"),
     )
     given = (*_STREAMS, *(f"pass{n}" for n in range(len(spec.pass_fds))), "target")
     return Plan(steps, given, True, True)
@@ -73,8 +74,7 @@ def _become_root(target: Target) -> tuple[Step, ...]:
     steps = [Step(INIT, "setresgid", (0, 0, 0), why), Step(INIT, "setresuid", (0, 0, 0), why)]
     if not target.denied:
         steps.insert(1, Step(INIT, "setgroups", (b"",), "drop the caller's supplementary groups"))
-    # A change of ids makes a process dumpable as /proc/sys/fs/suid_dumpable says: say it again.
-    steps.append(Step(INIT, "prctl", (uapi.PR_SET_DUMPABLE, 0, 0, 0, 0), "still nobody inside traces it"))
+    steps.append(user.undumpable(INIT, "the change of ids may have reset it"))
     return tuple(steps)
 
 

@@ -153,6 +153,19 @@ def test_a_namespace_of_another_process_is_joined(as_root: Act) -> None:
     assert as_root(look) == (True, True, False)
 
 
+def test_root_joins_without_the_user_namespace(as_root: Act) -> None:
+    """uts, ipc, net and cgroup of another sandbox, in a user namespace of its own: the launcher joins for the child."""
+
+    def look() -> set[str]:
+        with boxes.box() as first:
+            pid = str(first.pid)
+            words = Namespaces(uts=pid, ipc=pid, net=pid, cgroup=pid)
+            with boxes.box(namespaces=words, net=Net(mode="join", target=pid)) as second:
+                return {kind for kind in boxes.NAMES if boxes.inode(first.pid, kind) == boxes.inode(second.pid, kind)}
+
+    assert as_root(look) == {"uts", "ipc", "net", "cgroup"}
+
+
 def test_a_joined_user_namespace_owns_no_new_pid_namespace(as_root: Act) -> None:
     """That would be made before joining, so it is refused before anything is done."""
 

@@ -93,6 +93,25 @@ def test_a_named_network_is_joined(as_root: Act, netns: str, target: str) -> Non
     assert ran == (0, f"{os.stat(f'/run/netns/{netns}').st_ino}\n", "")
 
 
+def test_joining_leaves_the_caller_where_it_is(as_root: Act, netns: str) -> None:
+    """The launching thread goes into the other network for its child only, also when a later step fails."""
+
+    def look() -> list[bool]:
+        before = boxes.inode("thread-self", "net")
+        same = []
+        with boxes.box(net=Net(mode="join", target=netns)):
+            same.append(boxes.inode("thread-self", "net") == before)
+        with pytest.raises(KernelError):
+            bad = Namespaces(boottime_offset=-(10**9))  # refused in the child
+            launch(boxes.spec("true", net=Net(mode="join", target=netns), namespaces=bad))
+        same.append(boxes.inode("thread-self", "net") == before)
+        with pytest.raises(KernelError):
+            launch(boxes.spec("/no/such", net=Net(mode="join", target=netns)))
+        return [*same, boxes.inode("thread-self", "net") == before]
+
+    assert as_root(look) == [True, True, True]
+
+
 def test_an_ordinary_user_joins_their_own(as_user: Act) -> None:
     """With its user namespace, which owns it."""
 
