@@ -157,8 +157,14 @@ static int returns_fd(unsigned int call)
 	       call == CALL_socket || call == CALL_ioctl_int || call == CALL_fcntl || call == CALL_pidfd_open;
 }
 
+static int is_threads_own(uint64_t type)
+{
+	return type == CLONE_NEWNET || type == CLONE_NEWUTS || type == CLONE_NEWIPC || type == CLONE_NEWCGROUP;
+}
+
 /* Who may make a call. The launcher is somebody's process: nothing that changes it (rather than the world
- * around it) is done in it. Only the launcher knows the new process by pid; only init and the payload
+ * around it) is done in it, but that its thread goes for the child into namespaces that are a thread's own,
+ * and comes back (order_bad). Only the launcher knows the new process by pid; only init and the payload
  * have the other end of the socket. */
 static int who_bad(const struct nst_step *s)
 {
@@ -189,7 +195,9 @@ static int who_bad(const struct nst_step *s)
 	case CALL_sethostname:
 	case CALL_setdomainname:
 	case CALL_personality:
+		return launcher;
 	case CALL_setns:
+		return s->who == NST_UNDO || (launcher && !is_threads_own(s->arg[1]));
 	case CALL_unshare:
 	case CALL_setgroups:
 	case CALL_setresuid:
@@ -307,13 +315,13 @@ static enum nst_reason step_reason(const uint8_t *plan, const struct nst_step *s
 	return arguments_bad(h, s) ? NST_BAD_ARGUMENT : 0;
 }
 
-/* The roles in order: launcher steps and one clone3; child steps ending in exec_init; then launcher and
+/* The roles in order: launcher steps (as many setns before as after the clone) and one clone3; child steps ending in exec_init; then launcher and
  * init steps mixed; the payload's, none of init's among them, ending in execve; init's last; undo. */
 static int order_bad(const uint8_t *plan, int *ret_step)
 {
 	const struct nst_plan *h = header_of(plan);
 	int with_init = (h->flags & NST_WITH_INIT) != 0;
-	int i, cloned = 0, inited = 0, payload = !with_init, begun = 0, executed = 0, undo = 0;
+	int i, cloned = 0, inited = 0, payload = !with_init, begun = 0, executed = 0, undo = 0, away = 0;
 
 	for (i = 0; i < (int)h->n_steps; i++) {
 		const struct nst_step *s = step_of(plan, i);
@@ -327,6 +335,8 @@ static int order_bad(const uint8_t *plan, int *ret_step)
 				return 1;
 			if (s->call == CALL_clone3 && cloned++)
 				return 1;
+			if (s->call == CALL_setns)
+				away += cloned ? -1 : 1;
 			if ((s->call == CALL_write_proc || s->call == CALL_spawn || s->call == CALL_release) && !cloned)
 				return 1;
 			break;
@@ -354,7 +364,7 @@ static int order_bad(const uint8_t *plan, int *ret_step)
 			undo = 1;
 		}
 	}
-	return !executed;
+	return !executed || away;
 }
 
 int nst_plan_check(const uint8_t *plan, uint64_t size, struct nst_failure *ret_failure)

@@ -268,8 +268,10 @@ _Noreturn void nst_supervise(int fd)
 				p[CONTROL].fd = -1;
 			}
 		}
-		if (p[INPUT].revents && !copy(head.input, head.terminal))
+		if (p[INPUT].revents && !copy(head.input, head.terminal)) {
+			write_all(head.terminal, "\4", 1); /* what the end of input is on a terminal, termios(3) VEOF */
 			p[INPUT].fd = -1;
+		}
 		if (p[TERMINAL].revents && !copy(head.terminal, head.output))
 			p[TERMINAL].fd = -1;
 		if (p[INIT].revents && p[CONTROL].fd < 0) {

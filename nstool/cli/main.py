@@ -40,6 +40,9 @@ def run(argv: list[str]) -> int:
     """Run the command line; the exit status."""
     try:
         if argv and argv[0] == "run" and not _asks_help(argv[1:]):
+            import gc
+
+            gc.disable()  # looking for garbage takes a twentieth of the time, and this process soon execs
             from nstool.cli.run import main as fast
 
             return fast(argv[1:])

@@ -10,14 +10,14 @@ from __future__ import annotations
 import _signal
 import fcntl
 import os
-import struct
 import sys
+from _struct import Struct  # what struct is made of
 
 from nstool.sandbox import engine, leases, rundir
 from nstool.sandbox.launch import Sandbox
 from nstool.uapi import AT_REMOVEDIR
 
-_ORDERS = struct.Struct("<II iiiiiiiii i Q 64s")  # struct nst_orders, csrc/nstool.h
+_ORDERS = Struct("<II iiiiiiiii i Q 64s")  # struct nst_orders, csrc/nstool.h
 _MAGIC = 0x3150534E
 _TCGETS = 0x5401
 
@@ -28,7 +28,7 @@ def become(sandbox: Sandbox, signals: frozenset[int], pending: list[int]) -> Non
     signals: those that are forwarded. pending: came before, and are forwarded first.
     """
     outer = next((fd for fd in (0, 1, 2) if os.isatty(fd)), -1) if sandbox.terminal >= 0 else -1
-    out = next((fd for fd in (1, 2, 0) if os.isatty(fd)), -1)
+    out = next((fd for fd in (1, 2, 0) if os.isatty(fd)), 1)
     termios = _raw(outer) if outer >= 0 else b""
     words, in_python = _orders(sandbox)
     text = b"".join(word + b"\0" for word in words)
@@ -41,7 +41,7 @@ def become(sandbox: Sandbox, signals: frozenset[int], pending: list[int]) -> Non
         sandbox.control,
         sandbox.terminal,
         outer,
-        0 if os.isatty(0) else -1,
+        0 if outer < 0 or os.isatty(0) else -1,
         out,
         sandbox.spec.init,
         in_python,
@@ -57,17 +57,17 @@ def become(sandbox: Sandbox, signals: frozenset[int], pending: list[int]) -> Non
     _signal.pthread_sigmask(_signal.SIG_BLOCK, caught)
     for number in pending:
         sandbox.signal(number)
-    _let_go_of_streams(sandbox.terminal >= 0)
+    _let_go_of_streams(() if sandbox.terminal < 0 else (0, 1) if outer < 0 else (outer, out))
     for fd in (orders, sandbox.pidfd, sandbox.control, *held, *([sandbox.terminal] if sandbox.terminal >= 0 else [])):
         fcntl.fcntl(fd, fcntl.F_SETFD, 0)
     os.execve(engine.IMAGE, ["nsexec:supervise", str(orders), sandbox.name or "-"], {})
 
 
-def _let_go_of_streams(terminal: bool) -> None:
+def _let_go_of_streams(relayed: tuple[int, ...]) -> None:
     """Keep no copy of the command's input and output: who reads the output waits for the last writer."""
     null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     for fd in (0, 1):
-        if not (terminal and os.isatty(fd)):
+        if fd not in relayed and not (relayed and os.isatty(fd)):
             os.dup2(null, fd)
 
 

@@ -276,7 +276,7 @@ def _root(spec: Spec, host: Host, opener: str, opened: list[Step], userns: str, 
 def _no_idmap(what: str) -> NotSupported:
     return NotSupported(
         what,
-        "mount_setattr(2) with MOUNT_ATTR_IDMAP needs CAP_SYS_ADMIN over the filesystem, which an ordinary user has not",
+        "mount_setattr(2) with MOUNT_ATTR_IDMAP needs CAP_SYS_ADMIN over the filesystem, which a user has not",
         "run as root, or drop idmap",
     )
 

@@ -7,10 +7,12 @@ from nstool.plan.lease import Lease
 from nstool.plan.steps import INIT, PAYLOAD, Step
 from nstool.spec.model import Spec
 
+UNNAMED = "sandbox"  # host name of a sandbox without a name
+
 
 def hostname(spec: Spec, lease: Lease) -> str:
     """Return the host name inside: that of the spec, or the sandbox's name, never the host's own."""
-    return spec.hostname or lease.name[:64] or "sandbox"
+    return spec.hostname or lease.name[:64] or UNNAMED
 
 
 def steps(spec: Spec, lease: Lease) -> tuple[Step, ...]:

@@ -75,7 +75,7 @@ def _bridge(net: Net, lease: Lease) -> tuple[str, str, dict[str, object], str]:
     args: dict[str, object] = {
         "link": lease.link,
         "bridge": bridge_name(net),
-        "bridge_mac": mac_address("outside", gateway or gateway6),
+        "bridge_mac": mac_address("outside", gateway or gateway6 or address or address6),
         "mac": mac_address("inside", address or address6),
         "addresses": [a.partition("/")[0] for a in (address, address6) if a],
         "gateways": [g for g in (gateway, gateway6) if g],

@@ -18,7 +18,6 @@ from nstool import uapi
 from nstool.errors import NotSupported, SpecError
 from nstool.kinds import JOIN_ORDER, KINDS
 from nstool.namespaces import cgroup, ipc, mnt, net, pid, time, user, uts
-from nstool.network import plan as network
 from nstool.plan import cgroups
 from nstool.plan.host import Host
 from nstool.plan.lease import Lease
@@ -41,7 +40,7 @@ def plan(spec: Spec, host: Host, lease: Lease) -> Plan:
     idmaps = maps(spec, host, lease) if "user" in new else None
     mounts = mnt.parts(spec, host, idmaps, _files(spec, host, lease), lease.name) if "mnt" in new else mnt.Parts()
     groups = _cgroups(spec, host, lease)
-    links = network.steps(spec.net, lease) if spec.net.mode in ("veth", "bridge") else ()
+    links = _links(spec, lease)
     terminal = terminals(spec, host)
     steps: list[Step] = [
         *(s for s in links if s.who == LAUNCHER and s.args[0] in _BEFORE),
@@ -126,9 +125,19 @@ def needs_userns(spec: Spec, host: Host) -> bool:
     return root.idmap or bool(root.upper) or any(m.idmap or m.upper for m in spec.mounts)
 
 
+def _links(spec: Spec, lease: Lease) -> tuple[Step, ...]:
+    if spec.net.mode not in ("veth", "bridge"):
+        return ()
+    from nstool.network import plan as network  # late: most sandboxes have no link
+
+    return network.steps(spec.net, lease)
+
+
 def _files(spec: Spec, host: Host, lease: Lease) -> dict[str, str]:
     if spec.net.mode not in ("veth", "bridge"):
         return {}
+    from nstool.network import plan as network  # late: most sandboxes have no link
+
     made = network.files(spec.net, lease, uts.hostname(spec, lease), host.nameservers)
     return {host.resolv_conf if path == "/etc/resolv.conf" else path: text for path, text in made.items()}
 
@@ -143,6 +152,8 @@ def _joined(spec: Spec) -> dict[str, str]:
         if value not in ("new", "host"):
             wanted[name] = namespace_path(name, value)
     if spec.net.mode == "join":
+        from nstool.network import plan as network
+
         wanted["net"] = network.target(spec.net)
     return {name: wanted[name] for name in JOIN_ORDER if name in wanted}
 

@@ -11,16 +11,13 @@ from nstool.frozen import Frozen
 
 
 class Call(Frozen):
-    """One call: name, parameters as "name:kind" words, man page."""
+    """One call: name, parameters as (name, kind), man page, place in the table, the kinds of all parameters."""
 
     name: str
     params: tuple[tuple[str, str], ...]
     man: str
     opcode: int
-
-    @property
-    def kinds(self) -> str:
-        return "".join(kind for _, kind in self.params)
+    kinds: str
 
 
 _TABLE = """
@@ -88,7 +85,8 @@ def _parse() -> dict[str, Call]:
     for opcode, line in enumerate(_TABLE.strip().splitlines()):
         name, *words = line.split()
         man = words.pop()
-        calls[name] = Call(name, tuple(tuple(w.split(":")) for w in words), man, opcode)  # type: ignore[misc]
+        params = tuple((word[:-2], word[-1]) for word in words)
+        calls[name] = Call(name, params, man, opcode, "".join([kind for _, kind in params]))
     return calls
 
 

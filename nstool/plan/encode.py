@@ -23,6 +23,8 @@ _HEADER = Struct("<IHHIIIIIIII24x")
 _STEP = Struct("<HBBhh7Q")
 _NULL = 0xFFFF_FFFF_FFFF_FFFF
 _NONE = -1
+_NO_WORDS = (0,) * 7
+_WHO = {who: number for number, who in enumerate(WHO)}
 _STREAMS = ("stdin", "stdout", "stderr")
 
 
@@ -33,6 +35,14 @@ class Pool:
         self.parts: list[bytes] = []
         self.size = 0
         self.known: dict[bytes, int] = {}
+        self.words: dict[str, int] = {}
+
+    def text(self, text: str) -> int:
+        """Return the argument word of a string. Raises NstoolError for a NUL in it."""
+        word = self.words.get(text)
+        if word is None:
+            word = self.words[text] = self.add(_string(text))
+        return word
 
     def add(self, data: bytes) -> int:
         """Return the argument word of data: length << 32 | offset. A NUL follows it."""
@@ -96,13 +106,20 @@ def assemble(plan: Plan, n_slots: int, records: bytes, pool: Pool) -> bytes:
 
 def step_record(step: Step, numbers: dict[str, int], pool: Pool) -> bytes:
     """Return the record of one step; what it points to goes into the pool. Raises NstoolError."""
-    call = CALLS[step.call]
-    if len(step.args) != len(call.params):
-        raise NstoolError(f"{step.call} has {len(call.params)} arguments, not {len(step.args)}")
-    words = [_word(kind, value, numbers, pool) for (_, kind), value in zip(call.params, step.args) if kind != "x"]
-    words += [0] * (7 - len(words))
+    call, words = CALLS[step.call], []
+    if len(step.args) != len(call.kinds):
+        raise NstoolError(f"{step.call} has {len(call.kinds)} arguments, not {len(step.args)}")
+    for kind, value in zip(call.kinds, step.args):
+        # The usual ones at once: a plan has a thousand arguments.
+        if kind == "i" and type(value) is int and 0 <= value <= _NULL:
+            words.append(value)
+        elif kind == "s" and type(value) is str:
+            words.append(pool.text(value))
+        elif kind != "x":
+            words.append(_word(kind, value, numbers, pool))
+    words += _NO_WORDS[len(words) :]
     result = numbers[step.result] if step.result else _NONE
-    return _STEP.pack(call.opcode, WHO.index(step.who), 0, result, step.ignore, *words)
+    return _STEP.pack(call.opcode, _WHO[step.who], 0, result, step.ignore, *words)
 
 
 def _word(kind: str, value: object, numbers: dict[str, int], pool: Pool) -> int:

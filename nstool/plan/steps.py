@@ -47,7 +47,14 @@ class Step(Frozen):
     def __init__(
         self, who: str, call: str, args: tuple[Arg, ...], why: str, result: str = "", ignore: int = 0, man: str = ""
     ) -> None:
-        self.__dict__.update(who=who, call=call, args=args, why=why, result=result, ignore=ignore, man=man)
+        fields = self.__dict__
+        fields["who"] = who
+        fields["call"] = call
+        fields["args"] = args
+        fields["why"] = why
+        fields["result"] = result
+        fields["ignore"] = ignore
+        fields["man"] = man
 
 
 class Plan(Frozen):

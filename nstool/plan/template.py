@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from nstool.namespaces import uts
 from nstool.plan import encode
 from nstool.plan.lease import Lease
 from nstool.plan.steps import UNDO, Fd, Plan, Step
@@ -20,7 +21,7 @@ TOKENS = Lease(
     boottime=-1999999904,
 )
 _FIELDS = ("name", "uid_base", "gid_base", "cgroup", "monotonic", "boottime")
-_NAME, _ID = b"nstool-token-", b"199999990"  # what the tokens begin with
+_NAME, _ID = "nstool-token-", "199999990"  # what the tokens begin with
 
 _FLAGS_AT = 28  # of struct nst_plan
 
@@ -51,19 +52,6 @@ def program(plan: Plan) -> Program:
     return Program(encode.encode(plan), encode.slots(plan), undo, plan)
 
 
-class _Pool(encode.Pool):
-    """Knows whether anything of the lease was added."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.leased = False
-
-    def add(self, data: bytes) -> int:
-        if _NAME in data or _ID in data:
-            self.leased = True
-        return super().add(data)
-
-
 class Template:
     """The plan of a spec for any lease: ``fill`` gives the bytes for one."""
 
@@ -71,35 +59,41 @@ class Template:
         plan = plan_for(TOKENS)
         self._plan_for = plan_for
         self._slots = encode.slots(plan)
-        self._pool = _Pool()
-        self._changing: list[tuple[int, Step]] = []
-        records = []
-        for number, step in enumerate(plan.steps):
-            self._pool.leased = step.who == UNDO  # the journal needs them all with their values
-            records.append(encode.step_record(step, self._slots, self._pool))
-            if self._pool.leased:
-                self._changing.append((number, step))
+        self._pool = encode.Pool()
+        records = [encode.step_record(step, self._slots, self._pool) for step in plan.steps]
         self._records = b"".join(records)
         self._size = len(records[0])
+        # All undo steps: the journal needs them with their values.
+        self._changing = [(n, step) for n, step in enumerate(plan.steps) if step.who == UNDO or _names_token(step.args)]
         self._plan = plan
 
     def fill(self, lease: Lease) -> Program:
         """Return the program for a lease."""
-        values = [
-            (str(getattr(TOKENS, field)), str(getattr(lease, field)))
-            for field in _FIELDS
-        ]
+        values = [(str(getattr(TOKENS, field)), str(getattr(lease, field))) for field in _FIELDS]
+        if not lease.name:
+            values[_FIELDS.index("name")] = (TOKENS.name, uts.UNNAMED)
         pool = self._pool.copy()
         records = bytearray(self._records)
         undo = []
         for number, step in self._changing:
-            changed = step.replace(args=tuple(_filled(arg, values) for arg in step.args))
+            args = tuple(_filled(arg, values) for arg in step.args)
+            changed = step.replace(args=args, why=_filled(step.why, values))
             at = number * self._size
             records[at : at + self._size] = encode.step_record(changed, self._slots, pool)
             if step.who == UNDO:
                 undo.append(changed)
         data = encode.assemble(self._plan, len(self._slots), bytes(records), pool)
         return Program(data, self._slots, tuple(undo), lambda: self._plan_for(lease))
+
+
+def _names_token(args: tuple[object, ...]) -> bool:
+    for arg in args:
+        if type(arg) is str:
+            if _NAME in arg or _ID in arg:
+                return True
+        elif type(arg) is tuple and _names_token(arg):
+            return True
+    return False
 
 
 def _filled(value: object, values: list[tuple[str, str]]) -> object:
@@ -110,4 +104,6 @@ def _filled(value: object, values: list[tuple[str, str]]) -> object:
         return value
     if isinstance(value, tuple) and not isinstance(value, Fd):
         return tuple(_filled(v, values) for v in value)
+    if isinstance(value, dict):
+        return {key: _filled(v, values) for key, v in value.items()}
     return value

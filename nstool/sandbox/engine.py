@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import select
 from _thread import allocate_lock
 
 from nstool._native import ffi, lib
@@ -188,6 +187,8 @@ class Process:
 
     def reap(self) -> int | None:
         """Wait for the process to end; its status as wait(2) gives it, None if another has reaped it."""
+        import select
+
         poll = select.poll()
         poll.register(self.pidfd, select.POLLIN)
         poll.poll()
@@ -278,6 +279,8 @@ def _early_report(program: Program, control: int) -> KernelError | None:
     # Init may have failed first: then its report says more than the launcher's broken socket.
     if control < 0:
         return None
+    import select
+
     poll = select.poll()
     poll.register(control, select.POLLIN)
     if not poll.poll(0):
@@ -294,6 +297,8 @@ def _early_report(program: Program, control: int) -> KernelError | None:
 
 def _early_end(pidfd: int) -> NstoolError | None:
     # A dead init makes the launcher's next step fail, with an errno that tells nothing.
+    import select
+
     poll = select.poll()
     poll.register(pidfd, select.POLLIN)
     if not poll.poll(0):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import select
 import sys
 from _thread import RLock, allocate_lock
 
@@ -194,6 +193,8 @@ class Sandbox:
                 return True
             pidfd = os.dup(self._process.pidfd)  # another thread that waits may close the one
         try:
+            import select
+
             poll = select.poll()
             poll.register(pidfd, select.POLLIN)
             return bool(poll.poll(timeout * 1000))

@@ -72,21 +72,21 @@ def fail_steps(
 @pytest.mark.xdist_group("faults-1")
 def test_default(in_child: InChild, workplace: Workplace, name: str) -> None:
     """The safe default, each of its steps refused once."""
-    assert in_child(fail_each, workplace, name, plans.default, timeout=120) == []
+    assert in_child(fail_each, workplace, name, plans.default, timeout=300) == []
 
 
 @pytest.mark.needs("root", "veth", "nft", "ip", "cgroup_cpu")
 @pytest.mark.xdist_group("faults-1")
 def test_veth_and_limits(in_child: InChild, workplace: Workplace, name: str) -> None:
     """A sandbox with a link, firewall rules and limits: also the external steps."""
-    assert in_child(fail_each, workplace, name, plans.veth, timeout=120) == []
+    assert in_child(fail_each, workplace, name, plans.veth, timeout=300) == []
 
 
 @pytest.mark.needs("root", "busybox")
 @pytest.mark.xdist_group("faults-2")
 def test_tmpfs_root_and_terminal(in_child: InChild, workplace: Workplace, name: str) -> None:
     """An empty root, binds, a terminal of its own, and what few specs ask for."""
-    assert in_child(fail_each, workplace, name, plans.tmpfs, timeout=120) == []
+    assert in_child(fail_each, workplace, name, plans.tmpfs, timeout=300) == []
 
 
 @pytest.mark.needs("root", "busybox", "overlay")
@@ -97,7 +97,7 @@ def test_overlay_root(in_child: InChild, workplace: Workplace, name: str, tmp_pa
     def make(name: str) -> Spec:
         return plans.overlay(name, str(tmp_path))
 
-    assert in_child(fail_each, workplace, name, make, timeout=120) == []
+    assert in_child(fail_each, workplace, name, make, timeout=300) == []
 
 
 @pytest.mark.needs("root")
@@ -108,21 +108,21 @@ def test_without_init(in_child: InChild, workplace: Workplace, name: str) -> Non
     def make(name: str) -> Spec:
         return plans.default(name).replace(init=False, proc_subset="pid")
 
-    assert in_child(fail_each, workplace, name, make, timeout=120) == []
+    assert in_child(fail_each, workplace, name, make, timeout=300) == []
 
 
 @pytest.mark.needs("user", "userns", "newuidmap")
 @pytest.mark.xdist_group("faults-1")
 def test_ordinary_user(as_user: InChild, workplace: Workplace, name: str) -> None:
     """An ordinary user with the helpers that write maps of several ids."""
-    assert as_user(fail_each, workplace, name, plans.subordinate, timeout=120) == []
+    assert as_user(fail_each, workplace, name, plans.subordinate, timeout=300) == []
 
 
 @pytest.mark.needs("user", "userns")
 @pytest.mark.xdist_group("faults-1")
 def test_ordinary_user_with_one_id(as_user: InChild, workplace: Workplace, name: str) -> None:
     """An ordinary user who maps their own id alone."""
-    assert as_user(fail_each, workplace, name, plans.single, timeout=120) == []
+    assert as_user(fail_each, workplace, name, plans.single, timeout=300) == []
 
 
 @pytest.mark.needs("root", "bridge", "nft")
@@ -136,7 +136,7 @@ def test_bridge(in_child: InChild, workplace: Workplace, name: str) -> None:
     def external(step: Step) -> bool:
         return step.call == "external"
 
-    assert in_child(fail_each, workplace, name, make, external, timeout=120) == []
+    assert in_child(fail_each, workplace, name, make, external, timeout=300) == []
 
 
 @pytest.mark.needs("root")
@@ -154,7 +154,7 @@ def test_exec_into_a_sandbox(in_child: InChild, workplace: Workplace, name: str)
             assert sandbox.wait().signal == signal.SIGUSR1
         return wrong
 
-    assert in_child(act, timeout=120) == []
+    assert in_child(act, timeout=300) == []
 
 
 @pytest.mark.needs("root", "veth", "nft")
@@ -200,6 +200,9 @@ def test_what_cannot_be_undone_is_kept_for_the_next_try(in_child: InChild, workp
 # The command's own, or such that going on without them is right.
 UNNEEDED = frozenset(("close", "munmap", "rt_sigprocmask", "rt_sigaction", "exit_group", "getpid", "ppoll", "wait4"))
 UNDOING = frozenset(("unlinkat",))
+# The last of these are made when the command runs already: to have fds out of the way, and to report its end.
+# recvfrom is refused to launcher and init at once, so that the one does not hear what the other says.
+LENIENT = frozenset(("fcntl", "close_range", "read", "sendto", "recvfrom"))
 
 
 @pytest.mark.needs("root", "strace", "nsexec")
@@ -218,14 +221,16 @@ def test_every_kind_of_system_call_refused(in_child: InChild, workplace: Workpla
             for when in {1, count}:
                 inject = f"--inject={call}:error=EPERM:when={when}"
                 done = run_nsexec(str(file), "-f", "-qq", "-o", "/dev/null", inject)
-                if not (done.returncode in (2, 125, 126, 127) and done.stderr.startswith("nsexec: ")):
+                refused = done.returncode in (2, 125, 126, 127) and done.stderr.startswith("nsexec: ")
+                if not refused and call not in LENIENT:
                     wrong.append(f"{call} {when}: status {done.returncode}, {done.stderr!r}")
                 if left := check.wait():
                     wrong.append(f"{call} {when} left:\n{leaks.report(left)}")
                     return wrong
         return wrong
 
-    assert in_child(act, timeout=120) == []
+    wrong = in_child(act, timeout=300)
+    assert not wrong, "\n".join(wrong)
 
 
 def run_nsexec(file: str, *strace: str) -> subprocess.CompletedProcess[str]:

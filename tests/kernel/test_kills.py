@@ -48,7 +48,7 @@ class Launcher(NamedTuple):
 
     def release(self) -> None:
         """Let it go on, if it is blocked by the FIFO."""
-        os.close(os.open(self.fifo, os.O_RDONLY | os.O_NONBLOCK))
+        os.close(os.open(self.fifo, os.O_RDONLY))  # waits until it gets there
 
     def end(self) -> tuple[int, str]:
         """Wait for its end; its exit status as a shell has it, and what it said."""
@@ -187,7 +187,7 @@ def test_launcher_killed_at_every_step(in_child: InChild, workplace: Workplace, 
     """The sandbox ends at once, and ``nstool cleanup`` undoes cgroups, leases and the run directory."""
     fifo = str(tmp_path / "fifo")
     every = lambda plan, number: True  # noqa: E731
-    assert in_child(at_each_step, workplace, name, fifo, words_of(name), every, kill_launcher, timeout=120) == []
+    assert in_child(at_each_step, workplace, name, fifo, words_of(name), every, kill_launcher, timeout=300) == []
 
 
 @pytest.mark.needs("root", "veth", "nft")
@@ -201,7 +201,7 @@ def test_launcher_with_a_network_killed(in_child: InChild, workplace: Workplace,
 
     fifo = str(tmp_path / "fifo")
     words = words_of(name, "--net", "veth", "--publish", f"{plans.free_port()}:80")
-    assert in_child(at_each_step, workplace, name, fifo, words, around_external, kill_launcher, timeout=120) == []
+    assert in_child(at_each_step, workplace, name, fifo, words, around_external, kill_launcher, timeout=300) == []
 
 
 @pytest.mark.needs("root")
@@ -214,7 +214,7 @@ def test_init_killed_at_every_step(in_child: InChild, workplace: Workplace, name
         return cloned(plan, number) and number <= plans.index(plan, PAYLOAD, "execve")
 
     fifo = str(tmp_path / "fifo")
-    assert in_child(at_each_step, workplace, name, fifo, words_of(name), before_command, kill_init, timeout=120) == []
+    assert in_child(at_each_step, workplace, name, fifo, words_of(name), before_command, kill_init, timeout=300) == []
 
 
 @pytest.mark.needs("root")
@@ -227,7 +227,7 @@ def test_payload_killed_at_every_step(in_child: InChild, workplace: Workplace, n
         return plan.steps[number].who == PAYLOAD
 
     fifo = str(tmp_path / "fifo")
-    assert in_child(at_each_step, workplace, name, fifo, words_of(name), payloads, kill_payload, timeout=120) == []
+    assert in_child(at_each_step, workplace, name, fifo, words_of(name), payloads, kill_payload, timeout=300) == []
 
 
 # ---- once it runs, and from outside ----
@@ -387,4 +387,4 @@ def test_cleanup_while_a_sandbox_of_the_same_name_starts(in_child: InChild, work
             ended += [finished(process) for process in started]
         return ended
 
-    assert in_child(plans.left_by, workplace, act, timeout=60) == ([(0, "")] * 12, "")
+    assert in_child(plans.left_by, workplace, act, timeout=120) == ([(0, "")] * 12, "")

@@ -123,7 +123,7 @@ class Parser:
             return data
         if char in "[{~":
             self.at += 1
-            found: Any = {"[": lambda: self.items("]"), "{": self.fields, "~": lambda: ("not", self.value())}[char]()
+            found: Any = self.items("]") if char == "[" else self.fields() if char == "{" else ("not", self.value())
         else:
             found = self.word()
         if self.text.startswith(" => ", self.at):  # what the kernel wrote there
@@ -390,7 +390,8 @@ class Comparison:
 
     def do_clone3(self, actor: Actor, step: Step) -> Call:
         flags, cgroup, tid = step.args
-        wanted = {"flags": flags | CLONE_VM | CLONE_VFORK, "set_tid": [tid] if tid else 0}
+        assert isinstance(flags, int)
+        wanted: dict[str, Any] = {"flags": flags | CLONE_VM | CLONE_VFORK, "set_tid": [tid] if tid else 0}
         if actor is self.launcher:
             wanted["flags"] |= CLONE_PIDFD
             if isinstance(cgroup, Fd):
@@ -443,7 +444,9 @@ class Comparison:
         assert isinstance(step.args[0], tuple)
         call = self.take(actor, step, "clone")
         argv = [raw(str(self.init_pid) if word == "{pid}" else word) for word in step.args[0]]
-        Actor(LAUNCHER, [c for c in self.trace[call.pid] if c.name == "execve"], {}).take(step, "execve", argv[0], argv)
+        # A copy of the launcher waits for the one that execs: it is nobody's to reap.
+        (copy,) = (c for c in self.trace[call.pid] if c.name == "clone")
+        Actor(LAUNCHER, [c for c in self.trace[copy.pid] if c.name == "execve"], {}).take(step, "execve", argv[0], argv)
         ended = self.take(actor, step, "wait4", call.pid)
         return call._replace(result=0) if ended.result == call.pid else ended
 

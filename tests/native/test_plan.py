@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 pytest.importorskip("nstool._native", reason="nstool._native is not built; run make build")
 
 from nstool import uapi
+from nstool._native import ffi, lib
 from nstool.errors import NotSupported, NstoolError, SpecError
 from nstool.plan import build, encode
 from nstool.plan.calls import CALLS
@@ -22,8 +23,6 @@ from nstool.plan.steps import CHILD, INIT, LAUNCHER, PAYLOAD, UNDO, WHO, Fd, Pla
 from nstool.sandbox import engine
 from nstool.spec.model import Spec
 from tests.unit import strategies
-
-ffi, lib = engine.ffi, engine.lib
 
 # enum nst_reason
 SIZE, MAGIC, VERSION, HEADER, CALL, ROLE, RESULT, ARGUMENT, STRING, ORDER, RESERVED = range(1, 12)
@@ -322,6 +321,21 @@ ROWS: dict[str, tuple[bytes, int, int]] = {
     "map before there is a process": (order("launcher write_proc", *WHOLE), ORDER, 0),
     "helper before there is a process": (order("launcher spawn", *WHOLE), ORDER, 0),
     "release before there is a process": (order("launcher release", *WHOLE), ORDER, 0),
+    "launcher goes away and does not come back": (
+        changed(0, SMALL.steps[0], Step(LAUNCHER, "setns", (Fd("root"), uapi.CLONE_NEWNET), "")),
+        ORDER,
+        10,
+    ),
+    "launcher comes back from nowhere": (
+        changed(3, Step(LAUNCHER, "setns", (Fd("root"), uapi.CLONE_NEWNET), ""), SMALL.steps[3]),
+        ORDER,
+        10,
+    ),
+    "launcher goes into a namespace of the process": (
+        changed(0, SMALL.steps[0], Step(LAUNCHER, "setns", (Fd("root"), uapi.CLONE_NEWNS), "")),
+        ROLE,
+        1,
+    ),
     "undo before the end": (order(*WHOLE[:2], "undo unlinkat", *WHOLE[2:]), ORDER, 3),
     "launcher after undo": (order(*WHOLE, "undo unlinkat", "launcher mkdirat"), ORDER, 5),
 }
@@ -341,6 +355,9 @@ def test_undamaged_plan_is_taken() -> None:
     assert refusal(changed(6, Step(PAYLOAD, "seccomp", (0, bytes(8 * 4096)), ""))) is None
     assert refusal(changed(3, Step(LAUNCHER, "write_proc", ("x" * 32, ""), ""))) is None
     assert refusal(record(1, arg2=1 << 22)) is None
+    there = Step(LAUNCHER, "setns", (Fd("root"), uapi.CLONE_NEWNET), "")
+    steps = (SMALL.steps[0], there, *SMALL.steps[1:3], there, *SMALL.steps[3:])
+    assert refusal(encode.encode(SMALL.replace(steps=steps))) is None
 
 
 def test_every_reason_has_a_row() -> None:

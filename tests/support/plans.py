@@ -109,7 +109,7 @@ def changed(change: Change) -> Iterator[list[Plan]]:
         return planned
 
     before = (build.plan, join.into_sandbox, join.into_namespaces)
-    build.plan, join.into_sandbox, join.into_namespaces = map(wrap, before)
+    build.plan, join.into_sandbox, join.into_namespaces = (wrap(function) for function in before)
     try:
         yield made
     finally:
@@ -129,14 +129,14 @@ def recorded(file: IO[bytes] | None = None) -> Iterator[list[Given]]:
     given: list[Given] = []
     start = engine.start
 
-    def keep(program: Program, fds: dict[str, int], *args: Any, **kwargs: Any) -> engine.Process:
+    def keep(program: Program, fds: Any, *args: Any, **kwargs: Any) -> engine.Process:
         given.append(Given(program.plan, dict(fds)))
         if file is not None:
             pickle.dump(tuple(given[-1]), file)
             file.flush()
         return start(program, fds, *args, **kwargs)
 
-    engine.start = keep
+    engine.start = keep  # type: ignore[assignment]
     try:
         yield given
     finally:
@@ -175,7 +175,7 @@ def refusing(number: int) -> Iterator[list[Plan]]:
     def refuse(plan: Plan) -> Plan:
         step = plan.steps[number]
         if step.call == "exec_init":
-            engine.image = lambda: bad_image  # type: ignore[assignment]
+            engine.image = lambda: bad_image
         return _replaced(plan, number, refused_step(step)[0])
 
     def handler(_context: object, _args: object) -> None:
@@ -204,6 +204,7 @@ def block_before(plan: Plan, number: int, fifo: str) -> Plan:
     """
     who = plan.steps[number].who
     here = Step(who, "write", (Fd("stderr"), b"here\n"), "a test")
+    steps: tuple[Step, ...]
     if who == LAUNCHER:
         steps = (Step(who, "external", ("block", {"fifo": fifo}), "a test"),)
     elif who in (INIT, PAYLOAD):

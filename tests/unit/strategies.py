@@ -31,8 +31,8 @@ from nstool.spec.model import (
 )
 
 # What a string of a spec can hold: no NUL, and bytes that are no UTF-8 as os.fsdecode gives them.
-CHARACTERS = st.characters(min_codepoint=1, max_codepoint=0x10FFFF, exclude_categories=("Cs",)) | st.characters(
-    min_codepoint=0xDC80, max_codepoint=0xDCFF, categories=("Cs",)
+CHARACTERS = st.characters(min_codepoint=1, max_codepoint=0x10FFFF, exclude_categories=["Cs"]) | st.characters(
+    min_codepoint=0xDC80, max_codepoint=0xDCFF, categories=["Cs"]
 )
 WORDS = st.text(CHARACTERS, max_size=12)
 NAMES = st.from_regex(r"[a-z][a-z0-9-]{0,11}", fullmatch=True)
@@ -66,7 +66,8 @@ def namespaces(draw: st.DrawFn) -> Namespaces:
     other = st.sampled_from(("new", "new", "host")) | PIDS | PATHS
     if draw(st.booleans()):
         return Namespaces()
-    return Namespaces(**{name: draw(other) for name in KINDS})
+    drawn: dict[str, Any] = {name: draw(other) for name in KINDS}
+    return Namespaces(**drawn)
 
 
 @st.composite
@@ -219,12 +220,12 @@ def specs(draw: st.DrawFn) -> Spec:
 def layout(version: int, *, usable: bool = True, unified: bool = True) -> Layout:
     """A host with all controllers in one version, at the usual place."""
     base = "/sys/fs/cgroup"
-    controllers = {
-        name: Controller(
-            name, version, f"{base}/{name}" if version == 1 else base, f"{base}/x", True, usable, "no right"
-        )
-        for name in CONTROLLERS
-    }
+
+    def controller(name: str) -> Controller:
+        mount = f"{base}/{name}" if version == 1 else base
+        return Controller(name, version, mount, f"{mount}/x", True, usable, "" if usable else "no right")
+
+    controllers = {name: controller(name) for name in CONTROLLERS}
     place = f"{base}/unified" if version == 1 else base
     return Layout(controllers, *((place, f"{place}/x") if unified and usable else ("", "")), clone_into=unified)
 

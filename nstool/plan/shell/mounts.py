@@ -164,15 +164,15 @@ def move_mount(s: Script, step: Step) -> Lines:
         return _attach_root(s, place)
     mount, where = s.mount(), s.show(target)
     if place.source is not None:
-        lines = [f"{mount} -c --{'r' if place.recursive else ''}bind {s.show(place.source)} {where}"]
+        lines = [f"{mount} --{'r' if place.recursive else ''}bind {s.show(place.source)} {where}"]
         if place.later:
             s.functions.add("attributes")
             lines.append(f"attributes {where} {','.join(place.later)}{' below' if place.recursive else ''}")
     elif place.staged and place.who == LAUNCHER:
         # It came with the mount namespace of a more privileged owner: it can be bound, not moved.
-        lines = [f"{mount} -c --rbind {s.show(place)} {where}"]
+        lines = [f"{mount} --rbind {s.show(place)} {where}"]
     elif place.staged:
-        lines = [f"{mount} -c --move {s.show(place)} {where}"]
+        lines = [f"{mount} --move {s.show(place)} {where}"]
     else:
         lines = [_mount_new(s, place, where)]
     place.path, place.old, place.staged, place.source = target.path, target.old, target.staged, None

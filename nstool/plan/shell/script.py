@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import shlex
 
-from nstool import uapi
 from nstool.errors import NotSupported
 from nstool.plan import describe
 from nstool.plan.shell import payload
@@ -33,6 +32,7 @@ from nstool.plan.shell.words import (
     ranges,
 )
 from nstool.plan.steps import CHILD, INIT, LAUNCHER, PAYLOAD, UNDO, Fd, Plan, Step
+from nstool.uapi import CLONE_NEWUSER, MS_SLAVE
 
 _DIGITS = (6, 7, 8)  # fds of one digit, the only ones that sh can name; 3 to 5 and 9 are the script's own
 _NOTE = "#   "  # how a line begins that says something about a step
@@ -75,7 +75,10 @@ class Script:
         self.pivoted = False
         self.root = ""  # staged name of the new root
         self.unshared: list[str] = []  # options of the unshare that stands for clone3 and the child
+        # In a new user namespace init has no id until it takes one.
+        self.is_root = not any(step.call == "clone3" and numbers(step, 0)[0] & CLONE_NEWUSER for step in plan.steps)
         self.number = 0
+        self.step = plan.steps[0]
         for number, step in enumerate(plan.steps, 1):
             self.number = number
             self.add(step)
@@ -86,7 +89,9 @@ class Script:
         """Put a step's comment and commands where its actor finds them."""
         if step.who == INIT and (self.chain or self.ids) and step.call not in EXECS:
             self.end_segment()
+        self.step = step
         lines = self.lines(step)
+        self.is_root = self.is_root or _becomes_root(step)
         # A note is one line, whatever a path or an argument in it holds.
         notes = [f"# {self.number} {step.call}: {step.why}", *(line for line in lines if line.startswith(_NOTE))]
         commands = [line for line in lines if not line.startswith(_NOTE)]
@@ -150,8 +155,21 @@ class Script:
         return name
 
     def mount(self) -> str:
-        """Return how mount(8) is called. -n: it keeps no notes of its own below /run/mount."""
-        return f"{self.tool('mount')} -n"
+        """Return how mount(8) is called. -n: it keeps no notes below /run/mount; -c: it takes paths as they are.
+
+        Whatever its capabilities, it wants to be uid 0. Raises NotSupported when the sandbox has none.
+        """
+        command = f"{self.tool('mount')} -n -c"
+        if self.step.who != INIT or self.is_root:
+            return command
+        if not any(_becomes_root(step) for step in self.plan.steps):
+            raise NotSupported(
+                "plan --sh",
+                "mount(8) works for uid 0 only, and the id map of this sandbox has none",
+                "install newuidmap with a range in /etc/subuid, or map uid 0",
+            )
+        self.no("sources of mounts are opened with the rights of uid 0 inside, not with the caller's")
+        return f"$as {command}"
 
     def digit(self) -> int:
         """Return a free fd number for the script."""
@@ -233,7 +251,7 @@ class Script:
             "umask 022",
             "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
             'work=$(mktemp -d "${TMPDIR:-/tmp}/nstool.XXXXXX")',
-            "sandbox=''",
+            "sandbox='' pid=''",
             "export PATH work",
             *self.own_functions(MAIN_FUNCTIONS),
             "",
@@ -296,8 +314,13 @@ class Script:
         return [f"\n{text}" for name, text in known.items() if name in self.functions]
 
     def source_functions(self, part: Lines) -> Lines:
-        used = any(line.lstrip().startswith(tuple(PART_FUNCTIONS)) for line in part)
-        return ['. "$work/functions"', ""] if used else []
+        """Return the lines that a part begins with."""
+        lines = []
+        if any("$as " in line for line in part):
+            lines.append("as='setpriv --reuid=0 --regid=0 --clear-groups' # mount wants uid 0")
+        if any(line.lstrip().startswith(tuple(PART_FUNCTIONS)) for line in part):
+            lines.append('. "$work/functions"')
+        return [*lines, ""] if lines else []
 
     def finish_init(self) -> None:
         """Put the payload into its place in init, and init's waiting at its end."""
@@ -319,8 +342,12 @@ class Script:
         return lines
 
 
+def _becomes_root(step: Step) -> bool:
+    return step.who == INIT and step.call == "setresuid" and step.args[0] == 0
+
+
 def _propagation(plan: Plan) -> str:
     # A tree that is to follow the host's mounts must be the slave of them from the start.
     position = {"mount": 3, "mount_setattr": 5}
     steps = [(step, position[step.call]) for step in plan.steps if step.call in position]
-    return "slave" if any(numbers(step, at)[0] & uapi.MS_SLAVE for step, at in steps) else "private"
+    return "slave" if any(numbers(step, at)[0] & MS_SLAVE for step, at in steps) else "private"

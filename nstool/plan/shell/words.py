@@ -76,7 +76,11 @@ finish() {
     trap '' HUP INT TERM
     set +e
     if [ -n "$sandbox" ]; then
-        kill -KILL "$sandbox" 2>/dev/null
+        # Init rather than unshare(1), its parent, which so reaps it. Its pid may be another's by now.
+        case $(cat "/proc/$pid/stat" 2>/dev/null) in
+        "$pid ("*") "?" $sandbox "*) kill -KILL "$pid" ;;
+        *) kill -KILL "$sandbox" 2>/dev/null ;;
+        esac
         wait "$sandbox" 2>/dev/null
     fi
     undo
@@ -154,7 +158,7 @@ attributes() {
         "${1%/}"/*) [ -n "${3-}" ] || continue ;;
         *) continue ;;
         esac
-        $old$mount -n -c -o "remount,bind,$flags,$2" none "$at"
+        ${as-} $old$mount -n -c -o "remount,bind,$flags,$2" none "$at"
     done 9<"$proc/self/mountinfo"
 }""",
 }

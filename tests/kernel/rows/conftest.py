@@ -1,4 +1,4 @@
-"""What the tests of the mission's rows share: each test's sandboxes bear its name, and each may act as root or as a user."""
+"""What the tests of the rows share: each test's sandboxes bear its name, and each may act as root or as a user."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ MS_SHARED = 1 << 20
 
 @pytest.fixture
 def shared() -> Iterator[Path]:
-    """A directory that everybody can read, with a file, a program, and a symlink in it; outside /tmp's private cover."""
+    """A directory that everybody can read, with a file, a program, a symlink and a directory in it."""
     directory = Path("/var/tmp", f"nstool-{os.getpid()}")
     directory.mkdir()
     directory.chmod(0o755)
@@ -435,7 +435,8 @@ def test_subset_pid_leaves_processes_only(act: Act) -> None:
 
 def test_what_tells_of_the_host_is_covered(act: Act) -> None:
     """Files are empty, directories too; /proc/sys is read-only."""
-    script = "cat /proc/kallsyms /proc/keys /proc/timer_list /proc/interrupts /proc/cmdline 2>/dev/null; ls /proc/irq /proc/bus 2>/dev/null; true"
+    files = "/proc/kallsyms /proc/keys /proc/timer_list /proc/interrupts /proc/cmdline"
+    script = f"cat {files} 2>/dev/null; ls /proc/irq /proc/bus 2>/dev/null; true"
 
     def look() -> tuple[str, str]:
         with boxes.box(user="0:0") as box:

@@ -69,11 +69,10 @@ def test_the_network_of_a_sandbox_is_joined_by_pid(as_root: Act) -> None:
     """Two sandboxes that share a user namespace and a network see one loopback."""
 
     def look() -> tuple[bool, bool]:
-        with boxes.box(namespaces=Namespaces(user="host"), user="65534:65534") as first:
-            with boxes.box(
-                namespaces=Namespaces(user="host"), user="65534:65534", net=Net(mode="join", target=str(first.pid))
-            ) as second:
-                return tuple(boxes.inode(first.pid, kind) == boxes.inode(second.pid, kind) for kind in ("net", "uts"))  # type: ignore[return-value]
+        words: dict[str, Any] = {"namespaces": Namespaces(user="host"), "user": "65534:65534"}
+        with boxes.box(**words) as first, boxes.box(net=Net(mode="join", target=str(first.pid)), **words) as second:
+            same = [boxes.inode(first.pid, kind) == boxes.inode(second.pid, kind) for kind in ("net", "uts")]
+            return same[0], same[1]
 
     assert as_root(look) == (True, False)
 
@@ -101,8 +100,8 @@ def test_joining_leaves_the_caller_where_it_is(as_root: Act, netns: str) -> None
         same = []
         with boxes.box(net=Net(mode="join", target=netns)):
             same.append(boxes.inode("thread-self", "net") == before)
+        bad = Namespaces(boottime_offset=-(10**9))  # refused in the child
         with pytest.raises(KernelError):
-            bad = Namespaces(boottime_offset=-(10**9))  # refused in the child
             launch(boxes.spec("true", net=Net(mode="join", target=netns), namespaces=bad))
         same.append(boxes.inode("thread-self", "net") == before)
         with pytest.raises(KernelError):

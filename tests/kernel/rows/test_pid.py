@@ -136,7 +136,7 @@ DIE = """
 import sys
 from nstool.sandbox.launch import launch
 from nstool.spec.model import Limits, Spec
-spec = Spec(command=("busybox", "sleep", "1000"), limits=Limits(memory=0, pids=0), name=sys.argv[1], die_with_parent=True)
+spec = Spec(command=("busybox", "sleep", "1000"), limits=Limits(memory=0, pids=0), name=sys.argv[1])
 sandbox = launch(spec)
 print(sandbox.init_pid, sandbox.pid, flush=True)
 sys.stdin.read()

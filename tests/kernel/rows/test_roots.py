@@ -331,7 +331,8 @@ def make_tar(path: Path, *members: tuple[tarfile.TarInfo, bytes], tree: Path | N
         info.uid = info.gid = 0
         return info
 
-    with tarfile.open(path, mode) as tar:  # type: ignore[call-overload]
+    quick = {"w:gz": {"compresslevel": 1}, "w:bz2": {"compresslevel": 1}, "w:xz": {"preset": 0}}.get(mode, {})
+    with tarfile.open(path, mode, **quick) as tar:  # type: ignore[call-overload]
         if tree is not None:
             tar.add(tree, ".", filter=as_root)
         for info, content in members:

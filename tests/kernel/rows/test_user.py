@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from nstool import syscalls, uapi
-from nstool.errors import KernelError, NotSupported, SpecError
+from nstool.errors import KernelError, NotSupported
 from nstool.sandbox.launch import launch
 from nstool.security.capabilities import SETS, mask
 from nstool.spec.model import Capabilities, IdMap, Mount
@@ -65,7 +65,7 @@ def test_root_maps_several_ranges(as_root: Act) -> None:
 
     def look() -> tuple[boxes.Ran, boxes.Ran]:
         maps = boxes.nstool("run", *words, "--", "sh", "-c", "cat /proc/self/uid_map /proc/self/gid_map")
-        return maps, boxes.nstool("run", *words, "--", "id")
+        return maps, boxes.nstool("run", *words, "--", "sh", "-c", "id -u; id -g")
 
     maps, ids = as_root(look)
     assert [line.split() for line in maps.lines] == [
@@ -73,7 +73,7 @@ def test_root_maps_several_ranges(as_root: Act) -> None:
         ["1000", "300000", "5"],
         ["0", "400000", "2000"],
     ]
-    assert ids.out.startswith("uid=1002 gid=7")
+    assert ids.out == "1002\n7\n"
 
 
 def test_an_ordinary_user_maps_their_own_id(as_user: Act, user: User) -> None:
@@ -289,7 +289,7 @@ def test_the_option_gives_all_five(act: Act) -> None:
 
 
 def test_the_five_sets_differ_as_asked(act: Act) -> None:
-    """Inheritable and bounding stay as they are over exec; of permitted and effective what is ambient. capabilities(7)."""
+    """Inheritable and bounding outlive exec; of permitted and effective, what is ambient. capabilities(7)."""
     wanted = Capabilities(
         effective=("kill",),
         permitted=("kill", "chown"),
