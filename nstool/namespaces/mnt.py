@@ -496,8 +496,22 @@ def _covered(spec: Spec, host: Host, closed: tuple[str, ...]) -> list[tuple[Fd |
     wanted += [(uapi.AT_FDCWD, path, True) for path in closed]
     for number, path in enumerate(spec.mask_paths):
         _check_protected(path, f"mask_paths[{number}]", host)
-        wanted.append((uapi.AT_FDCWD, path, host.targets.get(path, "dir" if path in host.root else "file") == "dir"))
+        wanted.append((uapi.AT_FDCWD, path, _is_directory(path, spec, host)))
     return wanted
+
+
+def _is_directory(path: str, spec: Spec, host: Host) -> bool:
+    """Whether a path of the finished root is a directory: one of the root, or one that the plan makes."""
+    if path in host.targets:
+        return host.targets[path] == "dir"
+    if path in host.root or path in ("/dev", "/proc", *SCRATCH):
+        return True
+    for mount in spec.mounts:
+        if mount.target == path:
+            return mount.type != "bind" or host.source_kinds.get(mount.source) == "dir"
+        if mount.target.startswith(path + "/"):
+            return True
+    return False
 
 
 def _check_protected(path: str, place: str, host: Host) -> None:

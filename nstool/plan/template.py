@@ -66,9 +66,16 @@ class Template:
         # All undo steps: the journal needs them with their values.
         self._changing = [(n, step) for n, step in enumerate(plan.steps) if step.who == UNDO or _names_token(step.args)]
         self._plan = plan
+        self._last: tuple[Lease, Program] | None = None
 
     def fill(self, lease: Lease) -> Program:
-        """Return the program for a lease."""
+        """Return the program for a lease. Sandboxes that make nothing outside all have the same one."""
+        last = self._last
+        if last is None or last[0] != lease:
+            last = self._last = (lease, self._made(lease))
+        return last[1]
+
+    def _made(self, lease: Lease) -> Program:
         values = [(str(getattr(TOKENS, field)), str(getattr(lease, field))) for field in _FIELDS]
         if not lease.name:
             values[_FIELDS.index("name")] = (TOKENS.name, uts.UNNAMED)
