@@ -14,4 +14,5 @@ gcc $flags -static -o "$out/bin/floor_launch" floor_launch.c
 for program in tiny_true tiny_sleep; do gcc -O2 -static -nostdlib -o "$out/rootfs/bin/$program" $program.c; done
 cp -f "$busybox" "$out/rootfs/bin/busybox"
 for applet in true sh cat sleep ls; do ln -sf busybox "$out/rootfs/bin/$applet"; done
+touch "$out/rootfs/etc/resolv.conf" "$out/rootfs/etc/hosts"
 chmod 755 "$out" "$out/rootfs"

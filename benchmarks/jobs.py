@@ -21,7 +21,7 @@ BEST = {"six": "pbdmvhlSn", "seven": "upbdmvhlSn"}  # of floor_launch: one secur
 
 
 def spec(job: str, program: str = TRUE) -> Spec:
-    """The spec of a job: "six", "seven" (as the floor), "default" (all of the safe default), "veth" (and a published port)."""
+    """The spec of a job: "six" and "seven" as the floor, "default": all that is safe, "veth": and a published port."""
     base = Spec(command=(program,), root=Root(type="directory", path=str(ROOT)), terminal="never")
     if job == "default":
         return base
@@ -62,14 +62,18 @@ def compiled(job: str, program: str) -> str:
 def peers(program: str) -> dict[str, list[str]]:
     """Command lines of the installed tools that do the floor's job. "@ID@" becomes a fresh name per launch."""
     root = str(ROOT)
-    unshare = "--mount --pid --fork --net --uts --ipc --cgroup --mount-proc=/proc".split()
+    unshare = ["--mount", "--pid", "--fork", "--net", "--uts", "--ipc", "--cgroup", "--mount-proc=/proc"]
     bwrap = f"--ro-bind {root} / --proc /proc --dev /dev --cap-drop ALL --die-with-parent {program}".split()
     nsjail = f"-Mo -Q --chroot {root} -T /dev -B /dev/null -B /dev/zero -B /dev/urandom".split()
     firejail = "--quiet --noprofile --net=none --private-dev --caps.drop=all --read-only=/ --nonewprivs --ipc-namespace"
     lines = {
         "unshare six": ["unshare", *unshare, f"--root={root}", program],
         "unshare seven": ["unshare", "--user", "--map-root-user", *unshare, f"--root={root}", program],
-        "bwrap six": ["bwrap", *"--unshare-ipc --unshare-pid --unshare-net --unshare-uts --unshare-cgroup".split(), *bwrap],
+        "bwrap six": [
+            "bwrap",
+            *(f"--unshare-{kind}" for kind in ("ipc", "pid", "net", "uts", "cgroup")),
+            *bwrap,
+        ],
         "bwrap seven": ["bwrap", "--unshare-all", "--unshare-user", *bwrap],
         "nsjail six": ["nsjail", *nsjail, "--disable_clone_newuser", "--", program],
         "nsjail seven": ["nsjail", *nsjail, "--", program],
@@ -95,7 +99,11 @@ def _bundle(program: str, user: bool) -> str:
         "capabilities": {name: [] for name in ("bounding", "effective", "inheritable", "permitted", "ambient")},
         "noNewPrivileges": True,
     }
-    linux: dict[str, object] = {"namespaces": [{"type": kind} for kind in kinds], "maskedPaths": [], "readonlyPaths": []}
+    linux: dict[str, object] = {
+        "namespaces": [{"type": kind} for kind in kinds],
+        "maskedPaths": [],
+        "readonlyPaths": [],
+    }
     if user:
         ids = [{"containerID": 0, "hostID": 0, "size": 65536}]
         linux |= {"uidMappings": ids, "gidMappings": ids}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import statistics
 import subprocess
 from collections.abc import Callable, Sequence
@@ -98,7 +99,11 @@ def interleave(cases: dict[str, Callable[[], Sample]], rounds: int) -> Measured:
 def cold(command: Sequence[str], launches: int, env: dict[str, str] | None = None) -> Sample:
     """Start a program so many times; wall time until it has exited, and CPU time of all that it waited for."""
     run = subprocess.run(
-        [str(OUT / "bin/launch_time"), str(launches), "1", *command], capture_output=True, text=True, env=env, check=True
+        [str(OUT / "bin/launch_time"), str(launches), "1", *command],
+        capture_output=True,
+        text=True,
+        env=env,
+        check=True,
     )
     head, *lines = run.stdout.splitlines()
     if head.split()[3] != "0":
@@ -112,7 +117,21 @@ def floor(steps: str, namespaces: str, launches: int, touch: int = 0, workers: i
 
     Of each round only the minimum and the median are told.
     """
-    arguments = ["-n", launches, "-f", namespaces, "-s", steps, "-r", ROOT, "-R", touch, "-c", workers, "/bin/tiny_true"]
+    arguments = [
+        "-n",
+        launches,
+        "-f",
+        namespaces,
+        "-s",
+        steps,
+        "-r",
+        ROOT,
+        "-R",
+        touch,
+        "-c",
+        workers,
+        "/bin/tiny_true",
+    ]
     program = str(OUT / "bin/floor_spawn")
     run = subprocess.run([program, *map(str, arguments)], capture_output=True, text=True, check=True)
     words = run.stdout.split()
@@ -141,9 +160,12 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def machine() -> str:
     """One line: processors, memory, kernel, Python."""
-    cpu = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), "?")
-    memory = int(open("/proc/meminfo").readline().split()[1]) >> 20
-    virtual = "virtual " if "hypervisor" in open("/proc/cpuinfo").read() else ""
+    processors = Path("/proc/cpuinfo").read_text()
+    cpu = next((line.split(":")[1].strip() for line in processors.splitlines() if line.startswith("model name")), "?")
+    virtual = "virtual " if "hypervisor" in processors else ""
+    memory = int(Path("/proc/meminfo").read_text().split()[1]) >> 20
     uname = os.uname()
-    python = ".".join(map(str, __import__("sys").version_info[:3]))
-    return f"{os.cpu_count()} {virtual}processors ({cpu}), {memory} GiB, Linux {uname.release} {uname.machine}, Python {python}"
+    return (
+        f"{os.cpu_count()} {virtual}processors ({cpu}), {memory} GiB, Linux {uname.release} {uname.machine}, "
+        f"Python {platform.python_version()}"
+    )

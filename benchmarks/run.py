@@ -3,8 +3,8 @@
 
     run.py [SECTION...] [--rounds N] [--realtime] [--json FILE] [--write FILE]
 
-Sections: warm cold cli sustained live memory network; all of them without one. Rounds are interleaved (A B C A B C ...),
-so that what else runs on the machine disturbs all alike. Trust the minima most.
+Sections: warm cold cli sustained live memory network; all of them without one. Rounds are interleaved
+(A B C A B C ...), so that what else runs on the machine disturbs all alike. Trust the minima most.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import os
 import resource
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,12 @@ class Worker:
 def warm(rounds: int) -> tuple[str, Measured]:
     """Launches by the library in a process that already runs, until the program has exited, been reaped and undone."""
     n = 30
-    with Worker("six") as six, Worker("seven") as seven, Worker("seven", "--touch", "500") as fat, Worker("default") as default:
+    with (
+        Worker("six") as six,
+        Worker("seven") as seven,
+        Worker("seven", "--touch", "500") as fat,
+        Worker("default") as default,
+    ):
         cases = {
             "floor six": lambda: floor(jobs.NAIVE["six"], "six", n),
             "nstool six": lambda: six("launch", n=n),
@@ -84,7 +90,10 @@ def cold_start(rounds: int) -> tuple[str, Measured]:
     n, program = 10, "/bin/true"
     commands = {
         "spawn alone, no isolation": [f"{ROOT}{program}"],
-        **{f"floor {job}": [str(OUT / "bin/floor_launch"), job, steps, str(ROOT), program] for job, steps in jobs.BEST.items()},
+        **{
+            f"floor {job}": [str(OUT / "bin/floor_launch"), job, steps, str(ROOT), program]
+            for job, steps in jobs.BEST.items()
+        },
         **{f"nsexec {job}": [NSEXEC, jobs.compiled(job, program)] for job in ("six", "seven", "default")},
         **jobs.peers(program),
     }
@@ -94,7 +103,9 @@ def cold_start(rounds: int) -> tuple[str, Measured]:
         except RuntimeError as error:
             print(f"left out: {name}: {error}", file=sys.stderr)
             del commands[name]
-    measured = interleave({name: lambda command=command: cold(command, n) for name, command in commands.items()}, rounds)
+    measured = interleave(
+        {name: lambda command=command: cold(command, n) for name, command in commands.items()}, rounds
+    )
     claims = [
         Claim("nsexec six", "floor six", 1.15),
         Claim("nsexec seven", "floor seven", 1.15),
@@ -103,7 +114,10 @@ def cold_start(rounds: int) -> tuple[str, Measured]:
         Claim("nsexec default", "bwrap seven", 1.0),
         *(Claim("nsexec seven", name) for name in commands if name.endswith("seven") and name.split()[0] in PEERS),
     ]
-    note = "bwrap exits without reaping its sandbox: its time lacks the teardown. nsexec default has seccomp, cgroups, time namespace and init besides."
+    note = (
+        "bwrap exits without reaping its sandbox: its time lacks the teardown. nsexec default has seccomp, cgroups, "
+        "a time namespace and an init besides."
+    )
     return f"{measured.table(('wall', 'cpu'))}\n\n{measured.claims(claims)}\n\n{note}", measured
 
 
@@ -125,7 +139,9 @@ def cli(rounds: int) -> tuple[str, Measured]:
         "nstool --version": [NSTOOL, "--version"],
         "nstool plan": [NSTOOL, "plan", "--", true],
     }  # fmt: skip
-    measured = interleave({name: lambda command=command: cold(command, 3) for name, command in commands.items()}, rounds)
+    measured = interleave(
+        {name: lambda command=command: cold(command, 3) for name, command in commands.items()}, rounds
+    )
     claims = [
         Claim("nstool run -- true", "python -c pass", 2.5, "cpu"),
         Claim("nstool run, no init, cgroup, seccomp", "python -c pass", 2.5, "cpu"),
@@ -137,15 +153,17 @@ def cli(rounds: int) -> tuple[str, Measured]:
     own = sum(name.startswith("nstool") for name in imported)
     bare = len(modules(["-c", "pass"]))
     note = (
-        f"`nstool run` imports {own} modules of nstool and {len(imported) - own - bare} of the standard library that a bare "
-        f"interpreter does not; of {', '.join(HEAVY)}: {', '.join(heavy) or 'none'}."
+        f"`nstool run` imports {own} modules of nstool and {len(imported) - own - bare} others that a bare interpreter "
+        f"does not; of {', '.join(HEAVY)}: {', '.join(heavy) or 'none'}."
     )
     return f"{measured.table(('cpu', 'wall'))}\n\n{measured.claims(claims)}\n\n{note}", measured
 
 
 def modules(command: list[str]) -> list[str]:
     """Names of the modules that a Python program imports."""
-    run = subprocess.run([PYTHON, "-X", "importtime", *command], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    run = subprocess.run(
+        [PYTHON, "-X", "importtime", *command], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
     lines = [line for line in run.stderr.splitlines() if line.startswith("import time:")]
     return [line.split("|")[2].strip() for line in lines[1:]]
 
@@ -161,7 +179,8 @@ def sustained(rounds: int) -> tuple[str, Measured]:
             cases[f"nstool default, {count}"] = lambda count=count: default("rate", threads=count, seconds=1)
         measured = interleave(cases, rounds)
     rows = [
-        [name, f"{1e3 / measured.min(name, 'each'):.0f}", f"{1e3 / measured.median(name, 'each'):.0f}"] for name in cases
+        [name, f"{1e3 / measured.min(name, 'each'):.0f}", f"{1e3 / measured.median(name, 'each'):.0f}"]
+        for name in cases
     ]
     claims = [Claim(f"nstool seven, {count}", f"floor seven, {count}", metric="each") for count in threads]
     head = ["threads", "launches/s, best round", "median round"]
@@ -189,15 +208,17 @@ def live(rounds: int) -> tuple[str, Measured]:
                 now = Measured(samples)
                 own = (memory["launcher"][0] - first["launcher"][0]) / count
                 host = (memory["host"][0] - first["host"][0]) / count
-                rows.append(
-                    [name, f"{now.min(name):.2f}", f"{now.median(name):.2f}", f"{min(floors):.2f}",
-                     f"{memory['init'][0]:.0f}", f"{own:.0f}" if count > 1 else "", f"{host:.0f}" if count >= 100 else ""]
-                )  # fmt: skip
+                kept = [
+                    f"{memory['init'][0]:.0f}",
+                    f"{own:.0f}" if count > 1 else "",
+                    f"{host:.0f}" if count >= 100 else "",
+                ]
+                rows.append([name, f"{now.min(name):.2f}", f"{now.median(name):.2f}", f"{min(floors):.2f}", *kept])
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     head = ["", "launch min ms", "median ms", "floor seven min ms", "init kB", "launcher kB each", "host kB each"]
     note = (
         "init and launcher: private memory of our processes, the launcher's being the growth of the Python process. "
-        "host: what the whole machine uses more, the payload and the kernel's own (namespaces, mounts, cgroups) included."
+        "host: what the whole machine uses more, with the payload and the kernel's own (namespaces, mounts, cgroups)."
     )
     return f"{table(head, rows)}\n\n{note}", Measured(samples)
 
@@ -215,28 +236,32 @@ def memory(rounds: int) -> tuple[str, Measured]:
     rows = []
     for name, command in commands.items():
         command = [f"bench{os.getpid()}" if word == "@ID@" else word for word in command]
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
         try:
             tree = settled(process, sleep)
             if tree:
                 kept = {pid: measure.private_kb(pid) for pid in tree}
                 samples[name] = [{"kb": [float(sum(kept.values()))]}]
                 each = ", ".join(f"{Path(f'/proc/{pid}/comm').read_text().strip()} {kb}" for pid, kb in kept.items())
-                limit = "≤ 1024: " + ("holds" if sum(kept.values()) <= 1024 else "missed") if "ns" in name[:2] else ""
+                ours = name in ("nstool run", "nsexec default")
+                limit = measure.verdict(1024, sum(kept.values()), sum(kept.values())) if ours else ""
                 rows.append([name, str(sum(kept.values())), each, limit])
         finally:
             end(process)
-    return table(["", "private kB", "processes", "target"], rows), Measured(samples)
+    return table(["", "private kB", "processes", "≤ 1024"], rows), Measured(samples)
 
 
 def settled(process: subprocess.Popen[bytes], program: str) -> list[int]:
-    """Wait until the payload runs; pids of the other processes of this tree. Empty: the launcher has given up."""
+    """Wait until the payload runs and its launcher rests; pids of the others of this tree. Empty: it has given up."""
     inode = os.stat(program).st_ino
     while process.poll() is None:
         tree = descendants(process.pid)
         payload = [pid for pid in tree if runs(pid, inode)]
         if payload:
-            return [pid for pid in tree if pid not in payload]
+            time.sleep(0.5)  # nstool run and bwrap have something to do yet
+            return [pid for pid in descendants(process.pid) if pid not in payload]
     return []
 
 
@@ -267,8 +292,14 @@ def end(process: subprocess.Popen[bytes]) -> None:
 
 def network(rounds: int) -> tuple[str, Measured]:
     """What a veth pair with a published port costs: until the command runs, and to end and undo it all."""
-    with Worker("default", "--program", "/bin/tiny_sleep") as plain, Worker("veth", "--program", "/bin/tiny_sleep") as veth:
-        cases = {"default": lambda: plain("parts", n=3), "default with veth and a published port": lambda: veth("parts", n=3)}
+    with (
+        Worker("default", "--program", "/bin/tiny_sleep") as plain,
+        Worker("veth", "--program", "/bin/tiny_sleep") as veth,
+    ):
+        cases = {
+            "default": lambda: plain("parts", n=3),
+            "default with veth and a published port": lambda: veth("parts", n=3),
+        }
         for case in cases.values():
             case()
         measured = interleave(cases, rounds)
@@ -276,8 +307,14 @@ def network(rounds: int) -> tuple[str, Measured]:
 
 
 SECTIONS = {
-    "warm": warm, "cold": cold_start, "cli": cli, "sustained": sustained, "live": live, "memory": memory, "network": network
-}  # fmt: skip
+    "warm": warm,
+    "cold": cold_start,
+    "cli": cli,
+    "sustained": sustained,
+    "live": live,
+    "memory": memory,
+    "network": network,
+}
 
 
 def prepare() -> None:
@@ -293,7 +330,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sections", nargs="*", metavar="SECTION", choices=[*SECTIONS, []])
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--realtime", action="store_true", help="run before all ordinary processes, sched(7), SCHED_FIFO")
+    parser.add_argument(
+        "--realtime", action="store_true", help="run before all ordinary processes, sched(7), SCHED_FIFO"
+    )
     parser.add_argument("--json", metavar="FILE", help="write every single value there")
     parser.add_argument("--write", metavar="FILE", help="replace the tables of these sections in a Markdown file")
     arguments = parser.parse_args()
@@ -306,7 +345,11 @@ def main() -> int:
         text, measured = SECTIONS[name](arguments.rounds)
         noise = f"load average {before:.1f} before, {os.getloadavg()[0]:.1f} after, {arguments.rounds} rounds"
         noise += ", SCHED_FIFO" if arguments.realtime else ""
-        spread = [measured.median(case, "wall") / measured.min(case, "wall") for case in measured.rounds if wall(measured, case)]
+        spread = [
+            measured.median(case, "wall") / measured.min(case, "wall")
+            for case in measured.rounds
+            if wall(measured, case)
+        ]
         if spread:
             noise += f"; medians are {min(spread):.1f} to {max(spread):.1f} times the minima"
         text = f"{text}\n\nNoise: {noise}."

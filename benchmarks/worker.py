@@ -15,6 +15,7 @@ import argparse
 import json
 import sys
 import threading
+from pathlib import Path
 from time import perf_counter
 
 from jobs import TRUE, spec
@@ -79,7 +80,7 @@ def _timed(action: object) -> float:
 
 
 def _used_kb() -> int:
-    rows = dict(line.split()[:2] for line in open("/proc/meminfo"))
+    rows = dict(line.split()[:2] for line in Path("/proc/meminfo").read_text().splitlines())
     return int(rows["MemTotal:"]) - int(rows["MemAvailable:"])
 
 

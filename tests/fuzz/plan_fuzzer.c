@@ -11,11 +11,13 @@
 #include <linux/mount.h>
 #include <linux/openat2.h>
 #include <linux/sched.h>
+#include <net/if.h>
 #include <poll.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
@@ -346,9 +348,11 @@ long nst_raw6(long nr, long a, long b, long c, long d, long e, long f)
 	case __NR_fcntl:
 		return b == F_DUPFD || b == F_DUPFD_CLOEXEC ? new_fd() : 0;
 	case __NR_ioctl:
-		if (c && (size_t)c > 4096 && (unsigned long)b != 0x5441) /* TIOCGPTPEER has flags, not a pointer */
-			writes(c, 40);
-		return (unsigned long)b == 0x5441 ? new_fd() : 0;
+		if (b == SIOCSIFFLAGS || b == TIOCSPTLCK) { /* the others take numbers */
+			reads(c, sizeof(struct ifreq));
+			writes(c, sizeof(struct ifreq));
+		}
+		return b == TIOCGPTPEER ? new_fd() : 0;
 	case __NR_socketpair:
 		((int32_t *)d)[0] = (int32_t)new_fd();
 		((int32_t *)d)[1] = (int32_t)new_fd();
