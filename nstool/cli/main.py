@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _signal
 import os
 import sys
 
@@ -38,6 +39,7 @@ def main() -> None:
 
 def run(argv: list[str]) -> int:
     """Run the command line; the exit status."""
+    _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)  # ignored by who started us, it would reap our children
     try:
         if argv and argv[0] == "run" and not _asks_help(argv[1:]):
             import gc

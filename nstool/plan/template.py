@@ -11,6 +11,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from nstool.spec.model import Spec
+
 # A lease whose values are told from all else in a plan, and are replaced by the real ones.
 TOKENS = Lease(
     name="nstool-token-name",
@@ -22,6 +24,13 @@ TOKENS = Lease(
 )
 _FIELDS = ("name", "uid_base", "gid_base", "cgroup", "monotonic", "boottime")
 _NAME, _ID = "nstool-token-", "199999990"  # what the tokens begin with
+
+
+def speaks_of_tokens(spec: Spec) -> bool:
+    """Whether a spec holds text that a template would take for a token and replace."""
+    text = repr(spec)
+    return _NAME in text or _ID in text
+
 
 _FLAGS_AT = 28  # of struct nst_plan
 

@@ -11,7 +11,7 @@ from nstool.frozen import Frozen
 from nstool.plan import build
 from nstool.plan.lease import Lease
 from nstool.plan.steps import Plan
-from nstool.plan.template import TOKENS, Program, Template
+from nstool.plan.template import TOKENS, Program, Template, speaks_of_tokens
 from nstool.plan.template import program as whole
 from nstool.sandbox import cgroups, engine, host, journal, leases
 from nstool.spec.model import Spec
@@ -334,7 +334,7 @@ class Prepared:
         # What is derived from an address cannot be filled in afterwards; making the link costs far more.
         # Nor is an external step's part; unpacking costs far more, too.
         linked = spec.net.mode in leases.NET_MODES or spec.root.type == "tarball"
-        self._template = None if linked else Template(self._plan)
+        self._template = None if linked or speaks_of_tokens(spec) else Template(self._plan)
         own_ids = facts.privileged and spec.namespaces.user == "new" and not spec.uid_map
         self._cgroup_paths = build.cgroup_paths(spec, facts, TOKENS)
         self._registered = bool(spec.name or linked or own_ids or self._cgroup_paths)

@@ -333,3 +333,15 @@ def test_detached_launch_that_fails_says_so() -> None:
     assert done.returncode == 127
     assert done.stderr.startswith("nstool: ")
     assert nstool("run", "--log", "x", "--", "true").returncode == 2
+
+
+def test_text_that_looks_like_a_placeholder_is_passed_on() -> None:
+    """A plan is made from a template; what the spec says is never taken for a value to fill in."""
+    done = nstool("run", "--env", "X=1999999901 nstool-token-name", "--", "sh", "-c", "echo $X")
+    assert done.stdout == "1999999901 nstool-token-name\n"
+
+
+def test_status_is_known_where_children_are_reaped_unasked() -> None:
+    """Started with SIGCHLD ignored, the launcher still learns how the command ended."""
+    script = f"trap '' CHLD; {NSTOOL} run --no-init -- sh -c 'exit 4'; echo $?"
+    assert subprocess.run(["sh", "-c", script], capture_output=True, text=True, timeout=60).stdout == "4\n"
