@@ -96,7 +96,7 @@ def _orders(sandbox: Sandbox) -> tuple[list[bytes], bool]:
                 in_python = True
         words += [("f", link) for link in leases.links(sandbox.lease)]
         words += [("f", f"{directory}/journal"), ("d", directory)]
-        words += [("p", word) for word in (sys.executable, "-m", "nstool.cli.finish", name)]
+        words += [("p", word) for word in (sys.executable, "-I", "-m", "nstool.cli.finish", name)]
         words += [("e", f"{key}={value}") for key, value in os.environ.items()]
     memory = sandbox.cgroups.get("memory")
     if memory:

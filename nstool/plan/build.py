@@ -53,10 +53,10 @@ def plan(spec: Spec, host: Host, lease: Lease) -> Plan:
         *(time.steps(spec, lease)),
         *_child_steps(idmaps, host),
         *(_leave(name) for name in outer),
-        *(user.map_steps(idmaps, host) if idmaps else ()),
-        *(s for s in links if s.who == LAUNCHER and s.args[0] not in _BEFORE),
-        Step(LAUNCHER, "release", (), "what is the launcher's is done: let init go on"),
-        Step(INIT, "wait", (), "until the launcher has done its part"),
+        *_meanwhile(
+            (*(user.map_steps(idmaps, host) if idmaps else ()),)
+            + tuple(s for s in links if s.who == LAUNCHER and s.args[0] not in _BEFORE)
+        ),
         *(_join(name, INIT) for name in joined if name not in outer),
         *_after_join(new, joined, host),
         *groups.init,
@@ -97,7 +97,18 @@ def _cgroups(spec: Spec, host: Host, lease: Lease) -> cgroups.CgroupSteps:
     return cgroups.steps(spec.limits, lease, host.cgroups)
 
 
-_BEFORE = ("port_claim", "ip_forward", "bridge_create")  # external steps that need no process yet
+_BEFORE = ("forwarding_acquire", "nft_publish")  # external steps that need no process yet
+
+
+def _meanwhile(steps: tuple[Step, ...]) -> tuple[Step, ...]:
+    """What the launcher does for the new process, which waits for it; without any there is nothing to wait for."""
+    if not steps:
+        return ()
+    return (
+        *steps,
+        Step(LAUNCHER, "release", (), "what is the launcher's is done: let init go on"),
+        Step(INIT, "wait", (), "until the launcher has done its part"),
+    )
 
 
 def _given(spec: Spec, host: Host) -> tuple[str, ...]:

@@ -45,8 +45,6 @@ def into_sandbox(spec: Spec, host: Host, target: Target) -> Plan:
         *groups,
         Step(LAUNCHER, "clone3", (0, -1, 0), "the process that joins"),
         Step(CHILD, "exec_init", (), "nsexec takes over: no memory of the launcher is seen inside"),
-        Step(LAUNCHER, "release", (), "let it go on"),
-        Step(INIT, "wait", (), "until the launcher is ready"),
         user.undumpable(INIT, "nobody inside traces who comes in (CVE-2016-9962)"),
         *(
             (Step(INIT, "setns", (Fd("target"), flags), f"join {names} at once, through a pidfd", man="setns(2)"),)
@@ -127,8 +125,6 @@ def into_namespaces(
     steps += [
         Step(LAUNCHER, "clone3", (0, -1, 0), "the process that joins"),
         Step(CHILD, "exec_init", (), "nsexec takes over: a process with threads may not join mnt, user or time"),
-        Step(LAUNCHER, "release", (), "let it go on"),
-        Step(INIT, "wait", (), "until the launcher is ready"),
     ]
     for name in order:
         steps.append(

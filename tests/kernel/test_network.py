@@ -14,6 +14,7 @@ import subprocess
 import threading
 from collections.abc import Callable
 from types import SimpleNamespace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -105,6 +106,8 @@ class Lab:
         kernel.mount("none", "/", flags=kernel.MS_REC | kernel.MS_PRIVATE)
         kernel.mount("tmpfs", "/run", "tmpfs")
         os.mkdir("/run/nstool")
+        # A new network namespace begins with the host's own settings, which another test may have changed.
+        Path("/proc/sys/net/ipv4/ip_forward").write_text("0")
         sh("ip link set lo up")
         self.processes: list[subprocess.Popen[str]] = []
         self.stack = contextlib.ExitStack()

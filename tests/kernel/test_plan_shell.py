@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import re
+import select
 import shutil
 import signal
 import subprocess
@@ -94,8 +95,8 @@ def written(spec: Spec, place: Workplace) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def script(spec: Spec, place: Workplace) -> Iterator[str]:
-    """The script of a spec as a file; at the end nothing of its own directory may be left."""
+def script(spec: Spec, place: Workplace, *, tidy: bool = True) -> Iterator[str]:
+    """The script of a spec as a file. tidy: at the end nothing of its own directory may be left."""
     path = place.own / "script.sh"
     with written(spec, place) as file:
         made = subprocess.run([NSTOOL, "plan", "--sh", file], capture_output=True, timeout=60)
@@ -103,7 +104,7 @@ def script(spec: Spec, place: Workplace) -> Iterator[str]:
     path.write_bytes(made.stdout)
     try:
         yield str(path)
-        assert not list(place.own.glob("nstool.*"))
+        assert not tidy or not list(place.own.glob("nstool.*"))
     finally:
         path.unlink()
 
@@ -324,14 +325,16 @@ def started(path: str, place: Workplace) -> Iterator[subprocess.Popen[str]]:
 def test_sandbox_dies_with_a_killed_script(name: str, workplace: Workplace) -> None:
     """SIGKILL of the script ends its processes; its cgroups and directory stay, as its first lines say."""
     spec = Spec(command=("sh", "-c", "echo ready; exec sleep 1000"), name=name, terminal="never")
-    with contextlib.suppress(AssertionError), script(spec, workplace) as path, started(path, workplace) as process:
+    with script(spec, workplace, tidy=False) as path, started(path, workplace) as process:
         assert "killed by SIGKILL leaves behind" in Path(path).read_text()
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
         cgroups = re.findall(r"^    remove_cgroup (.*)", Path(path).read_text(), re.M)
         process.kill()
+        poll = select.poll()
+        poll.register(process.stdout, select.POLLIN)
+        assert poll.poll(10_000), "the command is still there"
         assert process.stdout.read() == ""  # the last holder of the pipe has ended: command, init and unshare
-        process.wait(30)
     (left,) = workplace.own.glob("nstool.*")
     shutil.rmtree(left)
     assert cgroups
@@ -379,7 +382,7 @@ def test_script_makes_what_run_makes_for_an_ordinary_user(
     spec = probing(name, limits=Limits(memory=0, pids=0), **changes)
 
     def act() -> list[tuple[int, str, str]]:
-        file, path = Path.home() / "spec.json", Path.home() / "script.sh"
+        file, path = (Path.home() / f"{name}{suffix}" for suffix in (".json", ".sh"))  # all workers share the home
         file.write_text(json.dumps(spec.changed()))
         results = []
         for words in ([NSTOOL, "run", str(file)], [NSTOOL, "plan", "--sh", str(file)], ["sh", str(path)]):
@@ -396,6 +399,29 @@ def test_script_makes_what_run_makes_for_an_ordinary_user(
     assert {key: found[key] for key in found if key not in ALLOWED} == {
         key: expected[key] for key in expected if key not in ALLOWED
     }
+
+
+def test_a_compiled_plan_is_shown_like_the_one_it_was_made_of(name: str, workplace: Workplace) -> None:
+    """nstool plan FILE: the same calls; its script runs. It knows no reasons and no names of fds any more."""
+    spec = Spec(command=("echo", "compiled"), name=name, terminal="never")
+    compiled = workplace.own / "compiled.plan"
+    try:
+        with written(spec, workplace) as file:
+            subprocess.run([NSTOOL, "compile", "-o", compiled, file], check=True, timeout=60)
+            texts = [
+                subprocess.run([NSTOOL, "plan", "--json", path], check=True, capture_output=True, timeout=60).stdout
+                for path in (file, compiled)
+            ]
+        of_spec, of_file = ([step["call"] for step in json.loads(text)["steps"]] for text in texts)
+        assert of_file == of_spec
+        path = workplace.own / "compiled.sh"
+        made = subprocess.run([NSTOOL, "plan", "--sh", compiled], check=True, capture_output=True, timeout=60)
+        path.write_bytes(made.stdout)
+        done = run_script(str(path), workplace)
+        path.unlink()
+    finally:
+        compiled.unlink(missing_ok=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "compiled\n", "")
 
 
 @pytest.mark.needs("shellcheck")
