@@ -12,7 +12,7 @@ BENCH   := benchmarks/run.py
 # Debian's names. Building stops when one of the first list is missing; without those of the second, something
 # cannot be run or tested, and the tests say what.
 BUILD_PACKAGES := gcc libc6-dev libcap-dev libseccomp2
-USE_PACKAGES   := nftables uidmap iproute2 strace busybox-static
+USE_PACKAGES   := nftables uidmap iproute2 strace busybox-static shellcheck
 LINT_PACKAGES  := clang clang-format
 ifneq ($(filter /usr/bin/% /bin/%,$(shell command -v $(PYTHON) 2>/dev/null)),)
 BUILD_PACKAGES += python3-venv python3-dev

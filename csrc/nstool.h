@@ -199,8 +199,8 @@ struct nst_orders {
 	int32_t with_init;
 	int32_t in_python; /* undoing needs more than removing files */
 	int32_t reserved;
-	uint64_t signals;	/* mask of those that are forwarded, SIGWINCH and SIGCHLD too */
-	uint8_t termios[64];	/* the caller's settings, as TCGETS gives them */
+	uint64_t signals;    /* mask of those that are forwarded, SIGWINCH and SIGCHLD too */
+	uint8_t termios[64]; /* the caller's settings, as TCGETS gives them */
 };
 
 /* What launch.c hands to init.c, before the plan in the same memfd. */

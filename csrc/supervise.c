@@ -15,9 +15,9 @@
 
 enum {
 	CHUNK = 16 << 10,
-	TRIES = 200,	     /* of a directory that is still busy, 5 ms apart */
+	TRIES = 200, /* of a directory that is still busy, 5 ms apart */
 	PAUSE_NS = 5000000,
-	RUN_DIR_LOCK = 2,    /* LOCK_EX, flock(2) */
+	RUN_DIR_LOCK = 2, /* LOCK_EX, flock(2) */
 };
 
 /* The orders in the memfd, followed by their text: NUL-terminated strings, each with a letter before it. */

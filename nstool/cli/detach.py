@@ -16,7 +16,8 @@ def detached(log: str, run: Callable[[int, Callable[[str], None]], int]) -> int:
     """Run in a background process of its own session; the exit status of the foreground.
 
     log: file that takes the command's output, appended; empty for none. run(output, started)
-    launches with the fd output for stderr and supervises; it calls started(name) when the command runs, or returns a status after saying why on stderr.
+    launches with the fd output for stderr and supervises; it calls started(name) when the command runs,
+    or returns a status after saying why on stderr.
     """
     output = os.open(log or os.devnull, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
     reader, writer = os.pipe()

@@ -54,8 +54,8 @@ def plan(spec: Spec, host: Host, lease: Lease) -> Plan:
         *_child_steps(idmaps, host),
         *(_leave(name) for name in outer),
         *_meanwhile(
-            (*(user.map_steps(idmaps, host) if idmaps else ()),)
-            + tuple(s for s in links if s.who == LAUNCHER and s.args[0] not in _BEFORE)
+            *(user.map_steps(idmaps, host) if idmaps else ()),
+            *(s for s in links if s.who == LAUNCHER and s.args[0] not in _BEFORE),
         ),
         *(_join(name, INIT) for name in joined if name not in outer),
         *_after_join(new, joined, host),
@@ -100,7 +100,7 @@ def _cgroups(spec: Spec, host: Host, lease: Lease) -> cgroups.CgroupSteps:
 _BEFORE = ("forwarding_acquire", "nft_publish")  # external steps that need no process yet
 
 
-def _meanwhile(steps: tuple[Step, ...]) -> tuple[Step, ...]:
+def _meanwhile(*steps: Step) -> tuple[Step, ...]:
     """What the launcher does for the new process, which waits for it; without any there is nothing to wait for."""
     if not steps:
         return ()
@@ -230,8 +230,8 @@ def _after_join(new: set[str], joined: dict[str, str], host: Host) -> tuple[Step
     for name in ("pid", "time"):
         if name in new and (name == "pid" or not host.privileged):
             raise SpecError(
-                f"a new {name} namespace would belong to your user namespace, not to the joined one, for the first process "
-                f"in it is made before joining: join a {name} namespace too, or share the host's",
+                f"a new {name} namespace would belong to your user namespace, not to the joined one, for the first "
+                f"process in it is made before joining: join a {name} namespace too, or share the host's",
                 f"namespaces.{name}",
             )
     flags = 0

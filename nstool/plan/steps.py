@@ -8,7 +8,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import TypeAlias
 
-    Arg: TypeAlias = "int | str | bytes | None | Fd | tuple[str, ...] | dict[str, object]"
+    Arg: TypeAlias = "int | str | bytes | Fd | tuple[str, ...] | dict[str, object] | None"
 
 # Who acts. The launcher is outside; the child is the new process before it becomes init (it
 # borrows the launcher's memory); init is nsexec, PID 1 inside; the payload is the user's command.

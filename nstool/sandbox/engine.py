@@ -153,7 +153,8 @@ class Process:
         if not self.program.init:
             import _signal  # the C half of signal, which does not import enum
 
-            return _signal.pidfd_send_signal(self.pidfd, number)
+            _signal.pidfd_send_signal(self.pidfd, number)
+            return
         import _socket
 
         message = ffi.new("struct nst_message *", {"type": lib.NST_MSG_SIGNAL, "detail": number})
@@ -181,7 +182,8 @@ class Process:
             try:
                 _signal.pidfd_send_signal(self.pidfd, 9)
             except ProcessLookupError:  # it has been reaped already
-                return self.close()
+                self.close()
+                return
             self.reap()
         self.close()
 
@@ -238,7 +240,7 @@ def start(
         while (result := lib.nst_launch_run(launch)) == 1:
             step = program.plan.steps[launch.next]
             try:
-                external(step.args[0], step.args[1], launch.pid)  # type: ignore[arg-type]
+                external(step.args[0], step.args[1], launch.pid)
             except OSError as error:
                 raise _external_failed(program.plan, launch.next, error) from error
             launch.next += 1

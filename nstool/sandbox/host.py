@@ -10,6 +10,10 @@ from nstool.plan.host import COVERED, MASKED_PROC, SCRATCH, Host, SubIds
 from nstool.sandbox import cgroups
 from nstool.spec.model import Mount, Spec
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
 RESOLV_CONF = "/etc/resolv.conf"
 # Where systemd-resolved keeps the servers it asks, when resolv.conf names itself. systemd-resolved(8).
 UPLINK = "/run/systemd/resolve/resolv.conf"
@@ -191,7 +195,7 @@ def _resolv_conf(prefix: str) -> str:
     return path
 
 
-def _helpers(uid: int, gid: int) -> dict[str, object]:
+def _helpers(uid: int, gid: int) -> dict[str, Any]:
     """What an ordinary user has for maps of several ids: newuidmap(1), subuid(5)."""
     import pwd
 
@@ -199,7 +203,7 @@ def _helpers(uid: int, gid: int) -> dict[str, object]:
         name = pwd.getpwuid(uid).pw_name
     except KeyError:  # a uid without an account, as in many containers
         name = str(uid)
-    facts: dict[str, object] = {}
+    facts: dict[str, Any] = {}
     for field, path in (("subuid", "/etc/subuid"), ("subgid", "/etc/subgid")):
         ranges = []
         for line in _read(path).splitlines():

@@ -9,6 +9,7 @@ from _thread import RLock, allocate_lock
 from nstool.errors import KernelError, NstoolError, SandboxGone
 from nstool.frozen import Frozen
 from nstool.plan import build
+from nstool.plan.host import Host
 from nstool.plan.lease import Lease
 from nstool.plan.steps import Plan
 from nstool.plan.template import TOKENS, Program, Template, speaks_of_tokens
@@ -457,7 +458,7 @@ def _given(
     streams: tuple[int | None, ...],
     pass_fds: tuple[int, ...] | None,
     opened: list[int],
-    facts: host.Host,
+    facts: Host,
     lease: Lease,
 ) -> dict[str, int]:
     given: dict[str, int] = {}

@@ -195,7 +195,9 @@ def test_terminal_settings_come_back() -> None:
             [
                 sys.executable,
                 "-c",
-                f"import os; os.setsid(); import fcntl, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv({NSTOOL!r}, {[NSTOOL, 'run', '--', 'sh', '-c', script]!r})",
+                "import fcntl, os, sys, termios; os.setsid(); fcntl.ioctl(0, termios.TIOCSCTTY, 0); "
+                "os.execv(sys.argv[1], sys.argv[1:])",
+                *(NSTOOL, "run", "--", "sh", "-c", script),
             ],
             stdin=slave,
             stdout=slave,
@@ -217,7 +219,10 @@ def test_exec_joins_a_running_sandbox(name: str) -> None:
     """Same namespaces, same ids, no capability, same filter, its own status; the sandbox goes on."""
     with running("run", "--name", name, "--", "sh", "-c", "echo ready; read x") as process:
         init = json.loads(nstool("ps", "--json").stdout)[0]["init_pid"]
-        script = "readlink /proc/self/ns/* | sort -u; id -u; grep -E 'CapEff|CapBnd|NoNewPrivs|Seccomp:' /proc/self/status; exit 9"
+        script = (
+            "readlink /proc/self/ns/* | sort -u; id -u; "
+            "grep -E 'CapEff|CapBnd|NoNewPrivs|Seccomp:' /proc/self/status; exit 9"
+        )
         done = nstool("exec", name, "--", "sh", "-c", script)
         assert done.returncode == 9, done.stderr
         lines = done.stdout.split("\n")

@@ -13,8 +13,8 @@ import struct
 import subprocess
 import threading
 from collections.abc import Callable
-from types import SimpleNamespace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest

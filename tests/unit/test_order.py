@@ -280,10 +280,17 @@ def test_undo_is_listed_in_the_order_of_making(plan: Plan) -> None:
 
 @where("")
 def test_init_waits_for_the_launcher(plan: Plan) -> None:
-    """The first that init does is to wait; the last that the launcher does is to release it."""
-    wait, release = one(plan, INIT, "wait"), one(plan, LAUNCHER, "release")
-    assert wait == every(plan, INIT)[0]
-    assert release == every(plan, LAUNCHER)[-1]
+    """The first that init does is to wait; the last that the launcher does is to release it.
+
+    Where the launcher has nothing to do for it, neither: each costs a sleep and a wake-up.
+    """
+    launchers = every(plan, LAUNCHER)
+    meanwhile = [n for n in launchers if n > one(plan, LAUNCHER, "clone3") and plan.steps[n].call != "setns"]
+    if not meanwhile:
+        assert not at(plan, INIT, "wait")
+        return
+    assert one(plan, INIT, "wait") == every(plan, INIT)[0]
+    assert one(plan, LAUNCHER, "release") == launchers[-1]
 
 
 @where(USER)
