@@ -154,7 +154,7 @@ static void run_init_steps(void)
 
 static int64_t microseconds(const struct __kernel_old_timeval *t)
 {
-	return (int64_t)t->tv_sec * 1000000 + t->tv_usec;
+	return (int64_t)((uint64_t)t->tv_sec * 1000000 + (uint64_t)t->tv_usec); /* as it comes: no overflow to trap */
 }
 
 /* Reap whoever has ended. When it was the payload, report and leave, which ends the namespace. */

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import os
 import select
@@ -451,10 +452,23 @@ TAR_HOSTILE = {
 }
 
 
+def point_to(victim: Path, entry: tuple[tarfile.TarInfo, bytes]) -> tuple[tarfile.TarInfo, bytes]:
+    """Return the member with its symlink to /tmp led to the victim instead."""
+    info, content = entry
+    if info.linkname == "/tmp":
+        info = copy.copy(info)
+        info.linkname = str(victim)
+    return info, content
+
+
 @pytest.mark.parametrize("what", TAR_HOSTILE)
 def test_a_hostile_tarball_is_refused(act: Act, place: Path, what: str) -> None:
     """With the member named, status 2, and nothing is left or made outside."""
     members, message = TAR_HOSTILE[what]
+    victim = place / "victim"  # stands for a directory of the host, which a broken check would change
+    victim.mkdir()
+    before = victim.stat()
+    members = [point_to(victim, m) for m in members]
     path = make_tar(place / "root.tar", member("etc", type=tarfile.DIRTYPE, mode=0o755), member("etc/f", "x"), *members)
     words = ["--memory", "0", "--pids", "0", "--root", str(path), "--root-size", "60k"]
 
@@ -466,7 +480,8 @@ def test_a_hostile_tarball_is_refused(act: Act, place: Path, what: str) -> None:
     assert message in ran.err
     assert "member" in ran.err
     assert left == []
-    for directory in ("/tmp", place, place.parent, roots().parent):
+    assert (victim.stat().st_uid, victim.stat().st_mode) == (before.st_uid, before.st_mode)
+    for directory in (victim, place, place.parent, roots().parent):
         assert not Path(directory, "nstool-evil").exists()
 
 
