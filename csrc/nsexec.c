@@ -332,13 +332,23 @@ static void open_streams(const char *file)
 	}
 }
 
-/* Remove what an earlier run of this plan left when it was killed. What is in use is busy, and stays. */
-static void sweep(struct nst_launch *l)
+/* Put our pid where the plan says @nsexec-pid@: what two runs of one plan make has different names. */
+static void stamp(uint8_t *plan)
 {
-	nst_launch_begin(l);
-	l->next = (int32_t)((const struct nst_plan *)l->plan)->n_steps;
-	nst_launch_undo(l);
-	nst_launch_begin(l);
+	static const char token[] = "@nsexec-pid@";
+	struct nst_plan *h = (struct nst_plan *)plan;
+	uint8_t *p = plan + h->pool_offset, *end = p + h->pool_size;
+	const long width = sizeof token - 1;
+	long pid = nst_raw0(__NR_getpid), i, n;
+
+	for (; end - p >= width; p++) {
+		for (i = 0; i < width && p[i] == (uint8_t)token[i]; i++)
+			;
+		if (i < width)
+			continue;
+		for (n = pid, i = width; i--; n /= 10)
+			p[i] = (uint8_t)('0' + n % 10);
+	}
 }
 
 static int run(const char *file, char *const *args)
@@ -346,6 +356,7 @@ static int run(const char *file, char *const *args)
 	static struct nst_launch l = {.slots = {0, 1, 2}};
 	uint64_t all = ~0ull, dfl[4] = {0}; /* struct kernel_sigaction: SIG_DFL, no flags */
 	int status;
+	uint8_t *plan;
 	long image, signals, r;
 
 	/* First of all: no signal ends us with a cgroup left behind, and no write to a closed pipe either. */
@@ -353,7 +364,9 @@ static int run(const char *file, char *const *args)
 	/* A caller that ignores SIGCHLD hands this down, and then there would be no status to wait for. */
 	nst_raw4(__NR_rt_sigaction, SIGCHLD, NST_P(&dfl), 0, 8);
 	open_streams(file);
-	l.plan = prepare(file, args);
+	plan = prepare(file, args);
+	stamp(plan);
+	l.plan = plan;
 	l.size = ((const struct nst_plan *)l.plan)->size;
 	image = make_image();
 	if (image < 0)
@@ -362,7 +375,7 @@ static int run(const char *file, char *const *args)
 	signals = nst_raw4(__NR_signalfd4, -1, NST_P(&all), 8, O_CLOEXEC | O_NONBLOCK);
 	if (signals < 0)
 		die(CANNOT, "signalfd", file, signals);
-	sweep(&l);
+	nst_launch_begin(&l);
 	r = nst_launch_run(&l);
 	nst_launch_close(&l);
 	if (r < 0) {

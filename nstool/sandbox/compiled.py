@@ -12,14 +12,16 @@ from nstool.spec.model import Spec
 
 # Host ids of all sandboxes from compiled plans: below those that leases.py gives to one sandbox each.
 ID_BASE = 0x6FFF0000
+PID_TOKEN = "@nsexec-pid@"  # nsexec puts its pid there, in 12 digits (csrc/nsexec.c, stamp)
 STREAMS = ("stdin", "stdout", "stderr")
 
 
 def compile_spec(spec: Spec) -> bytes:
     """Return the compiled plan of a checked spec. Raises SpecError for what nsexec cannot do.
 
-    The name, the host ids (ID_BASE, shared by all compiled plans) and the cgroup are fixed here, so a
-    plan with limits runs once at a time: the second run fails at making the cgroup.
+    The name and the host ids (ID_BASE, shared by all compiled plans) are fixed here; the cgroup is named
+    after the process that runs the plan, so several can run at once. What a killed one leaves, an empty
+    cgroup, `nstool cleanup` removes.
     """
     if spec.terminal == "always":
         raise SpecError("nsexec relays no terminal: the standard streams are passed as they are", "terminal")
@@ -33,7 +35,7 @@ def compile_spec(spec: Spec) -> bytes:
     facts = host.read(spec)
     name = spec.name or "compiled"
     # Its clocks are the host's: what makes them begin at zero is known only when it runs.
-    lease = Lease(name, ID_BASE, ID_BASE, 65536, f"nstool-{name}-compiled")
+    lease = Lease(name, ID_BASE, ID_BASE, 65536, f"nstool-{name}-{PID_TOKEN}")
     plan = build.plan(spec, facts, lease)
     if plan.given != STREAMS:
         what = "pass_fds" if spec.pass_fds else "an id-mapped mount"

@@ -258,9 +258,32 @@ def cleanup() -> tuple[Cleaned, ...]:
         except (OSError, NstoolError) as error:
             failed.append(str(error))
     leases.release_orphans()
+    cleaned += _compiled()
     if failed:
         raise NstoolError("\n".join(failed))
     return tuple(cleaned)
+
+
+def _compiled() -> list[Cleaned]:
+    """Remove the empty cgroups of nsexec runs that were killed: they have no journal, their name tells the pid."""
+    from nstool.sandbox import cgroups
+
+    layout = cgroups.layout()
+    bases = {controller.base for controller in layout.controllers.values() if controller.base} | {layout.unified_base}
+    done: dict[str, list[str]] = {}
+    for base in sorted(bases - {""}):
+        for entry in os.listdir(base):
+            pid = entry.rpartition("-")[2]
+            if not entry.startswith("nstool-") or len(pid) != 12 or not pid.isdecimal() or rundir.starttime(int(pid)):
+                continue
+            try:
+                os.rmdir(f"{base}/{entry}")
+            except OSError as error:
+                if error.errno != EBUSY:  # somebody lives there: a pid that is not of our pid namespace
+                    raise
+            else:
+                done.setdefault(entry, []).append(f"removed {base}/{entry}")
+    return [Cleaned(entry, tuple(lines)) for entry, lines in done.items()]
 
 
 def clean(name: str, *, wait: bool = True) -> tuple[str, ...] | None:

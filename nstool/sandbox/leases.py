@@ -332,7 +332,7 @@ def release_all(name: str) -> list[str]:
     return [
         f"released {kind[:-1]} {entry}"
         for kind in ("ids", "nets")
-        for entry in os.listdir(f"{directory}/{kind}")
+        for entry in _entries(f"{directory}/{kind}")
         if _release_link(f"{directory}/{kind}/{entry}", name)
     ]
 
@@ -341,10 +341,17 @@ def release_orphans() -> None:
     """Give back leases whose sandbox has no directory: somebody removed that by hand."""
     directory = rundir.path()
     for kind in ("ids", "nets"):
-        for entry in os.listdir(f"{directory}/{kind}"):
+        for entry in _entries(f"{directory}/{kind}"):
             owner = _owner(f"{directory}/{kind}/{entry}")
             if owner and not os.path.lexists(f"{directory}/sandboxes/{owner}"):
                 _release_link(f"{directory}/{kind}/{entry}", owner)
+
+
+def _entries(directory: str) -> list[str]:
+    try:
+        return os.listdir(directory)
+    except FileNotFoundError:  # nothing of this kind was ever leased here
+        return []
 
 
 def _owner(path: str) -> str:
