@@ -71,11 +71,10 @@ def paragraphs(command: click.Command) -> list[str]:
 
 def options(name: str, command: click.Command) -> list[tuple[str, str]]:
     """Return (option with its value, sentence) of each option of a command."""
-    if name == "run":
-        return [(run_option(option), option.description) for option in OPTIONS]
-    found = []
+    found = [(run_option(option), option.description) for option in OPTIONS] if name == "run" else []
+    table = {option.name for option in OPTIONS} if name == "run" else set()
     for option in command.params:
-        if isinstance(option, click.Option):
+        if isinstance(option, click.Option) and option.opts[0] not in table:
             choices = "|".join(option.type.choices) if isinstance(option.type, click.Choice) else ""
             value = f" {option.metavar or choices}".rstrip()
             found.append((", ".join(option.opts) + value, option.help or ""))

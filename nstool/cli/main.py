@@ -39,6 +39,7 @@ def main() -> None:
 
 def run(argv: list[str]) -> int:
     """Run the command line; the exit status."""
+    _open_streams()
     _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)  # ignored by who started us, it would reap our children
     try:
         if argv and argv[0] == "run" and not _asks_help(argv[1:]):
@@ -54,6 +55,15 @@ def run(argv: list[str]) -> int:
         return 128 + 13
     except (Exception, KeyboardInterrupt) as error:
         return report(error)
+
+
+def _open_streams() -> None:
+    """Open /dev/null for standard streams that are closed, or the next file that is opened would be one."""
+    for fd in (0, 1, 2):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number: this one
 
 
 def _asks_help(words: list[str]) -> bool:

@@ -7,7 +7,7 @@ import click
 
 @click.command("pin")
 @click.option(
-    "--types", default="", help="Only these, comma-separated: net,uts,…; default: all that can be.", metavar="TYPES"
+    "--types", default="", help="Only these, comma-separated: net,uts,…; default: all but pid and mnt.", metavar="TYPES"
 )
 @click.argument("target")
 @click.argument("directory")

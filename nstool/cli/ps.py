@@ -28,5 +28,8 @@ def command(as_json: bool) -> int:
         age = f"{max(0, int(time.time() - r.created))} s"
         words = r.spec.get("command", ())
         table.add_row(r.name, state, str(r.init_pid or ""), str(r.pid), age, " ".join(map(str, words)))
-    Console().print(table)
+    console = Console()
+    if not console.is_terminal:  # a row is a line, however long
+        console = Console(width=10_000)
+    console.print(table)
     return 0

@@ -6,7 +6,7 @@ import sys
 
 from nstool.cli import options
 from nstool.cli.forward import FORWARDED, Forward
-from nstool.errors import SpecError
+from nstool.errors import NstoolError, SpecError
 from nstool.sandbox import journal
 from nstool.sandbox.launch import launch
 
@@ -27,8 +27,7 @@ OTHERS = {"--detach": False, "--log": True}
 def main(argv: list[str]) -> int:
     """Run ``nstool run`` with these words after it; the exit status."""
     spec, others = options.parse(argv, OTHERS)
-    if journal.stale():
-        journal.cleanup()
+    _clean_up()
     if not others:
         return _supervised(spec, lambda name: None)
     from nstool.cli.detach import detached
@@ -46,6 +45,15 @@ def main(argv: list[str]) -> int:
             return report(error)
 
     return detached(str(others.get("--log", "")), run)
+
+
+def _clean_up() -> None:
+    """Undo what killed launchers have left; what cannot be undone now does not keep anybody from working."""
+    try:
+        if journal.stale():
+            journal.cleanup()
+    except NstoolError as error:
+        sys.stderr.write(f"nstool: warning: leftovers of another sandbox: {error}\n")
 
 
 def _supervised(spec: Spec, started: Callable[[str], None], stderr: int | None = None) -> int:

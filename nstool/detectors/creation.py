@@ -330,7 +330,7 @@ def pidns_dead(scene: Scene) -> Answer:
             pid = path.split("/")[2] if path.startswith("/proc/") else ""
             if pid.isdecimal():
                 return {"what": f"process {pid}"} if not scene.exists(f"/proc/{pid}") else None
-            return None
+            return {"what": "its first process"} if path else None  # ENOMEM of a joined one says just this
     if not scene.exists("/proc/self/ns/pid"):
         return None
     children, own = scene.link("/proc/self/ns/pid_for_children"), scene.link("/proc/self/ns/pid")

@@ -31,6 +31,29 @@ class AsyncSandbox:
         """Send a signal to the command. Raises SandboxGone when it has ended."""
         self.sandbox.signal(number)
 
+    def kill(self) -> None:
+        """End everything in it at once."""
+        self.sandbox.kill()
+
+    @property
+    def name(self) -> str:
+        """The name by which `nstool exec` and others find it."""
+        return self.sandbox.name
+
+    @property
+    def pid(self) -> int:
+        """Pid of the command as the caller sees it. Raises SandboxGone when it has ended."""
+        return self.sandbox.pid
+
+    async def exec(self, *command: str, **streams: int | None) -> Exit:
+        """Run another command in the sandbox, with its credentials and hardening, and wait for its end."""
+        joined = await asyncio.to_thread(self.sandbox.exec, *command, **streams)
+        try:
+            await _readable(joined.pidfd)
+            return await asyncio.to_thread(joined.wait)
+        finally:
+            await asyncio.to_thread(joined.close)
+
     async def close(self) -> None:
         """End the sandbox if it runs, and undo what was made."""
         await asyncio.to_thread(self.sandbox.close)

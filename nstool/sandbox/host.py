@@ -27,6 +27,7 @@ def read(spec: Spec, terminals: tuple[int, ...] = ()) -> Host:
     uid, gid, groups = os.geteuid(), os.getegid(), tuple(os.getgroups())
     capabilities = effective_capabilities()
     privileged = bool(capabilities >> 21 & 1)  # CAP_SYS_ADMIN
+    _check_root(spec)
     network = spec.net.mode in ("veth", "bridge")
     directory = spec.root.path if spec.root.type == "directory" else ""
     prefix = directory.rstrip("/")
@@ -54,6 +55,19 @@ def read(spec: Spec, terminals: tuple[int, ...] = ()) -> Host:
         term=os.environ.get("TERM", ""),
         **({} if privileged else _helpers(uid, gid)),
     )
+
+
+def _check_root(spec: Spec) -> None:
+    """Raise SpecError for a root that is not there, or is not what its type says."""
+    root = spec.root
+    wanted = [("root.path", root.path, root.type == "directory")] if root.path else []
+    wanted += [(f"root.lower[{n}]", path, True) for n, path in enumerate(root.lower)]
+    wanted += [("root.upper", root.upper, True)] if root.upper else []
+    for key, path, directory in wanted:
+        if not os.path.exists(path):
+            raise SpecError(f"{path} does not exist on this host", key)
+        if directory and not os.path.isdir(path):
+            raise SpecError(f"{path} is no directory; a root from a file is a tarball: .tar, .tar.gz, .tar.xz", key)
 
 
 def effective_capabilities() -> int:

@@ -9,7 +9,7 @@ from nstool.kinds import KINDS
 from nstool.plan import join
 from nstool.plan.template import program
 from nstool.sandbox import engine, host, rundir
-from nstool.sandbox.launch import Exit, _exit, given_streams, report
+from nstool.sandbox.launch import Exit, _exit, above_streams, given_streams, report
 from nstool.spec.model import Spec
 
 TYPE_CHECKING = False
@@ -113,14 +113,19 @@ def exec_in(
     """
     streams = (stdin, stdout, stderr)
     own = tuple(n for n, fd in enumerate(streams) if fd is None and os.isatty(n)) if spec.terminal == "auto" else ()
+    opened: list[int] = []
     try:
-        pidfd = os.pidfd_open(init_pid)
-    except ProcessLookupError:
-        raise SandboxGone(f"the sandbox of init {init_pid} has ended") from None
-    opened = [pidfd]
-    try:
+        # The streams first: where one of them is closed, the next fd that is opened would be taken for it.
+        given = given_streams(streams, opened)
+        try:
+            low = os.pidfd_open(init_pid)
+        except ProcessLookupError:
+            raise SandboxGone(f"the sandbox of init {init_pid} has ended") from None
+        pidfd = above_streams(low)
+        os.close(low)
+        opened.append(pidfd)
         plan = join.into_sandbox(spec, host.read(Spec(proc="none"), own), _target(init_pid, cgroups))
-        given = given_streams(streams, opened) | {"target": pidfd}
+        given["target"] = pidfd
         given |= {f"pass{n}": fd for n, fd in enumerate(spec.pass_fds)}
         process = engine.start(program(plan), given, _no_external)
         try:
@@ -144,7 +149,9 @@ def exec_by_name(name: str, command: tuple[str, ...], changes: dict[str, object]
     record = rundir.find(name)
     if not record.init_alive:
         raise SandboxGone(f"sandbox {name!r} is not running yet, or has just ended")
-    spec = from_dict(record.spec | {"command": list(command)}).replace(pass_fds=(), **changes)
+    spec = from_dict(record.spec | {"command": list(command)}).replace(
+        **{"pass_fds": (), "terminal": "auto", **changes}
+    )
     return exec_in(spec, record.init_pid, record.cgroups)
 
 
@@ -175,9 +182,13 @@ def namespace_files(target: str, types: tuple[str, ...]) -> tuple[dict[str, str]
                 f"holds no pinned {missing[0] if missing else 'namespace'}; `nstool pin` makes them", target
             )
         return {name: path for name, path in found.items() if not types or name in types}, 0
+    if target in rundir.names():
+        return namespace_files(str(rundir.find(target).init_pid), types)
     path = target if "/" in target else f"/run/netns/{target}"
     if not os.path.exists(path):
-        raise SpecError(f"neither a pid, nor a file, nor a named network namespace ({path} does not exist)", target)
+        raise SpecError(
+            f"neither a pid, nor a file, nor a sandbox, nor a network namespace ({path} does not exist)", target
+        )
     kind = file_type(path)
     if types and types != (kind,):
         raise SpecError(f"is a {kind} namespace, not {', '.join(types)}", target)
@@ -199,6 +210,14 @@ def file_type(path: str) -> str:
     return next(name for name, kind in KINDS.items() if kind.flag == flag)
 
 
+def _maps_root(pid: int) -> bool:
+    # Where it cannot be seen (a file), it is tried: the kernel says if there is no id 0.
+    if not pid:
+        return True
+    with open(f"/proc/{pid}/uid_map", "rb") as file:
+        return any(line.split()[0] == b"0" for line in file)
+
+
 def enter(
     target: str, command: tuple[str, ...], types: tuple[str, ...] = (), *, keep_ids: bool = False, cwd: str = ""
 ) -> Joined:
@@ -209,7 +228,7 @@ def enter(
     """
     files, pid = namespace_files(target, types)
     root = f"/proc/{pid}/root" if pid and "mnt" in files else ""
-    ids = (0, 0) if "user" in files and not keep_ids else None
+    ids = (0, 0) if "user" in files and not keep_ids and _maps_root(pid) else None
     plan = join.into_namespaces(command, files, dict(os.environ), root=root, ids=ids, cwd=cwd or ("/" if root else ""))
     opened: list[int] = []
     try:

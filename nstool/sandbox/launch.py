@@ -6,7 +6,7 @@ import os
 import sys
 from _thread import RLock, allocate_lock
 
-from nstool.errors import KernelError, NstoolError, SandboxGone
+from nstool.errors import KernelError, NstoolError, SandboxGone, SpecError
 from nstool.frozen import Frozen
 from nstool.plan import build
 from nstool.plan.host import Host
@@ -327,6 +327,13 @@ class Prepared:
     """A spec that is checked and planned; each launch takes only what the sandbox has to itself. Thread-safe."""
 
     def __init__(self, spec: Spec, terminals: tuple[int, ...]) -> None:
+        try:
+            self._prepare(spec, terminals)
+        except (AttributeError, TypeError, AssertionError):
+            _check_types(spec)
+            raise
+
+    def _prepare(self, spec: Spec, terminals: tuple[int, ...]) -> None:
         from nstool.spec.check import check
 
         check(spec)
@@ -411,6 +418,21 @@ def _have_fds() -> None:
             os.close(fd)
 
 
+def _check_types(spec: Spec) -> None:
+    """Raise SpecError if a spec made by a program has a value of the wrong type: with its key path."""
+    import msgspec
+
+    from nstool.spec.load import from_dict
+    from nstool.spec.schema import struct
+
+    try:
+        msgspec.convert(spec.asdict(), struct(type(spec)))
+    except msgspec.ValidationError as error:
+        raise SpecError(f"{error}; the types are in nstool.spec.model") from None
+    except AttributeError:  # not even a record where one is wanted
+        from_dict(spec.asdict())
+
+
 def preview(spec: Spec) -> Plan:
     """Return the plan that ``launch`` would run next; nothing is done, what is leased is given back."""
     from nstool.spec.check import check
@@ -486,20 +508,27 @@ def given_streams(streams: tuple[int | None, ...], opened: list[int]) -> dict[st
     given = {}
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         fd = streams[number]
-        fd = number if fd is None else fd
+        fd = number if fd is None else _fileno(fd, name)
         if not _is_open(fd):
             null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
-            fd = _above_streams(null)
+            fd = above_streams(null)
             os.close(null)
             opened.append(fd)
         if fd <= 2 and fd != number:  # a stream in another's place would be overwritten before it is moved
-            fd = _above_streams(fd)
+            fd = above_streams(fd)
             opened.append(fd)
         given[name] = fd
     return given
 
 
-def _above_streams(fd: int) -> int:
+def _fileno(stream: object, name: str) -> int:
+    fd = stream if isinstance(stream, int) else getattr(stream, "fileno", lambda: None)()
+    if not isinstance(fd, int) or fd < 0:
+        raise SpecError(f"{stream!r} is neither an open fd nor a file; for a pipe use os.pipe()", name)
+    return fd
+
+
+def above_streams(fd: int) -> int:
     import fcntl
 
     return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)

@@ -123,7 +123,11 @@ _id_cache: tuple[object, range | list[int]] = (None, range(0))
 def _id_slots() -> range | list[int]:
     global _id_cache
     # The user namespace too: what was read in one is not mapped in another.
-    state = (os.environ.get("NSTOOL_IDS"), os.stat("/proc/self/ns/user").st_ino, *[_version(path) for path in _ID_FILES])
+    state = (
+        os.environ.get("NSTOOL_IDS"),
+        os.stat("/proc/self/ns/user").st_ino,
+        *[_version(path) for path in _ID_FILES],
+    )
     if _id_cache[0] != state:
         taken = [used for path in _ID_FILES for used in ids_in(_text(path), path.startswith("/etc/sub"))]
         mapped = [extent[0] for extent in _id_map(_text("/proc/self/uid_map"))]

@@ -14,8 +14,9 @@ from nstool.sandbox.join import different
 def pin(target: str, directory: str, types: tuple[str, ...] = ()) -> list[str]:
     """Bind the namespaces of a pid or of a sandbox's init into a new directory. Returns sentences.
 
-    types: the wanted ones; empty for all that differ from the caller's, but mnt unless it is asked
-    for: its file can be bound only into a mount namespace older than itself that does not propagate into it.
+    types: the wanted ones; empty for all that differ from the caller's, but pid, in which nothing can be
+    made once its init has ended, and mnt, whose file can be bound only into a mount namespace older than
+    itself that does not propagate into it: these two only when asked for.
     All or none: what was bound is let go when one cannot be.
     """
     unknown = [name for name in types if name not in KINDS]
@@ -35,7 +36,7 @@ def pin(target: str, directory: str, types: tuple[str, ...] = ()) -> list[str]:
             "mount(2) needs CAP_SYS_ADMIN, which you do not have",
             "pin as root, or keep a process in it",
         )
-    wanted = types or tuple(name for name in KINDS if name in different(pid) and name != "mnt")
+    wanted = types or tuple(name for name in KINDS if name in different(pid) and name not in ("mnt", "pid"))
     if not wanted:
         raise SpecError(f"process {pid} is in no namespace of its own, so there is nothing to keep", target)
     try:
