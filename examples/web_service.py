@@ -25,22 +25,13 @@ DEADLINE = 20.0  # seconds until the server must answer
 console = Console(highlight=False)
 
 
-def traces() -> dict[str, list[str]]:
-    """Return what a sandbox leaves outside while it lives: links, cgroups, nft tables, run directory, processes."""
-    cgroups = [str(p) for top in Path("/sys/fs/cgroup").glob("*") for p in top.glob("nstool-web-service-*")]
-    processes = []
-    for comm in Path("/proc").glob("[0-9]*/comm"):
-        try:
-            name = comm.read_text()
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        if name.startswith("nsexec"):
-            processes.append(comm.parent.name)
+def traces(sandbox: Sandbox) -> dict[str, list[str]]:
+    """Return the files by which everything of the sandbox is seen from outside while it lives."""
     return {
-        "links": [name for name in os.listdir("/sys/class/net") if name.startswith("ns-")],
-        "cgroups": cgroups,
-        "run directory": [name for name in rundir.names() if name == "web-service"],
-        "processes": processes,
+        "link": [f"/sys/class/net/{sandbox.lease.link}"],
+        "cgroups": sorted(set(sandbox.cgroups.values())),
+        "run directory": [f"{rundir.path()}/sandboxes/{sandbox.name}"],
+        "processes": [f"/proc/{pid}" for pid in (sandbox.init_pid, sandbox.pid)],
     }
 
 
@@ -62,7 +53,6 @@ def title(text: str) -> None:
 
 
 def main() -> int:
-    before = traces()
     spec = load(SPEC)
     title(f"1. Launch: {' '.join(spec.command)}")
     log = os.memfd_create("log")
@@ -70,6 +60,7 @@ def main() -> int:
         console.print(
             f"sandbox [bold]{sandbox.name}[/], init is pid {sandbox.init_pid}, the server is pid {sandbox.pid}"
         )
+        made = traces(sandbox)
         publish = spec.net.publish[0]
         for page in ("index.html", "namespaces.txt"):
             url = f"http://127.0.0.1:{publish.host}/{page}"
@@ -90,10 +81,11 @@ def main() -> int:
         )
         console.print(os.pread(log, 4096, 0).decode().rstrip(), markup=False, style="dim")
     title("5. What is left")
-    after = traces()
-    left = {what: sorted(set(after[what]) - set(before[what])) for what in after}
-    for what, names in left.items():
-        console.print(f"{what:14} {'[red]' + ', '.join(names) if names else '[green]nothing'}")
+    left = {what: [path for path in paths if os.path.exists(path)] for what, paths in made.items()}
+    for what, paths in left.items():
+        console.print(
+            f"{what:14} {'[red]' + ', '.join(paths) if paths else '[green]nothing of ' + str(len(made[what]))}"
+        )
     return 1 if any(left.values()) else 0
 
 

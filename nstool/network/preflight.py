@@ -14,10 +14,11 @@ if TYPE_CHECKING:
     from nstool.spec.model import Net
 
 CAP_NET_ADMIN = 12
+STATUS = "/proc/thread-self/status"
 BRIDGE_NF_CALL = "net/bridge/bridge-nf-call-ip6tables"
 
 
-def preflight(net: Net, status: str = "/proc/thread-self/status") -> Iterator[NotSupported]:
+def preflight(net: Net, status: str = STATUS) -> Iterator[NotSupported]:
     """Yield what this host cannot do of ``net``, each with its checked cause and a remedy.
 
     Asks the kernel, changes nothing. status: the file with this thread's capabilities.
@@ -26,7 +27,7 @@ def preflight(net: Net, status: str = "/proc/thread-self/status") -> Iterator[No
         yield from _target(net)
     if net.mode not in ("veth", "bridge"):
         return
-    problems = [*_privilege(net, status), *_pyroute2(net)]
+    problems = [*privilege(net, status), *_pyroute2(net)]
     yield from problems
     if problems:  # the rest asks the kernel through what is missing
         return
@@ -52,7 +53,8 @@ def _target(net: Net) -> Iterator[NotSupported]:
         )
 
 
-def _privilege(net: Net, status: str) -> Iterator[NotSupported]:
+def privilege(net: Net, status: str = STATUS) -> Iterator[NotSupported]:
+    """Yield why this thread may not make links and rules, if it may not."""
     with open(status, encoding="ascii") as file:
         effective = next(line for line in file if line.startswith("CapEff:"))
     if not int(effective.split()[1], 16) >> CAP_NET_ADMIN & 1:

@@ -40,7 +40,7 @@ def plan(spec: Spec, host: Host, lease: Lease) -> Plan:
     idmaps = maps(spec, host, lease) if "user" in new else None
     mounts = mnt.parts(spec, host, idmaps, _files(spec, host, lease), lease.name) if "mnt" in new else mnt.Parts()
     groups = _cgroups(spec, host, lease)
-    links = _links(spec, host, lease)
+    links = _links(spec, lease)
     terminal = terminals(spec, host)
     steps: list[Step] = [
         *(s for s in links if s.who == LAUNCHER and s.args[0] in _BEFORE),
@@ -136,15 +136,9 @@ def needs_userns(spec: Spec, host: Host) -> bool:
     return root.idmap or bool(root.upper) or any(m.idmap or m.upper for m in spec.mounts)
 
 
-def _links(spec: Spec, host: Host, lease: Lease) -> tuple[Step, ...]:
+def _links(spec: Spec, lease: Lease) -> tuple[Step, ...]:
     if spec.net.mode not in ("veth", "bridge"):
         return ()
-    if not host.may("net_admin"):
-        raise NotSupported(
-            f'net.mode "{spec.net.mode}"',
-            "links and rules in the host's network namespace need CAP_NET_ADMIN, which this process has not",
-            'run as root, or use net.mode "loopback"',
-        )
     from nstool.network import plan as network  # late: most sandboxes have no link
 
     return network.steps(spec.net, lease)

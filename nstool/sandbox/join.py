@@ -187,7 +187,8 @@ def namespace_files(target: str, types: tuple[str, ...]) -> tuple[dict[str, str]
     path = target if "/" in target else f"/run/netns/{target}"
     if not os.path.exists(path):
         raise SpecError(
-            f"neither a pid, nor a file, nor a sandbox, nor a network namespace ({path} does not exist)", target
+            f"neither a pid, nor a file, nor a sandbox, nor a named network namespace ({path} does not exist)",
+            target,
         )
     kind = file_type(path)
     if types and types != (kind,):

@@ -339,6 +339,11 @@ class Prepared:
         check(spec)
         self.spec = spec = resolve(spec)
         self._host = facts = host.read(spec, terminals)
+        if spec.net.mode in leases.NET_MODES:
+            from nstool.network.preflight import privilege
+
+            for problem in privilege(spec.net):  # before anything is leased or journalled
+                raise problem
         # What is derived from an address cannot be filled in afterwards; making the link costs far more.
         # Nor is an external step's part; unpacking costs far more, too.
         linked = spec.net.mode in leases.NET_MODES or spec.root.type == "tarball"

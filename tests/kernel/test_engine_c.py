@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import glob
 import os
 import select
 import signal
@@ -19,8 +20,8 @@ from nstool.plan import build
 from nstool.plan.encode import decode, encode
 from nstool.plan.lease import Lease
 from nstool.plan.steps import UNDO, Plan
-from nstool.sandbox import engine, host
-from nstool.sandbox.compiled import compile_spec
+from nstool.sandbox import engine, host, journal
+from nstool.sandbox.compiled import PID_TOKEN, compile_spec
 from nstool.sandbox.launch import launch
 from nstool.spec.model import Limits, Net, Spec
 from tests.support import leaks, plans
@@ -94,9 +95,11 @@ def file_of(process: subprocess.Popen[str]) -> str:
 
 
 def cgroups_of(file: str) -> list[str]:
-    """The directories that a compiled plan makes."""
+    """The directories that runs of a compiled plan have made and that are there now."""
     plan = decode(Path(file).read_bytes())
-    return [str(step.args[1]) for step in plan.steps if step.who == UNDO and step.call == "unlinkat"]
+    made = [str(step.args[1]) for step in plan.steps if step.who == UNDO and step.call == "unlinkat"]
+    assert all(PID_TOKEN in path for path in made)
+    return [path for pattern in made for path in glob.glob(pattern.replace(PID_TOKEN, "[0-9]" * 12))]
 
 
 # ---- how it ends ----
@@ -213,7 +216,7 @@ def test_signal_may_end_the_command(running: Callable[..., subprocess.Popen[str]
 
 @pytest.mark.orphans
 def test_sandbox_dies_with_nsexec(running: Callable[..., subprocess.Popen[str]]) -> None:
-    """When nsexec is killed, the sandbox goes too; the next run removes the cgroups that were left."""
+    """When nsexec is killed, the sandbox goes too; `nstool cleanup` removes the cgroups that were left."""
     process = running(f"{READY} exec sleep 60")
     file = file_of(process)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
@@ -226,12 +229,7 @@ def test_sandbox_dies_with_nsexec(running: Callable[..., subprocess.Popen[str]])
     assert left
     assert all(map(os.path.exists, left))
     process.wait(SECONDS)
-    again = subprocess.Popen([NSEXEC, file], stdout=subprocess.PIPE, text=True)
-    assert again.stdout is not None
-    with again.stdout:
-        assert again.stdout.readline() == "ready\n"
-        again.terminate()
-        assert again.wait(SECONDS) == 128 + signal.SIGTERM
+    journal.cleanup()
     assert not any(map(os.path.exists, left))
 
 
@@ -259,13 +257,18 @@ def test_nothing_is_left_however_it_ends(compiled: Make, command: str, status: i
 
 
 def test_second_run_does_not_disturb_the_first(running: Callable[..., subprocess.Popen[str]]) -> None:
-    """A plan that runs already is refused by name, and the cgroups of the first run stay."""
+    """Each run of a plan has cgroups of its own, named after its pid, and removes only these."""
     process = running(f"{READY} exec sleep 60")
     file = file_of(process)
-    second = nsexec(file)
-    assert second.returncode == CANNOT
-    assert second.stderr.endswith(", mkdirat: EEXIST\n")
-    assert all(map(os.path.exists, cgroups_of(file)))
+    first = cgroups_of(file)
+    second = subprocess.Popen([NSEXEC, file], stdout=subprocess.PIPE, text=True)
+    assert second.stdout is not None
+    with second.stdout:
+        assert second.stdout.readline() == "ready\n"
+        assert len(cgroups_of(file)) == 2 * len(first)
+        second.terminate()
+        assert second.wait(SECONDS) == 128 + signal.SIGTERM
+    assert cgroups_of(file) == first
     assert process.poll() is None
 
 

@@ -101,5 +101,5 @@ def test_web_service() -> None:
     status, text = run_example("web_service")
     assert status == 0, text
     assert "ended with" in text
-    for what in ("links", "cgroups", "run directory", "processes"):
+    for what in ("link", "cgroups", "run directory", "processes"):
         assert f"{what:14} nothing" in text, text
