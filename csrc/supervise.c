@@ -23,6 +23,7 @@ enum {
 /* The orders in the memfd, followed by their text: NUL-terminated strings, each with a letter before it. */
 static struct {
 	const struct nst_orders *o;
+	int signals; /* signalfd */
 	char buffer[CHUNK];
 } self;
 
@@ -41,15 +42,19 @@ static size_t length(const char *s)
 	return n;
 }
 
+static void on_signals(void);
+
 static void write_all(int fd, const char *data, long n)
 {
 	while (n > 0) {
 		long r = nst_raw3(__NR_write, fd, NST_P(data), n);
 
-		if (r == -EAGAIN) {
-			struct pollfd p = {fd, POLLOUT, 0};
+		if (r == -EAGAIN) { /* nobody reads: signals are forwarded all the same, one may end it */
+			struct pollfd p[2] = {{fd, POLLOUT, 0}, {self.signals, POLLIN, 0}};
 
-			nst_raw5(__NR_ppoll, NST_P(&p), 1, 0, 0, 8);
+			nst_raw5(__NR_ppoll, NST_P(p), 2, 0, 0, 8);
+			if (p[1].revents)
+				on_signals();
 			continue;
 		}
 		if (r == -EINTR)
@@ -134,6 +139,7 @@ static long remove_directory(const char *path)
 static long undo(void)
 {
 	const char *p = (const char *)(self.o + 1), *end = p + self.o->text_size;
+	int gone = 0;
 	long r = 0;
 
 	for (; p < end && r >= 0; p += length(p) + 1) {
@@ -141,11 +147,11 @@ static long undo(void)
 			long fd = nst_raw4(__NR_openat, AT_FDCWD, NST_P(p + 1), O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0);
 
 			r = fd < 0 ? fd : nst_raw2(__NR_flock, fd, RUN_DIR_LOCK);
-			if (r == -ENOENT)
-				return 0; /* another process has undone it */
+			gone = r ==
+			       -ENOENT; /* another has undone it, or removed it by hand: leases may be others' now */
 		} else if (*p == 'd') {
 			r = remove_directory(p + 1);
-		} else if (*p == 'f') {
+		} else if (*p == 'f' && !gone) {
 			r = nst_raw3(__NR_unlinkat, AT_FDCWD, NST_P(p + 1), 0);
 		}
 		if (r == -ENOENT)
@@ -209,11 +215,11 @@ _Noreturn static void finish(int status, int known, int wait_status)
 
 /* ---- meanwhile ---- */
 
-static void on_signals(int fd)
+static void on_signals(void)
 {
 	struct signalfd_siginfo si;
 
-	while (nst_raw3(__NR_read, fd, NST_P(&si), sizeof si) == sizeof si) {
+	while (nst_raw3(__NR_read, self.signals, NST_P(&si), sizeof si) == sizeof si) {
 		if (si.ssi_signo == SIGWINCH)
 			copy_size();
 		else if (si.ssi_signo != SIGCHLD)
@@ -244,6 +250,9 @@ _Noreturn void nst_supervise(int fd)
 	signals = nst_raw4(__NR_signalfd4, -1, NST_P(&forwarded), 8, O_CLOEXEC | O_NONBLOCK);
 	if (signals < 0)
 		leave(125);
+	self.signals = (int)signals;
+	if (head.terminal >= 0) /* a command that does not read must not keep us from all else */
+		nst_raw3(__NR_fcntl, head.terminal, F_SETFL, O_NONBLOCK);
 	copy_size();
 	for (i = 0; i < COUNT; i++)
 		p[i] = (struct pollfd){-1, POLLIN, 0};
@@ -256,7 +265,7 @@ _Noreturn void nst_supervise(int fd)
 		if (nst_raw5(__NR_ppoll, NST_P(p), COUNT, 0, 0, 8) <= 0)
 			continue;
 		if (p[SIGNALS].revents)
-			on_signals((int)signals);
+			on_signals();
 		if (p[CONTROL].revents) {
 			struct nst_message m;
 			long n = nst_raw6(__NR_recvfrom, head.control, NST_P(&m), sizeof m, 0, 0, 0);

@@ -13,6 +13,7 @@ import os
 import sys
 from _struct import Struct  # what struct is made of
 
+from nstool.errors import SandboxGone
 from nstool.sandbox import engine, leases, rundir
 from nstool.sandbox.launch import Sandbox
 from nstool.uapi import AT_REMOVEDIR
@@ -20,6 +21,8 @@ from nstool.uapi import AT_REMOVEDIR
 _ORDERS = Struct("<II iiiiiiiii i Q 64s")  # struct nst_orders, csrc/nstool.h
 _MAGIC = 0x3150534E
 _TCGETS = 0x5401
+# What undoing in Python needs of the environment: the run directory's place, and where nft(8) is.
+_ENVIRONMENT = ("NSTOOL_RUN_DIR", "NSTOOL_DEBUG", "XDG_RUNTIME_DIR", "PATH", "HOME", "LANG", "LC_ALL")
 
 
 def become(sandbox: Sandbox, signals: frozenset[int], pending: list[int]) -> None:
@@ -56,7 +59,10 @@ def become(sandbox: Sandbox, signals: frozenset[int], pending: list[int]) -> Non
     # From here on a signal waits, and the supervisor finds it pending after the exec.
     _signal.pthread_sigmask(_signal.SIG_BLOCK, caught)
     for number in pending:
-        sandbox.signal(number)
+        try:
+            sandbox.signal(number)
+        except SandboxGone:  # an earlier one has ended it: its status says so
+            break
     _let_go_of_streams(() if sandbox.terminal < 0 else (0, 1) if outer < 0 else (outer, out))
     for fd in (orders, sandbox.pidfd, sandbox.control, *held, *([sandbox.terminal] if sandbox.terminal >= 0 else [])):
         fcntl.fcntl(fd, fcntl.F_SETFD, 0)
@@ -97,7 +103,7 @@ def _orders(sandbox: Sandbox) -> tuple[list[bytes], bool]:
         words += [("f", link) for link in leases.links(sandbox.lease)]
         words += [("f", f"{directory}/journal"), ("d", directory)]
         words += [("p", word) for word in (sys.executable, "-I", "-m", "nstool.cli.finish", name)]
-        words += [("e", f"{key}={value}") for key, value in os.environ.items()]
+        words += [("e", f"{key}={os.environ[key]}") for key in _ENVIRONMENT if key in os.environ]
     memory = sandbox.cgroups.get("memory")
     if memory:
         counts = next((f for f in ("memory.oom_control", "memory.events") if os.path.exists(f"{memory}/{f}")), "")

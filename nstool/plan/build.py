@@ -281,7 +281,11 @@ def _init_last(spec: Spec, maps: user.Maps | None) -> tuple[Step, ...]:
         Step(INIT, "prctl", (uapi.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "init gains nothing any more"),
     ]
     if maps is not None:
+        if spec.capabilities.permitted:  # with CAP_SYS_PTRACE or the like the command reaches into init
+            steps.append(Step(INIT, "drop_bounding", (0,), "no execve gives init a capability"))
         steps.append(Step(INIT, "capset", (keep, keep, 0), "init keeps only what forwarding signals needs"))
+        if spec.capabilities.permitted:
+            steps += _seccomp(spec, INIT)
     return tuple(steps)
 
 
@@ -402,7 +406,7 @@ def _no_new_privs(spec: Spec) -> tuple[Step, ...]:
     return (Step(PAYLOAD, "prctl", (uapi.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no file gives privileges any more"),)
 
 
-def _seccomp(spec: Spec) -> tuple[Step, ...]:
+def _seccomp(spec: Spec, who: str = PAYLOAD) -> tuple[Step, ...]:
     if spec.seccomp == "none":
         return ()
     if not spec.no_new_privs:
@@ -413,4 +417,4 @@ def _seccomp(spec: Spec) -> tuple[Step, ...]:
         )
     from nstool.security.seccomp import load_filter
 
-    return (Step(PAYLOAD, "seccomp", (0, load_filter(spec.seccomp)), f"the {spec.seccomp} list of system calls, last"),)
+    return (Step(who, "seccomp", (0, load_filter(spec.seccomp)), f"the {spec.seccomp} list of system calls, last"),)

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+import stat
+from errno import ENOENT
 
-from nstool.errors import SpecError
+from nstool.errors import KernelError, SpecError
 from nstool.spec.model import Spec
+
+_MOST = 16 << 20  # bytes of a passwd or group file
 
 
 def lookup(spec: Spec) -> Spec:
@@ -40,12 +44,29 @@ def _root(spec: Spec) -> str:
 
 
 def _row(path: str, name: str, place: str) -> list[str]:
-    try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            for line in file:
-                words = line.rstrip("\n").split(":")
-                if words[0] == name and len(words) > 3 and words[2].isdigit():
-                    return words
-    except FileNotFoundError:
-        raise SpecError(f"{path} does not exist, so {name!r} cannot be looked up: write numbers", place) from None
+    for line in _text(path, name, place).splitlines():
+        words = line.split(":")
+        if words[0] == name and len(words) > 3 and words[2].isdigit():
+            return words
     raise SpecError(f"{path} has no {name!r}", place)
+
+
+def _text(path: str, name: str, place: str) -> str:
+    """Return the text of a passwd or group file of a root that may be hostile: a plain file, no symlink on its way."""
+    from nstool import syscalls, uapi
+
+    root, _, below = path.rpartition("/etc/")
+    directory = os.open(root or "/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+        fd = syscalls.openat2(directory, f"etc/{below}", flags, 0, uapi.RESOLVE_IN_ROOT | uapi.RESOLVE_NO_SYMLINKS)
+    except KernelError as error:
+        why = "does not exist" if error.errno == ENOENT else f"cannot be opened: {error.strerror}"
+        raise SpecError(f"{path} {why}, so {name!r} cannot be looked up: write numbers", place) from None
+    finally:
+        os.close(directory)
+    with open(fd, "rb") as file:
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode) or status.st_size > _MOST:
+            raise SpecError(f"{path} is no plain file of at most {_MOST} bytes: write numbers for {name!r}", place)
+        return file.read(_MOST).decode("utf-8", "replace")
