@@ -55,6 +55,8 @@ static void write_all(int fd, const char *data, long n)
 			nst_raw5(__NR_ppoll, NST_P(p), 2, 0, 0, 8);
 			if (p[1].revents)
 				on_signals();
+			if (p[0].revents & (POLLHUP | POLLERR))
+				return; /* nobody will ever read it */
 			continue;
 		}
 		if (r == -EINTR)

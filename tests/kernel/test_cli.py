@@ -8,13 +8,14 @@ import json
 import os
 import pty
 import select
+import shutil
 import signal
 import struct
 import subprocess
 import sys
 import termios
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -350,3 +351,45 @@ def test_status_is_known_where_children_are_reaped_unasked() -> None:
     """Started with SIGCHLD ignored, the launcher still learns how the command ended."""
     script = f"trap '' CHLD; {NSTOOL} run --no-init -- sh -c 'exit 4'; echo $?"
     assert subprocess.run(["sh", "-c", script], capture_output=True, text=True, timeout=60).stdout == "4\n"
+
+
+def test_a_command_that_does_not_read_keeps_no_signal_back() -> None:
+    """With the terminal full of input that nobody reads, the supervisor still forwards what ends the command."""
+    terminal = Terminal("run", "--terminal", "always", "--", "sh", "-c", "stty raw -echo; echo READY; exec sleep 60")
+    terminal.read_until("READY")
+    os.set_blocking(terminal.master, False)
+    end = time.monotonic() + 1
+    while time.monotonic() < end:
+        try:
+            os.write(terminal.master, b"x" * 4096)
+        except BlockingIOError:
+            select.select([], [terminal.master], [], 0.1)
+    os.set_blocking(terminal.master, True)
+    os.kill(terminal.pid, signal.SIGTERM)
+    assert terminal.wait() == 128 + 15
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: os.symlink("/etc/passwd", path)], ids=["fifo", "symlink"])
+def test_a_hostile_passwd_of_a_root_is_refused(make: Callable[[Path], None], tmp_path: Path) -> None:
+    """Names are looked up in a plain file of the root only, and nobody waits for a writer."""
+    (tmp_path / "etc").mkdir()
+    make(tmp_path / "etc/passwd")
+    done = nstool("run", "--root", str(tmp_path), "--user", "web", "--", "/bin/true")
+    assert done.returncode == 2
+    assert "etc/passwd" in done.stderr
+
+
+def test_a_large_environment_of_the_caller_does_not_matter() -> None:
+    """Nothing of it comes in, and nothing of it is handed to the supervisor."""
+    environment = {**os.environ, **{f"E{n}": "y" * 100_000 for n in range(12)}}
+    assert nstool("run", "--", "echo", "here", env=environment).stdout == "here\n"
+
+
+def test_run_directory_removed_by_hand_leaves_no_cgroup(name: str, run_dir: Path) -> None:
+    """The supervisor removes the cgroups that it knows of, whatever became of the journal."""
+    with running("run", "--name", name, "--", "sh", "-c", "echo ready; read x"):
+        groups = list(Path("/sys/fs/cgroup").glob(f"*/nstool-{name}-*"))
+        shutil.rmtree(run_dir / "sandboxes" / name)
+    assert groups
+    assert not any(group.exists() for group in groups)
+    nstool("cleanup")  # gives back the ids, which no journal speaks of any more
