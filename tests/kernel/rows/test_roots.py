@@ -269,13 +269,13 @@ def test_kept_changes_belong_to_the_next_sandbox_too(as_root: Act, tree: Path, p
     def go(script: str, user: str) -> str:
         return boxes.shell(script, root=root, user=user)
 
-    as_root(go, "mkdir -m 777 /work; echo one > /work/root; rm /etc/release", "0:0")
-    as_root(go, "echo two > /work/user; cat /work/root", "1000:1000")
+    as_root(go, "mkdir -m 777 /spot; echo one > /spot/root; rm /etc/release", "0:0")
+    as_root(go, "echo two > /spot/user; cat /spot/root", "1000:1000")
     seen = as_root(
-        go, "stat -c '%n %u' /work/root /work/user; echo three >> /work/user; cat /work/user; ls /etc", "1000:1000"
+        go, "stat -c '%n %u' /spot/root /spot/user; echo three >> /spot/user; cat /spot/user; ls /etc", "1000:1000"
     )
-    assert seen == "/work/root 0\n/work/user 1000\ntwo\nthree\n"
-    owners = {path.name: path.stat().st_uid for path in (upper / "upper/work").iterdir()}
+    assert seen == "/spot/root 0\n/spot/user 1000\ntwo\nthree\n"
+    owners = {path.name: path.stat().st_uid for path in (upper / "upper/spot").iterdir()}
     assert owners == {"root": 0, "user": 1000}
     assert (tree / "etc/release").exists()
     assert (tree / "etc/release").read_text() == "test\n"
