@@ -53,7 +53,7 @@ def read(spec: Spec, terminals: tuple[int, ...] = ()) -> Host:
         resolv_conf=_resolv_conf(prefix) if network else RESOLV_CONF,
         terminals=terminals,
         term=os.environ.get("TERM", ""),
-        **({} if privileged else _helpers(uid, gid)),
+        **({} if privileged else _helpers(uid)),
     )
 
 
@@ -209,7 +209,7 @@ def _resolv_conf(prefix: str) -> str:
     return path
 
 
-def _helpers(uid: int, gid: int) -> dict[str, Any]:
+def _helpers(uid: int) -> dict[str, Any]:
     """What an ordinary user has for maps of several ids: newuidmap(1), subuid(5)."""
     import pwd
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from nstool.errors import SandboxGone, SpecError
+from nstool.errors import NstoolError, SandboxGone, SpecError
 from nstool.kinds import KINDS
 from nstool.plan import join
 from nstool.plan.template import program
@@ -48,8 +48,13 @@ class Joined:
                 if message.type == engine.EXITED:
                     told = message
             status = self._process.reap()
-            self._exit = _exit(told.status if told else status or 0, False, told, init_killed=told is None)
             self._process.close()
+            if told is None and status is None:
+                raise NstoolError(
+                    "the command has ended, but its status was taken by another wait in this process: "
+                    "wait for children by pid only"
+                )
+            self._exit = _exit(told.status if told else status or 0, False, told, init_killed=told is None)
             if self.terminal >= 0:
                 os.close(self.terminal)
                 self.terminal = -1
