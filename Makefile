@@ -9,11 +9,12 @@ BIN     := .venv/bin
 SERVICE := examples/web_service.py
 BENCH   := benchmarks/run.py
 
-# Debian's names. Building stops when one of the first list is missing; without those of the second, something
+# Debian's names. Building stops when one of the first list is missing; without those of the second and third, something
 # cannot be run or tested, and the tests say what.
 BUILD_PACKAGES := gcc libc6-dev libcap-dev libseccomp2
 USE_PACKAGES   := nftables uidmap iproute2 strace busybox-static shellcheck
-LINT_PACKAGES  := clang clang-format
+FUZZ_PACKAGES  := clang libclang-rt-dev
+LINT_PACKAGES  := clang-format
 ifneq ($(filter /usr/bin/% /bin/%,$(shell command -v $(PYTHON) 2>/dev/null)),)
 BUILD_PACKAGES += python3-venv python3-dev
 endif
@@ -43,7 +44,7 @@ build: .venv/.installed $(NATIVE) $(BIN)/nsexec ## Set up everything: packages, 
 run: build ## Start the example service in a sandbox, show what isolates it, stop it.
 	@$(BIN)/python $(SERVICE) $(ARGS)
 
-test: build ## Run all the tests that this machine can, then say what was skipped and why.
+test: build .venv/.fuzz-packages ## Run all the tests that this machine can, then say what was skipped and why.
 	@$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup -q $(ARGS)
 
 test-unit: ## Run the tests that need neither build nor root.
@@ -80,7 +81,7 @@ docs: build ## Make the generated files again: JSON Schema, seccomp filter, refe
 	if command -v mandoc > /dev/null; then mandoc -T lint docs/man/*; fi
 	if command -v dot > /dev/null; then dot -Tsvg docs/architecture.dot -o docs/architecture.svg; fi
 
-fuzz: build .venv/.lint-packages ## Fuzz the plan decoder for FUZZ_SECONDS=60 under ASan and UBSan.
+fuzz: build .venv/.fuzz-packages ## Fuzz the plan decoder for FUZZ_SECONDS=60 under ASan and UBSan.
 	tests/fuzz/run.sh $(FUZZ_SECONDS) $(ARGS)
 
 clean: ## Remove all that make has made.
@@ -92,6 +93,10 @@ clean: ## Remove all that make has made.
 	@scripts/packages --need $(BUILD_PACKAGES)
 	@scripts/packages $(USE_PACKAGES)
 	@scripts/venv $(PYTHON)
+	@touch $@
+
+.venv/.fuzz-packages: scripts/packages | .venv/.installed
+	@scripts/packages $(FUZZ_PACKAGES)
 	@touch $@
 
 .venv/.lint-packages: scripts/packages | .venv/.installed

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from nstool.sandbox.launch import Sandbox, launch
 from nstool.spec.model import Limits, Namespaces, Spec
+from tests.support import kernel
 from tests.support.probes import REPOSITORY
 
 NSTOOL = (sys.executable, "-m", "nstool.cli.main")
@@ -28,6 +29,17 @@ def name_boxes(prefix: str) -> None:
     """Let the sandboxes from now on have names of a test, with a number behind."""
     global _names
     _names = (f"{prefix}-{number}" for number in itertools.count(1))
+
+
+@contextmanager
+def named_netns(name: str) -> Iterator[str]:
+    """A named network namespace, in a mount namespace of the caller's: ip-netns(8) leaves a mount on /run/netns."""
+    kernel.unshare(kernel.CLONE_NEWNS)
+    kernel.mount("none", "/", flags=kernel.MS_REC | kernel.MS_PRIVATE)
+    kernel.mount("none", "/run", "tmpfs", data="mode=0755")
+    subprocess.run(["ip", "netns", "add", name], check=True)
+    yield name
+    subprocess.run(["ip", "netns", "delete", name], check=True)
 
 
 class Ran(NamedTuple):

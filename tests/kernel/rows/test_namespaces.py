@@ -344,13 +344,13 @@ def test_enter_a_namespace_file(as_root: Act) -> None:
 @pytest.mark.needs("ip")
 def test_enter_a_named_network_namespace(as_root: Act, name: str) -> None:
     """One that ip netns made."""
-    as_root(lambda: None)
-    subprocess.run(["ip", "netns", "add", name], check=True)
-    try:
-        ran = as_root(boxes.nstool, "enter", name, "--", "stat", "-Lc", "%i", "/proc/self/ns/net")
-        assert ran == (0, f"{os.stat(f'/run/netns/{name}').st_ino}\n", "")
-    finally:
-        subprocess.run(["ip", "netns", "delete", name], check=True)
+
+    def enter() -> bool:
+        with boxes.named_netns(name):
+            ran = boxes.nstool("enter", name, "--", "stat", "-Lc", "%i", "/proc/self/ns/net")
+            return ran == (0, f"{os.stat(f'/run/netns/{name}').st_ino}\n", "")
+
+    assert as_root(enter)
 
 
 @pytest.mark.parametrize(

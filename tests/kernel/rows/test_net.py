@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -77,35 +76,37 @@ def test_the_network_of_a_sandbox_is_joined_by_pid(as_root: Act) -> None:
     assert as_root(look) == (True, False)
 
 
-@pytest.fixture
-def netns(name: str, as_root: Act) -> Any:
-    subprocess.run(["ip", "netns", "add", name], check=True)
-    yield name
-    subprocess.run(["ip", "netns", "delete", name], check=True)
-
-
+@pytest.mark.needs("ip")
 @pytest.mark.parametrize("target", ["{}", "/run/netns/{}"])
-def test_a_named_network_is_joined(as_root: Act, netns: str, target: str) -> None:
+def test_a_named_network_is_joined(as_root: Act, name: str, target: str) -> None:
     """By name or by file, by the default sandbox: its user namespace is a new one."""
-    words = ["--net", "join:" + target.format(netns)]
-    ran = as_root(boxes.nstool, "run", *words, "--", "stat", "-Lc", "%i", "/proc/self/ns/net")
-    assert ran == (0, f"{os.stat(f'/run/netns/{netns}').st_ino}\n", "")
+
+    def join() -> bool:
+        with boxes.named_netns(name):
+            words = ["--net", "join:" + target.format(name)]
+            ran = boxes.nstool("run", *words, "--", "stat", "-Lc", "%i", "/proc/self/ns/net")
+            return ran == (0, f"{os.stat(f'/run/netns/{name}').st_ino}\n", "")
+
+    assert as_root(join)
 
 
-def test_joining_leaves_the_caller_where_it_is(as_root: Act, netns: str) -> None:
+@pytest.mark.needs("ip")
+def test_joining_leaves_the_caller_where_it_is(as_root: Act, name: str) -> None:
     """The launching thread goes into the other network for its child only, also when a later step fails."""
 
     def look() -> list[bool]:
         before = boxes.inode("thread-self", "net")
         same = []
-        with boxes.box(net=Net(mode="join", target=netns)):
+        with boxes.named_netns(name):
+            joined = Net(mode="join", target=name)
+            with boxes.box(net=joined):
+                same.append(boxes.inode("thread-self", "net") == before)
+            bad = Namespaces(boottime_offset=-(10**9))  # refused in the child
+            with pytest.raises(KernelError):
+                launch(boxes.spec("true", net=joined, namespaces=bad))
             same.append(boxes.inode("thread-self", "net") == before)
-        bad = Namespaces(boottime_offset=-(10**9))  # refused in the child
-        with pytest.raises(KernelError):
-            launch(boxes.spec("true", net=Net(mode="join", target=netns), namespaces=bad))
-        same.append(boxes.inode("thread-self", "net") == before)
-        with pytest.raises(KernelError):
-            launch(boxes.spec("/no/such", net=Net(mode="join", target=netns)))
+            with pytest.raises(KernelError):
+                launch(boxes.spec("/no/such", net=joined))
         return [*same, boxes.inode("thread-self", "net") == before]
 
     assert as_root(look) == [True, True, True]
@@ -133,15 +134,20 @@ def test_joining_what_is_not_there(act: Act) -> None:
         assert "Traceback" not in ran.err
 
 
-def test_a_network_of_root_is_closed_to_users(as_root: Act, as_user: Act, netns: str) -> None:
+@pytest.mark.needs("ip")
+def test_a_network_of_root_is_closed_to_users(as_root: Act, as_user: Act, name: str) -> None:
     """setns(2) asks for CAP_SYS_ADMIN in the user namespace that owns it."""
 
     def ask() -> str:
         with pytest.raises(KernelError) as refused:
-            launch(boxes.spec("true", net=Net(mode="join", target=netns)))
+            launch(boxes.spec("true", net=Net(mode="join", target=name)))
         return refused.value.call
 
-    assert as_user(ask).startswith("setns(")
+    def made_by_root() -> str:
+        with boxes.named_netns(name):
+            return as_user(ask)  # type: ignore[no-any-return]
+
+    assert as_root(made_by_root).startswith("setns(")
 
 
 # ---------------------------------------------------------------------------------------- E3
