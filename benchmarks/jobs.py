@@ -34,6 +34,7 @@ def spec(job: str, program: str = TRUE) -> Spec:
         seccomp="none",
         keyring="keep",
         limits=Limits(memory=0, pids=0, rlimits={}),
+        dev="nodes",
         tmp_size=0,
         hidepid="off",
         proc_subset="pid",

@@ -14,7 +14,6 @@
 #endif
 
 enum {
-	STACK_SIZE = 64 << 10,
 	SCRATCH_SIZE = 16 << 10, /* argument vector of newuidmap: at most 340 lines of three numbers */
 };
 
@@ -183,7 +182,7 @@ static long run_clone(struct nst_launch *l, int i)
 	int lifeline = -1, envelope = -1, tid = (int)s->arg[2];
 	uint64_t all = ~0ull, old = 0;
 	struct child c = {.l = l, .first = i + 1, .failure = {.step = -1}};
-	long r, stack = 0;
+	long r;
 
 	r = nst_raw4(__NR_socketpair, 1 /* AF_UNIX */, 5 /* SOCK_SEQPACKET */ | O_CLOEXEC, 0, NST_P(pair));
 	if (r < 0)
@@ -217,15 +216,8 @@ static long run_clone(struct nst_launch *l, int i)
 		args.set_tid = (uint64_t)(uintptr_t)&tid;
 		args.set_tid_size = 1;
 	}
-	stack = nst_raw6(__NR_mmap, 0, STACK_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1,
-			 0);
-	if (stack < 0 && stack > -4096) {
-		r = stack;
-		stack = 0;
-		goto fail;
-	}
-	args.stack = (uint64_t)stack;
-	args.stack_size = STACK_SIZE;
+	args.stack = ((uint64_t)(uintptr_t)l->stack + 15) & ~15ull;
+	args.stack_size = NST_STACK - 16;
 	args.pidfd = (uint64_t)(uintptr_t)&pidfd;
 	c.control = pair[1];
 	c.envelope = envelope;
@@ -246,8 +238,6 @@ static long run_clone(struct nst_launch *l, int i)
 		r = -c.failure.error;
 	}
 fail:
-	if (stack)
-		nst_raw2(__NR_munmap, stack, STACK_SIZE);
 	close_fd(&pair[0]);
 	close_fd(&pair[1]);
 	close_fd(&lifeline);
@@ -423,14 +413,14 @@ int nst_userns(const char *uid_map, const char *gid_map)
 	r = nst_raw2(__NR_pipe2, NST_P(pair), O_CLOEXEC);
 	if (r < 0)
 		return (int)r;
-	stack = nst_raw6(__NR_mmap, 0, STACK_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1,
+	stack = nst_raw6(__NR_mmap, 0, NST_STACK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1,
 			 0);
 	if (stack < 0 && stack > -4096) {
 		r = stack;
 		goto close_pipe;
 	}
 	args.stack = (uint64_t)stack;
-	args.stack_size = STACK_SIZE;
+	args.stack_size = NST_STACK;
 	args.pidfd = (uint64_t)(uintptr_t)&pidfd;
 	nst_raw4(__NR_rt_sigprocmask, SIG_SETMASK, NST_P(&all), NST_P(&old), 8);
 	r = nst_clone3_on_stack(&args, sizeof args, hold, pair);
@@ -451,7 +441,7 @@ int nst_userns(const char *uid_map, const char *gid_map)
 			;
 		nst_raw1(__NR_close, pidfd);
 	}
-	nst_raw2(__NR_munmap, stack, STACK_SIZE);
+	nst_raw2(__NR_munmap, stack, NST_STACK);
 close_pipe:
 	close_fd(&pair[0]);
 	close_fd(&pair[1]);

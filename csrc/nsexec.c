@@ -353,7 +353,8 @@ static void stamp(uint8_t *plan)
 
 static int run(const char *file, char *const *args)
 {
-	static struct nst_launch l = {.slots = {0, 1, 2}};
+	static uint8_t stack[NST_STACK];
+	static struct nst_launch l = {.stack = stack, .slots = {0, 1, 2}};
 	uint64_t all = ~0ull, dfl[4] = {0}; /* struct kernel_sigaction: SIG_DFL, no flags */
 	int status;
 	uint8_t *plan;

@@ -23,6 +23,7 @@ enum {
 	NST_MAX_STEPS = 4096,
 	NST_MAX_PLAN = 1 << 20, /* bytes */
 	NST_ARGS = 7,
+	NST_STACK = 64 << 10, /* bytes that the child of a launch gets */
 	NST_NONE = -1,	  /* slot: nothing */
 	NST_SKIPPED = -2, /* slot: its step failed with an errno that the plan ignores */
 };
@@ -93,11 +94,12 @@ struct nst_message {
 	int64_t reserved[2];
 };
 
-/* One launch as the launcher sees it. The caller sets plan, size, image and the given slots, the
- * rest by nst_launch_begin(). */
+/* One launch as the launcher sees it. The caller sets plan, size, stack, image and the given slots, the
+ * rest by nst_launch_begin(). It can serve for many launches, one after the other. */
 struct nst_launch {
 	const uint8_t *plan; /* checked, 8-byte aligned, stays the caller's */
 	uint64_t size;
+	uint8_t *stack;	 /* NST_STACK bytes for the child, the caller's: no mapping is made and unmade each time */
 	int32_t image;	 /* fd of nsexec's sealed image, stays the caller's */
 	int32_t next;	 /* index of the next step */
 	int32_t pid;	 /* of the new process, 0 before clone3 */

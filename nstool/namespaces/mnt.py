@@ -399,8 +399,8 @@ def _unpack(spec: Spec, host: Host, maps: Maps | None, name: str) -> tuple[Step,
         "uids": [list(line) for line in lines(maps.uid)] if maps and host.privileged else [],
         "gids": [list(line) for line in lines(maps.gid)] if maps and host.privileged else [],
         "keep_owners": host.privileged,
-        "own_dev": spec.dev == "private",
-        "places": [(path, host.source_kinds.get(source, "dir")) for path, source in _places(spec)],
+        "own_dev": spec.dev in ("private", "nodes"),
+        "places": [[path, host.source_kinds.get(source, "dir")] for path, source in _places(spec)],
     }
     return (Step(LAUNCHER, "external", ("tarball_unpack", args), f"a tree of this sandbox's own, of {spec.root.path}"),)
 
@@ -584,9 +584,11 @@ def _dev(spec: Spec, host: Host, maps: Maps | None, opener: str, opened: list[St
                 )
             )
             make.append(Step(INIT, "write_file", (Fd("dev"), name, b"", uapi.O_CREAT, 0o666), "where it goes"))
+    below = ("pts", "shm", "mqueue") if spec.dev == "private" else ()
     for name, link in DEV_LINKS.items():
-        make.append(Step(opener, "symlinkat", (link, Fd("dev"), name), "as every Linux system has it"))
-    for name in ("pts", "shm", "mqueue"):
+        if below or name != "ptmx":
+            make.append(Step(opener, "symlinkat", (link, Fd("dev"), name), "as every Linux system has it"))
+    for name in below:
         make.append(Step(opener, "mkdirat", (Fd("dev"), name, 0o755), "a place to mount on"))
     if opener == LAUNCHER:
         opened += make
@@ -598,18 +600,27 @@ def _dev(spec: Spec, host: Host, maps: Maps | None, opener: str, opened: list[St
     if opener == INIT:
         for name in DEVICES:
             steps += [_target(name, "at", "its place", Fd("dev")), _attach(f"dev_{name}", "at", f"bind /dev/{name}")]
+    if spec.dev == "private":
+        steps += _dev_mounts(spec, maps)
+    steps.append(_attributes(INIT, "dev", uapi.MOUNT_ATTR_RDONLY, "nothing is added to /dev", recursive=False))
+    return steps
+
+
+def _dev_mounts(spec: Spec, maps: Maps | None) -> list[Step]:
+    # What lies in /dev as filesystems of their own.
+    steps: list[Step] = []
     options = {"newinstance": "", "ptmxmode": "0666", "mode": "0620"}
     if maps is None or any(m.inside <= 5 < m.inside + m.count for m in maps.gid):
         options["gid"] = "5"
     no = SAFE | uapi.MOUNT_ATTR_NOEXEC
     steps += _new("devpts", "pts", options, uapi.MOUNT_ATTR_NOSUID | uapi.MOUNT_ATTR_NOEXEC, "terminals of its own")
     steps += [_target("pts", "at", "where it goes", Fd("dev")), _attach("pts", "at", "mount /dev/pts")]
-    steps += _new("tmpfs", "shm", {"mode": "1777", "size": str(spec.tmp_size)}, no, "POSIX shared memory of its own")
+    size = str(spec.tmp_size or Spec.tmp_size)  # for the kernel 0 is no limit
+    steps += _new("tmpfs", "shm", {"mode": "1777", "size": size}, no, "POSIX shared memory of its own")
     steps += [_target("shm", "at", "where it goes", Fd("dev")), _attach("shm", "at", "mount /dev/shm")]
     if spec.namespaces.ipc == "new":
         steps += _new("mqueue", "mqueue", {}, no, "POSIX message queues of this ipc namespace")
         steps += [_target("mqueue", "at", "where it goes", Fd("dev")), _attach("mqueue", "at", "mount /dev/mqueue")]
-    steps.append(_attributes(INIT, "dev", uapi.MOUNT_ATTR_RDONLY, "nothing is added to /dev", recursive=False))
     return steps
 
 

@@ -147,6 +147,24 @@ def become_joined_root_steps() -> tuple[Step, ...]:
     )
 
 
+# What the steps inside need over the new namespaces. Each one raised is a copy of the credentials: 2 us.
+_NEEDED = (
+    *("chown", "dac_override", "fowner"),  # owners and modes of what is made
+    *("setgid", "setuid", "setpcap"),  # the command's identity
+    *("sys_admin", "sys_chroot"),  # mounts, names, joining
+    "net_admin",  # lo, net.*
+    "sys_resource",  # limits of queues
+    "kill",  # passing on signals
+)
+
+
+def inside_capabilities(spec: Spec, host: Host) -> int:
+    """Return the mask of the capabilities that init must keep over its exec: for its steps, and for the command."""
+    wanted = spec.capabilities
+    own = (*wanted.effective, *wanted.permitted, *wanted.inheritable, *wanted.ambient)
+    return (caps.mask(_NEEDED) | caps.mask(own)) & host.all_capabilities
+
+
 def undumpable(who: str, why: str) -> Step:
     """The step after which nobody without CAP_SYS_PTRACE traces the process or reads its memory. ptrace(2).
 

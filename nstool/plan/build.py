@@ -42,6 +42,8 @@ def plan(spec: Spec, host: Host, lease: Lease) -> Plan:
     groups = _cgroups(spec, host, lease)
     links = _links(spec, lease)
     terminal = terminals(spec, host)
+    if terminal:
+        _check_terminal(spec)
     steps: list[Step] = [
         *(s for s in links if s.who == LAUNCHER and s.args[0] in _BEFORE),
         *groups.launcher,
@@ -51,7 +53,7 @@ def plan(spec: Spec, host: Host, lease: Lease) -> Plan:
         *(_join(name, LAUNCHER) for name in outer),
         _clone(new, joined, groups, spec),
         *(time.steps(spec, lease)),
-        *_child_steps(idmaps, host),
+        *_child_steps(spec, idmaps, host),
         *(_leave(name) for name in outer),
         *_meanwhile(
             *(user.map_steps(idmaps, host) if idmaps else ()),
@@ -88,6 +90,16 @@ def plan(spec: Spec, host: Host, lease: Lease) -> Plan:
 def terminals(spec: Spec, host: Host) -> tuple[int, ...]:
     """Return which standard streams are a terminal of the sandbox's own."""
     return {"always": (0, 1, 2), "auto": host.terminals}.get(spec.terminal, ())
+
+
+def _check_terminal(spec: Spec) -> None:
+    own = spec.dev in ("private", "bind") or any(m.type == "devpts" and m.target == "/dev/pts" for m in spec.mounts)
+    if spec.namespaces.mnt == "new" and not own:
+        raise SpecError(
+            f'a terminal of its own needs /dev/pts, which dev = "{spec.dev}" leaves out: '
+            'dev = "private", or terminal = "never"',
+            "terminal",
+        )
 
 
 def _cgroups(spec: Spec, host: Host, lease: Lease) -> cgroups.CgroupSteps:
@@ -242,11 +254,11 @@ def _after_join(new: set[str], joined: dict[str, str], host: Host) -> tuple[Step
     )
 
 
-def _child_steps(maps: user.Maps | None, host: Host) -> tuple[Step, ...]:
+def _child_steps(spec: Spec, maps: user.Maps | None, host: Host) -> tuple[Step, ...]:
     steps = []
     if maps is not None:
         why = "a uid that is not mapped yet loses its capabilities at exec unless they are ambient"
-        steps.append(Step(CHILD, "raise_ambient", (host.all_capabilities,), why))
+        steps.append(Step(CHILD, "raise_ambient", (user.inside_capabilities(spec, host),), why))
     why = "nsexec takes over, from a sealed copy: no memory of the launcher stays inside"
     return (*steps, Step(CHILD, "exec_init", (), why))
 

@@ -45,6 +45,7 @@ class Program:
         self.slots = slots
         self.undo = undo
         self.init = bool(data[_FLAGS_AT] & encode.WITH_INIT)
+        self.checked = False  # by the engine, once
         self._plan = plan
 
     @property
@@ -80,7 +81,7 @@ class Template:
     def fill(self, lease: Lease) -> Program:
         """Return the program for a lease. Sandboxes that make nothing outside all have the same one."""
         last = self._last
-        if last is None or last[0] != lease:
+        if last is None or (last[0] is not lease and last[0] != lease):
             last = self._last = (lease, self._made(lease))
         return last[1]
 

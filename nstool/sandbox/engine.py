@@ -15,6 +15,7 @@ from nstool.plan.template import Program
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from typing import Any
 
     from nstool.namespaces.user import Maps
 
@@ -23,6 +24,9 @@ _SEALS = 0xF  # F_SEAL_SEAL | SHRINK | GROW | WRITE, memfd_create(2)
 _MFD = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
 _MESSAGE_SIZE = ffi.sizeof("struct nst_message")
 
+# What a launch works with, to be used again: clearing 64 kB of stack each time costs more than keeping them. As many as
+# there ever were launches at the same time. Taking from a list and appending to it are atomic.
+_idle: list[tuple[Any, Any]] = []
 _image: tuple[int, int] = (-1, 0)  # fd and inode of the sealed copy of nsexec
 _image_lock = allocate_lock()
 
@@ -189,14 +193,14 @@ class Process:
 
     def reap(self) -> int | None:
         """Wait for the process to end; its status as wait(2) gives it, None if another has reaped it."""
-        import select
-
-        poll = select.poll()
-        poll.register(self.pidfd, select.POLLIN)
-        poll.poll()
         try:
             info = os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED)
-        except ChildProcessError:  # a SIGCHLD handler of the host's took it
+        except ChildProcessError:  # a SIGCHLD handler of the host's takes it, or has taken it
+            import select
+
+            poll = select.poll()
+            poll.register(self.pidfd, select.POLLIN)
+            poll.poll()
             return None
         if info is None:
             return None
@@ -229,10 +233,12 @@ def start(
     Raises KernelError for a step that the kernel refused; nothing of the new process is left then.
     """
     data = program.data
-    check(data)
-    launch = ffi.new("struct nst_launch *")
+    if not program.checked:
+        check(data)
+        program.checked = True
+    launch, stack = _idle.pop() if _idle else (ffi.new("struct nst_launch *"), ffi.new("uint8_t[]", lib.NST_STACK))
     buffer = ffi.from_buffer(data)
-    launch.plan, launch.size, launch.image = buffer, len(data), image()
+    launch.plan, launch.size, launch.stack, launch.image = buffer, len(data), stack, image()
     for name, fd in given.items():
         launch.slots[program.slots[name]] = fd
     lib.nst_launch_begin(launch)
@@ -258,7 +264,9 @@ def start(
         raise
     finally:
         lib.nst_launch_close(launch)
-    return Process(program, launch.pid, launch.pidfd, launch.control)
+    process = Process(program, launch.pid, launch.pidfd, launch.control)
+    _idle.append((launch, stack))
+    return process
 
 
 def userns(maps: Maps) -> int:

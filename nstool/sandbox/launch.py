@@ -204,7 +204,7 @@ class Sandbox:
 
     def _collect(self) -> Exit:
         told = None
-        while (message := self._process.read()) is not None:
+        while self.spec.init and (message := self._process.read()) is not None:
             if message.type == engine.EXITED:
                 told = message
         status = self._process.reap()

@@ -60,9 +60,17 @@ def take(spec: Spec) -> Lease:
         raise
 
 
+_unregistered = Lease(name="")
+
+
 def unregistered() -> Lease:
-    """Return the lease of a sandbox that has nothing to itself but its clocks."""
-    return Lease(name="", **clocks())  # type: ignore[arg-type]
+    """Return the lease of a sandbox that has nothing to itself but its clocks: for each second the same."""
+    global _unregistered
+    now = clocks()
+    lease = _unregistered
+    if lease.monotonic != now["monotonic"] or lease.boottime != now["boottime"]:
+        lease = _unregistered = Lease(name="", **now)  # type: ignore[arg-type]
+    return lease
 
 
 def clocks() -> dict[str, int]:

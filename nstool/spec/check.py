@@ -31,7 +31,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "Spec.proc": ("private", "none", "bind"),
     "Spec.hidepid": ("off", "noaccess", "invisible", "ptraceable"),
     "Spec.proc_subset": ("", "pid"),
-    "Spec.dev": ("private", "none", "bind"),
+    "Spec.dev": ("private", "nodes", "none", "bind"),
     "Spec.seccomp": ("default", "none"),
     "Spec.keyring": ("new", "keep"),
     "Spec.terminal": ("auto", "never", "always"),

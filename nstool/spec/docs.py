@@ -18,8 +18,9 @@ DOCS: dict[str, str] = {
     "Spec.proc": '/proc: "private" (of the new pid namespace), "bind" (the host\'s), "none".',
     "Spec.hidepid": "What a private /proc shows of other users' processes, proc(5).",
     "Spec.proc_subset": '"pid" hides all of /proc but the processes, proc(5).',
-    "Spec.dev": '/dev: "private" (the few safe nodes), "bind" (the host\'s), "none".',
-    "Spec.tmp_size": "Size of the private /tmp; 0: none.",
+    "Spec.dev": '/dev: "private" (the few safe nodes, pts, shm and mqueue), "nodes" (without these three), '
+    '"bind" (the host\'s), "none".',
+    "Spec.tmp_size": "Size of the private /tmp, and of /dev/shm; 0: no such /tmp.",
     "Spec.mask_paths": "Paths that appear empty inside.",
     "Spec.readonly_paths": "Paths that are read-only inside.",
     "Spec.limits": "Limits on what the sandbox may use.",

@@ -496,12 +496,14 @@ static void run_steps(const struct behaviour *how, const uint8_t *plan)
 
 static void run_launcher(const struct behaviour *how, const uint8_t *plan, size_t size)
 {
+	static uint8_t stack[NST_STACK];
 	static struct nst_launch l;
 
 	start(how);
 	memset(&l, 0, sizeof l);
 	l.plan = plan;
 	l.size = size;
+	l.stack = stack;
 	l.image = 5;
 	if (setjmp(k.whole) == 0) {
 		nst_launch_begin(&l);

@@ -671,7 +671,7 @@ launcher mkdirat <dev> 'mqueue'
 launcher clone3 CLONE_NEWNS|CLONE_NEWUTS|CLONE_NEWIPC|CLONE_NEWUSER|CLONE_NEWPID|CLONE_NEWNET
 child    unshare CLONE_NEWTIME
 child    write_file '/proc/self/timens_offsets' 'monotonic 0 0\nboottime 0 0\n'
-child    raise_ambient 2199023255551
+child    raise_ambient 19141099
 child    exec_init
 launcher write_proc 'uid_map' '0 100000 65536\n'
 launcher write_proc 'gid_map' '0 100000 65536\n'

@@ -387,6 +387,15 @@ def test_json_values() -> None:
     assert rows[4]["args"]["source"] is None
 
 
+def test_json_of_a_tarball() -> None:
+    """What unpacks it is told in lists only, which come back as they were."""
+    plan = planned(root=Root(type="tarball", path="/a.tar"), mounts=(Mount("/usr", "/usr"),))
+    again = render.load(json.loads(render.json(plan)))
+    told = [[step.args for step in steps if step.call == "external"] for steps in (again.steps, plan.steps)]
+    assert told[0][0][0] == "tarball_unpack"
+    assert told[0] == told[1]
+
+
 @settings(max_examples=20)
 @given(strategies.cases())
 def test_json_is_the_whole_plan(case: tuple[Spec, Host, Lease]) -> None:

@@ -381,6 +381,37 @@ def test_the_private_mounts(act: Act) -> None:
     assert "ro" in found["/dev"][1]
 
 
+def test_dev_of_nodes_alone(act: Act) -> None:
+    """--dev nodes: the six nodes and the links of the streams; there is no pts, shm or mqueue."""
+
+    def look() -> str:
+        with boxes.box(dev="nodes", terminal="never") as box:
+            return box.ask("ls /dev; head -c 2 /dev/zero | wc -c")
+
+    safe = ["full", "null", "random", "tty", "urandom", "zero"]
+    assert act(look).split() == [*sorted([*safe, "fd", "stderr", "stdin", "stdout"]), "2"]
+
+
+@pytest.mark.parametrize("dev", ["nodes", "none"])
+def test_a_terminal_needs_pts(act: Act, dev: str) -> None:
+    """Said before anything is done; with a devpts of the spec's own there is one."""
+    words = ["--memory", "0", "--pids", "0", "--terminal", "always", "--dev", dev]
+    ran = act(boxes.nstool, "run", *words, "--", "true")
+    assert ran.status == 2
+    assert 'needs /dev/pts, which dev = "' + dev in ran.err
+
+
+def test_shared_memory_is_limited_without_a_private_tmp(act: Act) -> None:
+    """tmp_size 0 is no /tmp of its own; for the kernel a tmpfs of size 0 has no limit."""
+
+    def look() -> str:
+        with boxes.box(tmp_size=0) as box:
+            return box.ask("stat -f -c %b:%S /dev/shm")
+
+    blocks, size = act(look).split(":")
+    assert int(blocks) * int(size) == 64 << 20
+
+
 def test_no_mount_of_the_host_is_writable(act: Act) -> None:
     """Every writable mount inside is a new filesystem: none has the host's device."""
 
