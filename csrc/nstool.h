@@ -24,8 +24,8 @@ enum {
 	NST_MAX_PLAN = 1 << 20, /* bytes */
 	NST_ARGS = 7,
 	NST_STACK = 64 << 10, /* bytes that the child of a launch gets */
-	NST_NONE = -1,	  /* slot: nothing */
-	NST_SKIPPED = -2, /* slot: its step failed with an errno that the plan ignores */
+	NST_NONE = -1,	      /* slot: nothing */
+	NST_SKIPPED = -2,     /* slot: its step failed with an errno that the plan ignores */
 };
 
 enum nst_who { NST_LAUNCHER, NST_CHILD, NST_INIT, NST_PAYLOAD, NST_UNDO, NST_WHO_COUNT };
