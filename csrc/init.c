@@ -6,6 +6,7 @@
 #include <asm/signal.h>
 #include <linux/errno.h>
 #include <linux/fcntl.h>
+#include <linux/futex.h>
 #include <linux/mman.h>
 #include <linux/resource.h>
 #include <linux/sched.h>
@@ -33,6 +34,10 @@ static struct {
 	int control;
 	int lifeline;
 	int payload; /* pid as this process sees it */
+	/* Both live in one memory until the payload execs: */
+	int32_t gate;	/* 1: the payload may go on */
+	int32_t in_use; /* 0: the payload has left this memory, by exec or by its end. CLONE_CHILD_CLEARTID of clone(2) */
+	struct nst_failure payload_failure;
 } self;
 
 static const struct nst_step *step_of(int i)
@@ -89,8 +94,8 @@ static void *map(uint64_t size, int fd)
 	return p < 0 && p > -4096 ? NULL : (void *)p;
 }
 
-/* Run the payload's steps: in init's memory until exec while init waits (CLONE_VFORK), or in this
- * process itself when there is no init. Returns only when a step has failed. */
+/* Run the payload's steps: in init's memory until exec, on a stack of its own, or in this process itself when
+ * there is no init. Returns only when a step has failed. */
 static void payload_steps(void)
 {
 	struct nst_run run = self.run;
@@ -100,7 +105,7 @@ static void payload_steps(void)
 	for (i = 0; i < (int)self.header->n_steps; i++)
 		if (step_of(i)->who == NST_PAYLOAD && nst_step_run(&run, i) < 0)
 			break;
-	self.run.failure = run.failure;
+	self.payload_failure = run.failure;
 }
 
 static void payload_main(void *arg)
@@ -113,7 +118,9 @@ static void payload_main(void *arg)
 
 static long clone_payload(const struct nst_step *s)
 {
-	struct clone_args args = {.flags = s->arg[0] | CLONE_VM | CLONE_VFORK, .exit_signal = SIGCHLD};
+	struct clone_args args = {.flags = s->arg[0] | CLONE_VM | CLONE_CHILD_CLEARTID,
+				  .child_tid = (uint64_t)(uintptr_t)&self.in_use,
+				  .exit_signal = SIGCHLD};
 	void *stack = map(STACK_SIZE, -1);
 	int tid = (int)s->arg[2];
 
@@ -125,12 +132,27 @@ static long clone_payload(const struct nst_step *s)
 		args.set_tid = (uint64_t)(uintptr_t)&tid;
 		args.set_tid_size = 1;
 	}
+	self.in_use = 1;
 	return nst_clone3_on_stack(&args, sizeof args, payload_main, NULL);
+}
+
+/* Wait until the payload that step i has made has left this memory: it has exec'ed, or ended. */
+static void await_exec(int i)
+{
+	while (__atomic_load_n(&self.in_use, __ATOMIC_ACQUIRE)) {
+		long r = nst_raw4(__NR_futex, NST_P(&self.in_use), FUTEX_WAIT, 1, 0);
+		struct nst_failure f = {.step = i, .error = (int32_t)-r};
+
+		if (r < 0 && r != -EAGAIN && r != -EINTR)
+			report_failure(&f);
+	}
+	if (self.payload_failure.step >= 0)
+		report_failure(&self.payload_failure);
 }
 
 static void run_init_steps(void)
 {
-	int i;
+	int i, cloned = -1;
 
 	for (i = 0; i < (int)self.header->n_steps; i++) {
 		const struct nst_step *s = step_of(i);
@@ -139,6 +161,8 @@ static void run_init_steps(void)
 			continue;
 		if (is_clone(s)) {
 			long pid = clone_payload(s);
+
+			cloned = i;
 
 			if (pid < 0)
 				self.run.failure = (struct nst_failure){.step = i, .error = (int32_t)-pid};
@@ -150,6 +174,8 @@ static void run_init_steps(void)
 		if (self.run.failure.step >= 0)
 			report_failure(&self.run.failure);
 	}
+	if (cloned >= 0)
+		await_exec(cloned);
 }
 
 static int64_t microseconds(const struct __kernel_old_timeval *t)
@@ -319,14 +345,16 @@ _Noreturn void nst_init(int fd)
 	self.run.slots = self.slots;
 	self.run.who = NST_INIT;
 	self.run.control = self.control;
+	self.run.gate = &self.gate;
 	self.run.failure = f;
+	self.payload_failure = f;
 	if (self.control < 0)
 		leave(FAILED_STATUS);
 
 	run_init_steps();
 	if (!(self.header->flags & NST_WITH_INIT)) {
 		payload_steps();
-		report_failure(&self.run.failure);
+		report_failure(&self.payload_failure);
 	}
 	started.pid = self.payload;
 	tell(&started);

@@ -143,6 +143,7 @@ struct nst_run {
 	enum nst_who who;
 	int control;   /* socket, for wait, release, send_fd */
 	int child_pid; /* for write_proc and spawn, launcher only */
+	int32_t *gate; /* for futex_wake and futex_wait, init and its payload only: a word that both have */
 	void *scratch; /* room for argument vectors, execve and spawn only */
 	uint64_t scratch_size;
 	struct nst_failure failure; /* written on failure only */

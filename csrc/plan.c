@@ -7,6 +7,7 @@
 #include <linux/errno.h>
 #include <linux/fcntl.h>
 #include <linux/filter.h>
+#include <linux/futex.h>
 #include <linux/keyctl.h>
 #include <linux/mount.h>
 #include <linux/openat2.h>
@@ -76,7 +77,9 @@
 	X(write_proc, -1, "sb")                                                                                        \
 	X(spawn, -1, "v")                                                                                              \
 	X(send_fd, -1, "f")                                                                                            \
-	X(external, -1, "s")
+	X(external, -1, "s")                                                                                           \
+	X(futex_wake, -1, "")                                                                                          \
+	X(futex_wait, -1, "")
 
 enum {
 #define X(name, nr, kinds) CALL_##name,
@@ -182,7 +185,10 @@ static int who_bad(const struct nst_step *s)
 	case CALL_exec_init:
 		return s->who != NST_CHILD;
 	case CALL_execve:
+	case CALL_futex_wait:
 		return s->who != NST_PAYLOAD;
+	case CALL_futex_wake:
+		return s->who != NST_INIT;
 	case CALL_wait:
 	case CALL_send_fd:
 		return s->who != NST_INIT && s->who != NST_PAYLOAD;
@@ -315,8 +321,8 @@ static enum nst_reason step_reason(const uint8_t *plan, const struct nst_step *s
 	return arguments_bad(h, s) ? NST_BAD_ARGUMENT : 0;
 }
 
-/* The roles in order: launcher steps (as many setns before as after the clone) and one clone3; child steps ending in exec_init; then launcher and
- * init steps mixed; the payload's, none of init's among them, ending in execve; init's last; undo. */
+/* The roles in order: launcher steps (as many setns before as after the clone) and one clone3; child steps ending in
+ * exec_init; then launcher and init steps mixed, with init's clone3 among them; the payload's, ending in execve; undo. */
 static int order_bad(const uint8_t *plan, int *ret_step)
 {
 	const struct nst_plan *h = header_of(plan);
@@ -346,16 +352,15 @@ static int order_bad(const uint8_t *plan, int *ret_step)
 			inited = s->call == CALL_exec_init;
 			break;
 		case NST_INIT:
-			if (!inited || begun != executed || (executed && !with_init))
+			if (!inited || begun)
 				return 1;
-			if (s->call == CALL_clone3) {
-				if (payload)
-					return 1;
-				payload = begun = 1;
-			}
+			if (s->call == CALL_clone3 && payload++)
+				return 1;
+			if (s->call == CALL_futex_wake && !payload)
+				return 1;
 			break;
 		case NST_PAYLOAD:
-			if (!inited || !payload || executed)
+			if (!inited || !payload || executed || (s->call == CALL_futex_wait && !with_init))
 				return 1;
 			begun = 1;
 			executed = s->call == CALL_execve;
@@ -727,6 +732,23 @@ static long run_release(const struct nst_run *run)
 	return nst_raw6(__NR_sendto, run->control, NST_P(&m), sizeof m, 0x4000 /* MSG_NOSIGNAL */, 0, 0);
 }
 
+/* Let the payload go on: what it waits for is done. futex(2). */
+static long run_futex_wake(int32_t *gate)
+{
+	__atomic_store_n(gate, 1, __ATOMIC_RELEASE);
+	return nst_raw3(__NR_futex, NST_P(gate), FUTEX_WAKE, 1);
+}
+
+static long run_futex_wait(int32_t *gate)
+{
+	long r;
+
+	do
+		r = nst_raw4(__NR_futex, NST_P(gate), FUTEX_WAIT, 0, 0);
+	while ((r >= 0 || r == -EINTR) && !__atomic_load_n(gate, __ATOMIC_ACQUIRE));
+	return r < 0 && r != -EAGAIN && r != -EINTR ? r : 0; /* EAGAIN: it is open already */
+}
+
 static long run_ioctl(const uint8_t *plan, const struct nst_step *s, const long *a)
 {
 	char buf[64] __attribute__((aligned(8))); /* the kernel may write into it; the plan stays as it is */
@@ -800,6 +822,10 @@ static long run_special(struct nst_run *run, const struct nst_step *s, const lon
 		return run_wait(run);
 	case CALL_release:
 		return run_release(run);
+	case CALL_futex_wake:
+		return run_futex_wake(run->gate);
+	case CALL_futex_wait:
+		return run_futex_wait(run->gate);
 	case CALL_send_fd:
 		return run_send_fd(run, (int)a[0], (int)(uint32_t)s->arg[0]);
 	case CALL_close: {

@@ -76,9 +76,8 @@ def plan(spec: Spec, host: Host, lease: Lease) -> Plan:
         *(terminal_steps(spec) if terminal else ()),
         *mounts.last,
         *_init_hardening(spec),
-        *((pid.clone_step(spec),) if spec.init else ()),
+        *((pid.clone_step(spec), *_init_last(spec, idmaps)) if spec.init else ()),
         *_payload(spec, host, idmaps, terminal),
-        *_init_last(spec, idmaps),
         *(s for s in links if s.who == UNDO),
         *mounts.undo,
         *groups.undo,
@@ -285,19 +284,16 @@ def _init_hardening(spec: Spec) -> tuple[Step, ...]:
 
 
 def _init_last(spec: Spec, maps: user.Maps | None) -> tuple[Step, ...]:
-    if not spec.init:
-        return ()
+    # When the payload is there already, for it begins with all that init has, but before its first step.
     keep = 1 << uapi.CAPABILITIES["kill"] if maps is not None else 0
-    steps = [
-        user.undumpable(INIT, "the command's change of ids, made in init's memory, may have reset it"),
-        Step(INIT, "prctl", (uapi.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "init gains nothing any more"),
-    ]
+    steps = [Step(INIT, "prctl", (uapi.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "init gains nothing any more")]
     if maps is not None:
         if spec.capabilities.permitted:  # with CAP_SYS_PTRACE or the like the command reaches into init
             steps.append(Step(INIT, "drop_bounding", (0,), "no execve gives init a capability"))
         steps.append(Step(INIT, "capset", (keep, keep, 0), "init keeps only what forwarding signals needs"))
         if spec.capabilities.permitted:
             steps += _seccomp(spec, INIT)
+    steps.append(Step(INIT, "futex_wake", (), "init is closed to the command: the payload may begin"))
     return tuple(steps)
 
 
@@ -328,7 +324,9 @@ def terminal_steps(spec: Spec) -> tuple[Step, ...]:
 
 
 def _payload(spec: Spec, host: Host, maps: user.Maps | None, terminal: tuple[int, ...]) -> tuple[Step, ...]:
+    hold = (Step(PAYLOAD, "futex_wait", (), "until init is closed to what comes after it"),) if spec.init else ()
     return (
+        *hold,
         Step(PAYLOAD, "reset_signals", (), "dispositions and mask as a fresh process has them"),
         *fd_steps(spec, terminal),
         *pid.payload_steps(spec),

@@ -77,6 +77,8 @@ write_proc       file:s data:b                                          user_nam
 spawn            argv:v                                                 newuidmap(1)
 send_fd          fd:f                                                   unix(7)
 external         name:s args:x                                          -
+futex_wake                                                              futex(2)
+futex_wait                                                              futex(2)
 """
 
 

@@ -59,7 +59,6 @@ def into_sandbox(spec: Spec, host: Host, target: Target) -> Plan:
         *build.fd_steps(spec, terminal),
         *pid.payload_steps(spec),
         *build.hardened(spec, host, maps, terminal),
-        user.undumpable(INIT, "the command's change of ids, made in this memory, may have reset it"),
     )
     given = (*_STREAMS, *(f"pass{n}" for n in range(len(spec.pass_fds))), "target")
     return Plan(steps, given, True, True)

@@ -209,6 +209,8 @@ _BY_CALL = {
     "exec_init": "init",
     "release": "go on",
     "wait": "go on",
+    "futex_wake": "go on",
+    "futex_wait": "go on",
     "seccomp": "system calls",
     "execve": "the command",
     "send_fd": "terminal",

@@ -83,6 +83,8 @@ def _every_call() -> Plan:
         Step(INIT, "pidfd_open", (1, 0), "", "self"),
         Step(INIT, "send_fd", (0,), ""),
         Step(INIT, "clone3", (0, -1, 0), ""),
+        Step(INIT, "futex_wake", (), ""),
+        Step(PAYLOAD, "futex_wait", (), ""),
         Step(PAYLOAD, "setrlimit", (7, 10, -1), ""),
         Step(PAYLOAD, "drop_bounding", (1,), ""),
         Step(PAYLOAD, "execve", (("/bin/a", "/bin/b"), ("a", "", "b"), ("A=b", "")), ""),

@@ -8,6 +8,7 @@
 #include <fcntl.h>
 #include <linux/capability.h>
 #include <linux/filter.h>
+#include <linux/futex.h>
 #include <linux/mount.h>
 #include <linux/openat2.h>
 #include <linux/sched.h>
@@ -397,13 +398,17 @@ long nst_raw6(long nr, long a, long b, long c, long d, long e, long f)
 		return 0;
 	case __NR_ppoll:
 		return poll_all(a, b);
+	case __NR_futex: /* who waits finds that the other has done its part */
+		if (b == FUTEX_WAIT)
+			*(int32_t *)a = !c;
+		return 0;
 	case __NR_getpid:
 		return 1234;
 	}
 	return 0;
 }
 
-/* The child runs to its end, then the parent goes on: that is CLONE_VFORK. */
+/* The child runs to its end, then the parent goes on: that is CLONE_VFORK, and without it one of many orders. */
 long nst_clone3_on_stack(const void *args, size_t size, void (*fn)(void *), void *arg)
 {
 	jmp_buf end, *outer = k.child;
@@ -424,6 +429,8 @@ long nst_clone3_on_stack(const void *args, size_t size, void (*fn)(void *), void
 		if (setjmp(end) == 0)
 			fn(arg);
 	}
+	if (a->flags & CLONE_CHILD_CLEARTID)
+		*(int32_t *)a->child_tid = 0;
 	k.child = outer;
 	return 4321;
 }
@@ -474,6 +481,7 @@ static void run_steps(const struct behaviour *how, const uint8_t *plan)
 	const struct nst_plan *h = (const struct nst_plan *)plan;
 	static int32_t slots[NST_MAX_SLOTS];
 	void *scratch = malloc(16384);
+	int32_t gate = 0;
 	int i;
 
 	start(how);
@@ -481,7 +489,7 @@ static void run_steps(const struct behaviour *how, const uint8_t *plan)
 		slots[i] = i % 7 ? i : i % 2 ? NST_NONE : NST_SKIPPED;
 	for (i = 0; i < (int)h->n_steps; i++) {
 		const struct nst_step *s = (const struct nst_step *)(plan + h->steps_offset) + i;
-		struct nst_run run = {.plan = plan, .slots = slots, .who = s->who, .control = 3, .child_pid = 4321};
+		struct nst_run run = {.plan = plan, .slots = slots, .who = s->who, .control = 3, .child_pid = 4321, .gate = &gate};
 
 		if (s->who == NST_PAYLOAD || s->who == NST_LAUNCHER) {
 			run.scratch = scratch;

@@ -26,8 +26,10 @@ from tests.support.user import User
 AT_FDCWD, F_SETFD, F_DUPFD_CLOEXEC = -100, 2, 1030
 O_WRONLY, O_CLOEXEC = 1, 0x80000
 CLONE_VM, CLONE_VFORK, CLONE_PIDFD, CLONE_INTO_CGROUP = 0x100, 0x4000, 0x1000, 0x200000000
+CLONE_CHILD_CLEARTID = 0x200000
 SIGKILL, SIGSTOP = 9, 19
 MSG_NOSIGNAL = 0x4000
+FUTEX_WAIT, FUTEX_WAKE = 0, 1
 RELEASE = struct.pack("<I", 1)
 ANY = object()
 
@@ -391,9 +393,9 @@ class Comparison:
     def do_clone3(self, actor: Actor, step: Step) -> Call:
         flags, cgroup, tid = step.args
         assert isinstance(flags, int)
-        wanted: dict[str, Any] = {"flags": flags | CLONE_VM | CLONE_VFORK, "set_tid": [tid] if tid else 0}
+        how = CLONE_VFORK | CLONE_PIDFD if actor is self.launcher else CLONE_CHILD_CLEARTID
+        wanted: dict[str, Any] = {"flags": flags | CLONE_VM | how, "set_tid": [tid] if tid else 0}
         if actor is self.launcher:
-            wanted["flags"] |= CLONE_PIDFD
             if isinstance(cgroup, Fd):
                 wanted["flags"] |= CLONE_INTO_CGROUP
                 wanted["cgroup"] = actor.slots[cgroup.name]
@@ -406,6 +408,7 @@ class Comparison:
             self.init = Actor(INIT, self.trace[call.pid], actor.slots)
         else:
             self.payload = Actor(PAYLOAD, self.trace[call.pid], actor.slots)
+            actor.between |= {"futex"}  # until the payload has exec'ed
         return call
 
     def do_exec_init(self, actor: Actor, step: Step) -> Call:
@@ -424,6 +427,13 @@ class Comparison:
         if not call.args[1].startswith(RELEASE):
             raise Mismatch(f"{step}: {call}")
         return call
+
+    def do_futex_wake(self, actor: Actor, step: Step) -> Call:
+        return self.take(actor, step, "futex", ANY, FUTEX_WAKE, 1)
+
+    def do_futex_wait(self, actor: Actor, step: Step) -> Call:
+        call = self.take(actor, step, "futex", ANY, FUTEX_WAIT, 0, ANY)
+        return call._replace(result=0) if call.result == -errno.EAGAIN else call  # it was open already
 
     def do_send_fd(self, actor: Actor, step: Step) -> Call:
         fd = {"cmsg_level": 1, "cmsg_type": 1, "cmsg_data": [actor.fd(step.args[0])]}

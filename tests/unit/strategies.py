@@ -366,11 +366,10 @@ def plans(draw: st.DrawFn) -> Plan:
         Step(LAUNCHER, "release", (), ""),
         Step(INIT, "wait", (), ""),
         *some(INIT),
-        *((Step(INIT, "clone3", (0, -1, draw(st.sampled_from((0, 77)))), ""),) if init else ()),
+        *((Step(INIT, "clone3", (0, -1, draw(st.sampled_from((0, 77)))), ""), *some(INIT)) if init else ()),
         Step(PAYLOAD, "reset_signals", (), ""),
         *some(PAYLOAD),
         Step(PAYLOAD, "execve", command, ""),
-        *(some(INIT) if init else ()),
         *some(UNDO),
     ]
     return Plan(tuple(made), given_fds, init, draw(st.booleans()))

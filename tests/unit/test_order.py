@@ -494,7 +494,8 @@ def test_terminal_controls_a_session_of_its_own(plan: Plan) -> None:
 @where("")
 def test_signals_are_reset_first(plan: Plan) -> None:
     """Until then all are blocked, so that no handler of anybody's runs in a half-made process."""
-    assert one(plan, PAYLOAD, "reset_signals") == every(plan, PAYLOAD)[0]
+    hold = at(plan, PAYLOAD, "futex_wait")
+    assert [*hold, one(plan, PAYLOAD, "reset_signals")] == every(plan, PAYLOAD)[: len(hold) + 1]
 
 
 @where("")
@@ -586,11 +587,13 @@ def test_init_is_closed_to_the_command_before_it_runs(plan: Plan) -> None:
 
 
 @where("init")
-def test_init_gives_up_its_rights_when_the_command_runs(plan: Plan) -> None:
-    """Until then it needs them to make the command; afterwards it only reaps, forwards and reports."""
-    last = [n for n in every(plan, INIT) if n > one(plan, INIT, "clone3")]
-    assert at(plan, INIT, "prctl", uapi.PR_SET_NO_NEW_PRIVS) == [n for n in last if plan.steps[n].args[0] == 38]
-    in_order(one(plan, INIT, "clone3"), one(plan, PAYLOAD, "execve"), last)
+def test_init_gives_up_its_rights_before_the_command_runs(plan: Plan) -> None:
+    """The payload is a copy of init with all its rights, so they go after the clone; and before its first step."""
+    last = every(plan, INIT)[-1]
+    dropped = [*at(plan, INIT, "prctl", uapi.PR_SET_NO_NEW_PRIVS), *at(plan, INIT, "capset")]
+    in_order(one(plan, INIT, "clone3"), dropped, one(plan, INIT, "futex_wake"), one(plan, PAYLOAD, "futex_wait"))
+    assert one(plan, INIT, "futex_wake") == last
+    assert one(plan, PAYLOAD, "futex_wait") == every(plan, PAYLOAD)[0]
 
 
 @only("no init", "user with one id, no init")
@@ -755,6 +758,10 @@ init     umount2 '.'
 init     chdir '/'
 init     prctl PR_SET_DUMPABLE
 init     clone3 0
+init     prctl PR_SET_NO_NEW_PRIVS
+init     capset 32 32 0
+init     futex_wake
+payload  futex_wait
 payload  reset_signals
 payload  dup3 <stdin>
 payload  dup3 <stdout>
@@ -782,9 +789,6 @@ payload  prctl PR_SET_PDEATHSIG
 payload  prctl PR_SET_NO_NEW_PRIVS
 payload  seccomp bytes
 payload  execve ('true',)
-init     prctl PR_SET_DUMPABLE
-init     prctl PR_SET_NO_NEW_PRIVS
-init     capset 32 32 0
 undo     unlinkat '/sys/fs/cgroup/memory/x/nstool-web'
 undo     unlinkat '/sys/fs/cgroup/pids/x/nstool-web'
 undo     unlinkat '/sys/fs/cgroup/unified/x/nstool-web'

@@ -219,7 +219,6 @@ def test_namespaces_of_each_actor_are_tracked() -> None:
         (INIT, "umpnhi-t"),
         (INIT, "umpnhict"),
         (PAYLOAD, "umpnhict"),
-        (INIT, "umpnhict"),
         (UNDO, "--------"),
     ]
 

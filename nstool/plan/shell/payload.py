@@ -53,6 +53,8 @@ def setrlimit(s: Script, step: Step) -> Lines:
 
 
 def drop_bounding(s: Script, step: Step) -> Lines:
+    if step.who == INIT:
+        return s.no("init keeps its bounding set")
     return program(s, "setpriv", f"--bounding-set={_capability_words(*numbers(step, 0))}")
 
 

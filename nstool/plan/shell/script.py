@@ -100,7 +100,9 @@ class Script:
             self.undo[:0] = out
         else:
             self.target(step).extend(out)
-        if step.call == "clone3" and step.who == INIT:
+        if step.call == "futex_wake" or (step.call == "clone3" and step.who == INIT):
+            # Here the payload begins: at its clone, or where init lets it go on.
+            self.segments[-1] = [line for line in self.segments[-1] if line != _PAYLOAD_MARK]
             self.segments[-1].append(_PAYLOAD_MARK)
 
     def target(self, step: Step) -> Lines:

@@ -185,6 +185,10 @@ def _wait(s: Script, _: Step) -> Lines:
     return ["#   it was waiting for this file to be there"]
 
 
+def _futex(s: Script, _: Step) -> Lines:
+    return ["#   not needed: no process of this script is inside beside the command"]
+
+
 def _write_proc(s: Script, step: Step) -> Lines:
     name, data = step.args
     return [f'{printf(data)} >"/proc/$pid/{in_quotes(str(name))}"']
@@ -285,6 +289,8 @@ FORMS: dict[str, Callable[[Script, Step], Lines]] = {
     "clone3": _clone3,
     "wait": _wait,
     "release": _release,
+    "futex_wake": _futex,
+    "futex_wait": _futex,
     "exec_init": _exec_init,
     "execve": payload.execve,
     "write_proc": _write_proc,

@@ -9,11 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from nstool import uapi
 from nstool.errors import SpecError
+from nstool.plan.steps import INIT, Plan, Step
 from nstool.sandbox.launch import launch
+from nstool.spec.model import Capabilities
 from tests.kernel.rows import boxes
 from tests.kernel.rows.conftest import Act
-from tests.support import processes
+from tests.support import plans, processes
 
 
 def test_init_is_pid_1_and_the_command_its_child(act: Act) -> None:
@@ -202,3 +205,24 @@ def test_the_pid_namespace_shows_no_other_process(act: Act) -> None:
     count, outside = act(look)
     assert int(count) <= 5
     assert outside
+
+
+@pytest.mark.needs("userns")
+def test_init_is_closed_before_the_command_begins(act: Act) -> None:
+    """However long init takes to give up its rights, a command that could trace it finds it without them."""
+
+    def slow(plan: Plan) -> Plan:
+        at = next(n for n, s in enumerate(plan.steps) if s.who == INIT and s.call == "clone3") + 1
+        nothing = Step(INIT, "prctl", (uapi.PR_SET_DUMPABLE, 0, 0, 0, 0), "a test")
+        return plan.replace(steps=(*plan.steps[:at], *(nothing,) * 2000, *plan.steps[at:]))
+
+    def look() -> boxes.Ran:
+        with plans.changed(slow):
+            own = Capabilities(*[("sys_ptrace",)] * 5)
+            return boxes.run("cat", "/proc/1/status", capabilities=own, hidepid="off")
+
+    ran = act(look)
+    found = dict(line.split(":", 1) for line in ran.lines if ":" in line)
+    keep = f"{1 << uapi.CAPABILITIES['kill']:016x}"
+    assert (found["CapPrm"].strip(), found["CapBnd"].strip(), found["NoNewPrivs"].strip()) == (keep, "0" * 16, "1"), ran
+    assert found["Seccomp"].strip() == "2"
