@@ -395,10 +395,9 @@ class Comparison:
         assert isinstance(flags, int)
         how = CLONE_VFORK | CLONE_PIDFD if actor is self.launcher else CLONE_CHILD_CLEARTID
         wanted: dict[str, Any] = {"flags": flags | CLONE_VM | how, "set_tid": [tid] if tid else 0}
-        if actor is self.launcher:
-            if isinstance(cgroup, Fd):
-                wanted["flags"] |= CLONE_INTO_CGROUP
-                wanted["cgroup"] = actor.slots[cgroup.name]
+        if actor is self.launcher and isinstance(cgroup, Fd):
+            wanted["flags"] |= CLONE_INTO_CGROUP
+            wanted["cgroup"] = actor.slots[cgroup.name]
         call = self.take(actor, step, "clone3", ANY)
         seen = call.args[0][0] if isinstance(call.args[0], list) else call.args[0]
         if not matches(wanted, seen):
