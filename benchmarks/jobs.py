@@ -33,7 +33,7 @@ def spec(job: str, program: str = TRUE) -> Spec:
         init=False,
         seccomp="none",
         keyring="keep",
-        limits=Limits(memory=0, pids=0, rlimits={}),
+        limits=Limits(memory=0, pids=0, cpu=0, rlimits={}),
         dev="nodes",
         tmp_size=0,
         hidepid="off",

@@ -133,7 +133,7 @@ def cli(rounds: int) -> tuple[str, Measured]:
         "python -c pass": [PYTHON, "-c", "pass"],
         "nstool run -- true": [NSTOOL, "run", "--", true],
         "nstool run, no init, cgroup, seccomp": [
-            NSTOOL, "run", "--no-init", "--seccomp", "none", "--memory", "0", "--pids", "0", "--", true
+            NSTOOL, "run", "--no-init", "--seccomp", "none", "--memory", "0", "--pids", "0", "--cpu", "0", "--", true
         ],
         "nstool run SPEC.toml": [NSTOOL, "run", str(spec)],
         "nstool --version": [NSTOOL, "--version"],

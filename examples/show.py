@@ -92,7 +92,7 @@ def refused(act: Callable[[], object], errno: int = EPERM) -> str:
 
 def limits() -> Limits:
     """The limits of cgroups need a cgroup that the caller may make: root has one, others not everywhere."""
-    return Limits(memory=64 << 20, pids=32) if ROOT else Limits(memory=0, pids=0)
+    return Limits(memory=64 << 20, pids=32) if ROOT else Limits(memory=0, pids=0, cpu=0)
 
 
 PROGRAMS = ("usr", "bin", "sbin", "lib", "lib32", "lib64")  # directories of the host that its programs need

@@ -29,6 +29,7 @@ CONTROLLERS: tuple[str, ...] = (
 )
 UNIFIED = "unified"  # the cgroup2 directory, whichever controllers it has
 CGROUP = "cgroup"  # result of the step that opens it, for clone3
+WEIGHT = 10  # of the cpu by default; 100 is the kernel's own default, and 1024 is that in version 1
 PERIOD = 100_000  # microseconds, the kernel's default; a quota below 1000 is refused, then the period is longer
 DELEGATE = "systemd-run --user --scope -p Delegate=yes nstool run ..."
 
@@ -83,7 +84,7 @@ class CgroupSteps(Frozen):
 def wanted(limits: Limits) -> tuple[str, ...]:
     """Return the controllers that these limits need."""
     values = {"memory": limits.memory, "pids": limits.pids, "cpu": limits.cpu}
-    return tuple(name for name, value in values.items() if value)
+    return tuple(name for name, value in values.items() if value != 0)
 
 
 def preflight(limits: Limits, layout: Layout) -> tuple[NotSupported, ...]:
@@ -202,7 +203,10 @@ def _memory(version: int, path: str, limits: Limits, layout: Layout) -> list[Ste
     return made
 
 
-def _cpu(version: int, path: str, cores: float) -> list[Step]:
+def _cpu(version: int, path: str, cores: float | None) -> list[Step]:
+    if cores is None:
+        name, weight = ("cpu.weight", WEIGHT) if version == 2 else ("cpu.shares", WEIGHT * 1024 // 100)
+        return [_write(f"{path}/{name}", str(weight), "a tenth of the usual share of a cpu that others want too")]
     period = PERIOD if cores * PERIOD >= 1000 else 10 * PERIOD
     quota = round(cores * period)
     if quota < 1000:

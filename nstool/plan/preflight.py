@@ -67,7 +67,7 @@ def check(spec: Spec, host: Host, trial: Trial | None = None, root: str = "") ->
     # What these two have answered is taken out, so that the plan can be made and the rest looked at.
     reduced = spec
     if host.cgroups is not None and any(p.what.startswith("limits.") for p in problems):
-        reduced = reduced.replace(limits=spec.limits.replace(memory=0, swap=0, pids=0, cpu=0.0))
+        reduced = reduced.replace(limits=spec.limits.replace(memory=0, swap=0, pids=0, cpu=0))
     try:
         planned = plan(reduced, host, LEASE)
     except (NotSupported, SpecError) as error:
@@ -149,7 +149,7 @@ def trial_spec(spec: Spec) -> Spec:
     if net.mode in ("veth", "bridge"):
         net = type(net)(mode="loopback", sysctls=net.sysctls)
     mounts = tuple(m for m in spec.mounts if not m.upper) if root == spec.root else ()
-    limits = spec.limits.replace(memory=0, swap=0, pids=0, cpu=0.0)
+    limits = spec.limits.replace(memory=0, swap=0, pids=0, cpu=0)
     return spec.replace(root=root, net=net, mounts=mounts, limits=limits, pass_fds=(), terminal="never")
 
 

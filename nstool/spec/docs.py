@@ -88,7 +88,7 @@ DOCS: dict[str, str] = {
     "Limits.memory": "Memory of all tasks together; 0: no limit.",
     "Limits.swap": "Swap on top of the memory.",
     "Limits.pids": "Number of tasks; 0: no limit.",
-    "Limits.cpu": 'Cores: 0.5 or "50%" is half a core; 0: no limit.',
+    "Limits.cpu": 'Cores: 0.5 or "50%" is half a core; 0: no limit; absent: what the host leaves, at weight 10.',
     "Limits.rlimits": 'Limits of each process: name = [SOFT, HARD], or "SOFT:HARD"; -1 or "unlimited", getrlimit(2).',
     "Capabilities.effective": "What the kernel checks.",
     "Capabilities.permitted": "What can be made effective.",

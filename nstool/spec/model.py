@@ -105,6 +105,7 @@ class Net(Frozen):
 class Limits(Frozen):
     """``[limits]``. memory, swap: bytes; pids: tasks; cpu: cores (0.5 is half a core).
 
+    cpu None: as many cores as the rest of the host leaves, a tenth of the usual weight where both want them.
     0 means no limit (a word that a reviewer sees). rlimits: name without RLIMIT_, in lower case,
     to (soft, hard); -1 is RLIM_INFINITY.
     """
@@ -112,7 +113,7 @@ class Limits(Frozen):
     memory: int = 512 << 20
     swap: int = 0
     pids: int = 256
-    cpu: float = 0.0
+    cpu: float | None = None
     rlimits: dict[str, tuple[int, int]] = {"core": (0, 0), "nofile": (1024, 4096), "memlock": (64 << 10, 64 << 10)}
 
 

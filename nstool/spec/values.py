@@ -114,6 +114,11 @@ def cores(value: object) -> float:
     return float(number) / (100 if text.strip().endswith("%") else 1)
 
 
+def cpu(value: object) -> float | None:
+    """Return cores as ``cores``, or None (null in JSON) for those that the rest of the host leaves."""
+    return None if value is None else cores(value)
+
+
 def seconds(value: object) -> int:
     """Return seconds: 90, "90", "-3600", "2h", "30d"."""
     if isinstance(value, int) and not isinstance(value, bool):

@@ -17,7 +17,7 @@ from nstool.spec.model import Capabilities, Limits, Mount, Net, Root, Spec
 from nstool.uapi import SIOCSIFFLAGS
 
 LEASE = Lease("web", 100000, 100000, 65536, "nstool-web", "ns-0ad50002", "10.213.0.2/30", "10.213.0.1/30")
-NO_LIMITS = Limits(memory=0, pids=0)
+NO_LIMITS = Limits(memory=0, pids=0, cpu=0)
 SPEC = Spec(command=("true",), limits=NO_LIMITS, seccomp="none", terminal="never")
 USER = {"uid": 1000, "gid": 1000, "groups": (1000,), "capabilities": 0, "privileged": False}
 RANGE = (SubIds(100000, 65536),)

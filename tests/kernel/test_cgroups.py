@@ -20,7 +20,7 @@ from nstool.sandbox import cgroups, journal, leases, rundir
 from nstool.spec.model import Limits
 from tests.support import kernel, probes
 
-NONE = Limits(memory=0, pids=0)
+NONE = Limits(memory=0, pids=0, cpu=0)
 MIB = 1 << 20
 
 pytestmark = pytest.mark.needs("root")

@@ -32,7 +32,7 @@ def image() -> None:
 
 def spec(*command: str, **changes: Any) -> Spec:
     wanted = Spec(command=command or ("true",), env={"PATH": "/usr/bin:/bin"})
-    return wanted.replace(limits=wanted.limits.replace(memory=0, pids=0), **changes)
+    return wanted.replace(limits=wanted.limits.replace(memory=0, pids=0, cpu=0), **changes)
 
 
 def nstool(*words: str) -> tuple[int, str]:
@@ -184,7 +184,7 @@ def test_features_see_a_limit(in_child: Callable[..., Any]) -> None:
 
 def test_command_line() -> None:
     """0 for all can be done, 125 for something cannot, 2 for a bad spec; --json has the same."""
-    quiet = ("--memory", "0", "--pids", "0")
+    quiet = ("--memory", "0", "--pids", "0", "--cpu", "0")
     assert nstool("check", *quiet, "--", "true") == (0, "this host can do all of it\n")
     status, text = nstool("check", *quiet, "--", "nosuchcommand")
     assert status == 125

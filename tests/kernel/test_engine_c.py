@@ -35,7 +35,7 @@ pytestmark = pytest.mark.needs("root")
 NSEXEC = engine.IMAGE
 USAGE, CANNOT, NOT_EXECUTABLE, NOT_FOUND = 2, 125, 126, 127
 SECONDS = 20
-NO_LIMITS = Limits(memory=0, pids=0)
+NO_LIMITS = Limits(memory=0, pids=0, cpu=0)
 READY = "echo ready; "
 
 

@@ -627,7 +627,7 @@ def launched(spec: Spec) -> KernelError:
     """Launch a spec that the kernel refuses, and return the error."""
     from nstool.sandbox.launch import launch
 
-    limits = spec.limits.replace(memory=0, pids=0)
+    limits = spec.limits.replace(memory=0, pids=0, cpu=0)
     with pytest.raises(KernelError) as caught, launch(spec.replace(limits=limits, env={"PATH": "/bin"})):
         pass
     return caught.value

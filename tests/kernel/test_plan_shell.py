@@ -380,7 +380,7 @@ def test_script_makes_what_run_makes_for_an_ordinary_user(
     """With a range in /etc/subuid and without limits of cgroups: the helpers write the maps, init opens the sources."""
     mounts = (Mount("/bin", "/usr/bin"), Mount("/lib", "/usr/lib"), Mount("/lib64", "/usr/lib64"))
     changes = {"root": Root(type="tmpfs"), "mounts": mounts} if root == "tmpfs" else {}
-    spec = probing(name, limits=Limits(memory=0, pids=0), **changes)
+    spec = probing(name, limits=Limits(memory=0, pids=0, cpu=0), **changes)
 
     def act() -> list[tuple[int, str, str]]:
         file, path = (Path.home() / f"{name}{suffix}" for suffix in (".json", ".sh"))  # all workers share the home

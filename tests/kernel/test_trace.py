@@ -598,7 +598,7 @@ def test_tmpfs_root_and_words_that_few_use(tmp_path: Path, name: str) -> None:
 def test_ordinary_user(tmp_path: Path, name: str, user: User, helpers: bool) -> None:
     """As an ordinary user: the maps are written by newuidmap and newgidmap, or are of one id. (strace is root.)"""
     one_id = () if helpers else ("--uid-map", f"1000:{user.uid}:1", "--gid-map", f"1000:{user.gid}:1")
-    words = ("--name", name, "--memory", "0", "--pids", "0", *one_id)
+    words = ("--name", name, "--memory", "0", "--pids", "0", "--cpu", "0", *one_id)
     traced = trace_nstool(tmp_path, *RUN, *words, "--", "true", user=user)
     compare(traced)
     assert calls_of(traced) >= ({"spawn"} if helpers else {"write_proc"})

@@ -29,7 +29,7 @@ Change = Callable[[Plan], Plan]
 NO_FD = 1 << 20
 EBADF, ENOENT, ENOEXEC, EINVAL, EREMOTEIO = 9, 2, 8, 22, 121
 BUSYBOX = "/bin/busybox"
-NO_CGROUPS = Limits(memory=0, pids=0)
+NO_CGROUPS = Limits(memory=0, pids=0, cpu=0)
 
 # ---- the sandboxes that are made step by step ----
 

@@ -17,7 +17,7 @@ from nstool.spec.model import Limits
 from nstool.uapi import AT_FDCWD, AT_REMOVEDIR, O_CLOEXEC, O_DIRECTORY, O_PATH, O_WRONLY
 
 LEASE = Lease("web", cgroup="nstool-web")
-NONE = Limits(memory=0, pids=0)
+NONE = Limits(memory=0, pids=0, cpu=0)
 MOUNT = "/sys/fs/cgroup"
 SWAPS = "Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority\n"
 SWAP_ON = SWAPS + "/swap.img file 2097148 0 -2\n"
@@ -177,9 +177,9 @@ def test_an_ordinary_user_without_delegation_is_told_so(host: Host, not_root: se
     layout = host.layout()
     assert layout.unified_base == ""
     missing = plan.preflight(Limits(), layout)
-    assert [error.what for error in missing] == ["limits.memory", "limits.pids"]
+    assert [error.what for error in missing] == ["limits.memory", "limits.pids", "limits.cpu"]
     assert "no cgroup is delegated to you" in missing[0].cause
-    assert "--memory 0 --pids 0" in missing[0].remedy
+    assert "--memory 0 --pids 0 --cpu 0" in missing[0].remedy
     assert "systemd-run --user --scope -p Delegate=yes" in missing[0].remedy
     with pytest.raises(NotSupported, match=r"limits\.memory"):
         plan.steps(Limits(), LEASE, layout)
@@ -187,18 +187,19 @@ def test_an_ordinary_user_without_delegation_is_told_so(host: Host, not_root: se
 
 
 def test_an_ordinary_user_under_version_1(host: Host, not_root: set[str]) -> None:
-    host.version1("memory", "pids")
+    host.version1("memory", "pids", "cpu")
     missing = plan.preflight(Limits(), host.layout())
     assert [error.cause for error in missing] == [
         f"{MOUNT}/memory is not yours to write",
         f"{MOUNT}/pids is not yours to write",
+        f"{MOUNT}/cpu is not yours to write",
     ]
 
 
 @pytest.mark.parametrize("swaps", [SWAPS, SWAP_ON])
 def test_swap_accounting_of_version_1(host: Host, swaps: str) -> None:
     (host.root / "proc/swaps").write_text(swaps)
-    host.version1("memory", "pids")
+    host.version1("memory", "pids", "cpu")
     assert not host.layout().swap_accounting
     assert host.layout().swap_on == (swaps == SWAP_ON)
     assert bool(plan.preflight(Limits(), host.layout())) == (swaps == SWAP_ON)
@@ -257,7 +258,7 @@ def test_the_steps_of_version_2_in_order() -> None:
 
 def test_the_steps_of_a_hybrid_host() -> None:
     """init enters each version 1 cgroup by an fd that the launcher opened; undo takes each away."""
-    steps = plan.steps(Limits(memory=1 << 20, pids=10), LEASE, made(1, unified=f"{MOUNT}/unified"))
+    steps = plan.steps(Limits(memory=1 << 20, pids=10, cpu=0), LEASE, made(1, unified=f"{MOUNT}/unified"))
     paths = [f"{MOUNT}/{name}/nstool-web" for name in ("memory", "pids", "unified")]
     assert [s.args[1] for s in steps.launcher if s.call == "mkdirat"] == paths
     opened = {s.result: s.args[1] for s in steps.launcher if s.call == "openat2"}
@@ -275,7 +276,7 @@ def test_the_steps_of_a_hybrid_host() -> None:
 
 def test_controllers_of_one_hierarchy_share_a_directory_and_an_fd() -> None:
     layout = made(1, unified="")
-    both = {name: layout.controllers[name].replace(base=f"{MOUNT}/both") for name in ("memory", "pids")}
+    both = {name: layout.controllers[name].replace(base=f"{MOUNT}/both") for name in ("memory", "pids", "cpu")}
     steps = plan.steps(Limits(), LEASE, layout.replace(controllers={**layout.controllers, **both}))
     assert [s.args[1] for s in steps.launcher if s.call == "mkdirat"] == [f"{MOUNT}/both/nstool-web"]
     assert len(steps.init) == 1
@@ -296,10 +297,19 @@ def test_no_limit_means_no_limit_is_written() -> None:
         assert steps.cgroups == {"unified": f"{MOUNT}/nstool-web"}
 
 
+@pytest.mark.parametrize(
+    ("version", "file", "weight"), [(1, "cpu/nstool-web/cpu.shares", "102"), (2, "nstool-web/cpu.weight", "10")]
+)
+def test_by_default_the_rest_of_the_host_has_the_cpu_first(version: int, file: str, weight: str) -> None:
+    """A tenth of the usual weight and no quota: nothing is slowed while nobody else wants the cpu."""
+    text = written(plan.steps(Limits(), LEASE, made(version)).launcher)
+    assert {path: value for path, value in text.items() if "/cpu." in path} == {f"{MOUNT}/{file}": weight}
+
+
 @pytest.mark.parametrize(("swap", "both"), [(0, "1000000"), (500, "1000500")])
 def test_version_1_limits_memory_and_swap_together(swap: int, both: str) -> None:
     """Memory first: the kernel refuses a sum that is below the memory limit."""
-    steps = plan.steps(Limits(memory=1000000, swap=swap, pids=0), LEASE, made(1))
+    steps = plan.steps(Limits(memory=1000000, swap=swap, pids=0, cpu=0), LEASE, made(1))
     path = f"{MOUNT}/memory/nstool-web"
     assert list(written(steps.launcher).items()) == [
         (f"{path}/memory.limit_in_bytes", "1000000"),

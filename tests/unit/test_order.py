@@ -37,7 +37,7 @@ RANGE = (SubIds(100000, 65536),)
 HELPED = ORDINARY.replace(newuidmap="/usr/bin/newuidmap", newgidmap="/usr/bin/newgidmap", subuid=RANGE, subgid=RANGE)
 
 DEFAULT = Spec(command=("true",))
-FREE = DEFAULT.replace(limits=Limits(memory=0, pids=0))
+FREE = DEFAULT.replace(limits=Limits(memory=0, pids=0, cpu=0))
 MOUNTED = FREE.replace(mounts=(Mount("/data", "/srv/data"),), mask_paths=("/data",), readonly_paths=("/data",))
 JOINED = FREE.replace(namespaces=Namespaces(user="77", pid="77", net="77"), net=Net("join", "77"), proc="none")
 ALL_JOINED = FREE.replace(
@@ -638,11 +638,14 @@ def in_words(step: Step) -> str:
 WHOLE = r"""
 launcher mkdirat '/sys/fs/cgroup/memory/x/nstool-web'
 launcher mkdirat '/sys/fs/cgroup/pids/x/nstool-web'
+launcher mkdirat '/sys/fs/cgroup/cpu/x/nstool-web'
 launcher mkdirat '/sys/fs/cgroup/unified/x/nstool-web'
 launcher write_file '/sys/fs/cgroup/memory/x/nstool-web/memory.limit_in_bytes' bytes
 launcher write_file '/sys/fs/cgroup/pids/x/nstool-web/pids.max' bytes
+launcher write_file '/sys/fs/cgroup/cpu/x/nstool-web/cpu.shares' bytes
 launcher openat2 '/sys/fs/cgroup/memory/x/nstool-web/tasks' -> cgroup_procs_memory
 launcher openat2 '/sys/fs/cgroup/pids/x/nstool-web/tasks' -> cgroup_procs_pids
+launcher openat2 '/sys/fs/cgroup/cpu/x/nstool-web/tasks' -> cgroup_procs_cpu
 launcher openat2 '/sys/fs/cgroup/unified/x/nstool-web' -> cgroup
 launcher open_tree '/' -> root
 launcher mount_setattr <root>
@@ -682,6 +685,7 @@ launcher release
 init     wait
 init     write <cgroup_procs_memory> bytes
 init     write <cgroup_procs_pids> bytes
+init     write <cgroup_procs_cpu> bytes
 init     unshare CLONE_NEWCGROUP
 init     setresgid 0 0 0
 init     setgroups b''
@@ -791,6 +795,7 @@ payload  seccomp bytes
 payload  execve ('true',)
 undo     unlinkat '/sys/fs/cgroup/memory/x/nstool-web'
 undo     unlinkat '/sys/fs/cgroup/pids/x/nstool-web'
+undo     unlinkat '/sys/fs/cgroup/cpu/x/nstool-web'
 undo     unlinkat '/sys/fs/cgroup/unified/x/nstool-web'
 """
 

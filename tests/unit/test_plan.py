@@ -117,7 +117,7 @@ def test_same_bytes_in_every_interpreter() -> None:
     )
     base = Spec(command=("true",), env={"B": "1", "A": "2"})
     joined = Namespaces(user="77", mnt="new", pid="77", net="77", uts="77", ipc="77")
-    no_limits = Limits(memory=0, pids=0)
+    no_limits = Limits(memory=0, pids=0, cpu=0)
     cases = [
         (base, full, lease),
         (base.replace(net=Net("veth"), mounts=(Mount("/data", "/srv"),), limits=Limits(cpu=0.5)), full, lease),

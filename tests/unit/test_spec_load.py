@@ -310,8 +310,11 @@ def specs(draw):
         env=draw(st.dictionaries(text.filter(lambda t: t and "=" not in t), text, max_size=2)),
         umask=draw(st.integers(0, 0o777)),
         mounts=tuple(mounts),
-        limits=Limits(memory=draw(IDS), pids=draw(st.integers(2, 99)), cpu=draw(st.floats(0.01, 4096))).replace(
-            rlimits={**Limits().rlimits, **rlimits}
+        limits=Limits(
+            memory=draw(IDS),
+            pids=draw(st.integers(2, 99)),
+            cpu=draw(st.none() | st.floats(0.01, 4096)),
+            rlimits={**Limits().rlimits, **rlimits},
         ),
         net=draw(
             st.builds(Net, mode=st.sampled_from(["veth", "bridge"]), publish=st.tuples(PORTS), nat=st.booleans())

@@ -19,7 +19,7 @@ from tests.support.probes import REPOSITORY
 NSTOOL = (sys.executable, "-m", "nstool.cli.main")
 END = "--- end of answer ---"
 # What needs no cgroup, so that it can be had without delegation.
-UNLIMITED = Limits(memory=0, pids=0)
+UNLIMITED = Limits(memory=0, pids=0, cpu=0)
 NAMES = ("user", "mnt", "pid", "net", "uts", "ipc", "cgroup", "time")
 
 _names: Iterator[str] = iter(())

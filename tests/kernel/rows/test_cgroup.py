@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from nstool.sandbox.cgroups import usage
 from nstool.sandbox.launch import launch
 from nstool.spec.model import Limits
 from tests.kernel.rows import boxes
@@ -105,12 +106,30 @@ def test_a_cpu_hog_is_slowed(as_root: Act) -> None:
     assert as_root(burn) < 0.35
 
 
+@pytest.mark.needs("root", "cgroup_cpu")
+def test_by_default_the_host_has_the_cpu_first(as_root: Act) -> None:
+    """Where both want one cpu, a loop inside gets about a tenth of what a loop outside gets; alone it gets all."""
+
+    def compete() -> float:
+        os.setsid()  # else it shares its weight with all of this session, sched(7), "The autogroup feature"
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+        with boxes.box(limits=Limits(memory=0, pids=0)) as box:
+            box.ask("while :; do :; done &")
+            before = usage(box.sandbox.cgroups).cpu_us or 0
+            mine = time.process_time()
+            while time.process_time() < mine + 0.3:
+                pass
+            return ((usage(box.sandbox.cgroups).cpu_us or 0) - before) / 300_000
+
+    assert as_root(compete) < 0.4
+
+
 @pytest.mark.needs("root")
 def test_zero_is_no_limit(as_root: Act) -> None:
     """A word that a reviewer sees; then there is no cgroup of that controller."""
 
     def look() -> set[str]:
-        with boxes.box(limits=Limits(memory=0, pids=0)) as box:
+        with boxes.box(limits=Limits(memory=0, pids=0, cpu=0)) as box:
             return {"memory", "pids", "cpu"} & set(box.sandbox.cgroups)
 
     assert as_root(look) == set()

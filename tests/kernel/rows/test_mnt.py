@@ -235,7 +235,7 @@ def test_mounts_of_the_other_types(act: Act) -> None:
 
 def test_a_tmpfs_is_as_large_as_it_says(act: Act) -> None:
     """And no larger."""
-    words = ["--memory", "0", "--pids", "0", "--tmpfs", "/mnt/t:size=1M,mode=1777"]
+    words = ["--memory", "0", "--pids", "0", "--cpu", "0", "--tmpfs", "/mnt/t:size=1M,mode=1777"]
     ran = act(
         boxes.nstool, "run", *words, "--", "sh", "-c", "head -c 3000000 /dev/zero > /mnt/t/f; stat -c %s /mnt/t/f"
     )
@@ -275,7 +275,7 @@ def _root() -> dict[str, Any]:
 )
 def test_a_mount_without_a_place_is_refused(act: Act, mount: str, message: str) -> None:
     """Before anything is done: status 2, what is wrong and what to do."""
-    ran = act(boxes.nstool, "run", "--memory", "0", "--pids", "0", "--mount", mount, "--", "true")
+    ran = act(boxes.nstool, "run", "--memory", "0", "--pids", "0", "--cpu", "0", "--mount", mount, "--", "true")
     assert ran.status == 2, ran
     assert message in ran.err
 

@@ -59,7 +59,7 @@ def test_none_has_no_device_that_is_up(act: Act) -> None:
 
 def test_host_is_the_callers(act: Act) -> None:
     """A word that a reviewer sees: --net host."""
-    words = ["--memory", "0", "--pids", "0", "--net", "host"]
+    words = ["--memory", "0", "--pids", "0", "--cpu", "0", "--net", "host"]
     ran = act(boxes.nstool, "run", *words, "--", "readlink", "/proc/self/ns/net")
     assert ran == (0, boxes.inode("self", "net") + "\n", "")
 
@@ -128,7 +128,9 @@ def test_an_ordinary_user_joins_their_own(as_user: Act) -> None:
 def test_joining_what_is_not_there(act: Act) -> None:
     """Refused, and the target is named."""
     for target in ("no-such-netns", "/run/netns/no-such", "99999999"):
-        ran = act(boxes.nstool, "run", "--memory", "0", "--pids", "0", "--net", f"join:{target}", "--", "true")
+        ran = act(
+            boxes.nstool, "run", "--memory", "0", "--pids", "0", "--cpu", "0", "--net", f"join:{target}", "--", "true"
+        )
         assert ran.status in (2, 125), ran
         assert target in ran.err
         assert "Traceback" not in ran.err
@@ -184,7 +186,7 @@ def test_a_sysctl_takes_effect(act: Act) -> None:
 
 def test_sysctls_of_the_command_line(act: Act) -> None:
     """--sysctl NAME=VALUE."""
-    words = ["--memory", "0", "--pids", "0", "--sysctl", "net.core.somaxconn=99"]
+    words = ["--memory", "0", "--pids", "0", "--cpu", "0", "--sysctl", "net.core.somaxconn=99"]
     assert act(boxes.nstool, "run", *words, "--", "cat", "/proc/sys/net/core/somaxconn") == (0, "99\n", "")
 
 
@@ -205,6 +207,19 @@ def test_sysctls_that_are_not_of_the_namespace(act: Act, name: str, net: Net) ->
 
 def test_a_sysctl_that_does_not_exist(act: Act) -> None:
     """The kernel's refusal names the file."""
-    ran = act(boxes.nstool, "run", "--memory", "0", "--pids", "0", "--sysctl", "net.ipv4.no_such=1", "--", "true")
+    ran = act(
+        boxes.nstool,
+        "run",
+        "--memory",
+        "0",
+        "--pids",
+        "0",
+        "--cpu",
+        "0",
+        "--sysctl",
+        "net.ipv4.no_such=1",
+        "--",
+        "true",
+    )
     assert ran.status == 125, ran
     assert "/proc/sys/net/ipv4/no_such" in ran.err

@@ -76,7 +76,7 @@ def test_all_ends_with_the_command(act: Act) -> None:
 )
 def test_how_the_command_ended(act: Act, script: str, status: int) -> None:
     """The exit status as a shell has it, from the command line."""
-    ran = act(boxes.nstool, "run", "--memory", "0", "--pids", "0", "--", "sh", "-c", script)
+    ran = act(boxes.nstool, "run", "--memory", "0", "--pids", "0", "--cpu", "0", "--", "sh", "-c", script)
     assert ran.status == status
 
 
@@ -139,7 +139,7 @@ DIE = """
 import sys
 from nstool.sandbox.launch import launch
 from nstool.spec.model import Limits, Spec
-spec = Spec(command=("busybox", "sleep", "1000"), limits=Limits(memory=0, pids=0), name=sys.argv[1])
+spec = Spec(command=("busybox", "sleep", "1000"), limits=Limits(memory=0, pids=0, cpu=0), name=sys.argv[1])
 sandbox = launch(spec)
 print(sandbox.init_pid, sandbox.pid, flush=True)
 sys.stdin.read()

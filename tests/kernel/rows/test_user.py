@@ -225,14 +225,14 @@ def test_limits_that_cannot_be_had_are_named(as_user: Act) -> None:
     ran = as_user(boxes.nstool, "run", "--", "id")
     assert ran.status == 125, ran
     assert ran.out == ""
-    for words in ("limits.memory", "limits.pids", "--memory 0 --pids 0", "cause:", "remedy:"):
+    for words in ("limits.memory", "limits.pids", "limits.cpu", "--memory 0 --pids 0 --cpu 0", "cause:", "remedy:"):
         assert words in ran.err
     assert "Traceback" not in ran.err
 
 
 def test_without_limits_the_default_works(as_user: Act) -> None:
     """The words of that message are enough."""
-    ran = as_user(boxes.nstool, "run", "--memory", "0", "--pids", "0", "--", "id")
+    ran = as_user(boxes.nstool, "run", "--memory", "0", "--pids", "0", "--cpu", "0", "--", "id")
     assert (ran.status, ran.err) == (0, ""), ran
     assert ran.out.startswith("uid=1000")
 
@@ -283,7 +283,7 @@ def test_without_it_the_same_is_refused(act: Act) -> None:
 
 def test_the_option_gives_all_five(act: Act) -> None:
     """--cap NAME on the command line."""
-    words = ["--memory", "0", "--pids", "0", "--cap", "net_raw", "--", "cat", "/proc/self/status"]
+    words = ["--memory", "0", "--pids", "0", "--cpu", "0", "--cap", "net_raw", "--", "cat", "/proc/self/status"]
     seen = boxes.parsed(act(boxes.nstool, "run", *words).out)
     assert {int(seen[line], 16) for line in SETS.values()} == {mask(("net_raw",))}
 

@@ -56,7 +56,7 @@ def test_seen_from_outside_by_joining(in_child: Act) -> None:
 
 def test_names_of_the_command_line(act: Act) -> None:
     """--hostname and --domainname."""
-    words = ["--memory", "0", "--pids", "0", "--hostname", "h", "--domainname", "d"]
+    words = ["--memory", "0", "--pids", "0", "--cpu", "0", "--hostname", "h", "--domainname", "d"]
     ran = act(boxes.nstool, "run", *words, "--", "sh", "-c", "hostname; cat /proc/sys/kernel/domainname")
     assert ran == (0, "h\nd\n", "")
 
@@ -143,6 +143,6 @@ def test_randomisation_on_gives_others(act: Act, word: str) -> None:
 
 def test_randomisation_of_the_command_line(act: Act) -> None:
     """--aslr off."""
-    words = ["--memory", "0", "--pids", "0", "--aslr", "off"]
+    words = ["--memory", "0", "--pids", "0", "--cpu", "0", "--aslr", "off"]
     ran = act(boxes.nstool, "run", *words, "--", "cat", "/proc/self/personality")
     assert int(ran.out, 16) & ADDR_NO_RANDOMIZE
