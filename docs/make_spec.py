@@ -31,7 +31,7 @@ TABLES: dict[type[Frozen], tuple[str, str]] = {
 SIZE = 'bytes, or text: "64M"'
 CLOCK = 'seconds, or text: "30d"'
 NAMESPACE = '"new", "host", a pid, or the path of a namespace file'
-NAMES = "list of names, or text"
+NAMES = 'list of names, "NAME,...", "all", or a mask as "0x21"'
 FORMS: dict[str, str] = {
     "Spec.root": "table, text, or list of layers",
     "Spec.user": "text, or number",
@@ -55,6 +55,7 @@ FORMS: dict[str, str] = {
     "Limits.swap": SIZE,
     "Limits.cpu": 'cores, or text: "50%"',
     "Limits.rlimits": 'table: NAME = "SOFT:HARD", a number, or [SOFT, HARD]',
+    "Spec.securebits": 'list of names, "NAME,...", or a mask as "0x2f"',
     **{f"Capabilities.{name}": NAMES for name in model.Capabilities.__fields__},
     **{f"Namespaces.{name}": NAMESPACE for name in model.Namespaces.__fields__ if not name.endswith("_offset")},
     "Namespaces.monotonic_offset": CLOCK,
@@ -160,8 +161,6 @@ This file is made by `make docs` from `nstool/spec`.
 def form(cls: type[Frozen], field: str) -> str:
     """Return what a value of a key is, in words."""
     key = f"{cls.__name__}.{field}"
-    if key == "Spec.securebits":
-        return "list of names"
     if key in CHOICES:
         return ", ".join(f'"{word}"' for word in CHOICES[key])
     return FORMS[key] if key in HUMAN else _plain(hints(cls)[field])

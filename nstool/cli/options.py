@@ -268,7 +268,7 @@ OPTIONS: tuple[Option, ...] = (
         Option(f"--cap-{name}", f"capabilities.{name}", "NAME,...", values.capability_set)
         for name in Capabilities.__fields__
     ),
-    Option("--securebits", "securebits", "BIT,...", values.words),
+    Option("--securebits", "securebits", "BIT,...", values.securebits),
     _flag("--no-new-privs", "no_new_privs"),
     Option("--seccomp", "seccomp", "LIST"),
     Option("--keyring", "keyring", "HOW"),

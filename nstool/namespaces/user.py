@@ -5,6 +5,7 @@ from __future__ import annotations
 from nstool import uapi
 from nstool.errors import NotSupported, SpecError
 from nstool.frozen import Frozen
+from nstool.kinds import KINDS
 from nstool.plan.host import Host, SubIds
 from nstool.plan.lease import Lease
 from nstool.plan.steps import INIT, LAUNCHER, PAYLOAD, Step
@@ -173,6 +174,33 @@ def undumpable(who: str, why: str) -> Step:
     return Step(who, "prctl", (uapi.PR_SET_DUMPABLE, 0, 0, 0, 0), why, man="PR_SET_DUMPABLE(2const)")
 
 
+def _others(host: Host) -> set[int]:
+    """Return the caller's supplementary groups that are not its own group again."""
+    return set(host.groups) - {host.gid}
+
+
+def _check_rights(spec: Spec, host: Host) -> None:
+    """Raise NotSupported for rights of the command that a caller cannot give in its own user namespace."""
+    if not host.privileged and any(getattr(spec.namespaces, name) == "new" for name in KINDS):
+        return  # clone3(2) is refused first
+    wanted, uid_gid = spec.capabilities, ids(spec)
+    remedy = 'take a user namespace: namespaces.user = "new"; or accept the caller\'s: '
+    if not host.may("setpcap"):
+        cause = "there is no new user namespace, and the caller lacks CAP_SETPCAP there, capabilities(7)"
+        if wanted.effective or wanted.permitted or wanted.ambient:
+            raise NotSupported("[capabilities]", cause, remedy + "give none")
+        if caps.mask(wanted.bounding) & host.all_capabilities != host.all_capabilities:
+            raise NotSupported("capabilities.bounding", cause, remedy + "--cap-bounding all")
+        if spec.securebits:
+            raise NotSupported("securebits", cause, remedy + '--securebits ""')
+    if not (host.may("setuid") and host.may("setgid")):
+        cause = "there is no new user namespace, and the caller lacks CAP_SETUID or CAP_SETGID there, credentials(7)"
+        if uid_gid != (host.uid, host.gid):
+            raise NotSupported(f"user {spec.user}", cause, f"{remedy}--user {host.uid}:{host.gid}")
+        if spec.groups != ("keep",) and (spec.groups or _others(host)):
+            raise NotSupported("groups", cause, f"{remedy}--groups keep")
+
+
 def credential_steps(spec: Spec, host: Host, maps: Maps | None) -> tuple[Step, ...]:
     """Steps of the payload: bounding set, groups, ids, the other sets, securebits; in this order.
 
@@ -182,24 +210,28 @@ def credential_steps(spec: Spec, host: Host, maps: Maps | None) -> tuple[Step, .
     uid, gid = ids(spec)
     wanted = spec.capabilities
     effective, permitted = caps.mask(wanted.effective), caps.mask(wanted.permitted)
-    inheritable, ambient = caps.mask(wanted.inheritable), caps.mask(wanted.ambient)
-    bounding = caps.mask(wanted.bounding)
-    everything = host.all_capabilities if maps is not None else host.capabilities
-    setpcap = 1 << uapi.CAPABILITIES["setpcap"]
+    inheritable, bounding = caps.mask(wanted.inheritable), caps.mask(wanted.bounding)
+    joined = maps is None and spec.namespaces.user not in ("new", "host")  # all capabilities come with joining
+    everything = host.capabilities if maps is None and not joined else host.all_capabilities
+    if maps is None and not joined:
+        _check_rights(spec, host)
+    setpcap, setuid, setgid = (1 << uapi.CAPABILITIES[name] for name in ("setpcap", "setuid", "setgid"))
     steps: list[Step] = []
     if everything & setpcap and bounding & host.all_capabilities != host.all_capabilities:
         steps.append(Step(PAYLOAD, "drop_bounding", (bounding,), "no execve can give a capability outside this set"))
     if maps is None or maps.how != "single":
-        if spec.groups != ("keep",) and (maps is not None or host.may("setgid")):
+        if spec.groups != ("keep",) and everything & setgid:
             packed = b"".join(int(g).to_bytes(4, "little") for g in spec.groups)
-            steps.append(Step(PAYLOAD, "setgroups", (packed,), "the supplementary groups of the command"))
-    elif spec.groups != ("keep",) and set(host.groups) - {host.gid}:
+            denied = EPERM if joined and not spec.groups and not _others(host) else 0
+            why = "the supplementary groups of the command"
+            steps.append(Step(PAYLOAD, "setgroups", (packed,), why, ignore=denied))
+    elif spec.groups != ("keep",) and _others(host):
         raise NotSupported(
             "dropping your supplementary groups",
             "a user namespace with one group id denies setgroups(2), so its processes keep the caller's groups",
             'install newgidmap with a range in /etc/subgid, or accept them: --groups keep (groups = ["keep"])',
         )
-    if maps is not None or host.may("setuid"):
+    if everything & setuid:
         keep = (uapi.PR_SET_KEEPCAPS, 1, 0, 0, 0)
         steps.append(Step(PAYLOAD, "prctl", keep, "keep the permitted set over the change of user id"))
         steps.append(Step(PAYLOAD, "setresgid", (gid, gid, gid), "group ids of the command"))
@@ -223,11 +255,5 @@ def credential_steps(spec: Spec, host: Host, maps: Maps | None) -> tuple[Step, .
             steps.append(
                 Step(PAYLOAD, "prctl", (uapi.PR_SET_SECUREBITS, bits, 0, 0, 0), "uid 0 gains nothing at execve")
             )
-    elif ambient or effective or permitted:
-        raise NotSupported(
-            "[capabilities]",
-            "the caller lacks CAP_SETPCAP and there is no new user namespace",
-            'namespaces.user = "new"',
-        )
     steps.append(Step(PAYLOAD, "capset", (effective, permitted, inheritable), "the command's own sets"))
     return tuple(steps)

@@ -458,8 +458,11 @@ def resolve(spec: Spec) -> Spec:
     if all(word.isdigit() for word in (*words, *(g for g in spec.groups if g != "keep"))):
         return spec
     from nstool.sandbox.names import lookup
+    from nstool.spec.check import check
 
-    return lookup(spec)
+    found = lookup(spec)
+    check(found)  # what depends on the number
+    return found
 
 
 def undo(program: Program | None, lease: Lease, context: _Context | None) -> None:

@@ -62,6 +62,18 @@ def full(last: int = CAP_LAST_CAP) -> int:
     return (1 << (last + 1)) - 1
 
 
+def after_execve(sets: dict[str, int], *, root: bool, no_new_privs: bool) -> dict[str, int]:
+    """Return the masks of the five sets after execve(2) of a file without capabilities of its own.
+
+    root: uid 0 without the securebit noroot. capabilities(7), "Transformation of capabilities during execve()".
+    """
+    gained = sets["inheritable"] | sets["bounding"] if root else 0
+    if no_new_privs:
+        gained &= sets["permitted"]
+    permitted = gained | sets["ambient"]
+    return {**sets, "permitted": permitted, "effective": permitted if root else sets["ambient"]}
+
+
 def last_cap(path: str = "/proc/sys/kernel/cap_last_cap") -> int:
     """Ask the running kernel for the number of its last capability. Linux 3.2."""
     with open(path) as file:

@@ -6,6 +6,7 @@ from nstool import uapi
 from nstool.errors import SpecError
 from nstool.frozen import Frozen
 from nstool.kinds import KINDS
+from nstool.security import capabilities as caps
 from nstool.spec.model import IdMap, Mount, Publish, Spec
 from nstool.spec.values import MOUNT_TYPES, PROPAGATION, quoted, suggest
 
@@ -547,6 +548,28 @@ def _capabilities(spec: Spec) -> None:
                 _fail(("capabilities", key, index), f"{key} {name} must be {other} too, capabilities(7)")
 
 
+def _after_execve(spec: Spec) -> None:
+    """Refuse sets that execve(2) would change: what the spec says is what the command has."""
+    uid = spec.user.partition(":")[0]
+    if not uid.isdigit():  # checked again when the name has been looked up
+        return
+    root = int(uid) == 0 and "noroot" not in spec.securebits
+    asked = {key: caps.mask(getattr(spec.capabilities, key)) for key in caps.SETS}
+    after = caps.after_execve(asked, root=root, no_new_privs=spec.no_new_privs)
+    rule = 'capabilities(7), "Transformation of capabilities during execve()"'
+    source = "bounding" if root else "ambient"
+    who = f"uid {int(uid)}" if int(uid) else f"uid 0 {'without' if root else 'with'} the securebit noroot"
+    for key in ("permitted", "effective"):
+        for name in caps.names(asked[key] & ~after[key]):
+            more = "" if root else f", inheritable and bounding too (--cap {name}: in all five sets)"
+            path: Path = ("capabilities", key, getattr(spec.capabilities, key).index(name))
+            _fail(path, f"execve(2) leaves {who} only what is {source}: write {name} in {source}{more}, {rule}")
+        for name in caps.names(after[key] & ~asked[key]):
+            path = ("capabilities", source, getattr(spec.capabilities, source).index(name))
+            out = f"write {name} in {key} too, or not in {source}"
+            _fail(path, f"execve(2) makes what is {source} {key} for {who}: {out}, {rule}")
+
+
 def _securebits(spec: Spec) -> None:
     bits = spec.securebits
     for index, bit in enumerate(bits):
@@ -625,6 +648,7 @@ CHECKS: tuple[Callable[[Spec], None], ...] = (
     _ids,
     _user,
     _capabilities,
+    _after_execve,
     _securebits,
     _seccomp,
     _time,

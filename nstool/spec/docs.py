@@ -91,7 +91,7 @@ DOCS: dict[str, str] = {
     "Limits.cpu": 'Cores: 0.5 or "50%" is half a core; 0: no limit; absent: what the host leaves, at weight 10.',
     "Limits.rlimits": 'Limits of each process: name = [SOFT, HARD], or "SOFT:HARD"; -1 or "unlimited", getrlimit(2).',
     "Capabilities.effective": "What the kernel checks.",
-    "Capabilities.permitted": "What can be made effective.",
+    "Capabilities.permitted": "What can be made effective. Sets that execve(2) would change are refused.",
     "Capabilities.inheritable": "What execve(2) keeps for files that inherit it.",
     "Capabilities.bounding": "What execve(2) can give at most.",
     "Capabilities.ambient": "What execve(2) keeps for ordinary files.",

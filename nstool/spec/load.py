@@ -45,6 +45,7 @@ _FIELDS: dict[tuple[type[Frozen], str], Callable[[object], object]] = {
     (Limits, "memory"): values.size,
     (Limits, "swap"): values.size,
     (Limits, "cpu"): values.cpu,
+    (Spec, "securebits"): values.securebits,
     **{(Capabilities, name): values.capability_set for name in Capabilities.__fields__},
     **{(Namespaces, name): values.namespace for name in Namespaces.__fields__ if not name.endswith("_offset")},
     (Namespaces, "monotonic_offset"): values.clock_offset,

@@ -50,7 +50,8 @@ HUMAN: dict[str, dict[str, Any]] = {
     "Limits.swap": _SIZE,
     "Limits.cpu": {"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)? *%?$"},
     "Limits.rlimits": {"type": "object", "additionalProperties": {"anyOf": [_NUMBER, _TEXT, {"items": _LIMIT}]}},
-    **{f"Capabilities.{name}": {"anyOf": [_CAPABILITIES, _TEXT]} for name in model.Capabilities.__fields__},
+    "Spec.securebits": {"anyOf": [_TEXT, _NUMBER]},
+    **{f"Capabilities.{name}": {"anyOf": [_CAPABILITIES, _TEXT, _NUMBER]} for name in model.Capabilities.__fields__},
     **{f"Namespaces.{name}_offset": _SECONDS for name in ("monotonic", "boottime")},
     **{
         f"Namespaces.{name}": {"anyOf": [{"enum": ["new", "host"]}, _NUMBER]}

@@ -350,8 +350,30 @@ def capability(name: str) -> str:
 
 
 def capability_set(value: object) -> tuple[str, ...]:
-    """Return the names of one capability set."""
-    return tuple(capability(name) for name in words(value))
+    """Return the names of one capability set: names, "all", or a mask as 0x21 or 33."""
+    from nstool.security import capabilities
+
+    if value == "all":
+        return capabilities.names(capabilities.full())
+    mask = _mask(value)
+    return tuple(capability(name) for name in words(value)) if mask is None else capabilities.names(mask)
+
+
+def securebits(value: object) -> tuple[str, ...]:
+    """Return the names of securebits: names, or a mask as 0x2f or 47."""
+    from nstool.security import securebits
+
+    mask = _mask(value)
+    return words(value) if mask is None else securebits.names(mask)
+
+
+def _mask(value: object) -> int | None:
+    """Return an integer that is not negative, also in hexadecimal text; None if it is something else."""
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        return value
+    text = value.strip().lower() if isinstance(value, str) else ""
+    digits = text.removeprefix("0x")
+    return int(text, 16) if text != digits and digits and not set(digits) - set("0123456789abcdef") else None
 
 
 def namespace(value: object) -> str:

@@ -224,6 +224,17 @@ WRONG = [
     (caps(inheritable="kill"), "capabilities.inheritable[0]", "must be bounding too"),
     (caps(ambient="kill", inheritable="kill", bounding="kill"), "capabilities.ambient[0]", "must be permitted too"),
     (caps(ambient="kill", permitted="kill"), "capabilities.ambient[0]", "must be inheritable too"),
+    (
+        caps(permitted="kill"),
+        "capabilities.permitted[0]",
+        "leaves uid 1000 only what is ambient: write kill in ambient",
+    ),
+    (
+        caps(permitted="kill", inheritable="kill", bounding="kill", ambient="kill"),
+        "capabilities.ambient[0]",
+        "effective",
+    ),
+    (caps(bounding="kill").replace(user="0", securebits=(), no_new_privs=False), "capabilities.bounding[0]", "not in"),
     (OK.replace(securebits=("norot",)), "securebits[0]", 'did you mean "noroot"'),
     (OK.replace(securebits=("noroot", "noroot")), "securebits[1]", "twice"),
     (OK.replace(securebits=("noroot_locked",)), "securebits[0]", "add noroot"),

@@ -490,6 +490,8 @@ def test_paths_are_masked_and_read_only(act: Act) -> None:
         "0",
         "--pids",
         "0",
+        "--cpu",
+        "0",
         "--tmpfs",
         "/mnt/w:mode=1777",
         "--mask-path",

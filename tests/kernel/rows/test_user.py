@@ -9,16 +9,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from nstool import syscalls, uapi
-from nstool.errors import KernelError, NotSupported
+from nstool.errors import KernelError, NotSupported, SpecError
 from nstool.sandbox.launch import launch
-from nstool.security.capabilities import SETS, mask
-from nstool.spec.model import Capabilities, IdMap, Mount
+from nstool.security.capabilities import SETS, after_execve, full, last_cap, mask, names
+from nstool.spec import check
+from nstool.spec.model import Capabilities, IdMap, Mount, Namespaces, Net
 from tests.kernel.rows import boxes
 from tests.kernel.rows.conftest import Act
 from tests.support.user import User
 
+UNLIMITED = ["--memory", "0", "--pids", "0", "--cpu", "0"]
 NO_FILTER = {"no_new_privs": False, "seccomp": "none"}
 
 
@@ -288,53 +292,118 @@ def test_the_option_gives_all_five(act: Act) -> None:
     assert {int(seen[line], 16) for line in SETS.values()} == {mask(("net_raw",))}
 
 
-def test_the_five_sets_differ_as_asked(act: Act) -> None:
-    """Inheritable and bounding outlive exec; of permitted and effective, what is ambient. capabilities(7)."""
-    wanted = Capabilities(
-        effective=("kill",),
-        permitted=("kill", "chown"),
-        inheritable=("kill", "fowner"),
-        bounding=("kill", "fowner", "net_raw"),
-        ambient=("kill",),
-    )
+BITS = {"noroot", "no_setuid_fixup", "no_cap_ambient_raise"}
+FEW = frozenset({"kill", "chown", "net_raw", "setpcap"})
 
-    def look() -> dict[str, int]:
-        with boxes.box(capabilities=wanted) as box:
-            return sets(box.pid)
 
-    assert act(look) == {
-        "effective": mask(("kill",)),
-        "permitted": mask(("kill",)),
-        "inheritable": mask(("kill", "fowner")),
-        "bounding": mask(("kill", "fowner", "net_raw")),
-        "ambient": mask(("kill",)),
+def some(of: frozenset[str]) -> st.SearchStrategy[frozenset[str]]:
+    return st.frozensets(st.sampled_from(sorted(of))) if of else st.just(of)
+
+
+@st.composite
+def rights(draw: st.DrawFn) -> dict[str, Any]:
+    """Sets that capset(2) takes, as the words of a spec; every other time such that execve(2) keeps them."""
+    bounding = draw(some(FEW))
+    inheritable, permitted = draw(some(bounding)), draw(some(FEW))
+    effective, ambient = draw(some(permitted)), draw(some(inheritable & permitted))
+    bits = draw(some(frozenset(BITS)))
+    locks = {f"{bit}_locked" for bit in draw(some(bits))} | draw(st.sampled_from([set(), {"keep_caps_locked"}]))
+    user, no_new_privs = draw(st.sampled_from(["0:0", "1000:1000"])), draw(st.booleans())
+    wanted = dict(zip(SETS, map(mask, (effective, permitted, inheritable, bounding, ambient))))
+    if draw(st.booleans()):
+        wanted = after_execve(wanted, root=user == "0:0" and "noroot" not in bits, no_new_privs=no_new_privs)
+    return {
+        "capabilities": Capabilities(**{key: names(value) for key, value in wanted.items()}),
+        "securebits": tuple(sorted(bits | locks)),
+        "user": user,
+        "no_new_privs": no_new_privs,
+        "seccomp": "none",
     }
 
 
-def test_the_bounding_set_bounds(act: Act) -> None:
-    """Root inside without securebits gains at exec what the bounding set has, and nothing else that was permitted."""
-    three = ("kill", "chown", "net_raw")
-    wanted = Capabilities(effective=three, permitted=three, bounding=("kill", "chown"))
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(words=rights())
+def test_the_five_sets_are_those_of_the_spec_or_it_is_refused(act: Act, words: dict[str, Any]) -> None:
+    """As /proc tells them of the command after its exec; what is refused would have become something else."""
+    wanted = {key: mask(getattr(words["capabilities"], key)) for key in SETS}
 
-    def look() -> dict[str, int]:
-        with boxes.box(user="0:0", securebits=(), capabilities=wanted, **NO_FILTER) as box:
-            return sets(box.pid)
+    def look() -> tuple[dict[str, int], str]:
+        with boxes.box(**words) as box:
+            return sets(box.pid), boxes.status(box.pid)["NoNewPrivs"]
 
-    seen = act(look)
-    assert seen["permitted"] == seen["effective"] == seen["bounding"] == mask(("kill", "chown"))
+    def unchecked() -> tuple[dict[str, int], str]:
+        check.CHECKS = tuple(rule for rule in check.CHECKS if rule is not check._after_execve)
+        return look()
+
+    try:
+        seen, no_new_privs = act(look)
+    except SpecError as error:
+        if "Transformation of capabilities" not in error.message:
+            raise
+        assert act(unchecked)[0] != wanted
+    else:
+        assert (seen, no_new_privs) == (wanted, str(int(words["no_new_privs"])))
 
 
-def test_noroot_stops_root_from_gaining(act: Act) -> None:
-    """The same with the securebits of the default: nothing is gained at exec."""
-    three = ("kill", "chown", "net_raw")
-    wanted = Capabilities(effective=three, permitted=three, bounding=("kill", "chown"))
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--cap-permitted", "kill"], "--cap-permitted: execve(2) leaves uid 1000 only what is ambient: write kill in"),
+        (
+            ["--cap", "kill,chown", "--cap-effective", "kill"],
+            "makes what is ambient effective for uid 1000: write chown",
+        ),
+        (["--user", "root", "--cap-permitted", "kill"], "leaves uid 0 with the securebit noroot only what is ambient"),
+        (
+            ["--user", "0", "--securebits", "0", "--cap-permitted", "kill", "--cap-effective", "kill"],
+            "leaves uid 0 without the securebit noroot only what is bounding: write kill in bounding",
+        ),
+        (
+            ["--user", "0", "--securebits", "0", "--cap-bounding", "0x20", "--new-privs", "--seccomp", "none"],
+            "makes what is bounding permitted for uid 0 without the securebit noroot: write kill in permitted too",
+        ),
+    ],
+)
+def test_sets_that_execve_would_change_are_refused(act: Act, words: list[str], says: str) -> None:
+    """With the rule and the word to write, before anything is done."""
+    ran = act(boxes.nstool, "run", *UNLIMITED, *words, "--", "true")
+    assert (ran.status, ran.out) == (2, "")
+    assert says in ran.err
+    assert "Transformation of capabilities" in ran.err
 
-    def look() -> dict[str, int]:
-        with boxes.box(user="0:0", capabilities=wanted, **NO_FILTER) as box:
-            return sets(box.pid)
 
-    seen = act(look)
-    assert (seen["permitted"], seen["effective"]) == (0, 0)
+def test_sets_by_mask_and_all(act: Act) -> None:
+    """0x20 is kill; "all" is what there is."""
+    words = ["--cap-bounding", "all", "--cap-inheritable", "0x21", "--securebits", "0x3"]
+    ran = act(boxes.nstool, "run", *UNLIMITED, *words, "--", "sh", "-c", "cat /proc/self/status; setpriv --dump")
+    seen = boxes.parsed(ran.out)
+    assert (int(seen["CapBnd"], 16), int(seen["CapInh"], 16)) == (full(last_cap()), 0x21)
+    assert "Securebits: noroot,noroot_locked\n" in ran.out
+
+
+@pytest.mark.needs("userns")
+def test_what_a_caller_without_rights_cannot_give_is_refused(as_user: Act) -> None:
+    """Without a user namespace: each in its turn, with the words that accept the caller's, and at last it runs."""
+    host = Namespaces(**dict.fromkeys(boxes.NAMES, "host"))
+    words: dict[str, Any] = {"namespaces": host, "net": Net(mode="host"), "proc": "none", "dev": "none", "tmp_size": 0}
+    words |= {"seccomp": "none", "oom_score_adj": 0}
+
+    def refused(**more: Any) -> str:
+        with pytest.raises(NotSupported) as caught:
+            launch(boxes.spec("true", **words, **more))
+        return f"{caught.value.what}: {caught.value.remedy}"
+
+    def act() -> None:
+        assert refused().startswith("capabilities.bounding: ")
+        words["capabilities"] = Capabilities(bounding=names(full()))
+        assert refused().endswith('--securebits ""')
+        words["securebits"] = ()
+        assert refused().endswith(f"--user {os.getuid()}:{os.getgid()}")
+        words["user"] = f"{os.getuid()}:{os.getgid()}"
+        assert refused(groups=("5",)).startswith("groups: ")
+        assert boxes.shell("id -u", **words) == f"{os.getuid()}\n"
+
+    as_user(act)
 
 
 def test_securebits_are_those_of_the_spec(act: Act) -> None:
