@@ -27,7 +27,7 @@ def read(spec: Spec, terminals: tuple[int, ...] = ()) -> Host:
     uid, gid, groups = os.geteuid(), os.getegid(), tuple(os.getgroups())
     capabilities = effective_capabilities()
     privileged = bool(capabilities >> 21 & 1)  # CAP_SYS_ADMIN
-    _check_root(spec)
+    check_root(spec)
     network = spec.net.mode in ("veth", "bridge")
     directory = spec.root.path if spec.root.type == "directory" else ""
     prefix = directory.rstrip("/")
@@ -57,7 +57,7 @@ def read(spec: Spec, terminals: tuple[int, ...] = ()) -> Host:
     )
 
 
-def _check_root(spec: Spec) -> None:
+def check_root(spec: Spec) -> None:
     """Raise SpecError for a root that is not there, or is not what its type says."""
     root = spec.root
     wanted = [("root.path", root.path, root.type == "directory")] if root.path else []

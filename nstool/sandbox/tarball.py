@@ -14,6 +14,7 @@ nothing here follows one, and inside they lead nowhere but into the root.
 from __future__ import annotations
 
 import os
+from contextlib import contextmanager
 from errno import EEXIST, EISDIR, ELOOP, ENOENT, ENOTDIR
 
 from nstool.errors import NotSupported, SpecError
@@ -21,6 +22,7 @@ from nstool.errors import NotSupported, SpecError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import tarfile
+    from collections.abc import Iterator
     from typing import Any
 
 _PER_MEMBER = 512  # bytes that each member counts besides its content, so that their number is bounded too
@@ -45,8 +47,6 @@ def unpack(context: object, args: dict[str, Any]) -> None:
     places: (path, "dir" or "file") of what the sandbox mounts; made where they are missing.
     Raises SpecError for a tarball that is refused, NotSupported for a compression that Python lacks.
     """
-    import tarfile
-
     roots, name = os.path.split(args["directory"])
     os.makedirs(roots, 0o700, exist_ok=True)
     os.chmod(roots, 0o700)
@@ -54,14 +54,54 @@ def unpack(context: object, args: dict[str, Any]) -> None:
     os.mkdir(args["directory"], 0o755)
     root = os.open(args["directory"], _DIR_FLAGS)
     try:
-        with _open(args["path"]) as tar:
+        with _opened(args["path"]) as tar:
             _Tree(root, args).unpack(tar)
+    finally:
+        os.close(root)
+
+
+def content(path: str, name: str, size: int, most: int) -> bytes | None:
+    """Return the content of a file as unpacking would leave it, None if there is none.
+
+    name: as "etc/passwd". size: bytes of the whole tree at most. Raises SpecError for what is no plain file of at
+    most ``most`` bytes, and as ``unpack``.
+    """
+    left = size
+    found: bytes | None = None
+    wanted = _Tree.cut(name)
+    with _opened(path) as tar:
+        for member in tar:
+            left -= (member.size if member.isreg() else 0) + _PER_MEMBER
+            if left < 0:
+                raise _too_large(path, member, size)
+            if _Tree.cut(member.name) != wanted:
+                continue
+            if not member.isreg() or member.size > most:
+                raise SpecError(f"{path}: member {member.name!r} is no plain file of at most {most} bytes", "root.path")
+            file = tar.extractfile(member)
+            assert file is not None
+            with file:
+                found = file.read()  # of several the last counts
+    return found
+
+
+def _too_large(path: str, member: tarfile.TarInfo, size: int) -> SpecError:
+    why = f"with it the tree is larger than root.size = {size} bytes; allow more (--root-size)"
+    return SpecError(f"{path}: member {member.name!r} is refused: {why}", "root.path")
+
+
+@contextmanager
+def _opened(path: str) -> Iterator[tarfile.TarFile]:
+    """Open a tarball; what is wrong with its bytes is a SpecError."""
+    import tarfile
+
+    try:
+        with _open(path) as tar:
+            yield tar
     except Exception as error:
         if not isinstance(error, (tarfile.TarError, EOFError, *_compression_errors())):
             raise
-        raise SpecError(f"{args['path']} is damaged, or no tarball: {error}", "root.path") from None
-    finally:
-        os.close(root)
+        raise SpecError(f"{path} is damaged, or no tarball: {error}", "root.path") from None
 
 
 def remove(context: object, args: dict[str, Any]) -> bool:
@@ -192,9 +232,7 @@ class _Tree:
         size = member.size if member.isreg() else 0
         self.left -= size + _PER_MEMBER
         if self.left < 0:
-            raise self.refused(
-                member, f"with it the tree is larger than root.size = {self.limit} bytes; allow more (--root-size)"
-            )
+            raise _too_large(self.path, member, self.limit)
         if member.isdir():
             os.close(self.open(member, parts, make=True))
             self.directories.append((parts, member))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import io
 import json
 import os
 import pty
@@ -13,6 +14,7 @@ import signal
 import struct
 import subprocess
 import sys
+import tarfile
 import termios
 import time
 from collections.abc import Callable, Iterator
@@ -377,6 +379,52 @@ def test_a_hostile_passwd_of_a_root_is_refused(make: Callable[[Path], None], tmp
     done = nstool("run", "--root", str(tmp_path), "--user", "web", "--", "/bin/true")
     assert done.returncode == 2
     assert "etc/passwd" in done.stderr
+
+
+@pytest.mark.parametrize("form", ["directory", "tarball", "overlay"])
+def test_names_are_looked_up_in_the_root(form: str, tmp_path: Path) -> None:
+    """With their numbers there, whatever the host has; of an overlay in the layer that is seen."""
+    for layer, uid in (("low", 1), ("tree", 33)):
+        (tmp_path / layer / "etc").mkdir(parents=True)
+        (tmp_path / layer / "etc/passwd").write_text(f"www-data:x:{uid}:34::/:\nroot:x:5:6::/:\n")
+        (tmp_path / layer / "etc/group").write_text("web:x:35:\n")
+    (tmp_path / "tree/busybox").write_bytes(Path("/bin/busybox").read_bytes())
+    (tmp_path / "tree/busybox").chmod(0o755)
+    root = {"directory": "tree", "tarball": "root.tar"}.get(form, f"tree:{tmp_path}/low")
+    subprocess.run(["tar", "-cf", tmp_path / "root.tar", "-C", tmp_path / "tree", "."], check=True)
+    words = ("run", "--root", f"{tmp_path}/{root}", "--user", "www-data", "--groups", "web", "--", "/busybox", "id")
+    done = nstool(*words)
+    assert done.stdout == "uid=33(www-data) gid=34 groups=35(web)\n", done
+    done = nstool(*words[:4], "nobody", *words[5:])
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "etc/passwd" in done.stderr
+    assert "has no 'nobody'" in done.stderr
+
+
+LINE = "web:x:\u0663:4::/:".encode()  # an Arabic three
+PASSWD = {
+    "a symlink": ({"type": tarfile.SYMTYPE, "linkname": "/etc/passwd"}, "no plain file"),
+    "a hard link": ({"type": tarfile.LNKTYPE, "linkname": "etc/group"}, "no plain file"),
+    "a fifo": ({"type": tarfile.FIFOTYPE}, "no plain file"),
+    "too large": ({"size": 17 << 20}, "no plain file"),
+    "digits of another script": ({"size": len(LINE)}, "has no id where one belongs"),
+}
+
+
+@pytest.mark.parametrize("what", PASSWD)
+def test_a_hostile_passwd_of_a_tarball_is_refused(what: str, tmp_path: Path) -> None:
+    """The same as in a directory; of several members of that name the last counts."""
+    fields, says = PASSWD[what]
+    with tarfile.open(tmp_path / "root.tar", "w") as tar:
+        for more in ({"size": 13}, fields):
+            info = tarfile.TarInfo("./etc/passwd")
+            for field, value in more.items():
+                setattr(info, field, value)
+            tar.addfile(info, io.BytesIO((b"web:x:1:2::/:" if info.size == 13 else LINE).ljust(info.size)))
+    done = nstool("run", "--root", f"{tmp_path}/root.tar", "--user", "web", "--", "/bin/true")
+    assert done.returncode == 2
+    assert says in done.stderr
+    assert done.stderr.count("\n") == 1
 
 
 def test_a_large_environment_of_the_caller_does_not_matter() -> None:
