@@ -100,7 +100,7 @@ def parts(spec: Spec, host: Host, maps: Maps | None, files: dict[str, str], name
         (_propagation(spec), *hold, *early, *root),
         tuple(inside),
         tuple(last),
-        _remove(spec, host, name),
+        _remove(spec, host, maps, name),
     )
 
 
@@ -392,17 +392,27 @@ def _layer(name: str) -> Step:
 def _unpack(spec: Spec, host: Host, maps: Maps | None, name: str) -> tuple[Step, ...]:
     if spec.root.type != "tarball":
         return ()
+    owned = maps is not None and maps.how != "single"
     args: dict[str, object] = {
         "path": spec.root.path,
         "directory": f"{host.roots}/{name}",
         "size": spec.root.size,
-        "uids": [list(line) for line in lines(maps.uid)] if maps and host.privileged else [],
-        "gids": [list(line) for line in lines(maps.gid)] if maps and host.privileged else [],
-        "keep_owners": host.privileged,
+        "uids": [list(line) for line in lines(maps.uid)] if maps and owned else [],
+        "gids": [list(line) for line in lines(maps.gid)] if maps and owned else [],
+        "keep_owners": host.privileged or owned,
+        "idmaps": _idmaps(host, maps),
         "own_dev": spec.dev in ("private", "nodes"),
         "places": [[path, host.source_kinds.get(source, "dir")] for path, source in _places(spec)],
     }
     return (Step(LAUNCHER, "external", ("tarball_unpack", args), f"a tree of this sandbox's own, of {spec.root.path}"),)
+
+
+def _idmaps(host: Host, maps: Maps | None) -> list[object]:
+    """How an ordinary user gets at files of the sandbox's ids: newuidmap, newgidmap, and the ids that are its own."""
+    if maps is None or maps.how != "helper":
+        return []
+    pairs = ((host.newuidmap, host.subuid), (host.newgidmap, host.subgid))
+    return [[program, [[ids.first, ids.count] for ids in ranges]] for program, ranges in pairs]
 
 
 def _places(spec: Spec) -> list[tuple[str, str]]:
@@ -417,13 +427,11 @@ def lines(maps: tuple[IdMap, ...]) -> tuple[tuple[int, int, int], ...]:
     return tuple((line.inside, line.outside, line.count) for line in maps)
 
 
-def _remove(spec: Spec, host: Host, name: str) -> tuple[Step, ...]:
+def _remove(spec: Spec, host: Host, maps: Maps | None, name: str) -> tuple[Step, ...]:
     if spec.root.type != "tarball":
         return ()
-    directory = f"{host.roots}/{name}"
-    return (
-        Step(UNDO, "external", ("tarball_remove", {"directory": directory}), f"remove the unpacked tree {directory}"),
-    )
+    args: dict[str, object] = {"directory": f"{host.roots}/{name}", "idmaps": _idmaps(host, maps)}
+    return (Step(UNDO, "external", ("tarball_remove", args), f"remove the unpacked tree {args['directory']}"),)
 
 
 # ---- what every sandbox has ----

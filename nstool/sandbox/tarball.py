@@ -2,8 +2,8 @@
 
 Where: ``/var/lib/nstool/roots/NAME`` for root, because /run lies in memory; ``RUN/roots/NAME`` for
 others, and where NSTOOL_RUN_DIR says where. ``roots`` has mode 0700, so that no set-user-ID file in a
-tree is within anybody's reach. The owners are those of the tarball, as the sandbox's ids; an ordinary
-user cannot give files away, so that all of them are the user's own.
+tree is within anybody's reach. The owners are those of the tarball, as the sandbox's ids, for an ordinary
+user too (sandbox/mapped.py); where its sandbox has one id only, all files are the user's own.
 
 What is refused, with the member named: absolute names, "..", a name or hard link that leads over a
 symlink of the tarball, device nodes (those below /dev are left out where the sandbox has its own
@@ -14,7 +14,7 @@ nothing here follows one, and inside they lead nowhere but into the root.
 from __future__ import annotations
 
 import os
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from errno import EEXIST, EISDIR, ELOOP, ENOENT, ENOTDIR
 
 from nstool.errors import NotSupported, SpecError
@@ -42,11 +42,25 @@ def directory() -> str:
 def unpack(context: object, args: dict[str, Any]) -> None:
     """Unpack args["path"] into the new directory args["directory"].
 
-    size: bytes at most. keep_owners: chown what is unpacked, as root; uids, gids: lines of the id
-    maps (inside, outside, count), empty for ids as they are. own_dev: leave device nodes below /dev out.
-    places: (path, "dir" or "file") of what the sandbox mounts; made where they are missing.
+    size: bytes at most. keep_owners: chown what is unpacked; uids, gids: lines of the id maps (inside, outside,
+    count), empty for ids as they are; idmaps: of an ordinary user who does so, as sandbox/mapped.py wants them.
+    own_dev: leave device nodes below /dev out. places: (path, "dir" or "file") of what the sandbox mounts; made where
+    they are missing.
     Raises SpecError for a tarball that is refused, NotSupported for a compression that Python lacks.
     """
+    _call("_unpack", args)
+
+
+def _call(function: str, args: dict[str, Any]) -> None:
+    if args.get("idmaps"):
+        from nstool.sandbox import mapped
+
+        mapped.call(__name__, function, args, args["idmaps"])
+    else:
+        globals()[function](args)
+
+
+def _unpack(args: dict[str, Any]) -> None:
     roots, name = os.path.split(args["directory"])
     os.makedirs(roots, 0o700, exist_ok=True)
     os.chmod(roots, 0o700)
@@ -108,8 +122,12 @@ def remove(context: object, args: dict[str, Any]) -> bool:
     """Remove an unpacked tree; False if it is gone already."""
     if not os.path.isdir(args["directory"]):
         return False
-    _remove_tree(args["directory"])
+    _call("_remove", args)
     return True
+
+
+def _remove(args: dict[str, Any]) -> None:
+    _remove_tree(args["directory"])
 
 
 HANDLERS = {"tarball_unpack": unpack, "tarball_remove": remove}
@@ -123,7 +141,8 @@ def _sweep(roots: str, own: str) -> None:
     names = rundir.names()  # after the trees: a name is claimed before its tree is made
     for name in trees:
         if name not in names or name == own:  # ours we have just claimed
-            _remove_tree(f"{roots}/{name}")
+            with suppress(PermissionError):  # subordinate ids own it: the next sandbox that has them removes it
+                _remove_tree(f"{roots}/{name}")
 
 
 def _remove_tree(path: str) -> None:
@@ -250,10 +269,8 @@ class _Tree:
             os.close(parent)
 
     def entry(self, tar: tarfile.TarFile, member: tarfile.TarInfo, parent: int, parts: tuple[str, ...]) -> None:
-        import contextlib
-
         name = parts[-1]
-        with contextlib.suppress(FileNotFoundError):
+        with suppress(FileNotFoundError):
             os.unlink(name, dir_fd=parent)  # a later member takes the place of an earlier one
         if member.islnk():
             linked = self.parts(member, member.linkname)

@@ -389,33 +389,50 @@ def test_the_command_line_knows_a_tarball(act: Act, tree: Path, place: Path) -> 
         assert ran == (0, "test\n", "")
 
 
-def test_the_owners_are_those_of_the_tarball(as_root: Act, tree: Path, place: Path) -> None:
-    """As ids inside; outside they are the sandbox's host ids, never those of the tarball."""
+@pytest.mark.needs("newuidmap")
+def test_the_owners_are_those_of_the_tarball(act: Act, tree: Path, place: Path) -> None:
+    """As ids inside; outside they are the sandbox's host ids, never those of the tarball. Nothing of them is left."""
     path = make_tar(
         place / "root.tar",
-        member("home", type=tarfile.DIRTYPE, mode=0o755),
+        member("home", type=tarfile.DIRTYPE, mode=0o700, uid=1000, gid=7),
         member("home/f", "x", uid=1000, gid=7),
         tree=tree,
     )
 
     def look() -> tuple[str, int, int]:
         with boxes.box("sh", root=Root("tarball", str(path))) as box:
-            outside = os.stat(roots() / box.sandbox.name / "home/f").st_uid
+            outside = os.stat(roots() / box.sandbox.name / "home").st_uid
             base = int(Path(f"/proc/{box.pid}/uid_map").read_text().split()[1])
-            return box.ask("stat -c %u:%g:%a / /etc /home/f"), outside, base
+            told = box.ask("stat -c %u:%g:%a / /etc /home /home/f")
+        assert os.listdir(roots()) == []
+        return told, outside, base
 
-    inside, outside, base = as_root(look)
-    assert inside == "0:0:755\n0:0:755\n1000:7:644\n"
+    inside, outside, base = act(look)
+    assert inside == "0:0:755\n0:0:755\n1000:7:700\n1000:7:644\n"
     assert outside == base + 1000
 
 
-def test_a_writable_tarball_is_changed_for_itself(as_root: Act, tree: Path, place: Path) -> None:
-    """The tarball is not."""
+def own_id() -> dict[str, Any]:
+    """Changes of a spec: the caller's ids and no others, which needs no newuidmap(1)."""
+    uids, gids = (IdMap(0, os.geteuid(), 1),), (IdMap(0, os.getegid(), 1),)
+    return {"uid_map": uids, "gid_map": gids, "groups": ("keep",)}
+
+
+@pytest.mark.needs("newuidmap")
+@pytest.mark.parametrize("ids", ["several ids", "one id"])
+def test_a_writable_tarball_is_changed_for_itself(act: Act, tree: Path, place: Path, ids: str) -> None:
+    """The tarball is not, and nothing is left of what was made in it."""
     path = make_tar(place / "root.tar", tree=tree)
     before = path.read_bytes()
-    root = Root("tarball", str(path), writable=True)
-    assert as_root(boxes.shell, "echo new > /etc/new; cat /etc/new", root=root, user="0:0") == "new\n"
-    assert as_root(boxes.run, "cat", "/etc/new", root=root).status == 1
+
+    def change() -> tuple[str, int, list[str]]:
+        words: dict[str, Any] = {"root": Root("tarball", str(path), writable=True), "user": "0:0"}
+        words |= own_id() if ids == "one id" else {}
+        script = "echo new > /etc/new; mkdir -p /a/b; echo > /a/b/c; rm /etc/release; cat /etc/new"
+        made = boxes.shell(script, **words)
+        return made, boxes.run("cat", "/etc/new", **words).status, os.listdir(roots())
+
+    assert act(change) == ("new\n", 1, [])
     assert path.read_bytes() == before
 
 
@@ -564,13 +581,17 @@ def test_the_tree_is_removed_after_a_kill(act: Act, tree: Path, place: Path, nam
 
 
 def test_a_tree_without_a_sandbox_is_swept(act: Act, tree: Path, place: Path) -> None:
-    """As after a reboot, which takes the journals in /run: the next tarball removes it."""
-    path = make_tar(place / "root.tar", tree=tree)
+    """As after a reboot, which takes the journals in /run: the next tarball removes it, whose ever the files are."""
+    path = make_tar(place / "root.tar", member("closed", type=tarfile.DIRTYPE, mode=0), tree=tree)
+    root = Root("tarball", str(path))
 
-    def sweep() -> list[str]:
-        (roots() / "gone/etc").mkdir(parents=True)
-        os.chmod(roots() / "gone/etc", 0)
-        boxes.shell("true", root=Root("tarball", str(path)))
-        return os.listdir(roots())
+    def sweep() -> tuple[list[str], list[str]]:
+        with boxes.box("sh", root=root) as box:
+            os.rename(roots() / box.sandbox.name, roots() / "gone")
+        (roots() / "own/etc").mkdir(parents=True)
+        os.chmod(roots() / "own/etc", 0)
+        before = sorted(os.listdir(roots()))
+        boxes.shell("true", root=root)
+        return before, os.listdir(roots())
 
-    assert act(sweep) == []
+    assert act(sweep) == (["gone", "own"], [])
