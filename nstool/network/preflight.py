@@ -23,8 +23,6 @@ def preflight(net: Net, status: str = STATUS) -> Iterator[NotSupported]:
 
     Asks the kernel, changes nothing. status: the file with this thread's capabilities.
     """
-    if net.mode == "join":
-        yield from _target(net)
     if net.mode not in ("veth", "bridge"):
         return
     problems = [*privilege(net, status), *_pyroute2(net)]
@@ -41,16 +39,6 @@ def preflight(net: Net, status: str = STATUS) -> Iterator[NotSupported]:
 
 def _mode(net: Net) -> str:
     return f'net.mode "{net.mode}"'
-
-
-def _target(net: Net) -> Iterator[NotSupported]:
-    from nstool.network.plan import target
-
-    path = target(net)
-    if not os.path.exists(path):
-        yield NotSupported(
-            f'net.target "{net.target}"', f"{path} does not exist", "`ip netns` and `lsns -t net` show what does"
-        )
 
 
 def privilege(net: Net, status: str = STATUS) -> Iterator[NotSupported]:

@@ -35,7 +35,7 @@ def plan(spec: Spec, host: Host, lease: Lease) -> Plan:
     Raises NotSupported for what this host cannot do, SpecError for what does not fit together.
     """
     new = {name for name in KINDS if getattr(spec.namespaces, name) == "new"}
-    joined = _joined(spec)
+    joined = joins(spec)
     outer = _outer(joined, new, host)
     idmaps = maps(spec, host, lease) if "user" in new else None
     mounts = mnt.parts(spec, host, idmaps, _files(spec, host, lease), lease.name) if "mnt" in new else mnt.Parts()
@@ -167,7 +167,8 @@ def _files(spec: Spec, host: Host, lease: Lease) -> dict[str, str]:
 # ---- namespaces to join ----
 
 
-def _joined(spec: Spec) -> dict[str, str]:
+def joins(spec: Spec) -> dict[str, str]:
+    """Return the namespaces that are joined: type to file, in the order of joining."""
     wanted = {}
     for name in JOIN_ORDER:
         value = getattr(spec.namespaces, name)
@@ -243,7 +244,7 @@ def _after_join(new: set[str], joined: dict[str, str], host: Host) -> tuple[Step
             raise SpecError(
                 f"a new {name} namespace would belong to your user namespace, not to the joined one, for the first "
                 f"process in it is made before joining: join a {name} namespace too, or share the host's",
-                f"namespaces.{name}",
+                "namespaces.user",
             )
     flags = 0
     for name in new - {"time", "cgroup", "user"}:
@@ -421,7 +422,7 @@ def _seccomp(spec: Spec, who: str = PAYLOAD) -> tuple[Step, ...]:
         return ()
     if not spec.no_new_privs:
         raise NotSupported(
-            "seccomp without no_new_privs",
+            "no_new_privs = false, with a seccomp filter",
             "a process without CAP_SYS_ADMIN may load a filter only under no_new_privs, seccomp(2)",
             'keep no_new_privs, or take seccomp = "none" too',
         )

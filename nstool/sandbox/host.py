@@ -6,6 +6,7 @@ import os
 import stat
 
 from nstool.errors import SpecError
+from nstool.kinds import KINDS
 from nstool.plan.host import COVERED, MASKED_PROC, SCRATCH, Host, SubIds
 from nstool.sandbox import cgroups
 from nstool.spec.model import Mount, Spec
@@ -28,6 +29,7 @@ def read(spec: Spec, terminals: tuple[int, ...] = ()) -> Host:
     capabilities = effective_capabilities()
     privileged = bool(capabilities >> 21 & 1)  # CAP_SYS_ADMIN
     check_root(spec)
+    _check_joins(spec)
     network = spec.net.mode in ("veth", "bridge")
     directory = spec.root.path if spec.root.type == "directory" else ""
     prefix = directory.rstrip("/")
@@ -68,6 +70,49 @@ def check_root(spec: Spec) -> None:
             raise SpecError(f"{path} does not exist on this host", key)
         if directory and not os.path.isdir(path):
             raise SpecError(f"{path} is no directory; a root from a file is a tarball: .tar, .tar.gz, .tar.xz", key)
+
+
+def _check_joins(spec: Spec) -> None:
+    """Raise SpecError for a namespace to join that is not there, is none, or is of another type."""
+    from nstool.plan.build import joins
+
+    for kind, path in joins(spec).items():
+        key = "net.target" if kind == "net" and spec.net.mode == "join" else f"namespaces.{kind}"
+        try:
+            found = _namespace_type(path)
+        except PermissionError:  # the launch says whose it is
+            continue
+        except OSError as error:
+            raise SpecError(_no_namespace(kind, path, error), key) from None
+        if found != kind:
+            what = f"a namespace of type {found}, not {kind}" if found else "no namespace"
+            raise SpecError(
+                f"{path} is {what}; name a file such as /proc/PID/ns/{kind}, lsns -t {kind} lists them", key
+            )
+
+
+def _no_namespace(kind: str, path: str, error: OSError) -> str:
+    lists = f"lsns -t {kind} lists those that have one"
+    words = path.split("/")
+    if path.startswith("/proc/") and words[2].isdigit() and not os.path.exists(f"/proc/{words[2]}"):
+        return f"there is no process {words[2]}; {lists}"
+    if path.startswith("/run/netns/"):
+        return f"{path}: {error.strerror}; ip netns lists the names that there are"
+    return f"{path}: {error.strerror}; {lists}"
+
+
+def _namespace_type(path: str) -> str:
+    """Return the type of a namespace file, empty if it is none. ioctl_nsfs(2). Raises OSError."""
+    if os.stat(path).st_dev != os.stat("/proc/self/ns/mnt").st_dev:  # all lie on nsfs, and nothing else does
+        return ""
+    from nstool import syscalls
+
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        flag = syscalls.ns_get_nstype(fd)
+    finally:
+        os.close(fd)
+    return next(name for name, kind in KINDS.items() if kind.flag == flag)
 
 
 def effective_capabilities() -> int:

@@ -174,21 +174,22 @@ def test_a_joined_user_namespace_owns_no_new_pid_namespace(as_root: Act) -> None
             launch(boxes.spec("true", namespaces=Namespaces(user="1")))
         return refused.value.place
 
-    assert as_root(ask) == "namespaces.pid"
+    assert as_root(ask) == "namespaces.user"
 
 
 def test_a_joined_namespace_must_be_of_the_type(as_root: Act) -> None:
-    """The kernel refuses a net file where a uts one belongs; the error names the step."""
+    """An ipc file where a uts one belongs is refused before anything is done, and so is what is no namespace."""
 
-    def ask() -> tuple[str, int | None]:
-        words = Namespaces(user="host", uts="/proc/self/ns/ipc")
-        with pytest.raises(KernelError) as refused:
-            launch(boxes.spec("true", user="65534:65534", namespaces=words))
-        return refused.value.call, refused.value.errno
+    def ask(path: str) -> SpecError:
+        with pytest.raises(SpecError) as refused:
+            launch(boxes.spec("true", user="65534:65534", namespaces=Namespaces(user="host", uts=path)))
+        return refused.value
 
-    call, errno = as_root(ask)
-    assert call.startswith("setns(")
-    assert errno == 22
+    error = as_root(ask, "/proc/self/ns/ipc")
+    assert error.place == "namespaces.uts"
+    assert error.message.startswith("/proc/self/ns/ipc is a namespace of type ipc, not uts")
+    assert as_root(ask, "/etc/hostname").message.startswith("/etc/hostname is no namespace")
+    assert as_root(ask, "/nowhere/uts").message.startswith("/nowhere/uts: No such file or directory")
 
 
 @pytest.mark.needs("timens")
