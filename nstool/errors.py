@@ -111,7 +111,7 @@ class KernelError(NstoolError, OSError):
 class NotSupported(NstoolError):
     """This host cannot do what was asked for: checked, before anything is done. Exit status 125.
 
-    what: the part of the spec. cause, remedy: sentences.
+    what: the part of the spec: its key path first, where there is one. cause, remedy: sentences.
     """
 
     def __init__(self, what: str, cause: str, remedy: str) -> None:

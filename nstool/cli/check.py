@@ -32,9 +32,14 @@ def command(words: tuple[str, ...], as_json: bool) -> int:
     argv = sys.argv[2:]
     if [word for word in argv if word != "--json"]:
         from nstool.cli import options
+        from nstool.cli.places import Located, written
 
-        spec, _ = options.parse(argv, OTHERS)
-        return _show_problems(features.problems(spec), as_json)
+        spec, _, place = options.parse(argv, OTHERS)
+        with Located(place):
+            found = features.problems(spec)
+        # What a step meets begins with words, not with a key.
+        located = (p if p.call else p.replace(what=written(p.what, place)) for p in found)
+        return _show_problems(tuple(located), as_json)
     return _show_features(features.features(), as_json)
 
 

@@ -23,14 +23,16 @@ def command(words: tuple[str, ...], output: str | None, shebang: str | None, for
     import os
 
     from nstool.cli import options
+    from nstool.cli.places import Located
     from nstool.errors import SpecError
     from nstool.sandbox.compiled import compile_spec
 
-    spec, rest = options.parse(sys.argv[2:], OTHERS)
+    spec, rest, place = options.parse(sys.argv[2:], OTHERS)
     path = rest.get("-o") or rest.get("--output")
     if not isinstance(path, str):
         raise SpecError("is needed: where the compiled plan goes", "-o FILE")
-    data = compile_spec(spec)
+    with Located(place):
+        data = compile_spec(spec)
     mode = 0o644
     line = rest.get("--shebang")
     if isinstance(line, str):

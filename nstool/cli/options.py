@@ -6,6 +6,7 @@ The parser needs no click: it is on the path of every ``nstool run``. For ``--he
 
 from __future__ import annotations
 
+from nstool.cli.places import places
 from nstool.errors import SpecError
 from nstool.frozen import Frozen
 from nstool.kinds import KINDS
@@ -109,10 +110,14 @@ def _mounts(read: Callable[[object], Mount]) -> Callable[[Spec, list[str]], Appl
     """A mount takes the place of an earlier one, as of the file, on the same target."""
 
     def apply(spec: Spec, texts: list[str]) -> Applied:
-        new = [read(text) for text in texts]
-        targets = {mount.target for mount in new}
-        kept = tuple(mount for mount in spec.mounts if mount.target not in targets)
-        return spec.replace(mounts=(*kept, *new)), [("mounts", len(kept) + i) for i in range(len(new))]
+        mounts = list(spec.mounts)
+        earlier = {mount.target: number for number, mount in enumerate(mounts)}
+        given: list[Path] = []
+        for mount in map(read, texts):
+            number = earlier.pop(mount.target, len(mounts))
+            mounts[number : number + 1] = [mount]
+            given.append(("mounts", number))
+        return spec.replace(mounts=tuple(mounts)), given
 
     return apply
 
@@ -317,8 +322,8 @@ class Line(Frozen):
     args: tuple[str, ...]
 
 
-def parse(argv: Sequence[str], others: Mapping[str, bool] | None = None) -> tuple[Spec, dict[str, str | bool]]:
-    """Return the checked Spec that a command line asks for, and the caller's own options in it.
+def parse(argv: Sequence[str], others: Mapping[str, bool] | None = None) -> tuple[Spec, dict[str, str | bool], Place]:
+    """Return the checked Spec that a command line asks for, the caller's own options in it, and where its keys stand.
 
     Grammar: ``[options] -- CMD ARGS`` or ``[options] SPEC [options] [-- ARGS]``; options override keys of
     the file or add to its lists, ARGS are appended to its command. others: further options that the
@@ -326,10 +331,11 @@ def parse(argv: Sequence[str], others: Mapping[str, bool] | None = None) -> tupl
     Raises SpecError, with the option or the line of the file as its place.
     """
     line = split(argv, others or {})
-    return _spec(line), line.rest
+    spec, place = _spec(line)
+    return spec, line.rest, place
 
 
-def _spec(line: Line) -> Spec:
+def _spec(line: Line) -> tuple[Spec, Place]:
     place: Place
     given: frozenset[Path]
     spec, place, given = Spec(), key_path, frozenset()
@@ -344,20 +350,9 @@ def _spec(line: Line) -> Spec:
         named.update((path, name) for path in paths)
     spec = absolute(spec.replace(command=(*spec.command, *line.args)), here)
     spec = implied(spec, {*given, *named})
-    check(spec, _places(named, place))
-    return spec
-
-
-def _places(named: dict[Path, str], file: Place) -> Place:
-    """Return the place function for keys set by options over those of a file."""
-
-    def place(path: Path) -> str:
-        for length in range(len(path), 0, -1):
-            if path[:length] in named:
-                return named[path[:length]]
-        return file(path)
-
-    return place
+    place = places(named, place)
+    check(spec, place)
+    return spec, place
 
 
 def split(argv: Sequence[str], others: Mapping[str, bool]) -> Line:

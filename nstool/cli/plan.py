@@ -48,6 +48,7 @@ def command(words: tuple[str, ...], as_json: bool, as_shell: bool, long_: bool) 
 
 def _plan(words: list[str]) -> Plan:
     from nstool.cli import options
+    from nstool.cli.places import Located
     from nstool.sandbox.launch import preview
 
     plain = [word for word in words if word not in OTHERS]
@@ -55,8 +56,9 @@ def _plan(words: list[str]) -> Plan:
         from nstool.plan.encode import decode
 
         return decode(data)
-    spec, _ = options.parse(words, OTHERS)
-    return preview(spec)
+    spec, _, place = options.parse(words, OTHERS)
+    with Located(place):
+        return preview(spec)
 
 
 def _compiled(path: str) -> bytes:

@@ -6,6 +6,7 @@ import sys
 
 from nstool.cli import options
 from nstool.cli.forward import FORWARDED, Forward
+from nstool.cli.places import Located
 from nstool.errors import NstoolError, SpecError
 from nstool.sandbox import journal
 from nstool.sandbox.launch import launch
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
     import click
 
+    from nstool.spec.check import Place
     from nstool.spec.model import Spec
 
     command: click.Command
@@ -26,10 +28,10 @@ OTHERS = {"--detach": False, "--log": True}
 
 def main(argv: list[str]) -> int:
     """Run ``nstool run`` with these words after it; the exit status."""
-    spec, others = options.parse(argv, OTHERS)
+    spec, others, place = options.parse(argv, OTHERS)
     _clean_up()
     if not others:
-        return _supervised(spec, lambda name: None)
+        return _supervised(spec, place, lambda name: None)
     from nstool.cli.detach import detached
     from nstool.cli.main import report
 
@@ -40,7 +42,7 @@ def main(argv: list[str]) -> int:
 
     def run(stderr: int, started: Callable[[str], None]) -> int:
         try:
-            return _supervised(spec.replace(terminal="never"), started, stderr)
+            return _supervised(spec.replace(terminal="never"), place, started, stderr)
         except Exception as error:
             return report(error)
 
@@ -56,10 +58,11 @@ def _clean_up() -> None:
         sys.stderr.write(f"nstool: warning: leftovers of another sandbox: {error}\n")
 
 
-def _supervised(spec: Spec, started: Callable[[str], None], stderr: int | None = None) -> int:
+def _supervised(spec: Spec, place: Place, started: Callable[[str], None], stderr: int | None = None) -> int:
     """Launch, then become the supervisor."""
     with Forward() as forward:
-        sandbox = launch(spec, stderr=stderr)
+        with Located(place):
+            sandbox = launch(spec, stderr=stderr)
         try:
             started(sandbox.name)
             from nstool.cli.supervise import become

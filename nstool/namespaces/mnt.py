@@ -249,7 +249,7 @@ def _below(path: str, directory: str) -> bool:
 def _root(spec: Spec, host: Host, opener: str, opened: list[Step], userns: str, name: str) -> list[Step]:
     root = spec.root
     if root.idmap and not userns:
-        raise _no_idmap(f"an id-mapped root ({root.path or ', '.join(root.lower)})")
+        raise _no_idmap("root.idmap")
     if root.type == "tmpfs":
         options = {"mode": "755", "size": str(root.size)}
         return [*_new("tmpfs", "root", options, SAFE, "an empty root in memory"), *_pivot()]
@@ -721,7 +721,7 @@ def _first(word: str) -> int:
 
 def _bind(spec: Spec, mount: Mount, name: str, opener: str, opened: list[Step], userns: str) -> None:
     if mount.idmap and not userns:
-        raise _no_idmap(f"an id-mapped bind of {mount.source}")
+        raise _no_idmap(f"mounts[{spec.mounts.index(mount)}].idmap")
     propagation = PROPAGATION[mount.propagation] if mount.propagation else _first(spec.mount_propagation)
     set_ = _flags(mount) | (uapi.MOUNT_ATTR_IDMAP if mount.idmap else 0)
     opened.append(_tree(opener, mount.source, name, f"the source of {mount.target}", mount.recursive))

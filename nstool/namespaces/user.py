@@ -106,7 +106,7 @@ def map_steps(maps: Maps, host: Host) -> tuple[Step, ...]:
 def _helper(path: str, name: str, lines: tuple[IdMap, ...]) -> Step:
     if not path:
         raise NotSupported(
-            "an id map of several ids as an ordinary user",
+            f"{name[3:]}: an id map of several ids as an ordinary user",
             f"{name} is not installed",
             "apt-get install uidmap, or map your own id only: --uid-map 1000:UID:1 --gid-map 1000:GID:1",
         )
@@ -188,7 +188,7 @@ def _check_rights(spec: Spec, host: Host) -> None:
     if not host.may("setpcap"):
         cause = "there is no new user namespace, and the caller lacks CAP_SETPCAP there, capabilities(7)"
         if wanted.effective or wanted.permitted or wanted.ambient:
-            raise NotSupported("[capabilities]", cause, remedy + "give none")
+            raise NotSupported("capabilities", cause, remedy + "give none")
         if caps.mask(wanted.bounding) & host.all_capabilities != host.all_capabilities:
             raise NotSupported("capabilities.bounding", cause, remedy + "--cap-bounding all")
         if spec.securebits:
@@ -227,7 +227,7 @@ def credential_steps(spec: Spec, host: Host, maps: Maps | None) -> tuple[Step, .
             steps.append(Step(PAYLOAD, "setgroups", (packed,), why, ignore=denied))
     elif spec.groups != ("keep",) and _others(host):
         raise NotSupported(
-            "dropping your supplementary groups",
+            "groups: dropping your supplementary groups",
             "a user namespace with one group id denies setgroups(2), so its processes keep the caller's groups",
             'install newgidmap with a range in /etc/subgid, or accept them: --groups keep (groups = ["keep"])',
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nstool.errors import KernelError, NotSupported, SpecError
+from nstool.errors import KernelError, NotSupported
 from nstool.frozen import Frozen
 from nstool.plan.describe import call_text
 from nstool.plan.lease import Lease
@@ -60,6 +60,7 @@ def check(spec: Spec, host: Host, trial: Trial | None = None, root: str = "") ->
     host: the facts, from sandbox.host.read. trial: runs the spec's steps in a child that never executes the
     command, where only trying tells (sandbox.features.trial); None for none. Its error counts when no detector
     has seen a problem. root: put before the paths of /proc and /sys that detectors read.
+    Raises SpecError for what does not fit together, as a launch does.
     """
     from nstool.plan.build import plan
 
@@ -70,7 +71,7 @@ def check(spec: Spec, host: Host, trial: Trial | None = None, root: str = "") ->
         reduced = reduced.replace(limits=spec.limits.replace(memory=0, swap=0, pids=0, cpu=0))
     try:
         planned = plan(reduced, host, LEASE)
-    except (NotSupported, SpecError) as error:
+    except NotSupported as error:
         return (*problems, problem(error))
     problems += predict(planned, root)
     if trial is not None and not problems:
@@ -127,11 +128,9 @@ def _network(spec: Spec) -> Iterator[Problem]:
         yield problem(missing)
 
 
-def problem(error: NotSupported | SpecError) -> Problem:
+def problem(error: NotSupported) -> Problem:
     """Return an exception that a check has raised as a problem."""
-    if isinstance(error, NotSupported):
-        return Problem(error.what, error.cause, error.remedy)
-    return Problem(error.place or "the spec", error.message, "")
+    return Problem(error.what, error.cause, error.remedy)
 
 
 def trial_spec(spec: Spec) -> Spec:

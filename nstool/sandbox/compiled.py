@@ -38,6 +38,8 @@ def compile_spec(spec: Spec) -> bytes:
     lease = Lease(name, ID_BASE, ID_BASE, 65536, f"nstool-{name}-{PID_TOKEN}")
     plan = build.plan(spec, facts, lease)
     if plan.given != STREAMS:
-        what = "pass_fds" if spec.pass_fds else "an id-mapped mount"
-        raise SpecError(f"{what} needs a launcher that brings the fd: use nstool run", what)
+        mapped = [n for n, mount in enumerate(spec.mounts) if mount.idmap or mount.upper]
+        key = "pass_fds" if spec.pass_fds else f"mounts[{mapped[0]}]" if mapped else "root"
+        what = "a passed fd" if spec.pass_fds else "an id-mapped mount"
+        raise SpecError(f"{what} needs a launcher that brings the fd: use nstool run", key)
     return encode(plan)

@@ -7,7 +7,7 @@ import shutil
 from errno import ENOENT
 
 from nstool import uapi
-from nstool.errors import KernelError, NotSupported, NstoolError, SpecError
+from nstool.errors import KernelError, NotSupported, NstoolError
 from nstool.frozen import Frozen
 from nstool.kinds import KINDS
 from nstool.plan.steps import CHILD, INIT, LAUNCHER, PAYLOAD, Fd, Plan, Step
@@ -144,19 +144,12 @@ def problems(spec: Spec) -> tuple[Problem, ...]:
     from nstool.spec.check import check
 
     check(spec)
-    missing = {m.source for m in spec.mounts if m.type == "bind" and not os.path.lexists(m.source)}
-    found = [
-        preflight.Problem(f"mounts[{n}].source", f"{mount.source} is not on this host", "make it, or correct the spec")
-        for n, mount in enumerate(spec.mounts)
-        if mount.source in missing
-    ]
-    spec = spec.replace(mounts=tuple(m for m in spec.mounts if m.source not in missing))
+    resolved = resolve(spec)
     try:
-        resolved = resolve(spec)
         host = facts.read(resolved)
-    except (SpecError, NotSupported) as error:
-        return (*found, preflight.problem(error))
-    return (*found, *preflight.check(resolved, host, trial))
+    except NotSupported as error:
+        return (preflight.problem(error),)
+    return preflight.check(resolved, host, trial)
 
 
 # ---- the list ----

@@ -343,6 +343,9 @@ class Prepared:
             from nstool.network.preflight import privilege
 
             for problem in privilege(spec.net):  # before anything is leased or journalled
+                from nstool.plan import preflight
+
+                self._plan(preflight.LEASE)  # what is wrong with the spec itself comes first, as in check
                 raise problem
         # What is derived from an address cannot be filled in afterwards; making the link costs far more.
         # Nor is an external step's part; unpacking costs far more, too.

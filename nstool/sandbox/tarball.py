@@ -170,9 +170,10 @@ def _open(path: str) -> tarfile.TarFile:
     with open(path, "rb") as file:
         magic = file.read(6)
     if magic.startswith(b"\x28\xb5\x2f\xfd") and "zst" not in tarfile.TarFile.OPEN_METH:  # Python 3.14
-        raise NotSupported(f"unpacking {path}", "this Python cannot read zstd", f"unzstd {path}, and name the .tar")
+        what = f"root.path: unpacking {path}"
+        raise NotSupported(what, "this Python cannot read zstd", f"unzstd {path}, and name the .tar")
     if magic.startswith(b"\x04\x22\x4d\x18"):
-        raise NotSupported(f"unpacking {path}", "Python cannot read lz4", f"unlz4 {path}, and name the .tar")
+        raise NotSupported(f"root.path: unpacking {path}", "Python cannot read lz4", f"unlz4 {path}, and name the .tar")
     return tarfile.open(path, "r:*")
 
 

@@ -586,7 +586,7 @@ def _securebits(spec: Spec) -> None:
 
 def _seccomp(spec: Spec) -> None:
     if spec.seccomp != "none" and not spec.no_new_privs and "sys_admin" not in spec.capabilities.effective:
-        _fail(("seccomp",), "a filter needs no_new_privs = true or the effective capability sys_admin, seccomp(2)")
+        _fail(("no_new_privs",), "a filter needs no_new_privs = true or the effective capability sys_admin, seccomp(2)")
 
 
 def _time(spec: Spec) -> None:

@@ -110,7 +110,7 @@ def plan_and_check(name: str, words: tuple[str, ...], place: Workplace) -> tuple
     from nstool.cli import options
 
     kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1)
-    spec, _ = options.parse(["--terminal", "never", *words], {})
+    spec, *_ = options.parse(["--terminal", "never", *words], {})
     return preview(spec), leaks.LeakCheck(place)
 
 

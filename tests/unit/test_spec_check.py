@@ -239,7 +239,7 @@ WRONG = [
     (OK.replace(securebits=("noroot", "noroot")), "securebits[1]", "twice"),
     (OK.replace(securebits=("noroot_locked",)), "securebits[0]", "add noroot"),
     (OK.replace(securebits=("keep_caps",)), "securebits[0]", "execve(2) clears"),
-    (OK.replace(no_new_privs=False), "seccomp", "no_new_privs = true"),
+    (OK.replace(no_new_privs=False), "no_new_privs", "no_new_privs = true"),
     (without("time", boottime_offset=5), "namespaces.boottime_offset", "time_namespaces(7)"),
     (without(monotonic_offset=1 << 40), "namespaces.monotonic_offset", "between"),
     (without("ipc", ipc=Ipc(shmmax=5)), "ipc.shmmax", "ipc_namespaces(7)"),
