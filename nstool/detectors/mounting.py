@@ -392,7 +392,11 @@ def option_value(scene: Scene) -> Answer:
 
 
 def _wants_idmap(scene: Scene) -> bool:
-    return bool(scene.integer("attr_set") & uapi.MOUNT_ATTR_IDMAP)
+    return _idmap(scene.integer("attr_set"))
+
+
+def _idmap(attributes: object) -> bool:
+    return isinstance(attributes, int) and bool(attributes & uapi.MOUNT_ATTR_IDMAP)
 
 
 def idmap_not_supported(scene: Scene) -> Answer:
@@ -477,7 +481,7 @@ def root_read_only(scene: Scene) -> Answer:
 
 def root_not_writable(scene: Scene) -> Answer:
     """The directory belongs to somebody else than the sandbox's root, who may not write in it."""
-    if not _makes_inside(scene):
+    if not _makes_inside(scene) or upper_not_writable(scene):
         return False
     place = _view_before(scene).locate(os.path.dirname(scene.path.rstrip("/")))
     person = rights.who(scene)
@@ -486,6 +490,22 @@ def root_not_writable(scene: Scene) -> Answer:
     if rights.allowed(scene, person, place.host, rights.WRITE | rights.EXECUTE) is not False:
         return False
     return {"path": place.path, "host": place.host, "uid": person.uid}
+
+
+def upper_not_writable(scene: Scene) -> Answer:
+    """The upper layer of an overlay is a directory in which the sandbox's root may not write."""
+    fd = scene.arg("dirfd")
+    opened = scene.opened_by(fd)
+    if not isinstance(fd, Fd) or not fd.name.endswith("upper") or opened is None or opened.call != "open_tree":
+        return False
+    mapped = any(s.call == "mount_setattr" and s.args[0] == fd and _idmap(s.args[3]) for s in scene.before)
+    person = rights.who(scene)
+    if mapped or person is None:
+        return None
+    path = str(opened.args[1])
+    if rights.allowed(scene, person, path, rights.WRITE | rights.EXECUTE) is not False:
+        return False
+    return {"path": path, "uid": person.uid}
 
 
 def no_mknod(scene: Scene) -> Answer:

@@ -41,7 +41,10 @@ def ids(spec: Spec) -> tuple[int, int]:
 
 
 def maps(spec: Spec, host: Host, lease: Lease) -> Maps:
-    """Choose the id maps: those of the spec, unused host ids for root, subordinate ids for others."""
+    """Choose the id maps: those of the spec, unused host ids for root, subordinate ids for others.
+
+    Where an ordinary user keeps an upper layer, root inside is that user: its directory is the user's.
+    """
     uid, gid = ids(spec)
     if spec.uid_map or spec.gid_map:
         chosen = Maps(spec.uid_map, spec.gid_map, _how(spec.uid_map, spec.gid_map, host))
@@ -49,7 +52,10 @@ def maps(spec: Spec, host: Host, lease: Lease) -> Maps:
         count = lease.count
         chosen = Maps((IdMap(0, lease.uid_base, count),), (IdMap(0, lease.gid_base, count),), "launcher")
     elif host.newuidmap and host.newgidmap and host.subuid and host.subgid:
-        chosen = Maps(_subordinate(host.subuid), _subordinate(host.subgid), "helper")
+        # A layer that is kept lies in a directory of the caller's, where only the caller can write.
+        own = keeps_changes(spec)
+        uids = _subordinate(host.subuid, host.uid if own else None)
+        chosen = Maps(uids, _subordinate(host.subgid, host.gid if own else None), "helper")
     else:
         chosen = Maps((IdMap(uid, host.uid, 1),), (IdMap(gid, host.gid, 1),), "single")
     for lines, number, what in ((chosen.uid, uid, "uid"), (chosen.gid, gid, "gid")):
@@ -58,9 +64,15 @@ def maps(spec: Spec, host: Host, lease: Lease) -> Maps:
     return chosen
 
 
-def _subordinate(ranges: tuple[SubIds, ...]) -> tuple[IdMap, ...]:
-    lines: list[IdMap] = []
-    inside = 0
+def keeps_changes(spec: Spec) -> bool:
+    """Whether an overlay of the spec has an upper layer that is kept."""
+    return bool(spec.root.upper) or any(mount.upper for mount in spec.mounts)
+
+
+def _subordinate(ranges: tuple[SubIds, ...], root: int | None) -> tuple[IdMap, ...]:
+    # root: host id of id 0 inside, None for the first of the ranges.
+    lines = [] if root is None else [IdMap(0, root, 1)]
+    inside = len(lines)
     for r in ranges:
         count = min(r.count, 65536 - inside)
         if count > 0:

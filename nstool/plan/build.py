@@ -144,7 +144,7 @@ def needs_userns(spec: Spec, host: Host) -> bool:
     if not host.privileged or spec.namespaces.user != "new" or spec.namespaces.mnt != "new":
         return False
     root = spec.root
-    return root.idmap or bool(root.upper) or any(m.idmap or m.upper for m in spec.mounts)
+    return root.idmap or user.keeps_changes(spec) or any(mount.idmap for mount in spec.mounts)
 
 
 def _links(spec: Spec, lease: Lease) -> tuple[Step, ...]:

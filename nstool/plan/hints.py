@@ -856,6 +856,15 @@ MOUNTING: tuple[Row, ...] = (
         "mount_setattr(2)",
     ),
     _row(
+        "mkdirat",
+        "EACCES",
+        mounting.upper_not_writable,
+        "the upper layer {path} is not writable for host uid {uid}, which the sandbox's root is",
+        "take a directory of your own, and leave uid_map and gid_map out: then the sandbox's root is you there",
+        "path_resolution(7), Documentation/filesystems/overlayfs.rst",
+        predicts=True,
+    ),
+    _row(
         "mkdirat mknodat symlinkat write_file",
         "EACCES EPERM",
         mounting.root_not_writable,

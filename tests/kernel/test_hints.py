@@ -807,6 +807,15 @@ def test_overlay_upper_unfit(tmp_path: Path, in_child: InChild) -> None:
     expect(in_child(act), "EINVAL", "overlay_upper_unfit", path=str(tmp_path / "m"), fstype="overlay")
 
 
+def test_upper_not_writable(tmp_path: Path) -> None:
+    """The upper layer belongs to somebody else than the sandbox's root."""
+    upper = launcher("open_tree", CWD, str(tmp_path), uapi.OPEN_TREE_CLONE, result="upper")
+    become = (init("setresgid", 0, 0, 0), init("setresuid", 0, 0, 0))
+    lines = maps("0 1879048192 10\n", "0 1879048192 10\n", setgroups=False)
+    error = plan_of(USER | NS, *become, init("mkdirat", Fd("upper"), "upper", 0o755), before=(upper,), maps=lines)
+    expect(error, "EACCES", "upper_not_writable", path=str(tmp_path), uid=1879048192)
+
+
 def test_making_in_the_root(tmp_path: Path) -> None:
     """A read-only root, and one that belongs to somebody else."""
     mkdir = init("mkdirat", CWD, "/nstool-test-dir", 0o755)

@@ -81,6 +81,10 @@ CASES: dict[str, tuple[Spec, Host]] = {
     "user with newuidmap": (FREE, HELPED),
     "user with newuidmap, tmpfs root": (MOUNTED.replace(root=Root("tmpfs")), HELPED),
     "user with newuidmap, overlay root": (FREE.replace(root=Root("overlay", lower=("/srv/a",))), HELPED),
+    "user with newuidmap, kept upper layer": (
+        FREE.replace(root=Root("overlay", lower=("/srv/a",), upper="/home/me/upper", writable=True)),
+        HELPED,
+    ),
     "user with one id": (FREE, ORDINARY),
     "user with one id, no init": (FREE.replace(init=False), ORDINARY),
     "joins user, pid, net": (JOINED, ROOT_HOST),

@@ -23,6 +23,7 @@ from nstool.spec.model import IdMap, Mount, Root
 from tests.kernel.rows import boxes
 from tests.kernel.rows.conftest import Act
 from tests.support.probes import REPOSITORY
+from tests.support.user import User
 from tests.support.workplace import Workplace
 
 pytestmark = pytest.mark.needs("busybox")
@@ -279,6 +280,44 @@ def test_kept_changes_belong_to_the_next_sandbox_too(as_root: Act, tree: Path, p
     assert owners == {"root": 0, "user": 1000}
     assert (tree / "etc/release").exists()
     assert (tree / "etc/release").read_text() == "test\n"
+
+
+@pytest.mark.needs("newuidmap")
+def test_an_ordinary_user_keeps_changes(as_user: Act, user: User, tree: Path) -> None:
+    """Without any map in the spec: root inside is the user on disk, the others are of /etc/subuid, every time."""
+
+    def go() -> tuple[str, list[int]]:
+        os.mkdir("layer")
+        try:
+            root = Root("overlay", lower=(str(tree),), upper=os.path.abspath("layer"), writable=True)
+            boxes.shell("mkdir -m 777 /spot; echo one > /spot/root", root=root, user="0:0")
+            boxes.shell("echo two > /spot/user", root=root)
+            seen = boxes.shell("stat -c %u /spot/*; cat /spot/*", root=root)
+            first = os.stat("layer/upper/spot/user").st_uid - 1000
+            return seen, [os.stat("layer/upper/spot/root").st_uid - os.getuid(), first]
+        finally:
+            subprocess.run(["chmod", "-R", "u+rwX", "layer/work"], check=True)  # overlayfs makes work/work with mode 0
+            shutil.rmtree("layer")
+
+    seen, (root, first) = as_user(go)
+    assert seen == "0\n1000\none\ntwo\n"
+    assert root == 0
+    assert first == user.subuid[0] - 1  # id 0 is the user, so the range begins with 1
+
+
+def test_an_upper_layer_that_is_not_the_users_own_is_told_so(as_user: Act, tree: Path) -> None:
+    """run and check name the same cause, and a remedy that needs no privilege."""
+
+    def go() -> list[boxes.Ran]:
+        words = ("--memory", "0", "--pids", "0", "--root", f"{tree}:/usr", "--writable", "--upper", "/usr/share")
+        return [boxes.nstool(command, *words, "--", "true") for command in ("run", "check")]
+
+    for ran in as_user(go):
+        text = ran.out + ran.err
+        assert ran.status == 125
+        assert "cause: the upper layer /usr/share is not writable for host uid" in text
+        assert "remedy: take a directory of your own, and leave uid_map and gid_map out" in text
+        assert text.count("cause: ") == 1
 
 
 def test_an_ordinary_user_keeps_changes_with_their_own_id(as_user: Act, tree: Path) -> None:
