@@ -7,11 +7,14 @@ import os
 import sys
 
 from nstool.errors import KernelError, NstoolError, SandboxGone, SpecError
+from nstool.sandbox import spare
 
 BAD_REQUEST = 2
 CANNOT = 125
 NOT_EXECUTABLE = 126
 NOT_FOUND = 127
+
+FILES = 24  # that a command may have open at once, besides the standard streams: a launch has most
 
 # Sub-command to (module, one sentence). A module is imported when its command is called.
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -40,6 +43,10 @@ def main() -> None:
 def run(argv: list[str]) -> int:
     """Run the command line; the exit status."""
     _open_streams()
+    try:
+        spare.need(FILES)
+    except KernelError as error:
+        return report(error)
     _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)  # ignored by who started us, it would reap our children
     try:
         if argv and argv[0] == "run" and not _asks_help(argv[1:]):

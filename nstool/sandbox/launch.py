@@ -6,7 +6,7 @@ import os
 import sys
 from _thread import RLock, allocate_lock
 
-from nstool.errors import KernelError, NstoolError, SandboxGone, SpecError
+from nstool.errors import NstoolError, SandboxGone, SpecError
 from nstool.frozen import Frozen
 from nstool.plan import build
 from nstool.plan.host import Host
@@ -14,7 +14,7 @@ from nstool.plan.lease import Lease
 from nstool.plan.steps import Plan
 from nstool.plan.template import TOKENS, Program, Template, speaks_of_tokens
 from nstool.plan.template import program as whole
-from nstool.sandbox import cgroups, engine, host, journal, leases
+from nstool.sandbox import cgroups, engine, host, journal, leases, spare
 from nstool.spec.model import Spec
 
 TYPE_CHECKING = False
@@ -27,7 +27,9 @@ if TYPE_CHECKING:
     from nstool.sandbox.join import Joined
 
 
-_SPARE_FDS = 6  # what taking and giving back a lease have open at the same time, and some more
+# What preparing, taking a lease and undoing have open at the same time, and some more; nft(8) and netlink need pipes.
+_SPARE_FDS = 6
+_SPARE_FDS_LINKED = 16
 
 
 class Exit(Frozen):
@@ -337,6 +339,8 @@ class Prepared:
         from nstool.spec.check import check
 
         check(spec)
+        self._spare = _SPARE_FDS_LINKED if spec.net.mode in leases.NET_MODES else _SPARE_FDS
+        spare.need(self._spare)
         self.spec = spec = resolve(spec)
         self._host = facts = host.read(spec, terminals)
         if spec.net.mode in leases.NET_MODES:
@@ -373,7 +377,7 @@ class Prepared:
         its maker knows of it.
         """
         if self._registered:
-            _have_fds()
+            spare.need(self._spare)
         lease = leases.take(self.spec) if self._registered else leases.unregistered()
         context = _Context(lease)
         opened: list[int] = []
@@ -409,21 +413,6 @@ class Prepared:
 
     def _cloned(self, lease: Lease) -> Callable[[int], None]:
         return lambda pid: journal.started(lease.name, pid) if self._registered else None
-
-
-def _have_fds() -> None:
-    """Raise KernelError unless some fds are free: undoing needs them, too, when a step has found none."""
-    spare: list[int] = []
-    try:
-        for _ in range(_SPARE_FDS):
-            spare.append(os.dup(engine.image()))
-    except OSError as error:
-        remedy = ("close some, or allow more: ulimit -n, RLIMIT_NOFILE of getrlimit(2)",)
-        why = "fds that undoing may need"
-        raise KernelError(f"dup({engine.image()})", error.errno or 0, why=why, remedies=remedy) from None
-    finally:
-        for fd in spare:
-            os.close(fd)
 
 
 def _check_types(spec: Spec) -> None:

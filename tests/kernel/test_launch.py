@@ -23,12 +23,12 @@ from typing import Any
 
 import pytest
 
-from nstool.errors import NstoolError
+from nstool.errors import KernelError, NstoolError
 from nstool.kinds import KINDS
 from nstool.sandbox import engine
 from nstool.sandbox.aio import launch_async
 from nstool.sandbox.launch import Exit, launch
-from nstool.spec.model import Limits, Mount, Root, Spec
+from nstool.spec.model import Limits, Mount, Net, Root, Spec
 from tests.support import kernel, leaks, plans, processes
 from tests.support.workplace import Workplace
 
@@ -383,12 +383,14 @@ def test_closed_standard_streams(in_child: InChild, name: str, probe: str, close
     assert {fd: target.removesuffix(" (deleted)") for fd, target in fds.items()} == wanted
 
 
-@pytest.mark.needs("root")
-def test_exhausted_fd_table(in_child: InChild, workplace: Workplace, name: str) -> None:
+@pytest.mark.needs("root", "veth", "nft")
+@pytest.mark.parametrize("mode", ["none", "veth"])
+def test_exhausted_fd_table(in_child: InChild, workplace: Workplace, name: str, mode: str) -> None:
     """With ever more fds allowed, each of the calls that makes one fails in turn, in words; then it goes well."""
+    wanted = small(name, "true").replace(net=Net(mode))
 
     def act() -> list[str]:
-        run(small(name, "true"))
+        run(wanted)
         os.close(first := os.dup(0))  # the lowest that is free
         check = leaks.LeakCheck(workplace)
         seen = []
@@ -396,9 +398,9 @@ def test_exhausted_fd_table(in_child: InChild, workplace: Workplace, name: str) 
             _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
             resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
             try:
-                said = f"ended {run(small(name, 'true')).status}"
-            except (NstoolError, OSError) as error:
-                said = f"{type(error).__name__} {error.errno if isinstance(error, OSError) else ''}: {error}"
+                said = f"ended {run(wanted).status}"
+            except KernelError as error:
+                said = f"{error.errno}: {error}"
             finally:
                 resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
             if left := check.wait():
@@ -413,9 +415,11 @@ def test_exhausted_fd_table(in_child: InChild, workplace: Workplace, name: str) 
     assert len(refused) > 5
     assert set(seen[len(refused) :]) == {"ended 0"}
     for said in refused:
-        assert f" {errno.EMFILE}: " in said, said
+        assert said.startswith(f"{errno.EMFILE}: "), said
+        assert "cause: " in said, said
+        assert "ulimit -n" in said, said
         assert "left" not in said
-    assert any("(launcher)" in said for said in refused), refused
+    assert mode == "veth" or any("(launcher)" in said for said in refused), refused
 
 
 @pytest.mark.needs("user", "userns")
