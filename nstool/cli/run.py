@@ -7,7 +7,7 @@ import sys
 from nstool.cli import options
 from nstool.cli.forward import FORWARDED, Forward
 from nstool.cli.places import Located
-from nstool.errors import NstoolError, SpecError
+from nstool.errors import KernelError, NotSupported, NstoolError, SpecError
 from nstool.sandbox import journal
 from nstool.sandbox.launch import launch
 
@@ -54,6 +54,8 @@ def _clean_up() -> None:
     try:
         if journal.stale():
             journal.cleanup()
+    except (NotSupported, KernelError):  # the run directory cannot be used: the launch says so if it needs it
+        return
     except NstoolError as error:
         sys.stderr.write(f"nstool: warning: leftovers of another sandbox: {error}\n")
 

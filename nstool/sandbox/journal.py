@@ -118,7 +118,7 @@ def _undo_locked(
             if undo_step(step):
                 done.append(step.why)
         except Exception as error:  # of any library that a handler uses, too
-            failed.append(f"{step.why}: {error or repr(error)}")
+            failed.append(f"{step.why}: {_said(error)}")
     if not failed:
         try:
             if lease is None:
@@ -128,7 +128,7 @@ def _undo_locked(
             if fd >= 0:
                 rundir.remove(name, fd)
         except OSError as error:
-            failed.append(f"the directory of the sandbox: {error}")
+            failed.append(f"the directory of the sandbox: {_said(error)}")
     if failed:
         raise _not_undone(name, failed)
     return tuple(done)
@@ -140,6 +140,12 @@ def undo_step(step: Step) -> bool:
     if call is None:
         raise NstoolError(f"{step.call} cannot be undone by this version of nstool")
     return call(*step.args)
+
+
+def _said(error: Exception) -> str:
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return f"{error.filename}: {error.strerror}"
+    return str(error) or repr(error)
 
 
 def _not_undone(name: str, failed: list[str]) -> NstoolError:
@@ -256,7 +262,7 @@ def cleanup() -> tuple[Cleaned, ...]:
             elif rundir.draft_is_dead(entry):
                 rundir.remove_draft(entry)
         except (OSError, NstoolError) as error:
-            failed.append(str(error))
+            failed.append(_said(error))
     leases.release_orphans()
     cleaned += _compiled()
     if failed:

@@ -120,6 +120,8 @@ def _take_link(path: str, name: str) -> bool:
         os.symlink(name, path)
     except FileExistsError:
         return False
+    except OSError as error:
+        raise rundir.refused(error, f"symlink({name!r}, {path!r})", "take a lease") from None
     return True
 
 

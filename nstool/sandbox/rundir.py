@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-from errno import EEXIST, ENOTEMPTY
+from errno import EACCES, EDQUOT, EEXIST, ENOENT, ENOSPC, ENOTDIR, ENOTEMPTY, EPERM, EROFS
 from time import time
 
 from nstool.errors import KernelError, NotSupported, SandboxGone, SpecError
@@ -77,7 +77,9 @@ def path() -> str:
     except FileNotFoundError:
         make(directory)
         status = os.lstat(directory)
-    if status.st_mode & 0o170022 != 0o040000 or status.st_uid != os.geteuid():
+    except OSError as error:
+        raise refused(error, f"lstat({directory!r})", "the run directory") from None
+    if status.st_mode & 0o170722 != 0o040700 or status.st_uid != os.geteuid():
         raise _unsafe(directory, status)
     return directory
 
@@ -91,13 +93,32 @@ def make(directory: str) -> None:
             except FileExistsError:  # path() checks whose it is
                 continue
     except OSError as error:
-        raise KernelError(
-            f"mkdir({directory!r}, 0700)",
-            error.errno or 0,
-            why="the run directory",
-            causes=("the directory above it is missing, or not yours",),
-            remedies=("set NSTOOL_RUN_DIR to a directory that you can make",),
-        ) from None
+        raise refused(error, f"mkdir({directory!r}, 0700)", "the run directory") from None
+
+
+_CAUSES = {
+    ENOENT: "the directory above it is not there",
+    ENOTDIR: "a part of its path is no directory",
+    EACCES: "the directory above it is not yours to write in, or to search",
+    EPERM: "the file system takes no directories from you",
+    EROFS: "it lies on a mount that is read-only",
+    ENOSPC: "its file system has no free block or inode",
+    EDQUOT: "your quota on its file system is used up",
+}
+
+
+def refused(error: OSError, call: str, why: str) -> KernelError:
+    """Return the error of a call that the run directory needs, with what keeps it from being used."""
+    cause = _CAUSES.get(error.errno or 0)
+    make_room = "make room there, or " if error.errno in (ENOSPC, EDQUOT) else ""
+    return KernelError(
+        call,
+        error.errno or 0,
+        why=why,
+        causes=(cause,) if cause else (),
+        remedies=(f"{make_room}set NSTOOL_RUN_DIR to a directory that you can make and write in",),
+        checked=True,
+    )
 
 
 def _wanted_path() -> str:
@@ -112,6 +133,7 @@ def _wanted_path() -> str:
 
 def _unsafe(directory: str, status: os.stat_result) -> NotSupported:
     kind = status.st_mode & 0o170000
+    remedy = "remove it"
     if kind == 0o120000:
         cause = "it is a symbolic link"
     elif kind != 0o040000:
@@ -119,11 +141,13 @@ def _unsafe(directory: str, status: os.stat_result) -> NotSupported:
     elif status.st_uid != os.geteuid():
         cause = f"it belongs to uid {status.st_uid}, you are {os.geteuid()}"
     else:
-        cause = f"others can write in it (mode {status.st_mode & 0o7777:04o})"
+        what = "others can write in it" if status.st_mode & 0o022 else "its owner has not all rights in it"
+        cause = f"{what} (mode {status.st_mode & 0o7777:04o})"
+        remedy = "chmod 700 it"
     return NotSupported(
         f"run directory {directory}",
         cause,
-        "remove it, or set NSTOOL_RUN_DIR to a directory of your own with mode 0700",
+        f"{remedy}, or set NSTOOL_RUN_DIR to a directory of your own with mode 0700",
     )
 
 
@@ -220,16 +244,17 @@ def claim(name: str = "") -> str:
     draft = f"{sandboxes}/.{pid}-{start}-{tag}"
     try:
         _make_draft(draft)
+    except OSError as error:
+        raise refused(error, f"mkdir({draft!r}, 0700)", "take the sandbox's name") from None
+    try:
         _append(draft, f'["nstool",{FORMAT},{pid},{start},"{boot}",{pidns},{timens},{time():.3f}]\n', os.O_CREAT)
         while not _rename(draft, f"{sandboxes}/{name or tag}"):
             if name:
                 _make_free(name)
             else:
                 tag = os.urandom(4).hex()
-    except BaseException as error:
+    except BaseException:
         _remove_draft(draft)
-        if isinstance(error, OSError) and not isinstance(error, KernelError):
-            raise KernelError(f"mkdir({draft!r}, 0700)", error.errno or 0, why="take the sandbox's name") from None
         raise
     return name or tag
 
@@ -282,14 +307,17 @@ def append(name: str, text: str) -> None:
 
 
 def _append(directory: str, text: str, flags: int = 0) -> None:
-    fd = os.open(f"{directory}/journal", os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | flags, 0o600)
+    path = f"{directory}/journal"
     try:
-        data = text.encode()
-        written = os.write(fd, data)
-        if written != len(data):
-            raise KernelError("write", 28, why=f"{directory}/journal", causes=("the file system is full",))
-    finally:
-        os.close(fd)
+        fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | flags, 0o600)
+        try:
+            data = text.encode()
+            if os.write(fd, data) != len(data):  # the rest would not have gone, either
+                raise OSError(ENOSPC, os.strerror(ENOSPC))
+        finally:
+            os.close(fd)
+    except OSError as error:
+        raise refused(error, f"write({path!r})", "the journal, which tells how the sandbox is undone") from None
 
 
 def names() -> list[str]:
@@ -303,10 +331,12 @@ def entries() -> list[str]:
     try:
         found = os.listdir(directory + "/sandboxes")
     except FileNotFoundError:
+        if os.path.lexists(directory):  # empty, or not one that is used
+            path()
         return []
-    except (PermissionError, NotADirectoryError):
+    except OSError as error:
         path()
-        raise
+        raise refused(error, f"listdir({directory + '/sandboxes'!r})", "find the sandboxes") from None
     if found:
         path()  # somebody else's directory is refused here
     return found

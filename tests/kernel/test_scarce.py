@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from tests.support import kernel
+from tests.support.user import User
 
 NSTOOL = str(Path(sys.prefix) / "bin" / "nstool")
 CANNOT = 125
@@ -78,3 +84,197 @@ def test_few_files(words: tuple[str, ...], name: str) -> None:
         assert 24 not in went_well
     finally:
         box.communicate(b"\n")
+
+
+# ---- the run directory ----
+
+COMMANDS = (
+    ("run", "--", "true"),
+    ("run", "--detach", "--", "true"),
+    ("plan", "--", "true"),
+    ("exec", "nobody-here", "--", "true"),
+    ("ps", "--json"),
+    ("cleanup",),
+)
+MAKING = ("run", "run --detach", "plan")
+Said = dict[str, tuple[int, str]]
+
+
+def ask(run: Path) -> Said:
+    """What each command says with this run directory: its name and first option to status and message."""
+    said: Said = {}
+    for words in COMMANDS:
+        name = " ".join(word for word in words[:2] if word not in ("--", "nobody-here", "--json"))
+        environment = {**os.environ, "NSTOOL_RUN_DIR": str(run)}
+        done = subprocess.run([NSTOOL, *words], capture_output=True, text=True, timeout=60, env=environment)
+        said[name] = done.returncode, done.stderr
+    return said
+
+
+def own_tmpfs(where: Path, options: str) -> None:
+    kernel.unshare(kernel.CLONE_NEWNS)
+    kernel.mount("none", "/", "", kernel.MS_REC | kernel.MS_PRIVATE)
+    kernel.mount("tmpfs", str(where), "tmpfs", 0, options)
+
+
+def full(where: Path) -> Path:
+    own_tmpfs(where, "size=16k,mode=700")
+    run = where / "run"
+    run.mkdir(0o700)
+    with open(where / "fill", "wb", buffering=0) as file:
+        assert file.write(bytes(1 << 20)) < 1 << 20
+    return run
+
+
+def no_inodes(where: Path) -> Path:
+    own_tmpfs(where, "nr_inodes=2,mode=700")
+    return where / "run"
+
+
+def read_only(where: Path) -> Path:
+    own_tmpfs(where, "mode=700")
+    (where / "run").mkdir(0o700)
+    kernel.mount("none", str(where), "", kernel.MS_REMOUNT | kernel.MS_BIND | kernel.MS_RDONLY)
+    return where / "run"
+
+
+def somebody_elses(where: Path) -> Path:
+    own_tmpfs(where, "mode=700")
+    (where / "run").mkdir(0o700)
+    os.chown(where / "run", 65534, 65534)
+    return where / "run"
+
+
+def symlink(where: Path) -> Path:
+    own_tmpfs(where, "mode=700")
+    (where / "real").mkdir(0o700)
+    (where / "run").symlink_to(where / "real")
+    return where / "run"
+
+
+def plain_file(where: Path) -> Path:
+    own_tmpfs(where, "mode=700")
+    (where / "run").touch()
+    return where / "run"
+
+
+def closed(where: Path) -> Path:
+    own_tmpfs(where, "mode=700")
+    (where / "run").mkdir(0)
+    return where / "run"
+
+
+def open_to_all(where: Path) -> Path:
+    own_tmpfs(where, "mode=700")
+    (where / "run").mkdir()
+    (where / "run").chmod(0o777)
+    return where / "run"
+
+
+def no_parent(where: Path) -> Path:
+    own_tmpfs(where, "mode=700")
+    return where / "no/run"
+
+
+def below_a_file(where: Path) -> Path:
+    own_tmpfs(where, "mode=700")
+    (where / "file").touch()
+    return where / "file/run"
+
+
+# What is wrong, its cause and remedy; which commands do without a run directory of that kind, with which status.
+BARE = {"exec": 2, "ps": 0, "cleanup": 0}
+RUN_DIRS: list[tuple[Callable[[Path], Path], str, str, dict[str, int]]] = [
+    (full, "its file system has no free block or inode", "make room there, or set NSTOOL_RUN_DIR", BARE),
+    (no_inodes, "its file system has no free block or inode", "make room there, or set NSTOOL_RUN_DIR", BARE),
+    (read_only, "it lies on a mount that is read-only", "set NSTOOL_RUN_DIR", BARE),
+    (somebody_elses, "it belongs to uid 65534, you are 0", "remove it, or set NSTOOL_RUN_DIR", {}),
+    (symlink, "it is a symbolic link", "remove it, or set NSTOOL_RUN_DIR", {}),
+    (plain_file, "it is not a directory", "remove it, or set NSTOOL_RUN_DIR", {}),
+    (closed, "its owner has not all rights in it (mode 0000)", "chmod 700 it, or set NSTOOL_RUN_DIR", {}),
+    (open_to_all, "others can write in it (mode 0777)", "chmod 700 it, or set NSTOOL_RUN_DIR", {}),
+    (no_parent, "the directory above it is not there", "set NSTOOL_RUN_DIR", {"exec": 2, "ps": 0}),
+    (below_a_file, "a part of its path is no directory", "set NSTOOL_RUN_DIR", {}),
+]  # fmt: skip
+
+
+@pytest.mark.orphans
+@pytest.mark.parametrize(("make", "cause", "remedy", "fine"), RUN_DIRS, ids=[row[0].__name__ for row in RUN_DIRS])
+def test_run_directory(
+    make: Callable[[Path], Path],
+    cause: str,
+    remedy: str,
+    fine: dict[str, int],
+    in_child: Callable[..., Any],
+    tmp_path: Path,
+) -> None:
+    """What cannot be done without one is refused with cause and remedy, once; nothing is left."""
+
+    def act() -> tuple[Said, list[str], list[str]]:
+        run = make(tmp_path)
+        before = sorted(map(str, tmp_path.rglob("*")))
+        said = ask(run)
+        return said, before, sorted(map(str, tmp_path.rglob("*")))
+
+    said, before, after = in_child(act)
+    for command, (status, text) in said.items():
+        assert "Traceback" not in text
+        assert status == fine.get(command, CANNOT), (command, text)
+        if status == CANNOT:
+            assert text.startswith("nstool: "), (command, text)
+            assert f"\ncause: {cause}\nremedy: {remedy}" in text, (command, text)
+            assert text.count("cause: ") == 1, (command, text)
+    new = [Path(path).name for path in after if path not in before]
+    assert set(new) <= {"run", "ids", "nets", "sandboxes"}
+
+
+@pytest.mark.orphans
+def test_run_directory_of_an_ordinary_user(as_user: Callable[..., Any], user: User) -> None:
+    """A closed XDG_RUNTIME_DIR is told, too: the run directory cannot even be looked at."""
+
+    def act() -> Said:
+        closed = Path(user.home, "closed")
+        closed.mkdir(0)
+        try:
+            return ask(closed / "run")
+        finally:
+            closed.rmdir()
+
+    for command, (status, text) in as_user(act).items():
+        assert status == CANNOT, (command, text)
+        if "limits." not in text:  # those of this user's cgroup, which come before
+            assert "\ncause: the directory above it is not yours to write in, or to search\n" in text, (command, text)
+
+
+@pytest.mark.orphans
+def test_disk_full_in_the_middle(in_child: Callable[..., Any], tmp_path: Path, name: str) -> None:
+    """Wherever the journal breaks off, in the undo steps or at init's pid after the clone: refused, and all undone."""
+
+    def act() -> list[tuple[int, str, list[str]]]:
+        own_tmpfs(tmp_path, "size=4k,mode=700")  # one page, and so one file
+        environment = {**os.environ, "NSTOOL_RUN_DIR": str(tmp_path / "run")}
+
+        def words(padding: int, *more: str) -> list[str]:
+            return [NSTOOL, "run", "--name", name, *more, "--env", f"X={padding * 'x'}", "--", "sh", "-c", "echo; cat"]
+
+        with subprocess.Popen(words(0), stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment) as box:
+            assert box.stdout is not None
+            box.stdout.readline()
+            room = 4096 - (tmp_path / f"run/sandboxes/{name}/journal").stat().st_size
+            box.communicate()
+        tries = [words(padding) for padding in (room - 200, *range(room - 40, room + 60, 6), room + 5000)]
+        ran = []
+        for line in [*tries, words(room + 5000, "--detach")]:
+            done = subprocess.run(
+                line, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, env=environment
+            )
+            ran.append((done.returncode, done.stderr, os.listdir(tmp_path / "run/sandboxes")))
+        return ran
+
+    ran = in_child(act, timeout=60)
+    assert {status for status, _, _ in ran} == {0, CANNOT}
+    for status, text, left in ran:
+        assert left == []
+        if status == CANNOT:
+            assert text.startswith("nstool: write("), text
+            assert "\ncause: its file system has no free block or inode\nremedy: make room there" in text, text
