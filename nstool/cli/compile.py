@@ -36,14 +36,15 @@ def command(words: tuple[str, ...], output: str | None, shebang: str | None, for
     mode = 0o644
     line = rest.get("--shebang")
     if isinstance(line, str):
-        if not line.startswith("/"):
+        if not line.startswith("/") or "\n" in line:
             raise SpecError("needs the absolute path of nsexec", "--shebang")
         data, mode = f"#!{line}\n".encode() + data, 0o755
     flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | (os.O_TRUNC if rest.get("--force") else os.O_EXCL)
     try:
-        fd = os.open(path, flags, mode)
+        with open(os.open(path, flags, mode), "wb") as file:
+            file.write(data)
     except FileExistsError:
         raise SpecError("exists; --force overwrites it", path) from None
-    with open(fd, "wb") as file:
-        file.write(data)
+    except OSError as error:
+        raise SpecError(error.strerror or str(error), path) from None
     return 0

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import sys
 
+from nstool.errors import SpecError
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -15,11 +17,14 @@ _CHUNK = 65536
 def detached(log: str, run: Callable[[int, Callable[[str], None]], int]) -> int:
     """Run in a background process of its own session; the exit status of the foreground.
 
-    log: file that takes the command's output, appended; empty for none. run(output, started)
+    log: file that takes the command's output, appended. run(output, started)
     launches with the fd output for stderr and supervises; it calls started(name) when the command runs,
     or returns a status after saying why on stderr.
     """
-    output = os.open(log or os.devnull, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
+    try:
+        output = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
+    except OSError as error:
+        raise SpecError(f"{log or 'empty name'}: {error.strerror}", "--log") from None
     reader, writer = os.pipe()
     child = os.fork()
     if child:

@@ -7,6 +7,7 @@ import click
 from nstool.cli.follow import follow
 from nstool.errors import SpecError
 from nstool.spec import values
+from nstool.spec.check import MAX_ID
 
 
 @click.command("exec")
@@ -26,14 +27,19 @@ def command(
     from nstool.sandbox.join import exec_by_name
 
     changes: dict[str, object] = {}
-    if user is not None:
-        changes["user"] = values.user(user)
-        if not all(word.isdigit() for word in user.split(":")):
-            raise SpecError("exec takes numbers: UID or UID:GID", "--user")
+    try:
+        if user is not None:
+            changes["user"] = values.user(user)
+        if env:
+            changes["env"] = dict(values.pair(text) for text in env)
+    except SpecError as error:
+        raise SpecError(error.message, "--env" if "user" in changes or user is None else "--user") from None
+    if user is not None and not all(word.isdecimal() and int(word) <= MAX_ID for word in user.split(":")):
+        raise SpecError(f"exec takes numbers, UID or UID:GID, 0 to {MAX_ID}", "--user")
     if cwd is not None:
+        if not cwd.startswith("/"):
+            raise SpecError(f'{values.quoted(cwd)} is relative; write it from "/" on', "--cwd")
         changes["cwd"] = cwd
-    if env:
-        changes["env"] = dict(values.pair(text) for text in env)
     if terminal is not None:
         changes["terminal"] = terminal
     return follow(exec_by_name(name, words, changes))

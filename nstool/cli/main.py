@@ -37,7 +37,12 @@ COMMANDS: dict[str, tuple[str, str]] = {
 
 def main() -> None:
     """Run the command line and exit."""
-    sys.exit(run(sys.argv[1:]))
+    status = run(sys.argv[1:])
+    try:
+        sys.stdout.flush()
+    except OSError:  # said already; Python would say it once more, with a status of its own
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    sys.exit(status)
 
 
 def run(argv: list[str]) -> int:
@@ -56,7 +61,9 @@ def run(argv: list[str]) -> int:
             from nstool.cli.run import main as fast
 
             return fast(argv[1:])
-        return _click(argv)
+        status = _click(argv)
+        sys.stdout.flush()
+        return status
     except BrokenPipeError:  # the reader of our output has gone; what it wanted, it has
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 128 + 13
@@ -118,7 +125,7 @@ def _click(argv: list[str]) -> int:
         return 130
     except click.ClickException as error:
         if isinstance(error, click.UsageError) and error.ctx is not None:
-            print(f"nstool: {error.format_message()}; see {error.ctx.command_path} --help", file=sys.stderr)
+            print(f"nstool: {error.format_message().rstrip('.')}; see {error.ctx.command_path} --help", file=sys.stderr)
         else:
             print(f"nstool: {error.format_message()}", file=sys.stderr)
         return BAD_REQUEST

@@ -97,7 +97,7 @@ def _net(spec: Spec, texts: list[str]) -> Applied:
     """A mode keeps the ports and addresses of the file; the target and the bridge belong to the mode."""
     net = values.net(texts[-1])
     changes: dict[str, object] = {"mode": net.mode}
-    if net.mode != "join" or net.target:
+    if net.mode != "join" or net.target or not spec.net.target:
         changes["target"] = net.target
     if net.mode != "bridge" or net.bridge:
         changes["bridge"] = net.bridge

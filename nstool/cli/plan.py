@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 import click
@@ -66,9 +67,11 @@ def _compiled(path: str) -> bytes:
     from nstool.plan.encode import MAGIC
 
     try:
+        if not os.path.isfile(path):  # a pipe can be read once, by who reads the spec
+            return b""
         with open(path, "rb") as file:
             data = file.read()
-    except OSError:  # not a file to read: a word of the spec, which says what is wrong with it
+    except (OSError, ValueError):  # not a file to read: a word of the spec, which says what is wrong with it
         return b""
     plan = data.partition(b"\n")[2] if data.startswith(b"#!") else data
     return data if plan.startswith(MAGIC.to_bytes(4, "little")) else b""

@@ -33,24 +33,27 @@ def relay(sandbox: Relayed) -> None:
     is put back whatever happens. Its size is passed on, now and when it changes.
     """
     master = sandbox.terminal
-    outer = next(fd for fd in (0, 1, 2) if os.isatty(fd))
-    out = next((fd for fd in (1, 2, 0) if os.isatty(fd)), outer)
-    before = termios.tcgetattr(outer)
+    outer = next((fd for fd in (0, 1, 2) if os.isatty(fd)), -1)
+    out = next((fd for fd in (1, 2, 0) if os.isatty(fd)), 1)
+    before = termios.tcgetattr(outer) if outer >= 0 else None
     wake_read, wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
 
     def resized(_number: int, _frame: object) -> None:
-        _copy_size(outer, master)
+        if outer >= 0:
+            _copy_size(outer, master)
         os.write(wake_write, b"w")
 
     old = _signal.signal(_signal.SIGWINCH, resized)
     try:
-        _copy_size(outer, master)
+        if outer >= 0:
+            _copy_size(outer, master)
         if os.isatty(0) and os.tcgetpgrp(0) == os.getpgrp():  # in the background it would stop us
             tty.setraw(0, termios.TCSANOW)
         _copy(sandbox, master, out, wake_read)
     finally:
         _signal.signal(_signal.SIGWINCH, old)
-        termios.tcsetattr(outer, termios.TCSADRAIN, before)
+        if before is not None:
+            termios.tcsetattr(outer, termios.TCSADRAIN, before)
         os.close(wake_read)
         os.close(wake_write)
 
@@ -65,7 +68,7 @@ def _copy(sandbox: Relayed, master: int, out: int, wake: int) -> None:
     poll.register(master, select.POLLIN)
     poll.register(sandbox.pidfd, select.POLLIN)
     poll.register(wake, select.POLLIN)
-    if os.isatty(0):
+    if os.isatty(0) or not os.isatty(out):  # without any terminal the input is read all the same
         poll.register(0, select.POLLIN)
     while True:
         ready = dict(poll.poll())

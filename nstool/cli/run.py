@@ -46,7 +46,7 @@ def main(argv: list[str]) -> int:
         except Exception as error:
             return report(error)
 
-    return detached(str(others.get("--log", "")), run)
+    return detached(str(others.get("--log", "/dev/null")), run)
 
 
 def _clean_up() -> None:

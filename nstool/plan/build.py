@@ -183,7 +183,7 @@ def joins(spec: Spec) -> dict[str, str]:
 
 def namespace_path(kind: str, value: str) -> str:
     """Return the file of a namespace given by pid or path. setns(2)."""
-    return f"/proc/{value}/ns/{kind}" if value.isdigit() else value
+    return f"/proc/{value}/ns/{kind}" if value.isdecimal() else value
 
 
 def _open_namespace(name: str, path: str) -> Step:

@@ -94,7 +94,7 @@ def _check_joins(spec: Spec) -> None:
 def _no_namespace(kind: str, path: str, error: OSError) -> str:
     lists = f"lsns -t {kind} lists those that have one"
     words = path.split("/")
-    if path.startswith("/proc/") and words[2].isdigit() and not os.path.exists(f"/proc/{words[2]}"):
+    if path.startswith("/proc/") and words[2].isdecimal() and not os.path.exists(f"/proc/{words[2]}"):
         return f"there is no process {words[2]}; {lists}"
     if path.startswith("/run/netns/"):
         return f"{path}: {error.strerror}; ip netns lists the names that there are"
@@ -267,7 +267,7 @@ def _helpers(uid: int) -> dict[str, Any]:
         ranges = []
         for line in _read(path).splitlines():
             words = line.split(":")
-            if len(words) == 3 and words[0] in (name, str(uid)) and words[1].isdigit() and words[2].isdigit():
+            if len(words) == 3 and words[0] in (name, str(uid)) and words[1].isdecimal() and words[2].isdecimal():
                 ranges.append(SubIds(int(words[1]), int(words[2])))
         facts[field] = tuple(ranges)
     for program in ("newuidmap", "newgidmap"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from nstool.errors import NstoolError, SandboxGone, SpecError
+from nstool.errors import KernelError, NstoolError, SandboxGone, SpecError
 from nstool.kinds import KINDS
 from nstool.plan import join
 from nstool.plan.template import program
@@ -91,6 +91,15 @@ def different(pid: int) -> frozenset[str]:
             if os.path.exists(f"/proc/{pid}"):
                 continue  # a type that this kernel lacks
             raise SandboxGone(f"process {pid} has ended") from error
+        except PermissionError as error:
+            raise KernelError(
+                f'readlink("/proc/{pid}/ns/{name}")',
+                error.errno or 0,
+                why="which namespaces the process is in",
+                causes=("the process is not yours: CAP_SYS_PTRACE is needed over it, ptrace(2)",),
+                remedies=("run as root, or as the user whose process it is",),
+                checked=True,
+            ) from None
     return frozenset(found)
 
 
@@ -173,7 +182,7 @@ def namespace_files(target: str, types: tuple[str, ...]) -> tuple[dict[str, str]
         from nstool.spec.values import suggest
 
         raise SpecError(f"no namespace type {unknown[0]!r}{suggest(unknown[0], KINDS)}", "--types")
-    if target.isdigit():
+    if target.isdecimal():
         pid = int(target)
         if not os.path.isdir(f"/proc/{pid}"):
             raise SpecError(f"there is no process {pid}", target)
@@ -204,9 +213,8 @@ def namespace_files(target: str, types: tuple[str, ...]) -> tuple[dict[str, str]
 def file_type(path: str) -> str:
     """Return the type of a namespace file. ioctl_nsfs(2), NS_GET_NSTYPE. Raises SpecError if it is none."""
     from nstool import syscalls
-    from nstool.errors import KernelError
 
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a FIFO without a writer must not stop us
     try:
         flag = syscalls.ns_get_nstype(fd)
     except KernelError:

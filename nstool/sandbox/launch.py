@@ -447,7 +447,7 @@ def preview(spec: Spec) -> Plan:
 def resolve(spec: Spec) -> Spec:
     """Return the spec with names of users and groups looked up in the root's passwd and group."""
     words = spec.user.split(":")
-    if all(word.isdigit() for word in (*words, *(g for g in spec.groups if g != "keep"))):
+    if all(word.isdecimal() for word in (*words, *(g for g in spec.groups if g != "keep"))):
         return spec
     from nstool.sandbox.names import lookup
     from nstool.spec.check import check

@@ -24,16 +24,16 @@ def lookup(spec: Spec) -> Spec:
         gid = login if not group else gid
     if gid is None:
         gid = int(_row(spec, "group", group, "user")[2]) if group else uid
-    groups = tuple(g if g == "keep" or g.isdigit() else _row(spec, "group", g, "groups")[2] for g in spec.groups)
+    groups = tuple(g if g == "keep" or g.isdecimal() else _row(spec, "group", g, "groups")[2] for g in spec.groups)
     return spec.replace(user=f"{uid}:{gid}", groups=groups)
 
 
 def _is_id(word: str) -> bool:
-    return word.isascii() and word.isdigit() and len(word) <= 10
+    return word.isascii() and word.isdecimal() and len(word) <= 10
 
 
 def _number(word: str) -> int | None:
-    return int(word) if word.isdigit() else None
+    return int(word) if word.isdecimal() else None
 
 
 def _row(spec: Spec, file: str, name: str, place: str) -> list[str]:

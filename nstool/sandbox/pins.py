@@ -24,7 +24,7 @@ def pin(target: str, directory: str, types: tuple[str, ...] = ()) -> list[str]:
         from nstool.spec.values import suggest
 
         raise SpecError(f"no namespace type {unknown[0]!r}{suggest(unknown[0], KINDS)}", "--types")
-    if target.isdigit():
+    if target.isdecimal():
         pid = int(target)
         if not os.path.isdir(f"/proc/{pid}"):
             raise SpecError(f"there is no process {pid}", target)

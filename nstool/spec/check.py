@@ -197,7 +197,7 @@ def _namespaces(spec: Spec) -> None:
         path: Path = ("namespaces", kind)
         if value in ("new", "host"):
             continue
-        if value.isdigit():
+        if value.isdecimal():
             _between(path, _number(value), 1, MAX_PID, "a pid")
         elif not value.startswith("/"):
             hint = suggest(value, ("new", "host"))
@@ -512,11 +512,11 @@ def _user(spec: Spec) -> None:
 
 def _number(text: str) -> int:
     """Return what digits say, or -1 for those of another script and for more than 64 bits hold."""
-    return int(text) if text.isascii() and text.isdigit() and len(text) <= 19 else -1
+    return int(text) if text.isascii() and text.isdecimal() and len(text) <= 19 else -1
 
 
 def _id_name(path: Path, name: str) -> None:
-    if name.removeprefix("-").isdigit():
+    if name.removeprefix("-").isdecimal():
         if not 0 <= _number(name) <= MAX_ID:
             _fail(path, f"{quoted(name)} is no id: 0 to {MAX_ID}")
     elif not name or any(c.isspace() or not c.isprintable() or c in ":/" for c in name) or name.startswith("-"):
@@ -525,7 +525,7 @@ def _id_name(path: Path, name: str) -> None:
 
 def _mapped(path: Path, name: str, lines: tuple[IdMap, ...], what: str) -> None:
     """Refuse an id that the map lacks: setresuid(2) would fail with EINVAL."""
-    if lines and name.isdigit() and not any(m.inside <= int(name) < m.inside + m.count for m in lines):
+    if lines and name.isdecimal() and not any(m.inside <= int(name) < m.inside + m.count for m in lines):
         _fail(path, f"{what} {name} is not in {'uid_map' if what == 'user' else 'gid_map'}, user_namespaces(7)")
 
 

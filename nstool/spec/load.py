@@ -289,7 +289,7 @@ def _wrong_type(message: str, where: Place) -> SpecError:
         text, at = message, ""
     path: list[str | int] = []
     for part in at.rstrip("`").replace("[", ".[").split("."):
-        if part.startswith("[") and part[1:-1].isdigit():
+        if part.startswith("[") and part[1:-1].isdecimal():
             path.append(int(part[1:-1]))
         elif part and not part.startswith("["):
             path.append(part)

@@ -71,7 +71,7 @@ def _string(value: object, what: str) -> str:
 
 def _digits(text: str) -> bool:
     # Not str.isdigit alone: it accepts digits of other scripts. 19 digits fit in 64 bits.
-    return text.isascii() and text.isdigit() and len(text) <= 19
+    return text.isascii() and text.isdecimal() and len(text) <= 19
 
 
 def integer(value: object) -> int:
