@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from nstool import uapi
+from nstool.errors import NotSupported
+from nstool.plan.host import Host
 from nstool.plan.lease import Lease
 from nstool.plan.steps import INIT, PAYLOAD, Step
 from nstool.spec.model import Spec
@@ -27,8 +29,14 @@ def steps(spec: Spec, lease: Lease) -> tuple[Step, ...]:
     )
 
 
-def personality_steps(spec: Spec) -> tuple[Step, ...]:
+def personality_steps(spec: Spec, host: Host) -> tuple[Step, ...]:
     """Steps of the payload: the execution domain, kept over execve. personality(2)."""
+    if spec.aslr == "on" and not host.randomize_va_space:
+        raise NotSupported(
+            'aslr = "on"',
+            "this host randomises no address space: kernel.randomize_va_space is 0, proc_sys_kernel(5)",
+            "as root: sysctl -w kernel.randomize_va_space=2, or leave aslr out",
+        )
     persona = uapi.PER_LINUX32 if spec.personality == "linux32" else 0
     if spec.aslr == "off":
         persona |= uapi.ADDR_NO_RANDOMIZE

@@ -362,7 +362,7 @@ def hardened(spec: Spec, host: Host, maps: user.Maps | None, terminal: tuple[int
             else ()
         ),
         Step(PAYLOAD, "umask", (spec.umask,), "bits that new files lack"),
-        *uts.personality_steps(spec),
+        *uts.personality_steps(spec, host),
         *_rlimits(spec),
         *user.credential_steps(spec, host, maps),
         Step(PAYLOAD, "chdir", (spec.cwd,), "the working directory, with the command's own rights"),

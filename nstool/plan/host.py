@@ -78,7 +78,7 @@ class Host(Frozen):
     "file". targets: what a mount or a masked path finds in the root: "dir", "file", "" for nothing,
     "link PATH" for a symlink on the way; what the plan makes itself is not in it. roots: directory of
     unpacked tarballs. nameservers: usable inside. terminals: those of fds 0, 1, 2 that are terminals;
-    term: their TERM.
+    term: their TERM. randomize_va_space: as /proc/sys/kernel has it.
     """
 
     uid: int = 0
@@ -105,6 +105,7 @@ class Host(Frozen):
     resolv_conf: str = "/etc/resolv.conf"
     terminals: tuple[int, ...] = ()
     term: str = ""
+    randomize_va_space: int = 2
 
     @property
     def all_capabilities(self) -> int:

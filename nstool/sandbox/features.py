@@ -354,6 +354,12 @@ def _security() -> Iterator[Feature]:
         yield Feature("security", "Landlock", YES, f"ABI {abi} (landlock_create_ruleset)")
     else:
         yield Feature("security", "Landlock", NO, os.strerror(-abi), "Linux 5.13 with lsm=...,landlock at boot")
+    randomised = _read("/proc/sys/kernel/randomize_va_space")
+    bad = randomised == "0"
+    remedy = "as root: sysctl -w kernel.randomize_va_space=2" if bad else ""
+    said = f"kernel.randomize_va_space is {randomised}; {'without' if randomised == '1' else 'also'} the heap"
+    said = "kernel.randomize_va_space is 0" if bad else said
+    yield Feature("security", "address randomisation", NO if bad else YES, said, remedy)
     noexec = _read("/proc/sys/vm/memfd_noexec")
     bad = noexec not in (None, "0")
     remedy = "as root: sysctl -w vm.memfd_noexec=0"

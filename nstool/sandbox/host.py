@@ -55,6 +55,7 @@ def read(spec: Spec, terminals: tuple[int, ...] = ()) -> Host:
         resolv_conf=_resolv_conf(prefix) if network else RESOLV_CONF,
         terminals=terminals,
         term=os.environ.get("TERM", ""),
+        randomize_va_space=int(_read("/proc/sys/kernel/randomize_va_space") or 2) if spec.aslr == "on" else 2,
         **({} if privileged else _helpers(uid)),
     )
 

@@ -445,7 +445,9 @@ def preview(spec: Spec) -> Plan:
 
 
 def resolve(spec: Spec) -> Spec:
-    """Return the spec with names of users and groups looked up in the root's passwd and group."""
+    """Return the spec with numbers for names: users and groups from the root, of a sandbox whose network is joined."""
+    if spec.net.mode == "join":
+        spec = _resolve_target(spec)
     words = spec.user.split(":")
     if all(word.isdecimal() for word in (*words, *(g for g in spec.groups if g != "keep"))):
         return spec
@@ -455,6 +457,20 @@ def resolve(spec: Spec) -> Spec:
     found = lookup(spec)
     check(found)  # what depends on the number
     return found
+
+
+def _resolve_target(spec: Spec) -> Spec:
+    target = spec.net.target
+    if target.isdecimal() or "/" in target or os.path.exists(f"/run/netns/{target}"):
+        return spec
+    from nstool.sandbox import rundir
+
+    if target not in rundir.names():
+        return spec
+    record = rundir.find(target)
+    if not record.init_alive:
+        raise SandboxGone(f"sandbox {target!r} is not running yet, or has just ended")
+    return spec.replace(net=spec.net.replace(target=str(record.init_pid)))
 
 
 def undo(program: Program | None, lease: Lease, context: _Context | None) -> None:

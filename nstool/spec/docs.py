@@ -70,7 +70,7 @@ DOCS: dict[str, str] = {
     "Publish.protocol": "Protocol.",
     "Publish.address": "Address of the host, IPv4 or IPv6; empty: all.",
     "Net.mode": "How the sandbox is connected.",
-    "Net.target": 'What mode "join" joins: a pid, a namespace file, the name of a netns.',
+    "Net.target": 'What mode "join" joins: a pid, a namespace file, the name of a netns or of a sandbox.',
     "Net.address": "IPv4 address inside with the length of its network; empty: allocated.",
     "Net.gateway": "IPv4 address of the host's end; empty: allocated.",
     "Net.address6": "IPv6 address inside with the length of its network; empty: allocated.",

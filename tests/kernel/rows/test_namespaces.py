@@ -532,6 +532,30 @@ def test_an_ordinary_user_cannot_pin(as_user: Act) -> None:
     assert not left
 
 
+def test_an_ordinary_user_pins_where_the_kernel_allows_it(as_user: Act) -> None:
+    """In a user and a mount namespace of their own, where CAP_SYS_ADMIN counts."""
+
+    def ask() -> tuple[str, str, boxes.Ran, bool]:
+        uid = os.getuid()
+        syscalls.unshare(uapi.CLONE_NEWUSER | uapi.CLONE_NEWNS)
+        Path("/proc/self/uid_map").write_text(f"0 {uid} 1")
+        with subprocess.Popen(["unshare", "--uts", "sh", "-c", "echo up; read x"], stdin=-1, stdout=-1) as child:
+            assert child.stdout is not None
+            assert child.stdin is not None
+            child.stdout.readline()
+            wanted = boxes.inode(child.pid, "uts")
+            made = boxes.nstool("pin", str(child.pid), "kept")
+            assert made.status == 0, made
+            child.stdin.close()
+        inside = boxes.nstool("enter", "kept", "--", "readlink", "/proc/self/ns/uts").out.strip()
+        return wanted, inside, boxes.nstool("unpin", "kept"), os.path.exists("kept")
+
+    wanted, inside, ended, left = as_user(ask)
+    assert inside == wanted
+    assert ended.status == 0, ended
+    assert not left
+
+
 def test_unpin_touches_nothing_else(as_root: Act, tmp_path: Path) -> None:
     """A directory that pin has not made is refused, and stays as it is."""
     (tmp_path / "uts").touch()

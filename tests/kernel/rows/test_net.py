@@ -76,6 +76,18 @@ def test_the_network_of_a_sandbox_is_joined_by_pid(as_root: Act) -> None:
     assert as_root(look) == (True, False)
 
 
+def test_the_network_of_a_sandbox_is_joined_by_name(as_root: Act) -> None:
+    """The name by which nstool exec finds it."""
+
+    def look() -> tuple[str, str]:
+        with boxes.box() as first:
+            words = ["--net", f"join:{first.sandbox.name}", "--", "readlink", "/proc/self/ns/net"]
+            return boxes.nstool("run", *words).out.strip(), boxes.inode(first.pid, "net")
+
+    joined, its_own = as_root(look)
+    assert joined == its_own
+
+
 @pytest.mark.needs("ip")
 @pytest.mark.parametrize("target", ["{}", "/run/netns/{}"])
 def test_a_named_network_is_joined(as_root: Act, name: str, target: str) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from nstool.errors import SpecError
+from nstool.errors import NotSupported, SpecError
+from nstool.sandbox import features
 from nstool.sandbox.launch import launch
 from tests.kernel.rows import boxes
 from tests.kernel.rows.conftest import Act
@@ -139,6 +141,28 @@ def test_randomisation_on_gives_others(act: Act, word: str) -> None:
     assert stacks > 1
     flag, stacks = act(look, True)
     assert (flag, stacks > 1) == ((0, True) if word == "on" else (ADDR_NO_RANDOMIZE, False))
+
+
+@pytest.mark.parametrize("word", ["on", "off"])
+def test_randomisation_that_the_host_lacks_is_refused(as_root: Act, tmp_path: Path, word: str) -> None:
+    """Where kernel.randomize_va_space is 0 (a file over it says so here), "on" would be no more than a word."""
+    (tmp_path / "zero").write_text("0\n")
+
+    def ask() -> tuple[str, list[str]]:
+        kernel.unshare(kernel.CLONE_NEWNS)
+        subprocess.run(["mount", "--make-rprivate", "/"], check=True)
+        subprocess.run(["mount", "--bind", tmp_path / "zero", "/proc/sys/kernel/randomize_va_space"], check=True)
+        states = [f.state for f in features._security() if f.name == "address randomisation"]
+        if word == "off":
+            boxes.run("true", aslr=word, proc="bind")
+            return "", states
+        with pytest.raises(NotSupported) as refused:
+            launch(boxes.spec("true", aslr=word))
+        return refused.value.cause, states
+
+    cause, states = as_root(ask)
+    assert states == ["no"]
+    assert ("randomize_va_space is 0" in cause) == (word == "on")
 
 
 def test_randomisation_of_the_command_line(act: Act) -> None:
