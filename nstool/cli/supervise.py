@@ -14,7 +14,7 @@ import sys
 from _struct import Struct  # what struct is made of
 
 from nstool.errors import SandboxGone
-from nstool.sandbox import engine, leases, rundir
+from nstool.sandbox import engine, journal, leases, rundir
 from nstool.sandbox.launch import Sandbox
 from nstool.uapi import AT_REMOVEDIR
 
@@ -33,7 +33,9 @@ def become(sandbox: Sandbox, signals: frozenset[int], pending: list[int]) -> Non
     outer = next((fd for fd in (0, 1, 2) if os.isatty(fd)), -1) if sandbox.terminal >= 0 else -1
     out = next((fd for fd in (1, 2, 0) if os.isatty(fd)), 1)
     termios = _raw(outer) if outer >= 0 else b""
-    words, in_python = _orders(sandbox)
+    in_python = any(step.call != "unlinkat" for step in sandbox.program.undo)
+    undo = _undo_memfd(sandbox) if in_python else -1
+    words = _orders(sandbox, undo)
     text = b"".join(word + b"\0" for word in words)
     caught = (*signals, _signal.SIGWINCH, _signal.SIGCHLD)
     head = _ORDERS.pack(
@@ -56,6 +58,8 @@ def become(sandbox: Sandbox, signals: frozenset[int], pending: list[int]) -> Non
     os.write(orders, head + text)
     os.lseek(orders, 0, os.SEEK_SET)
     held = [socket.fileno() for socket in sandbox.held]
+    if in_python:
+        held.append(undo)
     # From here on a signal waits, and the supervisor finds it pending after the exec.
     _signal.pthread_sigmask(_signal.SIG_BLOCK, caught)
     for number in pending:
@@ -87,9 +91,15 @@ def _raw(outer: int) -> bytes:
     return before
 
 
-def _orders(sandbox: Sandbox) -> tuple[list[bytes], bool]:
-    """The words of the orders, and whether undoing needs Python."""
-    in_python = False
+def _undo_memfd(sandbox: Sandbox) -> int:
+    """An fd of the undo steps, for Python at the end: the journal may have been removed by then."""
+    fd = os.memfd_create("undo", os.MFD_CLOEXEC)
+    os.write(fd, journal.undo_text(sandbox.program.undo))
+    return fd
+
+
+def _orders(sandbox: Sandbox, undo: int) -> list[bytes]:
+    """The words of the orders. undo: fd of the undo steps where undoing needs Python."""
     words: list[tuple[str, str]] = []
     name = sandbox.name
     if name:
@@ -98,11 +108,9 @@ def _orders(sandbox: Sandbox) -> tuple[list[bytes], bool]:
         for step in reversed(sandbox.program.undo):
             if step.call == "unlinkat":
                 words.append(("d" if step.args[2] == AT_REMOVEDIR else "f", str(step.args[1])))
-            else:
-                in_python = True
         words += [("f", link) for link in leases.links(sandbox.lease)]
         words += [("f", f"{directory}/journal"), ("d", directory)]
-        words += [("p", word) for word in (sys.executable, "-I", "-m", "nstool.cli.finish", name)]
+        words += [("p", word) for word in (sys.executable, "-I", "-m", "nstool.cli.finish", name, str(undo))]
         words += [("e", f"{key}={os.environ[key]}") for key in _ENVIRONMENT if key in os.environ]
     memory = sandbox.cgroups.get("memory")
     if memory:
@@ -110,4 +118,4 @@ def _orders(sandbox: Sandbox) -> tuple[list[bytes], bool]:
         limit = f"limits.memory = {sandbox.spec.limits.memory} bytes"
         message = f"nstool: something in the sandbox was killed for lack of memory ({limit})\n"
         words += [("o", f"{memory}/{counts}"), ("k", "oom_kill"), ("m", message)]
-    return [letter.encode() + os.fsencode(word) for letter, word in words], in_python
+    return [letter.encode() + os.fsencode(word) for letter, word in words]

@@ -6,8 +6,9 @@ launcher was killed. What is not there counts as undone.
 
 from __future__ import annotations
 
-from nstool.network import firewall, links, ports, sysctl
+from nstool.network import firewall, links, ports, reap, sysctl
 from nstool.network.shared import Shared
+from nstool.sandbox import rundir
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,22 +32,24 @@ def forwarding_acquire(_: Context, args: dict[str, Any]) -> None:
     """Turn forwarding on, if it is not, for as long as this sandbox needs it."""
     with Shared() as shared:
         for family in args["families"]:
-            sysctl.acquire(shared, args["link"], family)
+            sysctl.acquire(shared, args["link"], family, rundir.maker(args["name"]))
 
 
 def forwarding_release(_: Context | None, args: dict[str, Any]) -> None:
     """Put back what was before, if no other sandbox needs forwarding."""
     with Shared() as shared:
-        for family in args["families"]:
-            sysctl.release(shared, args["link"], family)
+        back = [sysctl.release(shared, args["link"], family) for family in args["families"]]
+        if any(back):
+            firewall.refresh(shared)
 
 
 def nft_publish(context: Context, args: dict[str, Any]) -> None:
     """Claim the published ports and put the sandbox into the nft tables."""
     with Shared() as shared:
+        reap.reap(shared)  # first, so that the ports of a sandbox that has gone are free
         others = shared.state.get(firewall.USERS, {}).values()
         context.held.extend(ports.claim(args, others))
-        firewall.add(shared, args)
+        firewall.add(shared, args | {"maker": rundir.maker(args["name"])})
 
 
 def nft_unpublish(context: Context | None, args: dict[str, Any]) -> None:
@@ -54,6 +57,7 @@ def nft_unpublish(context: Context | None, args: dict[str, Any]) -> None:
     with Shared() as shared:
         if firewall.remove(shared, args["link"]):
             links.forget_connections(args["addresses"])
+        reap.reap(shared)
     if context is not None:
         ports.release(context.held)
 

@@ -8,6 +8,8 @@ can be made anew from it in one transaction.
 
 from __future__ import annotations
 
+import errno
+
 from nstool.errors import KernelError, NotSupported
 
 TYPE_CHECKING = False
@@ -23,6 +25,8 @@ table inet nstool {
 	set links { type ifname; }
 	set source4 { type ifname . ipv4_addr; }
 	set source6 { type ifname . ipv6_addr; }
+	# What sysctls were before forwarding was turned on, in comments: no rule looks here (recover.py).
+	set before { type mark; }
 	# All sandboxes; those that are not isolated; those with NAT to the outside.
 	set sandbox4 { type ipv4_addr; }
 	set sandbox6 { type ipv6_addr; }
@@ -153,14 +157,15 @@ table bridge nstool {
 }
 """
 
-USERS = "rules"  # key of the shared state: link → arguments of nft_publish
+USERS = "rules"  # key of the shared state: link → arguments of nft_publish, and its maker
+FORWARDING = "forwarding"  # key of the shared state: "4" or "6" → {"links": {link: maker}, "before": [[path, value]]}
 BRIDGED = "bridge_table"  # key of the shared state: the bridge table was made
 
 
 def add(shared: Shared, user: dict[str, Any]) -> None:
-    """Put a sandbox into the tables. user: arguments of the step nft_publish."""
+    """Put a sandbox into the tables. user: arguments of the step nft_publish, and "maker" (rundir.maker)."""
     users = shared.state.setdefault(USERS, {})
-    first = not users
+    first = not users or _before_changes(shared.state, user["link"])
     users[user["link"]] = user
     if user["bridged"]:
         shared.state[BRIDGED] = True
@@ -186,6 +191,25 @@ def remove(shared: Shared, link: str) -> bool:
     return True
 
 
+def refresh(shared: Shared) -> None:
+    """Make the tables anew, if there are any: what was before forwarding has changed."""
+    if shared.state.get(USERS):
+        apply(ruleset(shared.state))
+
+
+def remove_tables() -> bool:
+    """Remove what tables of ours there are; False if there was none."""
+    found = [family for family in ("inet", "bridge") if listing(family)]
+    for family in found:
+        apply(f"delete table {family} nstool\n")
+    return bool(found)
+
+
+def _before_changes(state: dict[str, Any], link: str) -> bool:
+    # It was for this one that forwarding was turned on, and the table does not know yet what was before.
+    return any(list(record["links"]) == [link] for record in state.get(FORWARDING, {}).values())
+
+
 def ruleset(state: dict[str, Any]) -> str:
     """Return the nft script that replaces whatever tables of ours there are by those of this state."""
     users = state.get(USERS, {}).values()
@@ -194,12 +218,18 @@ def ruleset(state: dict[str, Any]) -> str:
         script += "add table bridge nstool\ndelete table bridge nstool\n"
     if users:
         script += INET + (BRIDGE if state.get(BRIDGED) else "")
-    return script + "".join(f"add element {line}\n" for user in users for line in elements(user))
+    lines = [*_before(state), *(line for user in users for line in elements(user))] if users else []
+    return script + "".join(f"add element {line}\n" for line in lines)
+
+
+def _before(state: dict[str, Any]) -> list[str]:
+    pairs = [pair for record in state.get(FORWARDING, {}).values() for pair in record["before"]]
+    return [f'inet nstool before {{ {n} comment "{path} = {value}" }}' for n, (path, value) in enumerate(pairs)]
 
 
 def elements(user: dict[str, Any]) -> list[str]:
     """Return "FAMILY nstool SET { KEY [: VALUE] }" of all that a sandbox has in the tables."""
-    return [f"{name} {{ {key} : {value} }}" if value else f"{name} {{ {key} }}" for name, key, value in _entries(user)]
+    return [f"{name} {{ {key}{rest} }}" for name, key, rest in _entries(user)]
 
 
 def keys(user: dict[str, Any]) -> list[str]:
@@ -209,13 +239,16 @@ def keys(user: dict[str, Any]) -> list[str]:
 
 def _entries(user: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
     link, device = f'"{user["link"]}"', f'"{user["device"]}"'
+    whose = ""  # in a script nobody is the maker
+    if "maker" in user:  # for people to read, and for recover.py; a comment takes 128 bytes, a path may have more
+        whose = f' comment "{user["name"]} {" ".join(user["maker"].split(" ", 4)[:4])}"'
     if user["bridged"]:
-        yield "bridge nstool ports", link, ""
+        yield "bridge nstool ports", link, whose
         yield "bridge nstool mac", f"{link} . {user['mac']}", ""
         if user["isolated"]:
             yield "bridge nstool isolated", link, ""
     else:
-        yield "inet nstool links", link, ""
+        yield "inet nstool links", link, whose
     for address in user["addresses"]:
         version = "6" if ":" in address else "4"
         yield f"inet nstool source{version}", f"{device} . {address}", ""
@@ -228,9 +261,9 @@ def _entries(user: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
             yield f"inet nstool nat{version}", address, ""
         for protocol, at, host, inside in user["publish"]:
             if not at:
-                yield f"inet nstool publish{version}", f"{protocol} . {host}", f"{address} . {inside}"
+                yield f"inet nstool publish{version}", f"{protocol} . {host}", f" : {address} . {inside}"
             elif (":" in at) == (":" in address):
-                yield f"inet nstool publish{version}_at", f"{at} . {protocol} . {host}", f"{address} . {inside}"
+                yield f"inet nstool publish{version}_at", f"{at} . {protocol} . {host}", f" : {address} . {inside}"
 
 
 def nft_path() -> str:
@@ -248,10 +281,24 @@ def nft_path() -> str:
 
 def apply(script: str, *options: str) -> None:
     """Run an nft script: one transaction, all or nothing. Raises KernelError with nft's words."""
+    _nft(script, *options, "-f", "-")
+
+
+def listing(family: str) -> str:
+    """Return our table of this family as libnftables-json(5); empty if there is none."""
+    try:
+        return _nft("", "-j", "list", "table", family, "nstool")
+    except KernelError as error:
+        if error.errno in (errno.ENOENT, errno.EOPNOTSUPP):  # EOPNOTSUPP: a kernel without this family
+            return ""
+        raise
+
+
+def _nft(script: str, *words: str) -> str:
     import subprocess
 
     done = subprocess.run(
-        [nft_path(), *options, "-f", "-"],
+        [nft_path(), *words],
         input=script,
         capture_output=True,
         text=True,
@@ -261,7 +308,8 @@ def apply(script: str, *options: str) -> None:
     # A host process that ignores SIGCHLD makes subprocess report 0, whatever the status was.
     if done.returncode or "Error:" in done.stderr:
         lines = done.stderr.strip().splitlines() or [f"nft ended with status {done.returncode}"]
-        raise KernelError("nft -f -", _errno(lines[0]), why=lines[0])
+        raise KernelError(f"nft {' '.join(words)}", _errno(lines[0]), why=lines[0])
+    return done.stdout
 
 
 def _try(script: str) -> bool:
@@ -275,7 +323,6 @@ def _try(script: str) -> bool:
 
 def _errno(message: str) -> int:
     """Return the errno that nft's message ends with; EINVAL for its own complaints."""
-    import errno
     import os
 
     return next((number for number in errno.errorcode if message.endswith(os.strerror(number))), errno.EINVAL)

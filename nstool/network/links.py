@@ -7,11 +7,11 @@ import os
 
 from nstool.errors import KernelError, NotSupported
 from nstool.network import sysctl
-from nstool.network.plan import DEVICE
+from nstool.network.plan import DEVICE, OUTSIDE_MAC
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from typing import Any, TypeVar
 
     from nstool.network.shared import Shared
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 BRIDGES = "bridges"  # key of the shared state: bridge → {"mac": ..., "ports": [link, ...]}
 IFA_F_NODAD = 0x02  # linux/if_addr.h: usable at once, nobody else can have it
 RT_TABLE_LOCAL = 255  # linux/rtnetlink.h
+SIOCGIFHWADDR = 0x8927  # linux/sockios.h, netdevice(7)
 LOOPBACK_METRIC = 4096  # behind the kernel's own route of ::1, which has metric 0
 
 
@@ -95,7 +96,7 @@ def _configure(args: dict[str, Any]) -> None:
 
 def veth_delete(args: dict[str, Any]) -> None:
     """Remove the veth pair of the step veth_create. One that is not there, or not ours, is left alone."""
-    _apart(lambda: _delete(args["link"], "veth", args["link_mac"]))
+    delete(args["link"], "veth", args["link_mac"])
 
 
 def bridge_attach(shared: Shared, args: dict[str, Any]) -> None:
@@ -161,7 +162,7 @@ def bridge_detach(shared: Shared, args: dict[str, Any]) -> None:
     if record is None or args["link"] not in record["ports"]:
         return
     if record["ports"] == [args["link"]]:
-        _apart(lambda: _delete(args["bridge"], "bridge", record["mac"]))
+        delete(args["bridge"], "bridge", record["mac"])
         del bridges[args["bridge"]]
     else:
         _apart(lambda: _forget_neighbours(args))
@@ -180,6 +181,78 @@ def _forget_neighbours(args: dict[str, Any]) -> None:
             except NetlinkError as error:
                 if error.code != errno.ENOENT:  # never made
                     raise KernelError(f"RTM_DELNEIGH {address}", error.code) from error
+
+
+def with_our_mac() -> dict[str, str]:
+    """Return name → MAC address of the devices with an address as we give to our ends of links, and to bridges."""
+    import fcntl
+    import socket
+
+    found = {}
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        for name in names():
+            try:
+                answer = fcntl.ioctl(any_socket, SIOCGIFHWADDR, name.encode().ljust(40, b"\0"))
+            except OSError as error:
+                if error.errno != errno.ENODEV:  # gone since it was listed
+                    raise
+            else:
+                found[name] = answer[18:24].hex(":")
+    return {name: mac for name, mac in found.items() if mac.startswith(OUTSIDE_MAC)}
+
+
+def names() -> set[str]:
+    """Return the names of the devices in this network namespace."""
+    import socket
+
+    return {name for _, name in socket.if_nameindex()}
+
+
+def kind(name: str) -> str:
+    """Return the kind of a link, as "veth" or "bridge"; empty if it has none or is not there."""
+
+    def look() -> str:
+        with _netlink() as ip:
+            link = _link(ip, name)
+            return "" if link is None else link.get(("linkinfo", "kind")) or ""
+
+    return _apart(look)
+
+
+def in_use(name: str) -> bool:
+    """Whether a process is in the network namespace where the other end of this veth link is."""
+    return _apart(lambda: _in_use(name))
+
+
+def _in_use(name: str) -> bool:
+    from pyroute2.netlink.exceptions import NetlinkError
+
+    with _netlink() as ip:
+        link = _link(ip, name)
+        there = None if link is None else link.get("link_netnsid")
+        if there is None:  # gone; or its other end was moved to the host
+            return link is not None
+        for pid in _one_of_each_namespace():
+            try:
+                if ip.get_netnsid(pid=pid)["nsid"] == there:
+                    return True
+            except NetlinkError as error:
+                if error.code != errno.ESRCH:  # it has just ended
+                    raise KernelError("RTM_GETNSID", error.code) from error
+    return False
+
+
+def _one_of_each_namespace() -> Iterable[int]:
+    """Return a pid for each network namespace that has processes."""
+    pids: dict[int, int] = {}
+    for pid in [int(entry) for entry in os.listdir("/proc") if entry.isdecimal()]:
+        try:
+            pids[os.stat(f"/proc/{pid}/ns/net").st_ino] = pid
+        except (FileNotFoundError, ProcessLookupError):  # ended, or a zombie
+            continue
+        except PermissionError:  # not ours to look into, ptrace(2); netlink answers all the same
+            pids[-pid] = pid
+    return pids.values()
 
 
 def kind_known(kind: str) -> bool:
@@ -284,8 +357,12 @@ def _link(ip: Any, name: str) -> Any:
         raise KernelError(f"RTM_GETLINK {name}", error.code) from error
 
 
-def _delete(name: str, kind: str, mac: str) -> None:
+def delete(name: str, kind: str, mac: str) -> None:
     """Delete a link if it is the one we made: of this kind, with the address that we gave it."""
+    _apart(lambda: _delete(name, kind, mac))
+
+
+def _delete(name: str, kind: str, mac: str) -> None:
     from pyroute2.netlink.exceptions import NetlinkError
 
     with _netlink() as ip:

@@ -8,10 +8,11 @@ from nstool.plan.steps import LAUNCHER, UNDO, Step
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from nstool.plan.lease import Lease
-    from nstool.spec.model import Net, Publish
+    from nstool.spec.model import Net
 
 DEVICE = "eth0"  # name of the sandbox's device inside
 DEFAULT_BRIDGE = "ns-br0"
+OUTSIDE_MAC = "fe:4e:"  # how the MAC addresses of the host's ends of links and of our bridges begin
 MAX_NAMESERVERS = 3  # MAXNS of resolv.conf(5)
 
 
@@ -34,7 +35,7 @@ def steps(net: Net, lease: Lease) -> tuple[Step, ...]:
 def _forwarding(net: Net, lease: Lease) -> tuple[str, str, dict[str, object], str]:
     addresses = own_addresses(net, lease)[::2]
     wanted = [v for v, address in zip("46", addresses, strict=True) if address and _needs_forwarding(net, v)]
-    args: dict[str, object] = {"link": lease.link, "families": wanted} if wanted else {}
+    args: dict[str, object] = {"link": lease.link, "name": lease.name, "families": wanted} if wanted else {}
     return "forwarding_acquire", "forwarding_release", args, "let the host forward packets for the sandbox, ip(7)"
 
 
@@ -110,15 +111,19 @@ def _with_prefix(gateway: str, address: str) -> str:
 
 def _needs_forwarding(net: Net, version: str) -> bool:
     """True if packets of other machines pass. The host's own reach the sandbox without forwarding."""
-    return net.nat or not net.isolated or any(_from_outside(port, version) for port in net.publish)
+    return net.nat or not net.isolated or any(from_outside(p.address, version) for p in net.publish)
 
 
-def _from_outside(port: Publish, version: str) -> bool:
-    if not port.address:
+def from_outside(address: str, version: str) -> bool:
+    """Whether a port published on this address, or on all if empty, is reached from other machines.
+
+    version: "4" or "6", of IP.
+    """
+    if not address:
         return True
     if version == "6":
-        return ":" in port.address and port.address != "::1"
-    return ":" not in port.address and not port.address.startswith("127.")
+        return ":" in address and address != "::1"
+    return ":" not in address and not address.startswith("127.")
 
 
 def mac_address(side: str, address: str) -> str:

@@ -5,12 +5,15 @@ sandbox's rules are in the table, who needs forwarding and what the sysctls were
 bridges are ours. It does not follow ``NSTOOL_RUN_DIR``: the kernel has one ``ip_forward`` a
 namespace, and two counts of its users would turn it off under each other.
 
-Everything is recorded before it is done, so that a killed process leaves no unknown change.
+Everything is recorded before it is done, so that a killed process leaves no unknown change. A file
+that somebody removed is made anew from what the kernel has (network/recover.py). The lock is on the
+network namespace itself, flock(2) of its file in /proc, so nobody can remove that.
 """
 
 from __future__ import annotations
 
 import os
+from errno import ENOENT, ENOTEMPTY
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,6 +25,7 @@ RUN = "/run/nstool"
 class Shared:
     """The shared state, locked while entered. ``state`` is plain JSON values; ``save`` writes it.
 
+    recovered: the file was not there, and the kernel had something of ours all the same.
     When ``state`` is empty at the end, the directory is removed.
     """
 
@@ -29,30 +33,49 @@ class Shared:
         inode = os.stat("/proc/thread-self/ns/net").st_ino
         self.directory = f"{RUN}/network-{inode}"
         self.state: dict[str, Any] = {}
+        self.recovered = False
         self._fd = -1
 
     def __enter__(self) -> Self:
+        import fcntl
+
+        self._fd = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        fcntl.flock(self._fd, fcntl.LOCK_EX)
+        try:
+            self._load()
+        except BaseException:
+            self._unlock()
+            raise
+        return self
+
+    def _load(self) -> None:
         import json
 
-        self._fd = self._lock()
         try:
             with open(self._path("state.json"), encoding="utf-8") as file:
                 self.state = json.load(file)
-        except FileNotFoundError:  # nothing shared yet
-            self.state = {}
-        return self
+        except (FileNotFoundError, ValueError):  # nothing shared yet; or removed, or damaged, by somebody
+            from nstool.network import recover
+
+            self.state = recover.state()
+            self.recovered = bool(self.state)
+            if self.recovered:
+                self.save()
 
     def __exit__(self, *_: object) -> None:
-        import fcntl
-
         try:
             if not self.state:
                 self._remove()
         finally:
-            # A fork of this process made meanwhile has the fd too: closing alone would not unlock.
-            fcntl.flock(self._fd, fcntl.LOCK_UN)
-            os.close(self._fd)
-            self._fd = -1
+            self._unlock()
+
+    def _unlock(self) -> None:
+        import fcntl
+
+        # A fork of this process made meanwhile has the fd too: closing alone would not unlock.
+        fcntl.flock(self._fd, fcntl.LOCK_UN)
+        os.close(self._fd)
+        self._fd = -1
 
     def save(self) -> None:
         """Write the state, replacing the old one in one step."""
@@ -60,6 +83,8 @@ class Shared:
 
         for key in [key for key, value in self.state.items() if not value]:
             del self.state[key]
+        os.makedirs(RUN, mode=0o755, exist_ok=True)
+        os.makedirs(self.directory, mode=0o700, exist_ok=True)
         with open(self._path("state.json.new"), "w", encoding="utf-8") as file:
             file.write(json.dumps(self.state))  # json.dump to the file is ten times slower
         os.replace(self._path("state.json.new"), self._path("state.json"))
@@ -67,26 +92,14 @@ class Shared:
     def _path(self, name: str) -> str:
         return f"{self.directory}/{name}"
 
-    def _lock(self) -> int:
-        """Return the fd of the locked lock file. The last user removes it, so it may change under us."""
-        import fcntl
-
-        while True:
-            os.makedirs(RUN, mode=0o755, exist_ok=True)
-            try:
-                os.makedirs(self.directory, mode=0o700, exist_ok=True)
-                fd = os.open(self._path("lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-            except FileNotFoundError:  # its last user has just removed the directory
-                continue
-            fcntl.flock(fd, fcntl.LOCK_EX)
-            if os.fstat(fd).st_nlink > 0:
-                return fd
-            os.close(fd)
-
     def _remove(self) -> None:
-        for name in ("state.json", "state.json.new", "lock"):
+        for name in ("state.json", "state.json.new"):
             try:
                 os.unlink(self._path(name))
             except FileNotFoundError:  # never written, or its writer was killed before or after
                 continue
-        os.rmdir(self.directory)
+        try:
+            os.rmdir(self.directory)
+        except OSError as error:
+            if error.errno not in (ENOENT, ENOTEMPTY):  # nothing was ever shared; or something else lies there
+                raise

@@ -29,19 +29,18 @@ def write(path: str, value: str) -> None:
         raise KernelError(f"write({path}, {value!r})", error.errno or 0) from error
 
 
-def acquire(shared: Shared, link: str, family: str) -> None:
-    """Turn forwarding on for the sandbox with this link. family: "4" or "6".
+def acquire(shared: Shared, link: str, family: str, maker: str) -> None:
+    """Turn forwarding on for the sandbox with this link. family: "4" or "6". maker: as rundir.maker() has it.
 
     The first one records what was before: turning forwarding on changes the sysctls of every
     device. A host that takes its IPv6 routes from router advertisements would lose them
     (accept_ra 1 means "not when forwarding"), so accept_ra goes to 2 first.
     """
-    record = shared.state.setdefault("forwarding", {}).setdefault(family, {"links": [], "before": []})
+    record = shared.state.setdefault("forwarding", {}).setdefault(family, {"links": {}, "before": []})
     off = read(SWITCH[family]) == "0"
     if off and not record["before"]:
         record["before"] = _before(family)
-    if link not in record["links"]:
-        record["links"].append(link)
+    record["links"][link] = maker
     shared.save()
     if off:
         for path, _ in record["before"]:
@@ -50,20 +49,25 @@ def acquire(shared: Shared, link: str, family: str) -> None:
         write(SWITCH[family], "1")
 
 
-def release(shared: Shared, link: str, family: str) -> None:
-    """Take the need of this link back; the last one puts back what was before. Twice does no harm."""
+def release(shared: Shared, link: str, family: str) -> bool:
+    """Take the need of this link back; the last one puts back what was before. Twice does no harm.
+
+    Return whether it was the last one.
+    """
     forwarding = shared.state.get("forwarding", {})
     record = forwarding.get(family)
     if record is None or link not in record["links"]:
-        return
-    if record["links"] == [link]:
+        return False
+    last = list(record["links"]) == [link]
+    if last:
         for path, value in record["before"]:
             if os.path.exists(f"/proc/sys/{path}"):  # a device may have gone meanwhile
                 write(path, value)
         del forwarding[family]
     else:
-        record["links"].remove(link)
+        del record["links"][link]
     shared.save()
+    return last
 
 
 def _before(family: str) -> list[list[str]]:

@@ -78,8 +78,18 @@ def _check(step: Step) -> None:
 
 def read_undo(name: str) -> tuple[Step, ...]:
     """Return the UNDO steps in the sandbox's journal; none if it was killed before it wrote them."""
+    return undo_steps(name, rundir.lines(name))
+
+
+def undo_text(steps: Iterable[Step]) -> bytes:
+    """Return steps as the journal has them."""
+    return "".join(_undo_lines(steps)).encode()
+
+
+def undo_steps(name: str, lines: Iterable[bytes]) -> tuple[Step, ...]:
+    """Return the UNDO steps in these lines of the journal of sandbox ``name``."""
     steps = []
-    for line in rundir.lines(name):
+    for line in lines:
         if line.startswith(b'{"undo":'):
             call, args, why = rundir.decode(name, line)["undo"]
             steps.append(Step(UNDO, call, tuple(args), why))
@@ -121,10 +131,12 @@ def _undo_locked(
             failed.append(f"{step.why}: {_said(error)}")
     if not failed:
         try:
-            if lease is None:
-                done += leases.release_all(name)
-            else:
+            if lease is not None:
                 leases.release(lease)
+            elif fd >= 0:
+                done += leases.release_all(name)
+            else:  # somebody removed the directory: what bears the name now may be another's
+                leases.release_orphans()
             if fd >= 0:
                 rundir.remove(name, fd)
         except OSError as error:
@@ -264,14 +276,32 @@ def cleanup() -> tuple[Cleaned, ...]:
         except (OSError, NstoolError) as error:
             failed.append(_said(error))
     leases.release_orphans()
-    cleaned += _compiled()
+    cleaned += _without_journal()
+    try:
+        cleaned += _shared_network()
+    except (OSError, NstoolError) as error:
+        failed.append(f"the shared state of the network: {error}")
     if failed:
         raise NstoolError("\n".join(failed))
     return tuple(cleaned)
 
 
-def _compiled() -> list[Cleaned]:
-    """Remove the empty cgroups of nsexec runs that were killed: they have no journal, their name tells the pid."""
+def _shared_network() -> list[Cleaned]:
+    """Undo what the shared state of the network and the kernel have of sandboxes whose journal somebody removed."""
+    import shutil
+
+    if os.geteuid() != 0 or not shutil.which("nft", path=os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin"):
+        return []
+    from nstool.network import reap
+
+    return [Cleaned(name, tuple(done)) for name, done in reap.cleanup().items()]
+
+
+def _without_journal() -> list[Cleaned]:
+    """Remove empty cgroups that no journal tells of: of killed nsexec runs, and of sandboxes whose journal was removed.
+
+    Their name ends in the pid of the launcher; those of another run directory are left to its own cleanup.
+    """
     from nstool.sandbox import cgroups
 
     layout = cgroups.layout()
@@ -279,8 +309,7 @@ def _compiled() -> list[Cleaned]:
     done: dict[str, list[str]] = {}
     for base in sorted(bases - {""}):
         for entry in os.listdir(base):
-            pid = entry.rpartition("-")[2]
-            if not entry.startswith("nstool-") or len(pid) != 12 or not pid.isdecimal() or rundir.starttime(int(pid)):
+            if not _is_left(entry):
                 continue
             try:
                 os.rmdir(f"{base}/{entry}")
@@ -290,6 +319,14 @@ def _compiled() -> list[Cleaned]:
             else:
                 done.setdefault(entry, []).append(f"removed {base}/{entry}")
     return [Cleaned(entry, tuple(lines)) for entry, lines in done.items()]
+
+
+def _is_left(cgroup: str) -> bool:
+    start, _, pid = cgroup.rpartition("-")
+    if not start.startswith("nstool-") or len(pid) != 12 or not pid.isdecimal():
+        return False
+    whose = start.partition("+")[1:]  # nothing: of nsexec
+    return "".join(whose) in ("", leases.cgroup_mark()) and not rundir.starttime(int(pid))
 
 
 def clean(name: str, *, wait: bool = True) -> tuple[str, ...] | None:

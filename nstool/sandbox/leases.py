@@ -82,8 +82,19 @@ def clocks() -> dict[str, int]:
 
 
 def cgroup_name(name: str) -> str:
-    """Return a cgroup name that no other run directory uses for its sandbox of this name."""
-    return f"nstool-{name}-{os.urandom(3).hex()}"
+    """Return a cgroup name that no other run directory uses for its sandbox of this name.
+
+    It says whose it is where no journal tells of it any more: the run directory, and the launcher's
+    pid, who may be about to enter it.
+    """
+    return f"nstool-{name}-{os.urandom(3).hex()}{cgroup_mark()}-{os.getpid():012}"
+
+
+def cgroup_mark() -> str:
+    """Return what cgroup names of this run directory have before the pid; a sandbox's name has no "+"."""
+    from binascii import crc32
+
+    return f"+{crc32(os.fsencode(rundir.path())):08x}"
 
 
 # ---------------------------------------------------------------------------------------- ids
@@ -352,13 +363,32 @@ def release_all(name: str) -> list[str]:
 
 
 def release_orphans() -> None:
-    """Give back leases whose sandbox has no directory: somebody removed that by hand."""
+    """Give back leases whose sandbox has no directory, and that nobody uses: somebody removed that by hand."""
     directory = rundir.path()
     for kind in ("ids", "nets"):
         for entry in _entries(f"{directory}/{kind}"):
             owner = _owner(f"{directory}/{kind}/{entry}")
-            if owner and not os.path.lexists(f"{directory}/sandboxes/{owner}"):
+            if owner and not os.path.lexists(f"{directory}/sandboxes/{owner}") and not _in_use(kind, entry):
                 _release_link(f"{directory}/{kind}/{entry}", owner)
+
+
+def _in_use(kind: str, entry: str) -> bool:
+    """Whether a link has this network, or a process has ids of the range that begins here."""
+    if kind == "nets":
+        network = int.from_bytes(bytes(map(int, entry.split("."))), "big")
+        return os.path.exists(f"/proc/sys/net/ipv4/conf/{net_fields(network)['link']}")
+    base = int(entry)
+    for pid in os.listdir("/proc"):
+        if pid.isdecimal() and base <= _uid(pid) < base + ID_COUNT and rundir.starttime(int(pid)):
+            return True
+    return False
+
+
+def _uid(pid: str) -> int:
+    try:
+        return os.stat(f"/proc/{pid}").st_uid
+    except FileNotFoundError:  # it has just ended
+        return -1
 
 
 def _entries(directory: str) -> list[str]:

@@ -192,6 +192,23 @@ def is_alive(pid: int, start: int) -> bool:
     return now == -1 or (now > 0 and start in (now, -1))
 
 
+def maker(name: str) -> str:
+    """Say who makes the sandbox ``name``: pid, start time, pid and time namespace, directory of the journal."""
+    pid, start, (_, pidns, timens) = _identity()
+    return f"{pid} {start} {pidns} {timens} {path()}/sandboxes/{name}"
+
+
+def has_gone(maker: str) -> bool:
+    """Whether that process has ended and its journal is gone, so that nobody else will undo the sandbox.
+
+    False for a process of another pid or time namespace, which cannot be judged. The directory may be left out.
+    """
+    pid, start, pidns, timens, *directory = maker.split(" ", 4)
+    if [int(pidns), int(timens)] != list(_identity()[2][1:]) or is_alive(int(pid), int(start)):
+        return False
+    return not any(map(os.path.lexists, directory))
+
+
 _myself = (0, 0, ("", 0, 0))  # pid, start time, world: asked once a process, and again after a fork
 
 

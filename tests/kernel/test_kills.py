@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ import pytest
 from nstool.cli import main as cli
 from nstool.cli import run as _run  # noqa: F401  imported before the forks
 from nstool.plan.steps import CHILD, LAUNCHER, PAYLOAD, UNDO, Plan
-from nstool.sandbox import engine, journal
+from nstool.sandbox import engine, journal, rundir
 from nstool.sandbox.launch import preview
 from tests.support import kernel, leaks, plans, processes
 from tests.support.probes import REPOSITORY
@@ -388,3 +389,144 @@ def test_cleanup_while_a_sandbox_of_the_same_name_starts(in_child: InChild, work
         return ended
 
     assert in_child(plans.left_by, workplace, act, timeout=120) == ([(0, "")] * 12, "")
+
+
+# ---- somebody removes the run directory by hand ----
+
+
+class Removed(NamedTuple):
+    """What is removed while a sandbox runs: of the run directory by its glob patterns; the shared state too."""
+
+    patterns: tuple[str, ...]
+    shared: bool = False
+
+
+REMOVED = {
+    "its entry": Removed(("sandboxes/*",)),
+    "the run directory": Removed(("*",)),
+    "everything": Removed(("*",), shared=True),
+}
+SHARED = Path("/run/nstool")
+
+
+def own_host() -> None:
+    """Be on a host of one's own: network and /run are this process's. The run directory is elsewhere."""
+    kernel.unshare(kernel.CLONE_NEWNET | kernel.CLONE_NEWNS)
+    kernel.mount("none", "/", flags=kernel.MS_REC | kernel.MS_PRIVATE)
+    kernel.mount("tmpfs", "/run", "tmpfs")
+    for switch in ("ipv4/ip_forward", "ipv6/conf/all/forwarding"):
+        Path(f"/proc/sys/net/{switch}").write_text("0")
+    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+
+
+def on_own_host(place: Workplace, act: Callable[[], Any]) -> tuple[Any, str]:
+    """Do something on a host of its own; what it returned, and what it left behind."""
+    own_host()
+    return plans.left_by(place, act)
+
+
+def network_traces() -> tuple[str, ...]:
+    """What a sandbox with a link could leave on the host."""
+    words = ("ip -o link", "nft list ruleset", "sysctl net.ipv4.ip_forward net.ipv6.conf.all.forwarding")
+    shown = [subprocess.run(word.split(), check=True, capture_output=True, text=True).stdout for word in words]
+    return (*shown, " ".join(map(str, sorted(SHARED.glob("network-*")))))
+
+
+def remove(run: Path, removed: Removed) -> None:
+    for top, patterns in ((run, removed.patterns), (SHARED, ("network-*",) if removed.shared else ())):
+        for pattern in patterns:
+            for path in top.glob(pattern):
+                shutil.rmtree(path)
+
+
+NET = {mode: ("--net", mode, "--memory", "64M") for mode in ("veth", "bridge")}
+
+
+@pytest.mark.needs("root", "veth", "bridge", "nft")
+@pytest.mark.orphans
+@pytest.mark.parametrize("mode", NET)
+@pytest.mark.parametrize("removed", REMOVED)
+def test_end_of_a_sandbox_whose_run_directory_was_removed(
+    in_child: InChild, workplace: Workplace, name: str, removed: str, mode: str
+) -> None:
+    """Its launcher undoes it all the same; another that runs meanwhile is as it was."""
+
+    def act() -> tuple[int, str, str]:
+        before = network_traces()
+        port = str(plans.free_port())
+        launcher = run_sleeping(name, *NET[mode], "--publish", f"{port}:80")
+        remove(workplace.run, REMOVED[removed])
+        other = run_sleeping(f"{name}b", *NET[mode])
+        os.kill(processes.descendants(launcher.pid)[1].pid, signal.SIGTERM)
+        status, text = finished(launcher)
+        rules = network_traces()[1]
+        wrong = "" if rules.count("comment") >= 1 and f"{name} " not in rules and f"{name}b " in rules else rules
+        os.kill(processes.descendants(other.pid)[1].pid, signal.SIGTERM)
+        assert finished(other) == (143, "")
+        if network_traces() != before:
+            wrong += f"{network_traces()}"
+        journal.cleanup()  # the leases
+        return status, text, wrong
+
+    assert in_child(on_own_host, workplace, act) == ((143, "", ""), "")
+
+
+@pytest.mark.needs("root", "veth", "bridge", "nft")
+@pytest.mark.orphans
+@pytest.mark.parametrize("mode", NET)
+@pytest.mark.parametrize("removed", REMOVED)
+def test_launcher_killed_and_its_run_directory_removed(
+    in_child: InChild, workplace: Workplace, name: str, removed: str, mode: str
+) -> None:
+    """``nstool cleanup`` undoes links, rules, forwarding, the bridge and cgroups by what the kernel has of them."""
+
+    def act() -> tuple[str, str]:
+        before = network_traces()
+        kill_running(name, *NET[mode], "--publish", f"{plans.free_port()}:80")
+        remove(workplace.run, REMOVED[removed])
+        first, second = finished_cleanup(), finished_cleanup()
+        assert network_traces() == before
+        return first, second
+
+    (first, second), left = in_child(on_own_host, workplace, act)
+    assert name in first
+    assert "cgroup" in first
+    assert second == "nothing to clean up\n"
+    assert left == ""
+
+
+def finished_cleanup() -> str:
+    """Run ``nstool cleanup``; what it printed."""
+    done = nstool("cleanup")
+    out, text = done.communicate(timeout=SECONDS)
+    assert (done.returncode, text) == (0, "")
+    return out
+
+
+@pytest.mark.needs("root", "veth", "nft")
+@pytest.mark.orphans
+def test_detached_sandbox_outlives_its_run_directory(in_child: InChild, workplace: Workplace, name: str) -> None:
+    """It keeps its rules, its link, its ids and network while it lives; a cleanup takes nothing of it."""
+
+    def act() -> None:
+        before = network_traces()
+        launcher = nstool("run", "--detach", "--name", name, *NET["veth"], *SLEEP)
+        assert finished(launcher) == (0, "")
+        init = rundir.find(name).init_pid
+        during = network_traces()
+        (lease,) = (workplace.run / "nets").iterdir()
+        for path in (workplace.run / "sandboxes").iterdir():
+            shutil.rmtree(path)
+        finished_cleanup()
+        assert network_traces() == during
+        assert lease.is_symlink()
+        assert list((workplace.run / "ids").iterdir()) != []
+        supervisor = processes.read(init)
+        assert supervisor is not None
+        with held([supervisor]) as pidfds:
+            os.kill(supervisor.ppid, signal.SIGKILL)
+            wait_dead(pidfds)
+        finished_cleanup()
+        assert network_traces() == before
+
+    assert in_child(on_own_host, workplace, act) == (None, "")

@@ -8,10 +8,13 @@ import functools
 import json
 import multiprocessing
 import os
+import select
+import shutil
 import socket
 import struct
 import subprocess
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,6 +30,7 @@ from nstool.network.preflight import preflight
 from nstool.network.shared import Shared
 from nstool.plan.lease import Lease
 from nstool.plan.steps import LAUNCHER, UNDO
+from nstool.sandbox import journal
 from nstool.spec.model import Net, Publish
 from tests.support import kernel
 from tests.support.child import run_in_child
@@ -717,7 +721,7 @@ def test_killed_holder_of_the_lock_frees_it(lab: Lab) -> None:
     pid = os.fork()
     if pid == 0:
         with Shared() as shared:
-            shared.state["forwarding"] = {"4": {"links": ["ns-t1"], "before": [["net/ipv4/ip_forward", "0"]]}}
+            shared.state["forwarding"] = {"4": {"links": {"ns-t1": ""}, "before": [["net/ipv4/ip_forward", "0"]]}}
             shared.save()
             os.write(writer, b"locked")
             threading.Event().wait()
@@ -725,9 +729,163 @@ def test_killed_holder_of_the_lock_frees_it(lab: Lab) -> None:
     os.kill(pid, 9)
     os.waitpid(pid, 0)
     sysctl.write("net/ipv4/ip_forward", "1")
-    HANDLERS["forwarding_release"](None, {"link": "ns-t1", "families": ["4"]})
+    HANDLERS["forwarding_release"](None, {"link": "ns-t1", "name": "box1", "families": ["4"]})
     assert sysctl.read("net/ipv4/ip_forward") == "0"
     assert os.listdir("/run/nstool") == []
+
+
+# ---- what nobody undoes: the journal was removed by hand ----
+
+
+def launched_and_killed(lab: Lab, number: int, **net: Any) -> Sandbox:
+    """A sandbox whose launcher was killed, and whose journal is in no run directory."""
+    box = Sandbox(lab, number, Net(**{"mode": "veth", **net}))
+    pid = os.fork()
+    if pid == 0:
+        box.make()
+        os.kill(os.getpid(), 9)
+    assert os.waitpid(pid, 0)[1] == 9
+    return box
+
+
+def end(lab: Lab, box: Sandbox) -> None:
+    """End the processes of a sandbox, and wait until its link has gone with its namespace."""
+    process = next(process for process in lab.processes if process.pid == box.pid)
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + WAIT
+    while box.lease.link in links.names():
+        assert time.monotonic() < deadline
+        select.select([], [], [], 0.01)
+
+
+REMOVED = {"nothing": (), "the state": ("network-*",), "all": ("*",)}
+
+
+@pytest.mark.parametrize("removed", REMOVED)
+@pytest.mark.parametrize("mode", ["veth", "bridge"])
+@pytest.mark.parametrize("way", ["cleanup", "launch", "end"])
+@in_lab
+def test_sandbox_without_a_journal_is_undone_by_the_next(lab: Lab, way: str, mode: str, removed: str) -> None:
+    """Rules, ports, forwarding, bridge; and nothing of one that lives, whose files are gone as well."""
+    assert lab.outside
+    sysctl.write("net/ipv4/conf/uplink/forwarding", "1")
+    before = traces()
+    dead = launched_and_killed(lab, 1, mode=mode, publish=PORTS)
+    stays = lab.sandbox(2, mode=mode, publish=(Publish(8081, 80),))
+    other = lab.sandbox(3) if way == "end" else None
+    end(lab, dead)
+    for pattern in REMOVED[removed]:
+        for path in Path("/run/nstool").glob(pattern):
+            shutil.rmtree(path)
+    if way == "cleanup":
+        cleaned = {one.name for one in journal.cleanup()}
+        assert cleaned == {"box1"}
+    elif other is not None:
+        other.undo(other.context)
+    else:
+        other = lab.sandbox(3, publish=PORTS)  # the same ports
+        other.undo(other.context)
+    rules = sh("nft list ruleset")
+    assert dead.ip4 not in rules
+    assert dead.lease.link not in rules
+    lab.ask(lab.outside, HOST4, 8081, lab.server(stays.pid, TCP, "0.0.0.0", 80))
+    assert lab.refused(stays.pid, "10.200.1.1", 9000, lab.server(0, TCP, "0.0.0.0", 9000))
+    stays.undo(stays.context)
+    assert traces() == before
+
+
+@pytest.mark.parametrize("mode", ["veth", "bridge"])
+@in_lab
+def test_last_sandbox_without_a_journal_is_cleaned_up(lab: Lab, mode: str) -> None:
+    """Nothing but the kernel knows of it, and what the sysctls were before; a second cleanup finds nothing."""
+    assert lab.outside
+    sysctl.write("net/ipv4/conf/uplink/forwarding", "1")
+    sysctl.write("net/ipv6/conf/uplink/accept_ra", "1")
+    before = traces()
+    end(lab, launched_and_killed(lab, 1, mode=mode, publish=PORTS, isolated=False))
+    assert traces() != before
+    for path in Path("/run/nstool").iterdir():
+        shutil.rmtree(path)
+    assert [one.name for one in journal.cleanup()] == ["box1"]
+    assert traces() == before
+    assert journal.cleanup() == ()
+
+
+@in_lab
+def test_sandbox_with_a_journal_is_left_to_its_run_directory(lab: Lab) -> None:
+    """Another run directory's cleanup undoes it by its journal; of a living one nothing is touched either."""
+    Path("/run/other/sandboxes/box1").mkdir(parents=True)
+    os.chmod("/run/other", 0o700)
+    mine = os.environ["NSTOOL_RUN_DIR"]
+    os.environ["NSTOOL_RUN_DIR"] = "/run/other"
+    box = launched_and_killed(lab, 1, publish=PORTS)
+    end(lab, box)
+    os.environ["NSTOOL_RUN_DIR"] = mine
+    before = traces()
+    assert journal.cleanup() == ()
+    assert traces() == before
+    os.rmdir("/run/other/sandboxes/box1")
+    assert [one.name for one in journal.cleanup()] == ["box1"]
+
+
+@in_lab
+def test_link_of_a_kept_namespace_goes_with_its_sandbox(lab: Lab) -> None:
+    """Its last process has ended, and a file of the namespace is open somewhere: that does not make it live."""
+    before = traces()
+    box = launched_and_killed(lab, 1)
+    with open(f"/proc/{box.pid}/ns/net", "rb"):
+        assert journal.cleanup() == ()  # a process is in it
+        process = next(process for process in lab.processes if process.pid == box.pid)
+        process.kill()
+        process.wait()
+        assert box.lease.link in links.names()
+        assert [one.name for one in journal.cleanup()] == ["box1"]
+        assert traces() == before
+
+
+@in_lab
+def test_what_is_ours_and_nobodys_is_removed(lab: Lab) -> None:
+    """A bridge without ports, a link and a table that neither state nor sandbox has; not what merely looks like it."""
+    before = traces()
+    sh("""ip link add ns-br7 address fe:4e:0a:d5:00:01 type bridge; nft add table bridge nstool
+        nft add table inet nstool; nft add chain inet nstool forward""")
+    pid = lab.namespace()
+    sh(f"ip link add ns-dead address fe:4e:0a:d5:00:05 type veth peer name eth0 netns {pid}")
+    assert {one.name for one in journal.cleanup()} == {"ns-br7", "nft"}  # the link leads to a process
+    with open(f"/proc/{pid}/ns/net", "rb"):
+        lab.processes[-1].kill()
+        lab.processes[-1].wait()
+        assert {one.name for one in journal.cleanup()} == {"ns-dead"}
+    assert traces() == before
+    sh("ip link add ns-other type veth peer name other; ip link add br0 type bridge; nft add table inet mine")
+    before = traces()
+    assert journal.cleanup() == ()
+    assert traces() == before
+
+
+@pytest.mark.parametrize("mode", ["veth", "bridge"])
+@pytest.mark.parametrize("text", ["", "{", "\0\0"])
+@in_lab
+def test_damaged_state_is_made_anew(lab: Lab, text: str, mode: str) -> None:
+    """From the kernel, as a removed one; it does not have where the journal is, nor a MAC address that no rule has."""
+    assert lab.outside
+    before = traces()
+    box = lab.sandbox(mode=mode, publish=(*PORTS, Publish(53, 53, address="127.0.0.1")))
+    (state,) = Path("/run/nstool").glob("network-*/state.json")
+    good = json.loads(state.read_text())
+    state.write_text(text)
+    with Shared() as shared:
+        assert shared.recovered
+        for user in (*good["rules"].values(), *shared.state["rules"].values()):
+            user["maker"] = " ".join(user["maker"].split(" ")[:4])
+            user["mac"] = user["mac"] if user["bridged"] else ""
+            user["publish"].sort()
+        for record in (*good["forwarding"].values(), *shared.state["forwarding"].values()):
+            record["links"] = sorted(record["links"])
+        assert shared.state == good
+    box.undo(box.context)
+    assert traces() == before
 
 
 @in_lab

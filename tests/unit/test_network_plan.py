@@ -86,7 +86,7 @@ def test_forwarding_only_for_packets_of_other_machines(net: Net, families: list[
     if families is None:
         assert "forwarding_acquire" not in names(net, LAUNCHER)
     else:
-        assert args(net, "forwarding_acquire") == {"link": "ns-web", "families": families}
+        assert args(net, "forwarding_acquire") == {"link": "ns-web", "name": "web", "families": families}
 
 
 def test_addresses_of_the_spec_come_before_the_lease() -> None:
@@ -196,13 +196,13 @@ def test_plan_imports_nothing_heavy() -> None:
 
 def user(**changes: Any) -> dict[str, Any]:
     made = args(Net(mode="veth", publish=(Publish(8080, 80), Publish(53, 5353, "udp", "127.0.0.1"))), "nft_publish")
-    return {**made, **changes}
+    return {**made, "maker": "12 34 56 78 /run/nstool/sandboxes/web", **changes}
 
 
 def test_elements_of_a_sandbox() -> None:
     """All that the tables know of it, family by family."""
     assert firewall.elements(user()) == [
-        'inet nstool links { "ns-web" }',
+        'inet nstool links { "ns-web" comment "web 12 34 56 78" }',
         'inet nstool source4 { "ns-web" . 10.200.3.2 }',
         "inet nstool sandbox4 { 10.200.3.2 }",
         "inet nstool nat4 { 10.200.3.2 }",
