@@ -24,6 +24,14 @@ enum {
 	FAILED_STATUS = 125,
 	OWN_FDS_FROM = 100, /* above the fds that are passed to the payload */
 	WNOHANG_ = 1,
+	WEXITED_ = 4,
+	WNOWAIT_ = 0x01000000,
+	WALL_ = 0x40000000,
+	P_PID_ = 1,
+	SUBREAPER = 36,	      /* PR_SET_CHILD_SUBREAPER, prctl(2) */
+	PATIENCE = 10,	      /* seconds, with children that do not die or are always new */
+	PAUSE_NS = 10000000,  /* without a SIGCHLD */
+	CHILDREN_READ = 4096, /* bytes of the list of children at a time */
 };
 
 /* The one state of this process: it is a program of its own, so this is no global of a library. */
@@ -33,7 +41,8 @@ static struct {
 	int32_t slots[NST_MAX_SLOTS];
 	int control;
 	int lifeline;
-	int payload; /* pid as this process sees it */
+	int payload;  /* pid as this process sees it; 0 when it has been reaped */
+	int children; /* of a subreaper: the list of its children, proc_tid_children(5); else -1 */
 	/* Both live in one memory until the payload execs: */
 	int32_t gate;	/* 1: the payload may go on */
 	int32_t in_use; /* 0: the payload has left this memory, by exec or by its end. CLONE_CHILD_CLEARTID of clone(2) */
@@ -45,9 +54,9 @@ static const struct nst_step *step_of(int i)
 	return (const struct nst_step *)((const uint8_t *)self.header + self.header->steps_offset) + i;
 }
 
-static int is_clone(const struct nst_step *s)
+static int call_is(const struct nst_step *s, const char *b)
 {
-	const char *a = nst_call_name(s->call), *b = "clone3";
+	const char *a = nst_call_name(s->call);
 
 	while (*a && *a == *b)
 		a++, b++;
@@ -67,14 +76,62 @@ static void tell(struct nst_message *m)
 		;
 }
 
+/* Whether pid is a child that we have not waited for: then it cannot be another process's meanwhile. */
+static int is_child(long pid)
+{
+	return nst_raw5(__NR_waitid, P_PID_, pid, 0, WEXITED_ | WNOHANG_ | WNOWAIT_ | WALL_, 0) == 0;
+}
+
+/* Kill the children that we have at this moment. Once it is killed none of them can fork any more. */
+static void kill_children(void)
+{
+	char list[CHILDREN_READ];
+	long n = nst_raw4(__NR_pread64, self.children, NST_P(list), sizeof list, 0), i, pid = 0;
+
+	for (i = 0; i < n; i++) { /* each number with a space behind it; the last may be cut off */
+		if (list[i] >= '0' && list[i] <= '9') {
+			pid = pid * 10 + (list[i] - '0');
+			continue;
+		}
+		if (pid && is_child(pid))
+			nst_raw2(__NR_kill, pid, SIGKILL);
+		pid = 0;
+	}
+}
+
+/* Kill and reap all children, and theirs that come to us, until none is left, or patience is at its end:
+ * one in uninterruptible sleep, or that we may not kill, is left to whoever comes then. */
+static void end_descendants(void)
+{
+	const struct timespec pause = {0, PAUSE_NS};
+	const uint64_t chld = 1ull << (SIGCHLD - 1);
+	struct timespec now = {0}, start = {0};
+	long pid;
+
+	nst_raw2(__NR_clock_gettime, CLOCK_MONOTONIC, NST_P(&start));
+	do {
+		int reaped = 0;
+
+		kill_children();
+		while ((pid = nst_raw4(__NR_wait4, -1, 0, WNOHANG_ | WALL_, 0)) > 0)
+			reaped = 1;
+		if (!reaped)
+			nst_raw4(__NR_rt_sigtimedwait, NST_P(&chld), 0, NST_P(&pause), 8);
+		nst_raw2(__NR_clock_gettime, CLOCK_MONOTONIC, NST_P(&now));
+	} while (pid != -ECHILD && now.tv_sec - start.tv_sec < PATIENCE);
+}
+
 /* Kill the payload and reap it: a monitor is not PID 1, so its end alone kills nobody, and leaves a zombie. */
 static void end_payload(void)
 {
-	if (self.payload <= 0)
-		return;
-	nst_raw2(__NR_kill, self.payload, SIGKILL);
-	while (nst_raw4(__NR_wait4, self.payload, 0, 0, 0) == -EINTR)
-		;
+	if (self.payload > 0) {
+		nst_raw2(__NR_kill, self.payload, SIGKILL);
+		while (nst_raw4(__NR_wait4, self.payload, 0, 0, 0) == -EINTR)
+			;
+		self.payload = 0;
+	}
+	if (self.children >= 0)
+		end_descendants();
 }
 
 _Noreturn static void report_failure(const struct nst_failure *f)
@@ -159,17 +216,18 @@ static void run_init_steps(void)
 
 		if (s->who != NST_INIT)
 			continue;
-		if (is_clone(s)) {
+		if (call_is(s, "clone3")) {
 			long pid = clone_payload(s);
 
 			cloned = i;
-
 			if (pid < 0)
 				self.run.failure = (struct nst_failure){.step = i, .error = (int32_t)-pid};
 			else
 				self.payload = (int)pid;
-		} else {
-			nst_step_run(&self.run, i);
+		} else if (nst_step_run(&self.run, i) == 0 && call_is(s, "prctl") && s->arg[0] == SUBREAPER) {
+			/* Now, while the old /proc is there; pids are those of its pid namespace, see is_child(). */
+			self.children = (int)nst_raw4(__NR_openat, AT_FDCWD, NST_P("/proc/thread-self/children"),
+						      O_RDONLY | O_CLOEXEC, 0);
 		}
 		if (self.run.failure.step >= 0)
 			report_failure(&self.run.failure);
@@ -183,7 +241,7 @@ static int64_t microseconds(const struct __kernel_old_timeval *t)
 	return (int64_t)((uint64_t)t->tv_sec * 1000000 + (uint64_t)t->tv_usec); /* as it comes: no overflow to trap */
 }
 
-/* Reap whoever has ended. When it was the payload, report and leave, which ends the namespace. */
+/* Reap whoever has ended. When it was the payload, end what it has left, report and leave, which ends the namespace. */
 static void reap(void)
 {
 	struct nst_message m = {.type = NST_MSG_EXITED};
@@ -199,6 +257,8 @@ static void reap(void)
 		m.utime_us = microseconds(&ru.ru_utime);
 		m.stime_us = microseconds(&ru.ru_stime);
 		m.maxrss_kb = ru.ru_maxrss;
+		self.payload = 0;
+		end_payload();
 		tell(&m);
 		leave((status & 0x7f) ? 128 + (status & 0x7f) : status >> 8 & 0xff);
 	}
@@ -253,7 +313,7 @@ static void place(long fd, int at)
 /* Wait for signals, the launcher's messages and the launcher's end, for as long as the payload lives. */
 _Noreturn static void supervise(void)
 {
-	enum { CONTROL, LIFELINE, SIGNALS, COUNT };
+	enum { CONTROL, LIFELINE, SIGNALS, COUNT, CHILDREN = COUNT };
 	struct pollfd p[COUNT] = {{CONTROL, POLLIN, 0}, {LIFELINE, POLLIN, 0}, {SIGNALS, POLLIN, 0}};
 	struct nst_failure f = {.step = -1};
 	uint64_t all = ~0ull;
@@ -263,7 +323,7 @@ _Noreturn static void supervise(void)
 		f.error = (int32_t)-fd;
 		report_failure(&f);
 	}
-	/* Nothing but these three stays open: not the payload's pipes, whose readers wait for the last writer. */
+	/* Nothing but these stays open: not the payload's pipes, whose readers wait for the last writer. */
 	place(fd, SIGNALS);
 	place(self.control, CONTROL);
 	self.control = CONTROL;
@@ -273,7 +333,11 @@ _Noreturn static void supervise(void)
 		nst_raw1(__NR_close, LIFELINE);
 		p[LIFELINE].fd = -1;
 	}
-	nst_raw3(__NR_close_range, COUNT, ~0u, 0);
+	if (self.children >= 0) {
+		place(self.children, CHILDREN);
+		self.children = CHILDREN;
+	}
+	nst_raw3(__NR_close_range, self.children >= 0 ? CHILDREN + 1 : COUNT, ~0u, 0);
 	reap(); /* it may have ended before the signalfd was there: SIGCHLD is blocked, but be plain about it */
 	for (;;) {
 		long n = nst_raw5(__NR_ppoll, NST_P(p), COUNT, 0, 0, 8);
@@ -317,6 +381,7 @@ _Noreturn void nst_init(int fd)
 	uint64_t all = ~0ull, dfl[4] = {0}; /* struct kernel_sigaction: SIG_DFL, no flags */
 	int i;
 
+	self.children = -1;
 	nst_raw4(__NR_rt_sigprocmask, SIG_BLOCK, NST_P(&all), 0, 8);
 	/* A caller that ignores SIGCHLD hands this down, and then no end of a child would be told. */
 	nst_raw4(__NR_rt_sigaction, SIGCHLD, NST_P(&dfl), 0, 8);

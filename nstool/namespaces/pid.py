@@ -24,6 +24,14 @@ def death_steps(spec: Spec) -> tuple[Step, ...]:
     return (Step(PAYLOAD, "prctl", wanted, "killed when its parent ends", man="prctl(2)"),)
 
 
+def monitor_steps(spec: Spec) -> tuple[Step, ...]:
+    """Steps of an init that is not process 1 of a pid namespace: the kernel will not end its descendants."""
+    if not spec.init or spec.namespaces.pid == "new":
+        return ()
+    wanted = (uapi.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    return (Step(INIT, "prctl", wanted, "orphans of the sandbox come to init, which ends them when it ends"),)
+
+
 def clone_step(spec: Spec) -> Step:
     """Init makes the payload."""
     return Step(INIT, "clone3", (0, -1, spec.next_pid), "the process that becomes the command")

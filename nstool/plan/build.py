@@ -59,6 +59,7 @@ def plan(spec: Spec, host: Host, lease: Lease) -> Plan:
             *(user.map_steps(idmaps, host) if idmaps else ()),
             *(s for s in links if s.who == LAUNCHER and s.args[0] not in _BEFORE),
         ),
+        *pid.monitor_steps(spec),
         *(_join(name, INIT) for name in joined if name not in outer),
         *_after_join(new, joined, host),
         *groups.init,
