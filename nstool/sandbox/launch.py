@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from _thread import RLock, allocate_lock
+from _thread import RLock, allocate_lock, get_native_id
 
 from nstool.errors import NstoolError, SandboxGone, SpecError
 from nstool.frozen import Frozen
@@ -376,6 +376,7 @@ class Prepared:
         One without a name that makes nothing outside and has no ids of its own is in no registry: only
         its maker knows of it.
         """
+        _check_thread(self.spec)
         if self._registered:
             spare.need(self._spare)
         lease = leases.take(self.spec) if self._registered else leases.unregistered()
@@ -413,6 +414,16 @@ class Prepared:
 
     def _cloned(self, lease: Lease) -> Callable[[int], None]:
         return lambda pid: journal.started(lease.name, pid) if self._registered else None
+
+
+def _check_thread(spec: Spec) -> None:
+    """Raise SpecError where the command would end with the calling thread. PR_SET_PDEATHSIG(2const)."""
+    if not spec.init and spec.die_with_parent and get_native_id() != os.getpid():
+        raise SpecError(
+            "without init and with die_with_parent the command would be killed when this thread ends, not the process: "
+            "launch it from the main thread (not with launch_async), keep init, or set die_with_parent = false",
+            "init",
+        )
 
 
 def _check_types(spec: Spec) -> None:

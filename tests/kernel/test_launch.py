@@ -23,7 +23,7 @@ from typing import Any
 
 import pytest
 
-from nstool.errors import KernelError, NstoolError
+from nstool.errors import KernelError, NstoolError, SpecError
 from nstool.kinds import KINDS
 from nstool.sandbox import engine
 from nstool.sandbox.aio import launch_async
@@ -176,6 +176,35 @@ def test_launched_by_a_thread_that_ends(name: str) -> None:
         until(lambda: not os.path.exists(f"/proc/self/task/{tid}"))
         sandbox.signal(signal.SIGUSR1)  # SIGKILL it would be, had it died with the thread
         assert sandbox.wait().signal == signal.SIGUSR1
+
+
+@pytest.mark.needs("root")
+@pytest.mark.parametrize("die_with_parent", [True, False])
+def test_thread_without_init(name: str, run_dir: Path, die_with_parent: bool) -> None:
+    """What the kernel would kill with the thread is refused, and nothing is done; what outlives it is launched."""
+    spec = small(name, "sleep", "60", init=False, die_with_parent=die_with_parent)
+    made: list[Any] = []
+
+    def act() -> None:
+        made.append(threading.get_native_id())
+        try:
+            made.append(launch(spec))
+        except SpecError as error:
+            made.append(error)
+
+    thread = threading.Thread(target=act)
+    thread.start()
+    thread.join()
+    tid, found = made
+    if die_with_parent:
+        assert isinstance(found, SpecError)
+        assert "main thread" in str(found)
+        assert not (run_dir / "sandboxes" / name).exists()
+        found = launch(spec)
+    with found as sandbox:
+        until(lambda: not os.path.exists(f"/proc/self/task/{tid}"))
+        with pytest.raises(TimeoutError):  # it was not killed
+            sandbox.wait(0.1)
 
 
 @pytest.mark.needs("root")
