@@ -93,7 +93,7 @@ static int copy(int from, int to)
 
 /* ---- the end ---- */
 
-/* The number behind `key` in a file of "key number" lines, or 0. */
+/* The number behind `key` in a file of "key number" lines, or 0; -errno if there is no such file. */
 static long number_in(const char *path, const char *key)
 {
 	long fd = nst_raw4(__NR_openat, AT_FDCWD, NST_P(path), O_RDONLY | O_CLOEXEC, 0), n, value = 0;
@@ -101,7 +101,7 @@ static long number_in(const char *path, const char *key)
 	size_t len = length(key), i;
 
 	if (fd < 0)
-		return 0;
+		return fd;
 	n = nst_raw3(__NR_read, fd, NST_P(self.buffer), CHUNK - 1);
 	nst_raw1(__NR_close, fd);
 	if (n <= 0)
@@ -198,6 +198,8 @@ _Noreturn static void finish_in_python(int status)
 
 _Noreturn static void finish(int status, int known, int wait_status)
 {
+	static const char unknown[] = "nstool: whether the sandbox lacked memory is not known: its memory cgroup was "
+				      "removed\n";
 	const char *path[2], *key[2], *message[2];
 
 	if (!known)
@@ -206,8 +208,14 @@ _Noreturn static void finish(int status, int known, int wait_status)
 		nst_raw3(__NR_ioctl, self.o->outer, TCSETSW, NST_P(self.o->termios));
 		nst_raw1(__NR_close, self.o->terminal);
 	}
-	if (strings('o', path, 2) && strings('k', key, 2) && strings('m', message, 2) && number_in(path[0], key[0]) > 0)
-		write_all(2, message[0], (long)length(message[0]));
+	if (strings('o', path, 2) && strings('k', key, 2) && strings('m', message, 2)) {
+		long kills = number_in(path[0], key[0]);
+
+		if (kills > 0)
+			write_all(2, message[0], (long)length(message[0]));
+		else if (kills < 0)
+			write_all(2, unknown, sizeof unknown - 1);
+	}
 	if (!known && self.o->with_init && (wait_status & 0x7f))
 		write_all(2, "nstool: the sandbox's init was killed from outside\n", 51);
 	if (self.o->in_python || undo() < 0)

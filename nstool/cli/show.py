@@ -27,9 +27,10 @@ def show(target: str, as_json: bool, mounts: bool) -> int:
     """Show what isolates the command of sandbox NAME, or the process PID, beside what nstool itself sees."""
     import json
 
-    found = look(_pid(target))
+    pid = _pid(target)
+    found, notes = look(pid), _notes(target, pid)
     if as_json:
-        click.echo(json.dumps(found.asdict(), indent=2))
+        click.echo(json.dumps({**found.asdict(), "notes": notes}, indent=2))
         return 0
     from rich.console import Console
 
@@ -37,6 +38,8 @@ def show(target: str, as_json: bool, mounts: bool) -> int:
     render(found, console)
     if mounts:
         render_mounts(found, console)
+    for note in notes:
+        click.echo(f"note: {note}")
     return 0
 
 
@@ -247,6 +250,17 @@ def _pid(target: str) -> int:
     if not record.init_alive:
         raise SandboxGone(f"sandbox {target!r} is not running yet, or has just ended")
     return payload_pid(record.init_pid) if record.spec.get("init", True) else record.init_pid
+
+
+def _notes(target: str, pid: int) -> list[str]:
+    """What is no longer as the sandbox was made: somebody changed its cgroups."""
+    from nstool.sandbox import cgroups, rundir
+    from nstool.spec.load import from_dict
+
+    record = rundir.read(target) if target in rundir.names() else None
+    if record is None:
+        return []
+    return cgroups.departures(record.cgroups, from_dict(record.spec).limits, pid)
 
 
 def _with_addresses(facts: Facts) -> Facts:

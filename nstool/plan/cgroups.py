@@ -182,6 +182,17 @@ def _enable(controllers: list[Controller], layout: Layout) -> list[Step]:
     return [_write(path, data, f"switch on the controllers {', '.join(names)} for cgroups in {layout.unified_base}")]
 
 
+def limit_files(limits: Limits, layout: Layout, cgroups: dict[str, str]) -> dict[str, str]:
+    """Return file → text that limits a sandbox. cgroups: its own, controller to directory."""
+    return {
+        path: data.decode()
+        for name in wanted(limits)
+        if name in cgroups
+        for _, path, data, *_ in (s.args for s in _limit(layout.controllers[name], cgroups[name], limits, layout))
+        if isinstance(path, str) and isinstance(data, bytes)
+    }
+
+
 def _limit(controller: Controller, path: str, limits: Limits, layout: Layout) -> list[Step]:
     if controller.name == "memory":
         return _memory(controller.version, path, limits, layout)

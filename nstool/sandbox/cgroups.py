@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 import time
-from errno import EBUSY, ENODEV, ENOTEMPTY
+from errno import EBUSY, ENODEV, ENOENT, ENOTEMPTY
 
 from nstool.errors import KernelError, NotSupported
 from nstool.frozen import Frozen
-from nstool.plan.cgroups import CONTROLLERS, UNIFIED, Controller, Layout
+from nstool.plan.cgroups import CONTROLLERS, UNIFIED, Controller, Layout, limit_files
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from nstool.spec.model import Limits
 
 SECONDS = 5.0  # that dying processes may take to leave a cgroup
 
@@ -174,13 +176,15 @@ def _release() -> tuple[int, int]:
 
 
 def _read(path: str) -> str:
-    """Return a small file's text; empty if it is not there."""
+    """Return a small file's text; empty if it is not there, or of a cgroup that was just removed."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
+        with open(fd, "rb", buffering=0) as file:
+            return file.read().decode("utf-8", "surrogateescape")
+    except OSError as error:
+        if error.errno not in (ENOENT, ENODEV):
+            raise
         return ""
-    with open(fd, "rb", buffering=0) as file:
-        return file.read().decode("utf-8", "surrogateescape")
 
 
 # -------------------------------------------------------------------------------------- usage
@@ -210,6 +214,39 @@ class Usage(Frozen):
 def usage(cgroups: dict[str, str]) -> Usage:
     """Return what a sandbox uses. cgroups: as in its Record, controller to directory."""
     return Usage(**_memory(cgroups), **_pids(cgroups), **_cpu(cgroups))
+
+
+def oom_killed(cgroups: dict[str, str]) -> bool | None:
+    """Whether something was killed at the sandbox's memory limit; None if its memory cgroup was removed."""
+    if "memory" not in cgroups:
+        return False
+    kills = _memory(cgroups)["oom_kills"]
+    return None if kills is None else kills > 0
+
+
+def departures(cgroups: dict[str, str], limits: Limits, pid: int) -> list[str]:
+    """Return how a running sandbox is no longer limited as it was made to be, sentences.
+
+    cgroups: as in its Record. pid: of a process that should be in all of them.
+    """
+    found = []
+    for path in dict.fromkeys(cgroups.values()):
+        names = ", ".join(name for name, directory in cgroups.items() if directory == path)
+        if not os.path.isdir(path):
+            found.append(f"its {names} cgroup {path} was removed: nothing is limited or counted there")
+        elif pid not in processes(path):
+            found.append(f"it was moved out of its {names} cgroup {path}: nothing is limited or counted there")
+    for file, wanted in limit_files(limits, layout(), cgroups).items():
+        now = _read(file).strip()
+        if now and not _same(now, wanted):
+            found.append(f"{file} is {now}, and was made {wanted}")
+    return found
+
+
+def _same(now: str, wanted: str) -> bool:
+    # Bytes of memory are rounded to whole pages.
+    page = os.sysconf("SC_PAGE_SIZE")
+    return now == wanted or (wanted.isdecimal() and now == str(int(wanted) // page * page))
 
 
 def _memory(cgroups: dict[str, str]) -> dict[str, int | None]:
@@ -367,12 +404,7 @@ def processes(path: str) -> list[int]:
 
 
 def _procs(directory: str) -> list[str]:
-    try:
-        return _read(f"{directory}/cgroup.procs").split()
-    except OSError as error:
-        if error.errno == ENODEV:  # removed between open and read
-            return []
-        raise
+    return _read(f"{directory}/cgroup.procs").split()
 
 
 def _tree(path: str) -> list[str]:

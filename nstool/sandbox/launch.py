@@ -35,14 +35,15 @@ _SPARE_FDS_LINKED = 16
 class Exit(Frozen):
     """How a sandbox ended. code: exit status, or None when signal ended it. core: a core was dumped.
 
-    oom: the kernel killed something in the sandbox for lack of memory. init_killed: init itself was
+    oom: the kernel killed something in the sandbox for lack of memory; None: not known, its memory cgroup was
+    removed. What somebody moved out of that cgroup is not counted. init_killed: init itself was
     killed, so nothing is known of the command. utime, stime: seconds; maxrss: KiB (getrusage(2)).
     """
 
     code: int | None
     signal: int | None = None
     core: bool = False
-    oom: bool = False
+    oom: bool | None = False
     init_killed: bool = False
     utime: float = 0.0
     stime: float = 0.0
@@ -210,7 +211,7 @@ class Sandbox:
             if message.type == engine.EXITED:
                 told = message
         status = self._process.reap()
-        oom = bool(self.cgroups) and bool(cgroups.usage(self.cgroups).oom_kills)
+        oom = cgroups.oom_killed(self.cgroups)
         if told is not None:
             return _exit(told.status, oom, told)
         if status is None:
@@ -270,7 +271,7 @@ class Sandbox:
         return f"<Sandbox {self.name} init {self.init_pid}{' ended' if self._exit else ''}>"
 
 
-def _exit(status: int, oom: bool, told: engine.Message | None, init_killed: bool = False) -> Exit:
+def _exit(status: int, oom: bool | None, told: engine.Message | None, init_killed: bool = False) -> Exit:
     number = status & 0x7F
     usage = (told.utime_us / 1e6, told.stime_us / 1e6, told.maxrss_kb) if told else (0.0, 0.0, 0)
     return Exit(

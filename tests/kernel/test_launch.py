@@ -12,10 +12,11 @@ import resource
 import select
 import signal
 import subprocess
+import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -25,11 +26,12 @@ import pytest
 
 from nstool.errors import KernelError, NstoolError, SpecError
 from nstool.kinds import KINDS
-from nstool.sandbox import engine
+from nstool.sandbox import cgroups, engine, rundir
 from nstool.sandbox.aio import launch_async
 from nstool.sandbox.launch import Exit, launch
 from nstool.spec.model import Limits, Mount, Net, Root, Spec
 from tests.support import kernel, leaks, plans, processes
+from tests.support.probes import REPOSITORY
 from tests.support.workplace import Workplace
 
 InChild = Callable[..., Any]
@@ -152,6 +154,13 @@ def test_several_processes_at_once(in_child: InChild, workplace: Workplace, name
         return [os.waitpid(pid, 0)[1] for pid in pids]
 
     assert in_child(plans.left_by, workplace, act, timeout=60) == ([0] * 4, "")
+
+
+NSTOOL = [sys.executable, "-m", "nstool.cli.main"]
+
+
+def nstool(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*NSTOOL, *words], cwd=REPOSITORY, capture_output=True, text=True, check=True)
 
 
 def run(spec: Spec, **streams: Any) -> Exit:
@@ -671,6 +680,66 @@ def test_lack_of_memory_is_reported(name: str) -> None:
     assert (ended.signal, ended.oom) == (signal.SIGKILL, True)
     ended = run(small(name, "sh", "-c", "kill -9 $$"))
     assert (ended.signal, ended.oom) == (signal.SIGKILL, False)
+
+
+def move_out(paths: Iterable[str]) -> None:
+    """Put all processes of these cgroups into those at the top, as somebody by hand."""
+    for path in paths:
+        for pid in cgroups.processes(path):
+            Path(path).parent.joinpath("cgroup.procs").write_text(str(pid))
+
+
+def remove_cgroups(paths: Iterable[str]) -> None:
+    """Move all processes out, and remove the cgroups."""
+    move_out(paths)
+    for path in set(paths):
+        os.rmdir(path)
+
+
+def take_limits_away(paths: Iterable[str]) -> None:
+    """Let it have as many tasks as there are."""
+    for path in paths:
+        if os.path.exists(f"{path}/pids.max"):
+            Path(path, "pids.max").write_text("max")
+
+
+@pytest.mark.needs("root", "cgroup_memory", "cgroup_pids")
+@pytest.mark.parametrize(
+    ("act", "oom", "notes"),
+    [
+        (list, False, ()),
+        (remove_cgroups, None, ("memory cgroup", "pids cgroup", "was removed")),
+        (move_out, False, ("memory cgroup", "pids cgroup", "it was moved out")),
+        (take_limits_away, False, ("pids.max is max, and was made 256",)),
+    ],
+    ids=["untouched", "removed", "moved out", "no limits"],
+)
+def test_cgroups_that_somebody_changed(
+    name: str, act: Callable[[Iterable[str]], None], oom: bool | None, notes: tuple[str, ...]
+) -> None:
+    """The end is told and undone as ever; a count that is gone is not "none"; ``nstool show`` says what it is."""
+    with launch(small(name, "sleep", "60")) as sandbox:
+        act(sandbox.cgroups.values())
+        shown = json.loads(nstool("show", "--json", name).stdout)["notes"]
+        sandbox.kill()
+        ended = sandbox.wait()
+    assert (ended.signal, ended.oom) == (signal.SIGKILL, oom)
+    assert bool(shown) == bool(notes), shown
+    assert all(any(note in line for line in shown) for note in notes), shown
+
+
+@pytest.mark.needs("root", "cgroup_memory")
+def test_supervisor_says_when_it_cannot_know_of_a_lack_of_memory(name: str) -> None:
+    """``nstool run`` with its memory cgroup removed meanwhile."""
+    words = ("run", "--name", name, "--", "sh", "-c", "echo runs; read line")
+    pipe = subprocess.PIPE
+    with subprocess.Popen([*NSTOOL, *words], cwd=REPOSITORY, stdin=pipe, stdout=pipe, stderr=pipe) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"runs\n"
+        remove_cgroups([rundir.find(name).cgroups["memory"]])
+        _, text = process.communicate(b"\n")
+    assert process.returncode == 0
+    assert text == b"nstool: whether the sandbox lacked memory is not known: its memory cgroup was removed\n"
 
 
 @pytest.mark.needs("root", "gcc")
