@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import random
 import select
 import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -530,3 +532,102 @@ def test_detached_sandbox_outlives_its_run_directory(in_child: InChild, workplac
         assert network_traces() == before
 
     assert in_child(on_own_host, workplace, act) == (None, "")
+
+
+# ---- all at once ----
+
+PROCESSES, LAUNCHES = 4, 15
+LATEST = 1.2  # seconds after the fork: a launch with a link takes half of that where all processors are busy
+
+
+def make_tarball(path: str) -> str:
+    """A root that has no more than busybox."""
+    with tarfile.open(path, "w") as tar:
+        tar.add(plans.BUSYBOX, "bin/busybox")
+        for name in ("proc", "dev", "tmp", "etc"):
+            entry = tarfile.TarInfo(name)
+            entry.type, entry.mode = tarfile.DIRTYPE, 0o755
+            tar.addfile(entry)
+    return path
+
+
+def fork_cli(*words: str) -> int:
+    """Fork a nstool that says nothing; its pid."""
+    pid = os.fork()
+    if pid == 0:
+        status = 99
+        try:
+            null = os.open("/dev/null", os.O_RDWR)
+            for fd in (0, 1, 2):
+                os.dup2(null, fd)
+            sys.stdout = sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115  # pytest's own are elsewhere
+            status = cli.run([*words])
+        finally:
+            os._exit(status)
+    return pid
+
+
+def launch_and_kill(name: str, first_port: int, tarball: str, seed: str) -> int:
+    """Launch sandboxes one after the other and kill each launcher at some moment, also of the end; how many failed."""
+    chance = random.Random(seed)
+    failed = 0
+    for number in range(LAUNCHES):
+        words = ["--name", f"{name}n{number}", "--terminal", "never", "--memory", "64M", "--pids", "16"]
+        words += ["--net", chance.choice(["veth", "bridge"]), "--publish", f"{first_port + number % 2}:80"]
+        if chance.random() < 0.5:
+            words += ["--root", tarball]
+        launcher = fork_cli("run", *words, "--", plans.BUSYBOX, "sleep", chance.choice(["0", "60"]))
+        pidfd = os.pidfd_open(launcher)
+        if not select.select([pidfd], [], [], chance.random() * LATEST)[0]:
+            if chance.random() < 0.5:
+                processes.kill_tree(launcher)  # init and the command at once with it
+            os.kill(launcher, signal.SIGKILL)
+        os.close(pidfd)
+        failed += os.waitpid(launcher, 0)[1] not in (0, signal.SIGKILL)
+    return failed
+
+
+@pytest.mark.needs("root", "veth", "bridge", "nft")
+@pytest.mark.orphans
+def test_many_launchers_killed_at_any_moment(
+    in_child: InChild, workplace: Workplace, name: str, tmp_path: Path
+) -> None:
+    """Links, bridge, ports, limits and unpacked roots of 60 launches, with cleanups at work meanwhile.
+
+    One more cleanup undoes all; a sandbox that is never killed keeps what it has.
+    """
+    seed = os.urandom(4).hex()
+    tarball = make_tarball(str(tmp_path / "root.tar"))
+
+    def act() -> tuple[str, bool]:
+        before = network_traces()
+        stays = run_sleeping(f"{name}s", *NET["bridge"], "--publish", "7000:80")
+        workers = []
+        for number in range(PROCESSES):
+            pid = os.fork()
+            if pid == 0:
+                status = 99
+                try:
+                    status = launch_and_kill(f"{name}p{number}", 7001 + 2 * number, tarball, f"{seed}{number}")
+                finally:
+                    os._exit(status)
+            workers.append(pid)
+        cleanups = []
+        while os.waitid(os.P_PID, workers[0], os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+            cleaning = fork_cli("cleanup"), fork_cli("cleanup")
+            cleanups += [os.waitpid(pid, 0)[1] for pid in cleaning]
+        failed = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in workers]
+        assert set(cleanups) == {0}, seed
+        assert failed == [0] * PROCESSES, seed
+        of_stays = [p.pid for p in processes.descendants(stays.pid)]
+        with held([p for p in processes.descendants(os.getpid()) if p.pid not in (stays.pid, *of_stays)]) as pidfds:
+            wait_dead(pidfds)
+        plans.reap()
+        rules = network_traces()[1]
+        wrong = "" if name in rules.replace(f"{name}s", "") else "ok"
+        os.kill(of_stays[1], signal.SIGTERM)
+        assert finished(stays) == (143, "")
+        assert network_traces() == before, seed
+        return wrong, rules.count("comment") > 0
+
+    assert in_child(on_own_host, workplace, act, timeout=300) == (("ok", True), ""), seed

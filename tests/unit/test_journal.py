@@ -417,6 +417,27 @@ def test_a_journal_that_was_cut_off_is_understood(run: Path, tmp_path: Path, cut
     assert rundir.names() == []
 
 
+@pytest.mark.parametrize(
+    "garbage", [b"\0" * 99 + b"\n", b"{}\n", b'["nstool",1,2]\n'], ids=["zeros", "object", "short"]
+)
+def test_a_journal_of_garbage_keeps_no_other_from_being_cleaned(run: Path, tmp_path: Path, garbage: bytes) -> None:
+    """It is named, and stays: what it stood for cannot be known."""
+
+    def launch() -> None:
+        rundir.claim("web")
+        journal.begin("web", [unlink(tmp_path / "left")])
+
+    (tmp_path / "left").touch()
+    left_by_dead(launch)
+    file = run / "sandboxes" / "bad" / "journal"
+    file.parent.mkdir()
+    file.write_bytes(garbage)
+    with pytest.raises(NstoolError, match=str(file)):
+        journal.cleanup()
+    assert not (tmp_path / "left").exists()
+    assert rundir.names() == ["bad"]
+
+
 def test_a_claim_in_the_making_is_removed_when_its_process_is_dead(run: Path) -> None:
     rundir.path()
     mine = f".{os.getpid()}-{rundir.starttime(os.getpid())}-0a"
