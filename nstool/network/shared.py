@@ -6,8 +6,8 @@ bridges are ours. It does not follow ``NSTOOL_RUN_DIR``: the kernel has one ``ip
 namespace, and two counts of its users would turn it off under each other.
 
 Everything is recorded before it is done, so that a killed process leaves no unknown change. A file
-that somebody removed is made anew from what the kernel has (network/recover.py). The lock is on the
-network namespace itself, flock(2) of its file in /proc, so nobody can remove that.
+that somebody removed is made anew from what the kernel has (network/recover.py). The lock is a file beside
+it: flock(2) of the namespace's own file in /proc could not be removed, but anybody could hold it.
 """
 
 from __future__ import annotations
@@ -37,16 +37,29 @@ class Shared:
         self._fd = -1
 
     def __enter__(self) -> Self:
-        import fcntl
-
-        self._fd = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-        fcntl.flock(self._fd, fcntl.LOCK_EX)
+        self._fd = self._lock()
         try:
             self._load()
         except BaseException:
             self._unlock()
             raise
         return self
+
+    def _lock(self) -> int:
+        """Return the fd of the locked lock file. The last user removes it, so it may change under us."""
+        import fcntl
+
+        while True:
+            os.makedirs(RUN, mode=0o755, exist_ok=True)
+            try:
+                os.makedirs(self.directory, mode=0o700, exist_ok=True)
+                fd = os.open(self._path("lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            except FileNotFoundError:  # its last user has just removed the directory
+                continue
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            if os.fstat(fd).st_nlink > 0:
+                return fd
+            os.close(fd)
 
     def _load(self) -> None:
         import json
@@ -83,8 +96,7 @@ class Shared:
 
         for key in [key for key, value in self.state.items() if not value]:
             del self.state[key]
-        os.makedirs(RUN, mode=0o755, exist_ok=True)
-        os.makedirs(self.directory, mode=0o700, exist_ok=True)
+        os.makedirs(self.directory, mode=0o700, exist_ok=True)  # somebody may have removed it meanwhile
         with open(self._path("state.json.new"), "w", encoding="utf-8") as file:
             file.write(json.dumps(self.state))  # json.dump to the file is ten times slower
         os.replace(self._path("state.json.new"), self._path("state.json"))
@@ -93,7 +105,7 @@ class Shared:
         return f"{self.directory}/{name}"
 
     def _remove(self) -> None:
-        for name in ("state.json", "state.json.new"):
+        for name in ("state.json", "state.json.new", "lock"):
             try:
                 os.unlink(self._path(name))
             except FileNotFoundError:  # never written, or its writer was killed before or after

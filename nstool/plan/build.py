@@ -35,6 +35,8 @@ def plan(spec: Spec, host: Host, lease: Lease) -> Plan:
     Raises NotSupported for what this host cannot do, SpecError for what does not fit together.
     """
     new = {name for name in KINDS if getattr(spec.namespaces, name) == "new"}
+    if spec.net.mode in ("join", "host"):
+        new.discard("net")
     joined = joins(spec)
     outer = _outer(joined, new, host)
     idmaps = maps(spec, host, lease) if "user" in new else None
@@ -60,18 +62,19 @@ def plan(spec: Spec, host: Host, lease: Lease) -> Plan:
             *(s for s in links if s.who == LAUNCHER and s.args[0] not in _BEFORE),
         ),
         *pid.monitor_steps(spec),
+        # By the launcher's /proc: a joined root may have none, and a joined user namespace may not write in ours.
+        *(_oom(spec) if joined.keys() & {"user", "mnt"} else ()),
         *(_join(name, INIT) for name in joined if name not in outer),
         *_after_join(new, joined, host),
         *groups.init,
         *cgroup.steps(spec),
         *mounts.sources,
         *(user.become_root_steps(idmaps) if idmaps else ()),
-        # A change of ids closes /proc/self to who is in another user namespace than at exec.
-        *((*_oom(spec), *user.become_joined_root_steps()) if "user" in joined else ()),
+        *(user.become_joined_root_steps() if "user" in joined else ()),
         *uts.steps(spec, lease),
         *net.steps(spec),
         *ipc.steps(spec),
-        *(_oom(spec) if "user" not in joined else ()),
+        *(() if joined.keys() & {"user", "mnt"} else _oom(spec)),
         *mounts.root,
         *mounts.inside,
         *(terminal_steps(spec) if terminal else ()),
@@ -222,11 +225,7 @@ def _leave(name: str) -> Step:
 
 
 def _clone(new: set[str], joined: dict[str, str], groups: cgroups.CgroupSteps, spec: Spec) -> Step:
-    names = [
-        n
-        for n in KINDS
-        if n in new and n not in ("time", "cgroup") and not (n == "net" and spec.net.mode in ("join", "host"))
-    ]
+    names = [n for n in KINDS if n in new and n not in ("time", "cgroup")]
     if "user" in joined:  # the others must belong to the joined one, so they are made after joining
         names = []
     flags = 0

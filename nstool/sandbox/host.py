@@ -43,7 +43,7 @@ def read(spec: Spec, terminals: tuple[int, ...] = ()) -> Host:
         privileged=privileged,
         proc_files=_proc_files() if spec.proc != "none" and not spec.proc_subset else {},
         root=exist,
-        covered=_real(COVERED) if spec.root.type == "host" else (),
+        covered=_real((*COVERED, *_left_out(spec))) if spec.root.type == "host" else (),
         scratch=_real(SCRATCH) if spec.root.type == "host" else (),
         files=_files(prefix) if network else frozenset(),
         top=_top(directory, spec, exist) if directory else (),
@@ -58,6 +58,11 @@ def read(spec: Spec, terminals: tuple[int, ...] = ()) -> Host:
         randomize_va_space=int(_read("/proc/sys/kernel/randomize_va_space") or 2) if spec.aslr == "on" else 2,
         **({} if privileged else _helpers(uid)),
     )
+
+
+def _left_out(spec: Spec) -> tuple[str, ...]:
+    """Return what the spec wants no part of, and the host's root would show."""
+    return tuple(path for path, how in (("/proc", spec.proc), ("/dev", spec.dev)) if how == "none")
 
 
 def check_root(spec: Spec) -> None:

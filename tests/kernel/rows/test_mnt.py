@@ -395,7 +395,7 @@ def test_dev_of_nodes_alone(act: Act) -> None:
 @pytest.mark.parametrize("dev", ["nodes", "none"])
 def test_a_terminal_needs_pts(act: Act, dev: str) -> None:
     """Said before anything is done; with a devpts of the spec's own there is one."""
-    words = ["--memory", "0", "--pids", "0", "--terminal", "always", "--dev", dev]
+    words = ["--memory", "0", "--pids", "0", "--cpu", "0", "--terminal", "always", "--dev", dev]
     ran = act(boxes.nstool, "run", *words, "--", "true")
     assert ran.status == 2
     assert 'needs /dev/pts, which dev = "' + dev in ran.err
@@ -573,6 +573,17 @@ def test_no_proc_and_no_dev(act: Act) -> None:
             return {point: line.type for point, line in boxes.mounts(box.pid).items() if point in ("/proc", "/dev")}
 
     assert act(look) == {}
+
+
+def test_no_proc_and_no_dev_on_the_hosts_root(act: Act) -> None:
+    """The host's own do not show there: its processes, its devices."""
+
+    def look() -> str:
+        ran = boxes.run("ls", "-A", "/proc", "/dev", proc="none", dev="none", terminal="never")
+        assert ran.status == 0, ran
+        return ran.out
+
+    assert act(look).split() == ["/dev:", "/proc:"]
 
 
 def _tmpfs() -> Any:

@@ -22,6 +22,7 @@ from tests.support import processes
 from tests.support.workplace import Workplace
 
 HOST_NET = Net(mode="host")
+NO_MOUNTS: dict[str, Any] = {"proc": "none", "dev": "none", "tmp_size": 0}
 
 
 def without(*kinds: str) -> dict[str, Any]:
@@ -576,3 +577,17 @@ def test_library_errors_are_spec_errors(as_root: Act) -> None:
         return str(refused.value)
 
     assert "utz" in as_root(ask)
+
+
+def test_a_mount_namespace_without_proc_is_joined(as_root: Act) -> None:
+    """Who is killed first for lack of memory is said by the launcher's /proc: a joined root may have none."""
+
+    def look() -> tuple[str, str, str]:
+        with boxes.box(proc="none") as first:
+            joined = Namespaces(user="host", mnt=str(first.pid))
+            with boxes.box(namespaces=joined, user="65534:65534", **NO_MOUNTS) as second:
+                score = Path(f"/proc/{second.pid}/oom_score_adj").read_text().strip()
+                return boxes.inode(first.pid, "mnt"), boxes.inode(second.pid, "mnt"), score
+
+    first, second, score = as_root(look)
+    assert (first, score) == (second, "500")

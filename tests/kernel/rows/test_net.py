@@ -137,6 +137,20 @@ def test_an_ordinary_user_joins_their_own(as_user: Act) -> None:
     assert as_user(look)
 
 
+def test_the_network_is_joined_together_with_its_user_namespace(as_root: Act) -> None:
+    """The namespaces that are new belong to the joined user namespace; the network is the joined one all the same."""
+
+    def look() -> tuple[str, str]:
+        with boxes.box() as first:
+            owner = str(first.pid)
+            words = Namespaces(user=owner, pid=owner, time="host")
+            with boxes.box(namespaces=words, proc="none", net=Net(mode="join", target=owner)) as second:
+                return boxes.inode(second.pid, "net"), boxes.inode(first.pid, "net")
+
+    joined, its_own = as_root(look)
+    assert joined == its_own
+
+
 def test_joining_what_is_not_there(act: Act) -> None:
     """Refused, and the target is named."""
     for target in ("no-such-netns", "/run/netns/no-such", "99999999"):
