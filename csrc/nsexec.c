@@ -14,6 +14,8 @@
 
 enum { USAGE = 2, CANNOT = 125, NOT_EXECUTABLE = 126, NOT_FOUND = 127, IMAGE_FD_SEALS = 15 };
 
+static const char NOT_A_PLAN[] = "not a compiled plan; make one with nstool compile SPEC -o FILE";
+
 _Noreturn static void leave(int status)
 {
 	for (;;)
@@ -62,12 +64,19 @@ static void say_error(int e)
 	static const struct {
 		int number;
 		char name[16];
-	} names[] = {{EPERM, "EPERM"},	 {ENOENT, "ENOENT"}, {EACCES, "EACCES"}, {EBUSY, "EBUSY"},
-		     {EEXIST, "EEXIST"}, {EINVAL, "EINVAL"}, {EMFILE, "EMFILE"}, {ENOSPC, "ENOSPC"},
-		     {ENOSYS, "ENOSYS"}, {ENOMEM, "ENOMEM"}, {EAGAIN, "EAGAIN"}, {ENOTDIR, "ENOTDIR"},
-		     {ELOOP, "ELOOP"},	 {EUSERS, "EUSERS"}, {EROFS, "EROFS"},	 {ENOEXEC, "ENOEXEC"},
-		     {EBADF, "EBADF"},	 {EPIPE, "EPIPE"},   {ENODEV, "ENODEV"}, {EOVERFLOW, "EOVERFLOW"},
-		     {EISDIR, "EISDIR"}, {E2BIG, "E2BIG"},   {ENFILE, "ENFILE"}, {EFBIG, "EFBIG"}};
+	} names[] = {{EPERM, "EPERM"},	 {ENOENT, "ENOENT"},
+		     {EACCES, "EACCES"}, {EBUSY, "EBUSY"},
+		     {EEXIST, "EEXIST"}, {EINVAL, "EINVAL"},
+		     {EMFILE, "EMFILE"}, {ENOSPC, "ENOSPC"},
+		     {ENOSYS, "ENOSYS"}, {ENOMEM, "ENOMEM"},
+		     {EAGAIN, "EAGAIN"}, {ENOTDIR, "ENOTDIR"},
+		     {ELOOP, "ELOOP"},	 {EUSERS, "EUSERS"},
+		     {EROFS, "EROFS"},	 {ENOEXEC, "ENOEXEC"},
+		     {EBADF, "EBADF"},	 {EPIPE, "EPIPE"},
+		     {ENODEV, "ENODEV"}, {EOVERFLOW, "EOVERFLOW"},
+		     {EISDIR, "EISDIR"}, {E2BIG, "E2BIG"},
+		     {ENFILE, "ENFILE"}, {EFBIG, "EFBIG"},
+		     {EIO, "EIO"},	 {ENAMETOOLONG, "ENAMETOOLONG"}};
 	size_t i;
 
 	for (i = 0; i < sizeof names / sizeof *names; i++)
@@ -142,7 +151,7 @@ static uint8_t *load(const char *file, uint64_t room, uint64_t *ret_size)
 		die(USAGE, "cannot open the plan", file, fd);
 	n = nst_raw2(__NR_fstat, fd, NST_P(&st));
 	if (n < 0 || st.st_size <= 0 || st.st_size > NST_MAX_PLAN)
-		die(USAGE, "not a compiled plan; make one with nstool compile SPEC -o FILE", file, 0);
+		die(USAGE, NOT_A_PLAN, file, 0);
 	size = (uint64_t)st.st_size;
 	p = nst_raw6(__NR_mmap, 0, (long)(size + room), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	if (p < 0 && p > -4096)
@@ -218,13 +227,16 @@ static uint8_t *prepare(const char *file, char *const *args)
 		room += length(*a) + 1;
 	plan = load(file, room, &size);
 	if (nst_plan_check(plan, size, &f) < 0) {
-		say("nsexec: step ");
+		if (((struct nst_plan *)plan)->magic != NST_MAGIC)
+			die(USAGE, NOT_A_PLAN, file, 0);
+		say("nsexec: ");
+		say(file);
+		say(": not a compiled plan of this version, or a damaged one (step ");
 		say_number(f.step + 1);
 		say(", reason ");
 		say_number(f.detail);
-		say(": ");
-		die(USAGE, "not a compiled plan of this version; make it again with nstool compile SPEC -o FILE", file,
-		    0);
+		say("); make it again with nstool compile SPEC -o FILE\n");
+		leave(USAGE);
 	}
 	if (find(plan, "external"))
 		die(USAGE, "this plan needs nstool (network set-up); use nstool run", file, 0);

@@ -6,11 +6,12 @@ import sys
 
 import click
 
+SHEBANG = 253  # BINPRM_BUF_SIZE of linux/binfmts.h, less "#!" and the end of the line
 OTHERS = {"-o": True, "--output": True, "--shebang": True, "--force": False}
 
 
 @click.command("compile", context_settings={"ignore_unknown_options": True})
-@click.option("-o", "--output", metavar="FILE", help="Where to write it.")
+@click.option("-o", "--output", metavar="FILE", help='Where to write it; "-": to standard output.')
 @click.option("--shebang", metavar="PATH", help="Begin with #!PATH (of nsexec) and make the file executable.")
 @click.option("--force", is_flag=True, help="Overwrite FILE.")
 @click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="[RUN OPTIONS] SPEC [-- ARGS]")
@@ -24,6 +25,7 @@ def command(words: tuple[str, ...], output: str | None, shebang: str | None, for
 
     from nstool.cli import options
     from nstool.cli.places import Located
+    from nstool.cli.write import write
     from nstool.errors import SpecError
     from nstool.sandbox.compiled import compile_spec
 
@@ -36,15 +38,11 @@ def command(words: tuple[str, ...], output: str | None, shebang: str | None, for
     mode = 0o644
     line = rest.get("--shebang")
     if isinstance(line, str):
-        if not line.startswith("/") or "\n" in line:
-            raise SpecError("needs the absolute path of nsexec", "--shebang")
-        data, mode = f"#!{line}\n".encode() + data, 0o755
-    flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | (os.O_TRUNC if rest.get("--force") else os.O_EXCL)
-    try:
-        with open(os.open(path, flags, mode), "wb") as file:
-            file.write(data)
-    except FileExistsError:
-        raise SpecError("exists; --force overwrites it", path) from None
-    except OSError as error:
-        raise SpecError(error.strerror or str(error), path) from None
+        if not line.startswith("/") or any(c.isspace() for c in line) or len(os.fsencode(line)) > SHEBANG:
+            raise SpecError(
+                f"needs the absolute path of nsexec, without white space, of at most {SHEBANG} bytes, execve(2)",
+                "--shebang",
+            )
+        data, mode = os.fsencode(f"#!{line}\n") + data, 0o755
+    write(path, data, mode, "--force" in rest)
     return 0

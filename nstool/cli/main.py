@@ -5,9 +5,14 @@ from __future__ import annotations
 import _signal
 import os
 import sys
+from errno import ENOSPC
 
 from nstool.errors import KernelError, NstoolError, SandboxGone, SpecError
 from nstool.sandbox import spare
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import TextIO
 
 BAD_REQUEST = 2
 CANNOT = 125
@@ -60,24 +65,35 @@ def run(argv: list[str]) -> int:
             gc.disable()  # looking for garbage takes a twentieth of the time, and this process soon execs
             from nstool.cli.run import main as fast
 
-            return fast(argv[1:])
-        status = _click(argv)
+            status = fast(argv[1:])
+        else:
+            status = _click(argv)
         sys.stdout.flush()
         return status
     except BrokenPipeError:  # the reader of our output has gone; what it wanted, it has
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        return 128 + 13
+        status = 128 + 13
     except (Exception, KeyboardInterrupt) as error:
-        return report(error)
+        status = report(error)
+    _flush(sys.stdout)
+    return status
 
 
 def _open_streams() -> None:
     """Open /dev/null for standard streams that are closed, or the next file that is opened would be one."""
-    for fd in (0, 1, 2):
+    for fd, name in enumerate(("stdin", "stdout", "stderr")):
         try:
             os.fstat(fd)
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # takes the lowest free number: this one
+            setattr(sys, name, os.fdopen(fd, "w" if fd else "r", closefd=False))
+
+
+def _flush(stream: TextIO) -> None:
+    """Write what is left, or drop it: at the end the interpreter would try again, with a traceback and status 120."""
+    try:
+        stream.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _asks_help(words: list[str]) -> bool:
@@ -100,15 +116,24 @@ def report(error: BaseException) -> int:
     elif isinstance(error, KernelError) and error.call.startswith("execve("):
         status = NOT_FOUND if error.errno in (2, 20) else NOT_EXECUTABLE
     elif isinstance(error, OSError) and not isinstance(error, KernelError):
-        text = f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror or error)
+        # Who writes to a file of ours names it; what has no name is a stream that we were given.
+        name = error.filename or ("standard output" if error.errno == ENOSPC else "")
+        text = f"{name}: {error.strerror}" if name else str(error.strerror or error)
     elif isinstance(error, MemoryError):
         text = "out of memory"
     elif not isinstance(error, (NstoolError, OSError)):
         if os.environ.get("NSTOOL_DEBUG"):
             raise error
         text = f"a bug of nstool: {type(error).__name__}: {error}; NSTOOL_DEBUG=1 shows where, please report it"
-    print(f"nstool: {text}", file=sys.stderr)
+    _say(text)
     return status
+
+
+def _say(text: str) -> None:
+    try:
+        print(f"nstool: {text}", file=sys.stderr)
+    except OSError:  # nobody can be told; the status says it
+        _flush(sys.stderr)
 
 
 def _click(argv: list[str]) -> int:
@@ -123,11 +148,12 @@ def _click(argv: list[str]) -> int:
         return done.exit_code
     except click.Abort:
         return 130
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        return BAD_REQUEST
     except click.ClickException as error:
-        if isinstance(error, click.UsageError) and error.ctx is not None:
-            print(f"nstool: {error.format_message().rstrip('.')}; see {error.ctx.command_path} --help", file=sys.stderr)
-        else:
-            print(f"nstool: {error.format_message()}", file=sys.stderr)
+        where = error.ctx if isinstance(error, click.UsageError) else None
+        _say(error.format_message().rstrip(".") + (f"; see {where.command_path} --help" if where else ""))
         return BAD_REQUEST
 
 

@@ -54,9 +54,13 @@ def _plan(words: list[str]) -> Plan:
 
     plain = [word for word in words if word not in OTHERS]
     if len(plain) == 1 and (data := _compiled(plain[0])):
+        from nstool.errors import NstoolError, SpecError
         from nstool.plan.encode import decode
 
-        return decode(data)
+        try:
+            return decode(data)
+        except NstoolError as error:
+            raise SpecError(str(error), plain[0]) from None
     spec, _, place = options.parse(words, OTHERS)
     with Located(place):
         return preview(spec)
@@ -66,12 +70,16 @@ def _compiled(path: str) -> bytes:
     """Return the content of a file that `nstool compile` wrote, nothing of another."""
     from nstool.plan.encode import MAGIC
 
+    magic = MAGIC.to_bytes(4, "little")
     try:
-        if not os.path.isfile(path):  # a pipe can be read once, by who reads the spec
+        if not os.path.isfile(path):  # a pipe gives what it holds once, and a device may have no end
             return b""
         with open(path, "rb") as file:
-            data = file.read()
+            line = file.readline(512)
+            head = file.read(4) if line.startswith(b"#!") else line
+            if not head.startswith(magic):
+                return b""
+            file.seek(0)
+            return file.read()
     except (OSError, ValueError):  # not a file to read: a word of the spec, which says what is wrong with it
         return b""
-    plan = data.partition(b"\n")[2] if data.startswith(b"#!") else data
-    return data if plan.startswith(MAGIC.to_bytes(4, "little")) else b""

@@ -20,7 +20,7 @@ def command(name: str, number: str) -> int:
 
     word = number.upper().removeprefix("SIG")
     known = {key.upper().removeprefix("SIG"): value for key, value in uapi.SIGNALS.items()}
-    wanted = int(word) if word.isdecimal() else known.get(word, 0)
+    wanted = int(word) if word.isascii() and word.isdecimal() else known.get(word, 0)
     if not 1 <= wanted <= 64:
         raise SpecError(f"no signal {number!r}{suggest(word, known)}", "SIGNAL")
     record = rundir.find(name)

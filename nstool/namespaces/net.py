@@ -12,6 +12,15 @@ from nstool.spec.model import Spec
 _IFREQ = 64  # bytes given to ioctl: struct ifreq is 40, csrc/plan.c copies 64
 
 
+_PRIVILEGED = "net.ipv4.ip_unprivileged_port_start"  # ip-sysctl; for IPv6 too
+
+
+def _published(spec: Spec) -> dict[str, str]:
+    # A port below 1024 that is published is one that the command is to bind: it has no CAP_NET_BIND_SERVICE for it.
+    lowest = min((port.inside for port in spec.net.publish), default=1024)
+    return {_PRIVILEGED: str(lowest)} if lowest < 1024 else {}
+
+
 def steps(spec: Spec) -> tuple[Step, ...]:
     """Steps of init that bring the loopback up and set the wanted net.* sysctls."""
     if spec.namespaces.net != "new" or spec.net.mode == "host":
@@ -35,7 +44,7 @@ def steps(spec: Spec) -> tuple[Step, ...]:
                 man="netdevice(7)",
             ),
         ]
-    for name, value in spec.net.sysctls.items():
+    for name, value in {**_published(spec), **spec.net.sysctls}.items():
         path = "/proc/sys/" + name.replace(".", "/")
         made.append(
             Step(

@@ -37,12 +37,51 @@ class Addresses(Frozen):
 def addresses(pid: int) -> Addresses:
     """Return the devices, addresses and routes that ``pid`` sees.
 
-    The namespace is joined by a thread that is made for it; the caller's is not changed.
-    Raises KernelError: ESRCH if there is no such process.
+    The namespace is joined by a thread that is made for it, or, by an ordinary user, together with the user
+    namespace that owns it, by a process; the caller's is not changed.
+    Raises KernelError: ESRCH if there is no such process. PermissionError for a process of somebody else's.
     """
     from nstool.network.links import inside
 
-    return inside(pid, _read)
+    try:
+        return inside(pid, _read)
+    except PermissionError as error:
+        found = _by_process(pid)
+        if found is None:
+            raise error
+        return found
+
+
+_CHILD = "import sys; sys.path[:] = sys.argv[2:]; from nstool.network.facts import child; child(int(sys.argv[1]))"
+
+
+def _by_process(pid: int) -> Addresses | None:
+    # A user namespace is joined by a process with one thread only, setns(2).
+    import pickle
+    import subprocess
+    import sys
+
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", _CHILD, str(pid), *sys.path], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE
+    )
+    found: Addresses | None = pickle.loads(done.stdout) if done.returncode == 0 else None
+    return found
+
+
+def child(pid: int) -> None:
+    """Be that process: write the pickled Addresses to standard output, or end with status 1."""
+    import pickle
+    import sys
+
+    from nstool import syscalls, uapi
+
+    try:
+        user, net = (os.open(f"/proc/{pid}/ns/{name}", os.O_RDONLY) for name in ("user", "net"))
+        syscalls.setns(user, uapi.CLONE_NEWUSER)
+        syscalls.setns(net, uapi.CLONE_NEWNET)
+    except OSError:  # the caller has an error of its own to tell
+        sys.exit(1)
+    sys.stdout.buffer.write(pickle.dumps(_read()))
 
 
 def _read() -> Addresses:

@@ -158,6 +158,7 @@ def _no_external(name: str, args: object, pid: int) -> None:
 
 def exec_by_name(name: str, command: tuple[str, ...], changes: dict[str, object]) -> Joined:
     """Run a command in the sandbox of this name, made by whatever process. changes: fields of its spec."""
+    from nstool.spec.check import check
     from nstool.spec.load import from_dict
 
     record = rundir.find(name)
@@ -166,7 +167,21 @@ def exec_by_name(name: str, command: tuple[str, ...], changes: dict[str, object]
     spec = from_dict(record.spec | {"command": list(command)}).replace(
         **{"pass_fds": (), "terminal": "auto", **changes}
     )
+    check(spec, lambda path: f"--{path[0]}")
+    if "user" in changes:
+        _mapped(record.init_pid, spec.user)
     return exec_in(spec, record.init_pid, record.cgroups)
+
+
+def _mapped(pid: int, user: str) -> None:
+    """Raise SpecError for ids that the user namespace of the process does not map. user: "uid" or "uid:gid"."""
+    uid, _, gid = user.partition(":")
+    for kind, number in (("uid", int(uid)), ("gid", int(gid or uid))):
+        with open(f"/proc/{pid}/{kind}_map", encoding="ascii") as file:
+            ranges = [(int(first), int(count)) for first, _, count in map(str.split, file)]
+        if not any(first <= number < first + count for first, count in ranges):
+            there = ", ".join(f"{first} to {first + count - 1}" for first, count in ranges)
+            raise SpecError(f"{kind} {number} is not in the sandbox's {kind}_map: {there}", "--user")
 
 
 # ---- enter: namespaces of anything, with the caller's rights ----
@@ -182,7 +197,9 @@ def namespace_files(target: str, types: tuple[str, ...]) -> tuple[dict[str, str]
         from nstool.spec.values import suggest
 
         raise SpecError(f"no namespace type {unknown[0]!r}{suggest(unknown[0], KINDS)}", "--types")
-    if target.isdecimal():
+    if not target:
+        raise SpecError("is empty", "TARGET")
+    if target.isascii() and target.isdecimal():
         pid = int(target)
         if not os.path.isdir(f"/proc/{pid}"):
             raise SpecError(f"there is no process {pid}", target)
@@ -199,6 +216,8 @@ def namespace_files(target: str, types: tuple[str, ...]) -> tuple[dict[str, str]
     if target in rundir.names():
         return namespace_files(str(rundir.find(target).init_pid), types)
     path = target if "/" in target else f"/run/netns/{target}"
+    if not os.path.exists(path) and os.path.exists(target):
+        path = target
     if not os.path.exists(path):
         raise SpecError(
             f"neither a pid, nor a file, nor a sandbox, nor a named network namespace ({path} does not exist)",
@@ -240,6 +259,8 @@ def enter(
     target: pid, namespace file, directory of pinned namespaces, or name of a network namespace.
     keep_ids: do not become id 0 of a joined user namespace.
     """
+    if not command or not command[0]:
+        raise SpecError("the name of the command is empty", "COMMAND")
     files, pid = namespace_files(target, types)
     root = f"/proc/{pid}/root" if pid and "mnt" in files else ""
     ids = (0, 0) if "user" in files and not keep_ids and _maps_root(pid) else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from stat import S_ISREG
 
 from nstool import syscalls, uapi
 from nstool.errors import KernelError, NotSupported, SpecError
@@ -24,7 +25,7 @@ def pin(target: str, directory: str, types: tuple[str, ...] = ()) -> list[str]:
         from nstool.spec.values import suggest
 
         raise SpecError(f"no namespace type {unknown[0]!r}{suggest(unknown[0], KINDS)}", "--types")
-    if target.isdecimal():
+    if target.isascii() and target.isdecimal():
         pid = int(target)
         if not os.path.isdir(f"/proc/{pid}"):
             raise SpecError(f"there is no process {pid}", target)
@@ -44,7 +45,9 @@ def pin(target: str, directory: str, types: tuple[str, ...] = ()) -> list[str]:
     except FileExistsError:
         raise SpecError("exists already: pin makes a new directory", directory) from None
     except FileNotFoundError:
-        raise SpecError("its parent directory does not exist", directory) from None
+        raise SpecError("its parent directory does not exist", directory or "DIRECTORY") from None
+    except OSError as error:
+        raise SpecError(f"cannot be made: {error.strerror}", directory) from None
     done: list[str] = []
     try:
         for name in wanted:
@@ -72,13 +75,18 @@ def pin(target: str, directory: str, types: tuple[str, ...] = ()) -> list[str]:
 def unpin(directory: str) -> list[str]:
     """Let the namespaces pinned in a directory go and remove it. Returns sentences.
 
-    Raises SpecError, with nothing done, when it holds anything else.
+    Raises SpecError, with nothing done, when it holds nothing or anything else.
     """
     if not os.path.isdir(directory):
-        raise SpecError("is no directory", directory)
-    strange = sorted(set(os.listdir(directory)) - set(KINDS))
-    if strange:
-        raise SpecError(f"holds {strange[0]!r}, which pin has not made: not touched", directory)
+        raise SpecError("is no directory", directory or "DIRECTORY")
+    names = sorted(os.listdir(directory))
+    if not names:
+        raise SpecError("holds no pinned namespace: not touched", directory)
+    for name in names:
+        # A namespace's file has no size, nor has that which it was bound to, left alone by a reboot.
+        status = os.lstat(os.path.join(directory, name))
+        if name not in KINDS or not S_ISREG(status.st_mode) or status.st_size:
+            raise SpecError(f"holds {name!r}, which pin has not made: not touched", directory)
     return _release(directory)
 
 

@@ -623,6 +623,7 @@ def test_many_launchers_killed_at_any_moment(
         with held([p for p in processes.descendants(os.getpid()) if p.pid not in (stays.pid, *of_stays)]) as pidfds:
             wait_dead(pidfds)
         plans.reap()
+        finished_cleanup()
         rules = network_traces()[1]
         wrong = "" if name in rules.replace(f"{name}s", "") else "ok"
         os.kill(of_stays[1], signal.SIGTERM)

@@ -10,9 +10,10 @@ import pytest
 
 from nstool.errors import KernelError, SpecError
 from nstool.sandbox.launch import launch
-from nstool.spec.model import Namespaces, Net
+from nstool.spec.model import Namespaces, Net, Publish
 from tests.kernel.rows import boxes
 from tests.kernel.rows.conftest import Act
+from tests.support import plans
 
 DEVICES = "ls /proc/sys/net/ipv4/conf; ip -brief link 2>/dev/null"
 UP = "ip -brief address show lo"
@@ -210,6 +211,18 @@ def test_a_sysctl_takes_effect(act: Act) -> None:
     assert act(serve, net_dot_ipv4_dot_ip_unprivileged_port_start="80") in ("", "Terminated\n")
 
 
+@pytest.mark.needs("nft")
+def test_a_published_port_can_be_bound(as_root: Act) -> None:
+    """Also one below 1024, by a command without capabilities; the ports below the lowest of them stay closed."""
+
+    def serve(port: int) -> str:
+        net = Net(mode="veth", publish=(Publish(plans.free_port(), 80),))
+        return boxes.run("/bin/sh", "-c", f"busybox timeout 1 busybox nc -lp {port}; echo $?", net=net).err
+
+    assert as_root(serve, 80) in ("", "Terminated\n")
+    assert "Permission denied" in as_root(serve, 79)
+
+
 def test_sysctls_of_the_command_line(act: Act) -> None:
     """--sysctl NAME=VALUE."""
     words = ["--memory", "0", "--pids", "0", "--cpu", "0", "--sysctl", "net.core.somaxconn=99"]
@@ -249,3 +262,17 @@ def test_a_sysctl_that_does_not_exist(act: Act) -> None:
     )
     assert ran.status == 125, ran
     assert "/proc/sys/net/ipv4/no_such" in ran.err
+
+
+def test_addresses_are_read_from_its_namespace(act: Act) -> None:
+    """Those of the sandbox and not the caller's; an ordinary user reads those of their own."""
+
+    def look() -> tuple[list[str], tuple[str, ...], bool, int, int]:
+        with boxes.box() as box:
+            found = box.sandbox.addresses
+            (lo,) = found.links
+            return [lo.name], lo.addresses, lo.up, found.inode, os.stat(f"/proc/{box.pid}/ns/net").st_ino
+
+    names, addresses, up, inode, its_own = act(look)
+    assert (names, up, inode) == (["lo"], True, its_own)
+    assert "127.0.0.1/8" in addresses
