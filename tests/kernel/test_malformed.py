@@ -154,7 +154,7 @@ def test_other_commands(box: str) -> None:
 
 def test_a_plan_of_a_pipe() -> None:
     """A spec that can be read once only is read once: process substitution of a shell."""
-    script = f"{NSTOOL} plan <(cat good.toml)"
+    script = f"{NSTOOL} plan <(cat good.toml); status=$?; wait $!; exit $status"
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
 

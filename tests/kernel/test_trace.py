@@ -185,12 +185,17 @@ class Mismatch(AssertionError):
     """The trace is not what the plan says."""
 
 
+def _awaits_exec(call: Call) -> bool:
+    # After its last step init waits until the payload has exec'ed: that is no step.
+    return call.name == "futex" and call.args[1:3] == [FUTEX_WAIT, 1]
+
+
 class Actor:
     """The calls of one process, taken one after the other. slots: name → fd, as this process knows them."""
 
     def __init__(self, who: str, calls: list[Call], slots: dict[str, int]) -> None:
         self.who = who
-        self.calls = calls
+        self.calls = [call for call in calls if not _awaits_exec(call)]
         self.slots = dict(slots)
         self.at = 0
         self.between = BOOKKEEPING[who]
@@ -408,7 +413,6 @@ class Comparison:
             self.init = Actor(INIT, self.trace[call.pid], actor.slots)
         else:
             self.payload = Actor(PAYLOAD, self.trace[call.pid], actor.slots)
-            actor.between |= {"futex"}  # until the payload has exec'ed
         return call
 
     def do_exec_init(self, actor: Actor, step: Step) -> Call:

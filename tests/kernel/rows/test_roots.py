@@ -309,7 +309,8 @@ def test_an_upper_layer_that_is_not_the_users_own_is_told_so(as_user: Act, tree:
     """run and check name the same cause, and a remedy that needs no privilege."""
 
     def go() -> list[boxes.Ran]:
-        words = ("--memory", "0", "--pids", "0", "--root", f"{tree}:/usr", "--writable", "--upper", "/usr/share")
+        limits = ("--memory", "0", "--pids", "0", "--cpu", "0")
+    words = (*limits, "--root", f"{tree}:/usr", "--writable", "--upper", "/usr/share")
         return [boxes.nstool(command, *words, "--", "true") for command in ("run", "check")]
 
     for ran in as_user(go):
