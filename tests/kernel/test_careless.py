@@ -207,13 +207,13 @@ def box(name: str) -> Iterator[str]:
 
 EXEC: list[tuple[Words, str]] = [
     (("--", ""), "command[0]: the name of the command is empty"),
-    (("--user", "nobody", "--", "true"), "--user: exec takes numbers: UID or UID:GID"),
-    (("--user", "0:²", "--", "true"), "--user: exec takes numbers: UID or UID:GID"),
+    (("--user", "nobody", "--", "true"), "--user: exec takes numbers, UID or UID:GID"),
+    (("--user", "0:²", "--", "true"), "--user: exec takes numbers, UID or UID:GID"),
     (("--user", "1:2:3", "--", "true"), '--user: "1:2:3" is not of the form'),
-    (("--user", "99999999999", "--", "true"), '--user: "99999999999" is no id'),
+    (("--user", "99999999999", "--", "true"), "--user: exec takes numbers, UID or UID:GID, 0 to 4294967294"),
     (("--user", "70000", "--", "true"), "--user: uid 70000 is not in the sandbox's uid_map: 0 to 65535"),
     (("--user", "5:70000", "--", "true"), "--user: gid 70000 is not in the sandbox's gid_map: 0 to 65535"),
-    (("--cwd", "", "--", "true"), '--cwd: cwd "" is relative'),
+    (("--cwd", "", "--", "true"), '--cwd: "" is relative'),
     (("--env", "A", "--", "true"), '--env: "A" is not of the form NAME=VALUE'),
 ]
 
@@ -247,4 +247,4 @@ def test_enter_of_what_may_not_be_looked_at(as_user: object, place: Path) -> Non
     """Cause and remedy, not a bare EACCES."""
     status, said = as_user(lambda: ran("nstool", "enter", str(os.getppid()), "--", "true", cwd=Path("/")))  # type: ignore[operator]
     assert status == CANNOT
-    assert "\ncause: the files in /proc/PID/ns are for those who may trace the process, ptrace(2)\nremedy: " in said
+    assert "\ncause: the process is not yours: CAP_SYS_PTRACE is needed over it, ptrace(2)\nremedy: " in said

@@ -310,7 +310,7 @@ def test_an_upper_layer_that_is_not_the_users_own_is_told_so(as_user: Act, tree:
 
     def go() -> list[boxes.Ran]:
         limits = ("--memory", "0", "--pids", "0", "--cpu", "0")
-    words = (*limits, "--root", f"{tree}:/usr", "--writable", "--upper", "/usr/share")
+        words = (*limits, "--root", f"{tree}:/usr", "--writable", "--upper", "/usr/share")
         return [boxes.nstool(command, *words, "--", "true") for command in ("run", "check")]
 
     for ran in as_user(go):
