@@ -247,10 +247,14 @@ def nstool(*words: str, **options: Any) -> subprocess.Popen[str]:
 
 
 def run_sleeping(name: str, *words: str) -> subprocess.Popen[str]:
-    """Start ``nstool run`` with a command that says that it runs and then sleeps."""
+    """Start ``nstool run`` with a command that says that it runs and then sleeps; the launcher knows it too."""
     launcher = nstool("run", "--name", name, *words, "--", "sh", "-c", "echo runs; exec sleep 60")
     assert launcher.stdout is not None
     assert read_in_time(launcher.stdout.fileno()) == b"runs\n"
+    deadline = time.monotonic() + SECONDS
+    while not Path(f"/proc/{launcher.pid}/cmdline").read_bytes().startswith(b"nsexec:supervise"):
+        assert time.monotonic() < deadline
+        os.sched_yield()
     return launcher
 
 
@@ -578,12 +582,15 @@ def launch_and_kill(name: str, first_port: int, tarball: str, seed: str) -> int:
             words += ["--root", tarball]
         launcher = fork_cli("run", *words, "--", plans.BUSYBOX, "sleep", chance.choice(["0", "60"]))
         pidfd = os.pidfd_open(launcher)
+        alone = True
         if not select.select([pidfd], [], [], chance.random() * LATEST)[0]:
-            if chance.random() < 0.5:
-                processes.kill_tree(launcher)  # init and the command at once with it
+            alone = chance.random() < 0.5
+            if not alone:
+                processes.kill_tree(launcher)  # init and the command with it: it may have seen that first
             os.kill(launcher, signal.SIGKILL)
         os.close(pidfd)
-        failed += os.waitpid(launcher, 0)[1] not in (0, signal.SIGKILL)
+        status = os.waitpid(launcher, 0)[1]
+        failed += alone and status not in (0, signal.SIGKILL)
     return failed
 
 

@@ -112,11 +112,13 @@ NOT_HERE = [
 
 
 @pytest.mark.parametrize(("text", "message"), NOT_HERE, ids=[message for _, message in NOT_HERE])
-def test_what_this_host_cannot_do_has_its_line_too(text: str, message: str, as_user: Callable[..., Any]) -> None:
+def test_what_this_host_cannot_do_has_its_line_too(
+    text: str, message: str, as_user: Callable[..., Any], name: str
+) -> None:
     """Status 125 from all, with cause and remedy, for the same place."""
 
     def ask() -> dict[str, Ran]:
-        file = Path("web.toml")
+        file = Path(name + ".toml")  # the home is that of all workers
         file.write_text(text)
         try:
             return everywhere("--memory", "0", "--pids", "0", "--cpu", "0", str(file))
@@ -129,7 +131,7 @@ def test_what_this_host_cannot_do_has_its_line_too(text: str, message: str, as_u
             answers.pop(command)
     for command, (status, first, said) in answers.items():
         assert status == CANNOT, (command, said)
-        assert first.startswith(f"web.toml:{message}"), (command, first)
+        assert first.startswith(f"{name}.toml:{message}"), (command, first)
         assert "\ncause: " in said, said
         assert "\nremedy: " in said, said
 
