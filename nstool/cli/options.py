@@ -6,7 +6,6 @@ The parser needs no click: it is on the path of every ``nstool run``. For ``--he
 
 from __future__ import annotations
 
-from nstool.cli.places import places
 from nstool.errors import SpecError
 from nstool.frozen import Frozen
 from nstool.kinds import KINDS
@@ -350,9 +349,22 @@ def _spec(line: Line) -> tuple[Spec, Place]:
         named.update((path, name) for path in paths)
     spec = absolute(spec.replace(command=(*spec.command, *line.args)), here)
     spec = implied(spec, {*given, *named})
-    place = places(named, place)
+    place = _places(named, place)
     check(spec, place)
     return spec, place
+
+
+def _places(named: Mapping[Path, str], file: Place) -> Place:
+    """Return the place function for keys set by options over those of a file. named: key path to option."""
+
+    def place(path: Path) -> str:
+        for length in range(len(path), 0, -1):
+            if path[:length] in named:
+                return named[path[:length]]
+        below = (option for key, option in named.items() if key[: len(path)] == path)
+        return next(below, "") or file(path)
+
+    return place
 
 
 def split(argv: Sequence[str], others: Mapping[str, bool]) -> Line:

@@ -7,23 +7,9 @@ from nstool.spec.model import Spec
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from types import TracebackType
 
     from nstool.spec.check import Path, Place
-
-
-def places(named: Mapping[Path, str], file: Place) -> Place:
-    """Return the place function for keys set by options over those of a file. named: key path to option."""
-
-    def place(path: Path) -> str:
-        for length in range(len(path), 0, -1):
-            if path[:length] in named:
-                return named[path[:length]]
-        below = (option for key, option in named.items() if key[: len(path)] == path)
-        return next(below, "") or file(path)
-
-    return place
 
 
 class Located:
@@ -38,10 +24,15 @@ class Located:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if isinstance(error, SpecError):
-            raise SpecError(error.message, written(error.place, self._place)) from None
-        if isinstance(error, NotSupported):
-            raise NotSupported(written(error.what, self._place), error.cause, error.remedy) from None
+        if isinstance(error, (SpecError, NotSupported)):
+            raise located(error, self._place) from None
+
+
+def located(error: SpecError | NotSupported, place: Place) -> SpecError | NotSupported:
+    """Return the error with the place where its key was written."""
+    if isinstance(error, SpecError):
+        return SpecError(error.message, written(error.place, place))
+    return NotSupported(written(error.what, place), error.cause, error.remedy)
 
 
 def written(text: str, place: Place) -> str:

@@ -6,7 +6,6 @@ import sys
 
 from nstool.cli import options
 from nstool.cli.forward import FORWARDED, Forward
-from nstool.cli.places import Located
 from nstool.errors import KernelError, NotSupported, NstoolError, SpecError
 from nstool.sandbox import journal
 from nstool.sandbox.launch import launch
@@ -63,8 +62,12 @@ def _clean_up() -> None:
 def _supervised(spec: Spec, place: Place, started: Callable[[str], None], stderr: int | None = None) -> int:
     """Launch, then become the supervisor."""
     with Forward() as forward:
-        with Located(place):
+        try:
             sandbox = launch(spec, stderr=stderr)
+        except (SpecError, NotSupported) as error:
+            from nstool.cli.places import located  # late: most launches need no words
+
+            raise located(error, place) from None
         try:
             started(sandbox.name)
             from nstool.cli.supervise import become
