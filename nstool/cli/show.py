@@ -240,15 +240,12 @@ _SURROUNDINGS: Rows = {
 
 
 def _pid(target: str) -> int:
-    from nstool.errors import SandboxGone
     from nstool.sandbox import rundir
     from nstool.sandbox.launch import payload_pid
 
     if target.isascii() and target.isdecimal():
         return int(target)
-    record = rundir.find(target)
-    if not record.init_alive:
-        raise SandboxGone(f"sandbox {target!r} is not running yet, or has just ended")
+    record = rundir.find_running(target)
     return payload_pid(record.init_pid) if record.spec.get("init", True) else record.init_pid
 
 

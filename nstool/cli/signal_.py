@@ -23,7 +23,7 @@ def command(name: str, number: str) -> int:
     wanted = int(word) if word.isascii() and word.isdecimal() else known.get(word, 0)
     if not 1 <= wanted <= 64:
         raise SpecError(f"no signal {number!r}{suggest(word, known)}", "SIGNAL")
-    record = rundir.find(name)
+    record = rundir.find_running(name)
     try:
         pidfd = os.pidfd_open(record.init_pid)
         try:

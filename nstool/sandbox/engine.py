@@ -9,7 +9,7 @@ from _thread import allocate_lock
 from nstool._native import ffi, lib
 from nstool.errors import KernelError, NstoolError
 from nstool.frozen import Frozen
-from nstool.plan.steps import Plan
+from nstool.plan.steps import Plan, Step
 from nstool.plan.template import Program
 
 TYPE_CHECKING = False
@@ -75,7 +75,6 @@ def _memfd(name: str) -> int:
         return os.memfd_create(name, _MFD)
     except OSError as error:
         from nstool.plan.hints import explain
-        from nstool.plan.steps import Step
 
         causes, remedies, checked = explain(Step("launcher", "memfd_create", (), ""), error.errno or 0)
         why = "a sealed copy of nsexec, which init runs from"
@@ -342,6 +341,14 @@ def _external_failed(plan: Plan, index: int, error: OSError) -> KernelError:
     return KernelError(f"{error.call} in {named.call}", named.errno or 0, named.step, why, causes, remedies, checked)
 
 
+def _without_secrets(step: Step) -> Step:
+    # The values of the environment may be secrets, and an error goes to logs.
+    if step.call != "execve":
+        return step
+    paths, argv, environment = step.args
+    return step.replace(args=(paths, argv, tuple(f"{entry.partition('=')[0]}=…" for entry in environment)))
+
+
 def failed(plan: Plan, index: int, errno: int, detail: int) -> KernelError:
     """Return the error of the step with this index: which of how many, which call, why, checked causes."""
     from nstool.plan.describe import call_text
@@ -352,6 +359,6 @@ def failed(plan: Plan, index: int, errno: int, detail: int) -> KernelError:
         return KernelError("launch", errno, why="between the steps of the plan")
     step = plan.steps[index]
     causes, remedies, checked = explain(step, errno, detail, plan)
-    return KernelError(
-        call_text(step, detail), errno, f"step {index + 1} of {total} ({step.who})", step.why, causes, remedies, checked
-    )
+    call = call_text(_without_secrets(step), detail)
+    where = f"step {index + 1} of {total} ({step.who})"
+    return KernelError(call, errno, where, step.why, causes, remedies, checked)

@@ -161,9 +161,7 @@ def exec_by_name(name: str, command: tuple[str, ...], changes: dict[str, object]
     from nstool.spec.check import check
     from nstool.spec.load import from_dict
 
-    record = rundir.find(name)
-    if not record.init_alive:
-        raise SandboxGone(f"sandbox {name!r} is not running yet, or has just ended")
+    record = rundir.find_running(name)
     spec = from_dict(record.spec | {"command": list(command)}).replace(
         **{"pass_fds": (), "terminal": "auto", **changes}
     )
@@ -214,7 +212,7 @@ def namespace_files(target: str, types: tuple[str, ...]) -> tuple[dict[str, str]
             )
         return {name: path for name, path in found.items() if not types or name in types}, 0
     if target in rundir.names():
-        return namespace_files(str(rundir.find(target).init_pid), types)
+        return namespace_files(str(rundir.find_running(target).init_pid), types)
     path = target if "/" in target else f"/run/netns/{target}"
     if not os.path.exists(path) and os.path.exists(target):
         path = target

@@ -479,10 +479,7 @@ def _resolve_target(spec: Spec) -> Spec:
 
     if target not in rundir.names():
         return spec
-    record = rundir.find(target)
-    if not record.init_alive:
-        raise SandboxGone(f"sandbox {target!r} is not running yet, or has just ended")
-    return spec.replace(net=spec.net.replace(target=str(record.init_pid)))
+    return spec.replace(net=spec.net.replace(target=str(rundir.find_running(target).init_pid)))
 
 
 def undo(program: Program | None, lease: Lease, context: _Context | None) -> None:

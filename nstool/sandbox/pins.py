@@ -30,7 +30,7 @@ def pin(target: str, directory: str, types: tuple[str, ...] = ()) -> list[str]:
         if not os.path.isdir(f"/proc/{pid}"):
             raise SpecError(f"there is no process {pid}", target)
     else:
-        pid = rundir.find(target).init_pid
+        pid = rundir.find_running(target).init_pid
     if not host.effective_capabilities() >> uapi.CAP_SYS_ADMIN & 1:
         raise NotSupported(
             "pinning a namespace",

@@ -482,6 +482,14 @@ def find(name: str) -> Record:
     return record
 
 
+def find_running(name: str) -> Record:
+    """As ``find``, of one whose init is there. Raises SandboxGone also while it is being made."""
+    record = find(name)
+    if not record.init_alive:
+        raise SandboxGone(f"sandbox {name!r} is not running yet, or has just ended")
+    return record
+
+
 # --------------------------------------------------------------------------------------- lock
 
 

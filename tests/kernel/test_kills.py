@@ -577,7 +577,7 @@ def launch_and_kill(name: str, first_port: int, tarball: str, seed: str) -> int:
     failed = 0
     for number in range(LAUNCHES):
         words = ["--name", f"{name}n{number}", "--terminal", "never", "--memory", "64M", "--pids", "16"]
-        words += ["--net", chance.choice(["veth", "bridge"]), "--publish", f"{first_port + number % 2}:80"]
+        words += ["--net", chance.choice(["veth", "bridge"]), "--publish", f"{first_port + number}:80"]
         if chance.random() < 0.5:
             words += ["--root", tarball]
         launcher = fork_cli("run", *words, "--", plans.BUSYBOX, "sleep", chance.choice(["0", "60"]))
@@ -615,7 +615,7 @@ def test_many_launchers_killed_at_any_moment(
             if pid == 0:
                 status = 99
                 try:
-                    status = launch_and_kill(f"{name}p{number}", 7001 + 2 * number, tarball, f"{seed}{number}")
+                    status = launch_and_kill(f"{name}p{number}", 7001 + LAUNCHES * number, tarball, f"{seed}{number}")
                 finally:
                     os._exit(status)
             workers.append(pid)
