@@ -20,7 +20,10 @@ from nstool.spec.docs import DOCS
 ROOT = Path(__file__).resolve().parents[2]
 BOOK = ROOT / "docs"
 WRITTEN = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *BOOK.glob("*.md"), *(BOOK / "adr").glob("*.md")])
-OTHERS = {"--detach", "--log", "--long", "--sh", "--json", "--types", "--help", "--output", "--shebang", "--force", "--keep-ids", "--cwd"}
+OTHERS = {
+    *("--detach", "--log", "--long", "--sh", "--json", "--types", "--help", "--output"),
+    *("--shebang", "--force", "--keep-ids", "--cwd"),
+}
 
 
 @pytest.fixture(scope="module")
