@@ -346,6 +346,7 @@ def _without_secrets(step: Step) -> Step:
     if step.call != "execve":
         return step
     paths, argv, environment = step.args
+    assert isinstance(environment, tuple)
     return step.replace(args=(paths, argv, tuple(f"{entry.partition('=')[0]}=…" for entry in environment)))
 
 
