@@ -228,6 +228,8 @@ static void run_init_steps(void)
 			/* Now, while the old /proc is there; pids are those of its pid namespace, see is_child(). */
 			self.children = (int)nst_raw4(__NR_openat, AT_FDCWD, NST_P("/proc/thread-self/children"),
 						      O_RDONLY | O_CLOEXEC, 0);
+			if (self.children < 0) /* else what the command leaves would outlive it, without a word */
+				self.run.failure = (struct nst_failure){.step = i, .error = -self.children};
 		}
 		if (self.run.failure.step >= 0)
 			report_failure(&self.run.failure);
