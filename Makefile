@@ -73,6 +73,8 @@ docs: build ## Make the generated files again: JSON Schema, seccomp filter, refe
 	$(BIN)/python -m nstool.spec.schema > build/schema.json
 	mv build/schema.json nstool/spec/schema.json
 	$(BIN)/python -m nstool.security.seccomp --write
+	$(BIN)/python -m nstool.plan.hints > build/errors.md
+	mv build/errors.md docs/errors.md
 	PYTHONPATH=. $(BIN)/python docs/make_spec.py > build/spec.md
 	mv build/spec.md docs/spec.md
 	PYTHONPATH=. $(BIN)/python docs/make_cli.py > build/cli.md

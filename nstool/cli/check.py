@@ -61,9 +61,10 @@ def _show_features(features: tuple[Feature, ...], as_json: bool) -> int:
 
         click.echo(json.dumps([feature.asdict() for feature in features], indent=2))
         return 0
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
+
+    from nstool.cli.console import Console
 
     table = Table(box=None, pad_edge=False, show_edge=False)
     for title in ("feature", "", "found by", "what to do"):

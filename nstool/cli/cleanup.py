@@ -9,7 +9,7 @@ import click
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(as_json: bool) -> int:
     """Undo what sandboxes have left whose launcher was killed; say what was done."""
-    from nstool.sandbox import journal
+    from nstool.sandbox import journal, rundir, strays
 
     cleaned = journal.cleanup()
     if as_json:
@@ -21,4 +21,6 @@ def command(as_json: bool) -> int:
         click.echo(f"{sandbox.name}: {'; '.join(sandbox.done) or 'nothing was left but its name'}")
     if not cleaned:
         click.echo("nothing to clean up")
+    if note := strays.note(rundir.list_sandboxes()):
+        click.echo(note, err=True)
     return 0

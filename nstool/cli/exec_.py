@@ -7,11 +7,10 @@ import click
 from nstool.cli.follow import follow
 from nstool.errors import SpecError
 from nstool.spec import values
-from nstool.spec.check import MAX_ID
 
 
 @click.command("exec")
-@click.option("--user", help="Run as this user of the sandbox: UID or UID:GID.", metavar="USER")
+@click.option("--user", help="Run as this user of the sandbox: UID or NAME, or with a group UID:GID.", metavar="USER")
 @click.option("--cwd", help="Working directory inside.", metavar="DIR")
 @click.option("--env", multiple=True, help="Set a variable; the rest is as the spec says.", metavar="K=V")
 @click.option("--terminal", type=click.Choice(["auto", "never", "always"]), help="A terminal of its own.")
@@ -34,8 +33,6 @@ def command(
             changes["env"] = dict(values.pair(text) for text in env)
     except SpecError as error:
         raise SpecError(error.message, "--env" if "user" in changes or user is None else "--user") from None
-    if user is not None and not all(word.isdecimal() and int(word) <= MAX_ID for word in user.split(":")):
-        raise SpecError(f"exec takes numbers, UID or UID:GID, 0 to {MAX_ID}", "--user")
     if cwd is not None:
         if not cwd.startswith("/"):
             raise SpecError(f'{values.quoted(cwd)} is relative; write it from "/" on', "--cwd")

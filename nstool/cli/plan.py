@@ -31,6 +31,7 @@ def command(words: tuple[str, ...], as_json: bool, as_shell: bool, long_: bool) 
 
     --sh: runs with sh, util-linux and coreutils; what it does not do is listed at its start.
     """
+    from nstool.cli.console import Console
     from nstool.errors import SpecError
     from nstool.plan import render
     from nstool.plan.shell import script
@@ -43,7 +44,7 @@ def command(words: tuple[str, ...], as_json: bool, as_shell: bool, long_: bool) 
     elif as_shell:
         click.echo(script.write(plan), nl=False)
     else:
-        render.table(plan, long_)
+        render.table(plan, long_, Console(highlight=False))
     return 0
 
 

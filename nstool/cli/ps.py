@@ -4,23 +4,35 @@ from __future__ import annotations
 
 import click
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from nstool.sandbox.rundir import Record
+
 
 @click.command("ps")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(as_json: bool) -> int:
     """List the sandboxes: name, state, pid of init, launcher, age, command."""
-    import time
-
-    from nstool.sandbox import rundir
+    from nstool.sandbox import rundir, strays
 
     records = rundir.list_sandboxes()
     if as_json:
         import msgspec
 
         click.echo(msgspec.json.encode([r.asdict() | {"alive": r.alive} for r in records]))
-        return 0
-    from rich.console import Console
+    else:
+        _print(records)
+    if note := strays.note(records):
+        click.echo(note, err=True)
+    return 0
+
+
+def _print(records: tuple[Record, ...]) -> None:
+    import time
+
     from rich.table import Table
+
+    from nstool.cli.console import Console
 
     table = Table("name", "state", "init", "launcher", "age", "command", box=None)
     for r in records:
@@ -32,4 +44,3 @@ def command(as_json: bool) -> int:
     if not console.is_terminal:  # a row is a line, however long
         console = Console(width=10_000)
     console.print(table)
-    return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -28,11 +29,12 @@ def show(target: str, as_json: bool, mounts: bool) -> int:
     import json
 
     pid = _pid(target)
-    found, notes = look(pid), _notes(target, pid)
+    found = look(pid)
+    notes = [*_hidden(found.inside), *_departures(target, pid)]
     if as_json:
         click.echo(json.dumps({**found.asdict(), "notes": notes}, indent=2))
         return 0
-    from rich.console import Console
+    from nstool.cli.console import Console
 
     console = Console()
     render(found, console)
@@ -226,6 +228,7 @@ _CONFINEMENT: Rows = {
     "no_new_privs": lambda facts: "yes" if facts.no_new_privs else "no",
     "seccomp": _seccomp,
     "LSM label": lambda facts: _or_reason(facts, "lsm", facts.lsm or "none"),
+    "randomised addresses": lambda facts: _or_reason(facts, "aslr", facts.aslr or ""),
     "oom_score_adj": lambda facts: str(facts.oom_score_adj),
 }
 _SURROUNDINGS: Rows = {
@@ -249,7 +252,19 @@ def _pid(target: str) -> int:
     return payload_pid(record.init_pid) if record.spec.get("init", True) else record.init_pid
 
 
-def _notes(target: str, pid: int) -> list[str]:
+def _hidden(facts: Facts) -> list[str]:
+    """Why something may not be read, if it may not."""
+    from errno import EACCES, EPERM
+
+    from nstool.sandbox.facts import why_hidden
+
+    if {os.strerror(EACCES), os.strerror(EPERM)}.isdisjoint(facts.unread.values()):
+        return []
+    cause, remedy = why_hidden(facts.pid)
+    return [f"not all of process {facts.pid} may be read: {cause}; {remedy}"]
+
+
+def _departures(target: str, pid: int) -> list[str]:
     """What is no longer as the sandbox was made: somebody changed its cgroups."""
     from nstool.sandbox import cgroups, rundir
     from nstool.spec.load import from_dict

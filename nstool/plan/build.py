@@ -386,7 +386,7 @@ def candidates(command: str, path: str) -> tuple[str, ...]:
     """Return the files that are tried for a command, as execvp(3) would inside."""
     if "/" in command:
         return (command,)
-    return tuple(f"{directory or '.'}/{command}" for directory in path.split(":"))
+    return tuple(dict.fromkeys(f"{directory or '.'}/{command}" for directory in path.split(":")))
 
 
 def fd_steps(spec: Spec, terminal: tuple[int, ...]) -> tuple[Step, ...]:

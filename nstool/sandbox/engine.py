@@ -341,13 +341,14 @@ def _external_failed(plan: Plan, index: int, error: OSError) -> KernelError:
     return KernelError(f"{error.call} in {named.call}", named.errno or 0, named.step, why, causes, remedies, checked)
 
 
-def _without_secrets(step: Step) -> Step:
-    # The values of the environment may be secrets, and an error goes to logs.
+def _in_short(step: Step) -> Step:
+    # The values of the environment may be secrets, and an error goes to logs; the cause names the paths.
     if step.call != "execve":
         return step
     paths, argv, environment = step.args
+    assert isinstance(paths, tuple)
     assert isinstance(environment, tuple)
-    return step.replace(args=(paths, argv, tuple(f"{entry.partition('=')[0]}=…" for entry in environment)))
+    return step.replace(args=((*paths[:1], *("…" for _ in paths[1:2])), argv, tuple("…" for _ in environment[:1])))
 
 
 def failed(plan: Plan, index: int, errno: int, detail: int) -> KernelError:
@@ -360,6 +361,6 @@ def failed(plan: Plan, index: int, errno: int, detail: int) -> KernelError:
         return KernelError("launch", errno, why="between the steps of the plan")
     step = plan.steps[index]
     causes, remedies, checked = explain(step, errno, detail, plan)
-    call = call_text(_without_secrets(step), detail)
+    call = call_text(_in_short(step), detail)
     where = f"step {index + 1} of {total} ({step.who})"
     return KernelError(call, errno, where, step.why, causes, remedies, checked)

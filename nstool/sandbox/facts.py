@@ -87,6 +87,7 @@ class Facts(Frozen):
     namespaces: inode by kind, absent where it may not be read. uid_map, gid_map: outside as the reader sees it.
     pids: its pid in each pid namespace from the reader's down to its own. securebits: names.
     time_offsets: nanoseconds added to a clock for its children, by clock. rlimits: (soft, hard), -1 for unlimited.
+    aslr: what is randomised of its address space: "all", "all but the heap", "nothing". personality(2).
     addresses: what the caller knew of its network; None if it was not asked.
     unread: why a fact is None or missing, by its name.
     """
@@ -114,6 +115,7 @@ class Facts(Frozen):
     time_offsets: dict[str, int] | None
     rlimits: dict[str, tuple[int, int]]
     oom_score_adj: int
+    aslr: str | None
     memory: Memory | None
     addresses: tuple[str, ...] | None
     unread: dict[str, str]
@@ -158,6 +160,28 @@ def facts(pid: int, addresses: Sequence[str] | None = None) -> Facts:
         raise SandboxGone(f"there is no process {pid}, or it has ended; ps -e lists those that there are") from error
 
 
+def why_hidden(pid: int) -> tuple[str, str]:
+    """Return why the kernel does not let the caller look into a process, and what to do. ptrace(2), access mode check.
+
+    To be asked after it has refused: (cause, remedy), two sentences.
+    """
+    with open("/proc/self/status") as file:
+        status = _colon_table(file.read())
+    if "sys_ptrace" in _capability_set(status["CapEff"]).names:
+        return (
+            "you have CAP_SYS_PTRACE, but the process is protected by a security module, or is in a user namespace "
+            "that is not below yours",
+            "look at it from where it was started, or ask the audit log which module refuses",
+        )
+    with open(f"/proc/{pid}/status") as file:
+        uid = int(_colon_table(file.read())["Uid"].split()[0])
+    if uid == os.getuid():
+        cause = "it has rights that you have not, or has made itself undumpable"
+    else:
+        cause = f"it runs as uid {uid}"
+    return f"{cause}, and you have no CAP_SYS_PTRACE over it", "run as root, or as the user whose process it is"
+
+
 def _differs(kind: str, inside: Facts, outside: Facts) -> bool | None:
     if kind not in inside.namespaces or kind not in outside.namespaces:
         return None
@@ -199,6 +223,7 @@ class _Reader:
             time_offsets=self.try_to("time_offsets", lambda: _time_offsets(self.read("timens_offsets"))),
             rlimits=_rlimits(self.read("limits")),
             oom_score_adj=int(self.read("oom_score_adj")),
+            aslr=self.try_to("aslr", lambda: _aslr(int(self.read("personality"), 16))),
             memory=self.try_to("memory", lambda: _memory(self.read("smaps_rollup"))),
             addresses=None if addresses is None else tuple(addresses),
             unread=self.unread,
@@ -335,6 +360,14 @@ def _memory(text: str) -> Memory:
     sizes = {row[0].rstrip(":"): int(row[1]) for row in rows}
     private = sizes["Private_Clean"] + sizes["Private_Dirty"]
     return Memory(private, sizes["Pss"], sizes["Rss"], sizes["Swap"])
+
+
+def _aslr(personality: int) -> str:
+    with open("/proc/sys/kernel/randomize_va_space") as file:
+        here = int(file.read())
+    if personality & uapi.ADDR_NO_RANDOMIZE or not here:
+        return "nothing"
+    return "all but the heap" if here == 1 else "all"
 
 
 def _cgroups(text: str) -> tuple[Cgroup, ...]:

@@ -10,7 +10,7 @@ from nstool.plan import join
 from nstool.plan.template import program
 from nstool.sandbox import engine, host, rundir
 from nstool.sandbox.launch import Exit, _exit, above_streams, given_streams, report
-from nstool.spec.model import Spec
+from nstool.spec.model import Root, Spec
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -92,12 +92,15 @@ def different(pid: int) -> frozenset[str]:
                 continue  # a type that this kernel lacks
             raise SandboxGone(f"process {pid} has ended") from error
         except PermissionError as error:
+            from nstool.sandbox.facts import why_hidden
+
+            cause, remedy = why_hidden(pid)
             raise KernelError(
                 f'readlink("/proc/{pid}/ns/{name}")',
                 error.errno or 0,
                 why="which namespaces the process is in",
-                causes=("the process is not yours: CAP_SYS_PTRACE is needed over it, ptrace(2)",),
-                remedies=("run as root, or as the user whose process it is",),
+                causes=(f"{cause}, ptrace(2)",),
+                remedies=(remedy,),
                 checked=True,
             ) from None
     return frozenset(found)
@@ -167,8 +170,19 @@ def exec_by_name(name: str, command: tuple[str, ...], changes: dict[str, object]
     )
     check(spec, lambda path: f"--{path[0]}")
     if "user" in changes:
+        spec = spec.replace(user=_numbers(record.init_pid, spec.user))
         _mapped(record.init_pid, spec.user)
     return exec_in(spec, record.init_pid, record.cgroups)
+
+
+def _numbers(pid: int, user: str) -> str:
+    """Return "uid:gid" for what --user says, names looked up in the root that the process has. Raises SpecError."""
+    from nstool.sandbox import names
+
+    try:
+        return names.lookup(Spec(user=user, root=Root(type="directory", path=f"/proc/{pid}/root"))).user
+    except SpecError as error:
+        raise SpecError(error.message, "--user") from None
 
 
 def _mapped(pid: int, user: str) -> None:

@@ -71,7 +71,7 @@ class Record(Frozen):
 
 def path() -> str:
     """Return the run directory, made if absent. Raises NotSupported if others could write in it."""
-    directory = _wanted_path()
+    directory = wanted_path()
     try:
         status = os.lstat(directory)
     except FileNotFoundError:
@@ -121,7 +121,8 @@ def refused(error: OSError, call: str, why: str) -> KernelError:
     )
 
 
-def _wanted_path() -> str:
+def wanted_path() -> str:
+    """Return where the run directory is or would be, which nobody has looked at yet."""
     chosen = os.environ.get("NSTOOL_RUN_DIR")
     if chosen:
         return os.path.abspath(chosen)
@@ -344,7 +345,7 @@ def names() -> list[str]:
 
 def entries() -> list[str]:
     """Return the names that are taken and the drafts of claims (with a dot first)."""
-    directory = _wanted_path()
+    directory = wanted_path()
     try:
         found = os.listdir(directory + "/sandboxes")
     except FileNotFoundError:
@@ -401,7 +402,7 @@ def read(name: str) -> Record | None:
 def launcher_alive(name: str) -> bool:
     """Whether the launcher of this sandbox lives; reads no more than its journal's first line."""
     try:
-        fd = os.open(f"{_wanted_path()}/sandboxes/{name}/journal", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        fd = os.open(f"{wanted_path()}/sandboxes/{name}/journal", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     except FileNotFoundError:  # being removed, or removed up to the last step
         return False
     try:

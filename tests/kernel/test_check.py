@@ -58,8 +58,8 @@ def test_all_problems_are_named_at_once() -> None:
     found = features.problems(spec("nosuchcommand", cwd="/no/dir"))
     text = "\n".join(map(str, found))
     assert len(found) == 2, text
-    assert "nosuchcommand is not in the sandbox's root" in text
-    assert "/no is not in the sandbox's root" in text
+    assert "nosuchcommand is not in the command's root" in text
+    assert "/no is not in the command's root" in text
 
 
 def test_problem_is_what_the_launch_then_meets(tmp_path: Path) -> None:
@@ -126,7 +126,7 @@ def test_network_of_an_ordinary_user(as_user: AsUser) -> None:
     """veth needs CAP_NET_ADMIN on the host; net.preflight says it, and the rest is looked at still."""
     found = as_user(features.problems, spec("nosuchcommand", net=Net(mode="veth")))
     assert found[0].what == 'net.mode "veth"'
-    assert "nosuchcommand is not in the sandbox's root" in found[-1].cause
+    assert "nosuchcommand is not in the command's root" in found[-1].cause
 
 
 def test_cgroups_of_an_ordinary_user(as_user: AsUser) -> None:

@@ -8,6 +8,7 @@ import io
 import json
 import os
 import pty
+import re
 import select
 import shutil
 import signal
@@ -236,6 +237,38 @@ def test_exec_joins_a_running_sandbox(name: str) -> None:
         assert process.poll() is None
 
 
+@pytest.mark.parametrize(
+    ("user", "ids"),
+    [("web", "33 34"), ("web:adm", "33 4"), ("web:7", "33 7"), ("5:adm", "5 4"), ("6", "6 6")],
+)
+def test_exec_takes_names_of_the_sandbox(name: str, tmp_path: Path, user: str, ids: str) -> None:
+    """Users and groups are those of the sandbox's own root, not of the host."""
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc/passwd").write_text("web:x:33:34::/:/bin/sh\n")
+    (tmp_path / "etc/group").write_text("adm:x:4:\n")
+    shutil.copy("/bin/busybox", tmp_path)
+    words = ("--root", str(tmp_path), "--name", name, "--", "/busybox", "sh", "-c", "echo ready; read x")
+    with running("run", *words):
+        tell = "echo $(/busybox id -u) $(/busybox id -g)"
+        said = nstool("exec", name, "--user", user, "--", "/busybox", "sh", "-c", tell)
+        assert said.stdout.split() == ids.split(), said.stderr
+        refused = nstool("exec", name, "--user", "root", "--", "/busybox", "id")
+        assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
+        assert re.fullmatch(r"nstool: --user: /proc/\d+/root/etc/passwd has no 'root'\n", refused.stderr)
+
+
+def test_reader_that_goes_away_is_no_error_of_a_table() -> None:
+    """128 + SIGPIPE and not a word, as with any other output."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        for words in (("plan", "--", "true"), ("ps",), ("check",), ("show", str(os.getpid()))):
+            done = subprocess.run([NSTOOL, *words], stdout=writer, stderr=subprocess.PIPE, text=True, timeout=60)
+            assert (done.returncode, done.stderr.startswith("nstool")) == (128 + 13, False), words
+    finally:
+        os.close(writer)
+
+
 def test_exec_into_nothing_is_a_bad_request() -> None:
     """Status 2 and a message that names what there is."""
     done = nstool("exec", "nobody-here", "--", "true")
@@ -437,7 +470,11 @@ def test_run_directory_removed_by_hand_leaves_no_cgroup(name: str, run_dir: Path
     """The supervisor removes the cgroups that it knows of, whatever became of the journal."""
     with running("run", "--name", name, "--", "sh", "-c", "echo ready; read x"):
         groups = list(Path("/sys/fs/cgroup").glob(f"*/nstool-{name}-*"))
+        init = json.loads(nstool("ps", "--json").stdout)[0]["init_pid"]
+        assert f" {init}" not in nstool("ps").stderr
         shutil.rmtree(run_dir / "sandboxes" / name)
+        for command in ("ps", "cleanup"):  # they know it no more, and say that it runs
+            assert f" {init}" in nstool(command).stderr
     assert groups
     assert not any(group.exists() for group in groups)
     nstool("cleanup")  # gives back the ids, which no journal speaks of any more

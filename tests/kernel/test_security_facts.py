@@ -32,7 +32,7 @@ hostname a-box
 ulimit -S -n 77; ulimit -c 0
 echo 321 > /proc/self/oom_score_adj
 exec setpriv --no-new-privs --inh-caps -all,+kill --ambient-caps -all,+kill --bounding-set -all,+kill,+chown \
-    --groups 5,7 --securebits +noroot sh -c 'echo ready; read line'
+    --groups 5,7 --securebits +noroot setarch --addr-no-randomize sh -c 'echo ready; read line'
 """
 UNSHARE = ["unshare", "-mpfniuCT", "--mount-proc", "--monotonic", "86400", "--boottime", "3600", "--kill-child"]
 
@@ -130,6 +130,7 @@ def test_confinement(found: Isolation) -> None:
     assert inside.rlimits["core"] == (0, 0)
     assert inside.rlimits["cpu"] == (-1, -1)
     assert inside.oom_score_adj == 321
+    assert inside.aslr == "nothing"
     assert inside.securebits is None
     assert "only its own" in inside.unread["securebits"]
     assert found.outside.securebits == ()
@@ -271,6 +272,18 @@ def test_unreadable_facts_have_a_reason(as_user: AsUser, boxed: Boxed) -> None:
     assert found.inside.hostname is None
     assert found.inside.unread["namespaces.mnt"] == "Permission denied"
     assert found.inside.no_new_privs is True
+
+
+@pytest.mark.needs("user")
+def test_show_says_why_it_may_not_read(as_user: AsUser, boxed: Boxed, user: User) -> None:
+    """The cause as it is checked: whose process it is, and that the capability is missing."""
+    shown = as_user(run_show, str(boxed.pid))
+    assert shown.returncode == 0
+    assert (
+        f"note: not all of process {boxed.pid} may be read: it runs as uid 0, and you have no CAP_SYS_PTRACE over it; "
+        "run as root, or as the user whose process it is"
+    ) in shown.stdout
+    assert "may be read" not in as_user(lambda: run_show(str(os.getpid()))).stdout
 
 
 def test_facts_are_plain_json(found: Isolation) -> None:
