@@ -11,7 +11,7 @@ class Kind(Frozen):
 
     name: str
     flag: int
-    children: bool  # unshare(2) and setns(2) hold for later children only, not for the caller
+    children: bool  # unshare(2) holds for later children only, not for the caller; setns(2) too, but for time
     man: str
     isolates: str
 

@@ -415,7 +415,10 @@ def not_a_namespace(scene: Scene) -> Answer:
 
 
 def _ns_path(scene: Scene) -> str:
-    return scene.path if scene.step.call == "openat2" else scene.opened_path(scene.arg("fd"))
+    """Return the file of the namespace; empty for one of the sandbox's own, which only it can look at."""
+    opening = scene.step if scene.step.call == "openat2" else scene.opened_by(scene.arg("fd"))
+    path = scene.path if opening is scene.step else scene.opened_path(scene.arg("fd"))
+    return "" if opening and opening.who == INIT and path.startswith("/proc/self/") else path
 
 
 def _nstype(scene: Scene) -> int | None:

@@ -126,7 +126,7 @@ def source_locked(scene: Scene) -> Answer:
 
 def _inside(scene: Scene) -> str:
     """The path inside that the step opens, empty if it works on the host."""
-    if scene.step.call != "openat2" or scene.step.who != INIT:
+    if scene.step.call != "openat2" or scene.step.who != INIT or not scene.integer("resolve"):
         return ""
     directory = scene.arg("dirfd")
     if isinstance(directory, Fd):

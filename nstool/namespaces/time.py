@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from nstool import uapi
 from nstool.plan.lease import Lease
-from nstool.plan.steps import CHILD, Step
+from nstool.plan.steps import CHILD, INIT, Fd, Step
 from nstool.spec.model import Spec
+
+NEW = "/proc/self/ns/time_for_children"
 
 
 def steps(spec: Spec, lease: Lease) -> tuple[Step, ...]:
     """Steps of the child before it execs init.
 
-    A process stays in its time namespace until it execs (Linux 6.1) or forks, and the offsets can be
-    written only as long as nobody is in the new one: so both come between clone and exec.
+    The offsets can be written only as long as nobody is in the new namespace, and the exec enters it (newer
+    kernels) or does not (Linux 6.1): so both come between clone and exec.
     """
     if spec.namespaces.time != "new":
         return ()
@@ -25,7 +27,7 @@ def steps(spec: Spec, lease: Lease) -> tuple[Step, ...]:
             CHILD,
             "unshare",
             (uapi.CLONE_NEWTIME,),
-            "a time namespace, entered at the next exec",
+            "a time namespace, for now of later processes only",
             man="time_namespaces(7)",
         ),
         Step(
@@ -33,6 +35,27 @@ def steps(spec: Spec, lease: Lease) -> tuple[Step, ...]:
             "write_file",
             (uapi.AT_FDCWD, "/proc/self/timens_offsets", text, 0, 0),
             "its clocks, before the first process enters",
+            man="time_namespaces(7)",
+        ),
+    )
+
+
+def enter_steps(spec: Spec) -> tuple[Step, ...]:
+    """First steps of init: into its time namespace, where its exec has not put it there already.
+
+    A process whose children are to be in another time namespace cannot share its memory with one (EINVAL of clone3),
+    as init does with the command until that execs.
+    """
+    if spec.namespaces.time != "new":
+        return ()
+    args = (uapi.AT_FDCWD, NEW, uapi.O_RDONLY | uapi.O_CLOEXEC, 0, 0)
+    return (
+        Step(INIT, "openat2", args, "the new time namespace", result="timens", man="time_namespaces(7)"),
+        Step(
+            INIT,
+            "setns",
+            (Fd("timens"), uapi.CLONE_NEWTIME),
+            "be in it, which exec does on newer kernels only",
             man="time_namespaces(7)",
         ),
     )

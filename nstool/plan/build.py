@@ -4,7 +4,7 @@ Why the order is what it is, each reason tested in tests/unit/test_order.py and 
 
 - user namespace first: clone3(2) makes it before the others, so they belong to it;
 - cgroups before the cgroup namespace: its root is where its maker is at that moment;
-- time offsets before the next exec: afterwards somebody lives in the namespace;
+- time offsets before the next exec, which may enter the namespace: afterwards somebody lives in it;
 - ``setgroups`` before ``gid_map`` without privilege; maps before anything needs an owner;
 - sources are opened before the pivot, the old root goes last;
 - all namespace fds are opened before the first is joined;
@@ -61,6 +61,7 @@ def plan(spec: Spec, host: Host, lease: Lease) -> Plan:
             *(user.map_steps(idmaps, host) if idmaps else ()),
             *(s for s in links if s.who == LAUNCHER and s.args[0] not in _BEFORE),
         ),
+        *time.enter_steps(spec),
         *pid.monitor_steps(spec),
         # By the launcher's /proc: a joined root may have none, and a joined user namespace may not write in ours.
         *(_oom(spec) if joined.keys() & {"user", "mnt"} else ()),

@@ -140,7 +140,7 @@ def into_namespaces(
         steps.append(Step(INIT, "setresgid", (gid, gid, gid), "a group id of that user namespace"))
         steps.append(Step(INIT, "setresuid", (uid, uid, uid), "a user id of that user namespace"))
     steps += [
-        Step(INIT, "clone3", (0, -1, 0), "joining pid and time holds for children: this one"),
+        Step(INIT, "clone3", (0, -1, 0), "joining a pid namespace holds for children: this one"),
         Step(PAYLOAD, "reset_signals", (), "dispositions and mask as a fresh process has them"),
         *build.fd_steps(Spec(), ()),
         *((Step(PAYLOAD, "chdir", (cwd,), "the working directory"),) if cwd else ()),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from nstool import uapi
 from nstool.kinds import KINDS
+from nstool.namespaces import time
 from nstool.plan.steps import CHILD, INIT, LAUNCHER, PAYLOAD, UNDO, Fd, Plan, Step
 
 TYPE_CHECKING = False
@@ -22,9 +23,9 @@ Namespaces = dict[str, str]
 def namespaces(plan: Plan) -> tuple[Namespaces, ...]:
     """Return for each step {namespace type: "caller", "new" or "joined"} of its actor when it begins.
 
-    The launcher stays where the caller is. The child is where clone3 puts it; what it unshares or
-    joins of types that hold for children only (pid, time), itself gets later: time at its next exec
-    (Linux 6.1), pid never, but the process that it clones does. namespaces(7), time_namespaces(7).
+    The launcher stays where the caller is. The child is where clone3 puts it; what it unshares of types
+    that hold for children only (pid, time), and a pid namespace that it joins, the process gets that it clones,
+    and itself the time namespace when it joins its own. namespaces(7), time_namespaces(7).
     """
     outside = dict.fromkeys(KINDS, CALLERS)
     inside, later, payload = dict(outside), dict[str, str](), dict[str, str]()
@@ -38,12 +39,14 @@ def namespaces(plan: Plan) -> tuple[Namespaces, ...]:
             inside |= _changed(step, 0, NEW)
         elif step.call == "clone3":
             payload = inside | later | _changed(step, 0, NEW)
-        elif step.call == "exec_init":
-            inside |= {kind: later.pop(kind) for kind in ("time",) if kind in later}
-        elif step.call in ("unshare", "setns"):
-            change = _changed(step, 0, NEW) if step.call == "unshare" else _changed(step, 1, JOINED)
+        elif step.call == "unshare":
+            change = _changed(step, 0, NEW)
             later |= {kind: state for kind, state in change.items() if KINDS[kind].children}
             place |= {kind: state for kind, state in change.items() if not KINDS[kind].children}
+        elif step.call == "setns":
+            change = _changed(step, 1, JOINED)
+            later |= {kind: state for kind, state in change.items() if kind == "pid"}
+            place |= {kind: later.pop(kind, state) for kind, state in change.items() if kind != "pid"}
     return tuple(found)
 
 
@@ -99,7 +102,7 @@ def _things(plan: Plan) -> list[_Thing | None]:
         elif step.result:
             made = _made(step, thing)
             if step.result in joined:
-                made.what = JOINING
+                made.what = "time namespace" if made.path == time.NEW else JOINING
             known[step.result] = thing = made
         pivoted = pivoted or step.call == "pivot_root"
         found.append(thing)
@@ -150,7 +153,7 @@ def _heading(step: Step, thing: _Thing | None, cgroups: set[str]) -> str:
     if step.call in ("setresuid", "setresgid", "setgroups"):
         return "user namespace"
     if step.call in ("setns", "unshare"):
-        return _namespace_heading(step)
+        return thing.what if thing and thing.what else _namespace_heading(step)
     if thing is not None:
         return _thing_heading(thing.whole)
     if path.startswith("/proc/"):

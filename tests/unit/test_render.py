@@ -211,11 +211,12 @@ def codes(plan: Plan) -> list[tuple[str, str]]:
 
 
 def test_namespaces_of_each_actor_are_tracked() -> None:
-    """clone3 makes six; time comes with the exec of init, cgroup when init unshares it; the launcher stays outside."""
+    """clone3 makes six; time comes when init joins it, cgroup when init unshares it; the launcher stays outside."""
     assert codes(DEFAULT) == [
         (LAUNCHER, "--------"),
         (CHILD, "umpnhi--"),
         (LAUNCHER, "--------"),
+        (INIT, "umpnhi--"),
         (INIT, "umpnhi-t"),
         (INIT, "umpnhict"),
         (PAYLOAD, "umpnhict"),
@@ -223,8 +224,8 @@ def test_namespaces_of_each_actor_are_tracked() -> None:
     ]
 
 
-def test_joined_pid_and_time_namespaces_hold_for_the_next_process() -> None:
-    """setns(2) of pid and time changes nothing for who calls it."""
+def test_joined_pid_namespace_holds_for_the_next_process() -> None:
+    """setns(2) of a pid namespace changes nothing for who calls it; of any other type it does, time included."""
     plan = join.into_namespaces(("id",), {kind: f"/proc/1/ns/{kind}" for kind in KINDS}, {})
     assert [pair for pair in codes(plan) if pair[0] in (INIT, PAYLOAD)] == [
         (INIT, "--------"),
@@ -233,7 +234,8 @@ def test_joined_pid_and_time_namespaces_hold_for_the_next_process() -> None:
         (INIT, "U----IC-"),
         (INIT, "U---HIC-"),
         (INIT, "U--NHIC-"),
-        (INIT, "UM-NHIC-"),
+        (INIT, "U--NHICT"),
+        (INIT, "UM-NHICT"),
         (PAYLOAD, "UMPNHICT"),
     ]
 

@@ -9,6 +9,7 @@ import shlex
 
 from nstool import uapi
 from nstool.kinds import KINDS
+from nstool.namespaces import time
 from nstool.plan import describe
 from nstool.plan.shell import mounts, network, payload
 from nstool.plan.shell.place import Place
@@ -170,6 +171,8 @@ def _exec_init(s: Script, _: Step) -> Lines:
 def _setns(s: Script, step: Step) -> Lines:
     place = s.place(step.args[0])
     (flags,) = numbers(step, 1)
+    if place.path == time.NEW:
+        return ["#   by the fork of unshare above"]
     words = [f"--{_UNSHARE[name]}=/proc/self/fd/{place.digit}" for name, kind in KINDS.items() if flags & kind.flag]
     keep = " --preserve-credentials" if flags & uapi.CLONE_NEWUSER else ""
     s.tools.add("nsenter")
