@@ -132,8 +132,11 @@ class View:
 
     def _open_tree(self, step: Step) -> None:
         directory, path = step.args[0], str(step.args[1])
-        if isinstance(directory, Fd):
-            tree = self.trees.get(directory.name, Tree()).part(path)
+        if isinstance(directory, Fd) and directory.name in self.trees:
+            tree = self.trees[directory.name].part(path)
+        elif isinstance(directory, Fd):
+            opened = self.places.get(directory.name, "")
+            tree = Tree((_join(opened, path),)) if opened and not self.own_root else Tree()
         elif self.own_root:  # after the pivot the path is one of the sandbox
             place = self.locate(path)
             tree = Tree((place.host,) if place.host else (), "" if place.host else "unknown", place.attributes)

@@ -20,6 +20,10 @@ from nstool.plan.host import MASKED_PROC, READONLY_PROC, SCRATCH, Host
 from nstool.plan.steps import INIT, LAUNCHER, UNDO, Fd, Step
 from nstool.spec.model import IdMap, Mount, Spec
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 EEXIST = 17
 EMPTY = uapi.AT_EMPTY_PATH
 RECURSIVE = uapi.AT_RECURSIVE
@@ -263,14 +267,18 @@ def _root(spec: Spec, host: Host, opener: str, opened: list[Step], userns: str, 
     attributes = SAFE | (0 if root.writable or root.type == "tarball" else uapi.MOUNT_ATTR_RDONLY)
     attributes |= uapi.MOUNT_ATTR_IDMAP if root.idmap else 0
     path = {"host": "/", "directory": root.path}.get(root.type) or f"{host.roots}/{name}"
-    tree = "tree" if host.top else "root"
-    whose = "a private copy of the host's mounts" if root.type == "host" else "the tree that becomes the root"
-    opened.append(_tree(opener, path, tree, whose))
     why = f"root {'writable' if root.writable else 'read-only'}, no set-user-ID, no device nodes"
     mapped = userns if root.idmap else ""
     propagation = _first(spec.mount_propagation)
-    opened.append(_attributes(opener, tree, attributes, why, propagation=propagation, userns=mapped))
-    return _shadow(spec, host, opener, opened) if host.top else _pivot()
+
+    def finished(tree: str) -> Step:
+        return _attributes(opener, tree, attributes, why, propagation=propagation, userns=mapped)
+
+    if host.top:
+        return _shadow(path, host, opener, opened, finished)
+    whose = "a private copy of the host's mounts" if root.type == "host" else "the tree that becomes the root"
+    opened += [_tree(opener, path, "root", whose), finished("root")]
+    return _pivot()
 
 
 def _no_idmap(what: str) -> NotSupported:
@@ -291,8 +299,13 @@ def _pivot() -> list[Step]:
     ]
 
 
-def _shadow(spec: Spec, host: Host, opener: str, opened: list[Step]) -> list[Step]:
-    """A root directory that lacks mount points: a tmpfs with each of its entries bound in; nothing is made in it."""
+def _shadow(directory: str, host: Host, opener: str, opened: list[Step], finished: Callable[[str], Step]) -> list[Step]:
+    """A root directory that lacks mount points: a tmpfs with each of its entries bound in; nothing is made in it.
+
+    The entries are copied from where the directory is: before Linux 6.15 a copy that is not attached cannot be copied.
+    """
+    flags = uapi.O_PATH | uapi.O_DIRECTORY | uapi.O_CLOEXEC
+    opened.append(Step(opener, "openat2", (uapi.AT_FDCWD, directory, flags, 0, 0), "the root directory", result="tree"))
     steps = _new(
         "tmpfs", "root", {"mode": "755", "size": "64k"}, SAFE, "the root lacks mount points, so a root of its entries"
     )
@@ -312,6 +325,7 @@ def _shadow(spec: Spec, host: Host, opener: str, opened: list[Step]) -> list[Ste
                 result=fd,
             )
         )
+        opened.append(finished(fd))
         if kind == "dir":
             steps.append(Step(INIT, "mkdirat", (uapi.AT_FDCWD, path, 0o755), "a directory of the root"))
         else:
