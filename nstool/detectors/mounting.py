@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from errno import EINVAL
 
 from nstool import uapi
 from nstool.detectors import rights
@@ -408,10 +409,17 @@ def idmap_not_supported(scene: Scene) -> Answer:
     if mount is None:
         return None
     mounts = [mount, *(scene.mounts_below(path) if scene.integer("flags") & uapi.AT_RECURSIVE else ())]
+    from nstool.sandbox import idmapped
+
+    unknown = False
     for one in mounts:
-        if one.type in NO_IDMAP:
-            return {"path": path, "fstype": one.type, "point": one.target}
-    return None
+        if one.type not in NO_IDMAP:
+            refused = idmapped.refusal(one.target)
+            unknown = unknown or (refused is not None and refused.errno != EINVAL)
+            if refused is None or refused.errno != EINVAL:
+                continue
+        return {"path": path, "fstype": one.type, "point": one.target}
+    return None if unknown else False
 
 
 def idmap_needs_privilege(scene: Scene) -> Answer:

@@ -275,27 +275,14 @@ def _mounts() -> Iterator[Feature]:
 
 
 def _idmapped() -> Feature:
-    from nstool import syscalls
-    from nstool.namespaces.user import Maps
-    from nstool.sandbox import engine
-    from nstool.spec.model import IdMap
-
     area, name = "mounts", "id-mapped mounts"
     if os.geteuid() != 0:
         return Feature(area, name, NO, "they need CAP_SYS_ADMIN over the filesystem", "run as root")
-    lines = (IdMap(0, 0x7FFE0000, 65536),)
-    fds: list[int] = []
-    try:
-        fds.append(engine.userns(Maps(lines, lines, "launcher")))
-        fds.append(syscalls.open_tree(uapi.AT_FDCWD, "/", uapi.OPEN_TREE_CLONE | uapi.OPEN_TREE_CLOEXEC))
-        syscalls.mount_setattr(fds[1], "", uapi.AT_EMPTY_PATH, attr_set=uapi.MOUNT_ATTR_IDMAP, userns_fd=fds[0])
-    except KernelError as error:
-        remedy = "a filesystem with id-mapped mounts (ext4, xfs, btrfs, tmpfs since 6.3)"
-        return _tried(area, name, error, "", remedy)
-    finally:
-        for fd in fds:
-            os.close(fd)
-    return Feature(area, name, YES, "made of this host's /; each filesystem decides for itself")
+    from nstool.sandbox import idmapped
+
+    found = "made of this host's /; each filesystem decides for itself"
+    remedy = "a filesystem with id-mapped mounts (ext4, xfs, btrfs, tmpfs since 6.3)"
+    return _tried(area, name, idmapped.refusal("/"), found, remedy)
 
 
 def _cgroups() -> Iterator[Feature]:

@@ -29,6 +29,12 @@ def _check(what: str, result: int) -> int:
     return result
 
 
+def release() -> tuple[int, int]:
+    """Return the kernel's version as (6, 1). uname(2)."""
+    major, minor = os.uname().release.split(".")[:2]
+    return int(major), int(minor)
+
+
 def unshare(flags: int) -> None:
     """Move the calling process into new namespaces. unshare(2)."""
     _check("unshare", _libc.unshare(ctypes.c_int(flags)))

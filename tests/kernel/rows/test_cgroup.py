@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -160,8 +160,8 @@ def test_it_sees_itself_at_the_root(as_root: Act) -> None:
             return inside, outside, list(box.sandbox.cgroups)
 
     inside, outside, used = as_root(look)
-    for controller in ("" if name == "unified" else name for name in used):
-        key = next(key for key in outside if controller in key.split(","))
+    for name in used:
+        key = next((key for key in outside if name in key.split(",")), "")  # "" is version 2
         assert inside[key] == "/"
         assert "nstool-" in outside[key]
 
@@ -180,23 +180,33 @@ def test_a_shared_cgroup_namespace_shows_where_it_is(as_root: Act) -> None:
 # --------------------------------------------------------------------- as an ordinary user
 
 
+Give = Callable[..., Path]
+
+
 @pytest.fixture
-def delegated(user: User, name: str) -> Iterator[list[Path]]:
-    """Cgroups of the user's own, as an administrator gives them: one in each hierarchy, with a cgroup to be in."""
+def give(user: User) -> Iterator[Give]:
+    """``give(directory)``: make a cgroup that is the user's own, as an administrator does; where to be in it.
+
+    With theirs=False it stays root's.
+    """
     if reason := probes.missing("root", "cgroup_memory", "cgroup_pids", "cgroup_cpu"):
         pytest.skip(reason)
-    points = {probes.controller_root(controller) for controller in ("memory", "pids", "cpu")}
-    points |= {point for point, kind, _ in probes.cgroup_mounts() if kind == "cgroup2"}
-    made = [Path(point, f"delegated-{name}") for point in sorted(points)]
-    for path in made:
-        path.mkdir()
-        os.chown(path, user.uid, user.gid)
-        for file in ("cgroup.procs", "tasks", "cgroup.subtree_control", "cgroup.threads"):
-            if (path / file).exists():
-                os.chown(path / file, user.uid, user.gid)
-    yield made
+    made: list[Path] = []
+
+    def act(path: Path, theirs: bool = True) -> Path:
+        # Of version 2, who has children with controllers has no processes: they are in a child.
+        places = [path, path / "own"] if theirs and (path.parent / "cgroup.subtree_control").exists() else [path]
+        for place in places:
+            place.mkdir()
+            made.append(place)
+            for file in ("", "cgroup.procs", "tasks", "cgroup.subtree_control", "cgroup.threads"):
+                if theirs and (place / file).exists():
+                    os.chown(place / file, user.uid, user.gid)
+        return places[-1]
+
+    yield act
     deadline = time.monotonic() + 5
-    for path in made:
+    for path in reversed(made):
         while path.exists() and time.monotonic() < deadline:
             try:
                 path.rmdir()
@@ -204,20 +214,33 @@ def delegated(user: User, name: str) -> Iterator[list[Path]]:
                 continue
 
 
-def test_limits_hold_in_a_delegated_cgroup(in_child: Act, user: User, delegated: list[Path]) -> None:
+def hierarchies() -> list[Path]:
+    """The tops of all that the default's limits need."""
+    points = {probes.controller_root(controller) for controller in ("memory", "pids", "cpu")}
+    return [*map(Path, sorted(points | {point for point, kind, _ in probes.cgroup_mounts() if kind == "cgroup2"}))]
+
+
+def be_in(places: list[Path], user: User) -> None:
+    """Enter these cgroups, and become the user."""
+    for place in places:
+        (place / "cgroup.procs").write_text(str(os.getpid()))
+    user.become()
+
+
+def test_limits_hold_in_a_delegated_cgroup(in_child: Act, user: User, name: str, give: Give) -> None:
     """An ordinary user with cgroups of their own gets the default's limits, and they hold."""
+    delegated = [top / f"delegated-{name}" for top in hierarchies()]
+    places = [give(path) for path in delegated]
 
     def act() -> tuple[Any, ...]:
-        for path in delegated:
-            (path / "cgroup.procs").write_text(str(os.getpid()))
-        user.become()
+        be_in(places, user)
         plain = boxes.nstool("run", "--", "id", "-u")
         hog = boxes.nstool("run", "--memory", "24M", "--", "sh", "-c", HOG)
         forks = boxes.nstool("run", "--pids", "10", "--", "sh", "-c", FORKS)
         with boxes.box(limits=Limits(memory=32 * MIB, cpu=0.5)) as box:
             inside = [Path(path).parent in delegated for path in box.sandbox.cgroups.values()]
             assert values(box, "memory", "memory.limit_in_bytes", "memory.max") == [str(32 * MIB)]
-        left = [str(below) for path in delegated for below in path.iterdir() if below.is_dir()]
+        left = [str(below) for path in delegated for below in path.iterdir() if below.is_dir() and below not in places]
         return plain, hog.status, "lack of memory" in hog.err, "started 40" in forks.out, inside, left
 
     plain, status, told, started, inside, left = in_child(act)
@@ -227,15 +250,17 @@ def test_limits_hold_in_a_delegated_cgroup(in_child: Act, user: User, delegated:
     assert left == []
 
 
-def test_delegation_of_one_controller_is_not_enough(in_child: Act, user: User, delegated: list[Path]) -> None:
+def test_delegation_of_one_controller_is_not_enough(in_child: Act, user: User, name: str, give: Give) -> None:
     """What is missing is named: nothing is dropped in silence."""
     memory = Path(probes.controller_root("memory"))
+    places = [give(top / f"delegated-{name}") for top in hierarchies() if top != memory]
+    if not places:  # version 2 alone: a cgroup whose parent does not hand memory on
+        few = give(memory / f"few-{name}", theirs=False)
+        (few / "cgroup.subtree_control").write_text("+pids +cpu")
+        places = [give(few / "mine")]
 
     def act() -> boxes.Ran:
-        for path in delegated:
-            if path.parent != memory:
-                (path / "cgroup.procs").write_text(str(os.getpid()))
-        user.become()
+        be_in(places, user)
         return boxes.nstool("run", "--", "id", "-u")
 
     ran = in_child(act)

@@ -187,7 +187,7 @@ def test_sysctls_are_the_namespaces_own(act: Act) -> None:
     names = {
         "net.ipv4.ip_unprivileged_port_start": "80",
         "net.ipv4.conf.all.forwarding": "1",
-        "net.core.somaxconn": "77",
+        "net.ipv4.ip_default_ttl": "77",
     }
     files = {name: Path("/proc/sys/" + name.replace(".", "/")) for name in names}
     before = {name: file.read_text() for name, file in files.items()}
@@ -225,8 +225,8 @@ def test_a_published_port_can_be_bound(as_root: Act) -> None:
 
 def test_sysctls_of_the_command_line(act: Act) -> None:
     """--sysctl NAME=VALUE."""
-    words = ["--memory", "0", "--pids", "0", "--cpu", "0", "--sysctl", "net.core.somaxconn=99"]
-    assert act(boxes.nstool, "run", *words, "--", "cat", "/proc/sys/net/core/somaxconn") == (0, "99\n", "")
+    words = ["--memory", "0", "--pids", "0", "--cpu", "0", "--sysctl", "net.ipv4.ip_default_ttl=99"]
+    assert act(boxes.nstool, "run", *words, "--", "cat", "/proc/sys/net/ipv4/ip_default_ttl") == (0, "99\n", "")
 
 
 @pytest.mark.parametrize(

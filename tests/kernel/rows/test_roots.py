@@ -310,13 +310,13 @@ def test_an_upper_layer_that_is_not_the_users_own_is_told_so(as_user: Act, tree:
 
     def go() -> list[boxes.Ran]:
         limits = ("--memory", "0", "--pids", "0", "--cpu", "0")
-        words = (*limits, "--root", f"{tree}:/usr", "--writable", "--upper", "/usr/share")
+        words = (*limits, "--root", f"{tree}:/usr", "--writable", "--upper", f"{tree}/etc")
         return [boxes.nstool(command, *words, "--", "true") for command in ("run", "check")]
 
     for ran in as_user(go):
         text = ran.out + ran.err
         assert ran.status == 125
-        assert "cause: the upper layer /usr/share is not writable for host uid" in text
+        assert f"cause: the upper layer {tree}/etc is not writable for host uid" in text
         assert "remedy: take a directory of your own, and leave uid_map and gid_map out" in text
         assert text.count("cause: ") == 1
 
