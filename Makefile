@@ -4,6 +4,8 @@ PYTHON       ?= python3
 ARGS         ?=
 JOBS         ?= $(shell nproc)
 FUZZ_SECONDS ?= 60
+KERNELS      ?= 6.1 6.12
+VM_FULL      ?=
 
 BIN     := .venv/bin
 SERVICE := examples/web_service.py
@@ -15,6 +17,7 @@ BUILD_PACKAGES := gcc libc6-dev libcap-dev libseccomp2
 USE_PACKAGES   := nftables uidmap iproute2 strace busybox-static shellcheck
 FUZZ_PACKAGES  := clang libclang-rt-dev
 LINT_PACKAGES  := clang-format
+VM_PACKAGES    := qemu-system-x86 busybox-static kmod xz-utils e2fsprogs
 ifneq ($(filter /usr/bin/% /bin/%,$(shell command -v $(PYTHON) 2>/dev/null)),)
 BUILD_PACKAGES += python3-venv python3-dev
 endif
@@ -34,7 +37,7 @@ NATIVE         := nstool/_native.abi3.so
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help build run test test-unit bench lint format docs fuzz clean
+.PHONY: help build run test test-unit test-vm bench lint format docs fuzz clean
 
 help:
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -49,6 +52,9 @@ test: build .venv/.fuzz-packages ## Run all the tests that this machine can, the
 
 test-unit: ## Run the tests that need neither build nor root.
 	@$(or $(wildcard $(BIN)/python),$(PYTHON)) -m pytest -q tests/unit $(ARGS)
+
+test-vm: build .venv/.vm-packages ## Run the tests marked for it under KERNELS="6.1 6.12" in QEMU; VM_FULL=1: all of the kernel's.
+	@$(BIN)/python tests/vm/run.py --kernels "$(KERNELS)" $(if $(filter 1,$(VM_FULL)),--full) $(ARGS)
 
 bench: build ## Measure launches beside the floor and other tools.
 	@$(BIN)/python $(BENCH) $(ARGS)
@@ -99,6 +105,10 @@ clean: ## Remove all that make has made.
 
 .venv/.fuzz-packages: scripts/packages | .venv/.installed
 	@scripts/packages $(FUZZ_PACKAGES)
+	@touch $@
+
+.venv/.vm-packages: scripts/packages | .venv/.installed
+	@scripts/packages --need $(VM_PACKAGES)
 	@touch $@
 
 .venv/.lint-packages: scripts/packages | .venv/.installed

@@ -20,6 +20,7 @@ WORKPLACE = pytest.StashKey[Workplace]()
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "needs(*names): run only where these probes of tests/support/probes.py agree")
+    config.addinivalue_line("markers", "vm: runs under other kernels too, make test-vm; no skip is allowed there")
     config.addinivalue_line("markers", "orphans: kills a launcher on purpose; dead orphans are no leak")
     # How long one example takes depends on what else the machine does.
     settings.register_profile("nstool", deadline=None)
@@ -43,6 +44,15 @@ def pytest_itemcollected(item: pytest.Item) -> None:
     unknown = [name for mark in item.iter_markers("needs") for name in mark.args if name not in probes.PROBES]
     if unknown:
         raise pytest.UsageError(f"{item.nodeid} needs {unknown}, which tests/support/probes.py does not know")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Keep one of n parts of the tests: NSTOOL_SHARD="2/3" is the second of three."""
+    number, _, parts = os.environ.get("NSTOOL_SHARD", "1/1").partition("/")
+    kept = items[int(number) - 1 :: int(parts)]
+    config.hook.pytest_deselected(items=[item for item in items if item not in set(kept)])
+    items[:] = kept
 
 
 @pytest.hookimpl(tryfirst=True)
