@@ -61,7 +61,7 @@ DOCS: dict[str, str] = {
     "Mount.symlinks": "Symbolic links on it are followed.",
     "Mount.idmap": "Show the owners of the files under the sandbox's ids, mount_setattr(2).",
     "Mount.propagation": "Propagation of this mount; empty: as mount_propagation.",
-    "Mount.size": "Size of a tmpfs; 0: as the kernel likes.",
+    "Mount.size": "Size of a tmpfs; 0: as tmp_size.",
     "Mount.mode": "Permission bits of a tmpfs.",
     "Mount.lower": "Layers of an overlay, the top one first.",
     "Mount.upper": "Layer of an overlay that keeps what is written; empty: thrown away.",

@@ -22,21 +22,21 @@ MOUNT_TYPES = ("bind", "tmpfs", "proc", "mqueue", "overlay", "devpts")
 PROPAGATION = ("private", "slave", "shared", "unbindable")
 
 # Words of a mount's short form: what each sets.
-_MOUNT_WORDS: dict[str, dict[str, Any]] = {
-    "ro": {"writable": False},
-    "rw": {"writable": True},
-    "exec": {"exec": True},
-    "noexec": {"exec": False},
-    "suid": {"suid": True},
-    "nosuid": {"suid": False},
-    "dev": {"dev": True},
-    "nodev": {"dev": False},
-    "rbind": {"recursive": True},
-    "norbind": {"recursive": False},
-    "symfollow": {"symlinks": True},
-    "nosymfollow": {"symlinks": False},
-    "idmap": {"idmap": True},
-    **{word: {"propagation": word} for word in PROPAGATION},
+_MOUNT_WORDS: dict[str, tuple[str, Any]] = {
+    "ro": ("writable", False),
+    "rw": ("writable", True),
+    "exec": ("exec", True),
+    "noexec": ("exec", False),
+    "suid": ("suid", True),
+    "nosuid": ("suid", False),
+    "dev": ("dev", True),
+    "nodev": ("dev", False),
+    "rbind": ("recursive", True),
+    "norbind": ("recursive", False),
+    "symfollow": ("symlinks", True),
+    "nosymfollow": ("symlinks", False),
+    "idmap": ("idmap", True),
+    **{word: ("propagation", word) for word in PROPAGATION},
 }
 
 
@@ -253,19 +253,25 @@ def root(value: object) -> Root:
 
 
 def _mount_words(text: str, options: str) -> dict[str, Any]:
-    values: dict[str, Any] = {}
+    found: dict[str, Any] = {}
+    said: dict[str, str] = {}  # key to the word that set it
     for word in options.split(","):
         name, equals, rest = word.partition("=")
         if name == "size" and equals:
-            values["size"] = size(rest)
+            key, value = "size", size(rest)
         elif name == "mode" and equals:
-            values["mode"] = octal(rest)
+            key, value = "mode", octal(rest)
         elif word in _MOUNT_WORDS:
-            values.update(_MOUNT_WORDS[word])
+            key, value = _MOUNT_WORDS[word]
         else:
             hint = suggest(word, (*_MOUNT_WORDS, "size=", "mode="))
             raise SpecError(f"{quoted(word)} in {quoted(text)} is no mount option{hint}")
-    return values
+        if key in said:
+            how = "twice" if said[key] == word else f"after {quoted(said[key])}"
+            raise SpecError(f"{quoted(word)} {how} in {quoted(text)}; write one of them")
+        said[key] = word
+        found[key] = value
+    return found
 
 
 def mount(value: object) -> Mount:
@@ -282,7 +288,7 @@ def mount(value: object) -> Mount:
         raise SpecError(f"{quoted(text)} is not of the form SRC:DST[:OPTIONS]")
     values = _mount_words(text, rest[1]) if len(rest) == 2 else {}
     if source in MOUNT_TYPES and source not in ("bind", "overlay"):
-        return Mount(**{"target": target, "type": source, "writable": source != "proc", **values})
+        return _filesystem(source, target, values)
     return Mount(target=target, source=source, **values)
 
 
@@ -290,8 +296,13 @@ def tmpfs(value: object) -> Mount:
     """Return a writable tmpfs: "DST[:size=64M,mode=1777,…]"."""
     text = _string(value, "a directory")
     target, colon, options = text.partition(":")
-    values = _mount_words(text, options) if colon else {}
-    return Mount(**{"target": target, "type": "tmpfs", "writable": True, **values})
+    return _filesystem("tmpfs", target, _mount_words(text, options) if colon else {})
+
+
+def _filesystem(kind: str, target: str, values: dict[str, Any]) -> Mount:
+    if kind != "proc" and not values.get("writable", True):
+        raise SpecError(f'a {kind} is always writable; leave "ro" out')
+    return Mount(**{"target": target, "type": kind, "writable": kind != "proc", **values})
 
 
 def idmap(value: object) -> IdMap:

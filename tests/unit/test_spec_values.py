@@ -110,6 +110,35 @@ def test_no_mounts(text):
         values.mount(text)
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ("rw,ro", '"ro" after "rw"'),
+        ("size=1M,size=2M", '"size=2M" after "size=1M"'),
+        ("mode=1777,rw,mode=755", '"mode=755" after "mode=1777"'),
+        ("nodev,exec,dev", '"dev" after "nodev"'),
+        ("slave,private", '"private" after "slave"'),
+        ("rw,rw", '"rw" twice'),
+    ],
+)
+def test_a_mount_option_that_another_undoes_is_refused(options, said):
+    for read, text in ((values.mount, f"/a:/b:{options}"), (values.tmpfs, f"/b:{options}")):
+        with pytest.raises(SpecError) as caught:
+            read(text)
+        assert str(caught.value) == f'{said} in "{text}"; write one of them'
+
+
+@pytest.mark.parametrize("text", ["tmpfs:/t:ro", "mqueue:/q:nosuid,ro", "devpts:/p:ro"])
+def test_a_mount_that_is_always_writable_is_not_said_to_be_read_only(text):
+    with pytest.raises(SpecError, match='is always writable; leave "ro" out'):
+        values.mount(text)
+
+
+def test_a_tmpfs_is_not_said_to_be_read_only():
+    with pytest.raises(SpecError, match='a tmpfs is always writable; leave "ro" out'):
+        values.tmpfs("/t:ro,size=1M")
+
+
 def test_a_misspelt_mount_option_has_a_suggestion():
     with pytest.raises(SpecError, match='did you mean "noexec"'):
         values.mount("/a:/b:noexe")
