@@ -93,6 +93,11 @@ def _needs_new(spec: Spec, kind: str, path: Path, what: str) -> None:
         _fail(path, f"{what} needs a new {kind} namespace, {KINDS[kind].man}")
 
 
+def _written(record: Frozen, key: str) -> bool:
+    """Whether a key has another value than when nothing is written."""
+    return bool(getattr(record, key) != record.__defaults__[key])
+
+
 def _one_of(path: Path, value: str, choices: Collection[str], what: str) -> None:
     if value not in choices:
         _fail(path, f"{quoted(value)} is no {what}{suggest(value, (c for c in choices if c))}")
@@ -170,8 +175,12 @@ def _command(spec: Spec) -> None:
 
 def _name(spec: Spec) -> None:
     name = spec.name
-    if name and not (len(name) <= 63 and name.isascii() and name[0].isalnum() and _only(name, "-_.")):
-        _fail(("name",), f"{quoted(name)} must be 1 to 63 letters, digits, -, _ or ., and begin with a letter or digit")
+    plain = name.isascii() and name == name.lower() and _only(name, "-_.")
+    if name and not (plain and len(name) <= 63 and name[0].isalnum()):
+        _fail(
+            ("name",),
+            f"{quoted(name)} must be 1 to 63 lower case letters, digits, -, _ or ., and begin with a letter or digit",
+        )
 
 
 def _only(name: str, others: str) -> bool:
@@ -226,6 +235,9 @@ def _root(spec: Spec) -> None:
     if root.idmap:
         _needs_new(spec, "user", ("root", "idmap"), "idmap")
     _between(("root", "size"), root.size, 0, 1 << 62, "size in bytes")
+    if _written(root, "size") and (root.type in ("host", "directory") or root.upper):
+        what = "with an upper layer" if root.upper else f"of type {root.type}"
+        _fail(("root", "size"), f"a root {what} has no size of its own: it lies on the host; leave size out")
     if root.size == 0 and root.type == "tmpfs":
         _fail(("root", "size"), "a tmpfs without limit can fill the memory of the host; give it a size, tmpfs(5)")
 
@@ -280,6 +292,8 @@ def _mount(spec: Spec, path: Path, mount: Mount) -> None:
     if mount.size and mount.type != "tmpfs":
         _fail((*path, "size"), f"size is for tmpfs, not for {mount.type}")
     _between((*path, "mode"), mount.mode, 0, 0o7777, "permission bits")
+    if _written(mount, "mode") and mount.type != "tmpfs":
+        _fail((*path, "mode"), f"mode is for tmpfs, not for {mount.type}")
     if mount.type == "proc":
         _needs_new(spec, "pid", path, "a proc of its own")
     if mount.type == "mqueue":
@@ -292,8 +306,11 @@ def _own_filesystems(spec: Spec) -> None:
     for key, kept in (("proc", "none"), ("dev", "none")):
         if getattr(spec, key) != kept:
             _needs_new(spec, "mnt", (key,), f'{key} = "{getattr(spec, key)}"')
-    if spec.proc_subset and spec.proc != "private":
-        _fail(("proc_subset",), f'proc_subset needs a private /proc, but proc = "{spec.proc}", proc(5)')
+    for key in ("hidepid", "proc_subset"):
+        if _written(spec, key) and spec.proc != "private":
+            _fail((key,), f'{key} needs a private /proc, but proc = "{spec.proc}", proc(5)')
+    if _written(spec, "mount_propagation"):
+        _needs_new(spec, "mnt", ("mount_propagation",), "mount_propagation")
     _between(("tmp_size",), spec.tmp_size, 0, 1 << 62, "size in bytes")
     if spec.tmp_size:
         _needs_new(spec, "mnt", ("tmp_size",), "a /tmp of its own")
@@ -370,10 +387,10 @@ def _net(spec: Spec) -> None:
 
 
 def _links(spec: Spec) -> None:
-    """Addresses and routes are for a network device of the sandbox's own."""
+    """Addresses, routes and the rules for packets are for a network device of the sandbox's own."""
     net = spec.net
-    for key in ("address", "gateway", "address6", "gateway6", "routes", "mtu"):
-        if getattr(net, key) and net.mode not in ("veth", "bridge"):
+    for key in ("address", "gateway", "address6", "gateway6", "routes", "mtu", "nat", "ipv6", "isolated"):
+        if _written(net, key) and net.mode not in ("veth", "bridge"):
             _fail(("net", key), f'{key} needs mode "veth" or "bridge", not "{net.mode}", veth(4)')
     if net.mtu:
         _between(("net", "mtu"), net.mtu, 1280 if net.ipv6 else 68, 65535, "mtu")

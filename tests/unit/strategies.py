@@ -82,7 +82,7 @@ def roots(draw: st.DrawFn) -> Root:
     if kind == "overlay":
         lower = tuple(draw(st.lists(PATHS, min_size=1, max_size=3)))
         upper = draw(st.just("") | PATHS) if writable else ""
-        return Root(kind, "", lower, upper, writable, draw(st.booleans()), size)
+        return Root(kind, "", lower, upper, writable, draw(st.booleans()), 64 << 20 if upper else size)
     return Root(kind, writable=writable, size=size)
 
 
@@ -202,6 +202,8 @@ def specs(draw: st.DrawFn) -> Spec:
         changes |= {"proc": "none", "dev": "none", "tmp_size": 0}
     elif "pid" not in own or draw(st.booleans()):
         changes["proc"] = draw(word("Spec.proc") if "pid" in own else st.sampled_from(("none", "bind")))
+    if changes.get("proc", "private") != "private":
+        changes.pop("hidepid", None)
     if "pid" in own and draw(st.booleans()):
         changes["next_pid"] = 77 if changes.get("init", True) else 1
     if changes.get("seccomp") == "none":
