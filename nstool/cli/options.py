@@ -80,8 +80,8 @@ def _put(record: Any, path: Path, value: object) -> Any:
 def get(spec: Spec, path: Path) -> Any:
     """Return the value at a key path."""
     value: Any = spec
-    for name in path:
-        value = getattr(value, str(name))
+    for part in path:
+        value = value[part] if isinstance(part, int) else getattr(value, part)
     return value
 
 
@@ -134,7 +134,7 @@ def _share(spec: Spec, texts: list[str]) -> Applied:
 
 def _join(spec: Spec, texts: list[str]) -> Applied:
     """The net namespace is also a mode of [net]."""
-    wanted = dict(values.pair(item, "TYPE=VALUE") for text in texts for item in values.words(text))
+    wanted = {kind: value for text in texts for kind, value in values.pairs(text, "TYPE=VALUE").items()}
     for kind in wanted:
         if kind not in KINDS:
             hint = values.suggest(kind, KINDS)
@@ -154,7 +154,7 @@ def _time_offset(spec: Spec, texts: list[str]) -> Applied:
     text = texts[-1]
     if "=" not in text:
         text = f"monotonic={text},boottime={text}"
-    offsets = dict(values.pair(item, "CLOCK=SECONDS") for item in values.words(text))
+    offsets = values.pairs(text, "CLOCK=SECONDS")
     for clock in offsets:
         if clock not in ("monotonic", "boottime"):
             hint = values.suggest(clock, ("monotonic", "boottime"))
@@ -345,13 +345,26 @@ def _spec(line: Line) -> tuple[Spec, Place]:
         spec, place, given = loaded.spec, loaded.place, loaded.given
     named: dict[Path, str] = {}
     for name, texts in line.texts.items():
+        before = spec
         spec, paths = apply(BY_NAME[name], spec, texts)
+        _agree(name, paths, named, before, spec)
         named.update((path, name) for path in paths)
     spec = absolute(spec.replace(command=(*spec.command, *line.args)), here)
     spec = implied(spec, {*given, *named})
     place = _places(named, place)
     check(spec, place)
     return spec, place
+
+
+def _agree(name: str, paths: Sequence[Path], named: Mapping[Path, str], before: Spec, after: Spec) -> None:
+    """Refuse an option that undoes what another one says. named: key path to option so far.
+
+    Capabilities alone are laid over each other on purpose: --cap sets all five sets, --cap-bounding one.
+    """
+    for path in paths:
+        other = named.get(path, name)
+        if other != name and path[0] != "capabilities" and get(before, path) != get(after, path):
+            raise SpecError(f"contradicts {other}: both set {key_path(path)}", name)
 
 
 def _places(named: Mapping[Path, str], file: Place) -> Place:

@@ -179,10 +179,21 @@ def pair(value: object, what: str = "NAME=VALUE") -> tuple[str, str]:
     return name, rest
 
 
+def pairs(value: object, what: str = "NAME=VALUE") -> dict[str, str]:
+    """Return the pairs of "A=1,B=2", or of a list of such pairs; each name may stand there once."""
+    found: dict[str, str] = {}
+    for item in words(value):
+        name, text = pair(item, what)
+        if name in found:
+            raise SpecError(f"{quoted(name)} twice; write it once")
+        found[name] = text
+    return found
+
+
 def strings(value: object) -> dict[str, str]:
     """Return a table of strings, from a table or from a list of "NAME=VALUE"."""
     if isinstance(value, (list, tuple)):
-        return dict(pair(item) for item in value)
+        return pairs(value)
     if not isinstance(value, dict):
         raise SpecError(f'expected a table or an array of "NAME=VALUE", got {kind_of(value)}')
     for name, item in value.items():

@@ -49,6 +49,7 @@ WRONG = [
     ('command = ["a"]\n[net]\npublish = [80]', "w.toml:3: net.publish[0]: a published port needs net mode"),
     ('command = ["a"]\n[limits]\nmemory = "64X"', 'w.toml:3: limits.memory: "64X" is not a size'),
     ('command = ["a"]\nenv.PORT = 80', 'w.toml:2: env: the value of "PORT" must be a string, got an integer'),
+    ('command = ["a"]\nenv = ["A=1", "B=1",\n"A=2"]', 'w.toml:2: env: "A" twice; write it once'),
     ('command = ["a"]\n[limits.rlimits]\nnofil = 5', 'w.toml:3: limits.rlimits.nofil: "nofil" is no resource limit'),
     ('command = ["a"]\numask = "9"', 'w.toml:2: umask: "9" is not octal'),
     ('command = ["a"]\nuid_map = ["0:1"]', 'w.toml:2: uid_map[0]: "0:1" is not an id map'),
