@@ -77,11 +77,12 @@ def check(spec: Spec, host: Host, trial: Trial | None = None, root: str = "") ->
     if trial is not None and not problems:
         refused = trial(reduced, host)
         if refused is not None:
-            problems.append(_refusal(refused))
+            problems.append(refusal(refused))
     return tuple(dict.fromkeys(problems))
 
 
-def _refusal(error: KernelError) -> Problem:
+def refusal(error: KernelError) -> Problem:
+    """Return a refused call as a problem."""
     cause = error.cause or f"the kernel refuses it when it is tried: {error.errno_name}"
     return Problem(error.why, cause, error.remedy, error.call, error.checked)
 

@@ -137,19 +137,41 @@ def trial(spec: Spec, host: Host) -> KernelError | None:
 
 
 def problems(spec: Spec) -> tuple[Problem, ...]:
-    """Return what this host cannot do of a spec: facts, detectors and a trial run. Raises SpecError for a bad spec."""
+    """Return what this host cannot do of a spec: facts, detectors, a trial run, and what is leased.
+
+    Raises SpecError for a bad spec, a name that is taken, fds to pass that are not open.
+    """
     from nstool.plan import preflight
     from nstool.sandbox import host as facts
-    from nstool.sandbox.launch import resolve
+    from nstool.sandbox import rundir
+    from nstool.sandbox.launch import check_open, resolve
     from nstool.spec.check import check
 
     check(spec)
+    check_open(spec.pass_fds)
+    if spec.name:
+        rundir.check_free(spec.name)
     resolved = resolve(spec)
     try:
         host = facts.read(resolved)
     except NotSupported as error:
         return (preflight.problem(error),)
-    return preflight.check(resolved, host, trial)
+    return preflight.check(resolved, host, trial) or tuple(_leased(resolved, host))
+
+
+def _leased(spec: Spec, host: Host) -> Iterator[Problem]:
+    """Yield why what a launch would lease, ids and a network, cannot be had."""
+    from nstool.plan import preflight
+    from nstool.sandbox import leases
+    from nstool.sandbox.launch import is_registered
+
+    try:
+        if is_registered(spec, host):
+            leases.probe(spec)
+    except NotSupported as error:
+        yield preflight.problem(error)
+    except KernelError as error:
+        yield preflight.refusal(error)
 
 
 # ---- the list ----

@@ -354,11 +354,9 @@ class Prepared:
                 raise problem
         # What is derived from an address cannot be filled in afterwards; making the link costs far more.
         # Nor is an external step's part; unpacking costs far more, too.
-        linked = spec.net.mode in leases.NET_MODES or spec.root.type == "tarball"
-        self._template = None if linked or speaks_of_tokens(spec) else Template(self._plan)
-        own_ids = facts.privileged and spec.namespaces.user == "new" and not spec.uid_map
+        self._template = None if _is_linked(spec) or speaks_of_tokens(spec) else Template(self._plan)
         self._cgroup_paths = build.cgroup_paths(spec, facts, TOKENS)
-        self._registered = bool(spec.name or linked or own_ids or self._cgroup_paths)
+        self._registered = is_registered(spec, facts)
 
     def _plan(self, lease: Lease) -> Plan:
         return build.plan(self.spec, self._host, lease)
@@ -415,6 +413,16 @@ class Prepared:
 
     def _cloned(self, lease: Lease) -> Callable[[int], None]:
         return lambda pid: journal.started(lease.name, pid) if self._registered else None
+
+
+def _is_linked(spec: Spec) -> bool:
+    return spec.net.mode in leases.NET_MODES or spec.root.type == "tarball"
+
+
+def is_registered(spec: Spec, facts: Host) -> bool:
+    """Whether the sandbox of a spec has something to itself, so that it leases it and is in the run directory."""
+    own_ids = facts.privileged and spec.namespaces.user == "new" and not spec.uid_map
+    return bool(spec.name or _is_linked(spec) or own_ids or build.cgroup_paths(spec, facts, TOKENS))
 
 
 def _check_thread(spec: Spec) -> None:
@@ -512,20 +520,21 @@ def _given(
     given |= given_streams(streams, opened)
     passed = spec.pass_fds if pass_fds is None else pass_fds
     if len(passed) != len(spec.pass_fds):
-        from nstool.errors import SpecError
-
         raise SpecError(f"the spec was prepared for {len(spec.pass_fds)} fds, {len(passed)} are given", "pass_fds")
-    for number, fd in enumerate(passed):
-        if not _is_open(fd):
-            from nstool.errors import SpecError
-
-            raise SpecError(f"fd {fd} is not open in the launcher", f"pass_fds[{number}]")
-        given[f"pass{number}"] = fd
+    check_open(passed)
+    given |= {f"pass{number}": fd for number, fd in enumerate(passed)}
     if "userns" in program.slots:
         fd = engine.userns(build.maps(spec, facts, lease))
         opened.append(fd)
         given["userns"] = fd
     return given
+
+
+def check_open(passed: tuple[int, ...]) -> None:
+    """Raise SpecError if one of the fds to pass is not open here."""
+    for number, fd in enumerate(passed):
+        if not _is_open(fd):
+            raise SpecError(f"fd {fd} is not open in the launcher", f"pass_fds[{number}]")
 
 
 def given_streams(streams: tuple[int | None, ...], opened: list[int]) -> dict[str, int]:

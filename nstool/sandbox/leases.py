@@ -60,6 +60,14 @@ def take(spec: Spec) -> Lease:
         raise
 
 
+def probe(spec: Spec) -> None:
+    """Raise what ``take`` would raise now, but for the name: nobody who wants that is to meet us."""
+    from nstool.sandbox import journal
+
+    lease = take(spec.replace(name=""))
+    journal.undo(lease.name, (), lease)
+
+
 _unregistered = Lease(name="")
 
 
@@ -223,7 +231,7 @@ def _id_pool(chosen: str | None) -> Range:
     except ValueError:
         first, last = 0, 0
     if not ID_COUNT <= first < last < 0xFFFFFFFF:
-        raise SpecError(f"{chosen!r} is not FIRST-LAST with {ID_COUNT} <= FIRST < LAST < 4294967295", "NSTOOL_IDS")
+        raise SpecError(f"{chosen[:60]!r} is not FIRST-LAST with {ID_COUNT} <= FIRST < LAST < 4294967295", "NSTOOL_IDS")
     return first, last
 
 
@@ -306,14 +314,18 @@ def pools(text: str) -> list[Range]:
     found = []
     for word in text.split(","):
         address, _, bits = word.strip().partition("/")
-        octets = [int(octet) for octet in address.split(".") if octet.isdecimal() and int(octet) < 256]
-        if len(octets) != 4 or address.count(".") != 3 or not bits.isdecimal() or not 8 <= int(bits) <= 30:
-            raise SpecError(f"{word!r} is not an IPv4 network of 8 to 30 bits, as 10.213.0.0/16", "NSTOOL_NETS")
+        octets = [int(octet) for octet in address.split(".") if _below(octet, 256)]
+        if len(octets) != 4 or address.count(".") != 3 or not _below(bits, 31) or int(bits) < 8:
+            raise SpecError(f"{word[:60]!r} is not an IPv4 network of 8 to 30 bits, as 10.213.0.0/16", "NSTOOL_NETS")
         low = int.from_bytes(bytes(octets), "big")
         size = 1 << 32 - int(bits)
         low -= low % size
         found.append((low, low + size - 1))
     return found
+
+
+def _below(text: str, most: int) -> bool:
+    return text.isdecimal() and len(text) <= 3 and int(text) < most
 
 
 def routes(text: str) -> list[Range]:

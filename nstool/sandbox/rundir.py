@@ -296,13 +296,19 @@ def _rename(draft: str, final: str) -> bool:
     return True
 
 
-def _make_free(name: str) -> None:
+def check_free(name: str) -> None:
+    """Raise SpecError if a running sandbox has this name, or if it is none."""
+    check_name(name)
     record = read(name)
     if record is not None and record.alive:
         holder = f"process {record.pid}" if record.launcher_alive else f"the detached init {record.init_pid}"
         raise SpecError(
             f"{name!r} is the name of a running sandbox ({holder}): stop that one or choose another", "name"
         )
+
+
+def _make_free(name: str) -> None:
+    check_free(name)
     from nstool.sandbox import journal
 
     journal.clean(name)

@@ -180,6 +180,60 @@ def test_features_see_a_limit(in_child: Callable[..., Any]) -> None:
     assert "sysctl -w user.max_uts_namespaces=" in feature.remedy
 
 
+def said_by_both(*words: str, status: int) -> str:
+    """Return what `run` says of a command line, once it is what `check` says too."""
+    by_run, by_check = nstool("run", *words), nstool("check", *words)
+    assert by_run[0] == by_check[0] == status, (by_run, by_check)
+    assert by_run[1].removeprefix("nstool: ").strip() == by_check[1].removeprefix("nstool: ").strip()
+    return by_run[1]
+
+
+def test_name_of_a_running_sandbox(name: str) -> None:
+    """check refuses it as run does, and the name is free again when that sandbox has ended."""
+    from nstool.sandbox.launch import launch
+
+    with launch(spec("sleep", "60", name=name)):
+        said = said_by_both("--name", name, "--", "true", status=2)
+        assert said.startswith(f"nstool: --name: '{name}' is the name of a running sandbox (process {os.getpid()})")
+    assert nstool("check", "--name", name, "--", "true") == (0, "this host can do all of it\n")
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "words"),
+    [
+        ("NSTOOL_IDS", "5-", "NSTOOL_IDS: '5-' is not FIRST-LAST"),
+        ("NSTOOL_IDS", "1" * 5000, "NSTOOL_IDS: '111"),
+        ("NSTOOL_NETS", "10.0.0.0/8,10/8", "NSTOOL_NETS: '10/8' is not an IPv4 network"),
+        ("NSTOOL_NETS", "10.0.0.0/" + "1" * 5000, "NSTOOL_NETS: '10.0.0.0/111"),
+    ],
+)
+@pytest.mark.needs("veth", "nft")
+def test_pools_that_are_none(variable: str, value: str, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """check refuses what is wrong in the environment as run does, in a line of readable length."""
+    monkeypatch.setenv(variable, value)
+    said = said_by_both("--net", "veth", "--", "true", status=2)
+    assert said.startswith(f"nstool: {words}")
+    assert len(said) < 200
+
+
+def test_pool_without_ids(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pool in which nothing is free is what this host cannot do, in the words of run."""
+    monkeypatch.setenv("NSTOOL_IDS", "65536-65600")
+    assert "host ids of its own: not possible on this host" in said_by_both("--", "true", status=125)
+
+
+def test_what_is_leased_for_a_look_is_given_back(run_dir: Path) -> None:
+    """check leaves no name, no ids and no network in the run directory."""
+    assert nstool("check", "--name", "looked-at", "--", "true")[0] == 0
+    assert [str(path) for kind in ("ids", "nets", "sandboxes") for path in (run_dir / kind).iterdir()] == []
+
+
+def test_fd_that_is_not_open() -> None:
+    """check refuses it as run does."""
+    said = said_by_both("--pass-fd", "77", "--", "true", status=2)
+    assert said == "nstool: --pass-fd: fd 77 is not open in the launcher\n"
+
+
 def test_command_line() -> None:
     """0 for all can be done, 125 for something cannot, 2 for a bad spec; --json has the same."""
     quiet = ("--memory", "0", "--pids", "0", "--cpu", "0")
