@@ -429,7 +429,7 @@ def _file(word: str, file: str | None) -> str:
         raise SpecError(
             f"a second spec file; arguments of the command go behind --: {file} -- {_shown(word)}", _shown(word)
         )
-    if word != "-" and not word.endswith((".toml", ".json")) and "/" not in word:
+    if word != "-" and not word.endswith((".toml", ".json", ".plan")) and "/" not in word:  # .plan: told what it is
         raise SpecError(
             f"neither an option nor a spec file (.toml, .json, or a path with a /); a command goes behind --: "
             f"-- {_shown(word)}",

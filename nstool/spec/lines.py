@@ -1,7 +1,8 @@
 """Find the line of each key in the text of a spec that has been parsed already, TOML or JSON.
 
-Neither tomllib nor json tell where a key stood. The text is known to be valid, so the scan needs no
-errors of its own: it follows tables, keys and values, and notes where each key path began.
+Neither tomllib nor json tell where a key stood. The text is known to be valid, up to the first key that
+stands twice, so the scan needs no errors of its own: it follows tables, keys and values, and notes where
+each key path began.
 """
 
 from __future__ import annotations
@@ -18,10 +19,12 @@ _SPACE = " \t\r\n"
 
 
 class Lines:
-    """The lines, from 1, of the key paths of a text."""
+    """The lines, from 1, of the key paths of a text. twice: the first path that has two, its second and first line."""
 
     def __init__(self, text: str, format: str) -> None:
-        self._found = _Scan(text.replace("\r\n", "\n"), format).run()
+        scan = _Scan(text.replace("\r\n", "\n"), format)
+        self._found = scan.run()
+        self.twice = scan.twice
 
     def of(self, path: Path) -> int:
         """Return the line of a key path, or of the nearest table around it; 0 if nothing of it is there."""
@@ -29,6 +32,10 @@ class Lines:
             if path[:length] in self._found:
                 return self._found[path[:length]]
         return 0
+
+
+class _Twice(Exception):
+    """Ends the scan: what follows need not be valid."""
 
 
 class _Scan:
@@ -39,6 +46,8 @@ class _Scan:
         self.starts = [0, *(i + 1 for i, char in enumerate(text) if char == "\n")]
         self.found: dict[Path, int] = {}
         self.counts: dict[Path, int] = {}  # elements so far of each [[array of tables]]
+        self.written: dict[Path, int] = {}  # the lines of whole keys, not of the tables that they imply
+        self.twice: tuple[Path, int, int] | None = None
 
     def run(self) -> dict[Path, int]:
         try:
@@ -46,12 +55,22 @@ class _Scan:
                 self.value(())
             else:
                 self.tables()
-        except RecursionError:
+        except (RecursionError, _Twice):
             pass  # nested deeper than a spec can be: the lines found until there are enough
         return self.found
 
     def note(self, path: Path, at: int) -> None:
-        self.found.setdefault(path, bisect.bisect_right(self.starts, at))
+        self.found.setdefault(path, self.line(at))
+
+    def line(self, at: int) -> int:
+        return bisect.bisect_right(self.starts, at)
+
+    def once(self, path: Path, at: int) -> None:
+        """Note a key or a header that may be written once."""
+        if path in self.written:
+            self.twice = path, self.line(at), self.written[path]
+            raise _Twice
+        self.written[path] = self.line(at)
 
     def char(self) -> str:
         return self.text[self.at : self.at + 1]
@@ -93,6 +112,8 @@ class _Scan:
             if path in self.counts:  # [a.b] below [[a]] belongs to the last a
                 path = (*path, self.counts[path] - 1)
                 self.note(path, start)
+        if not array:
+            self.once(path, start)
         return path
 
     def pair(self, table: Path) -> None:
@@ -102,6 +123,7 @@ class _Scan:
         for key in keys:
             path = (*path, key)
             self.note(path, start)
+        self.once(path, start)
         self.at += 1  # the "=" or ":"
         self.skip(_SPACE if self.format == "json" else " \t")
         self.value(path)

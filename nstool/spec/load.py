@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from nstool.spec.check import Path, Place
 
 MAX_BYTES = 16 << 20  # a spec is written by people
+COMPILED = b"NSP1"  # how a compiled plan begins: nstool.plan.encode.MAGIC
 
 # Human forms of whole records: what is no table is read by these.
 _RECORDS: dict[type[Frozen], Callable[[object], Frozen]] = {
@@ -127,6 +128,8 @@ def read(path: str | os.PathLike[str]) -> Loaded:
                 data = file.read(MAX_BYTES + 1)
     except (OSError, ValueError) as error:  # ValueError: a NUL byte in the path
         raise SpecError(getattr(error, "strerror", None) or str(error), place) from None
+    if _is_compiled(data):
+        raise SpecError("a compiled plan, not a spec; `nsexec FILE` runs it, `nstool plan FILE` shows it", place)
     if len(data) > MAX_BYTES:
         raise SpecError(f"more than {MAX_BYTES >> 20} MiB; that is no spec", place)
     try:
@@ -141,10 +144,16 @@ def read(path: str | os.PathLike[str]) -> Loaded:
     return reads(text, place, format, base)
 
 
+def _is_compiled(data: bytes) -> bool:
+    """Whether `nstool compile` has written this, also with --shebang."""
+    return (data.partition(b"\n")[2] if data.startswith(b"#!") else data).startswith(COMPILED)
+
+
 def reads(text: str, place: str = "<string>", format: str = "", base: str = "") -> Loaded:
     """Return what a text says, unchecked; arguments as of ``loads``. Raises SpecError."""
     if format not in ("", "toml", "json"):
         raise SpecError(f"format {values.quoted(format)} is neither toml nor json")
+    text = text.removeprefix("\ufeff")  # some editors mark UTF-8 so
     format = format or ("json" if text.lstrip().startswith("{") else "toml")
     data = _json(text, place) if format == "json" else _toml(text, place)
     lines: Any = None
@@ -171,13 +180,23 @@ def _toml(text: str, place: str) -> dict[str, Any]:
         raise SpecError("nested too deep", place) from None
     except ValueError as error:  # TOMLDecodeError; also a number of thousands of digits
         message, _, position = str(error).partition(" (at ")
-        if position.startswith("line "):
-            line = position.split()[1].rstrip(",")
-        elif position.startswith("end of document"):
-            line = str(text.count("\n") + (not text.endswith("\n")))
-        else:
-            line = ""
-        raise SpecError(f"no TOML: {message}", f"{place}:{line}" if line else place) from None
+        if not position:
+            raise _no_number(message, "TOML", text, place) from None
+        before = _until(text.replace("\r\n", "\n"), position)
+        line = before.count("\n") + (not before.endswith("\n") or not position.startswith("end"))
+        if message.startswith(("Cannot ", "Duplicate ")) and (twice := _twice(before, "toml")):
+            path, line, first = twice
+            message = f"{key_path(path)} is written twice; the first time in line {first}"
+        raise SpecError(f"no TOML: {message}", f"{place}:{line}") from None
+
+
+def _until(text: str, position: str) -> str:
+    """Return the text before the position of a TOMLDecodeError: "line 3, column 5)" or "end of document)"."""
+    words = position.rstrip(")").replace(",", "").split()
+    if words[0] != "line":
+        return text
+    lines = text.split("\n")[: int(words[1])]
+    return "\n".join((*lines[:-1], lines[-1][: int(words[3]) - 1]))
 
 
 def _json(text: str, place: str) -> object:
@@ -189,17 +208,41 @@ def _json(text: str, place: str) -> object:
         raise SpecError(f"no JSON: {error.msg}", f"{place}:{error.lineno}") from None
     except RecursionError:
         raise SpecError("nested too deep", place) from None
+    except KeyError as error:
+        path, line, first = _twice(text, "json") or (error.args, 0, 0)
+        lines = f", in lines {first} and {line}" if line else ""
+        raise SpecError(f"no JSON: key {values.quoted(path[-1])} twice in one object{lines}", place) from None
     except ValueError as error:
-        raise SpecError(f"no JSON: {error}", place) from None
+        raise _no_number(str(error), "JSON", text, place) from None
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     table = dict(pairs)
     if len(table) < len(pairs):
         keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
-        raise ValueError(f"key {values.quoted(twice)} twice in one object")
+        raise KeyError(next(key for key in keys if keys.count(key) > 1))
     return table
+
+
+def _twice(text: str, format: str) -> tuple[Path, int, int] | None:
+    """Return the first key that stands twice, its second and its first line; None if a table was made in two ways.
+
+    text: valid up to there.
+    """
+    from nstool.spec.lines import Lines
+
+    return Lines(text, format).twice
+
+
+def _no_number(message: str, format: str, text: str, place: str) -> SpecError:
+    """Return the error of a number that Python does not read. int_max_str_digits of sys."""
+    import re
+
+    found = re.search(rf"\d[\d_]{{{sys.get_int_max_str_digits()},}}", text)
+    if found is None or not message.startswith("Exceeds "):
+        return SpecError(f"no {format}: {message}", place)
+    line = text.count("\n", 0, found.start()) + 1
+    return SpecError(f"a number of {len(found[0])} digits; 64 bits hold 19", f"{place}:{line}")
 
 
 def _no_constant(name: str) -> object:

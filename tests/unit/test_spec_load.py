@@ -11,6 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nstool.errors import SpecError
+from nstool.plan.encode import encode
+from nstool.plan.steps import Plan, Step
 from nstool.spec import schema
 from nstool.spec.check import check
 from nstool.spec.docs import DOCS
@@ -59,9 +61,21 @@ WRONG = [
     ("", "w.toml: command: no command"),
     ('command = ["a"]\nname = "x', "w.toml:2: no TOML: Unterminated string"),
     ('command = ["a"]\n\nname = = 2', "w.toml:3: no TOML: Invalid value"),
-    ("a = 1\na = 2", "w.toml:2: no TOML: Cannot overwrite a value"),
+    ("a = 1\na = 2", "w.toml:2: no TOML: a is written twice; the first time in line 1"),
+    ('a = 1\n\n"a" = [\n2,\n]\nb = ]', "w.toml:3: no TOML: a is written twice; the first time in line 1"),
+    (
+        "[limits]\npids = 1\r\n[net]\r\n[limits]\n",
+        "w.toml:4: no TOML: limits is written twice; the first time in line 1",
+    ),
+    ("[a]\nb = 1\n[a.b]\n", "w.toml:3: no TOML: a.b is written twice; the first time in line 2"),
+    (
+        'net = { mode = "none",\tmode = "veth" }',
+        "w.toml:1: no TOML: net.mode is written twice; the first time in line 1",
+    ),
+    ("[[a]]\nb = 1\n[[a]]\nb = 1\nb = 2", "w.toml:5: no TOML: a[1].b is written twice; the first time in line 4"),
+    ("a.b = 1\n[a]\n", "w.toml:2: no TOML: Cannot declare ('a',) twice"),
     ("a = " + "[" * 4000, "w.toml: nested too deep"),
-    ("a = " + "9" * 5000, "w.toml: no TOML: "),
+    ("b = 1\na = " + "9" * 5000, "w.toml:2: a number of 5000 digits; 64 bits hold 19"),
 ]
 
 
@@ -78,7 +92,10 @@ def test_every_error_names_line_and_key(text, message):
         ('{"command": ["a"],\n "limits": {\n"pids": "x"}}', "w.json:3: limits.pids: expected an integer, got a string"),
         ('{"command": ["a"],\n "nam": 1}', 'w.json:2: nam: unknown key "nam"; did you mean "name"?'),
         ('{"command": ["a"],\n}', "w.json:2: no JSON: "),
-        ('{"name": "a", "name": "b"}', 'w.json: no JSON: key "name" twice in one object'),
+        ('{"name": "a",\n"name": "b"}', 'w.json: no JSON: key "name" twice in one object, in lines 1 and 2'),
+        ('{"a": 1,\n"a": {"b": 1,"b": 2}}', 'w.json: no JSON: key "a" twice in one object, in lines 1 and 2'),
+        ('{"a": [{"b": 1,\n\n"b": 2} }', 'w.json: no JSON: key "b" twice in one object, in lines 1 and 3'),
+        ('{"name":\n' + "9" * 5000, "w.json:2: a number of 5000 digits; 64 bits hold 19"),
         ('{"limits": {"cpu": NaN}}', "w.json: no JSON: NaN is no number"),
         ('["a"]', "w.json: a spec is a table, not an array"),
         ("[" * 100000, "w.json: nested too deep"),
@@ -88,6 +105,24 @@ def test_json_errors_name_line_and_key(text, message):
     with pytest.raises(SpecError) as caught:
         loads(text, "w.json", "json")
     assert str(caught.value).startswith(message)
+
+
+def test_a_byte_order_mark_is_no_part_of_a_spec(tmp_path):
+    """Some editors begin UTF-8 with one."""
+    for name, text in (("a.toml", 'name = "x"\ncommand = [5]'), ("a.json", '{"name": "x",\n"command": [5]}')):
+        (tmp_path / name).write_text(text, "utf-8-sig")
+        with pytest.raises(SpecError, match=f"{name}:2: command: "):
+            load(tmp_path / name)
+        (tmp_path / name).write_text(text.replace("5", '"a"'), "utf-8-sig")
+        assert load(tmp_path / name) == Spec(command=("a",), name="x")
+
+
+@pytest.mark.parametrize("before", [b"", b"#!/usr/bin/nsexec\n"])
+def test_a_compiled_plan_is_told_from_a_spec(tmp_path, before):
+    data = before + encode(Plan((Step("payload", "execve", (("a",), ("a",), ()), ""),), ()))
+    (tmp_path / "a.plan").write_bytes(data)
+    with pytest.raises(SpecError, match=r"a\.plan: a compiled plan, not a spec; `nsexec FILE` runs it"):
+        load(tmp_path / "a.plan")
 
 
 def test_human_forms_in_a_file():
