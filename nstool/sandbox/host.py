@@ -83,7 +83,8 @@ def _check_joins(spec: Spec) -> None:
     from nstool.plan.build import joins
 
     for kind, path in joins(spec).items():
-        key = "net.target" if kind == "net" and spec.net.mode == "join" else f"namespaces.{kind}"
+        # namespaces.net implies net.target, not the other way round.
+        key = "net.target" if kind == "net" and spec.namespaces.net == "new" else f"namespaces.{kind}"
         try:
             found = _namespace_type(path)
         except PermissionError:  # the launch says whose it is

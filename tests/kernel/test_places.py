@@ -54,6 +54,8 @@ WRONG = [
     ('[namespaces]\nuts = "/nowhere/uts"', "2: namespaces.uts: /nowhere/uts: No such file or directory"),
     ('[namespaces]\nipc = 4194303', "2: namespaces.ipc: there is no process 4194303"),
     ('[namespaces]\nuser = "/proc/self/ns/user"', "2: namespaces.user: a new pid namespace would belong"),
+    ('[namespaces]\nnet = "/dev/zero"', "2: namespaces.net: /dev/zero is no namespace"),
+    ('\nnamespaces.net = 4194303', "2: namespaces.net: there is no process 4194303"),
     ('[net]\nmode = "join"\ntarget = "nosuch"', "3: net.target: /run/netns/nosuch: No such file or directory"),
     ('[net]\ntarget = "/proc/self/ns/uts"\nmode = "join"', "2: net.target: /proc/self/ns/uts is a namespace of"),
     ('[net]\ntarget = "/etc/hostname"\nmode = "join"', "2: net.target: /etc/hostname is no namespace"),
