@@ -61,7 +61,7 @@ STATUS = (
 ENVIRONMENT = (
     (
         "NSTOOL_RUN_DIR",
-        "The run directory, instead of /run/nstool for root, $XDG_RUNTIME_DIR/nstool or /tmp/nstool-UID for others.",
+        "The run directory, absolute; else /run/nstool for root, $XDG_RUNTIME_DIR/nstool or /tmp/nstool-UID for users.",
     ),
     ("NSTOOL_IDS", "FIRST-LAST: host ids that sandboxes of root lease, in ranges of 65536."),
     ("NSTOOL_NETS", "NET/BITS,...: IPv4 networks that sandboxes lease, in /30."),

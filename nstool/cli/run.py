@@ -53,6 +53,8 @@ def _clean_up() -> None:
     try:
         if journal.stale():
             journal.cleanup()
+    except SpecError:  # NSTOOL_RUN_DIR
+        raise
     except (NotSupported, KernelError):  # the run directory cannot be used: the launch says so if it needs it
         return
     except NstoolError as error:

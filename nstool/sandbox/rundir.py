@@ -70,7 +70,10 @@ class Record(Frozen):
 
 
 def path() -> str:
-    """Return the run directory, made if absent. Raises NotSupported if others could write in it."""
+    """Return the run directory, made if absent.
+
+    Raises NotSupported if others could write in it, SpecError if NSTOOL_RUN_DIR is relative.
+    """
     directory = wanted_path()
     try:
         status = os.lstat(directory)
@@ -125,11 +128,13 @@ def wanted_path() -> str:
     """Return where the run directory is or would be, which nobody has looked at yet."""
     chosen = os.environ.get("NSTOOL_RUN_DIR")
     if chosen:
-        return os.path.abspath(chosen)
+        if not chosen.startswith("/"):  # it would be another one from another working directory
+            raise SpecError(f'{chosen[:60]!r} is relative; write it from "/" on', "NSTOOL_RUN_DIR")
+        return os.path.normpath(chosen)
     if os.geteuid() == 0:
         return "/run/nstool"
-    runtime = os.environ.get("XDG_RUNTIME_DIR")
-    return f"{runtime}/nstool" if runtime else f"/tmp/nstool-{os.geteuid()}"
+    runtime = os.environ.get("XDG_RUNTIME_DIR", "")  # a relative one is to be ignored: XDG Base Directory Specification
+    return f"{runtime}/nstool" if runtime.startswith("/") else f"/tmp/nstool-{os.geteuid()}"
 
 
 def _unsafe(directory: str, status: os.stat_result) -> NotSupported:

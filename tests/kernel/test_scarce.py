@@ -228,6 +228,25 @@ def test_run_directory(
     assert set(new) <= {"run", "ids", "nets", "sandboxes"}
 
 
+@pytest.mark.parametrize("words", [*COMMANDS, ("check", "--", "true"), ("show", "nobody-here")], ids=" ".join)
+def test_relative_run_directory(words: tuple[str, ...], tmp_path: Path) -> None:
+    """It would be another from elsewhere: refused in one line, also where the working directory has been removed."""
+
+    def gone() -> None:
+        os.mkdir(tmp_path / "gone")
+        os.chdir(tmp_path / "gone")
+        os.rmdir(tmp_path / "gone")
+
+    environment = {**os.environ, "NSTOOL_RUN_DIR": "run"}
+    for place in (lambda: os.chdir(tmp_path), gone):
+        done = subprocess.run(
+            [NSTOOL, *words], capture_output=True, text=True, timeout=60, env=environment, preexec_fn=place
+        )
+        assert done.returncode == 2
+        assert done.stderr == "nstool: NSTOOL_RUN_DIR: 'run' is relative; write it from \"/\" on\n"
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.orphans
 def test_run_directory_of_an_ordinary_user(as_user: Callable[..., Any], user: User) -> None:
     """A closed XDG_RUNTIME_DIR is told, too: the run directory cannot even be looked at."""

@@ -108,6 +108,15 @@ def test_a_run_directory_behind_a_symbolic_link_is_refused(run: Path, tmp_path: 
     assert not list((tmp_path / "elsewhere").iterdir())
 
 
+def test_a_relative_runtime_directory_is_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the XDG Base Directory Specification has it."""
+    monkeypatch.delenv("NSTOOL_RUN_DIR")
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    for runtime, wanted in (("/run/user/1000", "/run/user/1000/nstool"), ("run", "/tmp/nstool-1000")):
+        monkeypatch.setenv("XDG_RUNTIME_DIR", runtime)
+        assert rundir._wanted_path() == wanted
+
+
 def test_a_run_directory_that_cannot_be_made_is_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NSTOOL_RUN_DIR", "/proc/nstool")
     with pytest.raises(KernelError, match="NSTOOL_RUN_DIR"):
