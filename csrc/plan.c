@@ -580,7 +580,7 @@ static long wait_for(long pid, int *ret_status)
 	return r;
 }
 
-/* In a copy of the host process: run a program, leave with its status. */
+/* In a copy of the host process: run a program, leave with its status, 127 without exec, 128 + errno without fork. */
 _Noreturn static void spawn_and_wait(const char *const *argv)
 {
 	static const char *const empty[] = {NULL};
@@ -589,11 +589,14 @@ _Noreturn static void spawn_and_wait(const char *const *argv)
 
 	run_reset_signals();
 	child = nst_raw5(__NR_clone, SIGCHLD, 0, 0, 0, 0);
-	if (child == 0)
-		child = nst_raw3(__NR_execve, NST_P(argv[0]), NST_P(argv), NST_P(empty));
+	if (child == 0) {
+		nst_raw3(__NR_execve, NST_P(argv[0]), NST_P(argv), NST_P(empty));
+		for (;;)
+			nst_raw1(__NR_exit_group, 127);
+	}
 	r = child > 0 ? wait_for(child, &status) : child;
-	for (;;) /* 127: no exec; a signal is a failure like any other */
-		nst_raw1(__NR_exit_group, r < 0 ? 127 : (status & 0x7f) ? 126 : status >> 8 & 0xff);
+	for (;;) /* a signal is a failure like any other */
+		nst_raw1(__NR_exit_group, r < 0 ? 128 - r : (status & 0x7f) ? 126 : status >> 8 & 0xff);
 }
 
 /* Run a helper program (newuidmap) with "{pid}" replaced, wait for it. -EPERM, detail = its status. */
@@ -623,6 +626,8 @@ static long run_spawn(struct nst_run *run, const struct nst_step *s, int *ret_de
 	if (r < 0)
 		return r;
 	*ret_detail = status;
+	if (status >> 8 > 128) /* newuidmap itself ends with 1 */
+		return 128 - (status >> 8);
 	return status == 0 ? 0 : status == 127 << 8 ? -ENOENT : -EPERM;
 }
 

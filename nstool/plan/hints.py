@@ -155,9 +155,19 @@ CREATION: tuple[Row, ...] = (
         f"{_MAKES} spawn setresuid execve",
         "EAGAIN",
         creation.process_limit,
-        "uid {uid} has {used} processes and threads, and its RLIMIT_NPROC is {limit}",
-        "end some, or raise the limit: ulimit -u, /etc/security/limits.conf, TasksMax= and LimitNPROC= of a unit",
+        "uid {uid} has {used} processes and threads and needs {needed} more, and its RLIMIT_NPROC is {limit}",
+        "end some, or raise the limit: ulimit -u, /etc/security/limits.conf, LimitNPROC= of a unit",
         "getrlimit(2), RLIMIT_NPROC",
+        predicts=True,
+    ),
+    _row(
+        "clone3",
+        "EAGAIN",
+        creation.sandbox_process_limit,
+        "RLIMIT_NPROC is {limit}, and init and the command are two processes in a user namespace of their own, where "
+        "no capability of the caller lifts it",
+        "raise the limit to 2 at least: ulimit -u, /etc/security/limits.conf, LimitNPROC= of a unit",
+        "getrlimit(2), RLIMIT_NPROC; user_namespaces(7)",
         predicts=True,
     ),
     _row(

@@ -18,7 +18,7 @@ from nstool.errors import KernelError
 from nstool.plan import hints
 from nstool.plan.steps import CHILD, INIT, LAUNCHER, PAYLOAD, Fd, Plan, Step
 from nstool.sandbox import features
-from nstool.spec.model import Mount, Root, Spec
+from nstool.spec.model import Limits, Mount, Root, Spec
 from tests.support import kernel
 from tests.support.probes import controller_root
 
@@ -189,6 +189,51 @@ def test_process_limit(as_user: InChild) -> None:
     assert error is not None
     assert error.errno_name == "EAGAIN"
     assert "its RLIMIT_NPROC is 1" in error.cause
+    assert error.checked
+
+
+SLEEP = Spec(command=("sleep", "60"), env={"PATH": "/usr/bin:/bin"}, limits=Limits(memory=0, pids=0, cpu=0))
+
+
+def refused_with(limit: int) -> KernelError:
+    """What launching meets where the caller's RLIMIT_NPROC is this."""
+    from nstool.sandbox.launch import launch
+
+    resource.setrlimit(resource.RLIMIT_NPROC, (limit, limit))
+    with pytest.raises(KernelError) as caught, launch(SLEEP):
+        pass
+    return caught.value
+
+
+def test_sandbox_process_limit(in_child: InChild) -> None:
+    """Root has as many processes as it likes, init and the command of its sandbox have not."""
+    expect(in_child(refused_with, 1), "EAGAIN", "sandbox_process_limit", limit=1)
+
+
+@pytest.mark.needs("newuidmap")
+def test_process_limit_of_a_helper(as_user: InChild) -> None:
+    """newuidmap needs two more processes than there are, the caller and init; others of this user may be there, too."""
+    error = as_user(refused_with, 3)
+    assert error.errno_name == "EAGAIN"
+    assert "its RLIMIT_NPROC is 3" in error.cause
+    assert error.checked
+
+
+@pytest.mark.needs("newuidmap")
+def test_process_limit_counts_sandboxes(as_user: InChild) -> None:
+    """The two processes of a sandbox have other ids, and count for the user who made it."""
+
+    def act() -> KernelError | None:
+        from nstool.sandbox.launch import launch
+
+        with launch(SLEEP):
+            resource.setrlimit(resource.RLIMIT_NPROC, (3, 3))
+            return features.try_steps(USER)
+
+    error = as_user(act)
+    assert error is not None
+    assert error.errno_name == "EAGAIN"
+    assert "its RLIMIT_NPROC is 3" in error.cause
     assert error.checked
 
 
