@@ -180,7 +180,7 @@ def process_limit(scene: Scene) -> Answer:
     """RLIMIT_NPROC of the caller is used up by the processes of its user, and of its user's sandboxes."""
     if scene.may("sys_resource") or scene.may("sys_admin"):
         return False
-    limit = _process_limit(scene)
+    limit = scene.soft_limit("Max processes")
     if limit is None:
         return False
     uid, used = scene.ids("Uid")[0], 0
@@ -199,12 +199,6 @@ def _needed(scene: Scene) -> int:
     return 2 if scene.step.call == "spawn" else 1
 
 
-def _process_limit(scene: Scene) -> int | None:
-    limit = next((li for li in (scene.read("/proc/self/limits") or "").splitlines() if li.startswith("Max proc")), "")
-    words = limit.removeprefix("Max processes").split()
-    return int(words[0]) if words and words[0].isdecimal() else None
-
-
 def _subordinate(scene: Scene, uid: int) -> tuple[tuple[int, int], ...]:
     """Return the ranges of /etc/subuid that a user owns: (first, count)."""
     from nstool.detectors.ids import user_name
@@ -218,7 +212,7 @@ def sandbox_process_limit(scene: Scene) -> Answer:
     """Init and the command are counted by themselves too, where the caller's capabilities lift no RLIMIT_NPROC."""
     if scene.by_launcher or not scene.new_userns:
         return False
-    limit = _process_limit(scene)
+    limit = scene.soft_limit("Max processes")
     return {"limit": limit} if limit is not None and limit < 2 else False
 
 
@@ -281,6 +275,12 @@ def out_of_memory(scene: Scene) -> Answer:
             available = int(line.split()[1])
             return {"available": available >> 10} if available < 16 << 10 else False
     return None
+
+
+def file_size_limit(scene: Scene) -> Answer:
+    """The caller has an RLIMIT_FSIZE; without one, the file is larger than its filesystem takes."""
+    limit = scene.soft_limit("Max file size")
+    return False if limit is None else {"limit": limit}
 
 
 def fd_limit(scene: Scene) -> Answer:

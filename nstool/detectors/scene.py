@@ -209,6 +209,12 @@ class Scene:
                 return line.partition(":")[2].strip()
         return ""
 
+    def soft_limit(self, name: str) -> int | None:
+        """Return a soft limit of the caller, named as in proc_pid_limits(5): "Max processes"; None for no limit."""
+        line = next((li for li in (self.read("/proc/self/limits") or "").splitlines() if li.startswith(name + " ")), "")
+        words = line.removeprefix(name).split()
+        return int(words[0]) if words and words[0].isdecimal() else None
+
     def may(self, capability: str) -> bool | None:
         """Whether the caller has a capability in its own user namespace, as "sys_admin"."""
         mask = self.status("CapEff")

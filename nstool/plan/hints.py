@@ -230,6 +230,14 @@ CREATION: tuple[Row, ...] = (
         "proc_sys_fs(5)",
     ),
     _row(
+        ANY,
+        "EFBIG",
+        creation.file_size_limit,
+        "its RLIMIT_FSIZE lets this process make no file larger than {limit} bytes, on disk or in memory",
+        "raise the limit: ulimit -f, LimitFSIZE= of a unit",
+        "getrlimit(2), RLIMIT_FSIZE",
+    ),
+    _row(
         f"{_MAKES} setns",
         "EINVAL",
         creation.type_not_built,

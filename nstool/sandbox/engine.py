@@ -62,8 +62,11 @@ def _make_image() -> int:
         if fd < 3:  # a standard stream is closed; it must not become the image
             low, fd = fd, fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
             os.close(low)
-        while os.sendfile(fd, source, None, 1 << 20):
-            continue
+        try:
+            while os.sendfile(fd, source, None, 1 << 20):
+                continue
+        except OSError as error:
+            raise _no_image("sendfile(nsexec)", error) from None
         fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
         return fd
     finally:
@@ -74,11 +77,15 @@ def _memfd(name: str) -> int:
     try:
         return os.memfd_create(name, _MFD)
     except OSError as error:
-        from nstool.plan.hints import explain
+        raise _no_image(f'memfd_create("{name}")', error) from None
 
-        causes, remedies, checked = explain(Step("launcher", "memfd_create", (), ""), error.errno or 0)
-        why = "a sealed copy of nsexec, which init runs from"
-        raise KernelError(f'memfd_create("{name}")', error.errno or 0, "", why, causes, remedies, checked) from None
+
+def _no_image(call: str, error: OSError) -> KernelError:
+    from nstool.plan.hints import explain
+
+    causes, remedies, checked = explain(Step("launcher", "memfd_create", (), ""), error.errno or 0)
+    why = "a sealed copy of nsexec, which init runs from"
+    return KernelError(call, error.errno or 0, "", why, causes, remedies, checked)
 
 
 class Message(Frozen):

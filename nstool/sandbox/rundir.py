@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-from errno import EACCES, EDQUOT, EEXIST, ENOENT, ENOSPC, ENOTDIR, ENOTEMPTY, EPERM, EROFS
+from errno import EACCES, EDQUOT, EEXIST, EFBIG, ENOENT, ENOSPC, ENOTDIR, ENOTEMPTY, EPERM, EROFS
 from time import time
 
 from nstool.errors import KernelError, NotSupported, SandboxGone, SpecError
@@ -112,6 +112,11 @@ _CAUSES = {
 
 def refused(error: OSError, call: str, why: str) -> KernelError:
     """Return the error of a call that the run directory needs, with what keeps it from being used."""
+    if error.errno == EFBIG:  # a limit of the caller, not of the directory
+        from nstool.plan.hints import explain
+        from nstool.plan.steps import LAUNCHER, Step
+
+        return KernelError(call, EFBIG, "", why, *explain(Step(LAUNCHER, "write", (), why), EFBIG))
     cause = _CAUSES.get(error.errno or 0)
     make_room = "make room there, or " if error.errno in (ENOSPC, EDQUOT) else ""
     return KernelError(
@@ -331,7 +336,7 @@ def _remove_draft(draft: str) -> None:
 
 
 def append(name: str, text: str) -> None:
-    """Append whole lines to the sandbox's journal, in one write."""
+    """Append whole lines to the sandbox's journal."""
     _append(f"{path()}/sandboxes/{name}", text)
 
 
@@ -341,8 +346,8 @@ def _append(directory: str, text: str, flags: int = 0) -> None:
         fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | flags, 0o600)
         try:
             data = text.encode()
-            if os.write(fd, data) != len(data):  # the rest would not have gone, either
-                raise OSError(ENOSPC, os.strerror(ENOSPC))
+            while data:  # once; if not all of it goes, the next call says why
+                data = data[os.write(fd, data) :]
         finally:
             os.close(fd)
     except OSError as error:

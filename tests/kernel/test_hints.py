@@ -7,6 +7,7 @@ import os
 import resource
 import shutil
 import stat
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -235,6 +236,40 @@ def test_process_limit_counts_sandboxes(as_user: InChild) -> None:
     assert error.errno_name == "EAGAIN"
     assert "its RLIMIT_NPROC is 3" in error.cause
     assert error.checked
+
+
+@pytest.mark.parametrize("limit", [0, 200])
+def test_file_size_limit(in_child: InChild, limit: int) -> None:
+    """The journal cannot be begun, or breaks off where the limit is."""
+
+    def act() -> KernelError:
+        from nstool.sandbox.launch import launch
+
+        sys.dont_write_bytecode = True  # which would be cut off
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+        with pytest.raises(KernelError) as caught, launch(SLEEP):
+            pass
+        return caught.value
+
+    error = in_child(act)
+    expect(error, "EFBIG", "file_size_limit", limit=limit)
+    assert error.call.endswith("/journal')")
+
+
+def test_file_size_limit_in_memory(in_child: InChild) -> None:
+    """A file in memory has a size too: the copy of nsexec that init runs from."""
+
+    def act() -> KernelError:
+        from nstool.sandbox import engine
+
+        sys.dont_write_bytecode = True
+        resource.setrlimit(resource.RLIMIT_FSIZE, (8000, 8000))
+        engine._image = (-1, 0)
+        with pytest.raises(KernelError) as caught:
+            engine.image()
+        return caught.value
+
+    expect(in_child(act), "EFBIG", "file_size_limit", limit=8000)
 
 
 @pytest.mark.needs("cgroup_pids")
