@@ -156,9 +156,12 @@ def target_missing(scene: Scene) -> Answer:
     path = _inside(scene)
     if not path:
         return False
-    place = _view_before(scene).locate(path)
+    view = _view_before(scene)
+    place = view.locate(path)
     if place.kind != "absent":
         return None if place.kind == "unknown" else False
+    if view.locate(place.missing).there:  # and no directory
+        return False
     return {"path": path, "missing": place.missing, "host": _hosted(place.host)}
 
 
@@ -179,7 +182,7 @@ def target_symlink(scene: Scene) -> Answer:
 
 def target_not_directory(scene: Scene) -> Answer:
     """A component of the path is a file."""
-    path = _inside(scene)
+    path = _inside(scene) or (scene.path if _makes_inside(scene) else "")
     if not path:
         return False
     view = _view_before(scene)

@@ -87,6 +87,7 @@ def parts(spec: Spec, host: Host, maps: Maps | None, files: dict[str, str], name
     closed, opened_up = _closed(spec, host)
     inside += opened_up
     for number, mount in enumerate(spec.mounts):
+        _check_above(spec, mount, number, host)
         if mount.type == "overlay":
             early += _overlay_mount(spec, mount, number, opener, opened, userns)
         inside += _mount(spec, mount, number, host, opener, opened, userns)
@@ -745,6 +746,17 @@ def _bind(spec: Spec, mount: Mount, name: str, opener: str, opened: list[Step], 
             opener, name, set_, _words(mount), propagation=propagation, recursive=mount.recursive, userns=mapped
         )
     )
+
+
+def _check_above(spec: Spec, mount: Mount, number: int, host: Host) -> None:
+    """Refuse a target below another mount that is a file."""
+    for other, above in enumerate(spec.mounts):
+        is_file = above.type == "bind" and host.source_kinds.get(above.source) == "file"
+        if is_file and _below(mount.target, above.target):
+            raise SpecError(
+                f"{mount.target} cannot lie below {above.target}: mounts[{other}] puts a file there, {above.source}",
+                f"mounts[{number}].target",
+            )
 
 
 def _check_target(spec: Spec, mount: Mount, number: int, kind: str, host: Host) -> None:

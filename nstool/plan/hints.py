@@ -654,7 +654,7 @@ MOUNTING: tuple[Row, ...] = (
         predicts=True,
     ),
     _row(
-        "openat2",
+        "openat2 mkdirat mknodat symlinkat write_file",
         "ENOTDIR",
         mounting.target_not_directory,
         "{file} is a file, so nothing is below it",

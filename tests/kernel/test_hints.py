@@ -739,6 +739,20 @@ def test_targets(tmp_path: Path) -> None:
     expect(target("/etc/file/x"), "ENOTDIR", "target_not_directory", path="/etc/file/x", file="/etc/file")
 
 
+@pytest.mark.parametrize("source", ["", "/file"])
+def test_target_below_a_file_of_a_mount(tmp_path: Path, source: str) -> None:
+    """Where places to mount on are made, none is made below a file; check says the same before, once."""
+    root = directory_root(tmp_path)
+    (root / "etc/file").write_text("")
+    own = (Mount("/tmp/d", str(root / "etc")), Mount("/tmp/d/file/x", f"{root}/etc{source}"))
+    spec = Spec(command=("/bin/busybox", "true"), root=Root("directory", str(root)), mounts=own)
+    expect(launched(spec), "ENOTDIR", "target_not_directory", file="/tmp/d/file")
+    limits = spec.limits.replace(memory=0, pids=0, cpu=0)
+    assert [p.cause for p in features.problems(spec.replace(limits=limits))] == [
+        cause("target_not_directory", file="/tmp/d/file")
+    ]
+
+
 def test_kinds_differ(tmp_path: Path) -> None:
     """A directory is not mounted on a file."""
     (tmp_path / "file").write_text("")

@@ -45,6 +45,8 @@ WRONG = [
      "6: mounts[1].source: /nowhere does not exist on this host"),
     ('[[mounts]]\nsource = "/etc"\ntarget = "/nowhere/x"', "3: mounts[0].target: /nowhere/x does not exist"),
     ('mounts = [\n "/etc:/tmp/a",\n "/etc:/etc/hostname"]', "3: mounts[1].target: /etc/hostname is a file"),
+    ('mounts = ["/etc/hostname:/tmp/a",\n "/etc:/tmp/ab", "/etc:/tmp/a/b/c"]',
+     "2: mounts[2].target: /tmp/a/b/c cannot lie below /tmp/a: mounts[0] puts a file there, /etc/hostname"),
     ('[root]\npath = "/nowhere"\ntype = "directory"', "2: root.path: /nowhere does not exist on this host"),
     ('[root]\npath = "/etc/hostname"\ntype = "directory"', "2: root.path: /etc/hostname is no directory"),
     ('[root]\ntype = "overlay"\nlower = ["/",\n"/nowhere"]', "4: root.lower[1]: /nowhere does not exist"),
