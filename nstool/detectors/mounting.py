@@ -8,7 +8,7 @@ from errno import EINVAL
 from nstool import uapi
 from nstool.detectors import rights
 from nstool.detectors.creation import in_chroot, namespace_gone, negated
-from nstool.detectors.scene import Scene
+from nstool.detectors.scene import Scene, is_below
 from nstool.detectors.view import View
 from nstool.plan.steps import INIT, Fd
 
@@ -356,6 +356,21 @@ def overlay_upper_unfit(scene: Scene) -> Answer:
     if mount is None:
         return None
     return {"path": str(opened.args[1]), "fstype": mount.type} if mount.type in NO_UPPER else False
+
+
+def overlay_layers_overlap(scene: Scene) -> Answer:
+    """One layer of the overlay lies in another, or is the same."""
+    if scene.fstype != "overlay":
+        return False
+    options = scene.options
+    layers = (*options.get("lowerdir", "").split(":"), os.path.dirname(options.get("upperdir", "")))
+    names = {os.path.basename(layer) for layer in layers}
+    paths = [str(s.args[1]) for s in scene.before if s.call == "open_tree" and s.result in names]
+    for number, inner in enumerate(paths):
+        for outer in (*paths[:number], *paths[number + 1 :]):
+            if is_below(os.path.realpath(inner), os.path.realpath(outer)):
+                return {"inner": inner, "outer": outer}
+    return False
 
 
 def overlay_in_userns(scene: Scene) -> Answer:

@@ -786,6 +786,14 @@ MOUNTING: tuple[Row, ...] = (
         predicts=True,
     ),
     _row(
+        "fsconfig mount",
+        "ELOOP",
+        mounting.overlay_layers_overlap,
+        "the layer {inner} lies in the layer {outer}, and overlayfs takes no directory twice",
+        "leave one of them out",
+        "ovl_check_layer() in fs/overlayfs/super.c",
+    ),
+    _row(
         "fsopen fsconfig fsmount mount",
         "EPERM EINVAL",
         mounting.overlay_in_userns,

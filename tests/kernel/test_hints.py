@@ -739,6 +739,15 @@ def test_targets(tmp_path: Path) -> None:
     expect(target("/etc/file/x"), "ENOTDIR", "target_not_directory", path="/etc/file/x", file="/etc/file")
 
 
+@pytest.mark.parametrize("inner", ["root/etc", "root"])
+def test_overlay_layers_overlap(tmp_path: Path, inner: str) -> None:
+    """A layer within another one, or the same again."""
+    root = directory_root(tmp_path)
+    layers = (str(tmp_path / inner), str(root))
+    spec = Spec(command=("/bin/busybox", "true"), root=Root("overlay", lower=layers))
+    expect(launched(spec), "ELOOP", "overlay_layers_overlap", inner=layers[0], outer=layers[1])
+
+
 @pytest.mark.parametrize("source", ["", "/file"])
 def test_target_below_a_file_of_a_mount(tmp_path: Path, source: str) -> None:
     """Where places to mount on are made, none is made below a file; check says the same before, once."""
