@@ -8,6 +8,7 @@ import os
 from nstool.errors import KernelError, NotSupported
 from nstool.network import sysctl
 from nstool.network.plan import DEVICE, OUTSIDE_MAC
+from nstool.sandbox import spare
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -53,7 +54,11 @@ def _apart(function: Callable[[], T]) -> T:
     from concurrent.futures import ThreadPoolExecutor
 
     with ThreadPoolExecutor(1) as thread:
-        return thread.submit(function).result()
+        try:
+            future = thread.submit(function)
+        except RuntimeError:
+            raise spare.no_process("a thread that asks the kernel for links") from None
+        return future.result()
 
 
 def veth_create(pid: int, args: dict[str, Any]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from nstool.errors import KernelError, NotSupported
+from nstool.sandbox import spare
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -42,12 +43,16 @@ def _mode(net: Net) -> str:
 
 
 def privilege(net: Net, status: str = STATUS) -> Iterator[NotSupported]:
-    """Yield why this thread may not make links and rules, if it may not."""
+    """Yield why this thread may not make links and rules, if it may not.
+
+    Raises KernelError where there is no room for the processes that it takes.
+    """
     with open(status, encoding="ascii") as file:
         effective = next(line for line in file if line.startswith("CapEff:"))
     if not int(effective.split()[1], 16) >> CAP_NET_ADMIN & 1:
         cause = "links and rules in the host's network namespace need CAP_NET_ADMIN, which this process has not"
         yield NotSupported(_mode(net), cause, 'run as root, or use net.mode "loopback"')
+    spare.need_processes(2)  # init, and nft or a thread
 
 
 def _pyroute2(net: Net) -> Iterator[NotSupported]:

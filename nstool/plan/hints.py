@@ -152,7 +152,7 @@ CREATION: tuple[Row, ...] = (
         "user_namespaces(7), pid_namespaces(7)",
     ),
     _row(
-        f"{_MAKES} spawn setresuid execve",
+        f"{_MAKES} spawn external setresuid execve",
         "EAGAIN",
         creation.process_limit,
         "uid {uid} has {used} processes and threads and needs {needed} more, and its RLIMIT_NPROC is {limit}",
@@ -171,7 +171,7 @@ CREATION: tuple[Row, ...] = (
         predicts=True,
     ),
     _row(
-        f"{_MAKES} spawn",
+        f"{_MAKES} spawn external",
         "EAGAIN",
         creation.pids_limit,
         "the cgroup {cgroup} has as many tasks as its pids.max allows ({allowed})",
@@ -189,7 +189,7 @@ CREATION: tuple[Row, ...] = (
         predicts=True,
     ),
     _row(
-        f"{_MAKES} spawn",
+        f"{_MAKES} spawn external",
         "EAGAIN",
         creation.host_task_limit,
         "the host has as many tasks as {limit} allows ({allowed})",

@@ -1,9 +1,9 @@
-"""Look beforehand whether enough files can be opened: undoing needs some, too, when a step has found none."""
+"""Look beforehand whether there are files and processes enough: undoing needs some when a step has found none."""
 
 from __future__ import annotations
 
 import os
-from errno import EMFILE
+from errno import EAGAIN, EMFILE
 
 from nstool.errors import KernelError
 
@@ -29,3 +29,30 @@ def need(count: int) -> None:
     finally:
         for fd in opened:
             os.close(fd)
+
+
+def need_processes(count: int) -> None:
+    """Raise KernelError unless ``count`` more processes can be there at once, tried with threads: EAGAIN."""
+    import threading
+
+    gate = threading.Event()
+    started: list[threading.Thread] = []
+    try:
+        while len(started) < count:
+            thread = threading.Thread(target=gate.wait)
+            thread.start()
+            started.append(thread)
+    except RuntimeError:
+        raise no_process(f"{count} processes more, which have to be there at once") from None
+    finally:
+        gate.set()
+        for thread in started:
+            thread.join()
+
+
+def no_process(why: str) -> KernelError:
+    """Return the error of a thread that Python could not start, which tells no errno; there is one that means this."""
+    from nstool.plan.hints import explain
+    from nstool.plan.steps import LAUNCHER, Step
+
+    return KernelError("clone3()", EAGAIN, "", why, *explain(Step(LAUNCHER, "spawn", ((),), why), EAGAIN))

@@ -19,7 +19,7 @@ from nstool.errors import KernelError
 from nstool.plan import hints
 from nstool.plan.steps import CHILD, INIT, LAUNCHER, PAYLOAD, Fd, Plan, Step
 from nstool.sandbox import features
-from nstool.spec.model import Limits, Mount, Root, Spec
+from nstool.spec.model import Limits, Mount, Net, Root, Spec
 from tests.support import kernel
 from tests.support.probes import controller_root
 
@@ -285,6 +285,31 @@ def test_pids_limit(in_child: InChild, name: str) -> None:
     directory.mkdir()
     try:
         expect(in_child(act), "EAGAIN", "pids_limit", cgroup=str(directory), allowed=1)
+    finally:
+        directory.rmdir()
+
+
+@pytest.mark.needs("cgroup_pids", "veth", "nft")
+@pytest.mark.parametrize("allowed", [1, 2])
+def test_pids_limit_of_a_link(in_child: InChild, name: str, allowed: int) -> None:
+    """Where init and nft(8) do not fit beside the caller, nothing is begun, and check says so too."""
+    directory = Path(controller_root("pids"), f"nstool-{name}")
+
+    def act() -> list[KernelError]:
+        from nstool.sandbox.launch import launch
+
+        (directory / "cgroup.procs").write_text("0")
+        (directory / "pids.max").write_text(str(allowed))
+        with pytest.raises(KernelError) as caught, launch(SLEEP.replace(net=Net(mode="veth"))):
+            pass
+        with pytest.raises(KernelError) as by_check:
+            features.problems(SLEEP.replace(net=Net(mode="veth")))
+        return [caught.value, by_check.value]
+
+    directory.mkdir()
+    try:
+        for error in in_child(act):
+            expect(error, "EAGAIN", "pids_limit", cgroup=str(directory), allowed=allowed)
     finally:
         directory.rmdir()
 
