@@ -114,7 +114,7 @@ def test_a_relative_runtime_directory_is_ignored(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     for runtime, wanted in (("/run/user/1000", "/run/user/1000/nstool"), ("run", "/tmp/nstool-1000")):
         monkeypatch.setenv("XDG_RUNTIME_DIR", runtime)
-        assert rundir._wanted_path() == wanted
+        assert rundir.wanted_path() == wanted
 
 
 def test_a_run_directory_that_cannot_be_made_is_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
