@@ -121,8 +121,8 @@ class Process:
         self.control = control
 
     def read(self) -> Message | None:
-        """Wait for the next message; None when the socket is closed: exec has happened, or init has ended."""
-        while True:
+        """Wait for the next message; None when the socket is closed: by an exec, init's end, or us."""
+        while self.control >= 0:
             try:
                 data = os.read(self.control, _MESSAGE_SIZE)
             except ConnectionResetError:  # init ended with something of ours unread; what it told comes after this
@@ -130,6 +130,7 @@ class Process:
             if len(data) < _MESSAGE_SIZE:
                 return None
             return decode(data)
+        return None
 
     @property
     def sends_fd(self) -> bool:
@@ -198,7 +199,9 @@ class Process:
         self.close()
 
     def reap(self) -> int | None:
-        """Wait for the process to end; its status as wait(2) gives it, None if another has reaped it."""
+        """Wait for the process to end; its status as of wait(2), None if another has reaped it or it is closed."""
+        if self.pidfd < 0:
+            return None
         try:
             info = os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED)
         except ChildProcessError:  # a SIGCHLD handler of the host's takes it, or has taken it

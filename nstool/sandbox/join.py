@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 
-from nstool.errors import KernelError, NstoolError, SandboxGone, SpecError
+from nstool.errors import KernelError, SandboxGone, SpecError
 from nstool.kinds import KINDS
 from nstool.plan import join
 from nstool.plan.template import program
 from nstool.sandbox import engine, host, rundir
-from nstool.sandbox.launch import Exit, _exit, above_streams, given_streams, report
+from nstool.sandbox.launch import Exit, above_streams, ending, given_streams, report, status_taken
 from nstool.spec.model import Root, Spec
 
 TYPE_CHECKING = False
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
+    from nstool.plan.steps import Plan
     from nstool.sandbox.launch import Sandbox
 
 
@@ -43,32 +44,27 @@ class Joined:
     def wait(self) -> Exit:
         """Wait for the end of the command and return how it ended."""
         if self._exit is None:
-            told = None
-            while (message := self._process.read()) is not None:
-                if message.type == engine.EXITED:
-                    told = message
-            status = self._process.reap()
-            self._process.close()
-            if told is None and status is None:
-                raise NstoolError(
-                    "the command has ended, but its status was taken by another wait in this process: "
-                    "wait for children by pid only"
-                )
-            self._exit = _exit(told.status if told else status or 0, False, told, init_killed=told is None)
-            if self.terminal >= 0:
-                os.close(self.terminal)
-                self.terminal = -1
+            self._exit = ending(self._process, {})
+            self._close_fds()
+            if self._exit is None:
+                raise status_taken("the command", self._process)
         return self._exit
 
     def close(self) -> None:
         """End the command if it runs. Idempotent."""
-        if self._exit is None:
+        if self._process.pidfd >= 0:
             # The monitor sees its control socket close and kills the command.
             os.close(self._process.control)
             self._process.control = -1
             self._process.reap()
-            self._process.close()
             self._exit = Exit(None, 9)
+            self._close_fds()
+
+    def _close_fds(self) -> None:
+        self._process.close()
+        if self.terminal >= 0:
+            os.close(self.terminal)
+            self.terminal = -1
 
     def __enter__(self) -> Self:
         return self
@@ -144,15 +140,15 @@ def exec_in(
         plan = join.into_sandbox(spec, host.read(Spec(proc="none"), own), _target(init_pid, cgroups))
         given["target"] = pidfd
         given |= {f"pass{n}": fd for n, fd in enumerate(spec.pass_fds)}
-        process = engine.start(program(plan), given, _no_external)
-        try:
-            return Joined(process, report(process))
-        except BaseException:
-            process.kill_and_reap()
-            raise
+        return _start(plan, given)
     finally:
         for fd in opened:
             os.close(fd)
+
+
+def _start(plan: Plan, given: dict[str, int]) -> Joined:
+    process = engine.start(program(plan), given, _no_external)
+    return Joined(process, report(process))
 
 
 def _no_external(name: str, args: object, pid: int) -> None:
@@ -279,12 +275,7 @@ def enter(
     plan = join.into_namespaces(command, files, dict(os.environ), root=root, ids=ids, cwd=cwd or ("/" if root else ""))
     opened: list[int] = []
     try:
-        process = engine.start(program(plan), given_streams((None, None, None), opened), _no_external)
-        try:
-            return Joined(process, report(process))
-        except BaseException:
-            process.kill_and_reap()
-            raise
+        return _start(plan, given_streams((None, None, None), opened))
     finally:
         for fd in opened:
             os.close(fd)

@@ -187,8 +187,10 @@ class Sandbox:
             raise TimeoutError(f"sandbox {self.name!r} still runs after {timeout} s")
         with self._lock:
             if self._exit is None:
-                self._exit = self._collect()
+                self._exit = ending(self._process, self.cgroups)
             self._undo()
+            if self._exit is None:
+                raise status_taken(f"sandbox {self.name!r}", self._process)
             return self._exit
 
     def _ends_within(self, timeout: float) -> bool:
@@ -204,22 +206,6 @@ class Sandbox:
             return bool(poll.poll(timeout * 1000))
         finally:
             os.close(pidfd)
-
-    def _collect(self) -> Exit:
-        told = None
-        while self.spec.init and (message := self._process.read()) is not None:
-            if message.type == engine.EXITED:
-                told = message
-        status = self._process.reap()
-        oom = cgroups.oom_killed(self.cgroups)
-        if told is not None:
-            return _exit(told.status, oom, told)
-        if status is None:
-            raise NstoolError(
-                f"sandbox {self.name!r} has ended, but its status was taken by another wait in this process: "
-                "wait for children by pid only, or use a sandbox with init"
-            )
-        return _exit(status, oom, None, init_killed=self.spec.init)
 
     def _undo(self) -> None:
         if self._undone:
@@ -271,16 +257,36 @@ class Sandbox:
         return f"<Sandbox {self.name} init {self.init_pid}{' ended' if self._exit else ''}>"
 
 
-def _exit(status: int, oom: bool | None, told: engine.Message | None, init_killed: bool = False) -> Exit:
+def ending(process: engine.Process, groups: dict[str, str]) -> Exit | None:
+    """Wait for the end and return how the command ended; None when another wait has taken the status.
+
+    groups: the cgroups of the sandbox, which know whether the kernel killed something.
+    """
+    told = None
+    while process.program.init and (message := process.read()) is not None:
+        if message.type == engine.EXITED:
+            told = message
+    status = process.reap()
+    if told is not None:
+        status = told.status
+    if status is None:
+        return None
     number = status & 0x7F
-    usage = (told.utime_us / 1e6, told.stime_us / 1e6, told.maxrss_kb) if told else (0.0, 0.0, 0)
     return Exit(
         None if number else status >> 8 & 0xFF,
         number or None,
         bool(status & 0x80),
-        oom,
-        init_killed and bool(number),
-        *usage,
+        cgroups.oom_killed(groups),
+        process.program.init and told is None and number > 0,
+        *((told.utime_us / 1e6, told.stime_us / 1e6, told.maxrss_kb) if told else ()),
+    )
+
+
+def status_taken(what: str, process: engine.Process) -> NstoolError:
+    """Return the error for a command of which ``ending`` does not know how it ended."""
+    return NstoolError(
+        f"{what} has ended, but its status was taken by another wait in this process: wait for children by pid only"
+        + ("" if process.program.init else ", or use a sandbox with init")
     )
 
 
@@ -392,11 +398,7 @@ class Prepared:
                 process = engine.start(
                     program, given, lambda name, args, pid: _external(context, name, args, pid), self._cloned(lease)
                 )
-                try:
-                    terminal = report(process)
-                except BaseException:
-                    process.kill_and_reap()
-                    raise
+                terminal = report(process)
             finally:
                 for fd in opened:
                     os.close(fd)
@@ -577,7 +579,10 @@ def _is_open(fd: int) -> bool:
 
 
 def report(process: engine.Process) -> int:
-    """Wait until the command runs. Returns the terminal's master or -1. Raises KernelError; NstoolError if killed."""
+    """Wait until the command runs. Returns the terminal's master or -1.
+
+    Raises KernelError for a step that was refused, NstoolError if init was killed; the process is gone then.
+    """
     terminal = -1
     try:
         while True:
@@ -595,4 +600,5 @@ def report(process: engine.Process) -> int:
     except BaseException:
         if terminal >= 0:
             os.close(terminal)
+        process.kill_and_reap()
         raise

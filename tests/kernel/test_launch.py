@@ -383,6 +383,30 @@ def test_children_reaped_by_somebody_else(
     assert in_child(plans.left_by, workplace, act) == ([0, 3, 4], "")
 
 
+@pytest.mark.needs("root")
+@pytest.mark.parametrize("started", ["without init", "init killed", "exec, monitor killed"])
+def test_status_that_somebody_else_has_taken(in_child: InChild, workplace: Workplace, name: str, started: str) -> None:
+    """Where init cannot tell and another wait was first, each wait says so, and all is undone by the first."""
+
+    def act() -> list[str]:
+        ignore_children()
+        said = []
+        with suppress(NstoolError), launch(small(name, "sleep", "60", init=started != "without init")) as sandbox:
+            waited = sandbox.exec("sleep", "60") if started.startswith("exec") else sandbox
+            os.kill(init_of(waited.pidfd), signal.SIGKILL)
+            for _ in range(2):
+                with pytest.raises(NstoolError, match="taken by another wait") as caught:
+                    waited.wait()
+                said.append(str(caught.value))
+            waited.close()
+        return said
+
+    said, left = in_child(plans.left_by, workplace, act)
+    assert left == ""
+    assert said[0] == said[1]
+    assert ("use a sandbox with init" in said[0]) == (started == "without init")
+
+
 @pytest.mark.needs("user", "userns", "newuidmap")
 @pytest.mark.parametrize("disturb", REAPERS)
 def test_helpers_reaped_by_somebody_else(as_user: InChild, name: str, disturb: Callable[[], None]) -> None:
@@ -795,8 +819,27 @@ def test_exec_has_an_end_of_its_own(name: str) -> None:
         with sandbox.exec("sleep", "60") as command:
             command.signal(signal.SIGUSR2)
             assert command.wait().signal == signal.SIGUSR2
+        with sandbox.exec("sleep", "60") as command:
+            pidfd = os.pidfd_open(init_of(command.pidfd))
+        assert command.wait().signal == signal.SIGKILL
+        assert select.select([pidfd], [], [], 0)[0]
+        os.close(pidfd)
         sandbox.signal(signal.SIGTERM)
         assert sandbox.wait().signal == signal.SIGTERM
+
+
+@pytest.mark.needs("root")
+@pytest.mark.parametrize("ended", [True, False])
+def test_terminal_of_an_exec_is_closed_with_it(name: str, ended: bool) -> None:
+    """Whether the command has ended by itself or is ended by leaving."""
+    with launch(small(name, "sleep", "60", terminal="always")) as sandbox:
+        with sandbox.exec("sleep", "0" if ended else "60") as command:
+            master = command.terminal
+            assert os.isatty(master)
+            if ended:
+                command.wait()
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(master)
 
 
 @pytest.mark.needs("root")
