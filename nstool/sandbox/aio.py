@@ -11,11 +11,13 @@ from nstool.spec.model import Spec
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from nstool.network.facts import Addresses
+
 
 class AsyncSandbox:
     """A sandbox for asyncio: an asynchronous context manager; leaving it ends the sandbox and undoes it.
 
-    sandbox: the same one for synchronous use (pid, signal, addresses, exec …), none of which blocks.
+    sandbox: the same one for synchronous use.
     """
 
     def __init__(self, sandbox: Sandbox) -> None:
@@ -24,7 +26,7 @@ class AsyncSandbox:
     async def wait(self) -> Exit:
         """Wait for the end, undo what was made, and return how the command ended."""
         if not self.sandbox.ended:
-            await _readable(self.sandbox.pidfd)
+            await _readable(self.pidfd)
         return await asyncio.to_thread(self.sandbox.wait)
 
     def signal(self, number: int) -> None:
@@ -44,6 +46,15 @@ class AsyncSandbox:
     def pid(self) -> int:
         """Pid of the command as the caller sees it. Raises SandboxGone when it has ended."""
         return self.sandbox.pid
+
+    @property
+    def pidfd(self) -> int:
+        """Pidfd of init; poll it for readability to learn of the end. pidfd_open(2)."""
+        return self.sandbox.pidfd
+
+    async def addresses(self) -> Addresses:
+        """Return the links, addresses and routes of its network namespace, read from there by a thread."""
+        return await asyncio.to_thread(lambda: self.sandbox.addresses)
 
     async def exec(self, *command: str, **streams: int | None) -> Exit:
         """Run another command in the sandbox, with its credentials and hardening, and wait for its end."""

@@ -244,6 +244,28 @@ def test_in_an_asyncio_loop(in_child: InChild, name: str) -> None:
 
 
 @pytest.mark.needs("root")
+def test_an_asyncio_sandbox_tells_what_it_is(in_child: InChild, name: str) -> None:
+    """Name, pid and pidfd at once, addresses by await, while the loop runs on; the pidfd is readable at its end."""
+
+    async def act() -> None:
+        async with await launch_async(small(name, "sleep", "60")) as sandbox:
+            assert (sandbox.name, init_of(sandbox.pidfd)) == (name, sandbox.sandbox.init_pid)
+            assert Path(f"/proc/{sandbox.pid}/comm").read_text() == "sleep\n"
+            reading = asyncio.create_task(sandbox.addresses())
+            await asyncio.sleep(0)
+            assert not reading.done()
+            found = await reading
+            assert found.inode == os.stat(f"/proc/{sandbox.pid}/ns/net").st_ino
+            assert [link.name for link in found.links] == ["lo"]
+            assert not select.select([sandbox.pidfd], [], [], 0)[0]
+            sandbox.kill()
+            assert select.select([sandbox.pidfd], [], [], SECONDS)[0]
+            assert (await sandbox.wait()).signal == signal.SIGKILL
+
+    in_child(lambda: asyncio.run(act()))
+
+
+@pytest.mark.needs("root")
 def test_in_a_large_process(in_child: InChild, name: str) -> None:
     """A process with 500 MB of touched memory launches, and none of it is init's."""
 
