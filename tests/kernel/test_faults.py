@@ -233,6 +233,27 @@ def test_every_kind_of_system_call_refused(in_child: InChild, workplace: Workpla
     assert not wrong, "\n".join(wrong)
 
 
+@pytest.mark.needs("root", "strace", "nsexec")
+def test_list_of_children_that_cannot_be_opened(
+    in_child: InChild, workplace: Workplace, name: str, tmp_path: Path
+) -> None:
+    """Init, which could not end what the command leaves, does not run it: the step that made it a subreaper fails."""
+    spec = plans.default(name).replace(command=("echo", "ran"), proc="bind")
+    file = tmp_path / "plan"
+    file.write_bytes(compile_spec(spec.replace(namespaces=spec.namespaces.replace(pid="host"))))
+    trace = tmp_path / "trace"
+
+    def act() -> subprocess.CompletedProcess[str]:
+        inject = ("-P", "/proc/thread-self/children", "--inject=openat:error=EACCES")
+        return run_nsexec(str(file), "-f", "-o", str(trace), *inject)
+
+    done, left = in_child(plans.left_by, workplace, act)
+    assert trace.read_text().count("(INJECTED)") == 1
+    assert (done.returncode, done.stdout) == (125, "")
+    assert re.search(r"^nsexec: step \d+ of \d+, prctl: EACCES$", done.stderr, re.MULTILINE)
+    assert left == ""
+
+
 def run_nsexec(file: str, *strace: str) -> subprocess.CompletedProcess[str]:
     """Run a compiled plan below strace."""
     words = ["strace", *strace, str(REPOSITORY / "nstool/nsexec"), file]
