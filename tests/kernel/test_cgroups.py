@@ -177,23 +177,26 @@ def test_a_fork_bomb_stops_at_the_limit(box: Callable[..., Box]) -> None:
 
 @pytest.mark.needs("cgroup_cpu")
 def test_a_busy_process_is_throttled(box: Callable[..., Box]) -> None:
-    """0.15 s of cpu at a fifth of a core takes at least 0.5 s, and the kernel counts the waits."""
+    """At a fifth of a core it gets no more than that, however busy the host is, and the kernel counts the waits."""
     sandbox = box(NONE.replace(cpu=0.2))
+    started = time.monotonic()
+
+    def most() -> float:
+        """Seconds of cpu that a fifth allows by now, and what can be used of it in advance."""
+        return 0.2 * (time.monotonic() - started) + 0.05
 
     def burn() -> None:
-        while time.process_time() < 0.15:
-            pass
+        # Where others leave it less than a fifth, it is not throttled: until they do.
+        while time.process_time() < 0.15 or (cgroups.usage(sandbox.cgroups).throttled_us or 0) < 100_000:
+            assert time.monotonic() - started < 120
+        assert time.process_time() <= most()
 
-    before = time.monotonic()
     assert sandbox.status(sandbox.start(burn)) == 0
-    assert time.monotonic() - before > 0.5
     used = cgroups.usage(sandbox.cgroups)
     assert used.throttled
-    assert used.throttled_us
-    assert used.throttled_us > 100_000
     if UNIFIED in sandbox.cgroups:
         assert used.cpu_us
-        assert 100_000 < used.cpu_us < 1_000_000
+        assert 0.1 < used.cpu_us / 1e6 <= most()
 
 
 @pytest.mark.needs("cgroup_memory", "cgroup_pids", "userns")
