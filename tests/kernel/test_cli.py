@@ -137,13 +137,6 @@ def test_supervisor_undoes_what_the_launcher_made(name: str, run_dir: Path) -> N
     assert not list((run_dir / "ids").iterdir())
 
 
-def test_running_out_of_memory_is_said() -> None:
-    """The status says killed, one line says why."""
-    done = nstool("run", "--memory", "24M", "--", "python3", "-c", "x = bytearray(200 << 20)")
-    assert done.returncode == 137
-    assert "for lack of memory (limits.memory = 25165824 bytes)" in done.stderr
-
-
 class Terminal:
     """A terminal of the test's, and nstool in it."""
 
@@ -284,24 +277,6 @@ def test_signal_reaches_the_command_by_name(name: str) -> None:
         assert process.wait(DEADLINE) == 128 + 15
     assert nstool("signal", name).returncode == 2
     assert "did you mean" in nstool("signal", name, "TREM").stderr
-
-
-def test_enter_and_pin_outlive_the_sandbox(name: str, tmp_path: Path) -> None:
-    """Pinned namespaces can be entered while the sandbox runs and when it has ended, until they are let go."""
-    kept = str(tmp_path / "kept")
-    with running("run", "--name", name, "--hostname", "pinned", "--", "sh", "-c", "echo ready; read x"):
-        init = json.loads(nstool("ps", "--json").stdout)[0]["init_pid"]
-        entered = nstool("enter", str(init), "--types", "uts", "--", "hostname")
-        assert entered.stdout == "pinned\n", entered.stderr
-        pinned = nstool("pin", name, kept, "--types", "user,uts,net")
-        assert pinned.returncode == 0, pinned.stderr
-        inode = os.readlink(f"/proc/{init}/ns/net")
-    try:
-        entered = nstool("enter", kept, "--", "sh", "-c", "hostname; readlink /proc/self/ns/net")
-        assert entered.stdout.split() == ["pinned", inode], entered.stderr
-    finally:
-        assert nstool("unpin", kept).returncode == 0
-    assert not Path(kept).exists()
 
 
 def test_plan_prints_what_run_makes(tmp_path: Path) -> None:

@@ -788,13 +788,6 @@ def test_supervisor_says_when_it_cannot_know_of_a_lack_of_memory(name: str) -> N
     assert text == b"nstool: whether the sandbox lacked memory is not known: its memory cgroup was removed\n"
 
 
-@pytest.mark.needs("root", "gcc")
-def test_chosen_pid_and_subreaper(name: str, probe: str) -> None:
-    """The spec chooses the command's pid, and whether orphans come to it."""
-    said = told(probing(name, probe, next_pid=77, subreaper=True))
-    assert (said["pid"], said["subreaper"]) == (77, 1)
-
-
 # ---- commands that join ----
 
 

@@ -84,6 +84,8 @@ OPTIONS = [
     (("--root", "/nowhere"), "--root: /nowhere does not exist on this host"),
     (("--root", "/usr:/etc", "--writable", "--upper", "/nowhere"), "--upper: /nowhere does not exist"),
     (("--net", "join:nosuch"), "--net: /run/netns/nosuch: No such file"),
+    (("--net", "join:/nowhere/net"), "--net: /nowhere/net: No such file"),
+    (("--net", "join:99999999"), "--net: there is no process 99999999"),
     (("--namespaces", "uts=/nowhere/uts"), "--namespaces: /nowhere/uts: No such file"),
     (("--namespaces", "user=/proc/self/ns/user"), "--namespaces: a new pid namespace would belong"),
 ]

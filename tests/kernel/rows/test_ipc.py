@@ -62,9 +62,9 @@ def test_objects_stay_inside(act: Act) -> None:
 
 def test_limits_of_the_command_line(act: Act) -> None:
     """--ipc LIMIT=VALUE, with the units of sizes."""
-    words = ["--memory", "0", "--pids", "0", "--cpu", "0", "--ipc", "shmmax=1M", "--ipc", "sem=1 2 3 4"]
+    words = ["--ipc", "shmmax=1M", "--ipc", "sem=1 2 3 4"]
     script = "cat /proc/sys/kernel/shmmax /proc/sys/kernel/sem"
-    assert act(boxes.nstool, "run", *words, "--", "sh", "-c", script) == (0, "1048576\n1\t2\t3\t4\n", "")
+    assert act(boxes.nstool_run, *words, "--", "sh", "-c", script) == (0, "1048576\n1\t2\t3\t4\n", "")
 
 
 @pytest.mark.parametrize(

@@ -240,10 +240,8 @@ def test_mounts_of_the_other_types(act: Act) -> None:
 
 def test_a_tmpfs_is_as_large_as_it_says(act: Act) -> None:
     """And no larger."""
-    words = ["--memory", "0", "--pids", "0", "--cpu", "0", "--tmpfs", "/mnt/t:size=1M,mode=1777"]
-    ran = act(
-        boxes.nstool, "run", *words, "--", "sh", "-c", "head -c 3000000 /dev/zero > /mnt/t/f; stat -c %s /mnt/t/f"
-    )
+    words = ["--tmpfs", "/mnt/t:size=1M,mode=1777"]
+    ran = act(boxes.nstool_run, *words, "--", "sh", "-c", "head -c 3000000 /dev/zero > /mnt/t/f; stat -c %s /mnt/t/f")
     assert "No space left" in ran.err
     assert int(ran.out) == 1 << 20
 
@@ -280,7 +278,7 @@ def _root() -> dict[str, Any]:
 )
 def test_a_mount_without_a_place_is_refused(act: Act, mount: str, message: str) -> None:
     """Before anything is done: status 2, what is wrong and what to do."""
-    ran = act(boxes.nstool, "run", "--memory", "0", "--pids", "0", "--cpu", "0", "--mount", mount, "--", "true")
+    ran = act(boxes.nstool_run, "--mount", mount, "--", "true")
     assert ran.status == 2, ran
     assert message in ran.err
 
@@ -400,8 +398,7 @@ def test_dev_of_nodes_alone(act: Act) -> None:
 @pytest.mark.parametrize("dev", ["nodes", "none"])
 def test_a_terminal_needs_pts(act: Act, dev: str) -> None:
     """Said before anything is done; with a devpts of the spec's own there is one."""
-    words = ["--memory", "0", "--pids", "0", "--cpu", "0", "--terminal", "always", "--dev", dev]
-    ran = act(boxes.nstool, "run", *words, "--", "true")
+    ran = act(boxes.nstool_run, "--terminal", "always", "--dev", dev, "--", "true")
     assert ran.status == 2
     assert 'needs /dev/pts, which dev = "' + dev in ran.err
 
@@ -490,25 +487,12 @@ def test_sys_and_the_homes_do_not_show(act: Act) -> None:
 
 def test_paths_are_masked_and_read_only(act: Act) -> None:
     """--mask-path for a file and a directory, --readonly-path on a writable mount."""
-    words = [
-        "--memory",
-        "0",
-        "--pids",
-        "0",
-        "--cpu",
-        "0",
-        "--tmpfs",
-        "/mnt/w:mode=1777",
-        "--mask-path",
-        "/etc/passwd",
-        "--mask-path",
-        "/usr/share/misc",
-    ]
+    words = ["--tmpfs", "/mnt/w:mode=1777", "--mask-path", "/etc/passwd", "--mask-path", "/usr/share/misc"]
     script = "cat /etc/passwd; ls /usr/share/misc; touch /mnt/w/a && echo written"
-    ran = act(boxes.nstool, "run", *words, "--", "sh", "-c", script)
+    ran = act(boxes.nstool_run, *words, "--", "sh", "-c", script)
     assert ran == (0, "written\n", "")
     words += ["--readonly-path", "/mnt/w"]
-    ran = act(boxes.nstool, "run", *words, "--", "sh", "-c", script)
+    ran = act(boxes.nstool_run, *words, "--", "sh", "-c", script)
     assert "Read-only file system" in ran.err
 
 

@@ -22,6 +22,7 @@ from tests.support import processes
 from tests.support.workplace import Workplace
 
 HOST_NET = Net(mode="host")
+LINKS = f"for n in {' '.join(boxes.NAMES)}; do readlink /proc/self/ns/$n; done"
 NO_MOUNTS: dict[str, Any] = {"proc": "none", "dev": "none", "tmp_size": 0}
 
 
@@ -43,6 +44,20 @@ def differing(pid: int) -> set[str]:
     return {kind for kind in boxes.NAMES if boxes.inode(pid, kind) != boxes.inode("self", kind)}
 
 
+def new_in(**words: Any) -> set[str]:
+    """The namespaces of a sandbox that are not the caller's, seen from outside."""
+    with boxes.box(**words) as box:
+        return differing(box.pid)
+
+
+def entered(*words: str) -> set[str]:
+    """The namespaces of a sandbox that nstool enter goes into, seen by the command."""
+    with boxes.box() as box:
+        ran = boxes.nstool("enter", *words, str(box.pid), "--", "/bin/sh", "-c", LINKS)
+        assert ran.status == 0, ran
+        return {kind for kind, link in zip(boxes.NAMES, ran.lines, strict=True) if link == boxes.inode(box.pid, kind)}
+
+
 # ------------------------------------------------------------------------------------ N1, N7
 
 
@@ -51,7 +66,7 @@ def test_all_eight_namespaces_are_new(act: Act) -> None:
 
     def look() -> tuple[set[str], bool]:
         with boxes.box() as box:
-            inside = box.ask("for n in user mnt pid net uts ipc cgroup time; do readlink /proc/self/ns/$n; done")
+            inside = box.ask(LINKS)
             return differing(box.pid), inside.split() == [boxes.inode(box.pid, kind) for kind in boxes.NAMES]
 
     assert act(look) == (set(boxes.NAMES), True)
@@ -60,23 +75,13 @@ def test_all_eight_namespaces_are_new(act: Act) -> None:
 @pytest.mark.parametrize("kind", boxes.NAMES)
 def test_one_namespace_can_be_the_hosts(as_root: Act, kind: str) -> None:
     """A namespace that the spec calls "host" is the caller's, the others are new."""
-
-    def look() -> set[str]:
-        with boxes.box(**without(kind)) as box:
-            return set(boxes.NAMES) - differing(box.pid)
-
-    assert as_root(look) == {kind}
+    assert as_root(new_in, **without(kind)) == set(boxes.NAMES) - {kind}
 
 
 @pytest.mark.parametrize("kind", [kind for kind in boxes.NAMES if kind != "user"])
 def test_one_namespace_can_be_the_users(as_user: Act, kind: str) -> None:
     """The same for an ordinary user; without a user namespace nothing can be made."""
-
-    def look() -> set[str]:
-        with boxes.box(**without(kind)) as box:
-            return set(boxes.NAMES) - differing(box.pid)
-
-    assert as_user(look) == {kind}
+    assert as_user(new_in, **without(kind)) == set(boxes.NAMES) - {kind}
 
 
 def test_an_ordinary_user_needs_a_user_namespace_for_the_others(as_user: Act) -> None:
@@ -96,23 +101,12 @@ def test_only_one_namespace_is_new(as_root: Act, kind: str) -> None:
     words = without(*(other for other in boxes.NAMES if other != kind))
     if kind == "net":
         words["net"] = Net()
-
-    def look() -> set[str]:
-        with boxes.box(**words) as box:
-            return differing(box.pid)
-
-    assert as_root(look) == {kind}
+    assert as_root(new_in, **words) == {kind}
 
 
 def test_a_user_namespace_alone(act: Act) -> None:
     """The smallest sandbox of an ordinary user."""
-    words = without(*(other for other in boxes.NAMES if other != "user"))
-
-    def look() -> set[str]:
-        with boxes.box(**words) as box:
-            return differing(box.pid)
-
-    assert act(look) == {"user"}
+    assert act(new_in, **without(*(other for other in boxes.NAMES if other != "user"))) == {"user"}
 
 
 def test_no_namespace_is_new(as_root: Act) -> None:
@@ -129,10 +123,8 @@ def test_the_words_of_the_command_line(act: Act) -> None:
     """--share and --namespaces say the same as the spec."""
 
     def look() -> list[str]:
-        words = ["--memory", "0", "--pids", "0", "--cpu", "0", "--share", "uts,ipc", "--namespaces", "time=host"]
-        ran = boxes.nstool(
-            "run", *words, "--", "sh", "-c", "readlink /proc/self/ns/uts /proc/self/ns/ipc /proc/self/ns/time"
-        )
+        words = ["--share", "uts,ipc", "--namespaces", "time=host"]
+        ran = boxes.nstool_run(*words, "--", "sh", "-c", "cd /proc/self/ns; readlink uts ipc time")
         assert ran.status == 0, ran
         return ran.lines
 
@@ -214,9 +206,7 @@ def test_offsets_of_the_command_line(act: Act) -> None:
     """--time-offset moves the clocks of the sandbox, not those of the host."""
 
     def look() -> float:
-        ran = boxes.nstool(
-            "run", "--memory", "0", "--pids", "0", "--cpu", "0", "--time-offset", "10d", "--", "cat", "/proc/uptime"
-        )
+        ran = boxes.nstool_run("--time-offset", "10d", "--", "cat", "/proc/uptime")
         assert ran.status == 0, ran
         return float(ran.out.split()[0]) - time.clock_gettime(time.CLOCK_BOOTTIME)
 
@@ -284,29 +274,13 @@ def test_an_ordinary_user_unshares_a_user_namespace_first(as_user: Act) -> None:
 @pytest.mark.parametrize("kinds", ["net", "uts,ipc", ""])
 def test_enter_the_namespaces_of_a_pid(as_root: Act, kinds: str) -> None:
     """Those that are named, or all that differ; the rest stays the caller's."""
-
-    def enter() -> set[str]:
-        with boxes.box() as box:
-            words = ["--types", kinds] if kinds else []
-            script = "for n in user mnt pid net uts ipc cgroup time; do readlink /proc/self/ns/$n; done"
-            ran = boxes.nstool("enter", *words, str(box.pid), "--", "/bin/sh", "-c", script)
-            assert ran.status == 0, ran
-            return {kind for kind, link in zip(boxes.NAMES, ran.out.split()) if link == boxes.inode(box.pid, kind)}
-
-    assert as_root(enter) == set(kinds.split(",") if kinds else boxes.NAMES)
+    words = ["--types", kinds] if kinds else []
+    assert as_root(entered, *words) == set(kinds.split(",") if kinds else boxes.NAMES)
 
 
 def test_an_ordinary_user_enters_what_is_theirs(as_user: Act) -> None:
     """The user namespace first gives the rights for the others. setns(2)."""
-
-    def enter() -> set[str]:
-        with boxes.box() as box:
-            script = "for n in user mnt pid net uts ipc cgroup time; do readlink /proc/self/ns/$n; done"
-            ran = boxes.nstool("enter", str(box.pid), "--", "/bin/sh", "-c", script)
-            assert ran.status == 0, ran
-            return {kind for kind, link in zip(boxes.NAMES, ran.out.split()) if link == boxes.inode(box.pid, kind)}
-
-    assert as_user(enter) == set(boxes.NAMES)
+    assert as_user(entered) == set(boxes.NAMES)
 
 
 def _until(condition: Any) -> bool:
@@ -412,16 +386,8 @@ def test_a_sandbox_is_pinned_by_its_name(as_root: Act, place: Path) -> None:
             owner = boxes.inode(box.pid, "user")
         try:
             assert sorted(os.listdir(place)) == sorted(set(boxes.NAMES) - {"mnt", "pid"})
-            ran = boxes.nstool(
-                "enter",
-                "--types",
-                "user,uts",
-                str(place),
-                "--",
-                "/bin/sh",
-                "-c",
-                "hostname; readlink /proc/self/ns/user",
-            )
+            script = "hostname; readlink /proc/self/ns/user"
+            ran = boxes.nstool("enter", "--types", "user,uts", str(place), "--", "/bin/sh", "-c", script)
             assert ran == (0, f"byname\n{owner}\n", "")
         finally:
             assert boxes.nstool("unpin", str(place)).status == 0

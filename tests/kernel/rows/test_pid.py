@@ -16,7 +16,7 @@ from nstool.sandbox.launch import launch
 from nstool.spec.model import Capabilities
 from tests.kernel.rows import boxes
 from tests.kernel.rows.conftest import Act
-from tests.support import plans, processes
+from tests.support import plans
 
 
 def test_init_is_pid_1_and_the_command_its_child(act: Act) -> None:
@@ -36,18 +36,6 @@ def test_init_is_pid_1_and_the_command_its_child(act: Act) -> None:
     assert (first, second) == (["1"], [own])
 
 
-def test_init_reaps_orphans(act: Act) -> None:
-    """A grandchild whose parent has ended becomes init's, and leaves no zombie."""
-
-    def look() -> str:
-        with boxes.box(hidepid="off", user="0:0") as box:
-            box.ask("(true & true & true &) ; (busybox sleep 0.01 &)")
-            box.ask("busybox sleep 0.1")
-            return box.ask("grep -l '^State:.Z' /proc/[0-9]*/status; true")
-
-    assert act(look) == ""
-
-
 def test_without_init_the_command_is_pid_1(act: Act) -> None:
     """init = false."""
 
@@ -56,44 +44,6 @@ def test_without_init_the_command_is_pid_1(act: Act) -> None:
             return box.ask("echo $$"), boxes.status(box.pid)["NSpid"].split()[1:]
 
     assert act(look) == ("1\n", ["1"])
-
-
-def test_all_ends_with_the_command(act: Act) -> None:
-    """What the command left running is killed when it ends: nothing of the namespace is left outside."""
-
-    def look() -> list[int]:
-        with boxes.box() as box:
-            box.ask("busybox sleep 1000 & busybox sleep 1000 & busybox setsid busybox sleep 1000 &")
-            inside = [process.pid for process in processes.descendants(box.sandbox.init_pid)]
-            assert len(inside) >= 4
-        return [pid for pid in inside if os.path.exists(f"/proc/{pid}")]
-
-    assert act(look) == []
-
-
-@pytest.mark.parametrize(
-    ("script", "status"), [("exit 7", 7), ("kill -9 $$", 137), ("kill -TERM $$", 143), ("true", 0)]
-)
-def test_how_the_command_ended(act: Act, script: str, status: int) -> None:
-    """The exit status as a shell has it, from the command line."""
-    ran = act(boxes.nstool, "run", "--memory", "0", "--pids", "0", "--cpu", "0", "--", "sh", "-c", script)
-    assert ran.status == status
-
-
-def test_signals_are_forwarded_to_the_command(act: Act) -> None:
-    """The library's signal reaches the command, which handles it."""
-
-    def send() -> int:
-        reader, writer = os.pipe()
-        script = "trap 'exit 42' USR1; echo ready; while :; do busybox sleep 0.01; done"
-        with launch(boxes.spec("/bin/sh", "-c", script), stdout=writer) as sandbox:
-            os.close(writer)
-            os.read(reader, 16)
-            os.close(reader)
-            sandbox.signal(signal.SIGUSR1)
-            return sandbox.wait(10).status
-
-    assert act(send) == 42
 
 
 @pytest.mark.parametrize("number", [2, 77, 30000])

@@ -175,8 +175,7 @@ def test_a_hostile_writable_root_is_refused(act: Act, tree: Path, what: str) -> 
     """There nothing can take the symlink's place: said before anything is done."""
     HOSTILE[what](tree)
     before = listing(tree)
-    words = ["--memory", "0", "--pids", "0", "--cpu", "0", "--root", str(tree), "--writable"]
-    ran = act(boxes.nstool, "run", *words, "--", "sh")
+    ran = act(boxes.nstool_run, "--root", str(tree), "--writable", "--", "sh")
     assert ran.status == 2, ran
     assert f"/{what} of the root is a symlink" in ran.err
     assert listing(tree) == before
@@ -200,7 +199,7 @@ def test_a_hostile_root_does_not_redirect_a_mount(act: Act, tree: Path) -> None:
 
 def test_a_root_that_is_not_there(act: Act) -> None:
     """One message, nothing done."""
-    ran = act(boxes.nstool, "run", "--memory", "0", "--pids", "0", "--cpu", "0", "--root", "/no/such/root", "--", "sh")
+    ran = act(boxes.nstool_run, "--root", "/no/such/root", "--", "sh")
     assert ran.status in (2, 125), ran
     assert "/no/such/root" in ran.err
     assert "Traceback" not in ran.err
@@ -411,21 +410,7 @@ def test_the_command_line_knows_a_tarball(act: Act, tree: Path, place: Path) -> 
     """--root x.tar.gz; a second time too."""
     path = make_tar(place / "root.tar.gz", tree=tree, mode="w:gz")
     for _ in range(2):
-        ran = act(
-            boxes.nstool,
-            "run",
-            "--memory",
-            "0",
-            "--pids",
-            "0",
-            "--cpu",
-            "0",
-            "--root",
-            str(path),
-            "--",
-            "cat",
-            "/etc/release",
-        )
+        ran = act(boxes.nstool_run, "--root", str(path), "--", "cat", "/etc/release")
         assert ran == (0, "test\n", "")
 
 
@@ -541,10 +526,10 @@ def test_a_hostile_tarball_is_refused(act: Act, place: Path, what: str) -> None:
     before = victim.stat()
     members = [point_to(victim, m) for m in members]
     path = make_tar(place / "root.tar", member("etc", type=tarfile.DIRTYPE, mode=0o755), member("etc/f", "x"), *members)
-    words = ["--memory", "0", "--pids", "0", "--cpu", "0", "--root", str(path), "--root-size", "60k"]
+    words = ["--root", str(path), "--root-size", "60k"]
 
     def ask() -> tuple[boxes.Ran, list[str]]:
-        return boxes.nstool("run", *words, "--", "sh"), os.listdir(roots())
+        return boxes.nstool_run(*words, "--", "sh"), os.listdir(roots())
 
     ran, left = act(ask)
     assert ran.status == 2, ran
@@ -562,7 +547,7 @@ def test_what_is_no_tarball_is_refused(act: Act, place: Path, content: bytes) ->
     path = place / "root.tar"
     path.write_bytes(content)
     path.chmod(0o644)
-    ran = act(boxes.nstool, "run", "--memory", "0", "--pids", "0", "--cpu", "0", "--root", str(path), "--", "sh")
+    ran = act(boxes.nstool_run, "--root", str(path), "--", "sh")
     assert ran.status in (2, 125), ran
     assert str(path) in ran.err
     assert "Traceback" not in ran.err

@@ -22,7 +22,6 @@ from tests.kernel.rows import boxes
 from tests.kernel.rows.conftest import Act
 from tests.support.user import User
 
-UNLIMITED = ["--memory", "0", "--pids", "0", "--cpu", "0"]
 NO_FILTER = {"no_new_privs": False, "seccomp": "none"}
 
 
@@ -56,16 +55,8 @@ def test_root_gives_unused_ids(as_root: Act) -> None:
 
 def test_root_maps_several_ranges(as_root: Act) -> None:
     """As the options say; the ids inside are those of the map."""
-    words = [
-        "--uid-map",
-        "0:200000:1000",
-        "--uid-map",
-        "1000:300000:5",
-        "--gid-map",
-        "0:400000:2000",
-        "--user",
-        "1002:7",
-    ]
+    ranges = ["--uid-map", "0:200000:1000", "--uid-map", "1000:300000:5", "--gid-map", "0:400000:2000"]
+    words = [*ranges, "--user", "1002:7"]
 
     def look() -> tuple[boxes.Ran, boxes.Ran]:
         maps = boxes.nstool("run", *words, "--", "sh", "-c", "cat /proc/self/uid_map /proc/self/gid_map")
@@ -236,7 +227,7 @@ def test_limits_that_cannot_be_had_are_named(as_user: Act) -> None:
 
 def test_without_limits_the_default_works(as_user: Act) -> None:
     """The words of that message are enough."""
-    ran = as_user(boxes.nstool, "run", "--memory", "0", "--pids", "0", "--cpu", "0", "--", "id")
+    ran = as_user(boxes.nstool_run, "--", "id")
     assert (ran.status, ran.err) == (0, ""), ran
     assert ran.out.startswith("uid=1000")
 
@@ -287,8 +278,7 @@ def test_without_it_the_same_is_refused(act: Act) -> None:
 
 def test_the_option_gives_all_five(act: Act) -> None:
     """--cap NAME on the command line."""
-    words = ["--memory", "0", "--pids", "0", "--cpu", "0", "--cap", "net_raw", "--", "cat", "/proc/self/status"]
-    seen = boxes.parsed(act(boxes.nstool, "run", *words).out)
+    seen = boxes.parsed(act(boxes.nstool_run, "--cap", "net_raw", "--", "cat", "/proc/self/status").out)
     assert {int(seen[line], 16) for line in SETS.values()} == {mask(("net_raw",))}
 
 
@@ -366,7 +356,7 @@ def test_the_five_sets_are_those_of_the_spec_or_it_is_refused(act: Act, words: d
 )
 def test_sets_that_execve_would_change_are_refused(act: Act, words: list[str], says: str) -> None:
     """With the rule and the word to write, before anything is done."""
-    ran = act(boxes.nstool, "run", *UNLIMITED, *words, "--", "true")
+    ran = act(boxes.nstool_run, *words, "--", "true")
     assert (ran.status, ran.out) == (2, "")
     assert says in ran.err
     assert "Transformation of capabilities" in ran.err
@@ -375,7 +365,7 @@ def test_sets_that_execve_would_change_are_refused(act: Act, words: list[str], s
 def test_sets_by_mask_and_all(act: Act) -> None:
     """0x20 is kill; "all" is what there is."""
     words = ["--cap-bounding", "all", "--cap-inheritable", "0x21", "--securebits", "0x3"]
-    ran = act(boxes.nstool, "run", *UNLIMITED, *words, "--", "sh", "-c", "cat /proc/self/status; setpriv --dump")
+    ran = act(boxes.nstool_run, *words, "--", "sh", "-c", "cat /proc/self/status; setpriv --dump")
     seen = boxes.parsed(ran.out)
     assert (int(seen["CapBnd"], 16), int(seen["CapInh"], 16)) == (full(last_cap()), 0x21)
     assert "Securebits: noroot,noroot_locked\n" in ran.out
