@@ -49,26 +49,6 @@ static struct {
 	struct nst_failure payload_failure;
 } self;
 
-static const struct nst_step *step_of(int i)
-{
-	return (const struct nst_step *)((const uint8_t *)self.header + self.header->steps_offset) + i;
-}
-
-static int call_is(const struct nst_step *s, const char *b)
-{
-	const char *a = nst_call_name(s->call);
-
-	while (*a && *a == *b)
-		a++, b++;
-	return *a == *b;
-}
-
-_Noreturn static void leave(int status)
-{
-	for (;;)
-		nst_raw1(__NR_exit_group, status);
-}
-
 static void tell(struct nst_message *m)
 {
 	/* Nobody may be listening any more; then there is nobody to tell. */
@@ -140,7 +120,7 @@ _Noreturn static void report_failure(const struct nst_failure *f)
 
 	end_payload();
 	tell(&m);
-	leave(FAILED_STATUS);
+	nst_leave(FAILED_STATUS);
 }
 
 static void *map(uint64_t size, int fd)
@@ -160,7 +140,7 @@ static void payload_steps(void)
 
 	run.who = NST_PAYLOAD;
 	for (i = 0; i < (int)self.header->n_steps; i++)
-		if (step_of(i)->who == NST_PAYLOAD && nst_step_run(&run, i) < 0)
+		if (nst_step_at(self.run.plan, i)->who == NST_PAYLOAD && nst_step_run(&run, i) < 0)
 			break;
 	self.payload_failure = run.failure;
 }
@@ -212,11 +192,11 @@ static void run_init_steps(void)
 	int i, cloned = -1;
 
 	for (i = 0; i < (int)self.header->n_steps; i++) {
-		const struct nst_step *s = step_of(i);
+		const struct nst_step *s = nst_step_at(self.run.plan, i);
 
 		if (s->who != NST_INIT)
 			continue;
-		if (call_is(s, "clone3")) {
+		if (nst_call_is(s, "clone3")) {
 			long pid = clone_payload(s);
 
 			cloned = i;
@@ -224,7 +204,7 @@ static void run_init_steps(void)
 				self.run.failure = (struct nst_failure){.step = i, .error = (int32_t)-pid};
 			else
 				self.payload = (int)pid;
-		} else if (nst_step_run(&self.run, i) == 0 && call_is(s, "prctl") && s->arg[0] == SUBREAPER) {
+		} else if (nst_step_run(&self.run, i) == 0 && nst_call_is(s, "prctl") && s->arg[0] == SUBREAPER) {
 			/* Now, while the old /proc is there; pids are those of its pid namespace, see is_child(). */
 			self.children = (int)nst_raw4(__NR_openat, AT_FDCWD, NST_P("/proc/thread-self/children"),
 						      O_RDONLY | O_CLOEXEC, 0);
@@ -262,7 +242,7 @@ static void reap(void)
 		self.payload = 0;
 		end_payload();
 		tell(&m);
-		leave((status & 0x7f) ? 128 + (status & 0x7f) : status >> 8 & 0xff);
+		nst_leave((status & 0x7f) ? 128 + (status & 0x7f) : status >> 8 & 0xff);
 	}
 }
 
@@ -270,7 +250,7 @@ static void reap(void)
 _Noreturn static void end_with_launcher(void)
 {
 	end_payload();
-	leave(128 + SIGKILL);
+	nst_leave(128 + SIGKILL);
 }
 
 static void on_signal(int fd)
@@ -345,7 +325,7 @@ _Noreturn static void supervise(void)
 		long n = nst_raw5(__NR_ppoll, NST_P(p), COUNT, 0, 0, 8);
 
 		if (n < 0 && n != -EINTR)
-			leave(FAILED_STATUS);
+			nst_leave(FAILED_STATUS);
 		if (n <= 0)
 			continue;
 		if (p[SIGNALS].revents)
@@ -389,7 +369,7 @@ _Noreturn void nst_init(int fd)
 	nst_raw4(__NR_rt_sigaction, SIGCHLD, NST_P(&dfl), 0, 8);
 	if (nst_raw3(__NR_read, fd, NST_P(&head), sizeof head) != sizeof head || head.magic != NST_MAGIC ||
 	    head.size > NST_MAX_PLAN)
-		leave(FAILED_STATUS);
+		nst_leave(FAILED_STATUS);
 	self.control = head.control;
 	e = map(sizeof head + head.size, fd);
 	/* Two vectors with a pointer for each string and a NULL; a string takes one byte of the plan at least. */
@@ -416,7 +396,7 @@ _Noreturn void nst_init(int fd)
 	self.run.failure = f;
 	self.payload_failure = f;
 	if (self.control < 0)
-		leave(FAILED_STATUS);
+		nst_leave(FAILED_STATUS);
 
 	run_init_steps();
 	if (!(self.header->flags & NST_WITH_INIT)) {

@@ -22,20 +22,6 @@ static const struct nst_plan *header_of(const struct nst_launch *l)
 	return (const struct nst_plan *)l->plan;
 }
 
-static const struct nst_step *step_of(const struct nst_launch *l, int i)
-{
-	return (const struct nst_step *)(l->plan + header_of(l)->steps_offset) + i;
-}
-
-static int call_is(const struct nst_step *s, const char *name)
-{
-	const char *a = nst_call_name(s->call);
-
-	while (*a && *a == *name)
-		a++, name++;
-	return *a == *name;
-}
-
 static void close_fd(int *fd)
 {
 	if (*fd >= 0)
@@ -121,10 +107,10 @@ _Noreturn static void child_main(void *arg)
 	char digits[12];
 
 	for (;; i++) {
-		const struct nst_step *s = step_of(c->l, i);
+		const struct nst_step *s = nst_step_at(c->l->plan, i);
 		long r;
 
-		if (call_is(s, "exec_init")) {
+		if (nst_call_is(s, "exec_init")) {
 			const char *argv[] = {"nsexec:init",
 					      put_number(digits + sizeof digits, (unsigned int)c->envelope), NULL};
 			const char *envp[] = {NULL};
@@ -175,7 +161,7 @@ static long make_envelope(const struct nst_launch *l, int control, int launcher)
 /* The clone3 step: make the socket and the envelope, clone, wait for exec (CLONE_VFORK). */
 static long run_clone(struct nst_launch *l, int i)
 {
-	const struct nst_step *s = step_of(l, i);
+	const struct nst_step *s = nst_step_at(l->plan, i);
 	const struct nst_plan *h = header_of(l);
 	struct clone_args args = {.flags = s->arg[0] | CLONE_VM | CLONE_VFORK | CLONE_PIDFD, .exit_signal = SIGCHLD};
 	int32_t pair[2], pidfd = -1;
@@ -252,13 +238,13 @@ static void go_back(struct nst_launch *l, struct nst_run *run, int failed)
 	int i, cloned = 0;
 
 	for (i = 0; i < (int)header_of(l)->n_steps; i++) {
-		const struct nst_step *s = step_of(l, i);
+		const struct nst_step *s = nst_step_at(l->plan, i);
 
 		if (s->who != NST_LAUNCHER)
 			continue;
-		if (call_is(s, "clone3"))
+		if (nst_call_is(s, "clone3"))
 			cloned = 1;
-		else if (cloned && i > failed && call_is(s, "setns"))
+		else if (cloned && i > failed && nst_call_is(s, "setns"))
 			nst_step_run(run, i);
 	}
 }
@@ -273,14 +259,14 @@ int nst_launch_run(struct nst_launch *l)
 			      .scratch_size = sizeof scratch};
 
 	for (; l->next < (int)header_of(l)->n_steps; l->next++) {
-		const struct nst_step *s = step_of(l, l->next);
+		const struct nst_step *s = nst_step_at(l->plan, l->next);
 		long r;
 
 		if (s->who != NST_LAUNCHER)
 			continue;
-		if (call_is(s, "external"))
+		if (nst_call_is(s, "external"))
 			return 1;
-		if (call_is(s, "clone3")) {
+		if (nst_call_is(s, "clone3")) {
 			r = run_clone(l, l->next);
 			if (r < 0 && l->failure.step < 0)
 				fail(&l->failure, l->next, r);
@@ -307,12 +293,12 @@ static int was_made(const struct nst_launch *l, const struct nst_step *undo)
 {
 	int i;
 
-	if (!call_is(undo, "unlinkat"))
+	if (!nst_call_is(undo, "unlinkat"))
 		return 1;
 	for (i = l->next; i < (int)header_of(l)->n_steps; i++) {
-		const struct nst_step *s = step_of(l, i);
+		const struct nst_step *s = nst_step_at(l->plan, i);
 
-		if (s->who == NST_LAUNCHER && call_is(s, "mkdirat") && s->arg[0] == undo->arg[0] &&
+		if (s->who == NST_LAUNCHER && nst_call_is(s, "mkdirat") && s->arg[0] == undo->arg[0] &&
 		    s->arg[1] == undo->arg[1])
 			return 0;
 	}
@@ -324,8 +310,8 @@ int nst_launch_undo(struct nst_launch *l)
 	struct nst_run run = {.plan = l->plan, .slots = l->slots, .who = NST_UNDO, .control = -1};
 	int i, failed = 0;
 
-	for (i = (int)header_of(l)->n_steps - 1; i >= 0 && step_of(l, i)->who == NST_UNDO; i--) {
-		if (call_is(step_of(l, i), "external") || !was_made(l, step_of(l, i)))
+	for (i = (int)header_of(l)->n_steps - 1; i >= 0 && nst_step_at(l->plan, i)->who == NST_UNDO; i--) {
+		if (nst_call_is(nst_step_at(l->plan, i), "external") || !was_made(l, nst_step_at(l->plan, i)))
 			continue;
 		if (nst_step_run(&run, i) < 0 && run.failure.error != ENOENT) {
 			l->failure = run.failure;

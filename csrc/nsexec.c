@@ -16,31 +16,9 @@ enum { USAGE = 2, CANNOT = 125, NOT_EXECUTABLE = 126, NOT_FOUND = 127, IMAGE_FD_
 
 static const char NOT_A_PLAN[] = "not a compiled plan; make one with nstool compile SPEC -o FILE";
 
-_Noreturn static void leave(int status)
-{
-	for (;;)
-		nst_raw1(__NR_exit_group, status);
-}
-
-static int same(const char *a, const char *b)
-{
-	while (*a && *a == *b)
-		a++, b++;
-	return *a == *b;
-}
-
-static size_t length(const char *s)
-{
-	size_t n = 0;
-
-	while (s[n])
-		n++;
-	return n;
-}
-
 static void say(const char *s)
 {
-	nst_raw3(__NR_write, 2, NST_P(s), (long)length(s));
+	nst_raw3(__NR_write, 2, NST_P(s), (long)nst_length(s));
 }
 
 static void say_number(long n)
@@ -88,11 +66,6 @@ static void say_error(int e)
 	say_number(e);
 }
 
-static const struct nst_step *step_of(const uint8_t *plan, int i)
-{
-	return (const struct nst_step *)(plan + ((const struct nst_plan *)plan)->steps_offset) + i;
-}
-
 /* Say which step of how many failed and how. Returns the exit status. */
 static int explain(const uint8_t *plan, const struct nst_failure *f)
 {
@@ -101,10 +74,10 @@ static int explain(const uint8_t *plan, const struct nst_failure *f)
 	int n = 0, i;
 
 	for (i = 0; i < (int)h->n_steps; i++)
-		n += step_of(plan, i)->who != NST_UNDO;
+		n += nst_step_at(plan, i)->who != NST_UNDO;
 	say("nsexec: ");
 	if (f->step >= 0 && f->step < (int)h->n_steps) {
-		call = nst_call_name(step_of(plan, f->step)->call);
+		call = nst_call_name(nst_step_at(plan, f->step)->call);
 		if (f->step < n) {
 			say("step ");
 			say_number(f->step + 1);
@@ -119,7 +92,7 @@ static int explain(const uint8_t *plan, const struct nst_failure *f)
 	say(": ");
 	say_error(f->error);
 	say("\n");
-	if (same(call, "execve"))
+	if (nst_same(call, "execve"))
 		return f->error == ENOENT || f->error == ENOTDIR ? NOT_FOUND : NOT_EXECUTABLE;
 	return CANNOT;
 }
@@ -135,7 +108,7 @@ _Noreturn static void die(int status, const char *what, const char *file, long e
 		say_error((int)-error);
 	}
 	say("\n");
-	leave(status);
+	nst_leave(status);
 }
 
 /* The plan of FILE, writable and aligned, with `room` more bytes behind it; a first line "#!..." is skipped. */
@@ -181,8 +154,8 @@ static struct nst_step *find(uint8_t *plan, const char *call)
 	int i;
 
 	for (i = 0; i < (int)((struct nst_plan *)plan)->n_steps; i++)
-		if (same(nst_call_name(step_of(plan, i)->call), call))
-			return (struct nst_step *)step_of(plan, i);
+		if (nst_call_is(nst_step_at(plan, i), call))
+			return (struct nst_step *)nst_step_at(plan, i);
 	return NULL;
 }
 
@@ -224,7 +197,7 @@ static uint8_t *prepare(const char *file, char *const *args)
 	uint8_t *plan;
 
 	for (a = args; *a; a++)
-		room += length(*a) + 1;
+		room += nst_length(*a) + 1;
 	plan = load(file, room, &size);
 	if (nst_plan_check(plan, size, &f) < 0) {
 		if (((struct nst_plan *)plan)->magic != NST_MAGIC)
@@ -236,7 +209,7 @@ static uint8_t *prepare(const char *file, char *const *args)
 		say(", reason ");
 		say_number(f.detail);
 		say("); make it again with nstool compile SPEC -o FILE\n");
-		leave(USAGE);
+		nst_leave(USAGE);
 	}
 	if (find(plan, "external"))
 		die(USAGE, "this plan needs nstool (network set-up); use nstool run", file, 0);
@@ -423,18 +396,18 @@ _Noreturn void nst_main(long *stack)
 	long argc = stack[0];
 	char *const *argv = (char *const *)(stack + 1);
 
-	if (argc == 2 && same(argv[0], "nsexec:init"))
+	if (argc == 2 && nst_same(argv[0], "nsexec:init"))
 		nst_init(number(argv[1]));
-	if (argc == 3 && same(argv[0], "nsexec:supervise"))
+	if (argc == 3 && nst_same(argv[0], "nsexec:supervise"))
 		nst_supervise(number(argv[1]));
-	if (argc < 2 || same(argv[1], "--help") || same(argv[1], "-h")) {
+	if (argc < 2 || nst_same(argv[1], "--help") || nst_same(argv[1], "-h")) {
 		say("usage: nsexec FILE [ARGS]\n"
 		    "Run the plan in FILE (made by nstool compile); ARGS are added to its command.\n"
 		    "Exit status: the command's (128+n for signal n), 2 bad plan, 125 could not build the\n"
 		    "sandbox, 126 not executable, 127 not found.\n");
-		leave(argc < 2 ? USAGE : 0);
+		nst_leave(argc < 2 ? USAGE : 0);
 	}
-	leave(run(argv[1], argv + 2));
+	nst_leave(run(argv[1], argv + 2));
 }
 
 #ifndef NST_FUZZ

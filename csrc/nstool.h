@@ -132,6 +132,10 @@ enum nst_reason {
  * open, write and mount what its runner may, so whose plans one runs is a matter of trust. */
 int nst_plan_check(const uint8_t *plan, uint64_t size, struct nst_failure *ret_failure);
 
+/* Step i of a checked plan, and whether it makes the call of this name. */
+const struct nst_step *nst_step_at(const uint8_t *plan, int i);
+int nst_call_is(const struct nst_step *step, const char *name);
+
 /* Name and kinds of call number i of the table, or NULL past its end. */
 const char *nst_call_name(unsigned int i);
 const char *nst_call_kinds(unsigned int i);

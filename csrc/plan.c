@@ -128,9 +128,14 @@ static const struct nst_plan *header_of(const uint8_t *plan)
 	return (const struct nst_plan *)plan;
 }
 
-static const struct nst_step *step_of(const uint8_t *plan, int i)
+const struct nst_step *nst_step_at(const uint8_t *plan, int i)
 {
 	return (const struct nst_step *)(plan + header_of(plan)->steps_offset) + i;
+}
+
+int nst_call_is(const struct nst_step *step, const char *name)
+{
+	return nst_same(nst_call_name(step->call), name);
 }
 
 /* ---- checking ---- */
@@ -330,7 +335,7 @@ static int order_bad(const uint8_t *plan, int *ret_step)
 	int i, cloned = 0, inited = 0, payload = !with_init, begun = 0, executed = 0, undo = 0, away = 0;
 
 	for (i = 0; i < (int)h->n_steps; i++) {
-		const struct nst_step *s = step_of(plan, i);
+		const struct nst_step *s = nst_step_at(plan, i);
 
 		*ret_step = i;
 		if (undo && s->who != NST_UNDO)
@@ -396,7 +401,7 @@ int nst_plan_check(const uint8_t *plan, uint64_t size, struct nst_failure *ret_f
 			if (h->reserved[i])
 				why = NST_BAD_RESERVED;
 	for (i = 0; !why && i < h->n_steps; i++) {
-		why = step_reason(plan, step_of(plan, (int)i));
+		why = step_reason(plan, nst_step_at(plan, (int)i));
 		step = (int)i;
 	}
 	if (!why) {
@@ -522,13 +527,6 @@ static long vector(const uint8_t *plan, uint64_t arg, const char **room, uint64_
 	return (long)n;
 }
 
-static int same(const char *a, const char *b)
-{
-	while (*a && *a == *b)
-		a++, b++;
-	return *a == *b;
-}
-
 /* Try each path in turn as execvp(3) does: go on when it is not there, remember a refusal. */
 static long run_execve(const struct nst_run *run, const struct nst_step *s)
 {
@@ -611,7 +609,7 @@ static long run_spawn(struct nst_run *run, const struct nst_step *s, int *ret_de
 	if (n < 0)
 		return n;
 	for (i = 0; i < n; i++)
-		if (same(argv[i], "{pid}"))
+		if (nst_same(argv[i], "{pid}"))
 			argv[i] = pid;
 	/* No handler of the host's may run in the copy: it would write to pipes that are the host's. */
 	nst_raw4(__NR_rt_sigprocmask, SIG_SETMASK, NST_P(&all), NST_P(&old), 8);
@@ -850,7 +848,7 @@ static long run_special(struct nst_run *run, const struct nst_step *s, const lon
 
 int nst_step_run(struct nst_run *run, int i)
 {
-	const struct nst_step *s = step_of(run->plan, i);
+	const struct nst_step *s = nst_step_at(run->plan, i);
 	long a[NST_ARGS] = {0}, r;
 	int detail = 0;
 

@@ -27,21 +27,6 @@ static struct {
 	char buffer[CHUNK];
 } self;
 
-_Noreturn static void leave(int status)
-{
-	for (;;)
-		nst_raw1(__NR_exit_group, status);
-}
-
-static size_t length(const char *s)
-{
-	size_t n = 0;
-
-	while (s[n])
-		n++;
-	return n;
-}
-
 static void on_signals(void);
 
 static void write_all(int fd, const char *data, long n)
@@ -98,7 +83,7 @@ static long number_in(const char *path, const char *key)
 {
 	long fd = nst_raw4(__NR_openat, AT_FDCWD, NST_P(path), O_RDONLY | O_CLOEXEC, 0), n, value = 0;
 	const char *p = self.buffer;
-	size_t len = length(key), i;
+	size_t len = nst_length(key), i;
 
 	if (fd < 0)
 		return fd;
@@ -144,7 +129,7 @@ static long undo(void)
 	int gone = 0;
 	long r = 0;
 
-	for (; p < end && r >= 0; p += length(p) + 1) {
+	for (; p < end && r >= 0; p += nst_length(p) + 1) {
 		if (*p == 'l') { /* lock the sandbox's directory, as every process that undoes does */
 			long fd = nst_raw4(__NR_openat, AT_FDCWD, NST_P(p + 1), O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0);
 
@@ -168,7 +153,7 @@ static int strings(char letter, const char **ret, int max)
 	const char *p = (const char *)(self.o + 1), *end = p + self.o->text_size;
 	int n = 0;
 
-	for (; p < end && n < max - 1; p += length(p) + 1)
+	for (; p < end && n < max - 1; p += nst_length(p) + 1)
 		if (*p == letter)
 			ret[n++] = p + 1;
 	ret[n] = NULL;
@@ -193,7 +178,7 @@ _Noreturn static void finish_in_python(int status)
 	nst_raw4(__NR_rt_sigprocmask, SIG_SETMASK, NST_P(&none), 0, 8);
 	nst_raw3(__NR_execve, NST_P(argv[0]), NST_P(argv), NST_P(envp));
 	write_all(2, "nstool: cannot run Python to undo; `nstool cleanup` does it\n", 60);
-	leave(125);
+	nst_leave(125);
 }
 
 _Noreturn static void finish(int status, int known, int wait_status)
@@ -212,7 +197,7 @@ _Noreturn static void finish(int status, int known, int wait_status)
 		long kills = number_in(path[0], key[0]);
 
 		if (kills > 0)
-			write_all(2, message[0], (long)length(message[0]));
+			write_all(2, message[0], (long)nst_length(message[0]));
 		else if (kills < 0)
 			write_all(2, unknown, sizeof unknown - 1);
 	}
@@ -220,7 +205,7 @@ _Noreturn static void finish(int status, int known, int wait_status)
 		write_all(2, "nstool: the sandbox's init was killed from outside\n", 51);
 	if (self.o->in_python || undo() < 0)
 		finish_in_python(status);
-	leave(status);
+	nst_leave(status);
 }
 
 /* ---- meanwhile ---- */
@@ -248,10 +233,10 @@ _Noreturn void nst_supervise(int fd)
 
 	if (nst_raw3(__NR_read, fd, NST_P(&head), sizeof head) != sizeof head || head.magic != NST_MAGIC ||
 	    head.text_size > NST_MAX_PLAN)
-		leave(125);
+		nst_leave(125);
 	map = nst_raw6(__NR_mmap, 0, (long)(sizeof head + head.text_size), PROT_READ, MAP_PRIVATE, fd, 0);
 	if (map < 0 && map > -4096)
-		leave(125);
+		nst_leave(125);
 	nst_raw1(__NR_close, fd);
 	self.o = (const struct nst_orders *)map;
 	forwarded = head.signals;
@@ -259,7 +244,7 @@ _Noreturn void nst_supervise(int fd)
 	nst_raw4(__NR_rt_sigprocmask, SIG_SETMASK, NST_P(&forwarded), 0, 8);
 	signals = nst_raw4(__NR_signalfd4, -1, NST_P(&forwarded), 8, O_CLOEXEC | O_NONBLOCK);
 	if (signals < 0)
-		leave(125);
+		nst_leave(125);
 	self.signals = (int)signals;
 	if (head.terminal >= 0) /* a command that does not read must not keep us from all else */
 		nst_raw3(__NR_fcntl, head.terminal, F_SETFL, O_NONBLOCK);
