@@ -195,22 +195,34 @@ def _mapped(pid: int, user: str) -> None:
 # ---- enter: namespaces of anything, with the caller's rights ----
 
 
-def namespace_files(target: str, types: tuple[str, ...]) -> tuple[dict[str, str], int]:
-    """Return (type → file, pid or 0) for a pid, a namespace file, a directory of pinned ones, or a named netns.
-
-    types: the wanted ones, empty for all that differ from the caller's. Raises SpecError.
-    """
+def check_types(types: tuple[str, ...]) -> None:
+    """Raise SpecError for a name that is no namespace type."""
     unknown = [name for name in types if name not in KINDS]
     if unknown:
         from nstool.spec.values import suggest
 
         raise SpecError(f"no namespace type {unknown[0]!r}{suggest(unknown[0], KINDS)}", "--types")
+
+
+def pid_of(target: str) -> int:
+    """Return the pid that a target is, 0 if it is no number. Raises SpecError if there is no such process."""
+    if not (target.isascii() and target.isdecimal()):
+        return 0
+    number = target.lstrip("0") or "0"  # which may have more digits than int() takes
+    if not os.path.isdir(f"/proc/{number}"):
+        raise SpecError(f"there is no process {number}", target)
+    return int(number)
+
+
+def namespace_files(target: str, types: tuple[str, ...]) -> tuple[dict[str, str], int]:
+    """Return (type → file, pid or 0) for a pid, a namespace file, a directory of pinned ones, or a named netns.
+
+    types: the wanted ones, empty for all that differ from the caller's. Raises SpecError.
+    """
+    check_types(types)
     if not target:
         raise SpecError("is empty", "TARGET")
-    if target.isascii() and target.isdecimal():
-        pid = int(target)
-        if not os.path.isdir(f"/proc/{pid}"):
-            raise SpecError(f"there is no process {pid}", target)
+    if pid := pid_of(target):
         kinds = different(pid)
         return {name: f"/proc/{pid}/ns/{name}" for name in (types or kinds) if name in kinds}, pid
     if os.path.isdir(target):

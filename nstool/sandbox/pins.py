@@ -9,7 +9,7 @@ from nstool import syscalls, uapi
 from nstool.errors import KernelError, NotSupported, SpecError
 from nstool.kinds import KINDS
 from nstool.sandbox import host, rundir
-from nstool.sandbox.join import different
+from nstool.sandbox.join import check_types, different, pid_of
 
 
 def pin(target: str, directory: str, types: tuple[str, ...] = ()) -> list[str]:
@@ -20,17 +20,8 @@ def pin(target: str, directory: str, types: tuple[str, ...] = ()) -> list[str]:
     itself that does not propagate into it: these two only when asked for.
     All or none: what was bound is let go when one cannot be.
     """
-    unknown = [name for name in types if name not in KINDS]
-    if unknown:
-        from nstool.spec.values import suggest
-
-        raise SpecError(f"no namespace type {unknown[0]!r}{suggest(unknown[0], KINDS)}", "--types")
-    if target.isascii() and target.isdecimal():
-        pid = int(target)
-        if not os.path.isdir(f"/proc/{pid}"):
-            raise SpecError(f"there is no process {pid}", target)
-    else:
-        pid = rundir.find_running(target).init_pid
+    check_types(types)
+    pid = pid_of(target) or rundir.find_running(target).init_pid
     if not host.effective_capabilities() >> uapi.CAP_SYS_ADMIN & 1:
         raise NotSupported(
             "pinning a namespace",

@@ -191,6 +191,7 @@ COMMANDS: Table = [
     (("enter", "٣", "--", "true"), "٣: neither a pid, nor a file"),
     (("enter", "0", "--", "true"), "0: there is no process 0"),
     (("enter", "99999999999999999999", "--", "true"), "99999999999999999999: there is no process"),
+    (("enter", "9" * 5000, "--", "true"), "9" * 5000 + ": there is no process"),
     (("enter", "no-such-netns", "--", "true"), "no-such-netns: neither a pid, nor a file, nor a sandbox, nor a named"),
     (("enter", "good.toml", "--", "true"), "good.toml: is not a namespace file"),
     (("enter", "fifo", "--", "true"), "fifo: is not a namespace file"),
