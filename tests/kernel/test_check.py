@@ -107,15 +107,20 @@ def test_trial_changes_nothing(tmp_path: Path) -> None:
     assert list((tmp_path / "upper").iterdir()) == []
 
 
+def switch_off(kind: str) -> None:
+    """Be in a user namespace in which no namespaces of this type are allowed."""
+    kernel.unshare(kernel.CLONE_NEWUSER)
+    Path("/proc/self/uid_map").write_text("0 0 1")
+    Path("/proc/self/setgroups").write_text("deny")
+    Path("/proc/self/gid_map").write_text("0 0 1")
+    Path(f"/proc/sys/user/max_{kind}_namespaces").write_text("0")
+
+
 def test_user_namespaces_switched_off(in_child: Callable[..., Any]) -> None:
     """A limit of 0 is seen before anything is done."""
 
     def act() -> tuple[Any, ...]:
-        kernel.unshare(kernel.CLONE_NEWUSER)
-        Path("/proc/self/uid_map").write_text("0 0 1")
-        Path("/proc/self/setgroups").write_text("deny")
-        Path("/proc/self/gid_map").write_text("0 0 1")
-        Path("/proc/sys/user/max_user_namespaces").write_text("0")
+        switch_off("user")
         return features.problems(spec(user="0:0", namespaces=Namespaces(), groups=("keep",)))
 
     found = in_child(act)
@@ -167,11 +172,7 @@ def test_features_see_a_limit(in_child: Callable[..., Any]) -> None:
     """Where uts namespaces are switched off, the list says no, and what to do."""
 
     def act() -> Any:
-        kernel.unshare(kernel.CLONE_NEWUSER)
-        Path("/proc/self/uid_map").write_text("0 0 1")
-        Path("/proc/self/setgroups").write_text("deny")
-        Path("/proc/self/gid_map").write_text("0 0 1")
-        Path("/proc/sys/user/max_uts_namespaces").write_text("0")
+        switch_off("uts")
         return next(f for f in features._namespaces() if f.name == "uts")
 
     feature = in_child(act)

@@ -15,6 +15,7 @@ from nstool.errors import NotSupported
 from nstool.plan.steps import UNDO, Step
 from nstool.sandbox import journal, rundir
 from tests.support import kernel
+from tests.support.child import left_by_dead
 
 
 @pytest.fixture
@@ -30,18 +31,6 @@ def init() -> Iterator[tuple[int, int]]:
     os.waitpid(pid, 0)
 
 
-def launch_and_die(func: Callable[[], Any]) -> None:
-    """Do what a launcher does, in a process that is killed right after."""
-    pid = os.fork()
-    if pid == 0:
-        try:
-            func()
-            os.kill(os.getpid(), signal.SIGKILL)
-        finally:
-            os._exit(1)
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
-
-
 def has_ended(pidfd: int) -> bool:
     return bool(select.select([pidfd], [], [], 0)[0])
 
@@ -52,7 +41,7 @@ def test_the_init_of_a_dead_launcher_is_killed(name: str, run_dir: Path, init: t
         journal.begin(name, ())
         journal.started(name, init[0])
 
-    launch_and_die(launch)
+    left_by_dead(launch)
     assert not has_ended(init[1])
     assert journal.cleanup() == (journal.Cleaned(name, (f"killed init {init[0]}",)),)
     assert has_ended(init[1])
@@ -67,7 +56,7 @@ def test_a_stranger_with_the_pid_of_init_is_not_killed(name: str, init: tuple[in
         journal.begin(name, ())
         rundir.append(name, f'{{"init":[{init[0]},{rundir.starttime(init[0]) - 1}]}}\n')
 
-    launch_and_die(launch)
+    left_by_dead(launch)
     assert journal.cleanup() == (journal.Cleaned(name, ()),)
     assert not has_ended(init[1])
 

@@ -7,7 +7,8 @@ import ctypes.util
 import os
 import resource
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -121,8 +122,9 @@ def test_limits_arrive(name: str, in_child: InChild) -> None:
     assert rows[f"Max {words[name]}"] == ["30", "70"]
 
 
-def map_child(uid: int, maps: tuple[IdMap, ...]) -> tuple[int, str]:
-    """Map a new user namespace with newuidmap; return its exit status and the map that the kernel then shows."""
+@contextmanager
+def process_in_userns() -> Iterator[int]:
+    """The pid of a process in a new user namespace."""
     ready, go = os.pipe(), os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -131,12 +133,19 @@ def map_child(uid: int, maps: tuple[IdMap, ...]) -> tuple[int, str]:
         os.read(go[0], 1)
         os._exit(0)
     os.read(ready[0], 1)
-    words = idmap.format_map(maps).split()
-    status = subprocess.run(["newuidmap", str(pid), *words], stderr=subprocess.DEVNULL).returncode
-    shown = Path(f"/proc/{pid}/uid_map").read_text()
-    os.write(go[1], b"1")
-    os.waitpid(pid, 0)
-    return status, shown
+    try:
+        yield pid
+    finally:
+        os.write(go[1], b"1")
+        os.waitpid(pid, 0)
+
+
+def map_child(uid: int, maps: tuple[IdMap, ...]) -> tuple[int, str]:
+    """Map a new user namespace with newuidmap; return its exit status and the map that the kernel then shows."""
+    with process_in_userns() as pid:
+        words = ["newuidmap", str(pid), *idmap.format_map(maps).split()]
+        status = subprocess.run(words, stderr=subprocess.DEVNULL).returncode
+        return status, Path(f"/proc/{pid}/uid_map").read_text()
 
 
 @pytest.mark.needs("user", "newuidmap", "userns")
@@ -171,21 +180,11 @@ def test_maps_are_refused_as_by_the_kernel(maps: tuple[IdMap, ...], valid: bool,
     """check_map raises for exactly those that a write to uid_map refuses."""
 
     def write() -> bool:
-        ready, go = os.pipe(), os.pipe()
-        pid = os.fork()
-        if pid == 0:
-            kernel.unshare(kernel.CLONE_NEWUSER)
-            os.write(ready[1], b"1")
-            os.read(go[0], 1)
-            os._exit(0)
-        os.read(ready[0], 1)
-        try:
-            Path(f"/proc/{pid}/uid_map").write_text(idmap.format_map(maps))
-        except OSError:
-            return False
-        finally:
-            os.write(go[1], b"1")
-            os.waitpid(pid, 0)
+        with process_in_userns() as pid:
+            try:
+                Path(f"/proc/{pid}/uid_map").write_text(idmap.format_map(maps))
+            except OSError:
+                return False
         return True
 
     assert in_child(write) == valid

@@ -112,3 +112,44 @@ def _receive(pid: int, reader: int, deadline: float) -> tuple[bytes, bool]:
                 return data, False
     finally:
         os.close(pidfd)
+
+
+def left_by_dead(func: Callable[[], object]) -> None:
+    """Do what a launcher does, in one that is killed right after."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            func()
+            os.kill(os.getpid(), signal.SIGKILL)
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
+
+
+def in_processes(number: int, func: Callable[[], list[str]]) -> list[list[str]]:
+    """Run func in so many processes at once; return the lines of each."""
+    start, go = os.pipe()
+    children = []
+    for _ in range(number):
+        reader, writer = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            code = 1
+            try:
+                os.close(go)
+                os.read(start, 1)
+                with open(writer, "w") as file:
+                    file.write("\n".join(func()))
+                code = 0
+            finally:
+                os._exit(code)
+        os.close(writer)
+        children.append((pid, reader))
+    os.close(start)
+    os.close(go)
+    found = []
+    for pid, reader in children:
+        with open(reader) as file:
+            found.append(file.read().splitlines())
+        assert os.waitpid(pid, 0)[1] == 0
+    return found

@@ -18,6 +18,7 @@ from nstool.plan.lease import Lease
 from nstool.plan.steps import LAUNCHER, UNDO, Fd, Step
 from nstool.sandbox import journal, jsonl, rundir
 from nstool.uapi import AT_FDCWD, AT_REMOVEDIR
+from tests.support.child import in_processes, left_by_dead
 
 HEADER = b'["nstool",1,1,1,"",1,1,1.0]\n{"init":'
 AFTER_REBOOT = "00000000-0000-0000-0000-000000000000"
@@ -27,18 +28,6 @@ AFTER_REBOOT = "00000000-0000-0000-0000-000000000000"
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("NSTOOL_RUN_DIR", str(tmp_path / "run"))
     return tmp_path / "run"
-
-
-def left_by_dead(func: Callable[[], object]) -> None:
-    """Do what a launcher does, in one that is killed right after."""
-    pid = os.fork()
-    if pid == 0:
-        try:
-            func()
-            os.kill(os.getpid(), signal.SIGKILL)
-        finally:
-            os._exit(1)
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
 
 
 def unlink(path: Path) -> Step:
@@ -534,27 +523,8 @@ def test_many_cleanups_at_once_undo_each_thing_once(tmp_path: Path) -> None:
             (tmp_path / name).touch()
 
     left_by_dead(launch)
-    start, go = os.pipe()
-    done, report = os.pipe()
-    pids = []
-    for _ in range(4):
-        pid = os.fork()
-        if pid == 0:
-            code = 1
-            try:
-                os.close(go)
-                os.read(start, 1)
-                cleaned = [c.name for c in journal.cleanup() if c.done]
-                os.write(report, (" ".join(cleaned) + " ").encode())
-                code = 0
-            finally:
-                os._exit(code)
-        pids.append(pid)
-    for fd in (go, start, report):
-        os.close(fd)
-    assert [os.waitpid(pid, 0)[1] for pid in pids] == [0] * 4
-    with open(done) as file:
-        assert sorted(file.read().split()) == sorted(names)
+    cleaned = in_processes(4, lambda: [c.name for c in journal.cleanup() if c.done])
+    assert sorted(name for each in cleaned for name in each) == sorted(names)
     assert rundir.names() == []
     assert not [name for name in names if (tmp_path / name).exists()]
 

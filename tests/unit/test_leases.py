@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Callable
 from ipaddress import ip_interface, ip_network
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from nstool.errors import NotSupported, SpecError
 from nstool.plan.lease import Lease
 from nstool.sandbox import journal, leases, rundir
 from nstool.spec.model import IdMap, Net, Spec
+from tests.support.child import in_processes
 
 ALL = [(0, 0xFFFFFFFE)]
 as_root = pytest.mark.needs("root")  # ranges of host ids are root's to lease
@@ -225,35 +225,6 @@ def test_all_of_a_small_pool_can_be_leased_once(run: Path, monkeypatch: pytest.M
 def test_counts_that_do_not_fit_a_range_are_refused(count: int) -> None:
     with pytest.raises(SpecError, match="65536"):
         leases.take_ids("s", count)
-
-
-def in_processes(number: int, func: Callable[[], list[str]]) -> list[list[str]]:
-    """Run func in so many processes at once and return their lines."""
-    start, go = os.pipe()
-    children = []
-    for _ in range(number):
-        reader, writer = os.pipe()
-        pid = os.fork()
-        if pid == 0:
-            code = 1
-            try:
-                os.close(go)
-                os.read(start, 1)
-                with open(writer, "w") as file:
-                    file.write("\n".join(func()))
-                code = 0
-            finally:
-                os._exit(code)
-        os.close(writer)
-        children.append((pid, reader))
-    os.close(start)
-    os.close(go)
-    found = []
-    for pid, reader in children:
-        with open(reader) as file:
-            found.append(file.read().split("\n"))
-        assert os.waitpid(pid, 0)[1] == 0
-    return found
 
 
 @as_root
