@@ -27,9 +27,7 @@ def leaves_nothing(request: pytest.FixtureRequest, workplace: Workplace, subreap
     """Fail the test that leaves something behind, and say what."""
     check = leaks.LeakCheck(workplace)
     yield
-    if request.node.get_closest_marker("orphans"):
-        check.reap_orphans()
-    left = check.wait()
+    left = check.wait(orphans=request.node.get_closest_marker("orphans") is not None)
     if left:
         check.tidy(left)
         pytest.fail(f"the test left behind:\n{leaks.report(left)}", pytrace=False)

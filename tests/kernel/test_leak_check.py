@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -90,8 +91,19 @@ def test_dead_orphan_is_found_and_reaped(workplace: Workplace, in_child: InChild
     ((pid, _),) = check.new()["process"]
     os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
     assert "zombie" in kinds(check.wait(0))["process"]
-    check.reap_orphans()
-    assert check.wait(0) == {}
+    assert check.wait(0, orphans=True) == {}
+
+
+@pytest.mark.orphans
+def test_orphan_that_dies_meanwhile_is_reaped(
+    workplace: Workplace, in_child: InChild, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A living one is a leak, until it is dead."""
+    check = leaks.LeakCheck(workplace)
+    pid = in_child(lambda: sleeper().pid)
+    assert kinds(check.wait(0, orphans=True)).keys() == {"process"}
+    monkeypatch.setattr(leaks.time, "sleep", lambda _: os.kill(pid, signal.SIGKILL))
+    assert check.wait(orphans=True) == {}
 
 
 @pytest.mark.needs("root")

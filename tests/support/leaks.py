@@ -55,14 +55,15 @@ class LeakCheck:
             if (found := {key: text for key, text in things.items() if key not in self.before[kind]})
         }
 
-    def wait(self, seconds: float = SECONDS) -> Snapshot:
+    def wait(self, seconds: float = SECONDS, *, orphans: bool = False) -> Snapshot:
         """Return what is still there when the kernel has had time to take down what goes by itself.
 
         A cgroup and the links of a dead network namespace outlive their last process by some milliseconds.
+        orphans: reap those that are dead, also those that die meanwhile.
         """
         deadline = time.monotonic() + seconds
         pause = 0.002
-        while left := self.new():
+        while left := self._new(orphans):
             if time.monotonic() > deadline:
                 break
             gc.collect()  # what only a cycle of references keeps open is no leak
@@ -70,7 +71,12 @@ class LeakCheck:
             pause = min(2 * pause, 0.1)
         return left
 
-    def reap_orphans(self) -> None:
+    def _new(self, orphans: bool) -> Snapshot:
+        if orphans:
+            self._reap_orphans()
+        return self.new()
+
+    def _reap_orphans(self) -> None:
         """Wait for the dead processes that were handed to this one because their parent died."""
         for pid, _ in self.new().get("process", {}):
             process = processes.read(pid)

@@ -239,8 +239,7 @@ def left_by(place: Workplace, act: Callable[[], Any]) -> tuple[Any, str]:
     engine.image()
     check = leaks.LeakCheck(place)
     result = act()
-    reap()
-    return result, leaks.report(check.wait())
+    return result, leaks.report(check.wait(orphans=True))
 
 
 def reap() -> None:
