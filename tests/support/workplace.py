@@ -8,10 +8,12 @@ leaves behind is laid at its own door.
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import os
 import re
 import shutil
+import socket
 import tempfile
 from ipaddress import ip_address, ip_network
 from pathlib import Path
@@ -35,9 +37,10 @@ class Workplace:
 
     nets: the networks that this process's sandboxes lease, as NSTOOL_NETS has them; ids: NSTOOL_IDS.
     Two processes with run directories of their own would else lease the same ones.
+    part: the slice of those that it has.
     """
 
-    def __init__(self, base: Path, worker: str) -> None:
+    def __init__(self, base: Path, worker: str, part: int) -> None:
         self.base = base
         self.worker = worker
         self.tag = base.name.removeprefix("nst-")
@@ -46,10 +49,10 @@ class Workplace:
         self.run = self.own / "run"  # NSTOOL_RUN_DIR, made by nstool
         self.user_runtime = self.own / "user"  # XDG_RUNTIME_DIR of the ordinary user
         self.home = base / "home"
-        part = (int(self.tag, 16) * 4 + int(worker.removeprefix("gw") or 0)) % SLICES
         self.nets = [ip_network((int(ip_address(pool)) + part * NETS_PER_SLICE, 22)) for pool in NET_POOLS]
         first = FIRST_ID + part * IDS_PER_SLICE
         self.ids = f"{first:#x}-{first + IDS_PER_SLICE - 1:#x}"
+        self.claim: socket.socket | None = None  # of the slice
         self._numbers = itertools.count(1)
 
     def new_name(self) -> str:
@@ -76,6 +79,19 @@ class Workplace:
         return Path(path).is_relative_to(self.base) and not Path(path).is_relative_to(self.own)
 
 
+def claim_slice() -> tuple[int, socket.socket]:
+    """Take a slice that no other process of this host has; it is taken for as long as the socket is open."""
+    name = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    for part in range(SLICES):
+        try:
+            name.bind(f"\0nstool-tests-{part}")
+            return part, name
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+    raise RuntimeError(f"{SLICES} processes run tests of nstool here")
+
+
 def open_workplace(worker: str) -> Workplace:
     """Return this process's workplace, its directories made. worker: "" in the process that starts the run."""
     if not worker:
@@ -83,7 +99,9 @@ def open_workplace(worker: str) -> Workplace:
         base.mkdir(mode=0o711)  # the ordinary user must get through
         base.chmod(0o711)
         os.environ["NSTOOL_TEST_DIR"] = str(base)
-    place = Workplace(Path(os.environ["NSTOOL_TEST_DIR"]), worker)
+    part, claim = claim_slice()
+    place = Workplace(Path(os.environ["NSTOOL_TEST_DIR"]), worker, part)
+    place.claim = claim
     place.own.mkdir()
     place.own.chmod(0o711)
     place.user_runtime.mkdir(mode=0o700)

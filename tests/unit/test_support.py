@@ -16,7 +16,7 @@ import pytest
 
 from tests.support import probes, processes
 from tests.support.child import ChildFailed
-from tests.support.workplace import Workplace
+from tests.support.workplace import Workplace, claim_slice
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -109,10 +109,18 @@ def test_grandchild_that_lives_on_does_not_delay_the_result(in_child: InChild) -
 
 def test_names_differ_between_workers_and_runs(tmp_path: Path) -> None:
     """No two test processes use the same sandbox names, networks or host ids."""
-    places = [Workplace(tmp_path / f"nst-{run}", worker) for run in ("1f", "20") for worker in ("gw0", "gw1")]
+    places = [Workplace(tmp_path / f"nst-{run}", f"gw{n % 2}", n) for n, run in enumerate(("1f", "1f", "20", "20"))]
     assert len({place.new_name() for place in places}) == 4
     assert len({str(place.nets) for place in places}) == 4
     assert len({place.ids for place in places}) == 4
+
+
+def test_a_slice_is_one_processs_alone(workplace: Workplace) -> None:
+    """Whatever runs tests here: each has networks and ids of its own, until it ends."""
+    (first, one), (second, other) = claim_slice(), claim_slice()
+    with one, other:
+        taken = [Workplace(workplace.base, workplace.worker, part) for part in (first, second)]
+        assert len({place.ids for place in (workplace, *taken)}) == 3
 
 
 @pytest.mark.parametrize(
@@ -128,7 +136,7 @@ def test_names_differ_between_workers_and_runs(tmp_path: Path) -> None:
 )
 def test_what_is_left_is_laid_at_the_right_door(tmp_path: Path, text: str, own: bool) -> None:
     """A name or address tells which worker made a thing; what tells nothing is no worker's."""
-    assert Workplace(tmp_path / "nst-1f", "gw0").is_own(text) is own
+    assert Workplace(tmp_path / "nst-1f", "gw0", 60).is_own(text) is own
 
 
 def test_every_probe_gives_an_answer() -> None:
