@@ -275,12 +275,12 @@ def cleanup() -> tuple[Cleaned, ...]:
                 rundir.remove_draft(entry)
         except (OSError, NstoolError) as error:
             failed.append(_said(error))
-    leases.release_orphans()
     cleaned += _without_journal()
     try:
         cleaned += _shared_network()
     except (OSError, NstoolError) as error:
         failed.append(f"the shared state of the network: {error}")
+    leases.release_orphans()  # last: a network is in use as long as its link is there
     if failed:
         raise NstoolError("\n".join(failed))
     return tuple(cleaned)

@@ -1,41 +1,44 @@
-"""Sandboxes without a record: inits that no journal of the run directory names. proc_pid_exe(5)."""
+"""Sandboxes of this run directory that run and have no record in it: somebody removed it. proc_pid_exe(5)."""
 
 from __future__ import annotations
 
 import os
 
-from nstool.sandbox import rundir
+from nstool.sandbox import leases, rundir
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Iterable
 
 _EXE = "/memfd:nsexec (deleted)"  # what csrc/launch.c executes for every init
 
 
 def note(records: Iterable[rundir.Record]) -> str:
-    """Return a sentence about the inits that the caller may look at and none of the records is of; or nothing.
+    """Return a sentence about the sandboxes of this run directory that none of the records is of; empty for none.
 
-    Not found: a sandbox without an init or without a pid namespace of its own.
+    They are known by the names of their cgroups; not found is one without cgroups, or without init.
     """
-    known = {pid for record in records for pid in (record.init_pid, record.pid)}
-    pids = [name for name in os.listdir("/proc") if name.isdecimal() and _is_strange_init(int(name), known)]
-    if not pids:
+    known = {record.name for record in records}
+    mark = leases.cgroup_mark()
+    found = ((pid, _name(pid, mark)) for pid in os.listdir("/proc") if pid.isdecimal())
+    lost = [f"{name} (init {pid})" for pid, name in found if name and name not in known]
+    if not lost:
         return ""
     return (
-        f"note: {rundir.wanted_path()} has no record of the sandboxes of these inits, which run: {', '.join(pids)}; "
-        "they are another user's, or of another NSTOOL_RUN_DIR, or their records were removed: "
-        "then kill the init, and its launcher undoes the sandbox"
+        f"note: {rundir.path()} has lost the record of sandboxes that still run: {', '.join(lost)}; "
+        "kill the init of one, and its launcher undoes it"
     )
 
 
-def _is_strange_init(pid: int, known: Collection[int]) -> bool:
+def _name(pid: str, mark: str) -> str:
+    """Return the name of the sandbox that a process is the init of, if it was made with this run directory."""
     try:
         if os.readlink(f"/proc/{pid}/exe") != _EXE:
-            return False
-        with open(f"/proc/{pid}/status") as file:
-            status = dict(row.rstrip("\n").split(":\t", 1) for row in file if ":\t" in row)
+            return ""
+        with open(f"/proc/{pid}/cgroup") as file:
+            groups = [line.rstrip("\n").rpartition("/")[2] for line in file]
     except (FileNotFoundError, ProcessLookupError, PermissionError):  # ended, the kernel's own, or not ours to look at
-        return False
-    pids = status["NSpid"].split()  # one, or not 1 at last: the monitor of an exec or enter
-    return len(pids) > 1 and pids[-1] == "1" and pid not in known and int(status["PPid"]) not in known
+        return ""
+    # leases.cgroup_name: nstool-NAME-XXXXXX, the mark, the launcher's pid
+    before = next((group.partition(mark)[0] for group in groups if mark in group), "")
+    return before.removeprefix("nstool-").rpartition("-")[0]

@@ -523,7 +523,8 @@ def test_detached_sandbox_outlives_its_run_directory(in_child: InChild, workplac
         (lease,) = (workplace.run / "nets").iterdir()
         for path in (workplace.run / "sandboxes").iterdir():
             shutil.rmtree(path)
-        finished_cleanup()
+        status, text = finished(nstool("cleanup"))
+        assert (status, f"still run: {name} (init {init});" in text) == (0, True), text
         assert network_traces() == during
         assert lease.is_symlink()
         assert list((workplace.run / "ids").iterdir()) != []

@@ -2,8 +2,8 @@
 
     python tests/vm/run.py [--kernels "6.1 6.12"] [--full] [--write docs/kernels.md] [PYTEST ARGUMENTS]
 
-The tests are those marked ``vm``, with --full all that need a kernel; a skip counts as a failure. The logs of the machines
-are kept in build/vm. --write: put what `nstool check` has found under each kernel, and here, into the table of a file.
+The tests are those marked ``vm``, with --full all that need a kernel; a skip counts as a failure. The logs of the
+machines are kept in build/vm. --write: put what `nstool check` finds under each kernel, and here, into a file's table.
 """
 
 from __future__ import annotations
