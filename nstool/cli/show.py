@@ -244,10 +244,11 @@ _SURROUNDINGS: Rows = {
 
 def _pid(target: str) -> int:
     from nstool.sandbox import rundir
+    from nstool.sandbox.join import pid_of
     from nstool.sandbox.launch import payload_pid
 
-    if target.isascii() and target.isdecimal():
-        return int(target)
+    if pid := pid_of(target):
+        return pid
     record = rundir.find_running(target)
     return payload_pid(record.init_pid) if record.spec.get("init", True) else record.init_pid
 

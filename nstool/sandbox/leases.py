@@ -101,7 +101,7 @@ def cgroup_name(name: str) -> str:
 def cgroup_mark() -> str:
     """Return what cgroup names of this run directory have before the pid; a sandbox's name has no "+"."""
     mark = 0x811C9DC5  # FNV-1a: each module of the library that has a checksum costs more to load than this
-    for byte in os.fsencode(rundir.path()):
+    for byte in os.fsencode(rundir.wanted_path()):
         mark = (mark ^ byte) * 0x01000193 & 0xFFFFFFFF
     return f"+{mark:08x}"
 

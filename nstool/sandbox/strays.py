@@ -25,7 +25,7 @@ def note(records: Iterable[rundir.Record]) -> str:
     if not lost:
         return ""
     return (
-        f"note: {rundir.path()} has lost the record of sandboxes that still run: {', '.join(lost)}; "
+        f"note: {rundir.wanted_path()} has lost the record of sandboxes that still run: {', '.join(lost)}; "
         "kill the init of one, and its launcher undoes it"
     )
 

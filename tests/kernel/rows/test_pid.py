@@ -16,7 +16,7 @@ from nstool.sandbox.launch import launch
 from nstool.spec.model import Capabilities
 from tests.kernel.rows import boxes
 from tests.kernel.rows.conftest import Act
-from tests.support import plans
+from tests.support import plans, processes
 
 
 def test_init_is_pid_1_and_the_command_its_child(act: Act) -> None:
@@ -176,3 +176,55 @@ def test_init_is_closed_before_the_command_begins(act: Act) -> None:
     keep = f"{1 << uapi.CAPABILITIES['kill']:016x}"
     assert (found["CapPrm"].strip(), found["CapBnd"].strip(), found["NoNewPrivs"].strip()) == (keep, "0" * 16, "1"), ran
     assert found["Seccomp"].strip() == "2"
+
+
+# ------------------------------------------------- P2 as an ordinary user; as root: tests/kernel/test_launch.py
+
+
+def test_init_of_a_user_reaps_orphans(as_user: Act) -> None:
+    """A grandchild whose parent has ended becomes init's, and leaves no zombie."""
+
+    def look() -> str:
+        with boxes.box(hidepid="off", user="0:0") as box:
+            box.ask("(true & true & true &) ; (busybox sleep 0.01 &)")
+            box.ask("busybox sleep 0.1")
+            return box.ask("grep -l '^State:.Z' /proc/[0-9]*/status; true")
+
+    assert as_user(look) == ""
+
+
+def test_all_of_a_user_ends_with_the_command(as_user: Act) -> None:
+    """What the command left running is killed when it ends: nothing of the namespace is left outside."""
+
+    def look() -> list[int]:
+        with boxes.box() as box:
+            box.ask("busybox sleep 1000 & busybox sleep 1000 & busybox setsid busybox sleep 1000 &")
+            inside = [process.pid for process in processes.descendants(box.sandbox.init_pid)]
+            assert len(inside) >= 4
+        return [pid for pid in inside if os.path.exists(f"/proc/{pid}")]
+
+    assert as_user(look) == []
+
+
+@pytest.mark.parametrize(
+    ("script", "status"), [("exit 7", 7), ("kill -9 $$", 137), ("kill -TERM $$", 143), ("true", 0)]
+)
+def test_how_the_command_of_a_user_ended(as_user: Act, script: str, status: int) -> None:
+    """The exit status as a shell has it."""
+    assert as_user(boxes.nstool_run, "--", "sh", "-c", script).status == status
+
+
+def test_signals_of_a_user_are_forwarded(as_user: Act) -> None:
+    """The library's signal reaches the command, which handles it."""
+
+    def send() -> int:
+        reader, writer = os.pipe()
+        script = "trap 'exit 42' USR1; echo ready; while :; do busybox sleep 0.01; done"
+        with launch(boxes.spec("/bin/sh", "-c", script), stdout=writer) as sandbox:
+            os.close(writer)
+            os.read(reader, 16)
+            os.close(reader)
+            sandbox.signal(signal.SIGUSR1)
+            return sandbox.wait(10).status
+
+    assert as_user(send) == 42
