@@ -55,14 +55,13 @@ class Layout(Frozen):
     """The cgroup hierarchies of a host, as a sandbox can use them.
 
     controllers: all of CONTROLLERS by name. unified_mount: of cgroup2, "" if there is none.
-    unified_base: where cgroup2 directories can be made, "" if nowhere. clone_into: clone3 can start
-    a process in one (Linux 5.7). swap_accounting: swap can be limited; swap_on: the host swaps.
+    unified_base: where cgroup2 directories can be made, "" if nowhere. swap_accounting: swap can be
+    limited; swap_on: the host swaps.
     """
 
     controllers: dict[str, Controller]
     unified_mount: str = ""
     unified_base: str = ""
-    clone_into: bool = False
     swap_accounting: bool = False
     swap_on: bool = False
 
@@ -145,7 +144,7 @@ def steps(limits: Limits, lease: Lease, layout: Layout) -> CgroupSteps:
     result = None
     for path in made:
         names = [name for name, directory in directories.items() if directory == path]
-        if UNIFIED in names and layout.clone_into:
+        if UNIFIED in names:
             result = Fd(CGROUP)
             make.append(_open(path, O_PATH | O_DIRECTORY, CGROUP, "the cgroup that clone3 starts the sandbox in"))
         else:

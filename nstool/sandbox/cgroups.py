@@ -45,7 +45,6 @@ def layout(root: str = "") -> Layout:
         controllers=found,
         unified_mount=unified[0],
         unified_base=base if base and os.access(root + base, os.W_OK) else "",
-        clone_into=bool(unified[0]) and _release() >= (5, 7),
         swap_accounting=_swap_accounting(root, found["memory"], unified[0] + own.get(UNIFIED, "/")),
         swap_on=len(_read(f"{root}/proc/swaps").splitlines()) > 1,
     )
@@ -167,12 +166,6 @@ def _listdir(path: str) -> list[str]:
         return os.listdir(path)
     except FileNotFoundError:
         return []
-
-
-def _release() -> tuple[int, int]:
-    # CLONE_INTO_CGROUP has no file that shows it, and a trial costs a process: the one place that compares versions.
-    major, minor = os.uname().release.split(".")[:2]
-    return int(major), int("".join(c for c in minor if c.isdecimal()))
 
 
 def _read(path: str) -> str:

@@ -200,8 +200,12 @@ def _tried(area: str, name: str, error: KernelError | None, found: str, remedy: 
 
 
 def _host() -> Iterator[Feature]:
+    from nstool.sandbox.host import too_old
+
     name = os.uname()
-    yield Feature("host", "kernel", YES, f"{name.release} {name.machine} (uname)")
+    old = too_old()
+    said = f"{name.release} {name.machine} (uname)" + (f"; {old.cause}" if old else "")
+    yield Feature("host", "kernel", NO if old else YES, said, old.remedy if old else "")
     lsm = _read("/sys/kernel/security/lsm")
     yield Feature(
         "host",
@@ -320,9 +324,6 @@ def _cgroups() -> Iterator[Feature]:
     else:
         yield Feature("cgroups", "cgroup2", NO, "not mounted (/proc/self/mountinfo)", "mount -t cgroup2 none DIRECTORY")
     yield from _cgroup_files(found.unified_base)
-    into = found.clone_into
-    why = "Linux 5.7 and a cgroup2 mount" if not into else "cgroup2 is mounted, the kernel is 5.7 or later"
-    yield Feature("cgroups", "clone3 into a cgroup", YES if into else NO, why, "" if into else "mount cgroup2")
     for controller in found.controllers.values():
         assert isinstance(controller, Controller)
         if controller.usable:

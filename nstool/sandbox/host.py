@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 
-from nstool.errors import SpecError
+from nstool.errors import NotSupported, SpecError
 from nstool.kinds import KINDS
 from nstool.plan.host import COVERED, MASKED_PROC, SCRATCH, Host, SubIds
 from nstool.sandbox import cgroups
@@ -18,13 +18,16 @@ if TYPE_CHECKING:
 RESOLV_CONF = "/etc/resolv.conf"
 # Where systemd-resolved keeps the servers it asks, when resolv.conf names itself. systemd-resolved(8).
 UPLINK = "/run/systemd/resolve/resolv.conf"
+LOWEST = (5, 12)  # the first Linux with mount_setattr(2), the youngest call that every launch makes
 
 
 def read(spec: Spec, terminals: tuple[int, ...] = ()) -> Host:
     """Return the facts for this spec. terminals: which of fds 0, 1, 2 are terminals.
 
-    Raises SpecError for a path of the spec that is not there.
+    Raises SpecError for a path of the spec that is not there, NotSupported for a kernel that is too old.
     """
+    if problem := too_old():
+        raise problem
     uid, gid, groups = os.geteuid(), os.getegid(), tuple(os.getgroups())
     capabilities = effective_capabilities()
     privileged = bool(capabilities >> 21 & 1)  # CAP_SYS_ADMIN
@@ -57,6 +60,20 @@ def read(spec: Spec, terminals: tuple[int, ...] = ()) -> Host:
         term=os.environ.get("TERM", ""),
         randomize_va_space=int(_read("/proc/sys/kernel/randomize_va_space") or 2) if spec.aslr == "on" else 2,
         **({} if privileged else _helpers(uid)),
+    )
+
+
+def too_old() -> NotSupported | None:
+    """Return why this kernel is too old for any launch, if it is. uname(2)."""
+    major, minor = os.uname().release.split(".")[:2]
+    release = int(major), int("".join(c for c in minor if c.isdecimal()))
+    if release >= LOWEST:
+        return None
+    wanted = ".".join(map(str, LOWEST))
+    return NotSupported(
+        f"Linux {release[0]}.{release[1]}",
+        f"nstool makes every mount by file descriptors, which Linux has completely since {wanted}: mount_setattr(2)",
+        f"run Linux {wanted} or later",
     )
 
 

@@ -229,7 +229,7 @@ def layout(version: int, *, usable: bool = True, unified: bool = True) -> Layout
 
     controllers = {name: controller(name) for name in CONTROLLERS}
     place = f"{base}/unified" if version == 1 else base
-    return Layout(controllers, *((place, f"{place}/x") if unified and usable else ("", "")), clone_into=unified)
+    return Layout(controllers, *((place, f"{place}/x") if unified and usable else ("", "")))
 
 
 LAYOUTS = st.sampled_from((layout(1), layout(1, unified=False), layout(2))) | st.sampled_from(

@@ -87,7 +87,7 @@ def test_a_host_with_version_1_only(host: Host) -> None:
         "pids": (1, f"{MOUNT}/pids", True),
         "io": (1, f"{MOUNT}/blkio", True),
     }
-    assert (layout.unified_mount, layout.unified_base, layout.clone_into) == ("", "", False)
+    assert (layout.unified_mount, layout.unified_base) == ("", "")
     assert "not mounted" in layout.controllers["cpuset"].cause
 
 
@@ -103,7 +103,6 @@ def test_a_host_with_version_2_only(host: Host) -> None:
     assert [layout.controllers[name].enabled for name in ("memory", "pids", "cpu")] == [True, True, False]
     assert all(layout.controllers[name].usable for name in ("memory", "pids", "cpu"))
     assert layout.unified_base == MOUNT
-    assert layout.clone_into
 
 
 def test_a_hybrid_host_is_read_controller_by_controller(host: Host) -> None:
@@ -225,7 +224,7 @@ def made(version: int, *, accounting: bool = True, enabled: bool = True, unified
     for name in ("memory", "pids", "cpu"):
         base = f"{MOUNT}/{name}" if version == 1 else MOUNT
         found[name] = Controller(name, version, base, base, enabled=enabled, usable=True)
-    return Layout(found, unified, unified, clone_into=True, swap_accounting=accounting)
+    return Layout(found, unified, unified, swap_accounting=accounting)
 
 
 def written(steps: tuple[Step, ...]) -> dict[str, str]:
@@ -281,12 +280,6 @@ def test_controllers_of_one_hierarchy_share_a_directory_and_an_fd() -> None:
     assert [s.args[1] for s in steps.launcher if s.call == "mkdirat"] == [f"{MOUNT}/both/nstool-web"]
     assert len(steps.init) == 1
     assert steps.result is None
-
-
-def test_without_clone_into_init_enters_the_unified_directory_too() -> None:
-    steps = plan.steps(NONE, LEASE, made(2).replace(clone_into=False))
-    assert steps.result is None
-    assert [s.args for s in steps.init] == [(Fd("cgroup_procs_unified"), b"0")]
 
 
 def test_no_limit_means_no_limit_is_written() -> None:

@@ -44,7 +44,6 @@ CGROUPS = Layout(
     {name: Controller(name, 1, f"/cg/{name}", f"/cg/{name}", True, True) for name in ("memory", "pids", "cpu")},
     unified_mount="/cg/unified",
     unified_base="/cg/unified",
-    clone_into=True,
     swap_accounting=True,
 )
 HOST = Host(

@@ -98,7 +98,7 @@ class Machine:
         elif word == "features":
             self.features = json.loads(rest)
             self.state = "collects tests"
-        elif found := _COLLECTED.match(line):
+        elif found := _COLLECTED.search(line):
             self.total = int(found[2] or found[1])
             self.state = "runs"
         elif found := _TEST.match(line):
