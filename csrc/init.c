@@ -39,6 +39,7 @@ static struct {
 	struct nst_run run;
 	const struct nst_plan *header;
 	int32_t slots[NST_MAX_SLOTS];
+	int32_t keep[3]; /* copies of the next two and of children, for close_range */
 	int control;
 	int lifeline;
 	int payload;  /* pid as this process sees it; 0 when it has been reaped */
@@ -139,6 +140,7 @@ static void payload_steps(void)
 	int i;
 
 	run.who = NST_PAYLOAD;
+	run.n_keep = 1; /* the control socket, by which a payload that is no init's child says why it has failed */
 	for (i = 0; i < (int)self.header->n_steps; i++)
 		if (nst_step_at(self.run.plan, i)->who == NST_PAYLOAD && nst_step_run(&run, i) < 0)
 			break;
@@ -208,6 +210,7 @@ static void run_init_steps(void)
 			/* Now, while the old /proc is there; pids are those of its pid namespace, see is_child(). */
 			self.children = (int)nst_raw4(__NR_openat, AT_FDCWD, NST_P("/proc/thread-self/children"),
 						      O_RDONLY | O_CLOEXEC, 0);
+			self.keep[2] = self.children;
 			if (self.children < 0) /* else what the command leaves would outlive it, without a word */
 				self.run.failure = (struct nst_failure){.step = i, .error = -self.children};
 		}
@@ -393,6 +396,11 @@ _Noreturn void nst_init(int fd)
 	self.run.who = NST_INIT;
 	self.run.control = self.control;
 	self.run.gate = &self.gate;
+	self.keep[0] = self.control;
+	self.keep[1] = self.lifeline;
+	self.keep[2] = -1;
+	self.run.keep = self.keep;
+	self.run.n_keep = 3;
 	self.run.failure = f;
 	self.payload_failure = f;
 	if (self.control < 0)

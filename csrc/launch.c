@@ -78,15 +78,34 @@ static char *put_number(char *end, unsigned int n)
 	return end;
 }
 
+/* Mark the slots that a step of init or of the payload uses. */
+static void find_used(const struct nst_launch *l, char ret_used[NST_MAX_SLOTS])
+{
+	int i, n;
+
+	for (i = 0; i < NST_MAX_SLOTS; i++)
+		ret_used[i] = 0;
+	for (i = 0; i < (int)header_of(l)->n_steps; i++) {
+		const struct nst_step *s = nst_step_at(l->plan, i);
+		const char *kinds = nst_call_kinds(s->call);
+
+		for (n = 0; (s->who == NST_INIT || s->who == NST_PAYLOAD) && kinds[n]; n++)
+			if (kinds[n] == 'f' && s->arg[n] >> 32)
+				ret_used[(uint32_t)s->arg[n]] = 1;
+	}
+}
+
 /* Keep for init what init needs, and nothing else: every other fd closes at exec. */
 static long keep_fds(const struct child *c)
 {
 	const int own[] = {c->control, c->lifeline, c->envelope};
 	long r = nst_raw3(__NR_close_range, 3, ~0u, CLOSE_RANGE_CLOEXEC);
+	char used[NST_MAX_SLOTS];
 	int i;
 
+	find_used(c->l, used);
 	for (i = 0; i < NST_MAX_SLOTS && r >= 0; i++)
-		if (c->l->slots[i] >= 0) /* a standard stream, too, may be marked to close at exec */
+		if (used[i] && c->l->slots[i] >= 0) /* a standard stream, too, may be marked to close at exec */
 			r = nst_raw3(__NR_fcntl, c->l->slots[i], F_SETFD, 0);
 	for (i = 0; i < 3 && r >= 0; i++)
 		if (own[i] >= 0)

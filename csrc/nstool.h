@@ -145,8 +145,10 @@ struct nst_run {
 	const uint8_t *plan;
 	int32_t *slots;
 	enum nst_who who;
-	int control;   /* socket, for wait, release, send_fd */
-	int child_pid; /* for write_proc and spawn, launcher only */
+	int control;	     /* socket, for wait, release, send_fd */
+	int child_pid;	     /* for write_proc and spawn, launcher only */
+	const int32_t *keep; /* what close_range leaves open, the engine's own; they close at exec. -1 is none */
+	int n_keep;
 	int32_t *gate; /* for futex_wake and futex_wait, init and its payload only: a word that both have */
 	void *scratch; /* room for argument vectors, execve and spawn only */
 	uint64_t scratch_size;

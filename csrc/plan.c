@@ -63,7 +63,7 @@
 	X(keyctl, __NR_keyctl, "iz")                                                                                   \
 	X(dup3, -1, "fii")                                                                                             \
 	X(fcntl, __NR_fcntl, "fii")                                                                                    \
-	X(close_range, __NR_close_range, "iii")                                                                        \
+	X(close_range, -1, "iii")                                                                                      \
 	X(close, -1, "f")                                                                                              \
 	X(pidfd_open, __NR_pidfd_open, "ii")                                                                           \
 	X(reset_signals, -1, "")                                                                                       \
@@ -763,6 +763,30 @@ static long run_ioctl(const uint8_t *plan, const struct nst_step *s, const long 
 	return nst_raw3(__NR_ioctl, a[0], a[1], NST_P(buf));
 }
 
+/* close_range(2), but for what the engine itself needs. */
+static long run_close_range(const struct nst_run *run, uint32_t first, uint32_t last, long flags)
+{
+	for (;;) {
+		uint32_t kept = UINT32_MAX; /* the lowest in the range; -1, which is no fd, is this too */
+		long r = 0;
+		int i;
+
+		for (i = 0; i < run->n_keep; i++) {
+			uint32_t fd = (uint32_t)run->keep[i];
+
+			if (fd >= first && fd <= last && fd < kept)
+				kept = fd;
+		}
+		if (kept == UINT32_MAX)
+			return nst_raw3(__NR_close_range, first, last, flags);
+		if (kept > first)
+			r = nst_raw3(__NR_close_range, first, kept - 1, flags);
+		if (r < 0 || kept == last)
+			return r;
+		first = kept + 1;
+	}
+}
+
 static long run_special(struct nst_run *run, const struct nst_step *s, const long *a, int *ret_detail)
 {
 	switch (s->call) {
@@ -831,6 +855,8 @@ static long run_special(struct nst_run *run, const struct nst_step *s, const lon
 		return run_futex_wait(run->gate);
 	case CALL_send_fd:
 		return run_send_fd(run, (int)a[0], (int)(uint32_t)s->arg[0]);
+	case CALL_close_range:
+		return run_close_range(run, (uint32_t)a[0], (uint32_t)a[1], a[2]);
 	case CALL_close: {
 		long r = nst_raw1(__NR_close, a[0]);
 

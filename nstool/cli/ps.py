@@ -19,7 +19,7 @@ def command(as_json: bool) -> int:
     if as_json:
         import msgspec
 
-        click.echo(msgspec.json.encode([r.asdict() | {"alive": r.alive} for r in records]))
+        click.echo(msgspec.json.encode([r.asdict() | {"alive": r.alive, "state": r.state} for r in records]))
     else:
         _print(records)
     if note := strays.note(records):
@@ -36,10 +36,9 @@ def _print(records: tuple[Record, ...]) -> None:
 
     table = Table("name", "state", "init", "launcher", "age", "command", box=None)
     for r in records:
-        state = "running" if r.alive and r.init_alive else "starting" if r.alive else "left behind"
         age = f"{max(0, int(time.time() - r.created))} s"
         words = r.spec.get("command", ())
-        table.add_row(r.name, state, str(r.init_pid or ""), str(r.pid), age, " ".join(map(str, words)))
+        table.add_row(r.name, r.state, str(r.init_pid or ""), str(r.pid), age, " ".join(map(str, words)))
     console = Console()
     if not console.is_terminal:  # a row is a line, however long
         console = Console(width=10_000)

@@ -288,7 +288,10 @@ def _init_hardening(spec: Spec) -> tuple[Step, ...]:
 def _init_last(spec: Spec, maps: user.Maps | None) -> tuple[Step, ...]:
     # When the payload is there already, for it begins with all that init has, but before its first step.
     keep = 1 << uapi.CAPABILITIES["kill"] if maps is not None else 0
-    steps = [Step(INIT, "prctl", (uapi.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "init gains nothing any more")]
+    steps = [
+        Step(INIT, "close_range", (3, 0xFFFF_FFFF, 0), "who gets at init's fds gets at nothing outside"),
+        Step(INIT, "prctl", (uapi.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "init gains nothing any more"),
+    ]
     if maps is not None:
         if spec.capabilities.permitted:  # with CAP_SYS_PTRACE or the like the command reaches into init
             steps.append(Step(INIT, "drop_bounding", (0,), "no execve gives init a capability"))
@@ -349,6 +352,7 @@ def hardened(spec: Spec, host: Host, maps: user.Maps | None, terminal: tuple[int
             if terminal
             else ()
         ),
+        close_step(spec),
         *(
             (
                 Step(
@@ -400,9 +404,13 @@ def fd_steps(spec: Spec, terminal: tuple[int, ...]) -> tuple[Step, ...]:
         steps.append(Step(PAYLOAD, "dup3", (Fd(source), number, 0), f"{name} of the command"))
     for number in range(len(spec.pass_fds)):
         steps.append(Step(PAYLOAD, "dup3", (Fd(f"high{number}"), 3 + number, 0), "an fd that the spec passes"))
+    return tuple(steps)
+
+
+def close_step(spec: Spec) -> Step:
+    """Close all but the command's fds: before a path inside is followed, which may lead through /proc/self/fd."""
     first = 3 + len(spec.pass_fds)
-    why = "no other fd reaches the command"
-    return (*steps, Step(PAYLOAD, "close_range", (first, 0xFFFF_FFFF, uapi.CLOSE_RANGE_CLOEXEC), why))
+    return Step(PAYLOAD, "close_range", (first, 0xFFFF_FFFF, 0), "no other fd reaches the command, nor leads outside")
 
 
 def _rlimits(spec: Spec) -> tuple[Step, ...]:

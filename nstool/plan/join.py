@@ -143,6 +143,7 @@ def into_namespaces(
         Step(INIT, "clone3", (0, -1, 0), "joining a pid namespace holds for children: this one"),
         Step(PAYLOAD, "reset_signals", (), "dispositions and mask as a fresh process has them"),
         *build.fd_steps(Spec(), ()),
+        build.close_step(Spec()),
         *((Step(PAYLOAD, "chdir", (cwd,), "the working directory"),) if cwd else ()),
         *pid.death_steps(Spec()),
         Step(

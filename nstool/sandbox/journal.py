@@ -44,7 +44,7 @@ def begin(
     *,
     cgroups: dict[str, str] | None = None,
     spec: dict[str, object] | None = None,
-    detached: bool = False,
+    outlives: bool = False,
 ) -> None:
     """Write how the sandbox is undone, and what it is. Before the first step is made.
 
@@ -52,7 +52,7 @@ def begin(
     are absolute: another process reads them. spec: a summary of plain values.
     Raises TypeError for a step that cannot be journaled.
     """
-    info = {"detached": detached, "cgroups": cgroups or {}, "spec": spec or {}}
+    info = {"outlives": outlives, "cgroups": cgroups or {}, "spec": spec or {}}
     rundir.append(name, "".join([*_undo_lines(undo), '{"sandbox":' + jsonl.encode(info) + "}\n"]))
 
 
@@ -260,7 +260,7 @@ def _is_stale(entry: str) -> bool:
 def cleanup() -> tuple[Cleaned, ...]:
     """Undo every sandbox that nobody looks after, and return what was undone.
 
-    That is: its launcher is dead, and it is not detached and alive. One that another process is
+    That is: its launcher is dead, and it does not outlive it on purpose. One that another process is
     just undoing is left to it. Raises NstoolError that names all failures, after all were tried.
     """
     cleaned: list[Cleaned] = []

@@ -88,7 +88,6 @@ class Sandbox:
         self._fds = RLock()  # held while they are used or closed; a signal handler may come in between
         self._pid = 0
         self._maker = os.getpid()
-        self._detached = False
 
     @property
     def name(self) -> str:
@@ -242,9 +241,6 @@ class Sandbox:
         # A copy in a forked process ends nothing; at the end of the process the sandbox ends by itself.
         if self._undone or self._maker != os.getpid() or sys.is_finalizing():
             return
-        if self._detached:
-            self._process.close()
-            return
         import warnings
 
         try:
@@ -309,7 +305,6 @@ def launch(
     stdout: int | None = None,
     stderr: int | None = None,
     pass_fds: tuple[int, ...] | None = None,
-    detached: bool = False,
 ) -> Sandbox:
     """Make the sandbox of a spec and return it once its command runs.
 
@@ -320,7 +315,7 @@ def launch(
     own = tuple(n for n, fd in enumerate(streams) if fd is None and os.isatty(n)) if spec.terminal == "auto" else ()
     if pass_fds is not None:
         spec = spec.replace(pass_fds=pass_fds)
-    return Prepared(spec, own).launch(stdin=stdin, stdout=stdout, stderr=stderr, detached=detached)
+    return Prepared(spec, own).launch(stdin=stdin, stdout=stdout, stderr=stderr)
 
 
 def prepare(spec: Spec) -> Prepared:
@@ -374,7 +369,6 @@ class Prepared:
         stdout: int | None = None,
         stderr: int | None = None,
         pass_fds: tuple[int, ...] | None = None,
-        detached: bool = False,
     ) -> Sandbox:
         """Make one sandbox; as the function ``launch``.
 
@@ -393,7 +387,8 @@ class Prepared:
                 program = self._template.fill(lease) if self._template else whole(self._plan(lease))
                 groups = self._cgroups(lease)
                 if self._registered:
-                    journal.begin(lease.name, program.undo, cgroups=groups, spec=self.spec.changed(), detached=detached)
+                    outlives = not self.spec.die_with_parent
+                    journal.begin(lease.name, program.undo, cgroups=groups, spec=self.spec.changed(), outlives=outlives)
                 given = _given(self.spec, program, (stdin, stdout, stderr), pass_fds, opened, self._host, lease)
                 process = engine.start(
                     program, given, lambda name, args, pid: _external(context, name, args, pid), self._cloned(lease)
@@ -407,7 +402,6 @@ class Prepared:
             raise
         sandbox = Sandbox(self.spec, program, lease, process, context, groups)
         sandbox.terminal = terminal
-        sandbox._detached = detached
         return sandbox
 
     def _cgroups(self, lease: Lease) -> dict[str, str]:

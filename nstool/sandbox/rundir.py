@@ -39,7 +39,8 @@ class Record(Frozen):
     """A sandbox in the run directory, as it was when it was read.
 
     pid: of the launcher. launcher_alive: that very process (pid, start time and boot) lives.
-    init_pid: 0 until init runs; init_alive likewise. detached: outlives its launcher on purpose.
+    init_pid: 0 until init runs; init_alive likewise. outlives: runs on without its
+    launcher, die_with_parent = false; then the next nstool command after its end undoes it.
     cgroups: controller ("unified" for the cgroup2 directory) to absolute directory. created:
     seconds since 1970. spec: summary of the spec. here: False if it was made in another pid or
     time namespace, from where pids mean something else; then it counts as alive.
@@ -53,7 +54,7 @@ class Record(Frozen):
     init_pid: int
     init_start: int
     init_alive: bool
-    detached: bool
+    outlives: bool
     cgroups: dict[str, str]
     created: float
     spec: dict[str, Any]
@@ -62,8 +63,15 @@ class Record(Frozen):
 
     @property
     def alive(self) -> bool:
-        """Somebody looks after it: its launcher, or itself if detached."""
-        return self.launcher_alive or (self.detached and self.init_alive)
+        """Somebody looks after it: its launcher, or itself if it outlives that."""
+        return self.launcher_alive or (self.outlives and self.init_alive)
+
+    @property
+    def state(self) -> str:
+        """One of "starting", "running", "ending" (its launcher is undoing it), "left behind"."""
+        if not self.alive:
+            return "left behind"
+        return "running" if self.init_alive else "ending" if self.init_pid else "starting"
 
 
 # ---------------------------------------------------------------------------------- directory
@@ -249,13 +257,15 @@ def _world() -> tuple[str, int, int]:
 
 
 def check_name(name: str, place: str = "name") -> None:
-    """Raise SpecError unless name is one: lower case letters, digits, "_.-", at most 63, no sign first."""
+    """Raise SpecError unless name is one: lower case letters, digits, "_.-", at most 63, no sign first, not a pid."""
     if not name or name[0] not in _NAME_FIRST or not _NAME_CHARS.issuperset(name) or len(name) > NAME_LENGTH:
         raise SpecError(
             f"{name!r} cannot be the name of a sandbox: use lower case letters, digits and _ . -, "
             f"a letter or digit first, at most {NAME_LENGTH}",
             place,
         )
+    if name.isdecimal():
+        raise SpecError(f"{name!r} would be taken for a process id: put a letter into the name", place)
 
 
 def claim(name: str = "") -> str:
@@ -266,7 +276,7 @@ def claim(name: str = "") -> str:
     if name:
         check_name(name)
     sandboxes = path() + "/sandboxes"
-    tag = os.urandom(4).hex()
+    tag = _tag()
     pid, start, world = _identity()
     boot, pidns, timens = world
     draft = f"{sandboxes}/.{pid}-{start}-{tag}"
@@ -280,11 +290,18 @@ def claim(name: str = "") -> str:
             if name:
                 _make_free(name)
             else:
-                tag = os.urandom(4).hex()
+                tag = _tag()
     except BaseException:
         _remove_draft(draft)
         raise
     return name or tag
+
+
+def _tag() -> str:
+    """Return 8 hexadecimal digits that are no number in decimal, which would be taken for a process id."""
+    while (tag := os.urandom(4).hex()).isdecimal():
+        pass
+    return tag
 
 
 def _make_draft(draft: str) -> None:
@@ -311,7 +328,9 @@ def check_free(name: str) -> None:
     check_name(name)
     record = read(name)
     if record is not None and record.alive:
-        holder = f"process {record.pid}" if record.launcher_alive else f"the detached init {record.init_pid}"
+        holder = (
+            f"process {record.pid}" if record.launcher_alive else f"init {record.init_pid}, which outlives its launcher"
+        )
         raise SpecError(
             f"{name!r} is the name of a running sandbox ({holder}): stop that one or choose another", "name"
         )
@@ -406,7 +425,7 @@ def read(name: str) -> Record | None:
         init_pid=init[0],
         init_start=init[1],
         init_alive=init[0] > 0 and not rebooted and (not here or is_alive(init[0], init[1])),
-        detached=info.get("detached", False),
+        outlives=info.get("outlives", False),
         cgroups=info.get("cgroups", {}),
         created=header.created,
         spec=info.get("spec", {}),
@@ -503,7 +522,7 @@ def find_running(name: str) -> Record:
     """As ``find``, of one whose init is there. Raises SandboxGone also while it is being made."""
     record = find(name)
     if not record.init_alive:
-        raise SandboxGone(f"sandbox {name!r} is not running yet, or has just ended")
+        raise SandboxGone(f"sandbox {name!r} {'has just ended' if record.init_pid else 'is not running yet'}")
     return record
 
 

@@ -41,7 +41,7 @@ DOCS: dict[str, str] = {
     "Spec.personality": '"linux32" for a 32-bit uname(2), personality(2).',
     "Spec.next_pid": "Pid of the command inside; 0: the next one, clone3(2) set_tid.",
     "Spec.subreaper": "The command is a child subreaper, PR_SET_CHILD_SUBREAPER(2const).",
-    "Spec.die_with_parent": "The sandbox ends when its launcher does.",
+    "Spec.die_with_parent": "The sandbox ends when its launcher does; false: it runs on; a later command undoes it.",
     "Spec.oom_score_adj": "How soon the kernel kills the command when memory is short, -1000 to 1000, proc(5).",
     "Root.type": "What kind of root.",
     "Root.path": "The directory or the tarball.",

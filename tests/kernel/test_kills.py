@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import select
 import shutil
 import signal
@@ -499,6 +500,49 @@ def test_launcher_killed_and_its_run_directory_removed(
     assert "cgroup" in first
     assert second == "nothing to clean up\n"
     assert left == ""
+
+
+def wait_running(name: str) -> rundir.Record:
+    """Wait until the sandbox's command has begun to sleep; its record."""
+    deadline = time.monotonic() + SECONDS
+    while True:
+        record = rundir.read(name)
+        if record and [p.comm for p in processes.descendants(record.init_pid)] == ["sleep"]:
+            return record
+        assert time.monotonic() < deadline, record
+        time.sleep(0.01)
+
+
+@pytest.mark.needs("root", "veth", "nft")
+@pytest.mark.orphans
+@pytest.mark.parametrize("detach", [(), ("--detach",)], ids=["foreground", "detached"])
+def test_sandbox_that_outlives_its_launcher(
+    in_child: InChild, workplace: Workplace, name: str, detach: tuple[str, ...]
+) -> None:
+    """die_with_parent = false: no command ends it, all commands find it, and the first after its end undoes it."""
+
+    def act() -> None:
+        before = network_traces()
+        words = ("run", *detach, "--no-die-with-parent", "--name", name, *NET["veth"], *SLEEP)
+        with open(os.devnull, "w") as null:  # its streams are the command's, too
+            launcher = subprocess.Popen([*NSTOOL, *words], cwd=REPOSITORY, stdout=null, stderr=null)
+        record = wait_running(name)
+        init = processes.read(record.init_pid)
+        assert init is not None
+        os.kill(record.pid, signal.SIGKILL)
+        launcher.wait(SECONDS)
+        for command in (("cleanup",), ("run", "--", "true"), ("exec", name, "--", "true")):
+            assert finished(nstool(*command)) == (0, ""), command
+        listed = nstool("ps")
+        assert re.search(rf"{name} +running", listed.communicate()[0])
+        assert network_traces() != before
+        with held([init]) as pidfds:
+            assert finished(nstool("signal", name, "KILL")) == (0, "")
+            wait_dead(pidfds)
+        finished_cleanup()
+        assert network_traces() == before
+
+    assert in_child(on_own_host, workplace, act) == (None, "")
 
 
 def finished_cleanup() -> str:

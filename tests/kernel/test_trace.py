@@ -390,6 +390,19 @@ class Comparison:
             return self.take(actor, step, "fcntl", old, F_SETFD, 0)
         return self.take(actor, step, "dup3", old, new, flags)
 
+    def do_close_range(self, actor: Actor, step: Step) -> Call:
+        """In pieces, between which lie the engine's own fds: at most the socket, and of init two more."""
+        first, last, flags = self.plain(actor, step)
+        kept = 3 if step.who == INIT else 1
+        while True:
+            call = self.take(actor, step, "close_range", ANY, ANY, flags)
+            kept -= call.args[0] - first
+            first = call.args[1] + 1
+            if call.args[0] > call.args[1] or kept < 0 or call.result < 0:
+                raise Mismatch(f"{step}: {call}")
+            if first > last:
+                return call
+
     def do_reset_signals(self, actor: Actor, step: Step) -> Call:
         for number in range(1, 65):
             if number not in (SIGKILL, SIGSTOP):

@@ -115,16 +115,26 @@ def test_a_run_directory_that_cannot_be_made_is_a_clear_error(monkeypatch: pytes
 # -------------------------------------------------------------------------------------- names
 
 
-@pytest.mark.parametrize("name", ["", ".web", "-web", "_web", "Web", "a/b", "..", "a b", "a\n", "ä", "x" * 64])
+@pytest.mark.parametrize(
+    "name", ["", ".web", "-web", "_web", "Web", "a/b", "..", "a b", "a\n", "ä", "x" * 64, "0", "007"]
+)
 def test_bad_names_are_refused(name: str) -> None:
-    with pytest.raises(SpecError, match="cannot be the name"):
+    with pytest.raises(SpecError, match=r"cannot be the name|would be taken for a process id"):
         rundir.check_name(name)
 
 
-@pytest.mark.parametrize("name", ["a", "0", "web-1.example_x", "x" * 63])
+@pytest.mark.parametrize("name", ["a", "0a", "web-1.example_x", "x" * 63])
 def test_good_names_are_taken(name: str) -> None:
     assert rundir.claim(name) == name
     assert rundir.names() == [name]
+
+
+def test_made_up_names_are_no_pids(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Eight decimal digits would be taken for a process, by `show`, `enter`, `pin` and `--net join:`."""
+    random = os.urandom
+    given = [b"\x12\x34\x56\x78", b"\x00\x00\x10\x00", b"\x12\x34\x56\x7a"]
+    monkeypatch.setattr(os, "urandom", lambda size: given.pop(0) if given else random(size))
+    assert rundir.claim() == "1234567a"
 
 
 def test_made_up_names_differ() -> None:
@@ -190,11 +200,11 @@ def test_one_of_many_gets_the_name() -> None:
 
 def test_a_record_holds_what_was_written() -> None:
     rundir.claim("web")
-    journal.begin("web", (), cgroups={"pids": "/sys/x"}, spec={"command": ["a b"]}, detached=True)
+    journal.begin("web", (), cgroups={"pids": "/sys/x"}, spec={"command": ["a b"]}, outlives=True)
     journal.started("web", os.getpid())
     record = rundir.find("web")
     assert (record.pid, record.launcher_alive, record.init_pid, record.init_alive) == (os.getpid(), True) * 2
-    assert (record.detached, record.cgroups, record.spec) == (True, {"pids": "/sys/x"}, {"command": ["a b"]})
+    assert (record.outlives, record.cgroups, record.spec) == (True, {"pids": "/sys/x"}, {"command": ["a b"]})
     assert rundir.list_sandboxes() == (record,)
 
 
@@ -470,7 +480,7 @@ def test_after_a_reboot_only_files_are_undone(run: Path, tmp_path: Path) -> None
     rundir.claim("web")
     old = Step(UNDO, "write_file", (AT_FDCWD, str(tmp_path / "value"), b"old", 0, 0), "the value")
     link = Step(UNDO, "external", ("nobody has this", {}), "the link")
-    journal.begin("web", [unlink(tmp_path / "file"), old, link], detached=True)
+    journal.begin("web", [unlink(tmp_path / "file"), old, link], outlives=True)
     journal.started("web", os.getpid())
     boot = Path("/proc/sys/kernel/random/boot_id").read_bytes().strip()
     rewrite(run, "web", lambda data: data.replace(boot, AFTER_REBOOT.encode()))
@@ -482,14 +492,14 @@ def test_after_a_reboot_only_files_are_undone(run: Path, tmp_path: Path) -> None
     assert rundir.names() == []
 
 
-def test_a_detached_sandbox_is_left_alone_while_its_init_lives() -> None:
+def test_a_sandbox_that_outlives_its_launcher_is_left_alone_while_its_init_lives() -> None:
     init = os.fork()
     if init == 0:
         signal.pause()
 
     def launch() -> None:
         rundir.claim("web")
-        journal.begin("web", (), detached=True)
+        journal.begin("web", (), outlives=True)
         journal.started("web", init)
 
     left_by_dead(launch)

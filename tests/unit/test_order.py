@@ -512,8 +512,21 @@ def test_signals_are_reset_first(plan: Plan) -> None:
 
 @where("")
 def test_fds_are_put_in_place_before_the_others_are_closed(plan: Plan) -> None:
-    """The standard streams and the passed fds first; then all others close at exec."""
-    in_order(at(plan, PAYLOAD, "dup3"), one(plan, PAYLOAD, "close_range"), one(plan, PAYLOAD, "execve"))
+    """The standard streams and the passed fds first; then all others are closed, before a path inside is followed.
+
+    A link to /proc/self/fd/N in the root would lead through one that is open to what it is open to (CVE-2024-21626).
+    """
+    closed = one(plan, PAYLOAD, "close_range")
+    in_order(at(plan, PAYLOAD, "dup3"), closed, one(plan, PAYLOAD, "chdir"), one(plan, PAYLOAD, "execve"))
+    assert plan.steps[closed].args[1:] == (0xFFFF_FFFF, 0)
+    assert not any(isinstance(arg, Fd) for step in plan.steps[closed:] if step.who == PAYLOAD for arg in step.args)
+
+
+@where("init")
+def test_init_has_closed_all_before_the_payload_goes_on(plan: Plan) -> None:
+    """Who may trace init gets at its fds as soon as the command runs."""
+    closed = one(plan, INIT, "close_range", 3, 0xFFFF_FFFF, 0)
+    in_order(at(plan, INIT, "clone3"), closed, at(plan, INIT, "futex_wake"))
 
 
 @only("fds")
@@ -776,6 +789,7 @@ init     umount2 '.'
 init     chdir '/'
 init     prctl PR_SET_DUMPABLE
 init     clone3 0
+init     close_range 3 4294967295 0
 init     prctl PR_SET_NO_NEW_PRIVS
 init     capset 32 32 0
 init     futex_wake
@@ -784,8 +798,8 @@ payload  reset_signals
 payload  dup3 <stdin>
 payload  dup3 <stdout>
 payload  dup3 <stderr>
-payload  close_range 3 4294967295 4
 payload  setsid
+payload  close_range 3 4294967295 0
 payload  keyctl 1 None
 payload  umask 18
 payload  setrlimit 4 0 0

@@ -151,6 +151,8 @@ def dup3(s: Script, step: Step) -> Lines:
 
 
 def close_range(s: Script, step: Step) -> Lines:
+    if step.who == INIT:
+        return ["#   not needed: a shell of this script has nothing open that leads outside"]
     s.no("fds from 10 on that the caller of this script has open, which sh cannot close")
     return ["exec " + " ".join(f"{n}>&-" for n in range(numbers(step, 0)[0], 10))]
 

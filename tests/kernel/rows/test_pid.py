@@ -178,6 +178,20 @@ def test_init_is_closed_before_the_command_begins(act: Act) -> None:
     assert found["Seccomp"].strip() == "2"
 
 
+@pytest.mark.needs("userns")
+def test_init_has_no_directory_open_when_the_command_begins(act: Act) -> None:
+    """Who may trace it would get out by one. What is open are the engine's own fds, and the streams for a moment."""
+    script = "for fd in /proc/1/fd/*; do echo $fd; test -d $fd/ && echo directory $fd; done; true"
+
+    def look() -> boxes.Ran:
+        own = Capabilities(*[("sys_ptrace",)] * 5)
+        return boxes.run("sh", "-c", script, capabilities=own, hidepid="off", user="0:0")
+
+    ran = act(look)
+    assert "/proc/1/fd/0" in ran.lines, ran
+    assert "directory" not in ran.out
+
+
 # ------------------------------------------------- P2 as an ordinary user; as root: tests/kernel/test_launch.py
 
 

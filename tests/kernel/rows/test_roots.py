@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tarfile
 from collections.abc import Callable, Iterator
+from errno import ENOENT, ENOTDIR
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +148,35 @@ HOSTILE: dict[str, Callable[[Path], None]] = {
     "proc is a file": lambda root: (root / "proc").write_text(""),
     "dev is dangling": lambda root: (root / "dev").symlink_to("/no/such"),
 }
+
+
+FDS = (*range(3, 24), *range(60, 64), *range(100, 104))  # where the engine, or the plan, puts what it opens
+
+
+def test_no_path_of_a_hostile_root_leads_out_through_an_fd(act: Act, tree: Path) -> None:
+    """Neither the working directory nor the command is found behind a link to /proc/self/fd (CVE-2024-21626)."""
+    for number in FDS:
+        (tree / f"cwd{number}").symlink_to(f"/proc/self/fd/{number}")
+        (tree / f"sh{number}").symlink_to(f"/proc/self/fd/{number}/../../../../../../../bin/sh")
+    root = Root("directory", str(tree))
+
+    def errors(words: dict[str, str]) -> list[int]:
+        found = []
+        for number in FDS:
+            command, cwd = (word.format(number) for word in (words["command"], words["cwd"]))
+            with pytest.raises(KernelError) as refused:
+                launch(boxes.spec(command, root=root, cwd=cwd))
+            assert refused.value.call.startswith(words["call"])
+            found.append(refused.value.errno)
+        return found
+
+    for words in (
+        {"command": "/bin/sh", "cwd": "/cwd{}", "call": "chdir("},
+        {"command": "/bin/sh", "cwd": "/proc/self/fd/{}", "call": "chdir("},
+        {"command": "/sh{}", "cwd": "/", "call": "execve("},
+        {"command": "/proc/self/fd/{}/../bin/sh", "cwd": "/", "call": "execve("},
+    ):
+        assert set(act(errors, words)) <= {ENOENT, ENOTDIR}, words
 
 
 @pytest.mark.parametrize("what", HOSTILE)
