@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 BRIDGES = "bridges"  # key of the shared state: bridge → {"mac": ..., "ports": [link, ...]}
 IFA_F_NODAD = 0x02  # linux/if_addr.h: usable at once, nobody else can have it
 RT_TABLE_LOCAL = 255  # linux/rtnetlink.h
+RTN_UNICAST, RTN_LOCAL = 1, 2
 SIOCGIFHWADDR = 0x8927  # linux/sockios.h, netdevice(7)
 LOOPBACK_METRIC = 4096  # behind the kernel's own route of ::1, which has metric 0
 
@@ -211,6 +212,29 @@ def names() -> set[str]:
     import socket
 
     return {name for _, name in socket.if_nameindex()}
+
+
+def reached() -> list[tuple[str, str]]:
+    """Return (network, device) of what this host reaches: by its routes, gateways and own addresses. rtnetlink(7).
+
+    Without the default routes.
+    """
+    return _apart(_reached)
+
+
+def _reached() -> list[tuple[str, str]]:
+    found = []
+    with _netlink() as ip:
+        devices = {link["index"]: link.get_attr("IFLA_IFNAME") for link in ip.get_links()}
+        for route in ip.get_routes():
+            if route["type"] not in (RTN_UNICAST, RTN_LOCAL):
+                continue
+            device = devices.get(route.get_attr("RTA_OIF"), "?")  # several ways have no device of their own
+            if route["dst_len"]:
+                found.append((f"{route.get_attr('RTA_DST')}/{route['dst_len']}", device))
+            if via := route.get_attr("RTA_GATEWAY"):
+                found.append((via, device))
+    return found
 
 
 def kind(name: str) -> str:

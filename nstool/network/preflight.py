@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from nstool.spec.model import Net
 
 CAP_NET_ADMIN = 12
+SHORTEST = 8  # bits of a network that is looked at
 STATUS = "/proc/thread-self/status"
 BRIDGE_NF_CALL = "net/bridge/bridge-nf-call-ip6tables"
 
@@ -30,6 +31,7 @@ def preflight(net: Net, status: str = STATUS) -> Iterator[NotSupported]:
     yield from problems
     if problems:  # the rest asks the kernel through what is missing
         return
+    yield from overlaps(net)
     yield from _kinds(net)
     yield from _nftables(net)
     yield from _ipv6(net)
@@ -53,6 +55,41 @@ def privilege(net: Net, status: str = STATUS) -> Iterator[NotSupported]:
         cause = "links and rules in the host's network namespace need CAP_NET_ADMIN, which this process has not"
         yield NotSupported(_mode(net), cause, 'run as root, or use net.mode "loopback"')
     spare.need_processes(2)  # init, and nft or a thread
+
+
+def overlaps(net: Net) -> Iterator[NotSupported]:
+    """Yield which network of the spec the host has a way into already: its own packets there would go to the sandbox.
+
+    A bridge of the administrator's gets no address from us, so all may be as it is.
+    """
+    wanted = [(key, getattr(net, key)) for key in ("address", "address6") if getattr(net, key)]
+    if not wanted or (net.mode == "bridge" and _is_administrators(net)):
+        return
+    from ipaddress import ip_interface, ip_network
+
+    from nstool.network.links import reached
+    from nstool.network.plan import bridge_name
+
+    own = bridge_name(net) if net.mode == "bridge" else ""
+    others = [(ip_network(network), device) for network, device in reached() if device != own]
+    others.sort(key=lambda other: other[0].prefixlen)  # the widest says most
+    for key, text in wanted:
+        network = ip_interface(text).network
+        for other, device in others:
+            # As short as that are what VPNs write for "default": 0.0.0.0/1, 2000::/3.
+            if other.version == network.version and other.prefixlen >= SHORTEST and other.overlaps(network):
+                cause = f"its network {network} overlaps {other}, which this host reaches by {device}"
+                remedy = f"choose a network that the host has no way into (ip route), or leave {key} out for a free one"
+                yield NotSupported(f'net.{key} "{text}"', cause, remedy)
+                break
+
+
+def _is_administrators(net: Net) -> bool:
+    from nstool.network.links import names, with_our_mac
+    from nstool.network.plan import bridge_name
+
+    name = bridge_name(net)
+    return name in names() and name not in with_our_mac()
 
 
 def _pyroute2(net: Net) -> Iterator[NotSupported]:

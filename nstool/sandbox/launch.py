@@ -346,9 +346,9 @@ class Prepared:
         self.spec = spec = resolve(spec)
         self._host = facts = host.read(spec, terminals)
         if spec.net.mode in leases.NET_MODES:
-            from nstool.network.preflight import privilege
+            from nstool.network.preflight import overlaps, privilege
 
-            for problem in privilege(spec.net):  # before anything is leased or journalled
+            for problem in (*privilege(spec.net), *overlaps(spec.net)):  # before anything is leased or journalled
                 from nstool.plan import preflight
 
                 self._plan(preflight.LEASE)  # what is wrong with the spec itself comes first, as in check

@@ -31,7 +31,8 @@ from nstool.network.shared import Shared
 from nstool.plan.lease import Lease
 from nstool.plan.steps import LAUNCHER, UNDO
 from nstool.sandbox import journal
-from nstool.spec.model import Net, Publish
+from nstool.sandbox.launch import prepare
+from nstool.spec.model import Limits, Net, Publish, Spec
 from tests.support import kernel
 from tests.support.child import run_in_child
 
@@ -576,6 +577,31 @@ def test_address_that_is_not_the_hosts_is_refused(lab: Lab) -> None:
     """Publishing on an address of somebody else would never be reached."""
     (found,) = preflight(Net(mode="veth", publish=(Publish(8080, 80, address="198.51.100.1"),)))
     assert "198.51.100.1 is not an address of this host" in found.cause
+
+
+@in_lab
+@pytest.mark.parametrize(
+    ("net", "other"),
+    [
+        (Net(mode="veth", address="192.0.2.77/24", gateway="192.0.2.2"), "192.0.2.0/24"),
+        (Net(mode="bridge", address="192.0.2.77/24", gateway="192.0.2.2"), "192.0.2.0/24"),
+        (Net(mode="veth", address="203.0.113.6/30"), "203.0.113.7/32"),
+        (Net(mode="veth", address="10.5.1.2/30"), "10.5.0.0/16"),
+        (Net(mode="veth", address6="2001:db8::77/64"), "2001:db8::/64"),
+    ],
+)
+def test_network_that_the_host_reaches_otherwise_is_refused(lab: Lab, net: Net, other: str) -> None:
+    """A second way there would take the host's packets: before anything is done, by check and run alike."""
+    assert lab.outside
+    sh("ip addr add 203.0.113.7/32 dev lo; ip route add 10.5.0.0/16 via 192.0.2.2; ip route add 0.0.0.0/1 dev uplink")
+    before = traces()
+    (found,) = preflight(net)
+    assert f"overlaps {other}" in found.cause
+    with pytest.raises(NotSupported) as refused:
+        prepare(Spec(command=("true",), net=net, limits=Limits(memory=0, pids=0, cpu=0)))
+    assert str(refused.value) == str(found)
+    assert traces() == before
+    assert not list(preflight(Net(mode="veth", address="10.6.1.2/30")))
 
 
 @in_lab
