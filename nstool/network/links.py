@@ -131,11 +131,11 @@ def _bridge_attach(shared: Shared, args: dict[str, Any]) -> None:
 
 
 def check_bridge(shared: Shared, name: str, *, allocated: bool) -> None:
-    """Refuse a bridge that is not ours for a sandbox whose address we chose. Raises NotSupported."""
+    """Refuse a bridge that is not ours for a sandbox whose address or gateway we chose. Raises NotSupported."""
     if allocated and name not in shared.state.get(BRIDGES, {}) and _apart(lambda: _exists(name)):
         raise NotSupported(
             f'net.bridge "{name}"',
-            "the bridge was there before, so its network is not nstool's to choose addresses from",
+            "the bridge was there before, so its network is not nstool's to choose an address or a gateway from",
             "give net.address and net.gateway of that network, or another name for a bridge of nstool's own",
         )
 

@@ -80,7 +80,7 @@ def _bridge(net: Net, lease: Lease) -> tuple[str, str, dict[str, object], str]:
         "mac": mac_address("inside", address or address6),
         "addresses": [a.partition("/")[0] for a in (address, address6) if a],
         "gateways": [g for g in (gateway, gateway6) if g],
-        "allocated": not (net.address or net.address6),
+        "allocated": ours_to_choose(net),
         "isolated": net.isolated,
         "publish": bool(net.publish),
     }
@@ -98,15 +98,28 @@ def own_addresses(net: Net, lease: Lease) -> tuple[str, str, str, str]:
     What the spec says comes before what was allocated. A gateway without prefix length gets that
     of its address.
     """
-    address, gateway = (net.address, net.gateway) if net.address else (lease.address, lease.gateway)
-    address6, gateway6 = (net.address6, net.gateway6) if net.address6 else (lease.address6, lease.gateway6)
-    if not net.ipv6:
-        address6 = gateway6 = ""
-    return address, _with_prefix(gateway, address), address6, _with_prefix(gateway6, address6)
+    address, gateway = _pair(net.address, net.gateway) if net.address else (lease.address, lease.gateway)
+    address6, gateway6 = _pair(net.address6, net.gateway6) if net.address6 else (lease.address6, lease.gateway6)
+    return (address, gateway, address6, gateway6) if net.ipv6 else (address, gateway, "", "")
 
 
-def _with_prefix(gateway: str, address: str) -> str:
-    return gateway if not gateway or "/" in gateway else f"{gateway}/{address.partition('/')[2]}"
+def _pair(address: str, gateway: str) -> tuple[str, str]:
+    gateway = gateway or first_other(address)
+    return address, gateway if "/" in gateway else f"{gateway}/{address.partition('/')[2]}"
+
+
+def first_other(address: str) -> str:
+    """Return the first address of a network that is not the one given with its length; empty if it has none."""
+    from ipaddress import ip_interface
+
+    own = ip_interface(address)
+    return next((str(host) for host in own.network.hosts() if host != own.ip), "")
+
+
+def ours_to_choose(net: Net) -> bool:
+    """Whether an address or a gateway is left to us, which on a bridge of the administrator's it cannot be."""
+    given = [gateway for address, gateway in ((net.address, net.gateway), (net.address6, net.gateway6)) if address]
+    return not given or "" in given
 
 
 def _needs_forwarding(net: Net, version: str) -> bool:

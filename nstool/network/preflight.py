@@ -127,14 +127,14 @@ def _ipv6(net: Net) -> Iterator[NotSupported]:
 
 def _bridge(net: Net) -> Iterator[NotSupported]:
     from nstool.network.links import check_bridge
-    from nstool.network.plan import bridge_name
+    from nstool.network.plan import bridge_name, ours_to_choose
     from nstool.network.shared import Shared
 
     if net.mode != "bridge":
         return
     with Shared() as shared:
         try:
-            check_bridge(shared, bridge_name(net), allocated=not (net.address or net.address6))
+            check_bridge(shared, bridge_name(net), allocated=ours_to_choose(net))
         except NotSupported as error:
             yield error
 

@@ -411,6 +411,11 @@ def _interface(spec: Spec, version: int, address: str, gateway: str) -> None:
     for key, value in ((address, own), (gateway, via)):
         if value and _ip(("net", key), "interface", value, "an address as 10.1.2.3/30").version != version:  # type: ignore[attr-defined]
             _fail(("net", key), f"{quoted(value)} is not an IPv{version} address")
+    if own and not via:
+        from nstool.network.plan import first_other
+
+        if not first_other(own):
+            _fail(("net", address), f"{quoted(own)} has no room for the host's end; write a network of two or more")
     if own and via:
         from ipaddress import ip_interface
 

@@ -78,7 +78,8 @@ class Net(Frozen):
     """``[net]``. mode: "none" (lo down), "loopback" (default), "veth", "bridge", "join", "host".
 
     target: what "join" joins: pid, namespace file, or name of a named network namespace.
-    address, gateway: "10.1.2.3/30", empty for allocated. bridge: name of the bridge (made if absent).
+    address: "10.1.2.3/30", empty for allocated. gateway: empty for the first of its network.
+    bridge: name of the bridge (made if absent).
     dns: name servers for resolv.conf; hosts: extra lines for hosts as (address, name).
     nat: masquerade to the outside. ipv6: give an IPv6 address too. sysctls: net.* in the new
     namespace. isolated: no way to the host and to other sandboxes except the published ports.

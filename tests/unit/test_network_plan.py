@@ -96,6 +96,28 @@ def test_addresses_of_the_spec_come_before_the_lease() -> None:
     assert plan.own_addresses(net.replace(ipv6=False), LEASE)[2:] == ("", "")
 
 
+@pytest.mark.parametrize(
+    ("address", "gateway"),
+    [
+        ("10.77.0.2/24", "10.77.0.1/24"),
+        ("10.77.0.1/24", "10.77.0.2/24"),
+        ("10.77.0.9/31", "10.77.0.8/31"),
+        ("fd00:99::2/64", "fd00:99::1/64"),
+    ],
+)
+def test_gateway_is_the_first_other_address_of_the_network(address: str, gateway: str) -> None:
+    """Where the spec has an address alone: without one there would be no way out, and no published port."""
+    net = Net(mode="veth", **{"address6" if ":" in address else "address": address})
+    assert (address, gateway) in zip(plan.own_addresses(net, LEASE)[::2], plan.own_addresses(net, LEASE)[1::2])
+
+
+def test_bridge_of_the_administrator_needs_address_and_gateway() -> None:
+    """Who is the router of its network is not ours to guess."""
+    assert plan.ours_to_choose(Net(mode="bridge"))
+    assert plan.ours_to_choose(Net(mode="bridge", address="10.77.0.2/24"))
+    assert not plan.ours_to_choose(Net(mode="bridge", address="10.77.0.2/24", gateway="10.77.0.1"))
+
+
 def test_mac_addresses_are_local_unicast_and_follow_from_the_address() -> None:
     """IEEE 802: bit 0 of the first byte is the group bit, bit 1 the local bit."""
     for side in ("inside", "outside"):

@@ -190,6 +190,7 @@ WRONG = [
     (veth(address="10.0.0.x/30"), "net.address", "not an address"),
     (veth(address="fd00::2/64"), "net.address", "not an IPv4"),
     (veth(address6="10.0.0.2/30"), "net.address6", "not an IPv6"),
+    (veth(address="10.0.0.2/32"), "net.address", "no room for the host's end"),
     (veth(gateway="10.0.0.1"), "net.gateway", "write address too"),
     (veth(address="10.0.0.2/30", gateway="10.1.0.1"), "net.gateway", "not on the network"),
     (veth(mtu=1000), "net.mtu", "1280"),
