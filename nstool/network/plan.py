@@ -209,15 +209,16 @@ def _reachable(text: str) -> tuple[str, ...]:
 def files(net: Net, lease: Lease, hostname: str, servers: tuple[str, ...] = ()) -> dict[str, str]:
     """Return the text of /etc/resolv.conf and /etc/hosts of the sandbox, by path.
 
-    servers: what ``nameservers`` found on the host; the spec's ``dns`` comes before it. Without a
-    way out (modes "none" and "loopback") only the spec's are written. Mode "host" keeps the
-    host's files: empty.
+    servers: what ``nameservers`` found on the host; the spec's ``dns`` comes before it. Without a link of
+    the sandbox's own the files of the root stay, but for the one whose key is written.
     """
-    if net.mode == "host":
-        return {}
-    found = net.dns or (servers if net.mode in ("veth", "bridge", "join") else ())
-    resolv_conf = "".join(f"nameserver {server}\n" for server in found)
-    return {"/etc/resolv.conf": resolv_conf, "/etc/hosts": _hosts(net, lease, hostname)}
+    linked = net.mode in ("veth", "bridge")
+    made = {}
+    if linked or net.dns:
+        made["/etc/resolv.conf"] = "".join(f"nameserver {server}\n" for server in net.dns or servers)
+    if linked or net.hosts:
+        made["/etc/hosts"] = _hosts(net, lease, hostname)
+    return made
 
 
 def _hosts(net: Net, lease: Lease, hostname: str) -> str:

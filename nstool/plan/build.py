@@ -161,12 +161,18 @@ def _links(spec: Spec, lease: Lease) -> tuple[Step, ...]:
 
 
 def _files(spec: Spec, host: Host, lease: Lease) -> dict[str, str]:
-    if spec.net.mode not in ("veth", "bridge"):
+    if spec.net.mode not in ("veth", "bridge") and not spec.net.dns and not spec.net.hosts:
         return {}
     from nstool.network import plan as network  # late: most sandboxes have no link
 
-    made = network.files(spec.net, lease, uts.hostname(spec, lease), host.nameservers)
-    return {host.resolv_conf if path == "/etc/resolv.conf" else path: text for path, text in made.items()}
+    name = uts.hostname(spec, lease) if spec.namespaces.uts == "new" else ""
+    made = network.files(spec.net, lease, name, host.nameservers)
+    mounted = {mount.target for mount in spec.mounts}
+    return {
+        host.resolv_conf if path == "/etc/resolv.conf" else path: text
+        for path, text in made.items()
+        if path not in mounted
+    }
 
 
 # ---- namespaces to join ----

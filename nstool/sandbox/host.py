@@ -55,7 +55,7 @@ def read(spec: Spec, terminals: tuple[int, ...] = ()) -> Host:
         roots=_roots() if spec.root.type == "tarball" else "",
         cgroups=cgroups.layout(),
         nameservers=_nameservers() if network else (),
-        resolv_conf=_resolv_conf(prefix) if network else RESOLV_CONF,
+        resolv_conf=_resolv_conf(prefix) if network or spec.net.dns else RESOLV_CONF,
         terminals=terminals,
         term=os.environ.get("TERM", ""),
         randomize_va_space=int(_read("/proc/sys/kernel/randomize_va_space") or 2) if spec.aslr == "on" else 2,

@@ -454,9 +454,12 @@ def _same_port(one: Publish, two: Publish) -> bool:
 
 
 def _resolver(spec: Spec) -> None:
-    for key in ("dns", "hosts"):
+    for key, path in (("dns", "/etc/resolv.conf"), ("hosts", "/etc/hosts")):
         if getattr(spec.net, key):
             _needs_new(spec, "mnt", ("net", key, 0), f"{key}, a file in /etc,")
+            for number, mount in enumerate(spec.mounts):
+                if _normal(mount.target) == path:
+                    _fail(("net", key, 0), f"mounts[{number}] is on {path}; write it there, or leave the mount out")
     for index, server in enumerate(spec.net.dns):
         _ip(("net", "dns", index), "address", server, "the address of a name server, resolv.conf(5)")
     for index, (address, name) in enumerate(spec.net.hosts):

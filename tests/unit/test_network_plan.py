@@ -197,12 +197,15 @@ def test_files_of_a_veth_sandbox() -> None:
     )
 
 
-def test_files_without_a_way_out() -> None:
-    """Loopback: no server can be reached, and the own name is an address of lo. Host: the host's files stay."""
-    files = plan.files(Net(), LEASE, "web", ("192.0.2.53",))
-    assert files["/etc/resolv.conf"] == ""
-    assert "127.0.1.1\tweb\n" in files["/etc/hosts"]
-    assert plan.files(Net(mode="host"), LEASE, "web") == {}
+@pytest.mark.parametrize("mode", ["none", "loopback", "join", "host"])
+def test_files_without_a_link(mode: str) -> None:
+    """The root's stay, but for what the spec has a key for; the own name is an address of lo."""
+    net = Net(mode=mode)
+    assert plan.files(net, LEASE, "web", ("192.0.2.53",)) == {}
+    assert plan.files(net.replace(dns=("9.9.9.9",)), LEASE, "web") == {"/etc/resolv.conf": "nameserver 9.9.9.9\n"}
+    hosts = plan.files(net.replace(hosts=(("192.0.2.9", "db"),)), LEASE, "web")
+    assert hosts.keys() == {"/etc/hosts"}
+    assert hosts["/etc/hosts"].endswith("127.0.1.1\tweb\n192.0.2.9\tdb\n")
 
 
 def test_plan_imports_nothing_heavy() -> None:

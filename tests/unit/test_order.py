@@ -835,3 +835,15 @@ def test_whole_plan() -> None:
     """
     plan = PLANS["default"]
     assert "\n".join(map(in_words, plan.steps)) == WHOLE.strip()
+
+
+def test_a_mount_on_a_file_of_names_comes_before_it() -> None:
+    """What the spec says of /etc/hosts is not covered by the generated one."""
+    spec = FREE.replace(net=Net("veth"))
+    mounted = spec.replace(mounts=(Mount("/etc/hosts", "/srv/data"),))
+    host = ROOT_HOST.replace(targets={"/etc/hosts": "file"}, source_kinds={"/srv/data": "file"})
+    made = "the content of /etc/hosts"
+    assert [made in [step.why for step in build.plan(one, host, LEASE).steps] for one in (spec, mounted)] == [
+        True,
+        False,
+    ]

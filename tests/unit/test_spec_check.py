@@ -113,6 +113,11 @@ WRONG = [
     (without("mnt", dev="private"), "dev", "mount_namespaces(7)"),
     (without("mnt", tmp_size=1), "tmp_size", "mount_namespaces(7)"),
     (without("mnt", mask_paths=("/x",)), "mask_paths[0]", "mount_namespaces(7)"),
+    (
+        Spec(command=("true",), net=Net(hosts=(("::1", "db"),)), mounts=(Mount("/etc/hosts", "/etc/hosts"),)),
+        "net.hosts[0]",
+        "mounts[0] is on /etc/hosts",
+    ),
     (without("mnt", net=Net(dns=("::1",))), "net.dns[0]", "mount_namespaces(7)"),
     (without("pid", proc="private"), "proc", "new pid namespace, pid_namespaces(7)"),
     (mounts(bind("a")), "mounts[0].target", "relative"),

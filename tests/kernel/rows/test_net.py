@@ -58,6 +58,30 @@ def test_none_has_no_device_that_is_up(act: Act) -> None:
     assert "unreachable" in refused
 
 
+@pytest.mark.parametrize("mode", ["none", "loopback", "host"])
+def test_names_are_known_without_a_link(act: Act, mode: str) -> None:
+    """The own name, too; what has no key stays as the root has it."""
+    net, shared = Net(mode=mode, hosts=(("192.0.2.9", "db"),)), Namespaces(net="host" if mode == "host" else "new")
+
+    def look() -> tuple[str, str]:
+        with boxes.box(net=net, namespaces=shared, hostname="web") as box:
+            return box.ask("cat /etc/hosts"), box.ask("cat /etc/resolv.conf")
+
+    hosts, servers = act(look)
+    assert hosts.splitlines()[2:] == ["127.0.1.1\tweb", "192.0.2.9\tdb"]
+    assert servers == Path("/etc/resolv.conf").read_text()
+
+
+def test_name_servers_are_those_asked_for(act: Act) -> None:
+    """In a sandbox that joins a network, or makes its own way out, they are what dns says."""
+
+    def look() -> str:
+        with boxes.box(net=Net(dns=("192.0.2.53", "::1"))) as box:
+            return box.ask("cat /etc/resolv.conf")
+
+    assert act(look) == "nameserver 192.0.2.53\nnameserver ::1\n"
+
+
 def test_host_is_the_callers(act: Act) -> None:
     """A word that a reviewer sees: --net host."""
     ran = act(boxes.nstool_run, "--net", "host", "--", "readlink", "/proc/self/ns/net")
