@@ -38,3 +38,5 @@ KINDS: dict[str, Kind] = {
 # setns(2) needs the user namespace first where the others belong to it, and mnt last,
 # because it changes what every path means.
 JOIN_ORDER: tuple[str, ...] = ("user", "cgroup", "ipc", "uts", "net", "pid", "time", "mnt")
+
+INITIAL_USERNS = "user:[4026531837]"  # PROC_USER_INIT_INO, linux/proc_ns.h

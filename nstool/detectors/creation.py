@@ -511,7 +511,35 @@ def namespace_gone(scene: Scene) -> Answer:
     looks = (path.startswith("/proc/") and "/ns/" in path) or path.startswith("/run/netns/")
     if not looks:
         return False
-    return {"path": path} if not os.path.exists(path) else False
+    return {"path": path} if is_gone(path) else False
+
+
+def is_gone(path: str) -> bool:
+    """Whether nothing is at a path, or at what it points to; not where that may not be looked at."""
+    try:
+        os.stat(path)
+    except PermissionError:
+        return False
+    except OSError:
+        return True
+    return False
+
+
+def process_hidden(scene: Scene) -> Answer:
+    """The kernel does not let the caller look into the process whose namespace is wanted."""
+    words = scene.path.split("/")
+    if words[:2] != ["", "proc"] or words[3:4] != ["ns"] or not words[2].isdecimal():
+        return False
+    try:
+        os.stat(scene.path)
+    except PermissionError:
+        from nstool.sandbox.facts import why_hidden
+
+        why, do = why_hidden(int(words[2]))
+        return {"pid": words[2], "why": why, "do": do}
+    except OSError:  # gone
+        return False
+    return False
 
 
 def _any_namespace() -> int:

@@ -7,7 +7,7 @@ from errno import EINVAL
 
 from nstool import uapi
 from nstool.detectors import rights
-from nstool.detectors.creation import in_chroot, namespace_gone, negated
+from nstool.detectors.creation import in_chroot, is_gone, namespace_gone, negated
 from nstool.detectors.scene import Scene, is_below
 from nstool.detectors.view import View
 from nstool.plan.steps import INIT, Fd
@@ -68,7 +68,7 @@ def _pivoted(scene: Scene) -> bool:
 def source_missing(scene: Scene) -> Answer:
     """The source is not there on the host."""
     path = _source(scene)
-    if not path or os.path.exists(path) or scene.made_before(path) or namespace_gone(scene):
+    if not path or not is_gone(path) or scene.made_before(path) or namespace_gone(scene):
         return False
     if os.path.lexists(path):
         return {"path": path, "missing": f"{os.readlink(path)}, to which it points" if os.path.islink(path) else path}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from nstool import uapi
+from nstool.kinds import INITIAL_USERNS
 from nstool.plan.calls import CALLS
 from nstool.plan.steps import LAUNCHER, Fd, Plan, Step
 from nstool.sandbox.mountinfo import Mount, read_mounts
@@ -16,8 +17,6 @@ if TYPE_CHECKING:
     from nstool.detectors.view import View
 
     Answer = bool | dict[str, object] | None
-
-INITIAL_USERNS = "user:[4026531837]"  # PROC_USER_INIT_INO, linux/proc_ns.h
 
 
 class Scene:

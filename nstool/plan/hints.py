@@ -351,6 +351,15 @@ CREATION: tuple[Row, ...] = (
         "namespaces(7)",
         predicts=True,
     ),
+    _row(
+        "openat2",
+        "EACCES",
+        creation.process_hidden,
+        "you may not look into process {pid}: {why}, ptrace(2)",
+        "{do}",
+        "ptrace(2), access mode check",
+        predicts=True,
+    ),
 )
 
 IDS: tuple[Row, ...] = (

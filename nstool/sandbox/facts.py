@@ -165,21 +165,36 @@ def why_hidden(pid: int) -> tuple[str, str]:
 
     To be asked after it has refused: (cause, remedy), two sentences.
     """
-    with open("/proc/self/status") as file:
-        status = _colon_table(file.read())
-    if "sys_ptrace" in _capability_set(status["CapEff"]).names:
+    own, theirs = (_status(path) for path in ("/proc/thread-self/status", f"/proc/{pid}/status"))
+    have = int(own["CapEff"], 16)
+    if have >> uapi.CAPABILITIES["sys_ptrace"] & 1:
+        # All user namespaces are below the first one, over which the capability holds.
+        first = os.readlink("/proc/self/ns/user") == kinds.INITIAL_USERNS
+        more = "" if first else ", or is in a user namespace that is not below yours"
         return (
-            "you have CAP_SYS_PTRACE, but the process is protected by a security module, or is in a user namespace "
-            "that is not below yours",
+            f"you have CAP_SYS_PTRACE, but the process is protected by a security module (Landlock, SELinux, …){more}",
             "look at it from where it was started, or ask the audit log which module refuses",
         )
-    with open(f"/proc/{pid}/status") as file:
-        uid = int(_colon_table(file.read())["Uid"].split()[0])
-    if uid == os.getuid():
-        cause = "it has rights that you have not, or has made itself undumpable"
+    for what, key in (("uid", "Uid"), ("gid", "Gid")):
+        mine = own[key].split()[3]  # that of the file system is compared with the other's first three
+        other = next((number for number in theirs[key].split()[:3] if number != mine), "")
+        if other:
+            return (
+                f"it runs as {what} {other}, and you have no CAP_SYS_PTRACE over it",
+                "run as root, or as the user whose process it is",
+            )
+    more_caps = capabilities.names(int(theirs["CapPrm"], 16) & ~have)
+    if more_caps:
+        shown = ", ".join(f"CAP_{name.upper()}" for name in more_caps[:3]) + (", …" if more_caps[3:] else "")
+        cause = f"it has {shown}, which you have not"
     else:
-        cause = f"it runs as uid {uid}"
-    return f"{cause}, and you have no CAP_SYS_PTRACE over it", "run as root, or as the user whose process it is"
+        cause = "it has made itself undumpable, or is in a user namespace that is not below yours"
+    return f"{cause}, and you have no CAP_SYS_PTRACE over it", "run with CAP_SYS_PTRACE, as root has it"
+
+
+def _status(path: str) -> dict[str, str]:
+    with open(path) as file:
+        return _colon_table(file.read())
 
 
 def _differs(kind: str, inside: Facts, outside: Facts) -> bool | None:

@@ -95,7 +95,7 @@ def different(pid: int) -> frozenset[str]:
                 f'readlink("/proc/{pid}/ns/{name}")',
                 error.errno or 0,
                 why="which namespaces the process is in",
-                causes=(f"{cause}, ptrace(2)",),
+                causes=(f"you may not look into process {pid}: {cause}, ptrace(2)",),
                 remedies=(remedy,),
                 checked=True,
             ) from None

@@ -265,7 +265,19 @@ def test_enter_of_what_may_not_be_looked_at(as_user: Callable[..., Any]) -> None
     """Status 125 with cause and remedy, not a bare EACCES."""
     done = as_user(ran, "nstool", "enter", str(os.getpid()), "--", "true")
     assert done.returncode == CANNOT
-    assert "\ncause: it runs as uid 0, and you have no CAP_SYS_PTRACE over it, ptrace(2)\nremedy: " in done.stderr
+    assert ": it runs as uid 0, and you have no CAP_SYS_PTRACE over it, ptrace(2)\nremedy: " in done.stderr
+
+
+@pytest.mark.parametrize("words", [("--net", "join:{}"), ("--namespaces", "ipc={}")])
+def test_joining_what_may_not_be_looked_at(as_user: Callable[..., Any], words: tuple[str, str]) -> None:
+    """By run and check it is told as by enter: the process is there, and not to be looked into (process_hidden)."""
+    line = ("--memory", "0", "--pids", "0", "--cpu", "0", words[0], words[1].format(os.getpid()), "--", "true")
+    for command in ("run", "check"):
+        done = as_user(ran, "nstool", command, *line)
+        assert done.returncode == CANNOT
+        told = f"\ncause: you may not look into process {os.getpid()}: it runs as uid 0, and you have no CAP_SYS_PTRACE"
+        assert told in done.stderr + done.stdout
+        assert "\nremedy: run as root" in done.stderr + done.stdout
 
 
 # ---- compiled plans ----

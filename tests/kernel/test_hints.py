@@ -379,6 +379,21 @@ def test_namespace_gone() -> None:
         assert cause("namespace_gone", path=path) in told(error)
 
 
+@pytest.mark.needs("root", "landlock")
+def test_process_hidden(in_child: Callable[..., Any]) -> None:
+    """A process that may not be looked into is not said to be gone."""
+    pid = os.getpid()
+
+    def join_it() -> tuple[str, ...]:
+        kernel.landlock()
+        return told(joined(f"/proc/{pid}/ns/net", NET))
+
+    number, *causes = in_child(join_it)
+    assert number == "EACCES"
+    (why,) = causes
+    assert why.startswith(f"you may not look into process {pid}: you have CAP_SYS_PTRACE, but")
+
+
 def set_tid(pid: int, flags: int) -> KernelError | None:
     steps = (*features._child(flags, mapped=False), init("clone3", 0, -1, pid), END)
     return features.run_trial(Plan(steps, (), True))

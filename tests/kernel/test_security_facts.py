@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import io
 import json
 import os
@@ -15,9 +16,12 @@ from typing import Any
 
 import pytest
 
+from nstool import uapi
 from nstool.errors import SandboxGone
-from nstool.sandbox.facts import Facts, Isolation, _Reader, isolation
+from nstool.kinds import INITIAL_USERNS
+from nstool.sandbox.facts import Facts, Isolation, _Reader, isolation, why_hidden
 from nstool.spec.model import IdMap
+from tests.support import kernel
 from tests.support.probes import REPOSITORY
 from tests.support.user import User
 
@@ -284,6 +288,71 @@ def test_show_says_why_it_may_not_read(as_user: AsUser, boxed: Boxed, user: User
         "run as root, or as the user whose process it is"
     ) in shown.stdout
     assert "may be read" not in as_user(lambda: run_show(str(os.getpid()))).stdout
+
+
+def without(*names: str) -> None:
+    """Take capabilities out of this process's effective and permitted sets."""
+    header, data = CapHeader(0x20080522, 0), (CapData * 2)()
+    libc = ctypes.CDLL(None, use_errno=True)
+    assert libc.capget(ctypes.byref(header), data) == 0
+    for name in names:
+        word, bit = divmod(uapi.CAPABILITIES[name], 32)
+        data[word].effective &= ~(1 << bit)
+        data[word].permitted &= ~(1 << bit)
+    assert libc.capset(ctypes.byref(header), data) == 0
+
+
+class CapHeader(ctypes.Structure):
+    """struct __user_cap_header_struct."""
+
+    _fields_ = (("version", ctypes.c_uint32), ("pid", ctypes.c_int))
+
+
+class CapData(ctypes.Structure):
+    """struct __user_cap_data_struct."""
+
+    _fields_ = tuple((name, ctypes.c_uint32) for name in ("effective", "permitted", "inheritable"))
+
+
+def hidden(pid: int, prepare: Callable[[], None]) -> str:
+    """Why pid is hidden from a process so prepared; the kernel refuses to show it."""
+    prepare()
+    with pytest.raises(PermissionError):
+        os.readlink(f"/proc/{pid}/ns/net")
+    return why_hidden(pid)[0]
+
+
+@pytest.mark.needs("root")
+def test_missing_capabilities_are_named(in_child: Callable[..., Any]) -> None:
+    """The capabilities that the other has more hide it, where CAP_SYS_PTRACE is not there to make up for them."""
+    cause = in_child(hidden, os.getpid(), lambda: without("net_admin", "sys_ptrace"))
+    assert cause == "it has CAP_NET_ADMIN, CAP_SYS_PTRACE, which you have not, and you have no CAP_SYS_PTRACE over it"
+
+
+@pytest.mark.needs("root", "landlock")
+def test_a_security_module_is_blamed_with_ptrace(in_child: Callable[..., Any]) -> None:
+    """In the first user namespace nothing else is left."""
+    cause = in_child(hidden, os.getpid(), kernel.landlock)
+    assert "protected by a security module (Landlock," in cause
+    first = os.readlink("/proc/self/ns/user") == INITIAL_USERNS
+    assert ("is in a user namespace" in cause) != first
+
+
+@pytest.mark.needs("user")
+def test_an_undumpable_process_is_hidden_from_its_own_user(as_user: AsUser) -> None:
+    """It has the same ids and no capability more."""
+
+    def look() -> str:
+        kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
+        reader, writer = os.pipe()
+        if os.fork() == 0:
+            kernel.prctl(kernel.PR_SET_DUMPABLE, 1)
+            os.write(writer, hidden(os.getppid(), lambda: None).encode())
+            os._exit(0)
+        os.wait()
+        return os.read(reader, 4096).decode()
+
+    assert as_user(look).startswith("it has made itself undumpable")
 
 
 def test_facts_are_plain_json(found: Isolation) -> None:

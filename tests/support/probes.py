@@ -88,6 +88,12 @@ def userns() -> str:
 
 
 @probe
+def landlock() -> str:
+    """A process may put itself into a Landlock domain."""
+    return "" if kernel.landlock_abi() > 0 else "no Landlock; a kernel with lsm=...,landlock at boot"
+
+
+@probe
 def newuidmap() -> str:
     """The helpers that write id maps for ordinary users are there."""
     absent = [name for name in ("newuidmap", "newgidmap") if shutil.which(name) is None]
