@@ -17,8 +17,8 @@ from nstool.cli.follow import follow
 def command(target: str, words: tuple[str, ...], types: str | None, keep_ids: bool, cwd: str) -> int:
     """Run COMMAND in the namespaces of TARGET, with your own rights; nothing is dropped or limited.
 
-    TARGET: a pid, a namespace file, a directory made by `nstool pin`, or the name of a network
-    namespace (as of `ip netns`).
+    TARGET: a pid, the name of a sandbox, a namespace file, a directory made by `nstool pin`, or the
+    name of a network namespace (as of `ip netns`).
     """
     from nstool.sandbox.join import enter
 

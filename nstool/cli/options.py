@@ -347,8 +347,9 @@ def _spec(line: Line) -> tuple[Spec, Place]:
     for name, texts in line.texts.items():
         before = spec
         spec, paths = apply(BY_NAME[name], spec, texts)
-        _agree(name, paths, named, before, spec)
-        named.update((path, name) for path in paths)
+        word = texts[-1] if BY_NAME[name].how == "flag" else name  # --no-init and --init are one option
+        _agree(word, paths, named, before, spec)
+        named.update((path, word) for path in paths)
     spec = absolute(spec.replace(command=(*spec.command, *line.args)), here)
     spec = implied(spec, {*given, *named})
     place = _places(named, place)
@@ -409,8 +410,11 @@ def split(argv: Sequence[str], others: Mapping[str, bool]) -> Line:
         elif name in _OPPOSITES:
             texts.setdefault(_OPPOSITES[name].name, []).append(name)
         else:
-            hint = values.suggest(name, (*BY_NAME, *_OPPOSITES, *others))
-            raise SpecError(f"unknown option{hint if 'did you' in hint else '; --help lists them'}", _shown(name))
+            # Without the dashes, which all have in common.
+            known = {option.lstrip("-"): option for option in (*BY_NAME, *_OPPOSITES, *others)}
+            near = values.nearest(name.lstrip("-"), known)
+            hint = f'did you mean "{known[near]}"?' if near else "--help lists them"
+            raise SpecError(f"unknown option; {hint}", _shown(name))
     return Line(file, texts, rest, args)
 
 

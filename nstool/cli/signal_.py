@@ -21,6 +21,8 @@ def command(name: str, number: str) -> int:
     word = number.upper().removeprefix("SIG")
     known = {key.upper().removeprefix("SIG"): value for key, value in uapi.SIGNALS.items()}
     wanted = int(word) if word.isascii() and word.isdecimal() else known.get(word, 0)
+    if word == "0":
+        raise SpecError("0 is no signal, it asks whether a process lives; nstool ps tells that", "SIGNAL")
     if not 1 <= wanted <= 64:
         raise SpecError(f"no signal {number!r}{suggest(word, known)}", "SIGNAL")
     record = rundir.find_running(name)

@@ -61,6 +61,9 @@ def maps(spec: Spec, host: Host, lease: Lease) -> Maps:
     for lines, number, what in ((chosen.uid, uid, "uid"), (chosen.gid, gid, "gid")):
         if not _inside(lines, number):
             raise SpecError(f"{what} {number} is not in the {what}_map; {MAN}: map it or choose another user", "user")
+    for index, group in enumerate(spec.groups if chosen.how != "single" else ()):
+        if group != "keep" and not _inside(chosen.gid, int(group)):
+            raise SpecError(f"group {group} is not in the gid_map; {MAN}: map it or choose another", f"groups[{index}]")
     return chosen
 
 

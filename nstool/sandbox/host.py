@@ -107,7 +107,8 @@ def _check_joins(spec: Spec) -> None:
         except PermissionError:  # the launch says whose it is
             continue
         except OSError as error:
-            raise SpecError(_no_namespace(kind, path, error), key) from None
+            name = spec.net.target if path == f"/run/netns/{spec.net.target}" else ""
+            raise SpecError(_no_namespace(kind, path, error, name), key) from None
         if found != kind:
             what = f"a namespace of type {found}, not {kind}" if found else "no namespace"
             raise SpecError(
@@ -115,7 +116,9 @@ def _check_joins(spec: Spec) -> None:
             )
 
 
-def _no_namespace(kind: str, path: str, error: OSError) -> str:
+def _no_namespace(kind: str, path: str, error: OSError, name: str) -> str:
+    if name and isinstance(error, FileNotFoundError):
+        return f"no sandbox and no named network namespace is called {name!r}; nstool ps and ip netns list them"
     lists = f"lsns -t {kind} lists those that have one"
     words = path.split("/")
     if path.startswith("/proc/") and words[2].isdecimal() and not os.path.exists(f"/proc/{words[2]}"):

@@ -519,8 +519,9 @@ def _user(spec: Spec) -> None:
         _fail(("user",), f'{quoted(spec.user)} is not of the form "uid", "uid:gid" or "name"')
     for name in (uid, gid) if colon else (uid,):
         _id_name(("user",), name)
-    _mapped(("user",), uid, spec.uid_map, "user")
-    _mapped(("user",), gid, spec.gid_map, "group")
+    # Who has not said a user wrote the map.
+    _mapped(("user",) if _written(spec, "user") else ("uid_map", 0), uid, spec.uid_map, "user")
+    _mapped(("user",) if _written(spec, "user") else ("gid_map", 0), gid, spec.gid_map, "group")
     if "keep" in spec.groups and len(spec.groups) > 1:
         _fail(("groups",), '"keep" keeps the caller\'s groups and stands alone')
     for index, group in enumerate(spec.groups):
@@ -551,7 +552,9 @@ def _id_name(path: Path, name: str) -> None:
 def _mapped(path: Path, name: str, lines: tuple[IdMap, ...], what: str) -> None:
     """Refuse an id that the map lacks: setresuid(2) would fail with EINVAL."""
     if lines and name.isdecimal() and not any(m.inside <= int(name) < m.inside + m.count for m in lines):
-        _fail(path, f"{what} {name} is not in {'uid_map' if what == 'user' else 'gid_map'}, user_namespaces(7)")
+        key = "uid_map" if what == "user" else "gid_map"
+        option = "--groups" if path[0] == "groups" else "--user"
+        _fail(path, f"{what} {name} is not in {key}; map it, or choose another ({option}), user_namespaces(7)")
 
 
 def _capabilities(spec: Spec) -> None:
@@ -611,7 +614,11 @@ def _securebits(spec: Spec) -> None:
 
 def _seccomp(spec: Spec) -> None:
     if spec.seccomp != "none" and not spec.no_new_privs and "sys_admin" not in spec.capabilities.effective:
-        _fail(("no_new_privs",), "a filter needs no_new_privs = true or the effective capability sys_admin, seccomp(2)")
+        _fail(
+            ("no_new_privs",),
+            "a filter needs no_new_privs = true or the effective capability sys_admin; "
+            'seccomp = "none" (--seccomp none) goes without a filter, seccomp(2)',
+        )
 
 
 def _time(spec: Spec) -> None:

@@ -42,13 +42,17 @@ _MOUNT_WORDS: dict[str, tuple[str, Any]] = {
 
 def suggest(word: str, choices: Iterable[str]) -> str:
     """Return "; did you mean …?" for a misspelt word, or the choices if nothing is near."""
+    known = sorted(choices)
+    if near := nearest(word, known):
+        return f'; did you mean "{near}"?'
+    return f"; known: {', '.join(known)}" if known else ""
+
+
+def nearest(word: str, choices: Iterable[str]) -> str:
+    """Return the choice that a misspelt word is near to, empty if none."""
     from difflib import get_close_matches
 
-    known = sorted(choices)
-    near = get_close_matches(word[:80], known, 1, 0.6)
-    if near:
-        return f'; did you mean "{near[0]}"?'
-    return f"; known: {', '.join(known)}" if known else ""
+    return next(iter(get_close_matches(word[:80], choices, 1, 0.6)), "")
 
 
 def kind_of(value: object) -> str:
@@ -144,7 +148,7 @@ def octal(value: object) -> int:
     text = _string(value, 'permission bits as "0755"')
     digits = text.removeprefix("0o")
     if not digits or len(digits) > 7 or any(c not in "01234567" for c in digits):
-        raise SpecError(f'{quoted(text)} is not octal; write permission bits as "0755"')
+        raise SpecError(f'{quoted(text)} is not octal; write digits from 0 to 7, as "0755" or "022"')
     return int(digits, 8)
 
 

@@ -141,6 +141,7 @@ OPTIONS = [
     ("--mount=:", "--mount: "),
     ("--root=", "--root: an empty root"),
     ("--net=join:", '--net: mode "join" needs a target'),
+    ("--net=join:nobody-here", "--net: no sandbox and no named network namespace is called 'nobody-here'"),
     ("--publish=-1:1", "--publish: "),
     ("--uid-map=0:0:0", "--uid-map: "),
     ("--cwd=", "--cwd: "),
@@ -155,6 +156,14 @@ def test_options(option: str, message: str) -> None:
         refuses(message, "nstool", command, option, "--", "true")
 
 
+@pytest.mark.needs("root")
+def test_a_group_that_is_not_mapped() -> None:
+    """It is a bad request as a user is, and not met by the command only."""
+    for command in ("run", "check"):
+        for option in ("--groups", "--user"):
+            refuses(f"{option}: ", "nstool", command, option, "9999999", "--", "true")
+
+
 # ---- commands ----
 
 COMMANDS: Table = [
@@ -164,7 +173,7 @@ COMMANDS: Table = [
     (("run", "--pass-fd=99999", "--", "true"), "--pass-fd: fd 99999 is not open"),
     (("run", "--detach", "--log=", "--", "true"), "--log: empty name"),
     (("run", "--detach", "--log=/nowhere/x", "--", "true"), "--log: /nowhere/x: No such file"),
-    (("plan", "--nope"), "--nope: unknown option; did you mean "),
+    (("plan", "--jsno"), '--jsno: unknown option; did you mean "--json"?'),
     (("plan", "--sh", "--json", "./good.toml"), "--sh: is one form"),
     (("compile", "good.toml"), "-o FILE: is needed"),
     (("compile", "-o", "empty.toml", "good.toml"), "empty.toml: exists; --force overwrites it"),
@@ -217,6 +226,7 @@ COMMANDS: Table = [
     (("unpin", "/proc/self/ns"), "/proc/self/ns: holds "),
     (("signal", "nobody-here"), "there is no sandbox 'nobody-here'"),
     (("signal", "nobody-here", "²"), "SIGNAL: no signal '²'; known: "),
+    (("signal", "nobody-here", "0"), "SIGNAL: 0 is no signal, it asks whether a process lives"),
     (("signal", "nobody-here", "999"), "SIGNAL: no signal '999'"),
     (("signal", "nobody-here", "-s", "9"), "No such option '-s'; see nstool signal --help"),
     (("show", "0"), "0: there is no process 0"),

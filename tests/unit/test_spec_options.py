@@ -110,6 +110,10 @@ def test_options_set_keys(argv, changes):
 
 
 WRONG = [
+    (["--foo", "--", "x"], "--foo: unknown option; --help lists them"),
+    (["--umask", "999", "--", "x"], '--umask: "999" is not octal; write digits from 0 to 7, as "0755" or "022"'),
+    (["--new-privs", "--", "x"], "--new-privs: a filter needs no_new_privs = true"),
+    (["--uid-map", "0:300000:1000", "--", "x"], "--uid-map: user 1000 is not in uid_map; map it"),
     (["--memry", "1", "--", "x"], '--memry: unknown option; did you mean "--memory"?'),
     (["--zzz", "--", "x"], "--zzz: unknown option; --help lists them"),
     (["--memory", "64X", "--", "x"], '--memory: "64X" is not a size'),
