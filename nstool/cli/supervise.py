@@ -16,6 +16,7 @@ from _struct import Struct  # what struct is made of
 from nstool.errors import SandboxGone
 from nstool.sandbox import engine, journal, leases, rundir
 from nstool.sandbox.launch import Sandbox
+from nstool.spec.values import size_text
 from nstool.uapi import AT_REMOVEDIR
 
 _ORDERS = Struct("<II iiiiiiiii i Q 64s")  # struct nst_orders, csrc/nstool.h
@@ -115,7 +116,7 @@ def _orders(sandbox: Sandbox, undo: int) -> list[bytes]:
     memory = sandbox.cgroups.get("memory")
     if memory:
         counts = next((f for f in ("memory.oom_control", "memory.events") if os.path.exists(f"{memory}/{f}")), "")
-        limit = f"limits.memory = {sandbox.spec.limits.memory} bytes"
-        message = f"nstool: something in the sandbox was killed for lack of memory ({limit})\n"
+        limit = size_text(sandbox.spec.limits.memory)
+        message = f"nstool: something in the sandbox was killed for lack of memory (limits.memory is {limit})\n"
         words += [("o", f"{memory}/{counts}"), ("k", "oom_kill"), ("m", message)]
     return [letter.encode() + os.fsencode(word) for letter, word in words]

@@ -105,8 +105,8 @@ def preflight(limits: Limits, layout: Layout) -> tuple[NotSupported, ...]:
     return tuple(missing)
 
 
-def _together(missing: tuple[NotSupported, ...]) -> NotSupported:
-    """One message for all: each would come up in its turn."""
+def together(missing: tuple[NotSupported, ...]) -> NotSupported:
+    """Return one error for all that ``preflight`` has found: the remedy is one."""
     if len(missing) == 1:
         return missing[0]
     names = [one.what.removeprefix("limits.") for one in missing]
@@ -130,7 +130,7 @@ def steps(limits: Limits, lease: Lease, layout: Layout) -> CgroupSteps:
     for a limit that no kernel takes.
     """
     if missing := preflight(limits, layout):
-        raise _together(missing)
+        raise together(missing)
     controllers = [layout.controllers[name] for name in wanted(limits)]
     make: list[Step] = []
     if layout.unified_base:

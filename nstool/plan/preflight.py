@@ -115,11 +115,10 @@ def _harmless(step: Step, errnos: tuple[str, ...]) -> bool:
 
 
 def _limits(spec: Spec, host: Host) -> Iterator[Problem]:
-    from nstool.plan.cgroups import preflight
+    from nstool.plan.cgroups import preflight, together
 
-    if host.cgroups is not None:
-        for missing in preflight(spec.limits, host.cgroups):
-            yield problem(missing)
+    if host.cgroups is not None and (missing := preflight(spec.limits, host.cgroups)):
+        yield problem(together(missing))
 
 
 def _network(spec: Spec) -> Iterator[Problem]:

@@ -336,7 +336,8 @@ def ended_early(status: int | None) -> NstoolError:
     how = f"was killed by signal {status & 0x7F}" if status and status & 0x7F else "ended"
     return NstoolError(
         f"the sandbox's init {how} before the command ran\n"
-        "possible cause: killed from outside; or by the kernel, when limits.memory is too low for the start itself"
+        "possible cause: killed from outside; or by the kernel, when limits.memory is too low for the start itself\n"
+        "remedy: raise limits.memory (--memory), a small command needs 1M; else look at dmesg, and start it again"
     )
 
 

@@ -8,7 +8,7 @@ from nstool.frozen import Frozen
 from nstool.kinds import KINDS
 from nstool.security import capabilities as caps
 from nstool.spec.model import IdMap, Mount, Publish, Spec
-from nstool.spec.values import MOUNT_TYPES, PROPAGATION, quoted, suggest
+from nstool.spec.values import MOUNT_TYPES, PROPAGATION, quoted, size_text, suggest
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "Spec.personality": ("", "linux32"),
 }
 MAX_CORES = 4096
+MIN_MEMORY = 128 << 10  # bytes: with so few init is killed before the command begins
 MIN_CORES = 0.01  # the smallest quota of the cpu controller is 1 ms in a period of 100 ms
 MAX_ID = 0xFFFFFFFE  # 4294967295 is (uid_t) -1, "no id"
 MAX_ID_LINES = 340  # user_namespaces(7): lines of a map since Linux 4.15
@@ -349,6 +350,9 @@ def _limits(spec: Spec) -> None:
     limits = spec.limits
     for key in ("memory", "swap"):
         _between(("limits", key), getattr(limits, key), 0, 1 << 62, f"{key} in bytes")
+    if 0 < limits.memory < MIN_MEMORY:
+        what = f"{limits.memory} bytes are too few for the start itself"
+        _fail(("limits", "memory"), f'{what}; write at least "{size_text(MIN_MEMORY)}", or 0 for no limit')
     if limits.swap and not limits.memory:
         _fail(("limits", "swap"), "swap is limited together with memory; give limits.memory too, cgroups(7)")
     _between(("limits", "pids"), limits.pids, 0, MAX_PID, "pids")

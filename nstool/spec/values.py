@@ -103,6 +103,16 @@ def size(value: object) -> int:
     return int(whole) * scale + (int(part) * scale // 10 ** len(part) if dot else 0)
 
 
+def size_text(number: int) -> str:
+    """Return bytes as one writes them: "64M", "512K", "1000"."""
+    units = "KMGT"
+    power = 0
+    while number and number % 1024 == 0 and power < len(units):
+        number //= 1024
+        power += 1
+    return f"{number}{units[power - 1] if power else ''}"
+
+
 def cores(value: object) -> float:
     """Return cpu cores: 2, 0.5, "0.5", "150%"."""
     if isinstance(value, (int, float)) and not isinstance(value, bool):

@@ -135,10 +135,11 @@ def test_network_of_an_ordinary_user(as_user: AsUser) -> None:
 
 
 def test_cgroups_of_an_ordinary_user(as_user: AsUser) -> None:
-    """Limits without a delegated cgroup are a problem each, and do not hide others."""
+    """Limits without a delegated cgroup are one problem with one remedy, and do not hide others."""
     wanted = Spec(command=("nosuchcommand",), env={"PATH": "/bin"})
     found = as_user(features.problems, wanted)
     if found[0].what.startswith("limits."):
+        assert [problem.what.startswith("limits.") for problem in found].count(True) == 1
         assert found[-1].cause.startswith("nosuchcommand is not")
 
 

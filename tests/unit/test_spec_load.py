@@ -347,7 +347,7 @@ def specs(draw):
         umask=draw(st.integers(0, 0o777)),
         mounts=tuple(mounts),
         limits=Limits(
-            memory=draw(IDS),
+            memory=draw(st.just(0) | st.integers(128 << 10, 1 << 40)),
             pids=draw(st.integers(2, 99)),
             cpu=draw(st.none() | st.floats(0.01, 4096)),
             rlimits={**Limits().rlimits, **rlimits},

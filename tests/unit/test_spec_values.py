@@ -30,6 +30,11 @@ def test_sizes(text, expected):
     assert values.size(text) == expected
 
 
+@given(st.integers(0, 1 << 62) | st.integers(0, 1 << 20).map(lambda number: number << 20))
+def test_size_text_is_what_size_reads(number):
+    assert values.size(values.size_text(number)) == number
+
+
 @pytest.mark.parametrize("text", ["", "M", "-1", "1.5", "5i", "64MM", "0x10", "٣", "1e3", "9" * 20, True, 1.5, []])
 def test_no_sizes(text):
     with pytest.raises(SpecError):
