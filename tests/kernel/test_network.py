@@ -683,6 +683,9 @@ def test_bridge_of_the_host_is_used_but_not_kept(lab: Lab) -> None:
     host_bridge()
     (found,) = preflight(Net(mode="bridge", bridge="br0"))
     assert "was there before" in found.cause
+    (found,) = preflight(Net(mode="bridge", bridge="br0", address="172.20.0.5/24"))
+    assert "was there before" in found.cause
+    assert not list(preflight(Net(mode="bridge", bridge="br0", address="172.20.0.5/24", gateway="172.20.0.1")))
     before = traces()
     box = lab.sandbox(
         mode="bridge", bridge="br0", address="172.20.0.5/24", gateway="172.20.0.1", ipv6=False, isolated=False
