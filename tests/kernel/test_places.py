@@ -58,7 +58,7 @@ WRONG = [
     ('[namespaces]\nuser = "/proc/self/ns/user"', "2: namespaces.user: a new pid namespace would belong"),
     ('[namespaces]\nnet = "/dev/zero"', "2: namespaces.net: /dev/zero is no namespace"),
     ('\nnamespaces.net = 4194303', "2: namespaces.net: there is no process 4194303"),
-    ('[net]\nmode = "join"\ntarget = "nosuch"', "3: net.target: /run/netns/nosuch: No such file or directory"),
+    ('[net]\nmode = "join"\ntarget = "nosuch"', "3: net.target: no sandbox and no named network namespace is called 'nosuch'"),
     ('[net]\ntarget = "/proc/self/ns/uts"\nmode = "join"', "2: net.target: /proc/self/ns/uts is a namespace of"),
     ('[net]\ntarget = "/etc/hostname"\nmode = "join"', "2: net.target: /etc/hostname is no namespace"),
 ]  # fmt: skip
@@ -83,7 +83,7 @@ OPTIONS = [
     (("--mount", "/nowhere:/tmp/x"), "--mount: /nowhere does not exist on this host"),
     (("--root", "/nowhere"), "--root: /nowhere does not exist on this host"),
     (("--root", "/usr:/etc", "--writable", "--upper", "/nowhere"), "--upper: /nowhere does not exist"),
-    (("--net", "join:nosuch"), "--net: /run/netns/nosuch: No such file"),
+    (("--net", "join:nosuch"), "--net: no sandbox and no named network namespace is called 'nosuch'"),
     (("--net", "join:/nowhere/net"), "--net: /nowhere/net: No such file"),
     (("--net", "join:99999999"), "--net: there is no process 99999999"),
     (("--namespaces", "uts=/nowhere/uts"), "--namespaces: /nowhere/uts: No such file"),
