@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import os
 from contextlib import contextmanager, suppress
-from errno import EEXIST, EISDIR, ELOOP, ENOENT, ENOTDIR
+from errno import EBUSY, EEXIST, EISDIR, ELOOP, ENOENT, ENOTDIR
 
 from nstool.errors import NotSupported, SpecError
 
@@ -146,22 +146,60 @@ def _sweep(roots: str, own: str) -> None:
 
 
 def _remove_tree(path: str) -> None:
-    import shutil
+    """Remove a directory and all below it; it may be hostile, and deeper than fds, the stack or PATH_MAX go.
 
-    def open_up(function: Any, failed: str, error: BaseException) -> None:
-        # An ordinary user's own directory may deny its owner: such a tree is its own to open.
-        if not isinstance(error, PermissionError) or not failed.startswith(path):
-            raise error
-        parent = os.path.dirname(failed)
-        for closed in (parent, failed):
-            if os.path.isdir(closed) and not os.path.islink(closed):
-                os.chmod(closed, 0o700)
-        if os.path.isdir(failed) and not os.path.islink(failed):
-            shutil.rmtree(failed)
-        else:
-            os.unlink(failed)
+    One directory is open at a time, entered over no symlink and left by "..", which must be where it was entered from.
+    """
+    fd = _open_to_empty(path)
+    try:
+        on_the_way: list[tuple[str, os.stat_result, list[str]]] = []  # name, its parent, what is still to do there
+        left = _remove_files(fd)
+        while left or on_the_way:
+            if left:
+                name = left.pop()
+                on_the_way.append((name, os.fstat(fd), left))
+                fd = _go(fd, name)
+                left = _remove_files(fd)
+            else:
+                name, parent, left = on_the_way.pop()
+                fd = _go(fd, "..")
+                if not os.path.samestat(os.fstat(fd), parent):
+                    raise OSError(EBUSY, "somebody moves directories in it", path)
+                os.rmdir(name, dir_fd=fd)
+    finally:
+        os.close(fd)
+    os.rmdir(path)
 
-    shutil.rmtree(path, onerror=lambda function, failed, info: open_up(function, failed, info[1]))
+
+def _go(fd: int, name: str) -> int:
+    """Open a directory to empty it and close the one where it is; that stays open if this fails."""
+    there = _open_to_empty(name, fd)
+    os.close(fd)
+    return there
+
+
+def _open_to_empty(name: str, parent: int | None = None) -> int:
+    # An ordinary user's own directory may deny its owner: such a tree is its own to open.
+    path = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+    try:
+        itself = f"/proc/self/fd/{path}"
+        if os.fstat(path).st_mode & 0o700 != 0o700:
+            os.chmod(itself, 0o700)
+        return os.open(itself, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    finally:
+        os.close(path)
+
+
+def _remove_files(fd: int) -> list[str]:
+    """Remove what is no directory from an open one; the names of the directories in it."""
+    directories = []
+    with os.scandir(fd) as entries:
+        for entry in list(entries):
+            if entry.is_dir(follow_symlinks=False):
+                directories.append(entry.name)
+            else:
+                os.unlink(entry.name, dir_fd=fd)
+    return directories
 
 
 def _open(path: str) -> tarfile.TarFile:

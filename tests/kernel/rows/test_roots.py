@@ -491,6 +491,25 @@ def test_a_writable_tarball_is_changed_for_itself(act: Act, tree: Path, place: P
     assert path.read_bytes() == before
 
 
+@pytest.mark.needs("newuidmap")
+@pytest.mark.parametrize("ids", ["several ids", "one id"])
+def test_a_deep_tree_is_removed(act: Act, tree: Path, place: Path, ids: str) -> None:
+    """Deeper than the stack, PATH_MAX and the open files go; also with directories that deny their owner."""
+    closed = member("c", type=tarfile.DIRTYPE, mode=0), member("c/c", type=tarfile.DIRTYPE, mode=0o500)
+    inside = member("c/c/f", "x"), member("c/s", type=tarfile.SYMTYPE, linkname="/etc")
+    path = make_tar(place / "root.tar", member("d/" * 5000, type=tarfile.DIRTYPE), *closed, *inside, tree=tree)
+
+    def go() -> tuple[boxes.Ran, list[str]]:
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_NOFILE, (40, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+        words: dict[str, Any] = {"root": Root("tarball", str(path)), "user": "0:0"}
+        words |= own_id() if ids == "one id" else {}
+        return boxes.run("echo", **words), os.listdir(roots())
+
+    assert act(go) == ((0, "\n", ""), [])
+
+
 def test_links_of_every_kind(act: Act, tree: Path, place: Path) -> None:
     """Hard links inside, symlinks whatever they say: inside they lead into the root."""
     members = (
