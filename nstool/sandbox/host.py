@@ -91,6 +91,8 @@ def check_root(spec: Spec) -> None:
     for key, path, directory in wanted:
         if not os.path.exists(path):
             raise SpecError(f"{path} does not exist on this host", key)
+        if root.type == "tarball" and not os.path.isfile(path):
+            raise SpecError(f"{path} is no plain file: name a tarball: .tar, .tar.gz, .tar.xz", key)
         if directory and not os.path.isdir(path):
             raise SpecError(f"{path} is no directory; a root from a file is a tarball: .tar, .tar.gz, .tar.xz", key)
 

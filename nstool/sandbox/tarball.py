@@ -7,26 +7,38 @@ user too (sandbox/mapped.py); where its sandbox has one id only, all files are t
 
 What is refused, with the member named: absolute names, "..", a name or hard link that leads over a
 symlink of the tarball, device nodes (those below /dev are left out where the sandbox has its own
-/dev), ids that the id maps lack, and more bytes than ``root.size``. Symlinks stay as they are:
-nothing here follows one, and inside they lead nowhere but into the root.
+/dev), ids that the id maps lack, and more bytes than ``root.size``, headers included, of which one
+member has no more than 1 MiB, for they are read at once. Symlinks stay as they are: nothing here
+follows one, and inside they lead nowhere but into the root.
 """
 
 from __future__ import annotations
 
 import os
 from contextlib import contextmanager, suppress
-from errno import EBUSY, EEXIST, EISDIR, ELOOP, ENOENT, ENOTDIR
+from errno import EBUSY, EEXIST, EISDIR, ELOOP, EMLINK, ENAMETOOLONG, ENOENT, ENOTDIR
 
-from nstool.errors import NotSupported, SpecError
+from nstool.errors import NotSupported, NstoolError, SpecError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import tarfile
     from collections.abc import Iterator
-    from typing import Any
+    from io import BufferedReader
+    from typing import IO, Any
 
-_PER_MEMBER = 512  # bytes that each member counts besides its content, so that their number is bounded too
+_BLOCK = 512  # bytes of a header; a directory that no member describes counts as much
+_HEADERS = 1 << 20  # bytes that the headers of one member have at most: tarfile takes them into memory
+# The first bytes of a file, and the module of Python that reads such files.
+_COMPRESSIONS = (
+    (b"\x1f\x8b", "gzip"),
+    (b"BZh", "bz2"),
+    (b"\xfd7zXZ\0", "lzma"),
+    (b"\x5d\0\0", "lzma"),
+    (b"\x28\xb5\x2f\xfd", "compression.zstd"),  # Python 3.14
+)
 _LAST_TIME = 1 << 33  # seconds: what ext4 with 128-byte inodes and XFS can hold is less, and they clamp it
+_NO_ID = (1 << 32) - 1  # (uid_t)-1, chown(2)
 _DIR_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -68,8 +80,8 @@ def _unpack(args: dict[str, Any]) -> None:
     os.mkdir(args["directory"], 0o755)
     root = os.open(args["directory"], _DIR_FLAGS)
     try:
-        with _opened(args["path"]) as tar:
-            _Tree(root, args).unpack(tar)
+        with _opened(args["path"], args["size"]) as archive:
+            _Tree(root, args, archive).unpack()
     finally:
         os.close(root)
 
@@ -80,42 +92,42 @@ def content(path: str, name: str, size: int, most: int) -> bytes | None:
     name: as "etc/passwd". size: bytes of the whole tree at most. Raises SpecError for what is no plain file of at
     most ``most`` bytes, and as ``unpack``.
     """
-    left = size
     found: bytes | None = None
     wanted = _Tree.cut(name)
-    with _opened(path) as tar:
-        for member in tar:
-            left -= (member.size if member.isreg() else 0) + _PER_MEMBER
-            if left < 0:
-                raise _too_large(path, member, size)
+    with _opened(path, size) as archive:
+        for member in archive.members():
             if _Tree.cut(member.name) != wanted:
                 continue
             if not member.isreg() or member.size > most:
-                raise SpecError(f"{path}: member {member.name!r} is no plain file of at most {most} bytes", "root.path")
-            file = tar.extractfile(member)
-            assert file is not None
-            with file:
+                raise archive.refused(member, f"it is no plain file of at most {most} bytes")
+            with archive.content(member) as file:
                 found = file.read()  # of several the last counts
     return found
 
 
-def _too_large(path: str, member: tarfile.TarInfo, size: int) -> SpecError:
-    why = f"with it the tree is larger than root.size = {size} bytes; allow more (--root-size)"
-    return SpecError(f"{path}: member {member.name!r} is refused: {why}", "root.path")
-
-
 @contextmanager
-def _opened(path: str) -> Iterator[tarfile.TarFile]:
-    """Open a tarball; what is wrong with its bytes is a SpecError."""
-    import tarfile
+def _opened(path: str, size: int) -> Iterator[_Archive]:
+    """Open a tarball whose tree has at most ``size`` bytes; what is wrong with its bytes is a SpecError."""
+    with _plain(path) as file, _decompressed(path, file) as stream:
+        try:
+            yield _Archive(path, size, stream)
+        except Exception as error:
+            if not _tells_of_damage(error):
+                raise
+            why = "too many headers of one member" if isinstance(error, RecursionError) else error
+            raise SpecError(f"{path} is damaged, or no tarball: {why}", "root.path") from None
 
-    try:
-        with _open(path) as tar:
-            yield tar
-    except Exception as error:
-        if not isinstance(error, (tarfile.TarError, EOFError, *_compression_errors())):
-            raise
-        raise SpecError(f"{path} is damaged, or no tarball: {error}", "root.path") from None
+
+def _tells_of_damage(error: Exception) -> bool:
+    """Whether tarfile, or what decompresses, raises this for bytes that it does not expect."""
+    from tarfile import TarError
+
+    if isinstance(error, NstoolError):
+        return False
+    if isinstance(error, OSError):  # gzip and bz2 have one without errno
+        return error.errno is None
+    kinds = (EOFError, ValueError, OverflowError, RecursionError)
+    return isinstance(error, (TarError, *kinds, *_compression_errors()))
 
 
 def remove(context: object, args: dict[str, Any]) -> bool:
@@ -202,17 +214,36 @@ def _remove_files(fd: int) -> list[str]:
     return directories
 
 
-def _open(path: str) -> tarfile.TarFile:
-    import tarfile
+def _plain(path: str) -> BufferedReader:
+    """Open a tarball. Raises SpecError for what is no plain file: a pipe would be waited for, a device has no end."""
+    import stat
 
-    with open(path, "rb") as file:
-        magic = file.read(6)
-    if magic.startswith(b"\x28\xb5\x2f\xfd") and "zst" not in tarfile.TarFile.OPEN_METH:  # Python 3.14
-        what = f"root.path: unpacking {path}"
-        raise NotSupported(what, "this Python cannot read zstd", f"unzstd {path}, and name the .tar")
-    if magic.startswith(b"\x04\x22\x4d\x18"):
-        raise NotSupported(f"root.path: unpacking {path}", "Python cannot read lz4", f"unlz4 {path}, and name the .tar")
-    return tarfile.open(path, "r:*")
+    try:
+        file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC), "rb")
+    except OSError as error:
+        raise SpecError(f"{path}: {error.strerror}", "root.path") from None
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise SpecError(f"{path} is no plain file: name a tarball: .tar, .tar.gz, .tar.xz", "root.path")
+    return file
+
+
+def _decompressed(path: str, file: BufferedReader) -> Any:
+    """Return a stream of what an open tarball holds: the file itself, or one that decompresses it."""
+    import importlib
+
+    head = file.peek(_BLOCK)[:_BLOCK]
+    what = f"root.path: unpacking {path}"
+    if head.startswith(b"\x04\x22\x4d\x18"):
+        raise NotSupported(what, "Python cannot read lz4", f"unlz4 {path}, and name the .tar")
+    module = next((module for magic, module in _COMPRESSIONS if head.startswith(magic)), "")
+    if not module or head[257:262] == b"ustar":
+        return file
+    try:
+        return importlib.import_module(module).open(file, "rb")
+    except ImportError:
+        remedy = f"decompress {path}, and name the .tar"
+        raise NotSupported(what, f"this Python has no module {module}", remedy) from None
 
 
 def _compression_errors() -> tuple[type[Exception], ...]:
@@ -225,29 +256,114 @@ def _compression_errors() -> tuple[type[Exception], ...]:
     return zlib.error, LZMAError
 
 
+class _Headers:
+    """A stream as tarfile reads it: of ``left`` bytes at most, for it takes all headers of a member into memory."""
+
+    def __init__(self, path: str, stream: Any) -> None:
+        self.path = path
+        self.stream = stream
+        self.left = _HEADERS
+        self.seek = stream.seek
+        self.tell = stream.tell
+
+    def read(self, size: int) -> bytes:
+        if not 0 <= size <= self.left:
+            why = f"the headers of the member before byte {self.tell()} have more than {_HEADERS} bytes, or less than 0"
+            raise SpecError(f"{self.path} is refused: {why}", "root.path")
+        self.left -= size
+        return self.stream.read(size)  # type: ignore[no-any-return]
+
+
+class _Archive:
+    """The members of a tarball, each looked at before anybody uses it. size: bytes of its tree at most."""
+
+    def __init__(self, path: str, size: int, stream: Any) -> None:
+        import tarfile
+
+        self.path = path
+        self.size = size
+        self.left = size
+        self.headers = _Headers(path, stream)
+        self.tar = tarfile.TarFile(path, fileobj=self.headers)  # type: ignore[arg-type]
+
+    def members(self) -> Iterator[tarfile.TarInfo]:
+        """Yield each member in turn. Raises SpecError for one that no tree can have."""
+        from tarfile import PAX_FIELDS
+
+        before = -1
+        while (member := self.tar.next()) is not None:
+            self.check(member, before)
+            before = self.tar.offset
+            self.take((_HEADERS - self.headers.left) // _BLOCK * _BLOCK, member)
+            self.take(member.size if member.isreg() else 0, member)
+            yield member
+            # What tarfile keeps of the members that have been.
+            self.tar.members = []  # type: ignore[attr-defined]
+            self.tar.pax_headers = {key: text for key, text in self.tar.pax_headers.items() if key in PAX_FIELDS}
+            self.headers.left = _HEADERS
+
+    def check(self, member: tarfile.TarInfo, before: int) -> None:
+        from math import isfinite
+        from tarfile import SUPPORTED_TYPES
+
+        if member.type not in SUPPORTED_TYPES:
+            raise self.refused(member, f"type {member.type!r} is none that a root can have")
+        if member.size < 0 or self.tar.offset <= before:
+            raise self.refused(member, "its size is less than 0")
+        if not isfinite(member.mtime):
+            raise self.refused(member, f"its time is no number of seconds: {member.mtime}")
+        end = 0
+        holes: Any = member.sparse  # (start, length) of what is no hole
+        for start, length in holes or ():
+            if length and not end <= start <= start + length <= member.size:
+                raise self.refused(member, "the map of its holes contradicts itself")
+            end = start + length
+
+    def content(self, member: tarfile.TarInfo) -> IO[bytes]:
+        """Return the content of a file that members() has just yielded."""
+        self.headers.left = member.size
+        file = self.tar.extractfile(member)
+        assert file is not None
+        return file
+
+    def take(self, size: int, member: tarfile.TarInfo | str) -> None:
+        """Count bytes of the tree that a member makes."""
+        self.left -= size
+        if self.left < 0:
+            why = f"with it the tree is larger than root.size = {self.size} bytes; allow more (--root-size)"
+            raise self.refused(member, why)
+
+    def refused(self, member: tarfile.TarInfo | str, why: str) -> SpecError:
+        name = member if isinstance(member, str) else member.name
+        return SpecError(f"{self.path}: member {name!r} is refused: {why}", "root.path")
+
+
 class _Tree:
     """One tree that is being unpacked below an open directory."""
 
-    def __init__(self, root: int, args: dict[str, Any]) -> None:
+    def __init__(self, root: int, args: dict[str, Any], archive: _Archive) -> None:
         self.root = root
-        self.path: str = args["path"]
-        self.limit: int = args["size"]
-        self.left: int = args["size"]
+        self.archive = archive
+        self.refused = archive.refused
         self.keep_owners: bool = args["keep_owners"]
         self.own_dev: bool = args["own_dev"]
         self.places = [(self.cut(path), kind) for path, kind in args["places"]]
         self.maps = (args["uids"], args["gids"])
         self.directories: list[tuple[tuple[str, ...], tarfile.TarInfo]] = []
 
-    def unpack(self, tar: tarfile.TarFile) -> None:
+    def unpack(self) -> None:
         os.fchmod(self.root, 0o755)  # whatever the umask
         if self.keep_owners:
             os.fchown(self.root, *self.mapped(0, 0, None))
-        for member in tar:
+        for member in self.archive.members():
             parts = self.parts(member, member.name)
             try:
-                self.member(tar, member, parts)
+                self.member(member, parts)
             except OSError as error:
+                if error.errno in (ENAMETOOLONG, EMLINK):
+                    raise self.refused(
+                        member, f"the filesystem of the roots does not take it: {error.strerror}"
+                    ) from None
                 if error.errno not in (ELOOP, ENOTDIR, ENOENT, EEXIST, EISDIR):
                     raise
                 raise self.refused(member, f"its place is taken by something else ({error.strerror})") from None
@@ -267,10 +383,6 @@ class _Tree:
         finally:
             os.close(directory)
 
-    def refused(self, member: tarfile.TarInfo | str, why: str) -> SpecError:
-        name = member if isinstance(member, str) else member.name
-        return SpecError(f"{self.path}: member {name!r} is refused: {why}", "root.path")
-
     def parts(self, member: tarfile.TarInfo, name: str) -> tuple[str, ...]:
         """Return the components of a name in the tarball. Raises SpecError if it could lead out."""
         found = self.cut(name)
@@ -286,13 +398,10 @@ class _Tree:
     def cut(name: str) -> tuple[str, ...]:
         return tuple(part for part in name.split("/") if part not in ("", "."))
 
-    def member(self, tar: tarfile.TarFile, member: tarfile.TarInfo, parts: tuple[str, ...]) -> None:
-        size = member.size if member.isreg() else 0
-        self.left -= size + _PER_MEMBER
-        if self.left < 0:
-            raise _too_large(self.path, member, self.limit)
+    def member(self, member: tarfile.TarInfo, parts: tuple[str, ...]) -> None:
         if member.isdir():
             os.close(self.open(member, parts, make=True))
+            member.pax_headers = {}  # may be large, and is kept with it
             self.directories.append((parts, member))
             return
         if not parts:
@@ -303,11 +412,11 @@ class _Tree:
             raise self.refused(member, "a device node; a sandbox gets its own in /dev")
         parent = self.open(member, parts[:-1], make=True)
         try:
-            self.entry(tar, member, parent, parts)
+            self.entry(member, parent, parts)
         finally:
             os.close(parent)
 
-    def entry(self, tar: tarfile.TarFile, member: tarfile.TarInfo, parent: int, parts: tuple[str, ...]) -> None:
+    def entry(self, member: tarfile.TarInfo, parent: int, parts: tuple[str, ...]) -> None:
         name = parts[-1]
         with suppress(FileNotFoundError):
             os.unlink(name, dir_fd=parent)  # a later member takes the place of an earlier one
@@ -331,20 +440,16 @@ class _Tree:
             self.attributes(
                 os.open(name, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent), member
             )
-        elif member.isreg():
+        else:
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
             fd = os.open(name, flags, 0o600, dir_fd=parent)
-            self.content(tar, member, fd)
+            self.content(member, fd)
             self.attributes(fd, member)
-        else:
-            raise self.refused(member, f"type {member.type!r} is none that a root can have")
 
-    def content(self, tar: tarfile.TarFile, member: tarfile.TarInfo, fd: int) -> None:
+    def content(self, member: tarfile.TarInfo, fd: int) -> None:
         import shutil
 
-        source = tar.extractfile(member)
-        assert source is not None
-        with source, open(fd, "wb", closefd=False) as file:
+        with self.archive.content(member) as source, open(fd, "wb", closefd=False) as file:
             shutil.copyfileobj(source, file, 1 << 20)
 
     def open(self, member: tarfile.TarInfo | str, parts: tuple[str, ...], make: bool = False) -> int:
@@ -352,7 +457,7 @@ class _Tree:
         fd = os.dup(self.root)
         for part in parts:
             try:
-                made = make and self.make(fd, part)
+                made = make and self.make(fd, part, member)
                 below = os.open(part, _DIR_FLAGS, dir_fd=fd)
             except OSError as error:
                 if error.errno in (ELOOP, ENOTDIR):
@@ -366,12 +471,13 @@ class _Tree:
                 os.fchmod(fd, 0o755)  # whatever the umask
         return fd
 
-    def make(self, parent: int, name: str) -> bool:
+    def make(self, parent: int, name: str, member: tarfile.TarInfo | str) -> bool:
         """Make a directory that no member describes, if it is missing; whether it was."""
         try:
             os.mkdir(name, 0o755, dir_fd=parent)
         except FileExistsError:
             return False
+        self.archive.take(_BLOCK, member)
         if self.keep_owners:
             os.chown(name, *self.mapped(0, 0, None), dir_fd=parent, follow_symlinks=False)
         return True
@@ -391,6 +497,9 @@ class _Tree:
                     assert member is not None
                     raise self.refused(member, f"{what} id {number} is not in the {what[0]}id_map")
                 number = line[1] + number - line[0]
+            elif not 0 <= number < _NO_ID:
+                assert member is not None
+                raise self.refused(member, f"{number} is no {what} id")
             outside.append(number)
         return outside[0], outside[1]
 

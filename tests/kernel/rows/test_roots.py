@@ -603,6 +603,79 @@ def test_what_is_no_tarball_is_refused(act: Act, place: Path, content: bytes) ->
     assert "bug" not in ran.err
 
 
+def raw_header(name: str, kind: bytes, size: int) -> bytes:
+    """One header block, of any size."""
+    info = tarfile.TarInfo(name)
+    info.type, info.size = kind, size
+    return info.tobuf(tarfile.GNU_FORMAT)
+
+
+def pax(records: dict[str, str], content: bytes = b"", kind: bytes = tarfile.XHDTYPE) -> bytes:
+    """A pax header, and the file that it speaks of."""
+    text = b""
+    for key, value in records.items():
+        record = f" {key}={value}\n".encode()
+        length = len(record) + len(str(len(record)))
+        text += str(length + (len(str(length)) > len(str(len(record))))).encode() + record
+    blocks = [raw_header("x", kind, len(text)), text, raw_header("f", tarfile.REGTYPE, len(content)), content]
+    return b"".join(block.ljust(-(-len(block) // 512) * 512, b"\0") for block in blocks)
+
+
+SPARSE = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.realsize": "9"}
+DAMAGED = {
+    "time is no number": pax({"mtime": "nan"}),
+    "time without end": pax({"mtime": "inf"}),
+    "negative size": pax({"size": "-4096"}),
+    "no id": pax({"uid": "-1"}),
+    "map of letters": pax({"GNU.sparse.map": "a,b"}, b"x"),
+    "map outside": pax({"GNU.sparse.map": "5,-3,0,90", "GNU.sparse.size": "9"}, b"x"),
+    "junk for a map": pax(SPARSE, b"junk\n1\n"),
+    "map without an end": pax(SPARSE, b"9" * 512),
+    "long number": pax({"GNU.sparse.size": "9" * 5000}),
+    "large pax header": raw_header("x", tarfile.XHDTYPE, 3 << 30),
+    "large global header": raw_header("x", tarfile.XGLTYPE, 2 << 20),
+    "large name": raw_header("x", tarfile.GNUTYPE_LONGNAME, 2 << 20),
+    "many headers": pax({"comment": "x"})[:1024] * 900,
+    "many pax bytes": pax({"comment": "x" * 30_000}) * 3,
+    "name too long": pax({"path": "n" * 300}),
+    "implied directories": pax({"path": "d/" * 2000 + "f"}),
+    "unknown type": raw_header("f", b"Z", 0),
+}
+
+
+@pytest.mark.parametrize("what", DAMAGED)
+def test_a_damaged_tarball_is_refused(as_root: Act, place: Path, what: str) -> None:
+    """By run, and where a name is looked up in it: one message, status 2, and no more memory than its headers need."""
+    path = place / "root.tar"
+    path.write_bytes(raw_header("etc", tarfile.DIRTYPE, 0) + DAMAGED[what] + bytes(1 << 21))
+    words = ["--root", str(path), "--root-size", "60k"]
+
+    def ask() -> tuple[list[boxes.Ran], list[str]]:
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))
+        return [boxes.nstool_run(*words, *more, "--", "/f") for more in ([], ["--user", "web"])], os.listdir(roots())
+
+    (plain, named), left = as_root(ask)
+    assert (plain.status, named.status, left) == (2, 2, []), (plain, named)
+    assert plain.err.startswith("nstool: --root: ")
+    assert named.err.startswith(
+        ("nstool: --root: ", "nstool: --user: etc/passwd in ")
+    )  # of owners and places it asks not
+    assert (plain.err.count("\n"), named.err.count("\n")) == (1, 1)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "directory"])
+def test_a_tarball_is_a_plain_file(act: Act, place: Path, kind: str) -> None:
+    """Nobody waits for a writer, or for the end of a device."""
+    path = place / "root.tar"
+    {"pipe": os.mkfifo, "device": lambda p: p.symlink_to("/dev/zero"), "directory": os.mkdir}[kind](path)
+    for words in (("run",), ("plan", "--user", "web"), ("check",)):
+        ran = act(boxes.nstool, *words, "--root", str(path), "--", "/x")
+        assert ran.status == 2
+        assert ran.err.startswith(f"nstool: --root: {path} is no plain file")
+
+
 def test_an_id_beyond_the_map_is_refused(as_root: Act, place: Path) -> None:
     """The member and the id are named."""
     path = make_tar(place / "root.tar", member("f", "x", uid=70000))
