@@ -268,7 +268,7 @@ class _Headers:
 
     def read(self, size: int) -> bytes:
         if not 0 <= size <= self.left:
-            why = f"the headers of the member before byte {self.tell()} have more than {_HEADERS} bytes, or less than 0"
+            why = f"at byte {self.tell()} a header of {size} bytes begins; those of one member have {_HEADERS} at most"
             raise SpecError(f"{self.path} is refused: {why}", "root.path")
         self.left -= size
         return self.stream.read(size)  # type: ignore[no-any-return]
