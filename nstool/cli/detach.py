@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
+from errno import ENXIO
 
+from nstool.cli.forward import Forward
 from nstool.errors import SpecError
 
 TYPE_CHECKING = False
@@ -22,8 +24,14 @@ def detached(log: str, run: Callable[[int, Callable[[str], None]], int]) -> int:
     or returns a status after saying why on stderr.
     """
     try:
-        output = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        # Not waiting for the reader of a pipe; the command may.
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+        output = os.open(log, flags, 0o640)
+        os.set_blocking(output, True)
     except OSError as error:
+        if error.errno == ENXIO:
+            why = f"{log} is a pipe that nobody reads, or a socket: start who reads it before, or name a file"
+            raise SpecError(why, "--log") from None
         raise SpecError(f"{log or 'empty name'}: {error.strerror}", "--log") from None
     reader, writer = os.pipe()
     child = os.fork()
@@ -48,9 +56,20 @@ def detached(log: str, run: Callable[[int, Callable[[str], None]], int]) -> int:
         os._exit(125)
 
 
+class _Child:
+    """Who takes the signals that come until the command runs."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+
+    def signal(self, number: int) -> None:
+        os.kill(self.pid, number)  # not waited for yet, so it is no other's
+
+
 def _foreground(reader: int, child: int) -> int:
     data = b""
-    with open(reader, "rb", buffering=0) as pipe:
+    with open(reader, "rb", buffering=0) as pipe, Forward() as forward:
+        forward.to(_Child(child))
         while chunk := pipe.read(_CHUNK):
             data += chunk
     text, started, name = data.decode("utf-8", "replace").partition("\0")
@@ -59,4 +78,5 @@ def _foreground(reader: int, child: int) -> int:
     if started:
         print(name)
         return 0
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    return status if status >= 0 else 128 - status

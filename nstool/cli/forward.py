@@ -38,15 +38,29 @@ FORWARDED = frozenset(range(1, 65)) - {
 }
 
 
+# Those by which somebody wants an end.
+_ENDING = (_signal.SIGINT, _signal.SIGTERM, _signal.SIGHUP, _signal.SIGQUIT)
+
+
+class Interrupted(BaseException):
+    """A signal wants an end of what we prepare. number: of the signal."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
 class Forward:
     """Signal handlers that pass each signal on; what comes before there is somebody is kept.
 
-    ignored: those that were ignored when we were started (by nohup), and stay so.
+    ignored: those that were ignored when we were started (by nohup), and stay so. interruptible: a context manager
+    for what may take long before there is somebody: a signal that wants an end raises Interrupted in it, once.
     """
 
     def __init__(self) -> None:
         self.target: Target | None = None
         self.pending: list[int] = []
+        self.interruptible = _Interruptible(self)
         self.ignored = frozenset(n for n in FORWARDED if _signal.getsignal(n) == _signal.SIG_IGN)
 
     def __enter__(self) -> Forward:
@@ -61,6 +75,7 @@ class Forward:
     def _handle(self, number: int, _: object) -> None:
         if self.target is None:
             self.pending.append(number)
+            self.interruptible.check()
             return
         try:
             self.target.signal(number)
@@ -72,3 +87,22 @@ class Forward:
         self.target = target
         for number in self.pending:
             self._handle(number, None)
+
+
+class _Interruptible:
+    def __init__(self, forward: Forward) -> None:
+        self._forward = forward
+        self._entered = False
+
+    def __enter__(self) -> None:
+        self._entered = True
+        self.check()
+
+    def __exit__(self, *_: object) -> None:
+        self._entered = False
+
+    def check(self) -> None:
+        number = next((n for n in self._forward.pending if n in _ENDING), 0)
+        if self._entered and number:
+            self._entered = False  # what is undone now is not interrupted by another
+            raise Interrupted(number)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import sys
 
 from nstool.cli import options
-from nstool.cli.forward import FORWARDED, Forward
+from nstool.cli.forward import FORWARDED, Forward, Interrupted
 from nstool.errors import KernelError, NotSupported, NstoolError, SpecError
 from nstool.sandbox import journal
-from nstool.sandbox.launch import launch
+from nstool.sandbox.launch import Prepared, own_terminals
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -65,7 +65,11 @@ def _supervised(spec: Spec, place: Place, started: Callable[[str], None], stderr
     """Launch, then become the supervisor."""
     with Forward() as forward:
         try:
-            sandbox = launch(spec, stderr=stderr)
+            with forward.interruptible:  # nothing is made yet
+                prepared = Prepared(spec, own_terminals(spec))
+            sandbox = prepared.launch(stderr=stderr, interruptible=forward.interruptible)
+        except Interrupted as interrupted:
+            return 128 + interrupted.number
         except (SpecError, NotSupported) as error:
             from nstool.cli.places import located  # late: most launches need no words
 

@@ -20,6 +20,7 @@ from nstool.spec.model import Spec
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextlib import AbstractContextManager
     from types import TracebackType
     from typing import Any, Self
 
@@ -58,8 +59,9 @@ class Exit(Frozen):
 class _Context:
     """What external steps are told, see network.external.Context."""
 
-    def __init__(self, lease: Lease) -> None:
+    def __init__(self, lease: Lease, interruptible: AbstractContextManager[object] | None) -> None:
         self.lease = lease
+        self.interruptible = interruptible
         self.pid = 0
         self.held: list[Any] = []
 
@@ -312,10 +314,15 @@ def launch(
     Raises SpecError (nothing done), NotSupported (nothing done), KernelError (all undone).
     """
     streams = (stdin, stdout, stderr)
-    own = tuple(n for n, fd in enumerate(streams) if fd is None and os.isatty(n)) if spec.terminal == "auto" else ()
+    own = own_terminals(spec, streams)
     if pass_fds is not None:
         spec = spec.replace(pass_fds=pass_fds)
     return Prepared(spec, own).launch(stdin=stdin, stdout=stdout, stderr=stderr)
+
+
+def own_terminals(spec: Spec, streams: tuple[int | None, ...] = (None, None, None)) -> tuple[int, ...]:
+    """Return which of the caller's standard streams are terminals that the spec has relayed."""
+    return tuple(n for n, fd in enumerate(streams) if fd is None and os.isatty(n)) if spec.terminal == "auto" else ()
 
 
 def prepare(spec: Spec) -> Prepared:
@@ -369,9 +376,11 @@ class Prepared:
         stdout: int | None = None,
         stderr: int | None = None,
         pass_fds: tuple[int, ...] | None = None,
+        interruptible: AbstractContextManager[object] | None = None,
     ) -> Sandbox:
         """Make one sandbox; as the function ``launch``.
 
+        interruptible: entered for what may take long; an exception there ends it, and all is undone.
         One without a name that makes nothing outside and has no ids of its own is in no registry: only
         its maker knows of it.
         """
@@ -379,7 +388,7 @@ class Prepared:
         if self._registered:
             spare.need(self._spare)
         lease = leases.take(self.spec) if self._registered else leases.unregistered()
-        context = _Context(lease)
+        context = _Context(lease, interruptible)
         opened: list[int] = []
         program: Program | None = None
         try:
@@ -451,7 +460,7 @@ def preview(spec: Spec) -> Plan:
     from nstool.spec.check import check
 
     check(spec)
-    own = tuple(n for n in (0, 1, 2) if os.isatty(n)) if spec.terminal == "auto" else ()
+    own = own_terminals(spec)
     spec = resolve(spec)
     lease = leases.take(spec)
     try:

@@ -29,7 +29,8 @@ def call(module: str, function: str, args: object, idmaps: list[Any]) -> Any:
     import subprocess
 
     command = [sys.executable, "-I", "-c", _CHILD, *sys.path]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+    # In a session of its own: an interrupt key ends us, and we end it, but not while it undoes.
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True) as process:
         assert process.stdin is not None
         assert process.stdout is not None
         try:

@@ -15,7 +15,7 @@ follows one, and inside they lead nowhere but into the root.
 from __future__ import annotations
 
 import os
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from errno import EBUSY, EEXIST, EISDIR, ELOOP, EMLINK, ENAMETOOLONG, ENOENT, ENOTDIR
 
 from nstool.errors import NotSupported, NstoolError, SpecError
@@ -51,8 +51,8 @@ def directory() -> str:
     return rundir.path() + "/roots"
 
 
-def unpack(context: object, args: dict[str, Any]) -> None:
-    """Unpack args["path"] into the new directory args["directory"].
+def unpack(context: Any, args: dict[str, Any]) -> None:
+    """Unpack args["path"] into the new directory args["directory"]; context.interruptible is entered meanwhile, if any.
 
     size: bytes at most. keep_owners: chown what is unpacked; uids, gids: lines of the id maps (inside, outside,
     count), empty for ids as they are; idmaps: of an ordinary user who does so, as sandbox/mapped.py wants them.
@@ -60,7 +60,8 @@ def unpack(context: object, args: dict[str, Any]) -> None:
     they are missing.
     Raises SpecError for a tarball that is refused, NotSupported for a compression that Python lacks.
     """
-    _call("_unpack", args)
+    with context.interruptible or nullcontext():
+        _call("_unpack", args)
 
 
 def _call(function: str, args: dict[str, Any]) -> None:

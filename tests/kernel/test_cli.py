@@ -325,6 +325,20 @@ def test_detached_sandbox_outlives_the_command_line(name: str, tmp_path: Path) -
 
 
 @pytest.mark.orphans
+def test_a_log_is_not_waited_for(tmp_path: Path) -> None:
+    """A pipe that nobody reads is refused; one that is read takes the output, and blocks for the command."""
+    os.mkfifo(tmp_path / "log")
+    words = ("run", "--detach", "--log", str(tmp_path / "log"), "--", "sh", "-c", "grep flags /proc/self/fdinfo/1")
+    done = nstool(*words)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"nstool: --log: {tmp_path}/log is a pipe that nobody reads")
+    fd = os.open(tmp_path / "log", os.O_RDONLY | os.O_NONBLOCK)
+    with open(fd, "rb") as reader:
+        assert nstool(*words).returncode == 0
+        os.set_blocking(fd, True)
+        assert not int(reader.read().split()[1], 8) & os.O_NONBLOCK
+
+
 def test_detached_launch_that_fails_says_so() -> None:
     """Status and message are those of the foreground."""
     done = nstool("run", "--detach", "--", "/nowhere/command")

@@ -7,9 +7,11 @@ import io
 import os
 import select
 import shutil
+import signal
 import subprocess
 import sys
 import tarfile
+import time
 from collections.abc import Callable, Iterator
 from errno import ENOENT, ENOTDIR
 from pathlib import Path
@@ -688,6 +690,36 @@ def test_an_id_beyond_the_map_is_refused(as_root: Act, place: Path) -> None:
     message = as_root(ask)
     assert "'f'" in message
     assert "70000" in message
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("way", ["foreground", "detached"])
+def test_unpacking_is_interrupted(act: Act, place: Path, way: str, number: int) -> None:
+    """By a signal to the whole group, as a terminal's, also if it comes twice; nothing is left, the status tells."""
+    path = place / "root.tar"
+    path.write_bytes(raw_header("big", tarfile.REGTYPE, 8 << 30))
+    os.truncate(path, (8 << 30) + 2048)
+
+    def interrupt() -> tuple[int, str, list[str], list[str]]:
+        words = ["run", *(["--detach"] if way == "detached" else []), "--root", str(path), "--root-size", "9g"]
+        with subprocess.Popen(
+            [*boxes.NSTOOL, *words, "--memory", "0", "--pids", "0", "--cpu", "0", "--", "/x"],
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+            env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        ) as process:
+            deadline = time.monotonic() + 30
+            while not list(roots().glob("*/big")):
+                assert time.monotonic() < deadline
+                assert process.poll() is None
+            os.killpg(process.pid, number)
+            os.killpg(process.pid, number)
+            assert process.stderr is not None
+            text = process.stderr.read()
+        return process.returncode, text, os.listdir(roots()), os.listdir(roots().parent / "sandboxes")
+
+    assert act(interrupt) == (128 + number, "", [], [])
 
 
 KILLED = """
