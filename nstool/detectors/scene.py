@@ -171,6 +171,7 @@ class Scene:
     def made_before(self, path: str) -> bool:
         """Whether an earlier step makes the directory, or one above the path."""
         made = [str(step.args[1]) for step in self.before if step.call == "mkdirat"]
+        made += [directory for step in self.before if (directory := unpacked(step))]
         return any(is_below(path, directory) for directory in made)
 
     # ---- the host ----
@@ -256,6 +257,13 @@ class Scene:
         """Return the mounts strictly below a path of the host."""
         real = os.path.realpath(path) if not self.root else path
         return tuple(m for m in self.mounts if is_below(m.target, real) and m.target != real)
+
+
+def unpacked(step: Step) -> str:
+    """Return the directory that a step unpacks a tarball into; empty for another step."""
+    if step.call != "external" or step.args[0] != "tarball_unpack" or not isinstance(step.args[1], dict):
+        return ""
+    return str(step.args[1]["directory"])
 
 
 def is_below(path: str, directory: str) -> bool:

@@ -6,6 +6,7 @@ import os
 import stat
 
 from nstool import uapi
+from nstool.detectors.scene import is_below, unpacked
 from nstool.frozen import Frozen
 from nstool.plan.steps import CHILD, INIT, LAUNCHER, Fd
 
@@ -69,6 +70,7 @@ class View:
         self.trees: dict[str, Tree] = {}
         self.places: dict[str, str] = {}  # fd name → path inside that it was opened at
         self._contexts: dict[str, tuple[str, dict[str, str]]] = {}
+        self._unmade: tuple[str, ...] = ()  # directories that a tarball will be unpacked into
         self._held: dict[str, Tree] = {}  # what hangs below the old root: the layers of an overlay
         self.own_root = False
         for step in steps:
@@ -118,7 +120,7 @@ class View:
                 kind, target = tree.made[rest]
                 return kind, "", target, tree.attributes
             for host in tree.hosts:
-                kind, target = host_kind(_join(host, rest))
+                kind, target = self._host_kind(_join(host, rest))
                 if kind != "absent":
                     return kind, _join(host, rest), target, tree.attributes
             if not tree.hosts and not rest:
@@ -128,7 +130,17 @@ class View:
             return "unknown", "", "", tree.attributes
         return "absent", "", "", 0
 
+    def _host_kind(self, path: str) -> tuple[str, str]:
+        if any(is_below(path, directory) for directory in self._unmade):
+            return "unknown", ""
+        return host_kind(path)
+
     # ---- one method for each call that changes what is seen ----
+
+    def _external(self, step: Step) -> None:
+        directory = unpacked(step)
+        if directory and not os.path.isdir(directory):
+            self._unmade = (*self._unmade, directory)
 
     def _open_tree(self, step: Step) -> None:
         directory, path = step.args[0], str(step.args[1])

@@ -147,9 +147,11 @@ def trial_spec(spec: Spec) -> Spec:
     net = spec.net
     if net.mode in ("veth", "bridge"):
         net = type(net)(mode="loopback", sysctls=net.sysctls)
+    # In another root are neither the places of the mounts nor the working directory.
     mounts = tuple(m for m in spec.mounts if not m.upper) if root == spec.root else ()
+    cwd = spec.cwd if root == spec.root else "/"
     limits = spec.limits.replace(memory=0, swap=0, pids=0, cpu=0)
-    return spec.replace(root=root, net=net, mounts=mounts, limits=limits, pass_fds=(), terminal="never")
+    return spec.replace(root=root, net=net, mounts=mounts, cwd=cwd, limits=limits, pass_fds=(), terminal="never")
 
 
 def trial_plan(plan: Plan) -> Plan:

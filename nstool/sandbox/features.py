@@ -139,11 +139,12 @@ def trial(spec: Spec, host: Host) -> KernelError | None:
 def problems(spec: Spec) -> tuple[Problem, ...]:
     """Return what this host cannot do of a spec: facts, detectors, a trial run, and what is leased.
 
-    Raises SpecError for a bad spec, a name that is taken, fds to pass that are not open.
+    Raises SpecError for a bad spec, a name that is taken, fds to pass that are not open, a damaged tarball. What is
+    in a tarball is not looked for: a command that it lacks is told by the launch.
     """
     from nstool.plan import preflight
     from nstool.sandbox import host as facts
-    from nstool.sandbox import rundir
+    from nstool.sandbox import rundir, tarball
     from nstool.sandbox.launch import check_open, resolve
     from nstool.spec.check import check
 
@@ -154,6 +155,8 @@ def problems(spec: Spec) -> tuple[Problem, ...]:
     resolved = resolve(spec)
     try:
         host = facts.read(resolved)
+        if spec.root.type == "tarball":
+            tarball.look_through(spec.root.path, spec.root.size)
     except NotSupported as error:
         return (preflight.problem(error),)
     return preflight.check(resolved, host, trial) or tuple(_leased(resolved, host))

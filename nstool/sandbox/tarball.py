@@ -87,6 +87,13 @@ def _unpack(args: dict[str, Any]) -> None:
         os.close(root)
 
 
+def look_through(path: str, size: int) -> None:
+    """Raise SpecError for a tarball that is damaged or larger than ``size`` bytes, NotSupported as ``unpack``."""
+    with _opened(path, size) as archive:
+        for _ in archive.members():
+            pass
+
+
 def content(path: str, name: str, size: int, most: int) -> bytes | None:
     """Return the content of a file as unpacking would leave it, None if there is none.
 

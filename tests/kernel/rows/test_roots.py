@@ -438,6 +438,34 @@ def test_a_tarball_is_a_root(act: Act, tree: Path, place: Path, suffix: str, mod
     assert after == []
 
 
+def test_check_says_of_a_tarball_what_run_does(act: Act, tree: Path, place: Path) -> None:
+    """What nobody has unpacked yet is not said to be missing; size is told, and what else the host lacks."""
+    (tree / "work").mkdir()
+    path = make_tar(place / "root.tar", tree=tree)
+    root = ("--root", str(path), "--cwd", "/work", "--mount", "/usr:/bin/usr")
+    no_limits = ("--memory", "0", "--pids", "0", "--cpu", "0")
+
+    def both(*words: str) -> tuple[boxes.Ran, boxes.Ran]:
+        return boxes.nstool("check", *no_limits, *words), boxes.nstool_run(*words)
+
+    fine = boxes.Ran(0, "this host can do all of it\n", ""), boxes.Ran(0, "test\n", "")
+    assert act(both, *root, "--", "/bin/cat", "/etc/release") == fine
+    checked, ran = act(both, *root, "--root-size", "1k", "--", "/bin/cat")
+    assert checked == ran
+    assert (ran.status, "root.size" in ran.err) == (2, True)
+    checked = act(both, *root, "--mount", "/nowhere:/bin/x", "--", "/bin/cat")[0]
+    assert checked.status != 0
+    assert (checked.out + checked.err).count("/nowhere") >= 1
+    assert "roots/" not in checked.out + checked.err
+
+
+def test_check_of_a_writable_root_looks_into_it(act: Act, tree: Path) -> None:
+    """The working directory is that of the root, not of the host."""
+    (tree / "only-here").mkdir()
+    ran = act(boxes.nstool, "check", "--root", str(tree), "--writable", "--cwd", "/only-here", "--", "/bin/cat")
+    assert "only-here" not in ran.out
+
+
 def test_the_command_line_knows_a_tarball(act: Act, tree: Path, place: Path) -> None:
     """--root x.tar.gz; a second time too."""
     path = make_tar(place / "root.tar.gz", tree=tree, mode="w:gz")
