@@ -62,9 +62,8 @@ def _show_features(features: tuple[Feature, ...], as_json: bool) -> int:
         click.echo(json.dumps([feature.asdict() for feature in features], indent=2))
         return 0
     from rich.table import Table
-    from rich.text import Text
 
-    from nstool.cli.console import Console
+    from nstool.cli.console import Console, cell
 
     table = Table(box=None, pad_edge=False, show_edge=False)
     for title in ("feature", "", "found by", "what to do"):
@@ -73,9 +72,9 @@ def _show_features(features: tuple[Feature, ...], as_json: bool) -> int:
     for feature in features:
         if feature.area != area:
             area = feature.area
-            table.add_row(Text(area, style="bold"), "", "", "")
-        state = Text(feature.state, style=STYLES[feature.state])
-        table.add_row(Text(f"  {feature.name}"), state, Text(feature.found), Text(feature.remedy))
+            table.add_row(cell(area, "bold"), "", "", "")
+        state = cell(feature.state, STYLES[feature.state])
+        table.add_row(cell(f"  {feature.name}"), state, cell(feature.found), cell(feature.remedy))
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
     console.print(table)
     return 0

@@ -1,10 +1,13 @@
-"""The console that tables are printed on."""
+"""The console that tables are printed on, and the cells of them."""
 
 from __future__ import annotations
 
 from typing import NoReturn
 
 import rich.console
+from rich.text import Text
+
+from nstool.plan.describe import printable
 
 
 class Console(rich.console.Console):
@@ -12,3 +15,13 @@ class Console(rich.console.Console):
 
     def on_broken_pipe(self) -> NoReturn:
         raise BrokenPipeError
+
+
+def cell(text: str, style: str = "") -> Text:
+    """Return what may come from inside as it stands: rich takes no markup from it, the terminal no escape sequence."""
+    return Text(printable(text), style=style)
+
+
+def cells(text: str, style: str = "") -> Text:
+    """As ``cell``, of several lines."""
+    return Text("\n").join(cell(line, style) for line in text.split("\n"))

@@ -17,9 +17,9 @@ def command(as_json: bool) -> int:
 
     records = rundir.list_sandboxes()
     if as_json:
-        import msgspec
+        import json  # not msgspec, which takes no command that is not UTF-8
 
-        click.echo(msgspec.json.encode([r.asdict() | {"alive": r.alive, "state": r.state} for r in records]))
+        click.echo(json.dumps([r.asdict() | {"alive": r.alive, "state": r.state} for r in records]))
     else:
         _print(records)
     if note := strays.note(records):
@@ -32,13 +32,14 @@ def _print(records: tuple[Record, ...]) -> None:
 
     from rich.table import Table
 
-    from nstool.cli.console import Console
+    from nstool.cli.console import Console, cell
 
     table = Table("name", "state", "init", "launcher", "age", "command", box=None)
     for r in records:
         age = f"{max(0, int(time.time() - r.created))} s"
         words = r.spec.get("command", ())
-        table.add_row(r.name, r.state, str(r.init_pid or ""), str(r.pid), age, " ".join(map(str, words)))
+        row = (r.name, r.state, str(r.init_pid or ""), str(r.pid), age, " ".join(map(str, words)))
+        table.add_row(*map(cell, row))
     console = Console()
     if not console.is_terminal:  # a row is a line, however long
         console = Console(width=10_000)

@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from rich.console import Console
-    from rich.text import Text
 
     from nstool.sandbox.facts import Facts, Isolation
     from nstool.spec.model import IdMap
@@ -57,15 +56,18 @@ def render(isolation: Isolation, console: Console) -> None:
     """Print the table: one row a fact, inside beside outside, what differs in green."""
     from rich.table import Table
 
+    from nstool.cli.console import cell, cells
+
     inside, outside = isolation.inside, isolation.outside
-    headings = (f"{side}: {_printable(facts.command)} ({facts.pid})" for side, facts in _sides(isolation))
-    table = Table("", *headings, box=None)
+    table = Table("", box=None)
+    for side, facts in _sides(isolation):
+        table.add_column(cell(f"{side}: {facts.command} ({facts.pid})"))
     for title, rows in _sections(isolation).items():
-        table.add_row(f"[bold]{title}[/bold]")
+        table.add_row(cell(title, "bold"))
         for name, text in rows.items():
             left, right = text(inside), text(outside)
             style = "green" if left != right else ""
-            table.add_row(f"  {name}", _cell(left, style), _cell(right, style))
+            table.add_row(cell(f"  {name}"), cells(left, style), cells(right, style))
     console.print(table)
 
 
@@ -76,13 +78,14 @@ def _sides(isolation: Isolation) -> tuple[tuple[str, Facts], ...]:
 def render_mounts(isolation: Isolation, console: Console) -> None:
     """Print the mounts inside: target, ro or rw, type, source, options."""
     from rich.table import Table
-    from rich.text import Text
+
+    from nstool.cli.console import cell
 
     table = Table("mounted on", "", "type", "source", "options", box=None)
     for mount in isolation.inside.mounts or ():
         access = "ro" if mount.read_only else "rw"
         options = ",".join(option for option in mount.options if option not in ("ro", "rw"))
-        table.add_row(*(Text(_printable(word)) for word in (mount.target, access, mount.type, mount.source, options)))
+        table.add_row(*map(cell, (mount.target, access, mount.type, mount.source, options)))
     console.print(table)
 
 
@@ -202,17 +205,6 @@ def _or_reason(facts: Facts, fact: str, text: str) -> str:
 
 def _words(words: Iterable[str]) -> str:
     return " ".join(words) or "none"
-
-
-def _cell(text: str, style: str) -> Text:
-    from rich.text import Text
-
-    return Text(_printable(text), style=style)
-
-
-def _printable(text: str) -> str:
-    # Names come from inside: an escape sequence in one must not reach the terminal.
-    return "".join(char if char.isprintable() or char == "\n" else f"\\x{ord(char):02x}" for char in text)
 
 
 _IDENTITY: Rows = {

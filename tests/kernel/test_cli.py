@@ -262,6 +262,20 @@ def test_reader_that_goes_away_is_no_error_of_a_table() -> None:
         os.close(writer)
 
 
+def test_a_table_shows_what_comes_from_inside_as_it_stands(name: str) -> None:
+    """Markup, escape sequences, line ends and bytes that are no UTF-8: of the command, and of its name."""
+    hostile = ("[/x]", "[red]", "a\n\x1b[31mb\udcff")
+    script = "exec 3>/proc/self/comm; printf '[/x]\\033[1m' >&3; exec 3>&-; echo ready; read x"
+    with running("run", "--name", name, "--", "sh", "-c", script, *hostile):
+        listed = nstool("ps")
+        line = next(line for line in listed.stdout.splitlines() if line.split()[0] == name)
+        assert line.rstrip().endswith("[/x] [red] a\\n\\x1b[31mb\\xff")
+        assert json.loads(nstool("ps", "--json").stdout)[0]["spec"]["command"][-3:] == list(hostile)
+        shown = nstool("show", name)
+        assert shown.returncode == 0, shown.stderr
+        assert "inside: [/x]\\x1b[1m " in shown.stdout
+
+
 def test_exec_gives_a_terminal_where_the_caller_has_none(name: str) -> None:
     """As run does: the command has a terminal, its output comes out."""
     with running("run", "--name", name, "--", "sh", "-c", "echo ready; read x"):
