@@ -160,13 +160,13 @@ static int strings(char letter, const char **ret, int max)
 	return n;
 }
 
-/* Hand the rest to Python: what is not a matter of removing files. The status is its last argument. */
+/* Hand the rest to Python: what is not a matter of removing files. The status is its last argument.
+ * The signals that were forwarded stay blocked, in what Python runs too: undoing is short, and none may end it halfway. */
 _Noreturn static void finish_in_python(int status)
 {
 	static const char *argv[64], *envp[4096];
 	char digits[8], *d = digits + sizeof digits - 1;
 	int n = strings('p', argv, 62);
-	unsigned long none = 0;
 
 	*d = 0;
 	do
@@ -175,7 +175,6 @@ _Noreturn static void finish_in_python(int status)
 	argv[n] = d;
 	argv[n + 1] = NULL;
 	strings('e', envp, 4096);
-	nst_raw4(__NR_rt_sigprocmask, SIG_SETMASK, NST_P(&none), 0, 8);
 	nst_raw3(__NR_execve, NST_P(argv[0]), NST_P(argv), NST_P(envp));
 	write_all(2, "nstool: cannot run Python to undo; `nstool cleanup` does it\n", 60);
 	nst_leave(125);

@@ -1,4 +1,7 @@
-"""``python -m nstool.cli.finish NAME FD STATUS``: undo a sandbox that has ended, for its supervisor."""
+"""``python -m nstool.cli.finish NAME FD STATUS``: undo a sandbox that has ended, for its supervisor.
+
+Signals that would end it are blocked by csrc/supervise.c.
+"""
 
 from __future__ import annotations
 

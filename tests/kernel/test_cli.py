@@ -137,6 +137,22 @@ def test_supervisor_undoes_what_the_launcher_made(name: str, run_dir: Path) -> N
     assert not list((run_dir / "ids").iterdir())
 
 
+@pytest.mark.needs("veth", "nft")
+def test_no_signal_ends_undoing_halfway(name: str, run_dir: Path) -> None:
+    """A second Ctrl-C meets Python at its undoing of a network: that is finished, and the status is the command's."""
+    with running("run", "--name", name, "--net", "veth", "--", "sh", "-c", "echo ready; exec sleep 60") as process:
+        process.send_signal(signal.SIGINT)
+        end = time.monotonic() + DEADLINE
+        while b"nstool.cli.finish" not in Path(f"/proc/{process.pid}/cmdline").read_bytes():
+            assert time.monotonic() < end, "Python has not begun to undo"
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            process.send_signal(number)
+        assert process.wait(DEADLINE) == 128 + signal.SIGINT
+        assert process.stderr is not None
+        assert process.stderr.read() == ""
+    assert not (run_dir / "sandboxes" / name).exists()
+
+
 class Terminal:
     """A terminal of the test's, and nstool in it."""
 
