@@ -12,8 +12,8 @@ import errno
 import itertools
 import os
 import re
-import shutil
 import socket
+import subprocess
 import tempfile
 from ipaddress import ip_address, ip_network
 from pathlib import Path
@@ -134,11 +134,14 @@ def is_stale(tag: str) -> bool:
 
 
 def remove_tree(base: Path) -> None:
-    """Remove a directory. A mount still in it is detached first: its source is not ours to delete."""
+    """Remove a directory. A mount still in it is detached first: its source is not ours to delete.
+
+    By rm(1): shutil.rmtree goes no deeper than Python's recursion.
+    """
     inside = [target for target in mount_points() if Path(target).is_relative_to(base)]
     for target in reversed(inside):
         kernel.umount(target, kernel.MNT_DETACH)
-    shutil.rmtree(base)
+    subprocess.run(["rm", "-rf", "--one-file-system", "--", base], check=True)
 
 
 def mount_points() -> list[str]:

@@ -16,7 +16,7 @@ import pytest
 
 from tests.support import probes, processes
 from tests.support.child import ChildFailed
-from tests.support.workplace import Workplace, claim_slice
+from tests.support.workplace import Workplace, claim_slice, remove_tree
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -192,3 +192,18 @@ def test_unknown_need_stops_the_run(tmp_path: Path) -> None:
     """A misspelt need is an error, not a test that never runs."""
     printed = run_pytest(tmp_path, "import pytest\n@pytest.mark.needs('rooot')\ndef test_it(): pass\n")
     assert "needs ['rooot'], which tests/support/probes.py does not know" in printed
+
+
+def test_a_tree_deeper_than_pythons_recursion_is_removed(tmp_path: Path) -> None:
+    """One that a killed run has left must not keep all others from starting."""
+    deep = tmp_path / "deep"
+    deep.mkdir()
+    fd = os.open(deep, os.O_RDONLY)
+    for _ in range(sys.getrecursionlimit() + 100):
+        os.mkdir("d", dir_fd=fd)
+        below = os.open("d", os.O_RDONLY, dir_fd=fd)
+        os.close(fd)
+        fd = below
+    os.close(fd)
+    remove_tree(deep)
+    assert not deep.exists()
