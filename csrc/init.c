@@ -52,8 +52,9 @@ static struct {
 
 static void tell(struct nst_message *m)
 {
-	/* Nobody may be listening any more; then there is nobody to tell. */
-	while (nst_raw6(__NR_sendto, self.control, NST_P(m), sizeof *m, 0x4000 /* MSG_NOSIGNAL */, 0, 0) == -EINTR)
+	/* Nobody may be listening any more; then there is nobody to tell. Nor is it waited for room: only a command that
+	 * has got at this socket fills it, and then the status of our own end tells. MSG_NOSIGNAL | MSG_DONTWAIT. */
+	while (nst_raw6(__NR_sendto, self.control, NST_P(m), sizeof *m, 0x4040, 0, 0) == -EINTR)
 		;
 }
 

@@ -267,8 +267,9 @@ _Noreturn void nst_supervise(int fd)
 			if (n == sizeof m && m.type == NST_MSG_EXITED) {
 				known = 1;
 				status = (m.status & 0x7f) ? 128 + (m.status & 0x7f) : m.status >> 8 & 0xff;
-			} else if (n <= 0 && n != -EINTR) {
-				p[CONTROL].fd = -1;
+			} else if (n < 0 ? n != -EINTR : n == 0 && p[CONTROL].revents & POLLHUP) {
+				p[CONTROL].fd =
+					-1; /* without POLLHUP it is an empty packet, which init does not send */
 			}
 		}
 		if (p[INPUT].revents && !copy(head.input, head.terminal)) {
@@ -277,7 +278,8 @@ _Noreturn void nst_supervise(int fd)
 		}
 		if (p[TERMINAL].revents && !copy(head.terminal, head.output))
 			p[TERMINAL].fd = -1;
-		if (p[INIT].revents && p[CONTROL].fd < 0) {
+		/* Once init has ended and nothing is left to read: others may hold its end of the socket. */
+		if (p[INIT].revents && !p[CONTROL].revents) {
 			while (nst_raw4(__NR_wait4, head.pid, NST_P(&wait_status), 0x40000000 /* __WALL */, 0) ==
 			       -EINTR)
 				;

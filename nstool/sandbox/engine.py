@@ -23,6 +23,7 @@ IMAGE = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _SEALS = 0xF  # F_SEAL_SEAL | SHRINK | GROW | WRITE, memfd_create(2)
 _MFD = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
 _MESSAGE_SIZE = ffi.sizeof("struct nst_message")
+_FIONREAD = 0x541B  # ioctl_tty(2); asm-generic/ioctls.h
 
 # What a launch works with, to be used again: clearing 64 kB of stack each time costs more than keeping them. As many as
 # there ever were launches at the same time. Taking from a list and appending to it are atomic.
@@ -121,16 +122,40 @@ class Process:
         self.control = control
 
     def read(self) -> Message | None:
-        """Wait for the next message; None when the socket is closed: by an exec, init's end, or us."""
+        """Wait for the next message; None when the socket is closed: by an exec, init's end, or us.
+
+        What is no message, of a command that has got at init's socket, has a type of no meaning, 0 if it is empty.
+        """
         while self.control >= 0:
             try:
                 data = os.read(self.control, _MESSAGE_SIZE)
             except ConnectionResetError:  # init ended with something of ours unread; what it told comes after this
                 continue
-            if len(data) < _MESSAGE_SIZE:
+            except BlockingIOError:  # after await_end: it was the last
                 return None
-            return decode(data)
+            return None if not data and self._closed() else _decode(data)
         return None
+
+    def _closed(self) -> bool:
+        """Whether nothing was read because the other end is closed, not because of an empty packet. unix(7)."""
+        import select
+
+        poll = select.poll()
+        poll.register(self.control, 0)
+        hangup = any(events & select.POLLHUP for _, events in poll.poll(0))
+        return hangup and not any(fcntl.ioctl(self.control, _FIONREAD, bytes(4)))
+
+    def await_end(self) -> None:
+        """Wait until the process has ended; ``read`` does not wait any more then, whoever else has init's socket."""
+        if self.pidfd < 0:
+            return
+        import select
+
+        poll = select.poll()
+        poll.register(self.pidfd, select.POLLIN)
+        poll.poll()
+        if self.control >= 0:
+            os.set_blocking(self.control, False)
 
     @property
     def sends_fd(self) -> bool:
@@ -150,7 +175,7 @@ class Process:
         finally:
             end.close()
         fds = [int.from_bytes(payload[:4], "little", signed=True) for _, _, payload in ancillary]
-        return (decode(data) if len(data) == _MESSAGE_SIZE else None), (fds[0] if fds else -1)
+        return (None if not data and self._closed() else _decode(data)), (fds[0] if fds else -1)
 
     def signal(self, number: int) -> None:
         """Send a signal to the command: init does it, who knows it by a pid that cannot be another's.
@@ -220,6 +245,10 @@ def decode(data: bytes) -> Message:
     """Return the message in the bytes of one packet."""
     m = ffi.from_buffer("struct nst_message *", data)[0]
     return Message(m.type, m.step, m.error, m.detail, m.pid, m.status, m.utime_us, m.stime_us, m.maxrss_kb)
+
+
+def _decode(data: bytes) -> Message:
+    return decode(data.ljust(_MESSAGE_SIZE, b"\0"))
 
 
 def check(data: bytes) -> None:

@@ -261,6 +261,7 @@ def ending(process: engine.Process, groups: dict[str, str]) -> Exit | None:
     groups: the cgroups of the sandbox, which know whether the kernel killed something.
     """
     told = None
+    process.await_end()
     while process.program.init and (message := process.read()) is not None:
         if message.type == engine.EXITED:
             told = message
@@ -598,7 +599,7 @@ def report(process: engine.Process) -> int:
                 terminal = fd
             elif message.type == engine.FAILED:
                 raise engine.failed(process.program.plan, message.step, message.error, message.detail)
-            elif message.type == engine.STARTED:
+            else:  # STARTED, or what only a command that runs can have sent
                 return terminal
     except BaseException:
         if terminal >= 0:

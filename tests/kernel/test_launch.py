@@ -29,7 +29,7 @@ from nstool.kinds import KINDS
 from nstool.sandbox import cgroups, engine, rundir
 from nstool.sandbox.aio import launch_async
 from nstool.sandbox.launch import Exit, launch
-from nstool.spec.model import Limits, Mount, Net, Root, Spec
+from nstool.spec.model import Capabilities, Limits, Mount, Net, Root, Spec
 from tests.support import kernel, leaks, plans, processes
 from tests.support.probes import REPOSITORY
 from tests.support.workplace import Workplace
@@ -939,3 +939,69 @@ def test_copy_in_a_fork_does_not_end_it(name: str) -> None:
         os.waitpid(pid, 0)
         sandbox.signal(signal.SIGUSR1)
         assert sandbox.wait().signal == signal.SIGUSR1
+
+
+# ---- a command that gets at init's socket ----
+
+# Takes init's end once init has put it at fd 0, sends one empty packet, and fills the socket.
+STEAL = """
+import ctypes, os, socket
+init, fd = os.pidfd_open(1), -1
+while fd < 0 or not os.readlink(f"/proc/self/fd/{fd}").startswith("socket:"):
+    fd = ctypes.CDLL(None).syscall(438, init, 0, 0)  # pidfd_getfd
+end = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, fd)
+end.send(b"", socket.MSG_DONTWAIT)
+try:
+    for packet in range(100_000):
+        end.send(b"x" * 9, socket.MSG_DONTWAIT)
+except BlockingIOError:
+    print("full", flush=True)
+os._exit(7)
+"""
+
+
+@pytest.mark.needs("root")
+def test_a_command_that_fills_inits_socket_hangs_nobody(in_child: InChild, workplace: Workplace, name: str) -> None:
+    """Nobody reads before wait: init ends all the same, and its end tells the status; then it is told by init's own."""
+
+    def act() -> tuple[bytes, Exit]:
+        reader, writer = os.pipe()
+        sets = Capabilities(*[("sys_ptrace",)] * 5)
+        spec = plans.default(name).replace(
+            command=("/usr/bin/python3", "-c", STEAL), capabilities=sets, seccomp="none", user="0:0"
+        )
+        with launch(spec, stdout=writer) as sandbox:
+            os.close(writer)
+            with open(reader, "rb") as pipe:
+                text = pipe.read()
+            assert sandbox._ends_within(SECONDS)
+            return text, sandbox.wait()
+
+    text, ended = in_child(act)
+    assert (text, ended.code, ended.signal, ended.init_killed) == (b"full\n", 7, None, False)
+
+
+@pytest.mark.needs("root")
+def test_nstool_run_ends_with_a_command_that_fills_inits_socket(name: str) -> None:
+    """The supervisor takes no empty packet for the end of the socket."""
+    words = ("run", "--name", name, "--cap", "sys_ptrace", "--seccomp", "none", "--", "/usr/bin/python3", "-c", STEAL)
+    nstool = [sys.executable, "-m", "nstool.cli.main", *words]
+    assert subprocess.run(nstool, cwd=REPOSITORY, timeout=SECONDS, check=False).returncode == 7
+
+
+@pytest.mark.needs("root")
+def test_an_empty_packet_is_not_the_end_of_the_socket(in_child: InChild, workplace: Workplace, name: str) -> None:
+    """What init tells after it is read: how many seconds the command took, which its status does not tell."""
+
+    def act() -> Exit:
+        sets = Capabilities(*[("sys_ptrace",)] * 5)
+        once = STEAL.replace("100_000", "0").replace("7)", "7)\n")
+        spec = plans.default(name).replace(
+            command=("/usr/bin/python3", "-c", once), capabilities=sets, seccomp="none", user="0:0"
+        )
+        with launch(spec) as sandbox:
+            return sandbox.wait()
+
+    ended = in_child(act)
+    assert ended.code == 7
+    assert ended.maxrss > 0
