@@ -1,4 +1,4 @@
-"""The exceptions of nstool; all survive pickling."""
+"""The exceptions of nstool; all survive pickling. How a message is made fit for a terminal."""
 
 from __future__ import annotations
 
@@ -126,3 +126,16 @@ class NotSupported(NstoolError):
 
 class SandboxGone(NstoolError):
     """The sandbox that was named does not exist or has ended. Exit status 2."""
+
+
+def visible(text: str) -> str:
+    """Return a message with every character escaped that does not print; its lines, and what is escaped, stay."""
+    return "".join(c if c.isprintable() or c == "\n" else escaped(c) for c in text)
+
+
+def escaped(char: str) -> str:
+    """Return a character as an escape sequence; a byte that is no UTF-8, as os.fsdecode carries it, as \\xNN."""
+    number = ord(char)
+    if 0xDC80 <= number <= 0xDCFF:
+        number -= 0xDC00
+    return f"\\x{number:02x}" if number < 0x100 else f"\\u{number:04x}" if number < 0x10000 else f"\\U{number:08x}"

@@ -7,7 +7,7 @@ import os
 import sys
 from errno import ENOSPC
 
-from nstool.errors import KernelError, NstoolError, SandboxGone, SpecError
+from nstool.errors import KernelError, NstoolError, SandboxGone, SpecError, visible
 from nstool.sandbox import spare
 
 TYPE_CHECKING = False
@@ -131,7 +131,7 @@ def report(error: BaseException) -> int:
 
 def _say(text: str) -> None:
     try:
-        print(f"nstool: {text}", file=sys.stderr)
+        print(f"nstool: {visible(text)}", file=sys.stderr)
     except OSError:  # nobody can be told; the status says it
         _flush(sys.stderr)
 

@@ -6,7 +6,7 @@ import sys
 
 from nstool.cli import options
 from nstool.cli.forward import FORWARDED, Forward, Interrupted
-from nstool.errors import KernelError, NotSupported, NstoolError, SpecError
+from nstool.errors import KernelError, NotSupported, NstoolError, SpecError, visible
 from nstool.sandbox import journal
 from nstool.sandbox.launch import Prepared, own_terminals
 
@@ -58,7 +58,7 @@ def _clean_up() -> None:
     except (NotSupported, KernelError):  # the run directory cannot be used: the launch says so if it needs it
         return
     except NstoolError as error:
-        sys.stderr.write(f"nstool: warning: leftovers of another sandbox: {error}\n")
+        sys.stderr.write(f"nstool: warning: leftovers of another sandbox: {visible(str(error))}\n")
 
 
 def _supervised(spec: Spec, place: Place, started: Callable[[str], None], stderr: int | None = None) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from nstool import uapi
+from nstool.errors import escaped
 from nstool.plan.calls import CALLS
 from nstool.plan.steps import Fd, Step
 
@@ -89,14 +90,7 @@ def _argument(step: Step, number: int, longest: int) -> str:
 def printable(text: str) -> str:
     """Return text on one line: every character that does not print is escaped."""
     escapes = {"\n": "\\n", "\t": "\\t", "\0": "\\0", "\\": "\\\\"}
-    return "".join(escapes.get(c) or (c if c.isprintable() else _escaped(c)) for c in text)
-
-
-def _escaped(char: str) -> str:
-    number = ord(char)
-    if 0xDC80 <= number <= 0xDCFF:  # a byte that is no UTF-8, as os.fsdecode carries it
-        number -= 0xDC00
-    return f"\\x{number:02x}" if number < 0x100 else f"\\u{number:04x}" if number < 0x10000 else f"\\U{number:08x}"
+    return "".join(escapes.get(c) or (c if c.isprintable() else escaped(c)) for c in text)
 
 
 def _text(value: str | bytes, longest: int) -> str:

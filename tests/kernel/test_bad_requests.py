@@ -243,6 +243,13 @@ def test_commands(words: Words, message: str) -> None:
     refuses(message, "nstool", *words)
 
 
+def test_a_message_is_fit_for_a_terminal() -> None:
+    """Bytes that are no UTF-8 and escape sequences are escaped in every line of it, and once."""
+    done = ran("nstool", "run", "--", "/x\udcff\x1b[31m")
+    assert done.returncode == 127
+    assert done.stderr.count("/x") == done.stderr.count("/x\\xff\\x1b[31m") == 4
+
+
 EXEC: Table = [
     (("--", ""), "command[0]: the name of the command is empty"),
     (("--user", "", "--", "true"), "--user: "),
