@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import click
 
+from nstool.errors import visible
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from nstool.errors import NotSupported
     from nstool.sandbox.rundir import Record
 
 
@@ -13,15 +16,18 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(as_json: bool) -> int:
     """List the sandboxes: name, state, pid of init, launcher, age, command."""
-    from nstool.sandbox import rundir, strays
+    from nstool.sandbox import leases, rundir, strays
 
-    records = rundir.list_sandboxes()
+    unread: list[NotSupported] = []
+    records = rundir.list_sandboxes(unread)
     if as_json:
         import json  # not msgspec, which takes no command that is not UTF-8
 
         click.echo(json.dumps([r.asdict() | {"alive": r.alive, "state": r.state} for r in records]))
     else:
         _print(records)
+    for stray in (*unread, *leases.strays()):
+        click.echo(f"note: {visible(stray.cause)}; {visible(stray.remedy)}", err=True)
     if note := strays.note(records):
         click.echo(note, err=True)
     return 0

@@ -246,13 +246,13 @@ def stale() -> bool:
 
 
 def _is_stale(entry: str) -> bool:
-    if entry[0] == ".":
-        return rundir.draft_is_dead(entry)
     try:
+        if entry[0] == ".":
+            return rundir.draft_is_dead(entry)
         if rundir.launcher_alive(entry):
             return False
         record = rundir.read(entry)
-    except NotSupported:  # another version's, which must not stop every command; cleanup tells of it
+    except NotSupported:  # another version's or a stray, which must not stop every command; cleanup tells of it
         return False
     return record is None or not record.alive
 
@@ -281,6 +281,7 @@ def cleanup() -> tuple[Cleaned, ...]:
     except (OSError, NstoolError) as error:
         failed.append(f"the shared state of the network: {error}")
     leases.release_orphans()  # last: a network is in use as long as its link is there
+    failed += map(str, leases.strays())
     if failed:
         raise NstoolError("\n".join(failed))
     return tuple(cleaned)

@@ -371,7 +371,7 @@ def release_all(name: str) -> list[str]:
         f"released {kind[:-1]} {entry}"
         for kind in ("ids", "nets")
         for entry in _entries(f"{directory}/{kind}")
-        if _release_link(f"{directory}/{kind}/{entry}", name)
+        if _is_lease(f"{directory}/{kind}/{entry}") and _release_link(f"{directory}/{kind}/{entry}", name)
     ]
 
 
@@ -380,9 +380,30 @@ def release_orphans() -> None:
     directory = rundir.path()
     for kind in ("ids", "nets"):
         for entry in _entries(f"{directory}/{kind}"):
+            if not _is_lease(f"{directory}/{kind}/{entry}"):
+                continue
             owner = _owner(f"{directory}/{kind}/{entry}")
             if owner and not os.path.lexists(f"{directory}/sandboxes/{owner}") and not _in_use(kind, entry):
                 _release_link(f"{directory}/{kind}/{entry}", owner)
+
+
+def strays() -> list[NotSupported]:
+    """Return what lies among the leases and is none."""
+    directory = rundir.wanted_path()
+    paths = [f"{directory}/{kind}/{entry}" for kind in ("ids", "nets") for entry in _entries(f"{directory}/{kind}")]
+    return [
+        NotSupported(f"lease {path}", f"{path} is no lease", f"nstool has not made it so: remove {path}")
+        for path in paths
+        if os.path.lexists(path) and not _is_lease(path)
+    ]
+
+
+def _is_lease(path: str) -> bool:
+    """Whether it is a symbolic link with the name of a range of ids or of a network."""
+    kind, name = path.rsplit("/", 2)[1:]
+    words = [name] if kind == "ids" else name.split(".")
+    numbers = len(words) == (1 if kind == "ids" else 4) and all(w.isascii() and w.isdecimal() for w in words)
+    return numbers and len(name) <= 15 and (kind == "ids" or max(map(int, words)) < 256) and os.path.islink(path)
 
 
 def _in_use(kind: str, entry: str) -> bool:

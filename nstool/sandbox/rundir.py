@@ -317,7 +317,7 @@ def _rename(draft: str, final: str) -> bool:
     try:
         os.rename(draft, final)
     except OSError as error:
-        if error.errno in (EEXIST, ENOTEMPTY):
+        if error.errno in (EEXIST, ENOTEMPTY, ENOTDIR):  # the last: a stray file, of which reading it tells
             return False
         raise
     return True
@@ -396,10 +396,28 @@ def entries() -> list[str]:
 
 
 def lines(name: str) -> list[bytes]:
-    """Return the whole lines of the sandbox's journal. Raises FileNotFoundError."""
-    fd = os.open(f"{path()}/sandboxes/{name}/journal", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-    with open(fd, "rb") as file:
-        return file.read().split(b"\n")[:-1]  # the last part is empty, or was cut off
+    """Return the whole lines of the sandbox's journal. Raises FileNotFoundError, NotSupported if it is no journal."""
+    path()
+    return _read_journal(name, -1).split(b"\n")[:-1]  # the last part is empty, or was cut off
+
+
+def _read_journal(name: str, size: int) -> bytes:
+    journal = f"{wanted_path()}/sandboxes/{name}/journal"
+    try:
+        # A pipe in its place is not waited for.
+        fd = os.open(journal, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        with open(fd, "rb") as file:
+            return file.read(size) or b""
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise _stray(name, f"{journal}: {error.strerror}") from None
+
+
+def _stray(entry: str, cause: str) -> NotSupported:
+    return NotSupported(
+        f"sandbox {entry}", cause, f"nstool has not made it so: remove {wanted_path()}/sandboxes/{entry}"
+    )
 
 
 def read(name: str) -> Record | None:
@@ -437,13 +455,9 @@ def read(name: str) -> Record | None:
 def launcher_alive(name: str) -> bool:
     """Whether the launcher of this sandbox lives; reads no more than its journal's first line."""
     try:
-        fd = os.open(f"{wanted_path()}/sandboxes/{name}/journal", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        return _header(name, _read_journal(name, 512).split(b"\n", 1)[:-1]).alive
     except FileNotFoundError:  # being removed, or removed up to the last step
         return False
-    try:
-        return _header(name, os.read(fd, 512).split(b"\n", 1)[:-1]).alive
-    finally:
-        os.close(fd)
 
 
 class _Header(Frozen):
@@ -495,15 +509,30 @@ def _damaged(name: str) -> NotSupported:
 
 
 def draft_is_dead(draft: str) -> bool:
-    """Whether a claim in the making (".PID-START-TAG") has lost its process."""
-    pid, start, _ = draft[1:].split("-")
+    """Whether a claim in the making (".PID-START-TAG") has lost its process. Raises NotSupported if it is none."""
+    pid, start, *tag = draft[1:].split("-")[:3] if draft.count("-") == 2 else ("", "", "")
+    if not (tag and _is_number(pid) and _is_number(start)):
+        raise _stray(draft, f"{wanted_path()}/sandboxes/{draft} is no sandbox, nor one in the making")
     return not is_alive(int(pid), int(start))
 
 
-def list_sandboxes() -> tuple[Record, ...]:
-    """Return all sandboxes of this user, alive and not, by name."""
-    records = [read(name) for name in sorted(names())]
-    return tuple(record for record in records if record is not None)
+def _is_number(word: str) -> bool:
+    return word.isascii() and word.isdecimal() and len(word) <= 20
+
+
+def list_sandboxes(strays: list[NotSupported] | None = None) -> tuple[Record, ...]:
+    """Return all sandboxes of this user, alive and not, by name. strays: takes what cannot be read as one."""
+    records: list[Record] = []
+    for entry in sorted(entries()):
+        try:
+            if entry[0] == ".":
+                draft_is_dead(entry)
+            elif record := read(entry):
+                records.append(record)
+        except NotSupported as error:
+            if strays is not None:
+                strays.append(error)
+    return tuple(records)
 
 
 def find(name: str) -> Record:
@@ -539,6 +568,8 @@ def lock(name: str, *, wait: bool = True) -> int:
         fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except FileNotFoundError:
         return -1
+    except OSError as error:
+        raise _stray(name, f"{directory}: {error.strerror}") from None
     try:
         fcntl.flock(fd, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         if os.path.samestat(os.fstat(fd), os.stat(directory)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 from collections.abc import Callable
@@ -444,6 +445,54 @@ def test_a_journal_of_garbage_keeps_no_other_from_being_cleaned(run: Path, tmp_p
         journal.cleanup()
     assert not (tmp_path / "left").exists()
     assert rundir.names() == ["bad"]
+
+
+STRAYS = {
+    "sandboxes/afile": Path.touch,
+    "sandboxes/.afile.swp": Path.touch,
+    "sandboxes/x/journal": Path.mkdir,
+    "sandboxes/y/journal": lambda path: path.symlink_to("/etc/hostname"),
+    "ids/notanumber": lambda path: path.symlink_to("nobody"),
+    "ids/1926103040": Path.touch,
+    "nets/10.213.0.300": lambda path: path.symlink_to("nobody"),
+}
+
+
+@pytest.mark.parametrize("stray", STRAYS)
+def test_a_stray_in_the_run_directory_is_told_and_stops_nothing(run: Path, tmp_path: Path, stray: str) -> None:
+    """The living are listed, the dead undone, names taken; what nstool has not made is named, and left."""
+
+    def launch() -> None:
+        rundir.claim("web")
+        journal.begin("web", [unlink(tmp_path / "left")])
+
+    rundir.claim("alive")
+    (tmp_path / "left").touch()
+    (run / stray).parent.mkdir(exist_ok=True)
+    STRAYS[stray](run / stray)
+    assert not journal.stale()
+    left_by_dead(launch)
+    assert journal.stale()
+    with pytest.raises(NstoolError, match="remove " + re.escape(str(run / stray).removesuffix("/journal"))) as told:
+        journal.cleanup()
+    assert str(told.value).count("remove ") == 1
+    assert not (tmp_path / "left").exists()
+    unread: list[NotSupported] = []
+    assert [record.name for record in rundir.list_sandboxes(unread)] == ["alive"]
+    assert len(unread) == stray.startswith("sandboxes/")
+    assert os.path.lexists(run / stray)
+    directory, name = stray.split("/")[:2]
+    if directory == "sandboxes" and name[0] != ".":
+        with pytest.raises(NotSupported, match="remove "):
+            rundir.claim(name)
+
+
+def test_a_pipe_instead_of_a_journal_is_not_waited_for(run: Path) -> None:
+    rundir.path()
+    (run / "sandboxes" / "web").mkdir()
+    os.mkfifo(run / "sandboxes" / "web" / "journal")
+    assert journal.stale()
+    assert rundir.claim("web") == "web"
 
 
 def test_a_claim_in_the_making_is_removed_when_its_process_is_dead(run: Path) -> None:
