@@ -7,7 +7,8 @@ import os
 from nstool import uapi
 from nstool.detectors import rights
 from nstool.detectors.scene import Scene
-from nstool.detectors.view import Place
+from nstool.detectors.view import Place, View
+from nstool.plan.steps import Fd
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -330,8 +331,12 @@ def directory_missing(scene: Scene) -> Answer:
 
 
 def directory_is_file(scene: Scene) -> Answer:
-    """The path inside is no directory."""
-    return scene.step.call == "chdir" and scene.view.locate(scene.path).kind in ("file", "other")
+    """The path inside is no directory, or one above it is none."""
+    if scene.step.call != "chdir":
+        return False
+    place = scene.view.locate(scene.path)
+    file = place.missing or place.path
+    return {"file": file} if scene.view.locate(file).kind in ("file", "other") else False
 
 
 def directory_closed(scene: Scene) -> Answer:
@@ -341,3 +346,15 @@ def directory_closed(scene: Scene) -> Answer:
     closed = rights.closed_directory(scene, scene.path.rstrip("/") + "/x" if scene.step.call == "chdir" else scene.path)
     person = rights.who(scene)
     return {"directory": closed[0], "uid": person.uid} if closed and person else False
+
+
+def root_closed(scene: Scene) -> Answer:
+    """The root itself has no x bit for init, which enters it."""
+    fd, person = scene.arg("fd"), rights.who(scene)
+    if scene.step.call != "fchdir" or scene.by_launcher or not isinstance(fd, Fd) or person is None:
+        return False
+    tree = View(scene.before).trees.get(fd.name)
+    for host in tree.hosts[:1] if tree else ():
+        if rights.allowed(scene, person, host, rights.EXECUTE) is False:
+            return {"directory": host, "uid": person.uid}
+    return False

@@ -181,13 +181,13 @@ def target_symlink(scene: Scene) -> Answer:
 
 
 def target_not_directory(scene: Scene) -> Answer:
-    """A component of the path is a file."""
+    """A component of the path is a file, a device, a pipe or a socket."""
     path = _inside(scene) or (scene.path if _makes_inside(scene) else "")
     if not path:
         return False
     view = _view_before(scene)
     place = view.locate(path)
-    if not place.missing or view.locate(place.missing).kind != "file":
+    if not place.missing or view.locate(place.missing).kind not in ("file", "other"):
         return False
     return {"path": path, "file": place.missing}
 

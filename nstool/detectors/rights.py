@@ -91,9 +91,8 @@ def closed_directory(scene: Scene, path: str) -> tuple[str, str] | None:
     person = who(scene)
     if person is None:
         return None
-    here = ""
-    for part in [p for p in os.path.dirname(path).split("/") if p]:
-        here += "/" + part
+    above = [part for part in os.path.dirname(path).split("/") if part]
+    for here in ("/" + "/".join(above[:count]) for count in range(len(above) + 1)):
         place = scene.view.locate(here)
         if place.attributes & uapi.MOUNT_ATTR_IDMAP or not place.host:
             continue

@@ -224,7 +224,7 @@ class View:
         elif self.own_root:
             for where, tree in reversed(self.attached):
                 if where == "/" or path == where or path.startswith(where + "/"):
-                    if self._look(path)[0] not in ("dir", "file", "other"):  # what is there stays
+                    if self._look(path)[0] not in ("dir", "file", "other", "link"):  # what is there stays
                         tree.made[path[len(where) :].strip("/")] = (kind, target)
                     return
 

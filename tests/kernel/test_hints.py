@@ -769,6 +769,7 @@ def test_targets(tmp_path: Path) -> None:
             init("move_mount", Fd("root"), "", CWD, "/", uapi.MOVE_MOUNT_F_EMPTY_PATH),
             init("fchdir", Fd("root")),
             init("pivot_root", ".", "."),
+            init("mkdirat", CWD, "/link", 0o755).replace(ignore=errno.EEXIST),  # it is there, and no directory
             init("openat2", CWD, path, flags, 0, resolve, result="at"),
             before=(opened,),
         )
@@ -777,6 +778,8 @@ def test_targets(tmp_path: Path) -> None:
     words = {"path": "/link", "link": "/link", "to": "etc", "real": "/etc"}
     expect(target("/link"), "ELOOP", "target_symlink", **words)
     expect(target("/etc/file/x"), "ENOTDIR", "target_not_directory", path="/etc/file/x", file="/etc/file")
+    os.mkfifo(root / "etc/pipe")
+    expect(target("/etc/pipe/x"), "ENOTDIR", "target_not_directory", path="/etc/pipe/x", file="/etc/pipe")
 
 
 @pytest.mark.parametrize("inner", ["root/etc", "root"])
@@ -800,6 +803,28 @@ def test_target_below_a_file_of_a_mount(tmp_path: Path, source: str) -> None:
     assert [p.cause for p in features.problems(spec.replace(limits=limits))] == [
         cause("target_not_directory", file="/tmp/d/file")
     ]
+
+
+def test_place_to_mount_on_below_a_pipe(tmp_path: Path) -> None:
+    """It is made where nothing is: what stands in its way is named."""
+    root = directory_root(tmp_path)
+    os.mkfifo(root / "pipe")
+    scratch = Mount("/pipe/x", type="tmpfs", writable=True)
+    spec = Spec(command=("/bin/busybox", "true"), root=Root("directory", str(root), writable=True), mounts=(scratch,))
+    expect(launched(spec), "ENOTDIR", "target_not_directory", file="/pipe")
+
+
+def test_root_that_may_not_be_entered(tmp_path: Path) -> None:
+    """By init, whose ids do not own it; by the command, where init may all."""
+    root = directory_root(tmp_path)
+    root.chmod(0o700)
+    spec = Spec(command=("/bin/busybox", "true"), root=Root("directory", str(root)))
+    error = launched(spec)
+    assert error is not None
+    uid = error.cause.partition("host uid ")[2].partition(",")[0]
+    expect(error, "EACCES", "root_closed", directory=str(root), uid=uid)
+    shared = spec.replace(namespaces=spec.namespaces.replace(user="host"), user="1000:1000", cwd="/etc")
+    assert told(launched(shared)) == ("EACCES", "/ cannot be searched by host uid 1000, which the command runs as")
 
 
 def test_kinds_differ(tmp_path: Path) -> None:
@@ -1266,7 +1291,8 @@ def test_working_directory(tmp_path: Path) -> None:
     """Missing, a file, closed."""
     root = directory_root(tmp_path)
     expect(refused(root, "busybox", cwd="/no/x"), "ENOENT", "directory_missing", missing="/no")
-    expect(refused(root, "busybox", cwd="/bin/busybox"), "ENOTDIR", "directory_is_file")
+    for cwd in ("/bin/busybox", "/bin/busybox/x/y"):
+        expect(refused(root, "busybox", cwd=cwd), "ENOTDIR", "directory_is_file", file="/bin/busybox")
     (root / "closed").mkdir(mode=0o700)
     error = refused(root, "busybox", cwd="/closed")
     assert error.checked
