@@ -152,9 +152,11 @@ def wanted_path() -> str:
 
 def _unsafe(directory: str, status: os.stat_result) -> NotSupported:
     kind = status.st_mode & 0o170000
-    remedy = "remove it"
+    remedy = "remove it, or "
     if kind == 0o120000:
         cause = "it is a symbolic link"
+    elif kind in (0o020000, 0o060000):
+        cause, remedy = "it is a device", ""
     elif kind != 0o040000:
         cause = "it is not a directory"
     elif status.st_uid != os.geteuid():
@@ -162,11 +164,11 @@ def _unsafe(directory: str, status: os.stat_result) -> NotSupported:
     else:
         what = "others can write in it" if status.st_mode & 0o022 else "its owner has not all rights in it"
         cause = f"{what} (mode {status.st_mode & 0o7777:04o})"
-        remedy = "chmod 700 it"
+        remedy = "chmod 700 it, or "
     return NotSupported(
         f"run directory {directory}",
         cause,
-        f"{remedy}, or set NSTOOL_RUN_DIR to a directory of your own with mode 0700",
+        f"{remedy}set NSTOOL_RUN_DIR to a directory of your own with mode 0700",
     )
 
 

@@ -98,6 +98,13 @@ def test_a_run_directory_behind_a_symbolic_link_is_refused(run: Path, tmp_path: 
     assert not list((tmp_path / "elsewhere").iterdir())
 
 
+def test_who_names_a_device_is_not_told_to_remove_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NSTOOL_RUN_DIR", "/dev/null")
+    with pytest.raises(NotSupported, match="it is a device") as told:
+        rundir.claim()
+    assert told.value.remedy.startswith("set NSTOOL_RUN_DIR to ")
+
+
 def test_a_relative_runtime_directory_is_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
     """As the XDG Base Directory Specification has it."""
     monkeypatch.delenv("NSTOOL_RUN_DIR")
