@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import errno
 
-from nstool.errors import KernelError, NotSupported
+from nstool.errors import KernelError, NotSupported, NstoolError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -305,6 +305,11 @@ def _nft(script: str, *words: str) -> str:
         env={"LC_ALL": "C"},
         check=False,
     )
+    if done.returncode < 0:
+        raise NstoolError(
+            f"nft {' '.join(words)} was killed by signal {-done.returncode}\n"
+            "possible cause: a small stack (ulimit -s) or too little memory; or from outside"
+        )
     # A host process that ignores SIGCHLD makes subprocess report 0, whatever the status was.
     if done.returncode or "Error:" in done.stderr:
         lines = done.stderr.strip().splitlines() or [f"nft ended with status {done.returncode}"]

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from nstool.errors import SpecError
+from nstool.errors import NstoolError, SpecError
 from nstool.network import external, firewall, plan, ports
 from nstool.plan.lease import Lease
 from nstool.plan.steps import LAUNCHER, UNDO
@@ -259,3 +259,13 @@ def test_claim_refuses_what_another_sandbox_has() -> None:
         for a in ports._endpoints(user(publish=[["tcp", "127.0.0.1", 8080, 80], ["udp", "", 8080, 80]]))
         for b in ports._endpoints(only6)
     )
+
+
+def test_nft_that_is_killed_has_no_errno(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """How it ended is said instead."""
+    nft = tmp_path / "nft"
+    nft.write_text("#!/bin/sh\nkill -SEGV $$\n")
+    nft.chmod(0o755)
+    monkeypatch.setattr(firewall, "nft_path", lambda: str(nft))
+    with pytest.raises(NstoolError, match="nft -j list table inet nstool was killed by signal 11"):
+        firewall.listing("inet")
