@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from _struct import Struct  # what struct is made of
 
-from nstool.errors import NstoolError
+from nstool.errors import NstoolError, SpecError
 from nstool.plan.calls import CALLS
 from nstool.plan.steps import WHO, Fd, Plan, Step
 
@@ -77,7 +77,7 @@ def encode(plan: Plan) -> bytes:
 
 
 def assemble(plan: Plan, n_slots: int, records: bytes, pool: Pool) -> bytes:
-    """Return header, records and pool as one buffer. Raises NstoolError for a plan that is too large for C."""
+    """Return header, records and pool as one buffer. Raises SpecError for a plan that is too large for C."""
     data = b"".join(pool.parts)
     pool_offset = _HEADER.size + len(records)
     for size, limit, what, remedy in (
@@ -86,7 +86,7 @@ def assemble(plan: Plan, n_slots: int, records: bytes, pool: Pool) -> bytes:
         (pool_offset + len(data), MAX_PLAN, "bytes", "shorten the command, the environment or the list of mounts"),
     ):
         if size > limit:
-            raise NstoolError(f"the plan has {size} {what}, at most {limit} are possible: {remedy}")
+            raise SpecError(f"the plan has {size} {what}, at most {limit} are possible: {remedy}")
     flags = (WITH_INIT if plan.init else 0) | (DIE_WITH_PARENT if plan.die_with_parent else 0)
     header = _HEADER.pack(
         MAGIC,

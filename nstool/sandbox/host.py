@@ -95,6 +95,8 @@ def check_root(spec: Spec) -> None:
             raise SpecError(f"{path} is no plain file: name a tarball: .tar, .tar.gz, .tar.xz", key)
         if directory and not os.path.isdir(path):
             raise SpecError(f"{path} is no directory; a root from a file is a tarball: .tar, .tar.gz, .tar.xz", key)
+        if directory and os.path.realpath(path).split("/")[1] == "proc":
+            raise SpecError(f"{path} lies in /proc, where directories come and go with processes; choose another", key)
 
 
 def _check_joins(spec: Spec) -> None:

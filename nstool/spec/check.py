@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from nstool import uapi
 from nstool.errors import SpecError
 from nstool.frozen import Frozen
@@ -115,6 +117,8 @@ def _absolute(path: Path, value: str, what: str) -> None:
         _fail(path, f'{what} {quoted(value)} is relative; write it from "/" on')
     if ".." in value.split("/"):
         _fail(path, f'{what} {quoted(value)} contains ".."; write where it leads')
+    if len(data := os.fsencode(value)) >= 4096 or any(len(name) > 255 for name in data.split(b"/")):
+        _fail(path, f"{what} {quoted(value)} is too long: a path has at most 4095 bytes, a name in it 255")
 
 
 def _normal(path: str) -> str:

@@ -137,7 +137,7 @@ def seconds(value: object) -> int:
     """Return seconds: 90, "90", "-3600", "2h", "30d"."""
     if isinstance(value, int) and not isinstance(value, bool):
         return value
-    text = _string(value, "a number of seconds")
+    text = _string(value, 'whole seconds, or a time as "90m", "2h", "30d"')
     body = text.strip().lower()
     unit = body[-1:] if body[-1:] in ("s", "m", "h", "d") else ""
     number = body.removesuffix(unit)

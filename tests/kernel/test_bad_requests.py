@@ -145,11 +145,15 @@ OPTIONS = [
     ("--publish=-1:1", "--publish: "),
     ("--uid-map=0:0:0", "--uid-map: "),
     ("--cwd=", "--cwd: "),
+    ("--cwd=/" + 256 * "a", '--cwd: cwd "/aaaa'),
+    ("--cwd=" + 2048 * "/a", '--cwd: cwd "/a/a'),
+    ("--root=/proc", "--root: /proc lies in /proc, where "),
+    ("--root=/proc/self/task", "--root: /proc/self/task lies in /proc, where "),
     ("--share=x", "--share: "),
 ]
 
 
-@pytest.mark.parametrize(("option", "message"), OPTIONS, ids=[option for option, _ in OPTIONS])
+@pytest.mark.parametrize(("option", "message"), OPTIONS, ids=[option[:40] for option, _ in OPTIONS])
 def test_options(option: str, message: str) -> None:
     """Each by its name."""
     for command in ("run", "check"):
@@ -241,6 +245,11 @@ COMMANDS: Table = [
 def test_commands(words: Words, message: str) -> None:
     """The place first: the file, the option, the argument."""
     refuses(message, "nstool", *words)
+
+
+def test_a_command_that_is_too_long_for_a_plan() -> None:
+    for command in ("run", "check"):
+        refuses("the plan has 1", "nstool", command, "--", "true", *15 * [100_000 * "a"])
 
 
 def test_a_message_is_fit_for_a_terminal() -> None:

@@ -220,3 +220,8 @@ def test_anything_is_read_or_refused(read, value):
 @given(st.integers(0, (1 << 62) - 1))
 def test_sizes_in_bytes_are_themselves(number):
     assert values.size(number) == values.size(str(number)) == values.size(f"{number}B") == number
+
+
+def test_a_time_in_fractions_is_told_what_a_time_is() -> None:
+    with pytest.raises(SpecError, match='expected whole seconds, or a time as "90m", "2h", "30d", got a float'):
+        values.clock_offset(1e30)
