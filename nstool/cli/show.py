@@ -269,13 +269,16 @@ def _departures(target: str, pid: int) -> list[str]:
 
 
 def _with_addresses(facts: Facts) -> Facts:
-    from errno import EACCES, EPERM
+    from errno import EACCES, ENOENT, EPERM, ESRCH
 
+    from nstool.errors import SandboxGone
     from nstool.network.facts import addresses
 
     try:
         links = addresses(facts.pid).links
     except OSError as error:
+        if error.errno in (ENOENT, ESRCH):  # a zombie has no namespaces any more
+            raise SandboxGone(f"process {facts.pid} has ended") from None
         if error.errno not in (EACCES, EPERM):
             raise
         # An ordinary user may join no network namespace from outside.

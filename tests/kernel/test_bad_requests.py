@@ -252,6 +252,13 @@ def test_a_command_that_is_too_long_for_a_plan() -> None:
         refuses("the plan has 1", "nstool", command, "--", "true", *15 * [100_000 * "a"])
 
 
+def test_a_process_that_has_ended_is_not_shown() -> None:
+    """One that nobody has waited for has a directory in /proc and no namespaces."""
+    with subprocess.Popen(["true"]) as process:
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        refuses(f"process {process.pid} has ended", "nstool", "show", str(process.pid))
+
+
 def test_a_message_is_fit_for_a_terminal() -> None:
     """Bytes that are no UTF-8 and escape sequences are escaped in every line of it, and once."""
     done = ran("nstool", "run", "--", "/x\udcff\x1b[31m")
