@@ -58,7 +58,7 @@ WRONG = [
     ('[namespaces]\nuser = "/proc/self/ns/user"', "2: namespaces.user: a new pid namespace would belong"),
     ('[namespaces]\nnet = "/dev/zero"', "2: namespaces.net: /dev/zero is no namespace"),
     ('\nnamespaces.net = 4194303', "2: namespaces.net: there is no process 4194303"),
-    ('[net]\nmode = "join"\ntarget = "nosuch"', "3: net.target: no sandbox and no named network namespace is called 'nosuch'"),
+    ('[net]\nmode = "join"\ntarget = "nosuch"', "3: net.target: no sandbox and no named network namespace is called"),
     ('[net]\ntarget = "/proc/self/ns/uts"\nmode = "join"', "2: net.target: /proc/self/ns/uts is a namespace of"),
     ('[net]\ntarget = "/etc/hostname"\nmode = "join"', "2: net.target: /etc/hostname is no namespace"),
 ]  # fmt: skip

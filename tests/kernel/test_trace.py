@@ -29,6 +29,7 @@ CLONE_VM, CLONE_VFORK, CLONE_PIDFD, CLONE_INTO_CGROUP = 0x100, 0x4000, 0x1000, 0
 CLONE_CHILD_CLEARTID = 0x200000
 SIGKILL, SIGSTOP = 9, 19
 MSG_NOSIGNAL = 0x4000
+MSG_DONTWAIT = 0x40
 FUTEX_WAIT, FUTEX_WAKE = 0, 1
 RELEASE = struct.pack("<I", 1)
 ANY = object()
@@ -270,7 +271,7 @@ class Comparison:
         if self.payload.calls[self.payload.at - 1].name != "execve":
             raise Mismatch("there is more to the payload than the plan says")
         if self.plan.init:  # nothing comes between the last step of init and its report
-            self.take(self.init, Step(INIT, "report", (), ""), "sendto", ANY, ANY, 64, MSG_NOSIGNAL)
+            self.take(self.init, Step(INIT, "report", (), ""), "sendto", ANY, ANY, 64, MSG_NOSIGNAL | MSG_DONTWAIT)
 
     def take(self, actor: Actor, step: Step, name: str, *args: Any) -> Call:
         free = actor is self.launcher and self.free
