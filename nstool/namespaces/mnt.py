@@ -433,7 +433,7 @@ def _idmaps(host: Host, maps: Maps | None) -> list[object]:
 def _places(spec: Spec) -> list[tuple[str, str]]:
     """Where something is mounted in an unpacked root, and the source of a bind: (path, source)."""
     own = [path for path, how in (("/proc", spec.proc), ("/dev", spec.dev)) if how != "none"]
-    scratch = SCRATCH if spec.tmp_size and not spec.root.writable else ()
+    scratch = SCRATCH if spec.tmp_size else ()
     return [*((path, "") for path in (*own, *scratch)), *((mount.target, mount.source) for mount in spec.mounts)]
 
 
@@ -505,10 +505,8 @@ def _closed(spec: Spec, host: Host) -> tuple[tuple[str, ...], list[Step]]:
 
 def _made(spec: Spec, host: Host) -> tuple[str, ...]:
     """The directories that are empty and the sandbox's own, so that places to mount on can be made below them."""
-    scratch = {"tmpfs": ("/tmp",), "host": host.scratch}.get(spec.root.type, SCRATCH)
-    found = scratch if spec.tmp_size and not spec.root.writable else ()
     tmpfs = tuple(mount.target for mount in spec.mounts if mount.type == "tmpfs")
-    return (*found, *tmpfs, *(host.covered if spec.root.type == "host" else ()))
+    return (*_scratch_paths(spec, host), *tmpfs, *(host.covered if spec.root.type == "host" else ()))
 
 
 def _covered(spec: Spec, host: Host, closed: tuple[str, ...]) -> list[tuple[Fd | int, str, bool]]:
@@ -647,18 +645,31 @@ def _dev_mounts(spec: Spec, maps: Maps | None) -> list[Step]:
     return steps
 
 
+def _scratch_paths(spec: Spec, host: Host) -> tuple[str, ...]:
+    """Where a scratch directory is mounted: where the root has one, or where one can be made that is not kept.
+
+    What an overlay lacks below its top may lie in a directory of a layer in which the ids inside make nothing.
+    """
+    if spec.tmp_size == 0:
+        return ()
+    root = spec.root.type
+    paths = {"tmpfs": ("/tmp",), "host": host.scratch}.get(root, SCRATCH)
+    targets = {mount.target for mount in spec.mounts}
+    makes = root == "overlay" or bool(host.top)
+    return tuple(
+        path
+        for path in paths
+        if path not in targets
+        and (root in ("host", "tmpfs", "tarball") or path in host.root or (makes and path.count("/") == 1))
+    )
+
+
 def _scratch(spec: Spec, host: Host) -> list[Step]:
     steps: list[Step] = []
     flags = SAFE | uapi.MOUNT_ATTR_NOEXEC
-    paths = {"tmpfs": ("/tmp",), "host": host.scratch}.get(spec.root.type, SCRATCH)
-    if spec.tmp_size == 0 or spec.root.writable:  # a writable root has its own
-        paths = ()
-    for number, path in enumerate(paths):
-        make = _own_root(spec, host) and not _is_bound(host, path)
-        if not (make or path in host.root) or any(m.target == path for m in spec.mounts):
-            continue
+    for number, path in enumerate(_scratch_paths(spec, host)):
         name = f"scratch{number}"
-        if make:
+        if spec.root.type != "host" and path not in host.root:
             steps += _make_directories(_parents(path))
         mode = "755" if path == "/run" else "1777"
         steps += _new("tmpfs", name, {"mode": mode, "size": str(spec.tmp_size)}, flags, f"an empty {path} of its own")

@@ -676,7 +676,7 @@ MOUNTING: tuple[Row, ...] = (
         "EACCES",
         executing.directory_closed,
         "{directory} cannot be searched by host uid {uid}, which the sandbox's root is",
-        "chmod o+x it, or use an id-mapped root (root.idmap = true)",
+        "chmod o+x it, or use an id-mapped root (root.idmap = true, --root-idmap)",
         "path_resolution(7)",
     ),
     _row(
@@ -895,7 +895,7 @@ MOUNTING: tuple[Row, ...] = (
         "EROFS",
         mounting.root_read_only,
         "{path} is read-only in the sandbox's root",
-        "make it in the root beforehand, or root.writable = true",
+        "make it in the root beforehand, or root.writable = true (--writable)",
         "mount_setattr(2)",
     ),
     _row(
@@ -912,7 +912,7 @@ MOUNTING: tuple[Row, ...] = (
         "EACCES EPERM",
         mounting.root_not_writable,
         "{path} ({host} on the host) is not writable for host uid {uid}, which the sandbox's root is",
-        "make it in the root beforehand, or use an id-mapped root (root.idmap = true)",
+        "make it in the root beforehand, or use an id-mapped root (root.idmap = true, --root-idmap)",
         "path_resolution(7)",
     ),
     _row(
@@ -1284,7 +1284,7 @@ EXECUTING: tuple[Row, ...] = (
         "EACCES ENOENT",
         executing.parent_closed,
         "{directory} ({host} on the host) cannot be searched by host uid {uid}, which the command runs as",
-        "chmod o+x {host}, use an id-mapped root (root.idmap = true), or another --user",
+        "chmod o+x {host}, use an id-mapped root (root.idmap = true, --root-idmap), or another --user",
         "path_resolution(7); opencontainers/runc#3520",
         predicts=True,
     ),

@@ -36,7 +36,7 @@ def read(spec: Spec, terminals: tuple[int, ...] = ()) -> Host:
     network = spec.net.mode in ("veth", "bridge")
     directory = spec.root.path if spec.root.type == "directory" else ""
     prefix = directory.rstrip("/")
-    exist = _directories(prefix, spec) if spec.root.type in ("host", "directory") else frozenset()
+    exist = _directories(spec)
     return Host(
         uid=uid,
         gid=gid,
@@ -178,9 +178,15 @@ def _real(paths: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(os.path.realpath(path) for path in paths if os.path.isdir(path)))
 
 
-def _directories(prefix: str, spec: Spec) -> frozenset[str]:
+def _directories(spec: Spec) -> frozenset[str]:
+    """Which paths that a plan may mount on are directories of the root; of an overlay: in the topmost layer with it."""
+    root = spec.root
+    upper = (f"{root.upper}/upper",) if root.upper else ()
+    roots = {"host": ("",), "directory": (root.path.rstrip("/"),), "overlay": (*upper, *root.lower)}.get(root.type, ())
     wanted = ("/proc", "/dev", *SCRATCH, *(m.target for m in spec.mounts), *spec.mask_paths)
-    return frozenset(path for path in wanted if _kind(prefix + path) == "dir")
+    return frozenset(
+        path for path in wanted if next(filter(None, (_found(layer, path, "") for layer in roots)), "") == "dir"
+    )
 
 
 def _targets(prefix: str, spec: Spec) -> dict[str, str]:

@@ -20,7 +20,7 @@ DOCS: dict[str, str] = {
     "Spec.proc_subset": '"pid" hides all of /proc but the processes, proc(5).',
     "Spec.dev": '/dev: "private" (the few safe nodes, pts, shm and mqueue), "nodes" (without these three), '
     '"bind" (the host\'s), "none".',
-    "Spec.tmp_size": "Size of the private /tmp, and of /dev/shm; 0: no such /tmp.",
+    "Spec.tmp_size": "Size of each of the private /tmp, /var/tmp and /run, and of /dev/shm; 0: those of the root.",
     "Spec.mask_paths": "Paths that appear empty inside.",
     "Spec.readonly_paths": "Paths that are read-only inside.",
     "Spec.limits": "Limits on what the sandbox may use.",

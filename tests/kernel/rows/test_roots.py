@@ -91,7 +91,7 @@ def test_a_directory_without_mount_points(act: Act, tree: Path) -> None:
     before = listing(tree)
     script = "ls / ; cat /etc/release; ls -d /proc/self /dev/null; touch /etc/x"
     ran = act(boxes.run, "sh", "-c", script, root=Root("directory", str(tree)))
-    assert ran.lines == ["bin", "dev", "etc", "proc", "run", "tmp", "var", "test", "/dev/null", "/proc/self"]
+    assert ran.lines == ["bin", "dev", "etc", "proc", "run", "tmp", "test", "/dev/null", "/proc/self"]
     assert "Read-only file system" in ran.err
     assert listing(tree) == before
 
@@ -238,6 +238,34 @@ def test_a_root_that_is_not_there(act: Act) -> None:
     assert "bug" not in ran.err
 
 
+KINDS = ("host", "directory", "overlay", "tmpfs")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("size", [1 << 20, 0])
+def test_a_writable_root_has_scratch_directories_too(act: Act, tree: Path, kind: str, size: int) -> None:
+    """/tmp is private, and the command's to write; with tmp_size 0 it is the root's own."""
+    for name in ("proc", "dev", "tmp"):
+        (tree / name).mkdir()
+    roots = {
+        "host": Root(writable=True),
+        "directory": Root("directory", str(tree), writable=True),
+        "overlay": Root("overlay", lower=(str(tree),), writable=True),
+        "tmpfs": Root("tmpfs", writable=True),
+    }
+    busybox = os.path.realpath(str(shutil.which("busybox")))
+    mounts = tuple(Mount(f"/bin/{name}", busybox) for name in ("sh", "touch", "cat")) if kind == "tmpfs" else ()
+
+    def look() -> tuple[bool, str]:
+        with boxes.box("sh", root=roots[kind], mounts=mounts, tmp_size=size) as box:
+            own = boxes.mounts(box.pid).get("/tmp") is not None
+            return own, box.ask("touch /tmp/scratch-of-a-test && echo made") if own else ""
+
+    assert act(look) == ((True, "made\n") if size else (False, ""))
+    assert not os.path.exists("/tmp/scratch-of-a-test")
+    assert not os.path.exists(tree / "tmp/scratch-of-a-test")
+
+
 # ------------------------------------------------------------------------------------------ tmpfs
 
 
@@ -267,6 +295,15 @@ def test_an_overlay_of_several_directories(act: Act, tree: Path, place: Path) ->
     root = Root("overlay", lower=(str(top), str(tree)))
     assert act(boxes.shell, "cat /etc/release; ls /bin/sh", root=root) == "top\n/bin/sh\n"
     assert (listing(tree), listing(top)) == before
+
+
+def test_an_overlay_goes_without_a_scratch_directory_that_cannot_be_made(act: Act, tree: Path) -> None:
+    """Its layer has /var, which belongs to nobody inside, and no /var/tmp: nothing is made there; /tmp is made."""
+    (tree / "var").mkdir()
+    root = Root("overlay", lower=(str(tree),))
+    assert act(boxes.shell, "touch /tmp/x; ls /tmp /var", root=root) == "/tmp:\nx\n\n/var:\n"
+    (tree / "var/tmp").mkdir()
+    assert act(boxes.shell, "touch /var/tmp/x; ls /var/tmp", root=root) == "x\n"
 
 
 def test_changes_are_thrown_away(act: Act, tree: Path) -> None:
