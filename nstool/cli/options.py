@@ -204,7 +204,7 @@ OPTIONS: tuple[Option, ...] = (
         "DST[:OPTION,...]",
         how="add",
         apply=_mounts(values.tmpfs),
-        help='An empty writable tmpfs: "/scratch:size=64M,mode=1777".',
+        help='An empty tmpfs that everybody inside can write: "/scratch:size=64M,mode=0755".',
     ),
     Option("--mount-propagation", "mount_propagation", "KIND"),
     Option("--proc", "proc", "HOW"),

@@ -49,7 +49,8 @@ DOCS: dict[str, str] = {
     "Root.upper": "Layer that keeps what is written; empty: thrown away.",
     "Root.writable": "The root can be written to.",
     "Root.idmap": "Show the owners of the files under the sandbox's ids, mount_setattr(2).",
-    "Root.size": "Size of the tmpfs, or of the thrown-away upper layer.",
+    "Root.size": "Size of the tmpfs, or of the thrown-away upper layer; of a tarball: what is unpacked, not what is "
+    "written later, which lies on the host.",
     "Mount.target": "Absolute path inside.",
     "Mount.source": "Path on the host.",
     "Mount.type": "What is mounted.",
@@ -62,7 +63,7 @@ DOCS: dict[str, str] = {
     "Mount.idmap": "Show the owners of the files under the sandbox's ids, mount_setattr(2).",
     "Mount.propagation": "Propagation of this mount; empty: as mount_propagation.",
     "Mount.size": "Size of a tmpfs; 0: as tmp_size.",
-    "Mount.mode": "Permission bits of a tmpfs.",
+    "Mount.mode": "Permission bits of a tmpfs; 1777: everybody can write, as in /tmp.",
     "Mount.lower": "Layers of an overlay, the top one first.",
     "Mount.upper": "Layer of an overlay that keeps what is written; empty: thrown away.",
     "Publish.host": "Port of the host.",

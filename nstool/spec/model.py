@@ -39,7 +39,7 @@ class Mount(Frozen):
     idmap: bool = False
     propagation: str = ""
     size: int = 0
-    mode: int = 0o755
+    mode: int = 0o1777
     lower: tuple[str, ...] = ()
     upper: str = ""
 

@@ -239,8 +239,8 @@ def test_mounts_of_the_other_types(act: Act) -> None:
 
 
 def test_a_tmpfs_is_as_large_as_it_says(act: Act) -> None:
-    """And no larger."""
-    words = ["--tmpfs", "/mnt/t:size=1M,mode=1777"]
+    """And no larger; the command, which is not root inside, can write it."""
+    words = ["--tmpfs", "/mnt/t:size=1M"]
     ran = act(boxes.nstool_run, *words, "--", "sh", "-c", "head -c 3000000 /dev/zero > /mnt/t/f; stat -c %s /mnt/t/f")
     assert "No space left" in ran.err
     assert int(ran.out) == 1 << 20
