@@ -43,7 +43,7 @@ FORMS: dict[str, str] = {
     "Spec.net": "table, or text",
     "Spec.uid_map": "list of tables, texts, or [inside, outside, count]",
     "Spec.gid_map": "list of tables, texts, or [inside, outside, count]",
-    "Spec.capabilities": "table, list of names, or text",
+    "Spec.capabilities": "table, list of names, text, or number",
     "Root.size": SIZE,
     "Mount.size": SIZE,
     "Mount.mode": 'octal text: "1777", or 0o1777',

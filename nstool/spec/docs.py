@@ -29,7 +29,8 @@ DOCS: dict[str, str] = {
     "Spec.ipc": "Limits of the new ipc namespace.",
     "Spec.uid_map": 'User ids inside and outside: tables, or "INSIDE:OUTSIDE:COUNT"; empty: unused ones.',
     "Spec.gid_map": 'Group ids inside and outside: tables, or "INSIDE:OUTSIDE:COUNT"; empty: unused ones.',
-    "Spec.capabilities": "The capabilities of the command: a list (all five sets alike) or a table of the five sets.",
+    "Spec.capabilities": 'The capabilities of the command: names, "all" or a mask as "0x21" (all five sets alike), or '
+    "a table of the five sets.",
     "Spec.securebits": "Securebits of the command, capabilities(7).",
     "Spec.no_new_privs": "No program gains privileges by execve(2).",
     "Spec.seccomp": 'System call filter: "default" or "none", seccomp(2).',

@@ -38,7 +38,7 @@ HUMAN: dict[str, dict[str, Any]] = {
     "Spec.net": {"type": "string", "pattern": "^(none|loopback|veth|host|bridge(:.*)?|join:.+)$"},
     "Spec.uid_map": {"type": "array", "items": {"anyOf": [{"$ref": "#/$defs/IdMap"}, _ID_LINE]}},
     "Spec.gid_map": {"type": "array", "items": {"anyOf": [{"$ref": "#/$defs/IdMap"}, _ID_LINE]}},
-    "Spec.capabilities": {"anyOf": [_CAPABILITIES, _TEXT]},
+    "Spec.capabilities": {"anyOf": [_CAPABILITIES, _TEXT, _NUMBER]},
     "Root.size": _SIZE,
     "Mount.size": _SIZE,
     "Mount.mode": _OCTAL,

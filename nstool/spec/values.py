@@ -375,8 +375,8 @@ def rlimit(value: object) -> tuple[int, int]:
 
 
 def capabilities(value: object) -> Capabilities:
-    """Return five equal sets: ["net_bind_service"] is a capability that the command really has."""
-    names = tuple(dict.fromkeys(capability(name) for name in words(value)))
+    """Return five equal sets, in the forms of one: ["net_bind_service"] is a capability that the command really has."""
+    names = tuple(dict.fromkeys(capability_set(value)))
     return Capabilities(names, names, names, names, names)
 
 
@@ -386,13 +386,14 @@ def capability(name: str) -> str:
 
 
 def capability_set(value: object) -> tuple[str, ...]:
-    """Return the names of one capability set: names, "all", or a mask as 0x21 or 33."""
+    """Return the names of one capability set: names, "all", or masks as "0x21"; a number is a mask too."""
     from nstool.security import capabilities
 
-    if value == "all":
-        return capabilities.names(capabilities.full())
-    mask = _mask(value)
-    return tuple(capability(name) for name in words(value)) if mask is None else capabilities.names(mask)
+    found: list[str] = []
+    for word in words(value) if _mask(value) is None else (value,):
+        mask = capabilities.full() if word == "all" else _mask(word)
+        found += [capability(str(word))] if mask is None else capabilities.names(mask)
+    return tuple(found)
 
 
 def securebits(value: object) -> tuple[str, ...]:

@@ -409,6 +409,8 @@ def test_plain_specs_validate(validator, spec):
         ({"command": ["a"], "limits": {"memory": "64M", "cpu": "50%"}, "root": "/"}, True),
         ({"net": "veth", "mounts": ["/a:/b:rw"], "uid_map": ["0:1:2"], "env": ["A=1"], "user": 5}, True),
         ({"net": {"publish": ["80:80", 80]}, "capabilities": ["kill"], "namespaces": {"pid": 5}}, True),
+        ({"capabilities": "all"}, True),
+        ({"capabilities": 33}, True),
         ({"command": "ls"}, False),
         ({"comand": ["ls"]}, False),
         ({"limits": {"memory": "64X"}}, False),

@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nstool import uapi
 from nstool.errors import SpecError
 from nstool.spec import values
-from nstool.spec.model import IdMap, Mount, Net, Publish, Root
+from nstool.spec.model import Capabilities, IdMap, Mount, Net, Publish, Root
 
 
 @pytest.mark.parametrize(
@@ -204,6 +205,19 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
     max_leaves=6,
 )
+
+
+@pytest.mark.parametrize("value", ["all", ["all"], "0x1ffffffffff", ["0x1ffffffffff"], (1 << 41) - 1, "chown,all"])
+def test_all_capabilities_are_written_in_every_form(value):
+    """In one set and in all five, as a text, an element of a list, a mask."""
+    everything = tuple(uapi.CAPABILITIES)
+    assert values.capabilities(value) == Capabilities(everything, everything, everything, everything, everything)
+    assert tuple(dict.fromkeys(values.capability_set(value))) == everything
+
+
+@pytest.mark.parametrize("value", ["0x21", ["0x21"], ["0x1", "0x20"], 33, ["CAP_CHOWN", "kill"], "chown,kill"])
+def test_a_mask_stands_for_its_capabilities(value):
+    assert values.capabilities(value).bounding == values.capability_set(value) == ("chown", "kill")
 
 
 @given(st.sampled_from(READERS), JSON)
