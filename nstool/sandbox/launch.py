@@ -339,13 +339,6 @@ class Prepared:
     """A spec that is checked and planned; each launch takes only what the sandbox has to itself. Thread-safe."""
 
     def __init__(self, spec: Spec, terminals: tuple[int, ...]) -> None:
-        try:
-            self._prepare(spec, terminals)
-        except (AttributeError, TypeError, AssertionError):
-            _check_types(spec)
-            raise
-
-    def _prepare(self, spec: Spec, terminals: tuple[int, ...]) -> None:
         from nstool.spec.check import check
 
         check(spec)
@@ -439,21 +432,6 @@ def _check_thread(spec: Spec) -> None:
             "launch it from the main thread (not with launch_async), keep init, or set die_with_parent = false",
             "init",
         )
-
-
-def _check_types(spec: Spec) -> None:
-    """Raise SpecError if a spec made by a program has a value of the wrong type: with its key path."""
-    import msgspec
-
-    from nstool.spec.load import from_dict
-    from nstool.spec.schema import struct
-
-    try:
-        msgspec.convert(spec.asdict(), struct(type(spec)))
-    except msgspec.ValidationError as error:
-        raise SpecError(f"{error}; the types are in nstool.spec.model") from None
-    except AttributeError:  # not even a record where one is wanted
-        from_dict(spec.asdict())
 
 
 def preview(spec: Spec) -> Plan:

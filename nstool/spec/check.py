@@ -9,7 +9,7 @@ from nstool.errors import SpecError
 from nstool.frozen import Frozen
 from nstool.kinds import KINDS
 from nstool.security import capabilities as caps
-from nstool.spec.model import IdMap, Mount, Publish, Spec
+from nstool.spec.model import Capabilities, IdMap, Ipc, Limits, Mount, Namespaces, Net, Publish, Root, Spec
 from nstool.spec.values import MOUNT_TYPES, PROPAGATION, quoted, size_text, suggest
 
 TYPE_CHECKING = False
@@ -141,6 +141,46 @@ def _leaves(value: object, path: Path) -> Iterable[tuple[Path, object]]:
             yield from _leaves(item, (*path, index))
     else:
         yield path, value
+
+
+def _types(spec: Spec) -> None:
+    """Refuse a value of a type that the model does not have: a program may have put in anything."""
+    _type((), spec, "Spec")
+
+
+def _type(path: Path, value: object, hint: str) -> None:
+    """hint: an annotation of the model, as it is written there."""
+    if hint.endswith(" | None"):
+        if value is None:
+            return
+        hint = hint.removesuffix(" | None")
+    kind, _, inner = hint.removesuffix("]").partition("[")
+    wanted = _TYPES[kind]
+    if not isinstance(value, wanted) or (isinstance(value, bool) and kind != "bool"):
+        _fail(path, f"must be of type {hint}, not {type(value).__name__}; nstool.spec.model has the types")
+    if isinstance(value, Frozen):
+        for name in value.__fields__:
+            item = getattr(value, name)
+            if name not in value.__defaults__ or item is not value.__defaults__[name]:
+                _type((*path, name), item, value.__annotations__[name])
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            _type(path, key, "str")
+            _type((*path, key), item, inner.partition(", ")[2])
+    elif isinstance(value, tuple):
+        item_hint, _, last = inner.rpartition(", ")
+        if last != "..." and len(value) != 2:
+            _fail(path, f"must be two values, not {len(value)}")
+        for index, item in enumerate(value):
+            _type((*path, index), item, item_hint)
+
+
+_RECORDS = (Spec, Root, Mount, Limits, Net, Publish, Namespaces, Capabilities, Ipc, IdMap)
+_TYPES: dict[str, type | tuple[type, ...]] = {
+    **{cls.__name__: cls for cls in _RECORDS},
+    **{cls.__name__: cls for cls in (str, bool, int, dict, tuple)},
+    "float": (float, int),
+}
 
 
 def _plain(spec: Spec) -> None:
@@ -665,6 +705,7 @@ def _next_pid(spec: Spec) -> None:
 
 
 CHECKS: tuple[Callable[[Spec], None], ...] = (
+    _types,
     _plain,
     _choices,
     _command,

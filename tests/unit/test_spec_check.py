@@ -24,6 +24,41 @@ OK = Spec(command=("true",))
 VETH = OK.replace(net=Net(mode="veth"))
 
 
+WRONG_TYPES = [
+    (Spec(command=["true"]), "command: must be of type tuple[str, ...], not list"),
+    (Spec(command="true"), "command: must be of type tuple[str, ...], not str"),
+    (Spec(command=("true", 1)), "command[1]: must be of type str, not int"),
+    (OK.replace(root="/"), "root: must be of type Root, not str"),
+    (OK.replace(mounts=[Mount("/a", "/b")]), "mounts: must be of type tuple[Mount, ...], not list"),
+    (OK.replace(mounts=("/a:/b",)), "mounts[0]: must be of type Mount, not str"),
+    (OK.replace(mounts=(Mount("/a", None),)), "mounts[0].source: must be of type str, not NoneType"),
+    (VETH.replace(net=Net(mode="veth", dns=["::1"])), "net.dns: must be of type tuple[str, ...], not list"),
+    (VETH.replace(net=Net(hosts=(("::1",),))), "net.hosts[0]: must be two values, not 1"),
+    (OK.replace(env={"A": 1}), "env.A: must be of type str, not int"),
+    (OK.replace(env={1: "A"}), "env: must be of type str, not int"),
+    (OK.replace(env=None), "env: must be of type dict[str, str], not NoneType"),
+    (OK.replace(init=1), "init: must be of type bool, not int"),
+    (OK.replace(umask=True), "umask: must be of type int, not bool"),
+    (OK.replace(limits=Limits(cpu="1")), "limits.cpu: must be of type float, not str"),
+    (OK.replace(limits=Limits(rlimits={"core": 0})), "limits.rlimits.core: must be of type tuple[int, int], not int"),
+    (OK.replace(uid_map=(IdMap(None, 1, 1),)), "uid_map[0].inside: must be of type int, not NoneType"),
+]
+
+
+@pytest.mark.parametrize(("spec", "message"), WRONG_TYPES)
+def test_a_value_of_the_wrong_type_is_refused_by_its_key(spec, message):
+    """A program can put anything into a record; nothing of it gets as far as the plan."""
+    with pytest.raises(SpecError) as refused:
+        check(spec)
+    assert str(refused.value).startswith(message)
+
+
+def test_every_annotation_of_the_model_is_known():
+    """A spec with every record and a value in every field passes."""
+    full = Limits(cpu=1, rlimits={"core": (0, 0)}), Namespaces(monotonic_offset=0), Net(mode="veth", dns=("::1",))
+    check(OK.replace(limits=full[0], namespaces=full[1], net=full[2], ipc=Ipc(shmmax=1), mounts=(bind(),)))
+
+
 def net(**keys):
     return OK.replace(net=Net(**keys))
 
@@ -325,7 +360,7 @@ def test_possible(spec):
 def test_every_check_refuses_something():
     """A check that no case of the table reaches would be one that cannot fail."""
     reached = set()
-    for spec, _, _ in WRONG:
+    for spec in (*(spec for spec, _, _ in WRONG), *(spec for spec, _ in WRONG_TYPES)):
         for rule in CHECKS:
             try:
                 rule(spec)
