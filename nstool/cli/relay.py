@@ -8,7 +8,7 @@ import os
 import select
 import termios
 import tty
-from errno import EAGAIN, EIO
+from errno import EAGAIN, EIO, ENOTTY
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -47,8 +47,8 @@ def relay(sandbox: Relayed) -> None:
     try:
         if outer >= 0:
             _copy_size(outer, master)
-        if os.isatty(0) and os.tcgetpgrp(0) == os.getpgrp():  # in the background it would stop us
-            tty.setraw(0, termios.TCSANOW)
+        if outer >= 0:
+            make_raw(outer)
         _copy(sandbox, master, out, wake_read)
     finally:
         _signal.signal(_signal.SIGWINCH, old)
@@ -56,6 +56,25 @@ def relay(sandbox: Relayed) -> None:
             termios.tcsetattr(outer, termios.TCSADRAIN, before)
         os.close(wake_read)
         os.close(wake_write)
+
+
+def make_raw(outer: int) -> None:
+    """Put the caller's terminal into raw mode: what input and output mean is settled in the sandbox's own.
+
+    A terminal that is not the input is read by others: only its output passes unchanged. termios(3), OPOST.
+    """
+    try:
+        if os.tcgetpgrp(outer) != os.getpgrp():
+            return  # in the background it would stop us
+    except OSError as error:
+        if error.errno != ENOTTY:  # it controls another session, and never stops us
+            raise
+    if os.isatty(0):
+        tty.setraw(outer, termios.TCSANOW)
+        return
+    mode = termios.tcgetattr(outer)
+    mode[1] &= ~termios.OPOST
+    termios.tcsetattr(outer, termios.TCSANOW, mode)
 
 
 def _copy_size(source: int, target: int) -> None:

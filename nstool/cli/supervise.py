@@ -84,11 +84,10 @@ def _let_go_of_streams(relayed: tuple[int, ...]) -> None:
 
 def _raw(outer: int) -> bytes:
     """Put the caller's terminal into raw mode; its settings before, as TCGETS gives them. termios(3)."""
-    before = fcntl.ioctl(outer, _TCGETS, bytes(64))
-    if os.isatty(0) and os.tcgetpgrp(0) == os.getpgrp():  # in the background it would stop us
-        import tty
+    from nstool.cli.relay import make_raw
 
-        tty.setraw(0, 1)  # TCSADRAIN
+    before = fcntl.ioctl(outer, _TCGETS, bytes(64))
+    make_raw(outer)
     return before
 
 

@@ -156,10 +156,10 @@ def test_no_signal_ends_undoing_halfway(name: str, run_dir: Path) -> None:
 class Terminal:
     """A terminal of the test's, and nstool in it."""
 
-    def __init__(self, *words: str) -> None:
+    def __init__(self, *words: str, program: str = NSTOOL) -> None:
         self.pid, self.master = pty.fork()
         if self.pid == 0:
-            os.execv(NSTOOL, [NSTOOL, *words])
+            os.execv(program, [program, *words])
         self.seen = ""
 
     def resize(self, rows: int, columns: int) -> None:
@@ -196,6 +196,17 @@ def test_terminal_is_the_sandboxs_own() -> None:
     terminal.read_until("99\r\nhello")
     terminal.write("\x03")
     assert terminal.wait() == 128 + 2
+
+
+@pytest.mark.parametrize("command", ["run --", "exec {name} --"])
+def test_a_terminal_that_is_only_the_output_gets_each_line_end_once(name: str, command: str) -> None:
+    """The sandbox's terminal makes carriage returns, the caller's makes no second ones, and is as before at the end."""
+    with running("run", "--name", name, "--", "sh", "-c", "echo ready; read x"):
+        script = f"stty -a <&1; echo data | {NSTOOL} {command.format(name=name)} cat; stty -a <&1"
+        terminal = Terminal("-c", script, program="/bin/sh")
+        assert terminal.wait() == 0
+    before, after = terminal.seen.split("data\r\n")
+    assert before == after
 
 
 def test_terminal_settings_come_back() -> None:
