@@ -17,9 +17,11 @@ from nstool.cli.follow import follow
 def command(target: str, words: tuple[str, ...], types: str | None, keep_ids: bool, cwd: str) -> int:
     """Run COMMAND in the namespaces of TARGET, with your own rights; nothing is dropped or limited.
 
+    From a terminal, where TARGET's mounts have a /dev/pts of their own, COMMAND gets a terminal of that.
+
     TARGET: a pid, the name of a sandbox, a namespace file, a directory made by `nstool pin`, or the
     name of a network namespace (as of `ip netns`).
     """
     from nstool.sandbox.join import enter
 
-    return follow(enter(target, words, types_.read(types), keep_ids=keep_ids, cwd=cwd))
+    return follow(enter(target, words, types_.read(types), keep_ids=keep_ids, cwd=cwd, own_terminal=True))

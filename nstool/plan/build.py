@@ -311,6 +311,9 @@ def _init_last(spec: Spec, maps: user.Maps | None) -> tuple[Step, ...]:
 # ---- the payload ----
 
 
+CONTROLLING = Step(PAYLOAD, "ioctl_int", (Fd("tty"), uapi.TIOCSCTTY, 0), "its controlling terminal", man="ioctl_tty(2)")
+
+
 def terminal_steps(spec: Spec) -> tuple[Step, ...]:
     uid, gid = user.ids(spec)
     path = "/dev/pts/ptmx"
@@ -349,15 +352,7 @@ def hardened(spec: Spec, host: Host, maps: user.Maps | None, terminal: tuple[int
     """What every command of this spec gets, the first and those that are run in the sandbox later."""
     environment = {"PATH": PATH, **({"TERM": host.term} if terminal and host.term else {}), **spec.env}
     return (
-        *(
-            (
-                Step(
-                    PAYLOAD, "ioctl_int", (Fd("tty"), uapi.TIOCSCTTY, 0), "its controlling terminal", man="ioctl_tty(2)"
-                ),
-            )
-            if terminal
-            else ()
-        ),
+        *((CONTROLLING,) if terminal else ()),
         close_step(spec),
         *(
             (

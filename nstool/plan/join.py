@@ -101,11 +101,13 @@ def into_namespaces(
     root: str = "",
     ids: tuple[int, int] | None = None,
     cwd: str = "",
+    terminal: tuple[int, ...] = (),
 ) -> Plan:
     """Return the plan that runs a command in some namespaces with the caller's own rights. nsenter(1).
 
     files: namespace type to its file. root: directory that becomes "/", opened before joining.
     ids: (uid, gid) to take when a user namespace is joined. cwd: directory to start in, inside.
+    terminal: which standard streams are a terminal of that root's /dev/pts.
     """
     order = [name for name in JOIN_ORDER if name in files]
     steps: list[Step] = [
@@ -139,10 +141,13 @@ def into_namespaces(
         )  # EPERM: denied there
         steps.append(Step(INIT, "setresgid", (gid, gid, gid), "a group id of that user namespace"))
         steps.append(Step(INIT, "setresuid", (uid, uid, uid), "a user id of that user namespace"))
+    if terminal:  # it is of the ids that open it, which are the command's
+        steps += [step for step in build.terminal_steps(Spec()) if step.call != "fchownat"]
     steps += [
         Step(INIT, "clone3", (0, -1, 0), "joining a pid namespace holds for children: this one"),
         Step(PAYLOAD, "reset_signals", (), "dispositions and mask as a fresh process has them"),
-        *build.fd_steps(Spec(), ()),
+        *build.fd_steps(Spec(), terminal),
+        *((*pid.payload_steps(Spec()), build.CONTROLLING) if terminal else ()),
         build.close_step(Spec()),
         *((Step(PAYLOAD, "chdir", (cwd,), "the working directory"),) if cwd else ()),
         *pid.death_steps(Spec()),

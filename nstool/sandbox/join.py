@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 
 from nstool.errors import KernelError, SandboxGone, SpecError
 from nstool.kinds import KINDS
@@ -271,20 +272,39 @@ def _maps_root(pid: int) -> bool:
         return any(line.split()[0] == b"0" for line in file)
 
 
+def _has_terminals(root: str) -> bool:
+    """Whether a root has a devpts of its own, in which everybody may open a terminal. pts(4)."""
+    try:
+        status = os.stat(f"{root}/dev/pts/ptmx")
+    except OSError:  # none, or not ours to see: the command gets the streams as they are
+        return False
+    return stat.S_ISCHR(status.st_mode) and status.st_mode & 0o666 == 0o666
+
+
 def enter(
-    target: str, command: tuple[str, ...], types: tuple[str, ...] = (), *, keep_ids: bool = False, cwd: str = ""
+    target: str,
+    command: tuple[str, ...],
+    types: tuple[str, ...] = (),
+    *,
+    keep_ids: bool = False,
+    cwd: str = "",
+    own_terminal: bool = False,
 ) -> Joined:
     """Run a command in the namespaces of a target with the caller's own rights. nsenter(1).
 
     target: pid, namespace file, directory of pinned namespaces, or name of a network namespace.
-    keep_ids: do not become id 0 of a joined user namespace.
+    keep_ids: do not become id 0 of a joined user namespace. own_terminal: where a stream is a terminal and the
+    target's root has a devpts of its own, the command gets one of that: ``Joined.terminal``, the caller's to relay.
     """
     if not command or not command[0]:
         raise SpecError("the name of the command is empty", "COMMAND")
     files, pid = namespace_files(target, types)
     root = f"/proc/{pid}/root" if pid and "mnt" in files else ""
     ids = (0, 0) if "user" in files and not keep_ids and _maps_root(pid) else None
-    plan = join.into_namespaces(command, files, dict(os.environ), root=root, ids=ids, cwd=cwd or ("/" if root else ""))
+    terminal = tuple(fd for fd in (0, 1, 2) if own_terminal and os.isatty(fd)) if root and _has_terminals(root) else ()
+    plan = join.into_namespaces(
+        command, files, dict(os.environ), root=root, ids=ids, cwd=cwd or ("/" if root else ""), terminal=terminal
+    )
     opened: list[int] = []
     try:
         return _start(plan, given_streams((None, None, None), opened))

@@ -311,6 +311,16 @@ def test_exec_gives_a_terminal_where_the_caller_has_none(name: str) -> None:
         assert done.stdout.startswith("/dev/pts/")
 
 
+def test_enter_has_a_terminal_of_the_sandbox(name: str) -> None:
+    """A shell has job control there, and its exit status is told; other namespaces leave the streams as they are."""
+    with running("run", "--name", name, "--", "sh", "-c", "echo ready; read x"):
+        terminal = Terminal("enter", name, "--", "bash", "-ic", "tty; ps -o tpgid= -p $$; exit 7")
+        assert terminal.wait() == 7, terminal.seen
+        assert re.match(r"/dev/pts/\d+\r\n +[1-9]", terminal.seen), terminal.seen
+        ours = Terminal("enter", name, "--types", "net", "--", "tty")
+        assert ours.wait() == 0
+
+
 def test_signal_reaches_the_command_by_name(name: str) -> None:
     """`nstool signal NAME TERM` ends it, and its launcher tells so."""
     with running("run", "--name", name, "--", "sh", "-c", "echo ready; read x") as process:
