@@ -89,6 +89,13 @@ static int explain(const uint8_t *plan, const struct nst_failure *f)
 		}
 	}
 	say(call);
+	if (nst_same(call, "execve")) {
+		uint64_t argv = nst_step_at(plan, f->step)->arg[1];
+
+		say(" of ");
+		if (argv >> 32) /* its length */
+			say((const char *)plan + h->pool_offset + (uint32_t)argv);
+	}
 	say(": ");
 	say_error(f->error);
 	say("\n");
@@ -407,6 +414,8 @@ _Noreturn void nst_main(long *stack)
 		    "sandbox, 126 not executable, 127 not found.\n");
 		nst_leave(argc < 2 ? USAGE : 0);
 	}
+	if (argv[1][0] == '-')
+		die(USAGE, "no option but --help; a file of this name is written with ./", argv[1], 0);
 	nst_leave(run(argv[1], argv + 2));
 }
 

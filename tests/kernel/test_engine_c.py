@@ -133,10 +133,10 @@ def test_command_that_is_not_there(compiled: Make, init: bool) -> None:
     done = nsexec(compiled("no-such-command", init=init))
     assert done.returncode == NOT_FOUND
     assert done.stderr.startswith("nsexec: step ")
-    assert done.stderr.endswith(", execve: ENOENT\n")
+    assert done.stderr.endswith(", execve of no-such-command: ENOENT\n")
     done = nsexec(compiled("/etc/passwd", init=init))
     assert done.returncode == NOT_EXECUTABLE
-    assert done.stderr.endswith(", execve: EACCES\n")
+    assert done.stderr.endswith(", execve of /etc/passwd: EACCES\n")
 
 
 def test_usage() -> None:
@@ -144,6 +144,8 @@ def test_usage() -> None:
     nothing = subprocess.run([NSEXEC], capture_output=True, text=True, timeout=SECONDS)
     assert (nothing.returncode, nothing.stderr[:22]) == (USAGE, "usage: nsexec FILE [AR")
     assert nsexec("--help").returncode == 0
+    option = nsexec("--version")
+    assert (option.returncode, option.stderr[:36]) == (USAGE, "nsexec: --version: no option but --h")
 
 
 # ---- what goes in ----
@@ -287,7 +289,8 @@ def _refuse_each(workplace: Workplace, plan: Plan, directory: str) -> list[str]:
         Path(file).write_bytes(encode(plan.replace(steps=steps)))
         done = nsexec(file)
         name = {2: "ENOENT", 9: "EBADF", 22: "EINVAL"}[errno]
-        said = f"nsexec: step {number + 1} of {total}, {refused.call}: {name}\n"
+        what = f"execve of {refused.args[1][0]}" if refused.call == "execve" else refused.call
+        said = f"nsexec: step {number + 1} of {total}, {what}: {name}\n"
         status = NOT_FOUND if step.call == "execve" else CANNOT
         if (done.returncode, done.stderr) != (status, said):
             wrong.append(f"{step.who} {step.call}: {done.returncode} {done.stderr!r}, not {status} {said!r}")
