@@ -282,11 +282,15 @@ def _root(spec: Spec, host: Host, opener: str, opened: list[Step], userns: str, 
     return _pivot()
 
 
+# By which an ordinary user with a range in /etc/subuid is the command's user; without one this is the default.
+_OWNER = "--uid-map 1000:$(id -u):1 --gid-map 1000:$(id -g):1"
+
+
 def _no_idmap(what: str) -> NotSupported:
     return NotSupported(
         what,
         "mount_setattr(2) with MOUNT_ATTR_IDMAP needs CAP_SYS_ADMIN over the filesystem, which a user has not",
-        "run as root, or drop idmap",
+        f"run as root, or drop idmap and be the owner of your files inside too: {_OWNER}",
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import stat
 from pathlib import Path
@@ -210,6 +211,25 @@ def test_files_of_user_sandboxes_have_the_mapped_owner(as_user: Act, user: User)
             shutil.rmtree("shared")
 
     assert as_user(make) == [user.uid, user.subuid[0] + 1000]
+
+
+def test_the_remedy_for_an_idmap_shares_a_directory(as_user: Act, user: User) -> None:
+    """What an ordinary user is told instead of idmap makes the command the owner of the user's files."""
+
+    def share() -> tuple[str, int]:
+        os.mkdir("own")
+        try:
+            words = ["--mount", f"{os.path.abspath('own')}:/tmp/own:rw"]
+            refused = boxes.nstool_run(words[0], f"{words[1]},idmap", "--", "true").err
+            options = re.search(r"--uid-map .*", refused)
+            assert options, refused
+            told = options[0].replace("$(id -u)", str(user.uid)).replace("$(id -g)", str(user.gid)).split()
+            ran = boxes.nstool_run(*told, *words, "--", "touch", "/tmp/own/made")
+            return ran.err, os.stat("own/made").st_uid
+        finally:
+            shutil.rmtree("own")
+
+    assert as_user(share) == ("", user.uid)
 
 
 # ------------------------------------------------------------------- the default as an ordinary user
