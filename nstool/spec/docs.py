@@ -36,7 +36,8 @@ DOCS: dict[str, str] = {
     "Spec.seccomp": 'System call filter: "default" or "none", seccomp(2).',
     "Spec.keyring": 'Session keyring: "new" or "keep", session-keyring(7).',
     "Spec.init": "An init reaps orphans and forwards signals; without, the command is PID 1 itself.",
-    "Spec.terminal": 'A terminal of its own: "auto" (if the caller has one), "always", "never".',
+    "Spec.terminal": 'A terminal of its own: "auto" (if the caller has one), "always", "never". Its keys act inside: '
+    "^Z stops what a shell there runs, not nstool.",
     "Spec.pass_fds": "File descriptors of the caller that the command gets, from 3 on in this order.",
     "Spec.aslr": "Address-space randomisation; empty: as on the host, personality(2).",
     "Spec.personality": '"linux32" for a 32-bit uname(2), personality(2).',
