@@ -18,8 +18,11 @@ import pytest
 
 from nstool.kinds import KINDS
 from nstool.spec.model import Capabilities, IdMap, Ipc, Limits, Mount, Namespaces, Net, Publish, Root, Spec
+from tests.support import kernel
+from tests.support.child import run_in_child
 from tests.support.plans import free_port
 from tests.support.probes import REPOSITORY, probe
+from tests.support.user import User
 from tests.support.workplace import Workplace, unescape
 
 NSTOOL = str(REPOSITORY / ".venv/bin/nstool")
@@ -400,6 +403,30 @@ def test_script_makes_what_run_makes_for_an_ordinary_user(
     assert {key: found[key] for key in found if key not in ALLOWED} == {
         key: expected[key] for key in expected if key not in ALLOWED
     }
+
+
+def test_a_mount_below_a_closed_directory_keeps_no_script_from_running(name: str, user: User) -> None:
+    """An ordinary user's script cannot reach it, to make it read-only, nor can who is inside reach it."""
+    spec = Spec(("grep", "-c", " /srv/closed/m ", "/proc/self/mountinfo"), name, limits=Limits(memory=0, pids=0, cpu=0))
+
+    def act() -> tuple[int, str, str]:
+        kernel.unshare(kernel.CLONE_NEWNS)
+        kernel.mount("none", "/", flags=kernel.MS_REC | kernel.MS_PRIVATE)
+        kernel.mount("none", "/srv", "tmpfs", data="mode=755")
+        os.makedirs("/srv/closed/m")
+        os.chmod("/srv/closed", 0o700)
+        kernel.mount("none", "/srv/closed/m", "tmpfs")
+        user.become()
+        os.chdir(user.home)
+        file, path = user.home / f"{name}.json", user.home / f"{name}.sh"
+        file.write_text(json.dumps(spec.changed()))
+        path.write_bytes(subprocess.run([NSTOOL, "plan", "--sh", str(file)], stdout=subprocess.PIPE, timeout=60).stdout)
+        done = subprocess.run(["sh", str(path)], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
+        path.unlink()
+        file.unlink()
+        return done.returncode, done.stdout, done.stderr
+
+    assert run_in_child(act, timeout=120) == (0, "1\n", "")
 
 
 def test_a_compiled_plan_is_shown_like_the_one_it_was_made_of(name: str, workplace: Workplace) -> None:

@@ -96,10 +96,13 @@ def mount_setattr(s: Script, step: Step) -> Lines:
         lines.append(f"{s.mount()} -o remount,bind,{','.join(place.flags)} none {s.show(place)}")
         return notes + lines
     s.functions.add("attributes")
-    s.old_tools.add("mount")
+    s.old_tools |= {"mount", "stat"}
     below = " below" if flags & uapi.AT_RECURSIVE else ""
     if below:
-        notes += s.no("flags of mounts that others on the same place hide: a path does not lead to them")
+        notes += s.no(
+            "flags of mounts that others on the same place hide, or that lie in a directory that may not be entered: "
+            "no path leads to them"
+        )
     return [*notes, *lines, f"attributes {s.show(place)} {','.join(words)}{below}"]
 
 
@@ -167,6 +170,7 @@ def move_mount(s: Script, step: Step) -> Lines:
         lines = [f"{mount} --{'r' if place.recursive else ''}bind {s.show(place.source)} {where}"]
         if place.later:
             s.functions.add("attributes")
+            s.old_tools.add("stat")
             lines.append(f"attributes {where} {','.join(place.later)}{' below' if place.recursive else ''}")
     elif place.staged and place.who == LAUNCHER:
         # It came with the mount namespace of a more privileged owner: it can be bound, not moved.

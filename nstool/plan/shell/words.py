@@ -149,13 +149,17 @@ put_back() {
 }
 PART_FUNCTIONS = {
     "attributes": """\
-# attributes PATH OPTIONS [below]: change flags of the mount at PATH, and of all below it; the other flags stay.
+# attributes PATH OPTIONS [below]: change flags of the mount at PATH, and of all below it that a path leads to; the
+# other flags stay.
 attributes() {
     while read -r _ _ _ _ at flags _ <&9; do
         at=$(printf %b "$at")
         case $at in
         "$1") ;;
-        "${1%/}"/*) [ -n "${3-}" ] || continue ;;
+        "${1%/}"/*)
+            [ -n "${3-}" ] || continue
+            ${as-} $old$stat -c '' "$at" >/dev/null 2>&1 || continue
+            ;;
         *) continue ;;
         esac
         ${as-} $old$mount -n -c -o "remount,bind,$flags,$2" none "$at"
