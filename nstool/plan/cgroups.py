@@ -27,6 +27,7 @@ CONTROLLERS: tuple[str, ...] = (
     "freezer",  # version 1 only; cgroup.freeze in version 2
     "hugetlb",
 )
+VERSION1 = ("cpuacct", "devices", "freezer")  # no controllers of version 2, where others do their work
 UNIFIED = "unified"  # the cgroup2 directory, whichever controllers it has
 CGROUP = "cgroup"  # result of the step that opens it, for clone3
 WEIGHT = 10  # of the cpu by default; 100 is the kernel's own default, and 1024 is that in version 1

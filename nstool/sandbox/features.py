@@ -315,7 +315,7 @@ def _idmapped() -> Feature:
 
 
 def _cgroups() -> Iterator[Feature]:
-    from nstool.plan.cgroups import Controller
+    from nstool.plan.cgroups import VERSION1, Controller
     from nstool.sandbox.cgroups import layout
 
     found = layout()
@@ -329,6 +329,8 @@ def _cgroups() -> Iterator[Feature]:
     yield from _cgroup_files(found.unified_base)
     for controller in found.controllers.values():
         assert isinstance(controller, Controller)
+        if found.unified_mount and not controller.version and controller.name in VERSION1:
+            continue  # version 2 has the same in another form
         if controller.usable:
             how = "switched on" if controller.enabled else "can be switched on"
             said = f"version {controller.version}, {how} in {controller.base}"

@@ -84,9 +84,9 @@ def test_problem_is_what_the_launch_then_meets(tmp_path: Path) -> None:
 
 def test_trial_finds_what_no_detector_predicts() -> None:
     """A value that only the kernel judges: the trial run is refused, and says so."""
-    net = Net(sysctls={"net.core.somaxconn": "some"})
+    net = Net(sysctls={"net.ipv4.ip_default_ttl": "some"})
     (problem,) = features.problems(spec(net=net))
-    assert problem.cause == "the kernel does not take some for sysctl net.core.somaxconn"
+    assert problem.cause == "the kernel does not take some for sysctl net.ipv4.ip_default_ttl"
     assert problem.checked
 
 

@@ -35,6 +35,12 @@ def nstool(*words: str, **options: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run([NSTOOL, *words], capture_output=True, text=True, timeout=60, **options)  # type: ignore[call-overload, no-any-return]
 
 
+def cgroups_of(name: str) -> list[Path]:
+    """The sandbox's cgroups, of version 1 and 2."""
+    top = Path("/sys/fs/cgroup")
+    return [*top.glob(f"nstool-{name}-*"), *top.glob(f"*/nstool-{name}-*")]
+
+
 @contextlib.contextmanager
 def running(*words: str) -> Iterator[subprocess.Popen[str]]:
     """A foreground nstool whose command has said "ready"."""
@@ -129,7 +135,7 @@ def test_what_stays_of_a_foreground_launch_is_small(name: str) -> None:
 def test_supervisor_undoes_what_the_launcher_made(name: str, run_dir: Path) -> None:
     """After the end no cgroup, lease or directory is left: the supervisor undoes without Python."""
     with running("run", "--name", name, "--", "sh", "-c", "echo ready; read x"):
-        groups = list(Path("/sys/fs/cgroup").glob(f"*/nstool-{name}-*"))
+        groups = cgroups_of(name)
         assert groups
         assert (run_dir / "sandboxes" / name).is_dir()
     assert not any(group.exists() for group in groups)
@@ -491,7 +497,7 @@ def test_a_large_environment_of_the_caller_does_not_matter() -> None:
 def test_run_directory_removed_by_hand_leaves_no_cgroup(name: str, run_dir: Path) -> None:
     """The supervisor removes the cgroups that it knows of, whatever became of the journal."""
     with running("run", "--name", name, "--", "sh", "-c", "echo ready; read x"):
-        groups = list(Path("/sys/fs/cgroup").glob(f"*/nstool-{name}-*"))
+        groups = cgroups_of(name)
         init = json.loads(nstool("ps", "--json").stdout)[0]["init_pid"]
         assert f" {init}" not in nstool("ps").stderr
         shutil.rmtree(run_dir / "sandboxes" / name)

@@ -221,6 +221,15 @@ def cgroup2() -> str:
     return "" if any(kind == "cgroup2" for _, kind, _ in cgroup_mounts()) else "no cgroup2 mount"
 
 
+@probe
+def cgroup_v1() -> str:
+    """The pids controller is in a hierarchy of version 1."""
+    found = [point for point, kind, options in cgroup_mounts() if kind == "cgroup" and "pids" in options]
+    return (
+        "" if found else "no version 1 hierarchy has the pids controller; boot with systemd.unified_cgroup_hierarchy=0"
+    )
+
+
 def cgroup_mounts() -> list[tuple[str, str, list[str]]]:
     """Return (mount point, "cgroup" or "cgroup2", options) of each cgroup hierarchy. /proc/self/mounts."""
     with open("/proc/self/mounts") as file:
