@@ -223,7 +223,7 @@ def test_a_process_enters_from_its_own_user_namespace(box: Callable[..., Box]) -
     os.close(reader)
     lines = Path(f"/proc/{pid}/cgroup").read_text()
     own = os.path.basename(sandbox.cgroups["pids"])
-    assert lines.count(own) == len(here)
+    assert lines.count(own) == len(sandbox.steps.init)
 
 
 def test_usage_counts_nothing_that_is_not_there() -> None:
