@@ -17,6 +17,8 @@ BUILD_PACKAGES := gcc libc6-dev libcap-dev libseccomp2
 USE_PACKAGES   := nftables uidmap iproute2 strace busybox-static shellcheck
 FUZZ_PACKAGES  := clang libclang-rt-dev
 LINT_PACKAGES  := clang-format
+VAGRANT_PACKAGES := vagrant vagrant-libvirt libvirt-daemon-system libvirt-clients dnsmasq-base iptables \
+	qemu-system-x86 qemu-utils mmdebstrap fdisk e2fsprogs rsync openssh-client
 VM_PACKAGES    := qemu-system-x86 busybox-static kmod xz-utils e2fsprogs
 ifneq ($(filter /usr/bin/% /bin/%,$(shell command -v $(PYTHON) 2>/dev/null)),)
 BUILD_PACKAGES += python3-venv python3-dev
@@ -37,10 +39,10 @@ NATIVE         := nstool/_native.abi3.so
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help build run test test-unit test-vm bench lint format docs fuzz clean
+.PHONY: help build run test test-unit test-vm vagrant-test bench lint format docs fuzz clean
 
 help:
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 build: .venv/.installed $(NATIVE) $(BIN)/nsexec ## Set up everything: packages, .venv, the compiled module, nsexec.
 
@@ -55,6 +57,9 @@ test-unit: ## Run the tests that need neither build nor root.
 
 test-vm: build .venv/.vm-packages ## Run the tests marked for it under KERNELS="6.1 6.12" in QEMU; VM_FULL=1: all of the kernel's.
 	@$(BIN)/python tests/vm/run.py --kernels "$(KERNELS)" $(if $(filter 1,$(VM_FULL)),--full) $(ARGS)
+
+vagrant-test: build .venv/.vagrant-packages ## The same in Vagrant machines with a real systemd: up, TEST (make test), scenarios, destroy.
+	@vagrant/test $(KERNELS)
 
 bench: build ## Measure launches beside the floor and other tools.
 	@$(BIN)/python $(BENCH) $(ARGS)
@@ -109,6 +114,10 @@ clean: ## Remove all that make has made.
 
 .venv/.vm-packages: scripts/packages | .venv/.installed
 	@scripts/packages --need $(VM_PACKAGES)
+	@touch $@
+
+.venv/.vagrant-packages: scripts/packages | .venv/.installed
+	@scripts/packages --need $(VAGRANT_PACKAGES)
 	@touch $@
 
 .venv/.lint-packages: scripts/packages | .venv/.installed

@@ -17,7 +17,7 @@ from nstool.spec.model import Mount, Namespaces, Net, Root, Spec
 from tests.support import kernel
 from tests.support.probes import REPOSITORY
 
-pytestmark = pytest.mark.needs("root", "native", "nsexec")
+pytestmark = [pytest.mark.vm, pytest.mark.needs("root", "native", "nsexec")]
 
 AsUser = Callable[..., Any]
 

@@ -2,7 +2,7 @@
 
     python tests/vm/run.py [--kernels "6.1 6.12"] [--full] [--write docs/kernels.md] [PYTEST ARGUMENTS]
 
-The tests are those marked ``vm``, with --full all that need a kernel; a skip counts as a failure. The logs of the
+The tests are those marked ``vm``, where a skip is a failure; with --full all that need a kernel. The logs of the
 machines are kept in build/vm. --write: put what `nstool check` finds under each kernel, and here, into a file's table.
 """
 
@@ -117,7 +117,7 @@ def _script(shard: str, arguments: list[str], full: bool) -> str:
         "export PYTHONDONTWRITEBYTECODE=1\n"
         'echo "kernel $(uname -r)"\n'
         'echo "features $(.venv/bin/nstool check --json | tr -d "\\n")"\n'
-        f"exec env NSTOOL_MUST_RUN=1 NSTOOL_SHARD={shard} {test}\n"
+        f"exec env NSTOOL_MUST_RUN={'0' if full else '1'} NSTOOL_SHARD={shard} {test}\n"
     )
 
 

@@ -18,6 +18,8 @@ from tests.kernel.rows.conftest import Act
 from tests.support import probes
 from tests.support.user import User
 
+pytestmark = pytest.mark.vm
+
 MIB = 1 << 20
 # Allocates and touches: awk doubles a string until it is beyond any limit here.
 HOG = "busybox awk 'BEGIN { s = \"x\"; while (length(s) < 200 * 1024 * 1024) s = s s; print length(s) }'"

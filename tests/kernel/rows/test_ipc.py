@@ -11,6 +11,8 @@ from nstool.spec.model import Ipc
 from tests.kernel.rows import boxes
 from tests.kernel.rows.conftest import Act
 
+pytestmark = pytest.mark.vm
+
 WANTED: dict[str, object] = {
     "shmmax": 1 << 20,
     "shmall": 512,

@@ -20,6 +20,8 @@ from tests.kernel.rows import boxes
 from tests.kernel.rows.conftest import Act
 from tests.support import kernel
 
+pytestmark = pytest.mark.vm
+
 MS_SHARED = 1 << 20
 
 

@@ -21,6 +21,8 @@ from tests.kernel.rows.conftest import Act
 from tests.support import processes
 from tests.support.workplace import Workplace
 
+pytestmark = pytest.mark.vm
+
 HOST_NET = Net(mode="host")
 LINKS = f"for n in {' '.join(boxes.NAMES)}; do readlink /proc/self/ns/$n; done"
 NO_MOUNTS: dict[str, Any] = {"proc": "none", "dev": "none", "tmp_size": 0}

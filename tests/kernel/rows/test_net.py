@@ -18,7 +18,7 @@ from tests.support import plans
 DEVICES = "ls /proc/sys/net/ipv4/conf; ip -brief link 2>/dev/null"
 UP = "ip -brief address show lo"
 
-pytestmark = pytest.mark.needs("ip")
+pytestmark = [pytest.mark.vm, pytest.mark.needs("ip")]
 
 
 def devices(pid: int) -> list[str]:

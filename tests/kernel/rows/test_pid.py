@@ -18,6 +18,8 @@ from tests.kernel.rows import boxes
 from tests.kernel.rows.conftest import Act
 from tests.support import plans, processes
 
+pytestmark = pytest.mark.vm
+
 
 def test_init_is_pid_1_and_the_command_its_child(act: Act) -> None:
     """Inside: pid 1 is nsexec, the command's parent. Outside: NSpid of both has two levels. proc_pid_status(5)."""

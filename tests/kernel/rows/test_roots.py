@@ -29,7 +29,7 @@ from tests.support.probes import REPOSITORY
 from tests.support.user import User
 from tests.support.workplace import Workplace
 
-pytestmark = pytest.mark.needs("busybox")
+pytestmark = [pytest.mark.vm, pytest.mark.needs("busybox")]
 
 APPLETS = ("sh", "cat", "ls", "touch", "stat", "mkdir", "rm", "grep", "id", "echo", "mount")
 

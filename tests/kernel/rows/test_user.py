@@ -23,6 +23,8 @@ from tests.kernel.rows import boxes
 from tests.kernel.rows.conftest import Act
 from tests.support.user import User
 
+pytestmark = pytest.mark.vm
+
 NO_FILTER = {"no_new_privs": False, "seccomp": "none"}
 
 

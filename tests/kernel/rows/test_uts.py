@@ -16,6 +16,8 @@ from tests.kernel.rows import boxes
 from tests.kernel.rows.conftest import Act
 from tests.support import kernel
 
+pytestmark = pytest.mark.vm
+
 ADDR_NO_RANDOMIZE = 0x0040000
 PER_LINUX32 = 0x0008
 
