@@ -319,7 +319,7 @@ def test_a_cgroup_is_removed_with_what_is_in_and_below_it(box: Callable[..., Box
     reader, writer = os.pipe()
 
     def nest() -> None:
-        for path in sandbox.cgroups.values():
+        for path in set(sandbox.cgroups.values()):
             os.makedirs(f"{path}/a/b")
             Path(f"{path}/a/b/cgroup.procs").write_text("0")
         os.write(writer, b"!")
@@ -329,7 +329,7 @@ def test_a_cgroup_is_removed_with_what_is_in_and_below_it(box: Callable[..., Box
     os.close(writer)
     assert os.read(reader, 1) == b"!"
     os.close(reader)
-    for path in sandbox.cgroups.values():
+    for path in set(sandbox.cgroups.values()):
         assert os.path.isdir(f"{path}/a/b")
         assert cgroups.remove(path)
         assert not os.path.exists(path)

@@ -61,6 +61,11 @@ def cause(wanted: str, /, **words: object) -> str:
     return hints.sentence(row.cause, words)
 
 
+TREE = (
+    uapi.AT_EMPTY_PATH | uapi.AT_RECURSIVE
+)  # a host's mounts may be shared, and what is shared is no root to pivot to
+
+
 def expect(error: KernelError | None, number: str, row: str, /, **words: object) -> None:
     """Check that exactly this row explains the error."""
     assert told(error) == (number, cause(row, **words))
@@ -321,6 +326,7 @@ def in_new_pidns(act: Callable[[], Any]) -> Any:
     return run_in_child(act)
 
 
+@pytest.mark.needs("memfd_noexec")
 def test_memfd_noexec(in_child: InChild) -> None:
     """vm.memfd_noexec, which each pid namespace has for itself, is 1."""
 
@@ -759,6 +765,7 @@ def test_targets(tmp_path: Path) -> None:
     (root / "link").symlink_to("etc")
     (root / "etc/file").write_text("")
     opened = launcher("open_tree", CWD, str(root), uapi.OPEN_TREE_CLONE | uapi.AT_RECURSIVE, result="root")
+    private = launcher("mount_setattr", Fd("root"), "", TREE, 0, 0, uapi.MS_PRIVATE, -1)
     flags = uapi.O_PATH | uapi.O_CLOEXEC
     resolve = uapi.RESOLVE_NO_SYMLINKS | uapi.RESOLVE_IN_ROOT
 
@@ -771,7 +778,7 @@ def test_targets(tmp_path: Path) -> None:
             init("pivot_root", ".", "."),
             init("mkdirat", CWD, "/link", 0o755).replace(ignore=errno.EEXIST),  # it is there, and no directory
             init("openat2", CWD, path, flags, 0, resolve, result="at"),
-            before=(opened,),
+            before=(opened, private),
         )
 
     expect(target("/no/x"), "ENOENT", "target_missing", path="/no/x", missing="/no", host=str(root / "no"))
@@ -988,8 +995,8 @@ def test_making_in_the_root(tmp_path: Path) -> None:
     """A read-only root, and one that belongs to somebody else."""
     mkdir = init("mkdirat", CWD, "/nstool-test-dir", 0o755)
     opened = launcher("open_tree", CWD, "/", uapi.OPEN_TREE_CLONE | uapi.AT_RECURSIVE, result="root")
-    flags = uapi.AT_EMPTY_PATH | uapi.AT_RECURSIVE
-    ro = launcher("mount_setattr", Fd("root"), "", flags, uapi.MOUNT_ATTR_RDONLY, 0, 0, -1)
+    private = launcher("mount_setattr", Fd("root"), "", TREE, 0, 0, uapi.MS_PRIVATE, -1)
+    ro = launcher("mount_setattr", Fd("root"), "", TREE, uapi.MOUNT_ATTR_RDONLY, 0, uapi.MS_PRIVATE, -1)
     pivot = (
         init("mount", None, "/", None, uapi.MS_REC | uapi.MS_PRIVATE, None),
         init("move_mount", Fd("root"), "", CWD, "/", uapi.MOVE_MOUNT_F_EMPTY_PATH),
@@ -999,7 +1006,7 @@ def test_making_in_the_root(tmp_path: Path) -> None:
     expect(plan_of(NS, *pivot, mkdir, before=(opened, ro)), "EROFS", "root_read_only", path="/")
     become = init("setresuid", 0, 0, 0)
     lines = maps("0 1879048192 10\n", "0 1879048192 10\n", setgroups=False)
-    error = plan_of(USER | NS, init("setresgid", 0, 0, 0), become, *pivot, mkdir, before=(opened,), maps=lines)
+    error = plan_of(USER | NS, init("setresgid", 0, 0, 0), become, *pivot, mkdir, before=(opened, private), maps=lines)
     expect(error, "EACCES", "root_not_writable", path="/", host="/", uid=1879048192)
 
 

@@ -222,6 +222,12 @@ def cgroup2() -> str:
 
 
 @probe
+def memfd_noexec() -> str:
+    """The kernel can forbid executable memfds."""
+    return "" if os.path.exists("/proc/sys/vm/memfd_noexec") else "no vm.memfd_noexec; Linux 6.3 has it"
+
+
+@probe
 def cgroup_v1() -> str:
     """The pids controller is in a hierarchy of version 1."""
     found = [point for point, kind, options in cgroup_mounts() if kind == "cgroup" and "pids" in options]
