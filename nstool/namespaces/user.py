@@ -160,7 +160,13 @@ def become_joined_root_steps() -> tuple[Step, ...]:
         Step(INIT, "setresgid", (0, 0, 0), why, ignore=EINVAL),
         Step(INIT, "setgroups", (b"",), "drop the caller's supplementary groups", ignore=EPERM),
         Step(INIT, "setresuid", (0, 0, 0), why, ignore=EINVAL),
+        undumpable(INIT, "the change of ids may have reset it"),
     )
+
+
+def before_joining() -> Step:
+    """The step before a user namespace is joined, in which somebody may have CAP_SYS_PTRACE."""
+    return undumpable(INIT, "nobody in there traces who comes in, or gets at the host by it (CVE-2016-9962)")
 
 
 # What the steps inside need over the new namespaces. Each one raised is a copy of the credentials: 2 us.

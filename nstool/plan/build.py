@@ -65,6 +65,7 @@ def plan(spec: Spec, host: Host, lease: Lease) -> Plan:
         *pid.monitor_steps(spec),
         # By the launcher's /proc: a joined root may have none, and a joined user namespace may not write in ours.
         *(_oom(spec) if joined.keys() & {"user", "mnt"} else ()),
+        *((user.before_joining(),) if "user" in joined else ()),
         *(_join(name, INIT) for name in joined if name not in outer),
         *_after_join(new, joined, host),
         *groups.init,

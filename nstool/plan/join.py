@@ -126,6 +126,7 @@ def into_namespaces(
     steps += [
         Step(LAUNCHER, "clone3", (0, -1, 0), "the process that joins"),
         Step(CHILD, "exec_init", (), "nsexec takes over: a process with threads may not join mnt, user or time"),
+        user.before_joining(),
     ]
     for name in order:
         steps.append(
@@ -141,6 +142,7 @@ def into_namespaces(
         )  # EPERM: denied there
         steps.append(Step(INIT, "setresgid", (gid, gid, gid), "a group id of that user namespace"))
         steps.append(Step(INIT, "setresuid", (uid, uid, uid), "a user id of that user namespace"))
+        steps.append(user.undumpable(INIT, "the change of ids may have reset it"))
     if terminal:  # it is of the ids that open it, which are the command's
         steps += [step for step in build.terminal_steps(Spec()) if step.call != "fchownat"]
     steps += [

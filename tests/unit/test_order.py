@@ -226,6 +226,16 @@ def test_user_is_joined_first_and_mnt_last(plan: Plan) -> None:
         assert inside[-1] == "ns_mnt"
 
 
+@where("join")
+def test_nobody_traces_a_process_that_joins_a_user_namespace(plan: Plan) -> None:
+    """It is undumpable before, and again after it has taken an id there, which may reset it (CVE-2016-9962)."""
+    if not [n for n in at(plan, INIT, "setns") if plan.steps[n].args[0] == Fd("ns_user")]:
+        return
+    undumpable = at(plan, INIT, "prctl", uapi.PR_SET_DUMPABLE, 0)
+    in_order(undumpable[0], one(plan, INIT, "setns", Fd("ns_user")), at(plan, INIT, "setresuid")[0], undumpable[1])
+    assert undumpable[1] == at(plan, INIT, "setresuid")[0] + 1
+
+
 @where("new time")
 def test_clocks_are_set_before_anybody_is_in_their_namespace(plan: Plan) -> None:
     """Offsets can be written only until the first process enters: by exec, as on newer kernels, or by setns.

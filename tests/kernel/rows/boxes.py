@@ -92,7 +92,7 @@ def _content(fd: int) -> str:
 def nstool(*words: str, stdin: str = "", seconds: float = 30) -> Ran:
     """Run a command line of nstool to its end."""
     done = subprocess.run(
-        [*NSTOOL, *words], input=stdin, capture_output=True, text=True, timeout=seconds, env={**os.environ, **_PATH}
+        [*NSTOOL, *words], input=stdin, capture_output=True, text=True, timeout=seconds, env={**os.environ, **PATH}
     )
     return Ran(done.returncode, done.stdout, done.stderr)
 
@@ -102,7 +102,7 @@ def nstool_run(*words: str) -> Ran:
     return nstool("run", "--memory", "0", "--pids", "0", "--cpu", "0", *words)
 
 
-_PATH = {"PYTHONPATH": str(REPOSITORY)}
+PATH = {"PYTHONPATH": str(REPOSITORY)}
 
 
 class Box:

@@ -15,7 +15,7 @@ from nstool import syscalls, uapi
 from nstool.errors import KernelError, SpecError
 from nstool.kinds import KINDS
 from nstool.sandbox.launch import launch
-from nstool.spec.model import Namespaces, Net
+from nstool.spec.model import Capabilities, Namespaces, Net
 from tests.kernel.rows import boxes
 from tests.kernel.rows.conftest import Act
 from tests.support import processes
@@ -344,6 +344,39 @@ def test_syscalls_setns_by_pidfd(as_root: Act) -> None:
             return all(boxes.inode("self", kind) == boxes.inode(box.pid, kind) for kind in ("uts", "ipc", "net"))
 
     assert as_root(enter)
+
+
+@pytest.mark.needs("strace")
+@pytest.mark.parametrize("how", ["enter", "enter --keep-ids", "run"])
+def test_who_comes_in_is_looked_into_by_nobody_there(as_root: Act, how: str) -> None:
+    """Not even where its process is seen and may be traced: it still has the host's root then (CVE-2016-9962)."""
+    delay = ("strace", "-f", "-o", os.devnull, "-e", "trace=setns", "-e", "inject=setns:delay_exit=2000000:when=1")
+
+    def look() -> tuple[str, str]:
+        own = Capabilities(*[("sys_ptrace",)] * 5)
+        words = without("pid") | {"user": "0:0", "capabilities": own, "seccomp": "none"}
+        with boxes.box(**words) as box:
+            target = {"run": ("run", "--namespaces", f"user={box.pid}", "--share", "pid,time", "--user", "0:0", "--")}
+            command = target.get(how, (*how.split(), str(box.pid), "--"))
+            tracer = subprocess.Popen([*delay, *boxes.NSTOOL, *command, "true"], env={**os.environ, **boxes.PATH})
+            deadline = time.monotonic() + 20
+            while True:
+                joined = [
+                    process.pid
+                    for process in processes.descendants(tracer.pid)
+                    if boxes.inode(process.pid, "user") == boxes.inode(box.pid, "user")
+                ]
+                if joined:
+                    break
+                assert time.monotonic() < deadline
+            seen = box.ask(f"ls /proc/{joined[0]}/root/ /proc/{joined[0]}/fd/")
+            own_processes = box.ask("ls /proc/$$/root/")
+            tracer.wait(30)
+            return seen, own_processes
+
+    seen, own_processes = as_root(look)
+    assert "usr" in own_processes
+    assert seen.count("Permission denied") == 2, seen
 
 
 # ---------------------------------------------------------------------------------------- N5
