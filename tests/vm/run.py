@@ -168,9 +168,7 @@ def results(kernels: list[str], machines: list[Machine], console: Console) -> bo
         if machine.status != 0:
             log = machine.log.relative_to(REPOSITORY)
             console.print(f"{machine.name}: {log} says why; its end:")
-            console.print(
-                "".join(machine.log.read_text().splitlines(keepends=True)[-25:]), markup=False, highlight=False
-            )
+            print("".join(machine.log.read_text().splitlines(keepends=True)[-25:]))
     return all(m.status == 0 for m in machines)
 
 
@@ -181,7 +179,8 @@ def write(file: Path, machines: list[Machine]) -> None:
     """Put the features of every kernel, and of this host's, between the marks of a file."""
     told = {m.release: m.features for m in machines if m.features}
     here = subprocess.run([".venv/bin/nstool", "check", "--json"], cwd=REPOSITORY, stdout=subprocess.PIPE, check=True)
-    told[f"{os.uname().release} (a host with version 1 and 2)"] = json.loads(here.stdout)
+    version = os.uname().release.partition("-")[0]
+    told[f"{version} (a host with cgroup version 1 and 2)"] = json.loads(here.stdout)
     states = {
         release: {(f["area"], f["name"]): f["state"] for f in features if f["area"] != "ids"}
         for release, features in told.items()
