@@ -133,7 +133,8 @@ class Process:
                 continue
             except BlockingIOError:  # after await_end: it was the last
                 return None
-            return None if not data and self._closed() else _decode(data)
+            # Without init the other end is closed by the exec: no command has it.
+            return None if not data and (not self.program.init or self._closed()) else _decode(data)
         return None
 
     def _closed(self) -> bool:

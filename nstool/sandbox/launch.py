@@ -261,10 +261,11 @@ def ending(process: engine.Process, groups: dict[str, str]) -> Exit | None:
     groups: the cgroups of the sandbox, which know whether the kernel killed something.
     """
     told = None
-    process.await_end()
-    while process.program.init and (message := process.read()) is not None:
-        if message.type == engine.EXITED:
-            told = message
+    if process.program.init:
+        process.await_end()
+        while (message := process.read()) is not None:
+            if message.type == engine.EXITED:
+                told = message
     status = process.reap()
     if told is not None:
         status = told.status
