@@ -73,7 +73,7 @@ class Host(Frozen):
     subuid, subgid: the caller's ranges. newuidmap, newgidmap: absolute paths, empty if absent.
     proc_files: names in /proc, True for directories. root: paths of the wanted root that exist as
     directories among those that a plan may mount on. covered, scratch: COVERED and SCRATCH as they
-    really lie on this host. files: generated files that the root has a place for. top: entries of a directory root as
+    really lie on this host. top: entries of a directory root as
     (name, kind, link target), kind "dir", "file" or "link". source_kinds: bind source to "dir" or
     "file". targets: what a mount or a masked path finds in the root: "dir", "file", "" for nothing,
     "link PATH" for a symlink on the way; what the plan makes itself is not in it. roots: directory of
@@ -95,7 +95,6 @@ class Host(Frozen):
     root: frozenset[str] = frozenset()
     covered: tuple[str, ...] = ()
     scratch: tuple[str, ...] = ()
-    files: frozenset[str] = frozenset()
     top: tuple[tuple[str, str, str], ...] = ()
     source_kinds: dict[str, str] = {}
     targets: dict[str, str] = {}

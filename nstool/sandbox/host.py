@@ -48,7 +48,6 @@ def read(spec: Spec, terminals: tuple[int, ...] = ()) -> Host:
         root=exist,
         covered=_real((*COVERED, *_left_out(spec))) if spec.root.type == "host" else (),
         scratch=_real(SCRATCH) if spec.root.type == "host" else (),
-        files=_files(prefix) if network else frozenset(),
         top=_top(directory, spec, exist) if directory else (),
         source_kinds=_source_kinds(spec),
         targets=_targets(prefix, spec) if spec.root.type in ("host", "directory") else {},
@@ -234,10 +233,6 @@ def _roots() -> str:
     from nstool.sandbox.tarball import directory
 
     return directory()
-
-
-def _files(prefix: str) -> frozenset[str]:
-    return frozenset(path for path in (RESOLV_CONF, "/etc/hosts") if os.path.lexists(prefix + path))
 
 
 def _top(directory: str, spec: Spec, exist: frozenset[str]) -> tuple[tuple[str, str, str], ...]:
