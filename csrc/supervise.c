@@ -138,6 +138,8 @@ static long undo(void)
 			       -ENOENT; /* another has undone it, or removed it by hand: leases may be others' now */
 		} else if (*p == 'd') {
 			r = remove_directory(p + 1);
+		} else if (*p == 't') { /* what sandboxes share, if this was the last in it */
+			nst_raw3(__NR_unlinkat, AT_FDCWD, NST_P(p + 1), AT_REMOVEDIR);
 		} else if (*p == 'f' && !gone) {
 			r = nst_raw3(__NR_unlinkat, AT_FDCWD, NST_P(p + 1), 0);
 		}

@@ -34,7 +34,7 @@ spec, or the made-up one that `nstool ps` lists.
 
 | variable | meaning |
 |---|---|
-| `NSTOOL_RUN_DIR` | The run directory, absolute; else `/run/nstool`, `$XDG_RUNTIME_DIR/nstool` or `/tmp/nstool-UID`. |
+| `NSTOOL_RUN_DIR` | Run directory, else `/run/nstool`, `$XDG_RUNTIME_DIR/nstool`, `/tmp/nstool-UID`; gone when empty. |
 | `NSTOOL_IDS` | `FIRST-LAST`: the host ids that sandboxes of root lease, in ranges of 65536. |
 | `NSTOOL_NETS` | `NET/BITS,...`: the IPv4 networks that sandboxes lease, in /30. |
 | `NSTOOL_DEBUG` | Set: a bug of nstool is shown with its traceback. |

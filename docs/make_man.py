@@ -61,7 +61,8 @@ STATUS = (
 ENVIRONMENT = (
     (
         "NSTOOL_RUN_DIR",
-        "The run directory, absolute; else /run/nstool for root, $XDG_RUNTIME_DIR/nstool or /tmp/nstool-UID for users.",
+        "The run directory, absolute; else /run/nstool for root, $XDG_RUNTIME_DIR/nstool or /tmp/nstool-UID for users. "
+        "It is made when it is wanted, and removed when nothing is in it.",
     ),
     ("NSTOOL_IDS", "FIRST-LAST: host ids that sandboxes of root lease, in ranges of 65536."),
     ("NSTOOL_NETS", "NET/BITS,...: IPv4 networks that sandboxes lease, in /30."),

@@ -110,6 +110,7 @@ def _orders(sandbox: Sandbox, undo: int) -> list[bytes]:
                 words.append(("d" if step.args[2] == AT_REMOVEDIR else "f", str(step.args[1])))
         words += [("f", link) for link in leases.links(sandbox.lease)]
         words += [("f", f"{directory}/journal"), ("d", directory)]
+        words += [("t", shared) for shared in rundir.skeleton()]
         words += [("p", word) for word in (sys.executable, "-I", "-m", "nstool.cli.finish", name, str(undo))]
         words += [("e", f"{key}={os.environ[key]}") for key in _ENVIRONMENT if key in os.environ]
     memory = sandbox.cgroups.get("memory")

@@ -13,7 +13,9 @@ it: flock(2) of the namespace's own file in /proc could not be removed, but anyb
 from __future__ import annotations
 
 import os
-from errno import ENOENT, ENOTEMPTY
+from contextlib import suppress
+
+from nstool.sandbox.rundir import remove_empty
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -52,7 +54,7 @@ class Shared:
         while True:
             os.makedirs(RUN, mode=0o755, exist_ok=True)
             try:
-                os.makedirs(self.directory, mode=0o700, exist_ok=True)
+                _make(self.directory)
                 fd = os.open(self._path("lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
             except FileNotFoundError:  # its last user has just removed the directory
                 continue
@@ -96,7 +98,7 @@ class Shared:
 
         for key in [key for key, value in self.state.items() if not value]:
             del self.state[key]
-        os.makedirs(self.directory, mode=0o700, exist_ok=True)  # somebody may have removed it meanwhile
+        _make(self.directory)  # somebody may have removed it meanwhile
         with open(self._path("state.json.new"), "w", encoding="utf-8") as file:
             file.write(json.dumps(self.state))  # json.dump to the file is ten times slower
         os.replace(self._path("state.json.new"), self._path("state.json"))
@@ -110,8 +112,10 @@ class Shared:
                 os.unlink(self._path(name))
             except FileNotFoundError:  # never written, or its writer was killed before or after
                 continue
-        try:
-            os.rmdir(self.directory)
-        except OSError as error:
-            if error.errno not in (ENOENT, ENOTEMPTY):  # nothing was ever shared; or something else lies there
-                raise
+        if remove_empty(self.directory):  # else something lies there that is not ours
+            remove_empty(RUN)
+
+
+def _make(directory: str) -> None:
+    with suppress(FileExistsError):
+        os.mkdir(directory, 0o700)

@@ -139,6 +139,8 @@ def _undo_locked(
                 leases.release_orphans()
             if fd >= 0:
                 rundir.remove(name, fd)
+            else:
+                rundir.tidy()
         except OSError as error:
             failed.append(f"the directory of the sandbox: {_said(error)}")
     if failed:
@@ -281,6 +283,7 @@ def cleanup() -> tuple[Cleaned, ...]:
     except (OSError, NstoolError) as error:
         failed.append(f"the shared state of the network: {error}")
     leases.release_orphans()  # last: a network is in use as long as its link is there
+    rundir.tidy()
     failed += map(str, leases.strays())
     if failed:
         raise NstoolError("\n".join(failed))

@@ -137,7 +137,7 @@ def take_ids(name: str, count: int = ID_COUNT) -> tuple[int, int, int]:
 
 def _take_link(path: str, name: str) -> bool:
     try:
-        os.symlink(name, path)
+        rundir.put(os.symlink, name, path)
     except FileExistsError:
         return False
     except OSError as error:

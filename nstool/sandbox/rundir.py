@@ -8,6 +8,9 @@
     RUN/sandboxes/.PID-START-TAG/   a claim in the making, renamed to NAME when its journal is in it
     RUN/ids/, RUN/nets/     leases (sandbox/leases.py)
 
+Each of these is made when it is wanted and removed when nothing is in it, so it may go at any moment for
+a process that has nothing in it yet: ``put`` makes it again.
+
 The journal is lines of JSON that are only ever appended: first who made the sandbox, then what it
 is, how it is undone (sandbox/journal.py), and its init. A line without its newline was cut off
 when its writer was killed, and does not count.
@@ -17,7 +20,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-from errno import EACCES, EDQUOT, EEXIST, EFBIG, ENOENT, ENOSPC, ENOTDIR, ENOTEMPTY, EPERM, EROFS
+from errno import EACCES, EBUSY, EDQUOT, EEXIST, EFBIG, ENOENT, ENOSPC, ENOTDIR, ENOTEMPTY, EPERM, EROFS
 from time import time
 
 from nstool.errors import KernelError, NotSupported, SandboxGone, SpecError
@@ -26,13 +29,14 @@ from nstool.sandbox import jsonl
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
 FORMAT = 1  # of the journal
 NAME_LENGTH = 63
 _NAME_FIRST = frozenset("abcdefghijklmnopqrstuvwxyz0123456789")
 _NAME_CHARS = _NAME_FIRST | frozenset("_.-")
-_SUBDIRS = ("ids", "nets", "sandboxes")  # the last one is looked for, so it is made last
+_SUBDIRS = ("sandboxes", "ids", "nets")  # the first keeps the others: it has something of every claim
 
 
 class Record(Frozen):
@@ -78,7 +82,7 @@ class Record(Frozen):
 
 
 def path() -> str:
-    """Return the run directory, made if absent.
+    """Return the run directory, which need not exist.
 
     Raises NotSupported if others could write in it, SpecError if NSTOOL_RUN_DIR is relative.
     """
@@ -86,8 +90,7 @@ def path() -> str:
     try:
         status = os.lstat(directory)
     except FileNotFoundError:
-        make(directory)
-        status = os.lstat(directory)
+        return directory
     except OSError as error:
         raise refused(error, f"lstat({directory!r})", "the run directory") from None
     if status.st_mode & 0o170722 != 0o040700 or status.st_uid != os.geteuid():
@@ -95,16 +98,55 @@ def path() -> str:
     return directory
 
 
-def make(directory: str) -> None:
-    """Make the run directory and what belongs in it; what is there already stays."""
+def put(make: Callable[..., object], *args: object) -> None:
+    """Call ``make(*args)``, which puts something into the run directory; what it misses of that is made.
+
+    Again and again: whoever has just taken the last thing out removes it.
+    """
+    while True:
+        try:
+            make(*args)
+        except FileNotFoundError:
+            _make(path())
+            path()  # another may have made it meanwhile
+        else:
+            return
+
+
+def _make(directory: str) -> None:
+    for name in (directory, *(f"{directory}/{name}" for name in _SUBDIRS)):
+        try:
+            os.mkdir(name, 0o700)
+        except FileExistsError:
+            continue
+        except OSError as error:
+            if error.errno == ENOENT and name != directory:  # removed again
+                return
+            raise refused(error, f"mkdir({name!r}, 0700)", "the run directory") from None
+
+
+def skeleton() -> tuple[str, ...]:
+    """Return the directories that all sandboxes share, as they are to be removed, each if it is empty."""
+    directory = path()
+    return *(f"{directory}/{name}" for name in _SUBDIRS), directory
+
+
+def tidy() -> None:
+    """Remove what is empty of the run directory."""
+    for directory in skeleton():
+        if not remove_empty(directory):
+            return
+
+
+def remove_empty(directory: str) -> bool:
+    """Remove a shared directory; False if something is in it, or if it is a mount or not ours to remove."""
     try:
-        for name in ("", *_SUBDIRS):
-            try:
-                os.mkdir(f"{directory}/{name}", 0o700)
-            except FileExistsError:  # path() checks whose it is
-                continue
+        os.rmdir(directory)
     except OSError as error:
-        raise refused(error, f"mkdir({directory!r}, 0700)", "the run directory") from None
+        if error.errno not in (ENOENT, ENOTEMPTY, EEXIST, EBUSY, EACCES, EPERM, EROFS):
+            raise
+        return error.errno == ENOENT
+    return True
 
 
 _CAUSES = {
@@ -283,7 +325,7 @@ def claim(name: str = "") -> str:
     boot, pidns, timens = world
     draft = f"{sandboxes}/.{pid}-{start}-{tag}"
     try:
-        _make_draft(draft)
+        put(os.mkdir, draft, 0o700)
     except OSError as error:
         raise refused(error, f"mkdir({draft!r}, 0700)", "take the sandbox's name") from None
     try:
@@ -304,14 +346,6 @@ def _tag() -> str:
     while (tag := os.urandom(4).hex()).isdecimal():
         pass
     return tag
-
-
-def _make_draft(draft: str) -> None:
-    try:
-        os.mkdir(draft, 0o700)
-    except FileNotFoundError:  # another process is just making the run directory
-        make(path())
-        os.mkdir(draft, 0o700)
 
 
 def _rename(draft: str, final: str) -> bool:
@@ -351,6 +385,7 @@ def _remove_draft(draft: str) -> None:
             remove(what)
         except FileNotFoundError:  # never made, or renamed
             continue
+    tidy()
 
 
 # ----------------------------------------------------------------------------------- registry
@@ -608,6 +643,7 @@ def remove(name: str, fd: int) -> None:
     except OSError as error:
         if error.errno not in (ENOTEMPTY, EEXIST):  # the name is claimed anew since it was empty
             raise
+    tidy()
 
 
 def remove_draft(draft: str) -> None:

@@ -74,17 +74,27 @@ def _call(function: str, args: dict[str, Any]) -> None:
 
 
 def _unpack(args: dict[str, Any]) -> None:
-    roots, name = os.path.split(args["directory"])
-    os.makedirs(roots, 0o700, exist_ok=True)
-    os.chmod(roots, 0o700)
-    _sweep(roots, name)
-    os.mkdir(args["directory"], 0o755)
+    while not _made(args["directory"]):  # whoever removes the last tree there removes the directory
+        continue
     root = os.open(args["directory"], _DIR_FLAGS)
     try:
         with _opened(args["path"], args["size"]) as archive:
             _Tree(root, args, archive).unpack()
     finally:
         os.close(root)
+
+
+def _made(directory: str) -> bool:
+    """Make the directory of one tree; False if the one of all trees was removed meanwhile."""
+    roots, name = os.path.split(directory)
+    os.makedirs(roots, 0o700, exist_ok=True)
+    try:
+        os.chmod(roots, 0o700)
+        _sweep(roots, name)
+        os.mkdir(directory, 0o755)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def look_through(path: str, size: int) -> None:
@@ -140,10 +150,15 @@ def _tells_of_damage(error: Exception) -> bool:
 
 def remove(context: object, args: dict[str, Any]) -> bool:
     """Remove an unpacked tree; False if it is gone already."""
-    if not os.path.isdir(args["directory"]):
-        return False
-    _call("_remove", args)
-    return True
+    from nstool.sandbox import rundir
+
+    there = os.path.isdir(args["directory"])
+    if there:
+        _call("_remove", args)
+    roots = os.path.dirname(args["directory"])
+    if rundir.remove_empty(roots):
+        rundir.remove_empty(os.path.dirname(roots))
+    return there
 
 
 def _remove(args: dict[str, Any]) -> None:

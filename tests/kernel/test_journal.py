@@ -45,7 +45,7 @@ def test_the_init_of_a_dead_launcher_is_killed(name: str, run_dir: Path, init: t
     assert not has_ended(init[1])
     assert journal.cleanup() == (journal.Cleaned(name, (f"killed init {init[0]}",)),)
     assert has_ended(init[1])
-    assert os.listdir(run_dir / "sandboxes") == []
+    assert not run_dir.exists()
 
 
 def test_a_stranger_with_the_pid_of_init_is_not_killed(name: str, init: tuple[int, int]) -> None:
@@ -105,6 +105,6 @@ def test_a_mount_is_undone(name: str, in_child: Callable[..., Any], tmp_path: Pa
         first = journal.undo(name)
         second = journal.undo_step(step)
         target.rmdir()
-        return first, second, journal.undo_step(step), os.listdir(f"{rundir.path()}/sandboxes")
+        return first, second, journal.undo_step(step), os.path.exists(rundir.path())
 
-    assert in_child(act) == (("the mount",), False, False, [])
+    assert in_child(act) == (("the mount",), False, False, False)

@@ -173,13 +173,15 @@ def nft(rules: str) -> None:
 
 
 def test_run_directory_entry_is_found(workplace: Workplace, name: str) -> None:
-    """A sandbox's directory in the run directory is named; the directories that stay are not."""
-    sandboxes = workplace.run / "sandboxes"
-    sandboxes.mkdir(mode=0o700, parents=True, exist_ok=True)
+    """A sandbox's directory in the run directory is named, and the empty ones round it."""
+    own = workplace.run / "sandboxes" / name
     try:
-        assert leaked_by(workplace, (sandboxes / name).mkdir) == {"run directory": str(sandboxes / name)}
+        found = leaked_by(workplace, lambda: own.mkdir(parents=True))["run directory"]
     finally:
-        (sandboxes / name).rmdir()
+        for directory in (own, own.parent, workplace.run):
+            directory.rmdir()
+    assert str(own) in found
+    assert str(workplace.run) in found
 
 
 def test_what_goes_by_itself_in_time_is_no_leak(workplace: Workplace) -> None:

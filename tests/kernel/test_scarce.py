@@ -193,7 +193,7 @@ RUN_DIRS: list[tuple[Callable[[Path], Path], str, str, dict[str, int]]] = [
     (plain_file, "it is not a directory", "remove it, or set NSTOOL_RUN_DIR", {}),
     (closed, "its owner has not all rights in it (mode 0000)", "chmod 700 it, or set NSTOOL_RUN_DIR", {}),
     (open_to_all, "others can write in it (mode 0777)", "chmod 700 it, or set NSTOOL_RUN_DIR", {}),
-    (no_parent, "the directory above it is not there", "set NSTOOL_RUN_DIR", {"exec": 2, "ps": 0}),
+    (no_parent, "the directory above it is not there", "set NSTOOL_RUN_DIR", {"exec": 2, "ps": 0, "cleanup": 0}),
     (below_a_file, "a part of its path is no directory", "set NSTOOL_RUN_DIR", {}),
 ]  # fmt: skip
 
@@ -224,8 +224,7 @@ def test_run_directory(
             assert text.startswith("nstool: "), (command, text)
             assert f"\ncause: {cause}\nremedy: {remedy}" in text, (command, text)
             assert text.count("cause: ") == 1, (command, text)
-    new = [Path(path).name for path in after if path not in before]
-    assert set(new) <= {"run", "ids", "nets", "sandboxes"}
+    assert set(after) <= set(before)  # an empty run directory goes, whoever made it
 
 
 @pytest.mark.parametrize("words", [*COMMANDS, ("check", "--", "true"), ("show", "nobody-here")], ids=" ".join)
@@ -287,13 +286,13 @@ def test_disk_full_in_the_middle(in_child: Callable[..., Any], tmp_path: Path, n
             done = subprocess.run(
                 line, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, env=environment
             )
-            ran.append((done.returncode, done.stderr, os.listdir(tmp_path / "run/sandboxes")))
+            ran.append((done.returncode, done.stderr, os.path.exists(tmp_path / "run")))
         return ran
 
     ran = in_child(act, timeout=60)
     assert {status for status, _, _ in ran} == {0, CANNOT}
     for status, text, left in ran:
-        assert left == []
+        assert not left
         if status == CANNOT:
             assert text.startswith("nstool: write("), text
             assert "\ncause: its file system has no free block or inode\nremedy: make room there" in text, text

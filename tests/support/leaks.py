@@ -182,10 +182,7 @@ def _words(kind: str, thing: dict[str, Any]) -> Iterator[str]:
 
 
 def _run_directories(place: Workplace) -> dict[Key, str]:
-    """Entries of the run directories: of what is in their top directories, which stay, as lock files do."""
-    found = {}
-    for top in (place.run, place.user_runtime / "nstool"):
-        for path in (*top.glob("*/*"), *(path for path in top.glob("*") if not path.is_dir())):
-            if path.name != "lock" and path.suffix != ".lock":
-                found[(str(path),)] = str(path)
-    return found
+    """The run directories, and what is in them."""
+    tops = (place.run, place.user_runtime / "nstool")
+    paths = (path for top in tops for path in (top, *top.glob("*"), *top.glob("*/*")))
+    return {(str(path),): str(path) for path in paths if os.path.lexists(path)}

@@ -153,3 +153,11 @@ def mount_points() -> list[str]:
 def unescape(field: str) -> str:
     """Undo the octal escapes of /proc/self/mountinfo: space, tab, newline, backslash."""
     return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), field)
+
+
+def entries(directory: str | Path) -> list[str]:
+    """Return the names in a directory; none if it is absent, as those of nstool are when nothing is in them."""
+    try:
+        return sorted(os.listdir(directory))
+    except FileNotFoundError:
+        return []

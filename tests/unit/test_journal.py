@@ -39,6 +39,12 @@ def rmdir(path: Path) -> Step:
     return Step(UNDO, "unlinkat", (AT_FDCWD, str(path), AT_REMOVEDIR), f"remove {path.name}")
 
 
+def by_hand(directory: Path) -> None:
+    """Make a sandbox's directory, and the run directory if it is absent."""
+    for path in (directory.parents[1], directory.parent, directory):
+        path.mkdir(0o700, exist_ok=True)
+
+
 def rewrite(run: Path, name: str, change: Callable[[bytes], bytes]) -> None:
     file = run / "sandboxes" / name / "journal"
     file.write_bytes(change(file.read_bytes()))
@@ -78,6 +84,8 @@ def test_what_json_cannot_hold_is_refused(value: object) -> None:
 
 def test_the_run_directory_is_made_for_its_owner_alone(run: Path) -> None:
     assert rundir.path() == str(run)
+    assert not run.exists()
+    rundir.claim()
     assert run.stat().st_mode & 0o7777 == 0o700
     assert sorted(p.name for p in run.iterdir()) == ["ids", "nets", "sandboxes"]
 
@@ -117,7 +125,7 @@ def test_a_relative_runtime_directory_is_ignored(monkeypatch: pytest.MonkeyPatch
 def test_a_run_directory_that_cannot_be_made_is_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NSTOOL_RUN_DIR", "/proc/nstool")
     with pytest.raises(KernelError, match="NSTOOL_RUN_DIR"):
-        rundir.path()
+        rundir.claim()
 
 
 # -------------------------------------------------------------------------------------- names
@@ -252,7 +260,7 @@ def test_a_sandbox_of_another_pid_namespace_is_not_judged(run: Path) -> None:
 def test_any_journal_is_read_or_refused(data: bytes) -> None:
     """Damaged by whatever: a record, or an error that names the file; and it stops no other command."""
     file = Path(rundir.path()) / "sandboxes" / "web" / "journal"
-    file.parent.mkdir(exist_ok=True)
+    by_hand(file.parent)
     file.write_bytes(data)
     try:
         assert isinstance(rundir.read("web"), rundir.Record)
@@ -495,19 +503,17 @@ def test_a_stray_in_the_run_directory_is_told_and_stops_nothing(run: Path, tmp_p
 
 
 def test_a_pipe_instead_of_a_journal_is_not_waited_for(run: Path) -> None:
-    rundir.path()
-    (run / "sandboxes" / "web").mkdir()
+    by_hand(run / "sandboxes" / "web")
     os.mkfifo(run / "sandboxes" / "web" / "journal")
     assert journal.stale()
     assert rundir.claim("web") == "web"
 
 
 def test_a_claim_in_the_making_is_removed_when_its_process_is_dead(run: Path) -> None:
-    rundir.path()
     mine = f".{os.getpid()}-{rundir.starttime(os.getpid())}-0a"
     dead = f".{os.getpid()}-1-0b"
     for draft in (mine, dead):
-        (run / "sandboxes" / draft).mkdir()
+        by_hand(run / "sandboxes" / draft)
     (run / "sandboxes" / dead / "journal").touch()
     assert journal.stale()
     assert journal.cleanup() == ()
@@ -518,8 +524,7 @@ def test_a_claim_in_the_making_is_removed_when_its_process_is_dead(run: Path) ->
 @pytest.mark.parametrize("left", ["nothing", "an empty journal", "a file but no journal"])
 def test_what_the_host_left_when_it_went_down_is_removed(run: Path, left: str) -> None:
     """A file system may lose a file that a directory should have."""
-    rundir.path()
-    (run / "sandboxes" / "web").mkdir()
+    by_hand(run / "sandboxes" / "web")
     if left == "an empty journal":
         (run / "sandboxes" / "web" / "journal").touch()
     elif left == "a file but no journal":

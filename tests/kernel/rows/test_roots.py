@@ -27,7 +27,7 @@ from tests.kernel.rows import boxes
 from tests.kernel.rows.conftest import Act
 from tests.support.probes import REPOSITORY
 from tests.support.user import User
-from tests.support.workplace import Workplace
+from tests.support.workplace import Workplace, entries
 
 pytestmark = [pytest.mark.vm, pytest.mark.needs("busybox")]
 
@@ -464,10 +464,10 @@ def test_a_tarball_is_a_root(act: Act, tree: Path, place: Path, suffix: str, mod
 
     def look() -> tuple[str, str, list[str], list[str]]:
         with boxes.box("sh", root=Root("tarball", str(path))) as box:
-            during = os.listdir(roots())
+            during = entries(roots())
             answer = box.ask("cat /etc/release; ls /"), box.ask("touch /new")
             assert during == [box.sandbox.name]
-        return (*answer, during, os.listdir(roots()))
+        return (*answer, during, entries(roots()))
 
     shown, refused, during, after = act(look)
     assert shown.split() == ["test", "bin", "dev", "etc", "proc", "run", "tmp", "var"]
@@ -527,7 +527,7 @@ def test_the_owners_are_those_of_the_tarball(act: Act, tree: Path, place: Path) 
             outside = os.stat(roots() / box.sandbox.name / "home").st_uid
             base = int(Path(f"/proc/{box.pid}/uid_map").read_text().split()[1])
             told = box.ask("stat -c %u:%g:%a / /etc /home /home/f")
-        assert os.listdir(roots()) == []
+        assert entries(roots()) == []
         return told, outside, base
 
     inside, outside, base = act(look)
@@ -553,7 +553,7 @@ def test_a_writable_tarball_is_changed_for_itself(act: Act, tree: Path, place: P
         words |= own_id() if ids == "one id" else {}
         script = "echo new > /etc/new; mkdir -p /a/b; echo > /a/b/c; rm /etc/release; cat /etc/new"
         made = boxes.shell(script, **words)
-        return made, boxes.run("cat", "/etc/new", **words).status, os.listdir(roots())
+        return made, boxes.run("cat", "/etc/new", **words).status, entries(roots())
 
     assert act(change) == ("new\n", 1, [])
     assert path.read_bytes() == before
@@ -573,7 +573,7 @@ def test_a_deep_tree_is_removed(act: Act, tree: Path, place: Path, ids: str) -> 
         resource.setrlimit(resource.RLIMIT_NOFILE, (40, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
         words: dict[str, Any] = {"root": Root("tarball", str(path)), "user": "0:0"}
         words |= own_id() if ids == "one id" else {}
-        return boxes.run("echo", **words), os.listdir(roots())
+        return boxes.run("echo", **words), entries(roots())
 
     assert act(go) == ((0, "\n", ""), [])
 
@@ -646,7 +646,7 @@ def test_a_hostile_tarball_is_refused(act: Act, place: Path, what: str) -> None:
     words = ["--root", str(path), "--root-size", "60k"]
 
     def ask() -> tuple[boxes.Ran, list[str]]:
-        return boxes.nstool_run(*words, "--", "sh"), os.listdir(roots())
+        return boxes.nstool_run(*words, "--", "sh"), entries(roots())
 
     ran, left = act(ask)
     assert ran.status == 2, ran
@@ -722,7 +722,7 @@ def test_a_damaged_tarball_is_refused(as_root: Act, place: Path, what: str) -> N
         import resource
 
         resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))
-        return [boxes.nstool_run(*words, *more, "--", "/f") for more in ([], ["--user", "web"])], os.listdir(roots())
+        return [boxes.nstool_run(*words, *more, "--", "/f") for more in ([], ["--user", "web"])], entries(roots())
 
     (plain, named), left = as_root(ask)
     assert (plain.status, named.status, left) == (2, 2, []), (plain, named)
@@ -783,7 +783,7 @@ def test_unpacking_is_interrupted(act: Act, place: Path, way: str, number: int) 
             os.killpg(process.pid, number)
             assert process.stderr is not None
             text = process.stderr.read()
-        return process.returncode, text, os.listdir(roots()), os.listdir(roots().parent / "sandboxes")
+        return process.returncode, text, entries(roots()), entries(roots().parent / "sandboxes")
 
     assert act(interrupt) == (128 + number, "", [], [])
 
@@ -816,7 +816,7 @@ def test_the_tree_is_removed_after_a_kill(act: Act, tree: Path, place: Path, nam
         poll.poll(5000)
         os.close(pidfd)
         there = (roots() / name).is_dir()
-        return there, boxes.nstool("cleanup"), os.listdir(roots())
+        return there, boxes.nstool("cleanup"), entries(roots())
 
     there, ran, left = act(kill)
     assert there
@@ -835,8 +835,8 @@ def test_a_tree_without_a_sandbox_is_swept(act: Act, tree: Path, place: Path) ->
             os.rename(roots() / box.sandbox.name, roots() / "gone")
         (roots() / "own/etc").mkdir(parents=True)
         os.chmod(roots() / "own/etc", 0)
-        before = sorted(os.listdir(roots()))
+        before = entries(roots())
         boxes.shell("true", root=root)
-        return before, os.listdir(roots())
+        return before, entries(roots())
 
     assert act(sweep) == (["gone", "own"], [])
