@@ -15,6 +15,7 @@
 
 enum {
 	CHUNK = 16 << 10,
+	LATE = 4096, /* messages after init's end: its own are among the first, as many as a socket holds; unix(7) */
 	TRIES = 200, /* of a directory that is still busy, 5 ms apart */
 	PAUSE_NS = 5000000,
 	RUN_DIR_LOCK = 2, /* LOCK_EX, flock(2) */
@@ -228,7 +229,7 @@ _Noreturn void nst_supervise(int fd)
 	enum { SIGNALS, CONTROL, INIT, TERMINAL, INPUT, COUNT };
 	struct nst_orders head;
 	struct pollfd p[COUNT];
-	int status = 0, known = 0, ended = 0, wait_status = 0, i;
+	int status = 0, known = 0, ended = 0, wait_status = 0, late = 0, i;
 	uint64_t forwarded;
 	long map, signals;
 
@@ -280,8 +281,9 @@ _Noreturn void nst_supervise(int fd)
 		}
 		if (p[TERMINAL].revents && !copy(head.terminal, head.output))
 			p[TERMINAL].fd = -1;
-		/* Once init has ended and nothing is left to read: others may hold its end of the socket. */
-		if (p[INIT].revents && !p[CONTROL].revents) {
+		/* Once init has ended and nothing is left to read: others may hold its end of the socket, and fill it. */
+		if (p[INIT].revents && (!p[CONTROL].revents || ++late == LATE)) {
+			p[CONTROL].fd = -1;
 			while (nst_raw4(__NR_wait4, head.pid, NST_P(&wait_status), 0x40000000 /* __WALL */, 0) ==
 			       -EINTR)
 				;

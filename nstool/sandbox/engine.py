@@ -107,6 +107,9 @@ FAILED: int = lib.NST_MSG_FAILED
 STARTED: int = lib.NST_MSG_STARTED
 EXITED: int = lib.NST_MSG_EXITED
 FD: int = lib.NST_MSG_FD
+# Messages that are read after init's end: its own are among the first, as many as a socket holds, unix(7). Whoever else
+# holds its end of the socket could send for ever.
+LATE = 4096
 
 
 class Process:

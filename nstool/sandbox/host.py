@@ -286,6 +286,17 @@ def _resolv_conf(prefix: str) -> str:
     return path
 
 
+def subordinate_maps() -> list[Any]:
+    """Return what an ordinary user gets at files of a sandbox's ids with, as sandbox/mapped.py wants it; root: empty."""
+    if os.geteuid() == 0:
+        return []
+    facts = _helpers(os.geteuid())
+    pairs = (("newuidmap", "subuid"), ("newgidmap", "subgid"))
+    if not all(facts[helper] and facts[ids] for helper, ids in pairs):
+        return []
+    return [(facts[helper], [(ids.first, ids.count) for ids in facts[field]]) for helper, field in pairs]
+
+
 def _helpers(uid: int) -> dict[str, Any]:
     """What an ordinary user has for maps of several ids: newuidmap(1), subuid(5)."""
     import pwd

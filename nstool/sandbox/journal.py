@@ -279,6 +279,10 @@ def cleanup() -> tuple[Cleaned, ...]:
             failed.append(_said(error))
     cleaned += _without_journal()
     try:
+        cleaned += _trees()
+    except (OSError, NstoolError) as error:
+        failed.append(f"unpacked trees: {_said(error)}")
+    try:
         cleaned += _shared_network()
     except (OSError, NstoolError) as error:
         failed.append(f"the shared state of the network: {error}")
@@ -299,6 +303,12 @@ def _shared_network() -> list[Cleaned]:
     from nstool.network import reap
 
     return [Cleaned(name, tuple(done)) for name, done in reap.cleanup().items()]
+
+
+def _trees() -> list[Cleaned]:
+    from nstool.sandbox import tarball
+
+    return [Cleaned(name, ("removed its unpacked tree",)) for name in tarball.sweep()]
 
 
 def _without_journal() -> list[Cleaned]:

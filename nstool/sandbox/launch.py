@@ -263,7 +263,10 @@ def ending(process: engine.Process, groups: dict[str, str]) -> Exit | None:
     told = None
     if process.program.init:
         process.await_end()
-        while (message := process.read()) is not None:
+        for _ in range(engine.LATE):
+            message = process.read()
+            if message is None:
+                break
             if message.type == engine.EXITED:
                 told = message
     status = process.reap()

@@ -168,16 +168,32 @@ def _remove(args: dict[str, Any]) -> None:
 HANDLERS = {"tarball_unpack": unpack, "tarball_remove": remove}
 
 
-def _sweep(roots: str, own: str) -> None:
-    """Remove the trees of sandboxes that are no more: a reboot takes the journals, but not these."""
+def sweep() -> list[str]:
+    """Remove the trees of sandboxes that are no more: a reboot takes the journals, but not these. Their names."""
+    roots = directory()
+    left = _left(roots) if os.path.isdir(roots) else []
+    if left:
+        from nstool.sandbox import host
+
+        idmaps = host.subordinate_maps()
+        for name in left:
+            remove(None, {"directory": f"{roots}/{name}", "idmaps": idmaps})
+    return left
+
+
+def _left(roots: str, own: str = "") -> list[str]:
+    # own: a name that we have just claimed, so that what is there under it is of one before.
     from nstool.sandbox import rundir
 
     trees = os.listdir(roots)
     names = rundir.names()  # after the trees: a name is claimed before its tree is made
-    for name in trees:
-        if name not in names or name == own:  # ours we have just claimed
-            with suppress(PermissionError):  # subordinate ids own it: the next sandbox that has them removes it
-                _remove_tree(f"{roots}/{name}")
+    return [name for name in trees if name not in names or name == own]
+
+
+def _sweep(roots: str, own: str) -> None:
+    for name in _left(roots, own):
+        with suppress(PermissionError):  # subordinate ids own it: cleanup has them, and the next sandbox with them
+            _remove_tree(f"{roots}/{name}")
 
 
 def _remove_tree(path: str) -> None:

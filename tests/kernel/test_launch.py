@@ -16,10 +16,11 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -28,7 +29,7 @@ from nstool.errors import KernelError, NstoolError, SpecError
 from nstool.kinds import KINDS
 from nstool.sandbox import cgroups, engine, rundir
 from nstool.sandbox.aio import launch_async
-from nstool.sandbox.launch import Exit, launch
+from nstool.sandbox.launch import Exit, ending, launch
 from nstool.spec.model import Capabilities, Limits, Mount, Net, Root, Spec
 from tests.support import kernel, leaks, plans, processes
 from tests.support.probes import REPOSITORY
@@ -1005,3 +1006,66 @@ def test_an_empty_packet_is_not_the_end_of_the_socket(in_child: InChild, workpla
     ended = in_child(act)
     assert ended.code == 7
     assert ended.maxrss > 0
+
+
+# Takes init's end from outside, and sends for as long as anybody reads.
+FLOOD = """
+import ctypes, os, socket, sys
+init, fd = os.pidfd_open(int(sys.argv[1])), -1
+while fd < 0 or not os.readlink(f"/proc/self/fd/{fd}").startswith("socket:"):
+    fd = ctypes.CDLL(None).syscall(438, init, 0, 0)  # pidfd_getfd
+end = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, fd)
+print("going", flush=True)
+while True:
+    try:
+        end.send(b"x" * 9, socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        continue
+    except (BrokenPipeError, ConnectionResetError):
+        break
+"""
+
+
+@contextmanager
+def flooded(init: int) -> Iterator[None]:
+    with subprocess.Popen([sys.executable, "-c", FLOOD, str(init)], stdout=subprocess.PIPE) as flood:
+        assert flood.stdout is not None
+        assert flood.stdout.readline() == b"going\n"
+        yield
+        assert flood.wait(SECONDS) == 0  # the other end is closed
+
+
+def test_messages_without_end_are_not_read_for_ever() -> None:
+    """Each read finds another one, as of a sender that is faster than this process; the status is that of the end."""
+
+    class Flooded(engine.Process):
+        def read(self) -> engine.Message:
+            return engine.decode(bytes(64))
+
+        def reap(self) -> int:
+            return 7 << 8
+
+    program = SimpleNamespace(init=True)
+    assert ending(Flooded(program, 1, -1, -1), {}) == Exit(7)  # type: ignore[arg-type]
+
+
+@pytest.mark.needs("root")
+def test_who_sends_for_ever_on_inits_socket_hangs_nobody(in_child: InChild, name: str) -> None:
+    """Neither the library nor the supervisor reads on for ever when init has ended."""
+
+    def by_library() -> int:
+        with launch(small(name, "sleep", "60")) as sandbox, flooded(sandbox.init_pid):
+            sandbox.signal(signal.SIGUSR1)
+            return sandbox.wait().status  # of init, whose word may find no room
+
+    def by_command() -> int:
+        words = ("run", "--name", name, "--", "sh", "-c", "echo ready; exec sleep 60")
+        with subprocess.Popen([sys.executable, "-m", "nstool.cli.main", *words], cwd=REPOSITORY, stdout=-1) as run:
+            assert run.stdout is not None
+            assert run.stdout.readline() == b"ready\n"
+            with flooded(rundir.find(name).init_pid):
+                run.send_signal(signal.SIGUSR1)
+                return run.wait(SECONDS)
+
+    assert in_child(by_library) == 128 + signal.SIGUSR1
+    assert in_child(by_command) == 128 + signal.SIGUSR1

@@ -825,8 +825,9 @@ def test_the_tree_is_removed_after_a_kill(act: Act, tree: Path, place: Path, nam
     assert left == []
 
 
-def test_a_tree_without_a_sandbox_is_swept(act: Act, tree: Path, place: Path) -> None:
-    """As after a reboot, which takes the journals in /run: the next tarball removes it, whose ever the files are."""
+@pytest.mark.parametrize("by", ["cleanup", "run"])
+def test_a_tree_without_a_sandbox_is_swept(act: Act, tree: Path, place: Path, by: str) -> None:
+    """As after a reboot, which takes the journals in /run: cleanup or the next tarball removes it, whose ever it is."""
     path = make_tar(place / "root.tar", member("closed", type=tarfile.DIRTYPE, mode=0), tree=tree)
     root = Root("tarball", str(path))
 
@@ -836,7 +837,10 @@ def test_a_tree_without_a_sandbox_is_swept(act: Act, tree: Path, place: Path) ->
         (roots() / "own/etc").mkdir(parents=True)
         os.chmod(roots() / "own/etc", 0)
         before = entries(roots())
-        boxes.shell("true", root=root)
+        if by == "run":
+            boxes.shell("true", root=root)
+        else:
+            assert boxes.nstool("cleanup").out.count("removed its unpacked tree") == 2
         return before, entries(roots())
 
     assert act(sweep) == (["gone", "own"], [])
