@@ -287,7 +287,7 @@ def _resolv_conf(prefix: str) -> str:
 
 
 def subordinate_maps() -> list[Any]:
-    """Return what an ordinary user gets at files of a sandbox's ids with, as sandbox/mapped.py wants it; root: empty."""
+    """Return how an ordinary user gets at files of a sandbox's ids, as sandbox/mapped.py wants it; empty for root."""
     if os.geteuid() == 0:
         return []
     facts = _helpers(os.geteuid())
