@@ -112,9 +112,10 @@ def _target(pid: int, cgroups: dict[str, str]) -> join.Target:
     return join.Target(kinds, cgroups, denied, has_root)
 
 
-def exec_in(
+def _exec_in(
     spec: Spec,
     init_pid: int,
+    pidfd: int,
     cgroups: dict[str, str],
     *,
     stdin: int | None = None,
@@ -123,28 +124,35 @@ def exec_in(
 ) -> Joined:
     """Run spec.command in the sandbox of this init, which was made from spec but for the command.
 
-    Raises SandboxGone when it has ended, KernelError for a step that was refused.
+    pidfd: of init, above the standard streams; closed here. Raises SandboxGone when it has ended, KernelError for a
+    step that was refused.
     """
     streams = (stdin, stdout, stderr)
     own = tuple(n for n, fd in enumerate(streams) if fd is None and os.isatty(n)) if spec.terminal == "auto" else ()
-    opened: list[int] = []
+    opened = [pidfd]
     try:
-        # The streams first: where one of them is closed, the next fd that is opened would be taken for it.
         given = given_streams(streams, opened)
-        try:
-            low = os.pidfd_open(init_pid)
-        except ProcessLookupError:
-            raise SandboxGone(f"the sandbox of init {init_pid} has ended") from None
-        pidfd = above_streams(low)
-        os.close(low)
-        opened.append(pidfd)
         plan = join.into_sandbox(spec, host.read(Spec(proc="none"), own), _target(init_pid, cgroups))
+        if _has_ended(pidfd):  # what was read may be of another process with this pid
+            raise _gone(init_pid)
         given["target"] = pidfd
         given |= {f"pass{n}": fd for n, fd in enumerate(spec.pass_fds)}
         return _start(plan, given)
     finally:
         for fd in opened:
             os.close(fd)
+
+
+def _has_ended(pidfd: int) -> bool:
+    import select
+
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(0))
+
+
+def _gone(init_pid: int) -> SandboxGone:
+    return SandboxGone(f"the sandbox of init {init_pid} has ended")
 
 
 def _start(plan: Plan, given: dict[str, int]) -> Joined:
@@ -166,10 +174,29 @@ def exec_by_name(name: str, command: tuple[str, ...], changes: dict[str, object]
         **{"pass_fds": (), "terminal": "auto", **changes}
     )
     check(spec, lambda path: f"--{path[0]}")
-    if "user" in changes:
-        spec = spec.replace(user=_numbers(record.init_pid, spec.user))
-        _mapped(record.init_pid, spec.user)
-    return exec_in(spec, record.init_pid, record.cgroups)
+    pidfd = _pidfd_of(record)
+    try:
+        if "user" in changes:
+            spec = spec.replace(user=_numbers(record.init_pid, spec.user))
+            _mapped(record.init_pid, spec.user)
+    except BaseException:
+        os.close(pidfd)
+        raise
+    return _exec_in(spec, record.init_pid, pidfd, record.cgroups)
+
+
+def _pidfd_of(record: rundir.Record) -> int:
+    """Return a pidfd of the sandbox's init, above the standard streams. Raises SandboxGone."""
+    try:
+        low = os.pidfd_open(record.init_pid)
+    except ProcessLookupError:
+        raise _gone(record.init_pid) from None
+    pidfd = above_streams(low)
+    os.close(low)
+    if not rundir.is_alive(record.init_pid, record.init_start):  # the pid is another process's by now
+        os.close(pidfd)
+        raise _gone(record.init_pid)
+    return pidfd
 
 
 def _numbers(pid: int, user: str) -> str:
@@ -316,4 +343,4 @@ def enter(
 def exec_into(sandbox: Sandbox, command: tuple[str, ...], **streams: int | None) -> Joined:
     """Run a command in a sandbox of this process."""
     spec = sandbox.spec.replace(command=command, pass_fds=())
-    return exec_in(spec, sandbox.init_pid, sandbox.cgroups, **streams)
+    return _exec_in(spec, sandbox.init_pid, sandbox.copy_of_pidfd(), sandbox.cgroups, **streams)

@@ -194,11 +194,21 @@ class Sandbox:
                 raise status_taken(f"sandbox {self.name!r}", self._process)
             return self._exit
 
-    def _ends_within(self, timeout: float) -> bool:
+    def copy_of_pidfd(self) -> int:
+        """Return another fd of ``pidfd``, above the standard streams: another thread that waits may close the one.
+
+        Raises SandboxGone when that has happened.
+        """
         with self._fds:
             if self._process.pidfd < 0:
-                return True
-            pidfd = os.dup(self._process.pidfd)  # another thread that waits may close the one
+                raise SandboxGone(f"sandbox {self.name!r} has ended")
+            return above_streams(self._process.pidfd)
+
+    def _ends_within(self, timeout: float) -> bool:
+        try:
+            pidfd = self.copy_of_pidfd()
+        except SandboxGone:
+            return True
         try:
             import select
 

@@ -72,7 +72,9 @@ class Record(Frozen):
 
     @property
     def state(self) -> str:
-        """One of "starting", "running", "ending" (its launcher is undoing it), "left behind"."""
+        """One of "starting", "running", "ending" (its launcher is undoing it), "left behind", "elsewhere" (not here)."""
+        if not self.here:
+            return "elsewhere"
         if not self.alive:
             return "left behind"
         return "running" if self.init_alive else "ending" if self.init_pid else "starting"
@@ -585,8 +587,14 @@ def find(name: str) -> Record:
 
 
 def find_running(name: str) -> Record:
-    """As ``find``, of one whose init is there. Raises SandboxGone also while it is being made."""
+    """As ``find``, of one whose init is there. Raises SandboxGone also while it is being made, NotSupported elsewhere."""
     record = find(name)
+    if not record.here:
+        raise NotSupported(
+            f"sandbox {name}",
+            "it was made in another pid or time namespace, whose pids and start times mean others here",
+            "run the command there",
+        )
     if not record.init_alive:
         raise SandboxGone(f"sandbox {name!r} {'has just ended' if record.init_pid else 'is not running yet'}")
     return record

@@ -493,6 +493,20 @@ def test_a_large_environment_of_the_caller_does_not_matter() -> None:
     assert nstool("run", "--", "echo", "here", env=environment).stdout == "here\n"
 
 
+@pytest.mark.needs("root")
+def test_a_sandbox_of_another_pid_namespace_is_not_acted_on(name: str) -> None:
+    """Its pids are others' here: nobody joins or signals these, and cleanup leaves it alone."""
+    elsewhere = ["unshare", "--pid", "--fork", "--mount-proc", NSTOOL]
+    with running("run", "--name", name, "--", "sh", "-c", "echo ready; read x"):
+        for words in (["exec", name, "--", "true"], ["signal", name, "TERM"], ["show", name], ["enter", name, "true"]):
+            done = subprocess.run([*elsewhere, *words], capture_output=True, text=True, check=False)
+            assert done.returncode == 125, (words, done)
+            assert "cause: it was made in another pid or time namespace" in done.stderr
+        listed = subprocess.run([*elsewhere, "ps", "--json"], capture_output=True, check=True)
+        assert [(box["name"], box["state"]) for box in json.loads(listed.stdout)] == [(name, "elsewhere")]
+        assert subprocess.run([*elsewhere, "cleanup"], capture_output=True, check=True).stdout == b"nothing to clean up\n"
+
+
 def test_run_directory_removed_by_hand_leaves_no_cgroup(name: str, run_dir: Path) -> None:
     """The supervisor removes the cgroups that it knows of, whatever became of the journal."""
     with running("run", "--name", name, "--", "sh", "-c", "echo ready; read x"):

@@ -252,7 +252,9 @@ def test_a_sandbox_of_another_pid_namespace_is_not_judged(run: Path) -> None:
     rewrite(run, "web", lambda data: data.replace(b"%d" % inode, b"1").replace(b"%d," % os.getpid(), b"999999999,"))
     record = rundir.find("web")
     assert record.alive
-    assert not record.here
+    assert record.state == "elsewhere"
+    with pytest.raises(NotSupported, match="another pid or time namespace"):
+        rundir.find_running("web")
     assert journal.cleanup() == ()
 
 
