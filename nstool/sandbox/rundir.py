@@ -72,7 +72,7 @@ class Record(Frozen):
 
     @property
     def state(self) -> str:
-        """One of "starting", "running", "ending" (its launcher is undoing it), "left behind", "elsewhere" (not here)."""
+        """One of "starting", "running", "ending" (its launcher is undoing it), "left behind", "elsewhere"."""
         if not self.here:
             return "elsewhere"
         if not self.alive:
@@ -587,7 +587,7 @@ def find(name: str) -> Record:
 
 
 def find_running(name: str) -> Record:
-    """As ``find``, of one whose init is there. Raises SandboxGone also while it is being made, NotSupported elsewhere."""
+    """As ``find``, of one whose init is there. Raises SandboxGone also while it is made, NotSupported elsewhere."""
     record = find(name)
     if not record.here:
         raise NotSupported(
