@@ -27,7 +27,9 @@ def show(target: str, as_json: bool, mounts: bool) -> int:
     """Show what isolates the command of sandbox NAME, or the process PID, beside what nstool itself sees."""
     import json
 
-    pid = _pid(target)
+    from nstool.inspect.proc import process
+
+    pid = process(target)
     found = look(pid)
     notes = [*_hidden(found.inside), *_departures(target, pid)]
     if as_json:
@@ -232,17 +234,6 @@ _SURROUNDINGS: Rows = {
     "cgroups": _cgroups,
     "memory": lambda facts: _or_reason(facts, "memory", _memory(facts)),
 }
-
-
-def _pid(target: str) -> int:
-    from nstool.sandbox import rundir
-    from nstool.sandbox.join import pid_of
-    from nstool.sandbox.launch import payload_pid
-
-    if pid := pid_of(target):
-        return pid
-    record = rundir.find_running(target)
-    return payload_pid(record.init_pid) if record.spec.get("init", True) else record.init_pid
 
 
 def _hidden(facts: Facts) -> list[str]:

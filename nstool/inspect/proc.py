@@ -1,0 +1,225 @@
+"""One process or thread in /proc, held by its directory: a later one with its number is never mixed in. proc(5)."""
+
+from __future__ import annotations
+
+import os
+
+from nstool.errors import SandboxGone
+from nstool.frozen import Frozen
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import TracebackType
+    from typing import Self
+
+_STATES = {
+    "R": "running",
+    "S": "sleeping",
+    "D": "in uninterruptible sleep",
+    "T": "stopped by a signal",
+    "t": "stopped by its tracer",
+    "Z": "zombie",
+    "X": "dead",
+    "x": "dead",
+    "K": "waking to be killed",
+    "W": "waking",
+    "P": "parked",
+    "I": "idle thread of the kernel",
+}
+
+
+class ProcessGone(SandboxGone):
+    """The process that was named does not exist, or has ended while it was read. Exit status 2."""
+
+
+class Stat(Frozen):
+    """What /proc/PID/stat tells, the numbers that are of use here. proc_pid_stat(5).
+
+    comm: up to 15 bytes, whatever is in them. state: one letter, see ``state_text``. ppid, pgrp, session, tpgid: in the
+    reader's pid namespace, 0 for what is not visible there. tty: device number. starttime: clock ticks since boot.
+    """
+
+    pid: int
+    comm: str
+    state: str
+    ppid: int
+    pgrp: int
+    session: int
+    tty: int
+    tpgid: int
+    flags: int
+    utime: int
+    stime: int
+    priority: int
+    nice: int
+    num_threads: int
+    starttime: int
+    exit_signal: int
+    processor: int
+    rt_priority: int
+    policy: int
+
+    @property
+    def state_text(self) -> str:
+        """The state in words."""
+        return _STATES.get(self.state, self.state)
+
+
+# Fields of proc_pid_stat(5) by their number there, from the third on.
+_FIELDS = {
+    "ppid": 4,
+    "pgrp": 5,
+    "session": 6,
+    "tty": 7,
+    "tpgid": 8,
+    "flags": 9,
+    "utime": 14,
+    "stime": 15,
+    "priority": 18,
+    "nice": 19,
+    "num_threads": 20,
+    "starttime": 22,
+    "exit_signal": 38,
+    "processor": 39,
+    "rt_priority": 40,
+    "policy": 41,
+}
+
+
+class Proc:
+    """The directory of a process, /proc/PID, or of a thread, /proc/PID/task/TID. A context manager.
+
+    What it reads is of that very process: ProcessGone is raised once that has ended and been reaped. Whatever else the
+    kernel refuses is an OSError, PermissionError most often: ``sandbox.facts.why_hidden`` tells why.
+    """
+
+    def __init__(self, pid: int, tid: int = 0) -> None:
+        self.pid = pid
+        self.tid = tid or pid
+        path = f"/proc/{pid}/task/{tid}" if tid else f"/proc/{pid}"
+        try:
+            self.fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except (FileNotFoundError, ProcessLookupError):
+            raise self._gone() from None
+
+    def _gone(self) -> ProcessGone:
+        what = f"process {self.pid}" if self.tid == self.pid else f"thread {self.tid} of process {self.pid}"
+        return ProcessGone(f"there is no {what}, or it has ended; ps -e lists those that there are")
+
+    def bytes(self, name: str) -> bytes:
+        """Return the content of a file of the process. FileNotFoundError: this kernel has no such file."""
+        try:
+            fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self.fd)
+            with open(fd, "rb") as file:
+                return file.read()
+        except (FileNotFoundError, ProcessLookupError):
+            self.check()
+            raise
+
+    def read(self, name: str) -> str:
+        """Return the text of a file of the process; bytes that are no UTF-8 as os.fsdecode gives them."""
+        return os.fsdecode(self.bytes(name))
+
+    def link(self, name: str) -> str:
+        """Return what a symbolic link of the process says, as "net:[4026531840]" for ns/net."""
+        try:
+            return os.readlink(name, dir_fd=self.fd)
+        except (FileNotFoundError, ProcessLookupError):
+            self.check()
+            raise
+
+    def list(self, name: str) -> list[str]:
+        """Return the entries of a directory of the process, as "task" or "fd", in the order of the kernel."""
+        try:
+            fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self.fd)
+            try:
+                return os.listdir(fd)
+            finally:
+                os.close(fd)
+        except (FileNotFoundError, ProcessLookupError):
+            self.check()
+            raise
+
+    def open(self, name: str, flags: int = os.O_RDONLY) -> int:
+        """Return an fd of a file of the process, as ns/net; the caller's to close."""
+        try:
+            return os.open(name, flags | os.O_CLOEXEC, dir_fd=self.fd)
+        except (FileNotFoundError, ProcessLookupError):
+            self.check()
+            raise
+
+    def inode(self, kind: str) -> int:
+        """Return the inode of the process's namespace of this kind, which names it while it lives. namespaces(7)."""
+        text = self.link(f"ns/{kind}")
+        return int(text[text.index("[") + 1 : -1])
+
+    def status(self) -> dict[str, str]:
+        """Return the lines of the status file by their key. proc_pid_status(5)."""
+        rows = (line.partition(":") for line in self.read("status").splitlines())
+        return {key: value.strip() for key, _, value in rows}
+
+    def stat(self) -> Stat:
+        """Return what the stat file tells."""
+        text = self.read("stat")
+        pid, _, rest = text.partition(" (")
+        comm, _, rest = rest.rpartition(") ")
+        words = rest.split()
+        return Stat(pid=int(pid), comm=comm, state=words[0], **{name: int(words[n - 3]) for name, n in _FIELDS.items()})
+
+    def command(self) -> tuple[str, ...]:
+        """Return the argument vector, as the process shows it; empty for a thread of the kernel or a zombie."""
+        text = self.read("cmdline")
+        return tuple(text.removesuffix("\0").split("\0")) if text else ()
+
+    def check(self) -> None:
+        """Raise ProcessGone if it has ended and been reaped."""
+        try:
+            os.stat("stat", dir_fd=self.fd)
+        except (FileNotFoundError, ProcessLookupError):
+            raise self._gone() from None
+
+    def close(self) -> None:
+        """Let go of the directory. Idempotent."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def pids() -> list[int]:
+    """Return the processes of the reader's pid namespace that may be seen, in ascending order."""
+    return sorted(int(name) for name in os.listdir("/proc") if name.isdecimal())
+
+
+def processes() -> Iterator[Proc]:
+    """Yield each process, open while the caller has it; those that end meanwhile are left out."""
+    for pid in pids():
+        try:
+            proc = Proc(pid)
+        except ProcessGone:  # between the listing and now
+            continue
+        with proc:
+            yield proc
+
+
+def process(target: str) -> int:
+    """Return the pid that TARGET means on every command line: a pid, or the name of a sandbox: its command.
+
+    Raises SpecError or SandboxGone.
+    """
+    from nstool.sandbox import rundir
+    from nstool.sandbox.join import pid_of
+    from nstool.sandbox.launch import payload_pid
+
+    if pid := pid_of(target):
+        return pid
+    record = rundir.find_running(target)
+    return payload_pid(record.init_pid) if record.spec.get("init", True) else record.init_pid

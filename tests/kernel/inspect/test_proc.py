@@ -1,0 +1,189 @@
+"""A process held by its directory in /proc: read whole, or said to be gone; never another one. proc(5)."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import psutil
+import pytest
+
+from nstool import uapi
+from nstool.inspect.proc import Proc, ProcessGone, Stat, pids, processes
+from tests.support import kernel
+
+
+@contextmanager
+def sleeping(name: str = "") -> Iterator[int]:
+    """A child that waits for the end of a pipe; name: what it calls itself. prctl(2), PR_SET_NAME."""
+    reader, writer = os.pipe()
+    ready, go = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.close(writer)
+            if name:
+                with open("/proc/self/comm", "w") as file:
+                    file.write(name)
+            os.write(go, b"x")
+            os.read(reader, 1)
+        finally:
+            os._exit(0)
+    os.close(reader)
+    os.read(ready, 1)
+    try:
+        yield pid
+    finally:
+        for fd in (writer, ready, go):
+            os.close(fd)
+        os.waitpid(pid, 0)
+
+
+@pytest.mark.parametrize("name", ["plain", "a b", ") R 1 2 (", "(", "tab\tümläut"])
+def test_stat_is_read_whatever_the_process_calls_itself(name: str) -> None:
+    with sleeping(name) as pid, Proc(pid) as proc:
+        stat = proc.stat()
+        assert (stat.pid, stat.comm, stat.ppid) == (pid, name, os.getpid())
+        assert (stat.pgrp, stat.session) == (os.getpgid(pid), os.getsid(pid))
+        assert (
+            abs(stat.starttime / os.sysconf("SC_CLK_TCK") - (psutil.Process(pid).create_time() - psutil.boot_time()))
+            < 2
+        )
+        assert stat.state_text in ("sleeping", "running")
+
+
+def test_stat_agrees_with_psutil() -> None:
+    with Proc(os.getpid()) as proc:
+        stat, other = proc.stat(), psutil.Process()
+        assert stat.num_threads == other.num_threads()
+        assert stat.nice == other.nice()
+        assert stat.policy == os.sched_getscheduler(0)
+        assert list(proc.command()) == other.cmdline()
+
+
+def test_a_process_that_has_ended_is_gone() -> None:
+    with sleeping() as pid:
+        proc = Proc(pid)
+    with proc:
+        for read in (proc.stat, proc.status, proc.command, proc.check):
+            with pytest.raises(ProcessGone, match=f"no process {pid}, or it has ended"):
+                read()
+        for read_name in (proc.read, proc.link, proc.list, proc.open):
+            with pytest.raises(ProcessGone):
+                read_name("fd")
+    with pytest.raises(ProcessGone):
+        Proc(pid)
+
+
+def test_a_later_process_with_its_pid_is_not_read(in_child: Callable[..., Any]) -> None:
+    """The next process is given the same pid; what was opened of the first stays gone. pid_namespaces(7)."""
+
+    def act() -> tuple[int, str, str]:
+        kernel.unshare(uapi.CLONE_NEWPID | uapi.CLONE_NEWNS)
+        reader, writer = os.pipe()
+        if os.fork() == 0:
+            try:
+                kernel.mount("none", "/", flags=kernel.MS_REC | kernel.MS_PRIVATE)
+                kernel.mount("proc", "/proc", "proc")
+                with sleeping("first") as first:
+                    proc = Proc(first)
+                with open("/proc/sys/kernel/ns_last_pid", "w") as file:
+                    file.write(str(first - 1))
+                with sleeping("second") as second, Proc(second) as now:
+                    try:
+                        old = proc.stat().comm
+                    except ProcessGone:
+                        old = "gone"
+                    os.write(writer, f"{second - first} {old} {now.stat().comm}".encode())
+            finally:
+                os._exit(0)
+        os.close(writer)
+        with open(reader) as pipe:
+            distance, old, new = pipe.read().split()
+        os.wait()
+        return int(distance), old, new
+
+    assert in_child(act) == (0, "gone", "second")
+
+
+def test_a_zombie_is_there_until_it_is_reaped() -> None:
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0)
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    with Proc(pid) as proc:
+        assert proc.stat().state_text == "zombie"
+        assert proc.command() == ()
+        os.waitpid(pid, 0)
+        with pytest.raises(ProcessGone):
+            proc.status()
+
+
+def test_a_file_that_the_kernel_lacks_is_no_ended_process() -> None:
+    with Proc(os.getpid()) as proc, pytest.raises(FileNotFoundError):
+        proc.read("no-such-file")
+
+
+def test_a_thread_is_read_as_a_thread() -> None:
+    """Its own name and ids; ended, it is said to be a thread that is gone."""
+    told: list[int] = []
+    here, end = threading.Event(), threading.Event()
+
+    def wait() -> None:
+        told.append(threading.get_native_id())
+        with open("/proc/thread-self/comm", "w") as file:
+            file.write("worker")
+        here.set()
+        end.wait()
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    here.wait()
+    with Proc(os.getpid(), told[0]) as proc:
+        assert proc.stat().comm == "worker"
+        assert proc.status()["Tgid"] == str(os.getpid())
+        end.set()
+        thread.join()
+        while os.path.exists(f"/proc/self/task/{told[0]}"):  # joined a moment before the kernel has let it go
+            continue
+        with pytest.raises(ProcessGone, match=f"no thread {told[0]} of process {os.getpid()}"):
+            proc.stat()
+
+
+def test_processes_are_those_of_proc() -> None:
+    seen: dict[int, Stat] = {}
+    for proc in processes():
+        try:
+            seen[proc.pid] = proc.stat()
+        except ProcessGone:
+            continue
+    assert os.getpid() in seen
+    assert set(seen) <= set(pids()) | {pid for pid in seen if not psutil.pid_exists(pid)}
+    assert sorted(seen) == list(seen)
+
+
+def test_an_inode_names_the_namespace() -> None:
+    with Proc(os.getpid()) as proc:
+        assert proc.inode("net") == os.stat("/proc/self/ns/net").st_ino
+
+
+def test_what_may_not_be_read_is_a_permission_error(as_user: Callable[..., Any]) -> None:
+    def act() -> str:
+        with Proc(1) as proc:
+            try:
+                return proc.link("ns/net")
+            except PermissionError as error:
+                return type(error).__name__
+
+    assert as_user(act) == "PermissionError"
+
+
+def test_kernel_threads_have_no_command() -> None:
+    done = subprocess.run(["ps", "--ppid", "2", "-o", "pid="], capture_output=True, text=True, check=False)
+    for pid in done.stdout.split()[:1]:
+        with Proc(int(pid)) as proc:
+            assert proc.command() == ()
