@@ -21,6 +21,9 @@ WORKPLACE = pytest.StashKey[Workplace]()
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "needs(*names): run only where these probes of tests/support/probes.py agree")
     config.addinivalue_line("markers", "vm: runs under other kernels too, make test-vm; no skip is allowed there")
+    config.addinivalue_line(
+        "markers", "vm_full: with vm, but only by VM_FULL=1: alike under each kernel, or one lacks its needs"
+    )
     config.addinivalue_line("markers", "orphans: kills a launcher on purpose; dead orphans are no leak")
     # How long one example takes depends on what else the machine does.
     settings.register_profile("nstool", deadline=None)

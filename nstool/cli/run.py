@@ -66,7 +66,7 @@ def _supervised(spec: Spec, place: Place, started: Callable[[str], None], stderr
     with Forward() as forward:
         try:
             with forward.interruptible:  # nothing is made yet
-                prepared = Prepared(spec, own_terminals(spec))
+                prepared = Prepared(spec, own_terminals(spec), listed=True)
             sandbox = prepared.launch(stderr=stderr, interruptible=forward.interruptible)
         except Interrupted as interrupted:
             return 128 + interrupted.number

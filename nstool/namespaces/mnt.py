@@ -459,7 +459,7 @@ def _remove(spec: Spec, host: Host, maps: Maps | None, name: str) -> tuple[Step,
 def _bound(name: str, opener: str, opened: list[Step]) -> None:
     """Open the host's own /proc or /dev, which the spec asks for, as a tree of this name."""
     flags = uapi.MOUNT_ATTR_NOSUID | uapi.MOUNT_ATTR_NOEXEC
-    opened.append(_tree(opener, f"/{name}", name, f"the host's /{name}, as the spec says"))
+    opened.append(_tree(opener, f"/{name}", name, f"the host's own /{name}"))
     opened.append(_attributes(opener, name, flags, "no set-user-ID, no programs", propagation=uapi.MS_PRIVATE))
 
 

@@ -352,7 +352,8 @@ def prepare(spec: Spec) -> Prepared:
 class Prepared:
     """A spec that is checked and planned; each launch takes only what the sandbox has to itself. Thread-safe."""
 
-    def __init__(self, spec: Spec, terminals: tuple[int, ...]) -> None:
+    def __init__(self, spec: Spec, terminals: tuple[int, ...], *, listed: bool = False) -> None:
+        """listed: in the registry in any case, for others to find it by its name."""
         from nstool.spec.check import check
 
         check(spec)
@@ -372,7 +373,7 @@ class Prepared:
         # Nor is an external step's part; unpacking costs far more, too.
         self._template = None if _is_linked(spec) or speaks_of_tokens(spec) else Template(self._plan)
         self._cgroup_paths = build.cgroup_paths(spec, facts, TOKENS)
-        self._registered = is_registered(spec, facts)
+        self._registered = listed or is_registered(spec, facts)
 
     def _plan(self, lease: Lease) -> Plan:
         return build.plan(self.spec, self._host, lease)
@@ -389,8 +390,8 @@ class Prepared:
         """Make one sandbox; as the function ``launch``.
 
         interruptible: entered for what may take long; an exception there ends it, and all is undone.
-        One without a name that makes nothing outside and has no ids of its own is in no registry: only
-        its maker knows of it.
+        One without a name that makes nothing outside and has no ids of its own is in no registry, unless it
+        was to be listed: only its maker knows of it.
         """
         _check_thread(self.spec)
         if self._registered:

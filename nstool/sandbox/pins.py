@@ -17,7 +17,8 @@ def pin(target: str, directory: str, types: tuple[str, ...] = ()) -> list[str]:
 
     types: the wanted ones; empty for all that differ from the caller's, but pid, in which nothing can be
     made once its init has ended, and mnt, whose file can be bound only into a mount namespace older than
-    itself that does not propagate into it: these two only when asked for.
+    itself that does not propagate into it: these two only when asked for. Linux 6.18 numbers mount namespaces a
+    processor at a time and compares the numbers, so that of two from different processors it may take either for older.
     All or none: what was bound is let go when one cannot be.
     """
     check_types(types)

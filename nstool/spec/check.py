@@ -346,6 +346,12 @@ def _mount(spec: Spec, path: Path, mount: Mount) -> None:
 
 
 def _own_filesystems(spec: Spec) -> None:
+    if spec.proc == "private" and spec.namespaces.pid not in ("new", "host"):
+        _fail(
+            ("proc",),
+            "a private /proc is of a new pid namespace, not of a joined one: "
+            'write proc = "none", or "bind" for the host\'s, which shows all processes of the host, proc(5)',
+        )
     if spec.proc == "private":
         _needs_new(spec, "pid", ("proc",), "a private /proc")
     for key, kept in (("proc", "none"), ("dev", "none")):

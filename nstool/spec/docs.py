@@ -15,7 +15,8 @@ DOCS: dict[str, str] = {
     "Spec.umask": "Permission bits that new files lack, umask(2).",
     "Spec.mounts": 'What is mounted where: tables, or "SRC:DST[:rw,idmap,...]".',
     "Spec.mount_propagation": "Propagation of all mounts inside, mount_namespaces(7).",
-    "Spec.proc": '/proc: "private" (of the new pid namespace), "bind" (the host\'s), "none".',
+    "Spec.proc": '/proc: "private" (of the new pid namespace), "bind" (the host\'s; so with namespaces.pid = "host"), '
+    '"none".',
     "Spec.hidepid": "What a private /proc shows of other users' processes, proc(5).",
     "Spec.proc_subset": '"pid" hides all of /proc but the processes, proc(5).',
     "Spec.dev": '/dev: "private" (the few safe nodes, pts, shm and mqueue), "nodes" (without these three), '

@@ -22,8 +22,9 @@ def implied(spec: Spec, given: Collection[Path]) -> Spec:
     """Return spec with unwritten halves filled in. given: key paths that were written.
 
     The host's network is one word, in ``[net]`` or in ``[namespaces]``. Without a mount namespace
-    of its own the sandbox cannot have its own /proc, /dev and /tmp; without a pid namespace no
-    /proc of its own; without a uts, ipc or time namespace their settings stay away by themselves.
+    of its own the sandbox cannot have its own /proc, /dev and /tmp. Whoever shares the host's pids
+    sees them in the host's /proc; in a joined pid namespace nothing goes without saying. Without a
+    uts, ipc or time namespace their settings stay away by themselves.
     """
     for rule in (_net, _mnt, _pid):
         spec = rule(spec, given)
@@ -50,7 +51,7 @@ def _mnt(spec: Spec, given: Collection[Path]) -> Spec:
 
 
 def _pid(spec: Spec, given: Collection[Path]) -> Spec:
-    if spec.namespaces.pid == "new" or spec.proc != "private" or ("proc",) in given:
+    if spec.namespaces.pid != "host" or spec.proc != "private" or ("proc",) in given:
         return spec
     return spec.replace(proc="bind")
 

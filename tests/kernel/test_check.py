@@ -190,6 +190,7 @@ def said_by_both(*words: str, status: int) -> str:
     return by_run[1]
 
 
+@pytest.mark.vm_full
 def test_name_of_a_running_sandbox(name: str) -> None:
     """check refuses it as run does, and the name is free again when that sandbox has ended."""
     from nstool.sandbox.launch import launch
@@ -200,6 +201,7 @@ def test_name_of_a_running_sandbox(name: str) -> None:
     assert nstool("check", "--name", name, "--", "true") == (0, "this host can do all of it\n")
 
 
+@pytest.mark.vm_full
 @pytest.mark.parametrize(
     ("variable", "value", "words"),
     [
@@ -218,18 +220,21 @@ def test_pools_that_are_none(variable: str, value: str, words: str, monkeypatch:
     assert len(said) < 200
 
 
+@pytest.mark.vm_full
 def test_pool_without_ids(monkeypatch: pytest.MonkeyPatch) -> None:
     """A pool in which nothing is free is what this host cannot do, in the words of run."""
     monkeypatch.setenv("NSTOOL_IDS", "65536-65600")
     assert "host ids of its own: not possible on this host" in said_by_both("--", "true", status=125)
 
 
+@pytest.mark.vm_full
 def test_what_is_leased_for_a_look_is_given_back(run_dir: Path) -> None:
     """check leaves no name, no ids and no network in the run directory."""
     assert nstool("check", "--name", "looked-at", "--", "true")[0] == 0
     assert not run_dir.exists()
 
 
+@pytest.mark.vm_full
 def test_fd_that_is_not_open() -> None:
     """check refuses it as run does."""
     said = said_by_both("--pass-fd", "77", "--", "true", status=2)

@@ -20,6 +20,7 @@ import termios
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -393,6 +394,26 @@ def test_a_log_is_not_waited_for(tmp_path: Path) -> None:
         assert nstool(*words).returncode == 0
         os.set_blocking(fd, True)
         assert not int(reader.read().split()[1], 8) & os.O_NONBLOCK
+
+
+@pytest.mark.orphans
+def test_a_sandbox_that_has_nothing_to_itself_is_listed_all_the_same(as_user: Callable[..., Any]) -> None:
+    """One of an ordinary user without limits leases nothing; it has a name, by which it is found and ended."""
+
+    def act() -> tuple[str, list[str], int, int]:
+        detached = nstool("run", "--detach", "--memory", "0", "--pids", "0", "--cpu", "0", "--", "sleep", "60")
+        name = detached.stdout.strip()
+        listed = [box["name"] for box in json.loads(nstool("ps", "--json").stdout)]
+        pidfd = os.pidfd_open(json.loads(nstool("ps", "--json").stdout)[0]["init_pid"])
+        status = nstool("signal", name, "TERM").returncode
+        select.select([pidfd], [], [], DEADLINE)
+        os.close(pidfd)
+        return name, listed, nstool("exec", name, "--", "true").returncode, status
+
+    name, listed, after, status = as_user(act)
+    assert name
+    assert listed == [name]
+    assert (status, after) == (0, 2)
 
 
 def test_detached_launch_that_fails_says_so() -> None:

@@ -23,7 +23,7 @@ from nstool.spec.model import Limits, Mount, Net, Root, Spec
 from tests.support import kernel
 from tests.support.probes import controller_root
 
-pytestmark = pytest.mark.needs("root", "native", "nsexec")
+pytestmark = [pytest.mark.vm, pytest.mark.needs("root", "native", "nsexec")]
 
 InChild = Callable[..., Any]
 USER, NET, NS, PID, IPC = (getattr(uapi, f"CLONE_NEW{n}") for n in ("USER", "NET", "NS", "PID", "IPC"))
@@ -326,6 +326,7 @@ def in_new_pidns(act: Callable[[], Any]) -> Any:
     return run_in_child(act)
 
 
+@pytest.mark.vm_full
 @pytest.mark.needs("memfd_noexec")
 def test_memfd_noexec(in_child: InChild) -> None:
     """vm.memfd_noexec, which each pid namespace has for itself, is 1."""

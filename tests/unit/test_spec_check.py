@@ -304,6 +304,7 @@ WRONG = [
     (OK.replace(ipc=Ipc(msgmni=1 << 31)), "ipc.msgmni", "between"),
     (OK.replace(ipc=Ipc(sem="1 2 3")), "ipc.sem", "four numbers"),
     (without("pid", next_pid=5), "next_pid", "pid_namespaces(7)"),
+    (OK.replace(namespaces=Namespaces(pid="77", time="host")), "proc", 'write proc = "none", or "bind"'),
     (OK.replace(next_pid=1), "next_pid", "pid 1 is init"),
     (OK.replace(next_pid=5, init=False), "next_pid", "has pid 1"),
     (OK.replace(next_pid=-5), "next_pid", "between"),

@@ -2,8 +2,9 @@
 
     python tests/vm/run.py [--kernels "6.1 6.12"] [--full] [--write docs/kernels.md] [PYTEST ARGUMENTS]
 
-The tests are those marked ``vm``, where a skip is a failure; with --full all that need a kernel. The logs of the
-machines are kept in build/vm. --write: put what `nstool check` finds under each kernel, and here, into a file's table.
+The tests are those marked ``vm`` and not ``vm_full``, where a skip is a failure; with --full all of tests/kernel. The
+logs of the machines are kept in build/vm. --write: put what `nstool check` finds under each kernel, and here,
+into a file's table.
 """
 
 from __future__ import annotations
@@ -111,7 +112,7 @@ class Machine:
 
 def _script(shard: str, arguments: list[str], full: bool) -> str:
     words = [*arguments] if any(not word.startswith("-") for word in arguments) else ["tests/kernel", *arguments]
-    marked = [] if full else ["-m", "vm"]
+    marked = [] if full else ["-m", "vm and not vm_full"]
     test = shlex.join([".venv/bin/python", "-m", "pytest", "-v", "-p", "no:cacheprovider", *marked, *words])
     return (
         "export PYTHONDONTWRITEBYTECODE=1\n"

@@ -476,6 +476,7 @@ def test_a_tarball_is_a_root(act: Act, tree: Path, place: Path, suffix: str, mod
     assert after == []
 
 
+@pytest.mark.vm_full
 def test_check_says_of_a_tarball_what_run_does(act: Act, tree: Path, place: Path) -> None:
     """What nobody has unpacked yet is not said to be missing; size is told, and what else the host lacks."""
     (tree / "work").mkdir()
@@ -559,6 +560,7 @@ def test_a_writable_tarball_is_changed_for_itself(act: Act, tree: Path, place: P
     assert path.read_bytes() == before
 
 
+@pytest.mark.vm_full
 @pytest.mark.needs("newuidmap")
 @pytest.mark.parametrize("ids", ["several ids", "one id"])
 def test_a_deep_tree_is_removed(act: Act, tree: Path, place: Path, ids: str) -> None:
@@ -634,6 +636,7 @@ def point_to(victim: Path, entry: tuple[tarfile.TarInfo, bytes]) -> tuple[tarfil
     return info, content
 
 
+@pytest.mark.vm_full
 @pytest.mark.parametrize("what", TAR_HOSTILE)
 def test_a_hostile_tarball_is_refused(act: Act, place: Path, what: str) -> None:
     """With the member named, status 2, and nothing is left or made outside."""
@@ -658,6 +661,7 @@ def test_a_hostile_tarball_is_refused(act: Act, place: Path, what: str) -> None:
         assert not Path(directory, "nstool-evil").exists()
 
 
+@pytest.mark.vm_full
 @pytest.mark.parametrize("content", [b"", b"no tar at all", b"\x1f\x8b\x08damaged", b"\x28\xb5\x2f\xfd zstd"])
 def test_what_is_no_tarball_is_refused(act: Act, place: Path, content: bytes) -> None:
     """One message; zstd says what to do where Python cannot read it."""
@@ -711,6 +715,7 @@ DAMAGED = {
 }
 
 
+@pytest.mark.vm_full
 @pytest.mark.parametrize("what", DAMAGED)
 def test_a_damaged_tarball_is_refused(as_root: Act, place: Path, what: str) -> None:
     """By run, and where a name is looked up in it: one message, status 2, and no more memory than its headers need."""
@@ -733,6 +738,7 @@ def test_a_damaged_tarball_is_refused(as_root: Act, place: Path, what: str) -> N
     assert (plain.err.count("\n"), named.err.count("\n")) == (1, 1)
 
 
+@pytest.mark.vm_full
 @pytest.mark.parametrize("kind", ["pipe", "device", "directory"])
 def test_a_tarball_is_a_plain_file(act: Act, place: Path, kind: str) -> None:
     """Nobody waits for a writer, or for the end of a device."""
@@ -758,6 +764,7 @@ def test_an_id_beyond_the_map_is_refused(as_root: Act, place: Path) -> None:
     assert "70000" in message
 
 
+@pytest.mark.vm_full
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("way", ["foreground", "detached"])
 def test_unpacking_is_interrupted(act: Act, place: Path, way: str, number: int) -> None:
