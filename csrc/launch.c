@@ -69,15 +69,6 @@ static void fail(struct nst_failure *f, int step, long error)
 	*f = (struct nst_failure){.step = step, .error = (int32_t)-error};
 }
 
-static char *put_number(char *end, unsigned int n)
-{
-	*--end = 0;
-	do
-		*--end = (char)('0' + n % 10);
-	while (n /= 10);
-	return end;
-}
-
 /* Mark the slots that a step of init or of the payload uses. */
 static void find_used(const struct nst_launch *l, char ret_used[NST_MAX_SLOTS])
 {
@@ -131,7 +122,7 @@ _Noreturn static void child_main(void *arg)
 
 		if (nst_call_is(s, "exec_init")) {
 			const char *argv[] = {"nsexec:init",
-					      put_number(digits + sizeof digits, (unsigned int)c->envelope), NULL};
+					      nst_put_number(digits + sizeof digits, (unsigned int)c->envelope), NULL};
 			const char *envp[] = {NULL};
 
 			r = keep_fds(c);
@@ -382,7 +373,7 @@ _Noreturn static void hold(void *arg)
 static void proc_path(char *path, int pid, const char *name)
 {
 	char digits[12];
-	const char *parts[] = {"/proc/", put_number(digits + sizeof digits, (unsigned int)pid), "/", name};
+	const char *parts[] = {"/proc/", nst_put_number(digits + sizeof digits, (unsigned int)pid), "/", name};
 
 	for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
 		for (const char *p = parts[i]; *p; p++)

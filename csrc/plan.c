@@ -481,19 +481,10 @@ static long write_file(int dirfd, const char *path, const char *data, uint32_t l
 	return r;
 }
 
-static char *put_number(char *end, unsigned int n)
-{
-	*--end = 0;
-	do
-		*--end = (char)('0' + n % 10);
-	while (n /= 10);
-	return end;
-}
-
 /* "/proc/PID/FILE" into buf of 64 bytes; FILE is at most PROC_FILE_MAX long. */
 static const char *proc_path(char *buf, int pid, const char *file)
 {
-	char digits[12], *d = put_number(digits + sizeof digits, (unsigned int)pid), *p = buf;
+	char digits[12], *d = nst_put_number(digits + sizeof digits, (unsigned int)pid), *p = buf;
 	const char *s;
 
 	for (s = "/proc/"; *s; s++)
@@ -601,7 +592,7 @@ _Noreturn static void spawn_and_wait(const char *const *argv)
 static long run_spawn(struct nst_run *run, const struct nst_step *s, int *ret_detail)
 {
 	const char **argv = run->scratch;
-	char digits[12], *pid = put_number(digits + sizeof digits, (unsigned int)run->child_pid);
+	char digits[12], *pid = nst_put_number(digits + sizeof digits, (unsigned int)run->child_pid);
 	long n = vector(run->plan, s->arg[0], argv, run->scratch_size / sizeof *argv), i, child, r;
 	uint64_t all = ~0ull, old = 0;
 	int status = 0;

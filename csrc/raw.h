@@ -78,7 +78,7 @@ static inline long nst_clone3_on_stack(const void *args, size_t size, void (*fn)
 /* A pointer as a system call argument. */
 #define NST_P(p) ((long)(uintptr_t)(p))
 
-/* What there is no libc for. exit_group(2), strcmp(3), strlen(3). */
+/* What there is no libc for. exit_group(2), strcmp(3), strlen(3), and a number in decimal that ends at `end`. */
 _Noreturn static inline void nst_leave(int status)
 {
 	for (;;)
@@ -90,6 +90,15 @@ static inline int nst_same(const char *a, const char *b)
 	while (*a && *a == *b)
 		a++, b++;
 	return *a == *b;
+}
+
+static inline char *nst_put_number(char *end, unsigned int n)
+{
+	*--end = 0;
+	do
+		*--end = (char)('0' + n % 10);
+	while (n /= 10);
+	return end;
 }
 
 static inline size_t nst_length(const char *s)

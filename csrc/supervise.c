@@ -168,14 +168,10 @@ static int strings(char letter, const char **ret, int max)
 _Noreturn static void finish_in_python(int status)
 {
 	static const char *argv[64], *envp[4096];
-	char digits[8], *d = digits + sizeof digits - 1;
+	char digits[12];
 	int n = strings('p', argv, 62);
 
-	*d = 0;
-	do
-		*--d = (char)('0' + status % 10);
-	while (status /= 10);
-	argv[n] = d;
+	argv[n] = nst_put_number(digits + sizeof digits, (unsigned int)status);
 	argv[n + 1] = NULL;
 	strings('e', envp, 4096);
 	nst_raw3(__NR_execve, NST_P(argv[0]), NST_P(argv), NST_P(envp));
@@ -183,14 +179,46 @@ _Noreturn static void finish_in_python(int status)
 	nst_leave(125);
 }
 
-_Noreturn static void finish(int status, int known, int wait_status)
+static void say(int fd, const char *text)
+{
+	write_all(fd, text, (long)nst_length(text));
+}
+
+/* Say how the command ended, wait_status as of wait(2): in the journal, for who waits for it, and in the log. */
+static void tell_end(int wait_status)
+{
+	const char *journal[2], *name[2];
+	char digits[12];
+	int signal = wait_status & 0x7f;
+
+	if (strings('j', journal, 2)) {
+		long fd = nst_raw4(__NR_openat, AT_FDCWD, NST_P(journal[0]),
+				   O_WRONLY | O_APPEND | O_NOFOLLOW | O_CLOEXEC, 0);
+
+		if (fd >= 0) { /* else somebody has removed it: nobody waits */
+			say((int)fd, "{\"ended\":");
+			say((int)fd, nst_put_number(digits + sizeof digits, (unsigned int)wait_status));
+			say((int)fd, "}\n");
+			nst_raw1(__NR_close, fd);
+		}
+	}
+	if (strings('n', name, 2)) {
+		say(2, "nstool: ");
+		say(2, name[0]);
+		say(2, signal ? " was ended by signal " : " ended with exit status ");
+		say(2, nst_put_number(digits + sizeof digits, (unsigned int)(signal ? signal : wait_status >> 8 & 0xff)));
+		say(2, "\n");
+	}
+}
+
+/* known: init has told how the command ended; wait_status is the command's then, else init's own. */
+_Noreturn static void finish(int known, int wait_status)
 {
 	static const char unknown[] = "nstool: whether the sandbox lacked memory is not known: its memory cgroup was "
 				      "removed\n";
 	const char *path[2], *key[2], *message[2];
+	int status = (wait_status & 0x7f) ? 128 + (wait_status & 0x7f) : wait_status >> 8 & 0xff;
 
-	if (!known)
-		status = (wait_status & 0x7f) ? 128 + (wait_status & 0x7f) : wait_status >> 8 & 0xff;
 	if (self.o->terminal >= 0) {
 		nst_raw3(__NR_ioctl, self.o->outer, TCSETSW, NST_P(self.o->termios));
 		nst_raw1(__NR_close, self.o->terminal);
@@ -205,6 +233,7 @@ _Noreturn static void finish(int status, int known, int wait_status)
 	}
 	if (!known && self.o->with_init && (wait_status & 0x7f))
 		write_all(2, "nstool: the sandbox's init was killed from outside\n", 51);
+	tell_end(wait_status);
 	if (self.o->in_python || undo() < 0)
 		finish_in_python(status);
 	nst_leave(status);
@@ -269,7 +298,7 @@ _Noreturn void nst_supervise(int fd)
 
 			if (n == sizeof m && m.type == NST_MSG_EXITED) {
 				known = 1;
-				status = (m.status & 0x7f) ? 128 + (m.status & 0x7f) : m.status >> 8 & 0xff;
+				status = m.status;
 			} else if (n < 0 ? n != -EINTR : n == 0 && p[CONTROL].revents & POLLHUP) {
 				p[CONTROL].fd =
 					-1; /* without POLLHUP it is an empty packet, which init does not send */
@@ -291,5 +320,5 @@ _Noreturn void nst_supervise(int fd)
 			ended = 1;
 		}
 	}
-	finish(status, known, wait_status);
+	finish(known, known ? status : wait_status);
 }

@@ -33,6 +33,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "show": ("nstool.cli.show", "Show what isolates a sandbox or a process."),
     "exec": ("nstool.cli.exec_", "Run a command in a running sandbox."),
     "signal": ("nstool.cli.signal_", "Send a signal to a sandbox's command."),
+    "wait": ("nstool.cli.wait", "Wait for the end of a sandbox; exit with its command's status."),
+    "stop": ("nstool.cli.stop", "End a sandbox: SIGTERM, later SIGKILL."),
     "enter": ("nstool.cli.enter", "Run a command in the namespaces of a process or file."),
     "pin": ("nstool.cli.pin", "Keep the namespaces of a process alive as files."),
     "unpin": ("nstool.cli.unpin", "Let pinned namespaces go."),

@@ -62,7 +62,7 @@ def _clean_up() -> None:
 
 
 def _supervised(spec: Spec, place: Place, started: Callable[[str], None], stderr: int | None = None) -> int:
-    """Launch, then become the supervisor."""
+    """Launch, then become the supervisor. stderr: of a detached one, its log."""
     with Forward() as forward:
         try:
             with forward.interruptible:  # nothing is made yet
@@ -78,7 +78,7 @@ def _supervised(spec: Spec, place: Place, started: Callable[[str], None], stderr
             started(sandbox.name)
             from nstool.cli.supervise import become
 
-            become(sandbox, FORWARDED - forward.ignored, forward.pending)
+            become(sandbox, FORWARDED - forward.ignored, forward.pending, detached=stderr is not None)
         except BaseException:
             sandbox.close()
             raise

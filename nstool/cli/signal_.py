@@ -10,12 +10,9 @@ import click
 @click.argument("number", metavar="SIGNAL", default="TERM")
 def command(name: str, number: str) -> int:
     """Send SIGNAL (name or number, default TERM) to the command of the sandbox NAME. KILL ends all of it."""
-    import os
-    import signal
-
     from nstool import uapi
-    from nstool.errors import SandboxGone, SpecError
-    from nstool.sandbox import rundir
+    from nstool.errors import SpecError
+    from nstool.sandbox.waiting import Other
     from nstool.spec.values import suggest
 
     word = number.upper().removeprefix("SIG")
@@ -25,15 +22,6 @@ def command(name: str, number: str) -> int:
         raise SpecError("0 is no signal, it asks whether a process lives; nstool ps tells that", "SIGNAL")
     if not 1 <= wanted <= 64:
         raise SpecError(f"no signal {number!r}{suggest(word, known)}", "SIGNAL")
-    record = rundir.find_running(name)
-    try:
-        pidfd = os.pidfd_open(record.init_pid)
-        try:
-            if not rundir.is_alive(record.init_pid, record.init_start):
-                raise ProcessLookupError
-            signal.pidfd_send_signal(pidfd, wanted)
-        finally:
-            os.close(pidfd)
-    except ProcessLookupError:
-        raise SandboxGone(f"sandbox {name!r} has ended") from None
+    with Other(name) as sandbox:
+        sandbox.signal(wanted)
     return 0

@@ -26,17 +26,18 @@ _TCGETS = 0x5401
 _ENVIRONMENT = ("NSTOOL_RUN_DIR", "NSTOOL_DEBUG", "XDG_RUNTIME_DIR", "PATH", "HOME", "LANG", "LC_ALL")
 
 
-def become(sandbox: Sandbox, signals: frozenset[int], pending: list[int]) -> None:
+def become(sandbox: Sandbox, signals: frozenset[int], pending: list[int], *, detached: bool) -> None:
     """Exec the supervisor of this sandbox; returns only by raising OSError.
 
-    signals: those that are forwarded. pending: came before, and are forwarded first.
+    signals: those that are forwarded. pending: came before, and are forwarded first. detached: nobody gets its
+    status, so it says on standard error, which is the log, how the command ended.
     """
     outer = next((fd for fd in (0, 1, 2) if os.isatty(fd)), -1) if sandbox.terminal >= 0 else -1
     out = next((fd for fd in (1, 2, 0) if os.isatty(fd)), 1)
     termios = _raw(outer) if outer >= 0 else b""
     in_python = any(step.call != "unlinkat" for step in sandbox.program.undo)
     undo = _undo_memfd(sandbox) if in_python else -1
-    words = _orders(sandbox, undo)
+    words = _orders(sandbox, undo, detached)
     text = b"".join(word + b"\0" for word in words)
     caught = (*signals, _signal.SIGWINCH, _signal.SIGCHLD)
     head = _ORDERS.pack(
@@ -98,13 +99,15 @@ def _undo_memfd(sandbox: Sandbox) -> int:
     return fd
 
 
-def _orders(sandbox: Sandbox, undo: int) -> list[bytes]:
+def _orders(sandbox: Sandbox, undo: int, detached: bool) -> list[bytes]:
     """The words of the orders. undo: fd of the undo steps where undoing needs Python."""
     words: list[tuple[str, str]] = []
     name = sandbox.name
     if name:
         directory = f"{rundir.path()}/sandboxes/{name}"
-        words.append(("l", directory))
+        words += [("l", directory), ("j", f"{directory}/journal")]
+        if detached:
+            words.append(("n", name))
         for step in reversed(sandbox.program.undo):
             if step.call == "unlinkat":
                 words.append(("d" if step.args[2] == AT_REMOVEDIR else "f", str(step.args[1])))

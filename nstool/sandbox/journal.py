@@ -1,7 +1,7 @@
 """The journal: how a sandbox is undone, written before it is made; undoing; finding what nobody undid.
 
 Lines after the first (sandbox/rundir.py): ``{"sandbox": {...}}`` what it is, ``{"undo": [call,
-[arguments], why]}`` in the order of making, ``{"init": [pid, start time]}``.
+[arguments], why]}`` in the order of making, ``{"init": [pid, start time]}``, ``{"ended": status}``.
 """
 
 from __future__ import annotations
@@ -59,6 +59,14 @@ def begin(
 def started(name: str, init_pid: int) -> None:
     """Write which process is the sandbox's init, right after clone."""
     rundir.append(name, f'{{"init":[{init_pid},{rundir.starttime(init_pid)}]}}\n')
+
+
+def ended(name: str, status: int) -> None:
+    """Write how the command ended, for who waits for it (sandbox/waiting.py). status: as wait(2) gives it."""
+    try:
+        rundir.append(name, f'{{"ended":{status}}}\n')
+    except NstoolError:  # somebody has removed it; or there is no room, and then nothing but this is lost
+        return
 
 
 def _undo_lines(steps: Iterable[Step]) -> list[str]:

@@ -55,6 +55,11 @@ class Exit(Frozen):
         """The exit status as a shell gives it: 128+n for signal n."""
         return self.code if self.code is not None else 128 + (self.signal or 0)
 
+    @property
+    def wait_status(self) -> int:
+        """The status as wait(2) gives it."""
+        return (self.code or 0) << 8 | (self.signal or 0) | self.core << 7
+
 
 class _Context:
     """What external steps are told, see network.external.Context."""
@@ -226,6 +231,8 @@ class Sandbox:
             self.terminal = -1
         with self._fds:
             self._process.close()
+        if self._exit is not None and self.name:
+            journal.ended(self.name, self._exit.wait_status)
         undo(self._program, self.lease, self._context)
         self._undone = True
 

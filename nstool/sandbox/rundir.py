@@ -499,6 +499,11 @@ def launcher_alive(name: str) -> bool:
         return False
 
 
+def made_by_the_living(name: str, journal: list[bytes]) -> bool:
+    """Whether the launcher that these lines of a sandbox's journal speak of lives, or cannot be judged from here."""
+    return _header(name, journal).alive
+
+
 class _Header(Frozen):
     pid: int = 0
     start: int = 0
