@@ -206,7 +206,8 @@ static void tell_end(int wait_status)
 		say(2, "nstool: ");
 		say(2, name[0]);
 		say(2, signal ? " was ended by signal " : " ended with exit status ");
-		say(2, nst_put_number(digits + sizeof digits, (unsigned int)(signal ? signal : wait_status >> 8 & 0xff)));
+		say(2,
+		    nst_put_number(digits + sizeof digits, (unsigned int)(signal ? signal : wait_status >> 8 & 0xff)));
 		say(2, "\n");
 	}
 }
