@@ -15,42 +15,41 @@
 
 enum {
 	CHUNK = 16 << 10,
-	LATE = 4096, /* messages after init's end: its own are among the first, as many as a socket holds; unix(7) */
-	TRIES = 200, /* of a directory that is still busy, 5 ms apart */
+	PORTION = 4096, /* PIPE_BUF, pipe(7) */
+	LATE = 4096,	/* messages after init's end: its own are among the first, as many as a socket holds; unix(7) */
+	TRIES = 200,	/* of a directory that is still busy, 5 ms apart */
 	PAUSE_NS = 5000000,
 	RUN_DIR_LOCK = 2, /* LOCK_EX, flock(2) */
+};
+
+/* One direction between the caller's streams and the sandbox's terminal: what was read and is not written yet. */
+struct flow {
+	int from; /* -1: nothing more comes */
+	int to;
+	int begin, end;
+	char data[CHUNK];
 };
 
 /* The orders in the memfd, followed by their text: NUL-terminated strings, each with a letter before it. */
 static struct {
 	const struct nst_orders *o;
-	int signals; /* signalfd */
+	int signals;  /* signalfd */
+	int terminal; /* the master, or -1 */
+	int asked;    /* a signal by which somebody wants an end was forwarded */
+	struct flow in, out;
 	char buffer[CHUNK];
 } self;
 
-static void on_signals(void);
-
-static void write_all(int fd, const char *data, long n)
+static void say(int fd, const char *text)
 {
-	while (n > 0) {
-		long r = nst_raw3(__NR_write, fd, NST_P(data), n);
+	long left = (long)nst_length(text), r;
 
-		if (r == -EAGAIN) { /* nobody reads: signals are forwarded all the same, one may end it */
-			struct pollfd p[2] = {{fd, POLLOUT, 0}, {self.signals, POLLIN, 0}};
-
-			nst_raw5(__NR_ppoll, NST_P(p), 2, 0, 0, 8);
-			if (p[1].revents)
-				on_signals();
-			if (p[0].revents & (POLLHUP | POLLERR))
-				return; /* nobody will ever read it */
-			continue;
-		}
+	for (; left > 0; text += r, left -= r) {
+		r = nst_raw3(__NR_write, fd, NST_P(text), left);
 		if (r == -EINTR)
-			continue;
-		if (r <= 0)
-			return; /* whom it was for has gone */
-		data += r;
-		n -= r;
+			r = 0;
+		else if (r <= 0)
+			return; /* whom it was for has gone, or does not read */
 	}
 }
 
@@ -60,20 +59,56 @@ static void copy_size(void)
 {
 	char size[8] = {0};
 
-	if (self.o->terminal >= 0 && nst_raw3(__NR_ioctl, self.o->outer, TIOCGWINSZ, NST_P(size)) == 0)
-		nst_raw3(__NR_ioctl, self.o->terminal, TIOCSWINSZ, NST_P(size));
+	if (self.terminal >= 0 && nst_raw3(__NR_ioctl, self.o->outer, TIOCGWINSZ, NST_P(size)) == 0)
+		nst_raw3(__NR_ioctl, self.terminal, TIOCSWINSZ, NST_P(size));
 }
 
-/* Copy what is there from one to the other; 0 at the end. */
-static int copy(int from, int to)
+static int is_empty(const struct flow *f)
 {
-	long n = nst_raw3(__NR_read, from, NST_P(self.buffer), CHUNK);
+	return f->begin == f->end;
+}
+
+/* Read what is there into an empty flow. 0 at the end. */
+static int fill(struct flow *f)
+{
+	long n = nst_raw3(__NR_read, f->from, NST_P(f->data), CHUNK);
 
 	if (n == -EINTR || n == -EAGAIN)
 		return 1;
-	if (n <= 0) /* EIO: the last process has closed the other side, pts(4) */
+	if (n <= 0) { /* EIO: the last process has closed the other side, pts(4) */
+		f->from = -1;
 		return 0;
-	write_all(to, self.buffer, n);
+	}
+	f->begin = 0;
+	f->end = (int)n;
+	return 1;
+}
+
+/* Write some of it. No more than a pipe takes whole when poll(2) says that it takes something. 0, or -errno. */
+static long drain(struct flow *f)
+{
+	long n = f->end - f->begin, r;
+
+	r = nst_raw3(__NR_write, f->to, NST_P(f->data + f->begin), n < PORTION ? n : PORTION);
+	if (r == -EINTR || r == -EAGAIN)
+		return 0;
+	if (r < 0) {
+		f->begin = f->end;
+		return r;
+	}
+	f->begin += (int)r;
+	return 0;
+}
+
+/* Nobody takes the output any more: then the command's terminal hangs up, as when its window is closed. */
+static int hang_up(long error)
+{
+	nst_raw1(__NR_close, self.terminal);
+	self.terminal = self.in.from = self.out.from = -1;
+	self.in.begin = self.in.end = 0;
+	if (error == -EPIPE || error == -EIO)
+		return 0;
+	say(2, "nstool: the command's output cannot be written to standard output: is its file system full?\n");
 	return 1;
 }
 
@@ -175,13 +210,8 @@ _Noreturn static void finish_in_python(int status)
 	argv[n + 1] = NULL;
 	strings('e', envp, 4096);
 	nst_raw3(__NR_execve, NST_P(argv[0]), NST_P(argv), NST_P(envp));
-	write_all(2, "nstool: cannot run Python to undo; `nstool cleanup` does it\n", 60);
+	say(2, "nstool: cannot run Python to undo; `nstool cleanup` does it\n");
 	nst_leave(125);
-}
-
-static void say(int fd, const char *text)
-{
-	write_all(fd, text, (long)nst_length(text));
 }
 
 /* Say how the command ended, wait_status as of wait(2): in the journal, for who waits for it, and in the log. */
@@ -212,28 +242,30 @@ static void tell_end(int wait_status)
 	}
 }
 
-/* known: init has told how the command ended; wait_status is the command's then, else init's own. */
-_Noreturn static void finish(int known, int wait_status)
+/* known: init has told how the command ended; wait_status is the command's then, else init's own. lost: of its output. */
+_Noreturn static void finish(int known, int wait_status, int lost)
 {
 	static const char unknown[] = "nstool: whether the sandbox lacked memory is not known: its memory cgroup was "
 				      "removed\n";
 	const char *path[2], *key[2], *message[2];
 	int status = (wait_status & 0x7f) ? 128 + (wait_status & 0x7f) : wait_status >> 8 & 0xff;
 
-	if (self.o->terminal >= 0) {
-		nst_raw3(__NR_ioctl, self.o->outer, TCSETSW, NST_P(self.o->termios));
-		nst_raw1(__NR_close, self.o->terminal);
-	}
+	if (lost)
+		status = 125;
+	if (self.o->terminal >= 0) /* TCSETS: what the reader has not taken is not waited for */
+		nst_raw3(__NR_ioctl, self.o->outer, self.asked ? TCSETS : TCSETSW, NST_P(self.o->termios));
+	if (self.terminal >= 0)
+		nst_raw1(__NR_close, self.terminal);
 	if (strings('o', path, 2) && strings('k', key, 2) && strings('m', message, 2)) {
 		long kills = number_in(path[0], key[0]);
 
 		if (kills > 0)
-			write_all(2, message[0], (long)nst_length(message[0]));
+			say(2, message[0]);
 		else if (kills < 0)
-			write_all(2, unknown, sizeof unknown - 1);
+			say(2, unknown);
 	}
 	if (!known && self.o->with_init && (wait_status & 0x7f))
-		write_all(2, "nstool: the sandbox's init was killed from outside\n", 51);
+		say(2, "nstool: the sandbox's init was killed from outside\n");
 	tell_end(wait_status);
 	if (self.o->in_python || undo() < 0)
 		finish_in_python(status);
@@ -251,15 +283,20 @@ static void on_signals(void)
 			copy_size();
 		else if (si.ssi_signo != SIGCHLD)
 			nst_raw4(__NR_pidfd_send_signal, self.o->pidfd, (long)si.ssi_signo, 0, 0);
+		if (si.ssi_signo == SIGINT || si.ssi_signo == SIGTERM || si.ssi_signo == SIGHUP ||
+		    si.ssi_signo == SIGQUIT)
+			self.asked = 1;
 	}
 }
 
 _Noreturn void nst_supervise(int fd)
 {
-	enum { SIGNALS, CONTROL, INIT, TERMINAL, INPUT, COUNT };
+	enum { SIGNALS, CONTROL, INIT, TERMINAL, INPUT, OUTPUT, COUNT };
+	const struct timespec now = {0, 0};
+	struct flow *in = &self.in, *out = &self.out;
 	struct nst_orders head;
 	struct pollfd p[COUNT];
-	int status = 0, known = 0, ended = 0, wait_status = 0, late = 0, i;
+	int status = 0, known = 0, ended = 0, wait_status = 0, late = 0, lost = 0, i;
 	uint64_t forwarded;
 	long map, signals;
 
@@ -278,18 +315,35 @@ _Noreturn void nst_supervise(int fd)
 	if (signals < 0)
 		nst_leave(125);
 	self.signals = (int)signals;
-	if (head.terminal >= 0) /* a command that does not read must not keep us from all else */
+	self.terminal = head.terminal;
+	in->from = out->from = -1;
+	if (head.terminal >= 0) { /* a command that does not read must not keep us from all else */
 		nst_raw3(__NR_fcntl, head.terminal, F_SETFL, O_NONBLOCK);
+		in->from = head.input;
+		in->to = out->from = head.terminal;
+		out->to = head.output;
+	}
 	copy_size();
 	for (i = 0; i < COUNT; i++)
 		p[i] = (struct pollfd){-1, POLLIN, 0};
 	p[SIGNALS].fd = (int)signals;
 	p[CONTROL].fd = head.control;
 	p[INIT].fd = head.pidfd;
-	p[TERMINAL].fd = head.terminal;
-	p[INPUT].fd = head.terminal >= 0 ? head.input : -1;
-	while (!ended || p[TERMINAL].fd >= 0) {
-		if (nst_raw5(__NR_ppoll, NST_P(p), COUNT, 0, 0, 8) <= 0)
+	/* Until the command has ended and what it has written is out, or nobody takes that and an end was asked for.
+	 * Who holds its terminal then is not waited for. */
+	while (!ended || out->from >= 0 || !is_empty(out)) {
+		int last = ended && (is_empty(out) || self.asked), ready;
+
+		/* Nothing is waited for that cannot be used: an end of the other side is told again and again. */
+		p[TERMINAL].events =
+			(short)((out->from >= 0 && is_empty(out) ? POLLIN : 0) | (is_empty(in) ? 0 : POLLOUT));
+		p[TERMINAL].fd = p[TERMINAL].events ? self.terminal : -1;
+		p[INPUT].fd = is_empty(in) ? in->from : -1;
+		p[OUTPUT] = (struct pollfd){is_empty(out) ? -1 : out->to, POLLOUT, 0};
+		ready = (int)nst_raw5(__NR_ppoll, NST_P(p), COUNT, last ? NST_P(&now) : 0, 0, 8);
+		if (last && !p[TERMINAL].revents && !p[OUTPUT].revents)
+			break;
+		if (ready <= 0)
 			continue;
 		if (p[SIGNALS].revents)
 			on_signals();
@@ -305,21 +359,31 @@ _Noreturn void nst_supervise(int fd)
 					-1; /* without POLLHUP it is an empty packet, which init does not send */
 			}
 		}
-		if (p[INPUT].revents && !copy(head.input, head.terminal)) {
-			write_all(head.terminal, "\4", 1); /* what the end of input is on a terminal, termios(3) VEOF */
-			p[INPUT].fd = -1;
+		if (p[INPUT].revents && !fill(in)) {
+			in->begin = 0;
+			in->end = 1;
+			in->data[0] = 4; /* what the end of input is on a terminal, termios(3) VEOF */
 		}
-		if (p[TERMINAL].revents && !copy(head.terminal, head.output))
-			p[TERMINAL].fd = -1;
+		if (p[OUTPUT].revents) {
+			long r = drain(out);
+
+			if (r < 0)
+				lost |= hang_up(r);
+		}
+		if (p[TERMINAL].revents && p[TERMINAL].events & POLLOUT && drain(in) < 0)
+			in->from = -1; /* nobody has the other side open */
+		if (p[TERMINAL].revents & ~POLLOUT && p[TERMINAL].events & POLLIN && out->from >= 0)
+			fill(out);
 		/* Once init has ended and nothing is left to read: others may hold its end of the socket, and fill it. */
 		if (p[INIT].revents && (!p[CONTROL].revents || ++late == LATE)) {
 			p[CONTROL].fd = -1;
 			while (nst_raw4(__NR_wait4, head.pid, NST_P(&wait_status), 0x40000000 /* __WALL */, 0) ==
 			       -EINTR)
 				;
-			p[INIT].fd = -1;
+			p[INIT].fd = in->from = -1;
+			in->begin = in->end = 0;
 			ended = 1;
 		}
 	}
-	finish(known, known ? status : wait_status);
+	finish(known, known ? status : wait_status, lost);
 }

@@ -16,5 +16,5 @@ def follow(joined: Joined) -> int:
         if joined.terminal >= 0:
             from nstool.cli.relay import relay
 
-            relay(joined)
+            relay(joined, forward)
         return joined.wait().status

@@ -53,13 +53,15 @@ class Interrupted(BaseException):
 class Forward:
     """Signal handlers that pass each signal on; what comes before there is somebody is kept.
 
-    ignored: those that were ignored when we were started (by nohup), and stay so. interruptible: a context manager
+    ignored: those that were ignored when we were started (by nohup), and stay so. asked: one that wants an end has
+    gone to the target. interruptible: a context manager
     for what may take long before there is somebody: a signal that wants an end raises Interrupted in it, once.
     """
 
     def __init__(self) -> None:
         self.target: Target | None = None
         self.pending: list[int] = []
+        self.asked = False
         self.interruptible = _Interruptible(self)
         self.ignored = frozenset(n for n in FORWARDED if _signal.getsignal(n) == _signal.SIG_IGN)
 
@@ -77,6 +79,7 @@ class Forward:
             self.pending.append(number)
             self.interruptible.check()
             return
+        self.asked |= number in _ENDING
         try:
             self.target.signal(number)
         except SandboxGone:  # it has just ended: its status says so

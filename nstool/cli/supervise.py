@@ -35,6 +35,11 @@ def become(sandbox: Sandbox, signals: frozenset[int], pending: list[int], *, det
     outer = next((fd for fd in (0, 1, 2) if os.isatty(fd)), -1) if sandbox.terminal >= 0 else -1
     out = next((fd for fd in (1, 2, 0) if os.isatty(fd)), 1)
     termios = _raw(outer) if outer >= 0 else b""
+    source = 0 if outer < 0 or os.isatty(0) else -1
+    if sandbox.terminal >= 0:
+        from nstool.cli.relay import own
+
+        source, out = own(source, os.O_RDONLY), own(out, os.O_WRONLY)
     in_python = any(step.call != "unlinkat" for step in sandbox.program.undo)
     undo = _undo_memfd(sandbox) if in_python else -1
     words = _orders(sandbox, undo, detached)
@@ -48,7 +53,7 @@ def become(sandbox: Sandbox, signals: frozenset[int], pending: list[int], *, det
         sandbox.control,
         sandbox.terminal,
         outer,
-        0 if outer < 0 or os.isatty(0) else -1,
+        source,
         out,
         sandbox.spec.init,
         in_python,
@@ -69,8 +74,9 @@ def become(sandbox: Sandbox, signals: frozenset[int], pending: list[int], *, det
             sandbox.signal(number)
         except SandboxGone:  # an earlier one has ended it: its status says so
             break
-    _let_go_of_streams(() if sandbox.terminal < 0 else (0, 1) if outer < 0 else (outer, out))
-    for fd in (orders, sandbox.pidfd, sandbox.control, *held, *([sandbox.terminal] if sandbox.terminal >= 0 else [])):
+    relayed = () if sandbox.terminal < 0 else (sandbox.terminal, source, out)
+    _let_go_of_streams((*relayed, outer) if relayed else ())
+    for fd in (orders, sandbox.pidfd, sandbox.control, *held, *(fd for fd in relayed if fd >= 0)):
         fcntl.fcntl(fd, fcntl.F_SETFD, 0)
     os.execve(engine.IMAGE, ["nsexec:supervise", str(orders), sandbox.name or "-"], {})
 
