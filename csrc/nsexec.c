@@ -312,10 +312,16 @@ static int follow(struct nst_launch *l, int signals)
 /* A closed standard stream becomes /dev/null: or the next file that is opened would take its place. */
 static void open_streams(const char *file)
 {
+	struct stat st;
 	long fd, r;
 
 	for (fd = 0; fd < 3; fd++) {
-		if (nst_raw2(__NR_fcntl, fd, F_GETFD) != -EBADF)
+		r = nst_raw2(__NR_fstat, fd, NST_P(&st));
+		if (r == 0 && (st.st_mode & 0170000) == 0040000)
+			die(USAGE,
+			    "a standard stream is a directory, by which the command would reach what is round it", file,
+			    0);
+		if (r != -EBADF)
 			continue;
 		r = nst_raw4(__NR_openat, AT_FDCWD, NST_P("/dev/null"), O_RDWR, 0);
 		if (r != fd)

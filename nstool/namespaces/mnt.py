@@ -449,7 +449,7 @@ def lines(maps: tuple[IdMap, ...]) -> tuple[tuple[int, int, int], ...]:
 def _remove(spec: Spec, host: Host, maps: Maps | None, name: str) -> tuple[Step, ...]:
     if spec.root.type != "tarball":
         return ()
-    args: dict[str, object] = {"directory": f"{host.roots}/{name}", "idmaps": _idmaps(host, maps)}
+    args: dict[str, object] = {"directory": f"{host.roots}/{name}", "mapped": bool(_idmaps(host, maps))}
     return (Step(UNDO, "external", ("tarball_remove", args), f"remove the unpacked tree {args['directory']}"),)
 
 

@@ -32,6 +32,7 @@ def read(spec: Spec, terminals: tuple[int, ...] = ()) -> Host:
     capabilities = effective_capabilities()
     privileged = bool(capabilities >> 21 & 1)  # CAP_SYS_ADMIN
     check_root(spec)
+    _check_reach(spec)
     _check_joins(spec)
     network = spec.net.mode in ("veth", "bridge")
     directory = spec.root.path if spec.root.type == "directory" else ""
@@ -152,6 +153,39 @@ def effective_capabilities() -> int:
             if line.startswith(b"CapEff:"):
                 return int(line[7:], 16)
     raise SpecError("/proc/thread-self/status has no CapEff: mount a proc file system on /proc")
+
+
+def _check_reach(spec: Spec) -> None:
+    """Raise SpecError for what lets the command write where nstool keeps what it will do for us when that has ended."""
+    from nstool.network.shared import RUN
+    from nstool.sandbox import leases, rundir, tarball
+
+    root = spec.root
+    # Ids that are leased own nothing on the host, and the directories in question are their owner's alone.
+    leased = spec.namespaces.user == "new" and not spec.uid_map and leases.are_apart()
+    reached = []
+    for number, mount in enumerate(spec.mounts):
+        if mount.writable and (mount.idmap or not leased):
+            reached += [(mount.source, f"mounts[{number}].source"), (mount.upper, f"mounts[{number}].upper")]
+    if root.writable and (root.idmap or not leased) and root.type in ("directory", "host", "overlay"):
+        reached += [({"directory": root.path, "host": "/"}.get(root.type, ""), "root"), (root.upper, "root.upper")]
+    reached = [(path, place) for path, place in reached if path]
+    if not reached:
+        return
+    own = (rundir.wanted_path(), *((RUN, os.path.dirname(tarball.directory())) if os.geteuid() == 0 else ()))
+    kept = {os.path.realpath(path) for path in own}
+    hidden = (*_real((*COVERED, *(SCRATCH if spec.tmp_size else ()))),) if root.type == "host" else ()
+    for path, place in reached:
+        real = os.path.realpath(path)
+        for directory in kept:
+            if real == "/" and any(directory.startswith(f"{above}/") for above in hidden):
+                continue
+            if os.path.commonpath((real, directory)) in (real, directory):
+                raise SpecError(
+                    f"{path} would let the command write in {directory}, from which nstool undoes sandboxes: "
+                    "mount a directory that is apart from it, make it read-only, or set NSTOOL_RUN_DIR elsewhere",
+                    place,
+                )
 
 
 def _last_cap() -> int:

@@ -7,9 +7,9 @@ Lines after the first (sandbox/rundir.py): ``{"sandbox": {...}}`` what it is, ``
 from __future__ import annotations
 
 import os
-from errno import EBUSY, EINVAL
+from errno import EBUSY
 
-from nstool.errors import KernelError, NotSupported, NstoolError
+from nstool.errors import NotSupported, NstoolError
 from nstool.frozen import Frozen
 from nstool.plan.steps import UNDO, Fd, Step
 from nstool.sandbox import jsonl, leases, rundir
@@ -80,8 +80,8 @@ def _check(step: Step) -> None:
         raise TypeError(f"{step.call} ({step.who}) is not a step that undoes: {', '.join(_CALLS)}")
     if any(isinstance(arg, Fd) for arg in step.args):
         raise TypeError(f"{step!r}: an fd means nothing to the process that undoes")
-    if step.call in ("unlinkat", "write_file") and (step.args[0] != AT_FDCWD or str(step.args[1])[:1] != "/"):
-        raise TypeError(f"{step!r}: needs AT_FDCWD and an absolute path")
+    if step.call == "unlinkat" and (step.args[::2] != (AT_FDCWD, AT_REMOVEDIR) or str(step.args[1])[:1] != "/"):
+        raise TypeError(f"{step!r}: needs AT_FDCWD, AT_REMOVEDIR and an absolute path")
 
 
 def read_undo(name: str) -> tuple[Step, ...]:
@@ -161,6 +161,7 @@ def undo_step(step: Step) -> bool:
     call = _CALLS.get(step.call)
     if call is None:
         raise NstoolError(f"{step.call} cannot be undone by this version of nstool")
+    _check(step)
     return call(*step.args)
 
 
@@ -178,12 +179,9 @@ def _not_undone(name: str, failed: list[str]) -> NstoolError:
     )
 
 
-def _unlinkat(dirfd: int, path: str, flags: int) -> bool:
+def _rmdir(dirfd: int, path: str, flags: int) -> bool:
     try:
-        if flags & AT_REMOVEDIR:
-            os.rmdir(path)
-        else:
-            os.unlink(path)
+        os.rmdir(path)
     except FileNotFoundError:
         return False
     except OSError as error:
@@ -192,30 +190,6 @@ def _unlinkat(dirfd: int, path: str, flags: int) -> bool:
         from nstool.sandbox import cgroups
 
         cgroups.remove(path)
-    return True
-
-
-def _umount2(target: str, flags: int) -> bool:
-    from nstool import syscalls
-
-    try:
-        syscalls.umount2(target, flags)
-    except KernelError as error:
-        if error.errno in (EINVAL, 2):  # not a mount point, or not there
-            return False
-        raise
-    return True
-
-
-def _write_file(dirfd: int, path: str, data: bytes, flags: int, mode: int) -> bool:
-    try:
-        fd = os.open(path, flags | os.O_WRONLY | os.O_CLOEXEC, mode)
-    except FileNotFoundError:
-        return False
-    try:
-        os.write(fd, data)
-    finally:
-        os.close(fd)
     return True
 
 
@@ -232,12 +206,9 @@ def handler(name: str) -> Callable[..., object]:
     raise NstoolError(f"nobody knows how to undo {name!r}: it is in no HANDLERS of {', '.join(HANDLER_MODULES)}")
 
 
-_CALLS: dict[str, Callable[..., bool]] = {
-    "unlinkat": _unlinkat,
-    "umount2": _umount2,
-    "write_file": _write_file,
-    "external": _external,
-}
+# No more than plans need, for whoever can write a journal has this done by us: no file is removed or written, nothing
+# is unmounted, and the handlers take nothing for granted that a name or an address does not prove.
+_CALLS: dict[str, Callable[..., bool]] = {"unlinkat": _rmdir, "external": _external}
 
 
 # ----------------------------------------------------------------------------------- cleaning

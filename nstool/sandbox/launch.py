@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from _stat import S_ISDIR
 from _thread import RLock, allocate_lock, get_native_id
 
 from nstool.errors import NstoolError, SandboxGone, SpecError
@@ -549,6 +550,12 @@ def given_streams(streams: tuple[int | None, ...], opened: list[int]) -> dict[st
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         fd = streams[number]
         fd = number if fd is None else _fileno(fd, name)
+        if _is_directory(fd):
+            raise SpecError(
+                f"fd {fd} is a directory, by which the command would reach the files round it: "
+                "pass it by pass_fds if that is meant",
+                name,
+            )
         if not _is_open(fd):
             null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
             fd = above_streams(null)
@@ -572,6 +579,13 @@ def above_streams(fd: int) -> int:
     import fcntl
 
     return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
+
+
+def _is_directory(fd: int) -> bool:
+    try:
+        return S_ISDIR(os.fstat(fd).st_mode)
+    except OSError:  # not open
+        return False
 
 
 def _is_open(fd: int) -> bool:

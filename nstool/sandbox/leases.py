@@ -235,6 +235,11 @@ def _id_pool(chosen: str | None) -> Range:
     return first, last
 
 
+def are_apart() -> bool:
+    """Whether the ids that a sandbox gets by itself are none of the caller's: leased ones, or subordinate ones."""
+    return os.geteuid() == 0 or _subordinate(1)[0] != os.geteuid()
+
+
 def _subordinate(count: int) -> tuple[int, int, int]:
     uid, gid = os.geteuid(), os.getegid()
     uids, gids = (_first_range(path, uid) for path in ("/etc/subuid", "/etc/subgid"))

@@ -149,13 +149,19 @@ def _tells_of_damage(error: Exception) -> bool:
 
 
 def remove(context: object, args: dict[str, Any]) -> bool:
-    """Remove an unpacked tree; False if it is gone already."""
-    from nstool.sandbox import rundir
+    """Remove an unpacked tree; False if it is gone already. mapped: files of subordinate ids are in it.
 
+    Raises NstoolError for any other directory: the arguments may be from a journal that somebody else has written.
+    """
+    from nstool.sandbox import host, rundir
+
+    roots, name = os.path.split(args["directory"])
+    if roots != directory() or name in ("", ".", ".."):
+        raise NstoolError(f"{args['directory']} is no unpacked tree of a sandbox: it is not in {directory()}")
     there = os.path.isdir(args["directory"])
     if there:
-        _call("_remove", args)
-    roots = os.path.dirname(args["directory"])
+        idmaps = host.subordinate_maps() if args["mapped"] else []
+        _call("_remove", {"directory": args["directory"], "idmaps": idmaps})
     if rundir.remove_empty(roots):
         rundir.remove_empty(os.path.dirname(roots))
     return there
@@ -172,12 +178,8 @@ def sweep() -> list[str]:
     """Remove the trees of sandboxes that are no more: a reboot takes the journals, but not these. Their names."""
     roots = directory()
     left = _left(roots) if os.path.isdir(roots) else []
-    if left:
-        from nstool.sandbox import host
-
-        idmaps = host.subordinate_maps()
-        for name in left:
-            remove(None, {"directory": f"{roots}/{name}", "idmaps": idmaps})
+    for name in left:
+        remove(None, {"directory": f"{roots}/{name}", "mapped": True})
     return left
 
 

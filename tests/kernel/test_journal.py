@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import os
 import select
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from nstool.errors import NotSupported
-from nstool.plan.steps import UNDO, Step
-from nstool.sandbox import journal, rundir
+from nstool.errors import NotSupported, NstoolError
+from nstool.sandbox import journal, rundir, tarball
 from tests.support import kernel
 from tests.support.child import left_by_dead
 
@@ -89,22 +91,74 @@ def test_anothers_run_directory_is_refused(tmp_path: Path, monkeypatch: pytest.M
         rundir.claim("web")
 
 
+FORGED = {
+    "a file is written": ("write_file", [-100, "/file", {"$bytes": b"x".hex()}, os.O_TRUNC, 0o600]),
+    "a file is removed": ("unlinkat", [-100, "/file", 0]),
+    "a file is removed by its directory": ("unlinkat", [-100, "/file", 0x200]),
+    "a mount is detached": ("umount2", ["/tree", 2]),
+    "another tree is removed": ("external", ["tarball_remove", {"directory": "/tree", "mapped": False}]),
+    "the trees' own directory is removed": ("external", ["tarball_remove", {"directory": "ROOTS/..", "mapped": False}]),
+    "a program is run": (
+        "external",
+        ["tarball_remove", {"directory": "/tree", "idmaps": [["/program", [[0, 1]]]] * 2}],
+    ),
+    "a link of others is removed": ("external", ["veth_delete", {"link": "lo", "link_mac": "00:00:00:00:00:00"}]),
+    "unknown": ("external", ["remove_everything", {}]),
+    "no arguments": ("external", []),
+    "none of ours": ("execve", ["/program"]),
+}
+
+
 @pytest.mark.needs("root", "native")
-def test_a_mount_is_undone(name: str, in_child: Callable[..., Any], tmp_path: Path) -> None:
-    """And one that is gone already, or whose target is gone, is done."""
-    target = tmp_path / "mnt"
-    target.mkdir()
-    step = Step(UNDO, "umount2", (str(target), 0), "the mount")
+@pytest.mark.parametrize("what", FORGED)
+def test_a_forged_journal_makes_us_do_nothing(run_dir: Path, name: str, tmp_path: Path, what: str) -> None:
+    """Whoever can write in the run directory has no more done than a sandbox has undone."""
+    (tmp_path / "file").write_text("precious")
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "tree/file").write_text("precious")
+    (tmp_path / "program").write_text(f"#!/bin/sh\ntouch {tmp_path}/ran\n")
+    (tmp_path / "program").chmod(0o755)
+    left_by_dead(lambda: rundir.claim(name))
+    text = json.dumps({"undo": [*FORGED[what], "forged"]})
+    text = text.replace('"/', f'"{tmp_path}/').replace("ROOTS", tarball.directory())
+    with open(run_dir / "sandboxes" / name / "journal", "a") as file:
+        file.write(text + "\n")
+    before = sorted(tmp_path.rglob("*"))
+    if what == "a link of others is removed":
+        assert [one.name for one in journal.cleanup()] == [name]  # one that is not ours is left alone
+        assert os.path.exists("/sys/class/net/lo")
+    else:
+        with pytest.raises(NstoolError, match=f"sandbox {name}"):
+            journal.cleanup()
+        (run_dir / "sandboxes" / name / "journal").unlink()
+        journal.cleanup()
+    assert sorted(tmp_path.rglob("*")) == before
+    assert (tmp_path / "file").read_text() == (tmp_path / "tree/file").read_text() == "precious"
 
-    def act() -> tuple[object, ...]:
-        kernel.unshare(kernel.CLONE_NEWNS)
-        kernel.mount("none", "/", flags=kernel.MS_REC | kernel.MS_PRIVATE)
-        kernel.mount("none", str(target), "tmpfs")
-        rundir.claim(name)
-        journal.begin(name, [step])
-        first = journal.undo(name)
-        second = journal.undo_step(step)
-        target.rmdir()
-        return first, second, journal.undo_step(step), os.path.exists(rundir.path())
 
-    assert in_child(act) == (("the mount",), False, False, False)
+REACHING = [
+    ["--user", "0", "--mount", "ABOVE:/tmp/x:rw,idmap"],
+    ["--uid-map", "1000:0:1", "--gid-map", "1000:0:1", "--mount", "ABOVE:/tmp/x:rw"],
+    ["--share", "user", "--mount", "RUN/sandboxes:/tmp/x:rw"],
+    ["--share", "user", "--mount", "LINK:/tmp/x:rw"],
+    ["--share", "user", "--root", "ABOVE", "--writable"],
+    ["--share", "user", "--root", "/usr:/etc", "--upper", "ABOVE", "--writable"],
+]
+
+
+@pytest.mark.needs("root", "native", "nsexec")
+@pytest.mark.parametrize("words", REACHING, ids=lambda words: " ".join(words[-2:]))
+def test_no_sandbox_writes_where_journals_are(run_dir: Path, tmp_path: Path, words: list[str]) -> None:
+    """What could be reached with rights of the run directory's owner is refused; a directory beside it is not."""
+    link = tmp_path / "link"
+    link.symlink_to(run_dir.parent)
+    names = {"ABOVE": str(run_dir.parent), "RUN": str(run_dir), "LINK": str(link)}
+    for old, new in names.items():
+        words = [word.replace(old, new) for word in words]
+    nstool = [str(Path(sys.prefix) / "bin/nstool"), "run"]
+    done = subprocess.run([*nstool, *words, "--", "true"], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert f"would let the command write in {run_dir}, from which nstool undoes sandboxes" in done.stderr
+    mount = ["--user", "0", "--mount", f"{tmp_path}:/tmp/x:rw,idmap"]
+    done = subprocess.run([*nstool, *mount, "--", "true"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
