@@ -110,6 +110,7 @@ FD: int = lib.NST_MSG_FD
 # Messages that are read after init's end: its own are among the first, as many as a socket holds, unix(7). Whoever else
 # holds its end of the socket could send for ever.
 LATE = 4096
+_LOOK_AGAIN = 500  # milliseconds, after which it is looked at what could keep init from ending
 
 
 class Process:
@@ -157,7 +158,8 @@ class Process:
 
         poll = select.poll()
         poll.register(self.pidfd, select.POLLIN)
-        poll.poll()
+        while not poll.poll(_LOOK_AGAIN):
+            _reap_adopted(self.pid)
         if self.control >= 0:
             os.set_blocking(self.control, False)
 
@@ -243,6 +245,25 @@ class Process:
         if info is None:
             return None
         return info.si_status << 8 if info.si_code == os.CLD_EXITED else info.si_status
+
+
+def _reap_adopted(init: int) -> None:
+    """Reap dead children of ours in the pid namespace of this init, which cannot end before. pid_namespaces(7).
+
+    They come to a caller that is a child subreaper, or process 1, when the monitor of an exec was killed from outside.
+    """
+    try:
+        inside = os.stat(f"/proc/{init}/ns/pid").st_ino
+        if inside == os.stat("/proc/self/ns/pid").st_ino:
+            return
+        for thread in os.listdir("/proc/self/task"):
+            with open(f"/proc/self/task/{thread}/children", "rb") as file:
+                children = [int(word) for word in file.read().split()]
+            for pid in children:
+                if pid != init and os.stat(f"/proc/{pid}/ns/pid").st_ino == inside:
+                    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG)
+    except (OSError, ValueError):  # one has just gone, or may not be looked at: the next time tells
+        return
 
 
 def decode(data: bytes) -> Message:

@@ -1069,3 +1069,21 @@ def test_who_sends_for_ever_on_inits_socket_hangs_nobody(in_child: InChild, name
 
     assert in_child(by_library) == 128 + signal.SIGUSR1
     assert in_child(by_command) == 128 + signal.SIGUSR1
+
+
+@pytest.mark.needs("root")
+def test_a_subreaper_is_not_waited_for_by_its_own_sandbox(in_child: InChild, name: str) -> None:
+    """The monitor of an exec is killed, so its command comes to the caller, and init ends only when it is reaped."""
+
+    def act() -> tuple[int | None, int]:
+        ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER
+        bystander = os.fork()  # a dead child of the caller's own, which it waits for itself
+        if bystander == 0:
+            os._exit(3)
+        sandbox = launch(small(name, "sleep", "60"))
+        with sandbox.exec("sleep", "60") as joined:
+            os.kill(joined._process.pid, signal.SIGKILL)
+            sandbox.close()
+        return sandbox.wait().signal, os.waitstatus_to_exitcode(os.waitpid(bystander, 0)[1])
+
+    assert in_child(act, timeout=SECONDS) == (signal.SIGKILL, 3)
