@@ -245,6 +245,11 @@ def user_has_no_account(scene: Scene) -> Answer:
 # ---- ids of the process ----
 
 
+def is_mapped(number: int, text: str) -> bool:
+    """Whether an id inside is in a map, as /proc/PID/uid_map has it."""
+    return any(first <= number < first + count for first, _, count in parse_map(text))
+
+
 def _wanted_ids(scene: Scene) -> tuple[str, tuple[int, ...]]:
     if scene.step.call == "setgroups":
         data = scene.arg("list")
@@ -268,8 +273,8 @@ def id_not_mapped(scene: Scene) -> Answer:
         elif scene.new_userns:
             unmapped = True  # no map is written at all
         else:
-            own = parse_map(scene.read(f"/proc/self/{name}") or "")
-            unmapped = bool(own) and not any(i <= number < i + n for i, _, n in own)
+            text = scene.of_joined_userns(name) if scene.joined_userns else scene.read(f"/proc/self/{name}")
+            unmapped = text is not None and not is_mapped(number, text)
         if unmapped:
             return {"id": number, "map": name}
     return False
@@ -284,14 +289,10 @@ def setgroups_denied(scene: Scene) -> Answer:
 
 def joined_setgroups_denied(scene: Scene) -> Answer:
     """setgroups(2) is denied in the user namespace that is joined."""
-    for step in scene.before:
-        if step.call == "setns" and step.args[1] == uapi.CLONE_NEWUSER:
-            path = scene.opened_path(step.args[0])
-            if path.startswith("/proc/"):
-                text = scene.read(f"/proc/{path.split('/')[2]}/setgroups")
-                return None if text is None else text.strip() == "deny"
-            return None
-    return False
+    if not scene.joined_userns:
+        return False
+    text = scene.of_joined_userns("setgroups")
+    return None if text is None else text.strip() == "deny"
 
 
 def ids_need_capability(scene: Scene) -> Answer:

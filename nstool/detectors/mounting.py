@@ -8,6 +8,7 @@ from errno import EINVAL
 from nstool import uapi
 from nstool.detectors import rights
 from nstool.detectors.creation import in_chroot, is_gone, namespace_gone, negated
+from nstool.detectors.ids import is_mapped
 from nstool.detectors.scene import Scene, is_below
 from nstool.detectors.view import View
 from nstool.plan.steps import INIT, Fd
@@ -337,6 +338,23 @@ def option_id_unmapped(scene: Scene) -> Answer:
     return False
 
 
+def joined_option_id_unmapped(scene: Scene) -> Answer:
+    """An id in the mount options has no place in the map of the user namespace that is joined."""
+    if scene.new_userns or not scene.joined_userns:
+        return False
+    answer: Answer = False
+    for key in ("gid", "uid"):
+        value = scene.options.get(key, "")
+        if not value.isdecimal():
+            continue
+        text = scene.of_joined_userns(f"{key}_map")
+        if text is None:
+            answer = None
+        elif not is_mapped(int(value), text):
+            return {"option": f"{key}={value}", "map": f"{key}_map"}
+    return answer
+
+
 def proc_option_unknown(scene: Scene) -> Answer:
     """This kernel's proc does not know an option: names for hidepid, and subset, are of Linux 5.8."""
     if scene.fstype != "proc" or not scene.options or scene.release == (0, 0) or scene.release >= (5, 8):
@@ -403,6 +421,8 @@ def option_value(scene: Scene) -> Answer:
         return False
     if option_id_unmapped(scene) or proc_option_unknown(scene) or overlay_upper_unfit(scene):
         return False
+    if (joined := joined_option_id_unmapped(scene)) is not False:
+        return False if joined else None
     value = scene.text("value")
     return {"option": f"{scene.text('key')}={value}" if value else scene.text("key"), "fstype": scene.fstype}
 

@@ -150,6 +150,17 @@ class Scene:
         return bool(self.clone_flags & uapi.CLONE_NEWUSER)
 
     @property
+    def joined_userns(self) -> str:
+        """The file of the user namespace that an earlier step joins, empty for none."""
+        joins = [s for s in self.before if s.call == "setns" and s.args[1] == uapi.CLONE_NEWUSER]
+        return self.opened_path(joins[-1].args[0]) if joins else ""
+
+    def of_joined_userns(self, name: str) -> str | None:
+        """Return a file of /proc/PID of a process in the joined user namespace; None where no process is known."""
+        words = self.joined_userns.split("/")
+        return self.read(f"/proc/{words[2]}/{name}") if words[:2] == ["", "proc"] else None
+
+    @property
     def by_caller(self) -> bool:
         """Whether the step is made with the caller's own privileges: outside, or in no user namespace of its own."""
         return self.by_launcher or not self.new_userns

@@ -787,6 +787,15 @@ MOUNTING: tuple[Row, ...] = (
     _row(
         "fsconfig mount",
         "EINVAL",
+        mounting.joined_option_id_unmapped,
+        "{option} is not in the {map} of the user namespace that is joined",
+        'map that id there, or where it is that of the terminals: dev = "nodes" (--dev nodes), which has none',
+        "user_namespaces(7); devpts in Documentation/filesystems/devpts.rst",
+        predicts=True,
+    ),
+    _row(
+        "fsconfig mount",
+        "EINVAL",
         mounting.proc_option_unknown,
         "this kernel's proc does not know {option}, which came with Linux 5.8",
         'hidepid = "off" and no proc_subset, or a newer kernel',

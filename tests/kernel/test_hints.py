@@ -916,6 +916,33 @@ def test_filesystem_options() -> None:
     expect(error, "EPERM", "filesystem_not_in_userns", fstype="devtmpfs")
 
 
+def test_ids_that_a_joined_user_namespace_lacks(in_child: InChild) -> None:
+    """Its map is the one that counts, not the caller's own: for devpts' gid=5, and for the command's user."""
+
+    def act() -> tuple[KernelError | None, ...]:
+        up, down = os.pipe(), os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            os.close(down[1])
+            own_userns()
+            os.write(up[1], b".")
+            os.read(down[0], 1)
+            os._exit(0)
+        os.read(up[0], 1)
+        opened = launcher("openat2", CWD, f"/proc/{pid}/ns/user", uapi.O_CLOEXEC, 0, 0, result="ns")
+        entered = (init("setns", Fd("ns"), USER), init("setresuid", 0, 0, 0), init("unshare", NS))
+        wanted = (new_fs("devpts", gid="5"), new_fs("tmpfs", size="much"), (init("setresgid", 7, 7, 7),))
+        errors = tuple(plan_of(0, *entered, *steps, before=(opened,)) for steps in wanted)
+        os.close(down[1])
+        os.waitpid(pid, 0)
+        return errors
+
+    devpts, tmpfs, ids = in_child(act)
+    expect(devpts, "EINVAL", "joined_option_id_unmapped", option="gid=5", map="gid_map")
+    expect(tmpfs, "EINVAL", "option_value", fstype="tmpfs", option="size=much")
+    expect(ids, "EINVAL", "id_not_mapped", id=7, map="gid_map")
+
+
 def test_no_mount_privilege(as_user: InChild) -> None:
     """An ordinary user mounts nothing without a user namespace."""
     expect(as_user(features.try_steps, 0, init("fsopen", "tmpfs", 1, result="fs")), "EPERM", "no_mount_privilege")

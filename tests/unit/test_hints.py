@@ -247,6 +247,20 @@ MOUNTINFO = "20 1 8:1 / / rw - ext4 /dev/vda rw\n21 20 0:5 / /proc rw - proc pro
             {},
         ),
         (
+            "joined_option_id_unmapped",
+            errno.EINVAL,
+            (
+                launcher("openat2", -100, "/proc/77/ns/user", 0, 0, 0, result="ns_user"),
+                CLONE,
+                init("setns", Fd("ns_user"), USER),
+                init("fsopen", "devpts", 1, result="fs"),
+                init("fsconfig", Fd("fs"), uapi.FSCONFIG_SET_STRING, "gid", "5", 0),
+            ),
+            {"proc/77/gid_map": "0 1000 1\n"},
+            {"proc/77/gid_map": "0 1000 6\n"},
+            {"option": "gid=5", "map": "gid_map"},
+        ),
+        (
             "mount_limit",
             errno.ENOSPC,
             (init("move_mount", Fd("a"), "", Fd("b"), "", 0),),
