@@ -80,9 +80,10 @@ def assemble(plan: Plan, n_slots: int, records: bytes, pool: Pool) -> bytes:
     """Return header, records and pool as one buffer. Raises SpecError for a plan that is too large for C."""
     data = b"".join(pool.parts)
     pool_offset = _HEADER.size + len(records)
+    fewer = "use fewer mounts, or pass fewer fds (pass_fds)"
     for size, limit, what, remedy in (
-        (n_slots, MAX_SLOTS, "fds", "use fewer mounts"),
-        (len(plan.steps), MAX_STEPS, "steps", "use fewer mounts"),
+        (n_slots, MAX_SLOTS, "fds", fewer),
+        (len(plan.steps), MAX_STEPS, "steps", fewer),
         (pool_offset + len(data), MAX_PLAN, "bytes", "shorten the command, the environment or the list of mounts"),
     ):
         if size > limit:

@@ -218,3 +218,10 @@ def test_too_many_mounts_are_refused_in_words() -> None:
     host = Host(root=frozenset({"/proc", "/dev", "/tmp"}), targets={m.target: "dir" for m in many})
     with pytest.raises(NstoolError, match="use fewer mounts"):
         encode(build.plan(Spec(command=("true",), mounts=many), host, Lease("web", 100000, 100000)))
+
+
+def test_too_many_passed_fds_are_refused_in_words() -> None:
+    """They take slots as mounts do, and where there are no mounts the remedy is theirs."""
+    spec = Spec(command=("true",), pass_fds=tuple(range(3, 260)))
+    with pytest.raises(NstoolError, match="pass fewer fds"):
+        encode(build.plan(spec, Host(), Lease("web", 100000, 100000)))
