@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from nstool.plan.steps import Step
 
 MAX_LINKS = 40  # MAXSYMLINKS of the kernel
+_WHO_LOOKS = ("/proc/self", "/proc/thread-self")  # they are whoever looks: here us, inside the command
 
 
 class Tree:
@@ -131,7 +132,7 @@ class View:
         return "absent", "", "", 0
 
     def _host_kind(self, path: str) -> tuple[str, str]:
-        if any(is_below(path, directory) for directory in self._unmade):
+        if any(is_below(path, directory) for directory in (*self._unmade, *_WHO_LOOKS)):
             return "unknown", ""
         return host_kind(path)
 
@@ -141,6 +142,10 @@ class View:
         directory = unpacked(step)
         if directory and not os.path.isdir(directory):
             self._unmade = (*self._unmade, directory)
+
+    def _setns(self, step: Step) -> None:
+        if isinstance(step.args[1], int) and step.args[1] & uapi.CLONE_NEWNS:
+            self.attached.append(("/proc", Tree(fstype="proc")))  # not the host's: its pids are other processes
 
     def _open_tree(self, step: Step) -> None:
         directory, path = step.args[0], str(step.args[1])

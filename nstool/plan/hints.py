@@ -1420,7 +1420,8 @@ def explain(
     sure: list[tuple[Row, Answer]] = [(row, answer) for row, answer in found if answer]
     chosen = sure or [(row, answer) for row, answer in found if answer is None]
     if not sure:
-        known: Answer = {"name": step.call, "path": scene.path or step.call}
+        path = scene.path or step.call
+        known: Answer = {"name": step.call, "path": path, "missing": path}
         chosen = [(row, known) for row, _ in chosen]
     causes = tuple(dict.fromkeys(_without_gaps(sentence(row.cause, answer)) for row, answer in chosen))
     remedies = tuple(dict.fromkeys(_without_gaps(sentence(row.remedy, answer)) for row, answer in chosen))

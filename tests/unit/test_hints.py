@@ -501,6 +501,19 @@ def test_view_knows_binds_new_filesystems_and_what_is_made(tmp_path: Path) -> No
     assert covered.locate("/data").kind == "dir"
 
 
+def test_view_takes_no_process_for_the_command() -> None:
+    """/proc/self is whoever looks, and in the /proc of a joined mount namespace the pids are other processes."""
+    assert View(()).locate("/proc/self/fd/3").kind == "unknown"
+    assert View(()).locate("/dev/fd/3").kind == "unknown"
+    assert View(()).locate(f"/proc/{os.getpid()}/fd").kind == "dir"
+    joined = init("setns", Fd("target"), uapi.CLONE_NEWNS | uapi.CLONE_NEWPID)
+    assert View((joined,)).locate(f"/proc/{os.getpid()}/fd").kind == "unknown"
+    causes, _, checked = hints.explain(
+        Step(PAYLOAD, "chdir", ("/proc/self/fd/3",), ""), errno.ENOENT, plan=Plan((joined,))
+    )
+    assert (causes, checked) == ((cause("directory_missing", missing="/proc/self/fd/3"),), False)
+
+
 # ---- preflight ----
 
 
