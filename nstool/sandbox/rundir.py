@@ -181,6 +181,18 @@ def refused(error: OSError, call: str, why: str) -> KernelError:
     )
 
 
+def removed(what: str, call: str, why: str) -> KernelError:
+    """Return the error of a call that finds no more what this process has made itself."""
+    return KernelError(
+        call,
+        ENOENT,
+        why=why,
+        causes=(f"{what} was removed meanwhile, by somebody else",),
+        remedies=("start it again, and leave to nstool what lies there: it removes what is not used",),
+        checked=True,
+    )
+
+
 def wanted_path() -> str:
     """Return where the run directory is or would be, which nobody has looked at yet."""
     chosen = os.environ.get("NSTOOL_RUN_DIR")
@@ -354,6 +366,8 @@ def _rename(draft: str, final: str) -> bool:
     # A directory can replace an empty one only: one that its owner is just removing.
     try:
         os.rename(draft, final)
+    except FileNotFoundError:
+        raise removed(draft, f"rename({draft!r}, {final!r})", "take the sandbox's name") from None
     except OSError as error:
         if error.errno in (EEXIST, ENOTEMPTY, ENOTDIR):  # the last: a stray file, of which reading it tells
             return False
@@ -398,6 +412,9 @@ def append(name: str, text: str) -> None:
     _append(f"{path()}/sandboxes/{name}", text)
 
 
+_JOURNAL = "the journal, which tells how the sandbox is undone"
+
+
 def _append(directory: str, text: str, flags: int = 0) -> None:
     path = f"{directory}/journal"
     try:
@@ -408,8 +425,10 @@ def _append(directory: str, text: str, flags: int = 0) -> None:
                 data = data[os.write(fd, data) :]
         finally:
             os.close(fd)
+    except FileNotFoundError:
+        raise removed(directory, f"write({path!r})", _JOURNAL) from None
     except OSError as error:
-        raise refused(error, f"write({path!r})", "the journal, which tells how the sandbox is undone") from None
+        raise refused(error, f"write({path!r})", _JOURNAL) from None
 
 
 def names() -> list[str]:

@@ -76,12 +76,17 @@ def _call(function: str, args: dict[str, Any]) -> None:
 def _unpack(args: dict[str, Any]) -> None:
     while not _made(args["directory"]):  # whoever removes the last tree there removes the directory
         continue
-    root = os.open(args["directory"], _DIR_FLAGS)
     try:
-        with _opened(args["path"], args["size"]) as archive:
-            _Tree(root, args, archive).unpack()
-    finally:
-        os.close(root)
+        root = os.open(args["directory"], _DIR_FLAGS)
+        try:
+            with _opened(args["path"], args["size"]) as archive:
+                _Tree(root, args, archive).unpack()
+        finally:
+            os.close(root)
+    except FileNotFoundError:
+        from nstool.sandbox import rundir
+
+        raise rundir.removed(args["directory"], f"open({args['directory']!r})", "unpack the tarball there") from None
 
 
 def _made(directory: str) -> bool:
@@ -405,7 +410,9 @@ class _Tree:
                     raise self.refused(
                         member, f"the filesystem of the roots does not take it: {error.strerror}"
                     ) from None
-                if error.errno not in (ELOOP, ENOTDIR, ENOENT, EEXIST, EISDIR):
+                if error.errno == ENOENT and self.leads_nowhere(member):
+                    raise self.refused(member, f"what it links to, {member.linkname!r}, is not there") from None
+                if error.errno not in (ELOOP, ENOTDIR, EEXIST, EISDIR):
                     raise
                 raise self.refused(member, f"its place is taken by something else ({error.strerror})") from None
         for place, kind in self.places:
@@ -413,6 +420,10 @@ class _Tree:
         # Modes and times of directories last: a read-only one must take its files first.
         for parts, member in reversed(self.directories):
             self.attributes(self.open(member, parts), member)
+
+    def leads_nowhere(self, member: tarfile.TarInfo) -> bool:
+        """Whether ENOENT is of what a link names, not of a tree that somebody has removed."""
+        return (member.islnk() or member.issym()) and os.fstat(self.root).st_nlink > 0
 
     def make_place(self, parts: tuple[str, ...], kind: str) -> None:
         # No member is a symlink on the way: that was refused. An ordinary user's sandbox could not make it later.

@@ -9,6 +9,7 @@ import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -122,6 +123,24 @@ def test_a_run_directory_that_cannot_be_made_is_a_clear_error(monkeypatch: pytes
     monkeypatch.setenv("NSTOOL_RUN_DIR", "/proc/nstool")
     with pytest.raises(KernelError, match="NSTOOL_RUN_DIR"):
         rundir.claim()
+
+
+def test_what_was_removed_meanwhile_is_told(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was there a moment ago, so another NSTOOL_RUN_DIR is no remedy; the next start makes it again."""
+    rundir.claim("web")
+    shutil.rmtree(run)
+    with pytest.raises(KernelError, match="sandboxes/web was removed meanwhile") as told:
+        rundir.append("web", "{}\n")
+    assert told.value.remedy.startswith("start it again, ")
+    append = rundir._append
+
+    def append_and_remove(*args: Any) -> None:
+        append(*args)
+        shutil.rmtree(run)
+
+    monkeypatch.setattr(rundir, "_append", append_and_remove)
+    with pytest.raises(KernelError, match="was removed meanwhile"):
+        rundir.claim("web")
 
 
 # -------------------------------------------------------------------------------------- names

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from nstool.errors import KernelError, NotSupported, SpecError
-from nstool.sandbox import rundir
+from nstool.sandbox import rundir, tarball
 from nstool.sandbox.launch import launch
 from nstool.spec.model import IdMap, Mount, Root
 from tests.kernel.rows import boxes
@@ -624,6 +624,8 @@ TAR_HOSTILE = {
     "too large": ([member("big", "x" * 100_000)], "root.size"),
     "too many": ([member(f"f{number}") for number in range(200)], "root.size"),
     "a file over a directory": ([member("etc", "x")], "place is taken"),
+    "hard link to nothing": ([member("etc/g", type=tarfile.LNKTYPE, linkname="etc/none")], "'etc/none', is not there"),
+    "symlink without a target": ([member("etc/g", type=tarfile.SYMTYPE)], "'', is not there"),
 }
 
 
@@ -793,6 +795,35 @@ def test_unpacking_is_interrupted(act: Act, place: Path, way: str, number: int) 
         return process.returncode, text, entries(roots()), entries(roots().parent / "sandboxes")
 
     assert act(interrupt) == (128 + number, "", [], [])
+
+
+@pytest.mark.parametrize("then", ["file", "hard link", "nothing"])
+def test_a_tree_that_is_removed_while_it_is_made_is_no_fault_of_the_tarball(
+    as_root: Act, place: Path, then: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever member comes next, or after the last one: status 125, what was removed is named, nothing is left."""
+    more = {
+        "file": [member("g", "x")],
+        "hard link": [member("g", type=tarfile.LNKTYPE, linkname="f")],
+        "nothing": [],
+    }
+    path = make_tar(place / "root.tar", member("f", "x"), *more[then])
+    content = tarball._Tree.content
+
+    def content_and_remove(self: Any, *args: Any) -> None:
+        content(self, *args)
+        shutil.rmtree(roots())
+
+    def ask() -> tuple[KernelError, list[str]]:
+        monkeypatch.setattr(tarball._Tree, "content", content_and_remove)
+        with pytest.raises(KernelError) as refused:
+            launch(boxes.spec("sh", root=Root("tarball", str(path))))
+        return refused.value, entries(roots())
+
+    refused, left = as_root(ask)
+    assert refused.cause.endswith(" was removed meanwhile, by somebody else")
+    assert refused.checked
+    assert left == []
 
 
 KILLED = """
