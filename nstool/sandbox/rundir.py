@@ -208,7 +208,8 @@ def wanted_path() -> str:
 
 def _unsafe(directory: str, status: os.stat_result) -> NotSupported:
     kind = status.st_mode & 0o170000
-    remedy = "remove it, or "
+    # In /tmp nobody but root removes what is somebody else's. unlink(2), EPERM.
+    remedy = "remove it, or " if os.geteuid() in (0, status.st_uid) else ""
     if kind == 0o120000:
         cause = "it is a symbolic link"
     elif kind in (0o020000, 0o060000):

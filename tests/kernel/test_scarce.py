@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from nstool.errors import NotSupported
+from nstool.sandbox import rundir
 from tests.support import kernel
 from tests.support.user import User
 
@@ -262,6 +264,39 @@ def test_run_directory_of_an_ordinary_user(as_user: Callable[..., Any], user: Us
         assert status == CANNOT, (command, text)
         if "limits." not in text:  # those of this user's cgroup, which come before
             assert "\ncause: the directory above it is not yours to write in, or to search\n" in text, (command, text)
+
+
+@pytest.mark.parametrize("kind", ["directory", "symlink", "pipe"])
+def test_run_directory_that_another_user_has_taken(as_user: Callable[..., Any], user: User, kind: str) -> None:
+    """In a sticky directory, as /tmp is: nobody is told to remove what only root can."""
+    shared = Path(user.home, "shared")
+    taken = shared / "run"
+
+    def act() -> NotSupported:
+        os.environ["NSTOOL_RUN_DIR"] = str(taken)
+        with pytest.raises(NotSupported) as told:
+            rundir.claim()
+        with pytest.raises(PermissionError):
+            taken.rmdir() if kind == "directory" else taken.unlink()
+        return told.value
+
+    shared.mkdir()
+    try:
+        shared.chmod(0o1777)
+        {"directory": os.mkdir, "symlink": lambda path: path.symlink_to("/tmp"), "pipe": os.mkfifo}[kind](taken)
+        os.chown(taken, 65534, 65534, follow_symlinks=False)
+        told = as_user(act)
+    finally:
+        subprocess.run(["rm", "-r", shared], check=True)
+    assert told.remedy == "set NSTOOL_RUN_DIR to a directory of your own with mode 0700"
+    assert (
+        told.cause
+        == {
+            "directory": f"it belongs to uid 65534, you are {user.uid}",
+            "symlink": "it is a symbolic link",
+            "pipe": "it is not a directory",
+        }[kind]
+    )
 
 
 @pytest.mark.orphans
