@@ -6,13 +6,26 @@ from importlib import import_module
 from typing import Any
 
 import click
+from click.exceptions import Exit
 
-from nstool.cli.main import COMMANDS
+from nstool.cli.main import COMMANDS, READER_GONE, interrupts
 from nstool.spec.values import suggest
 
 
 class LazyGroup(click.Group):
     """Sub-commands come from COMMANDS: module to import, attribute ``command`` or the name."""
+
+    def make_context(self, *args: Any, **extra: Any) -> click.Context:
+        try:
+            return super().make_context(*args, **extra)
+        except BrokenPipeError:  # click's own answer is status 1
+            raise Exit(READER_GONE) from None
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            raise Exit(READER_GONE) from None
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -21,6 +34,7 @@ class LazyGroup(click.Group):
         if name not in COMMANDS:
             return None
         module = import_module(COMMANDS[name][0])
+        interrupts()
         command = getattr(module, "command", None) or getattr(module, name)
         assert isinstance(command, click.Command)
         return command

@@ -18,6 +18,7 @@ BAD_REQUEST = 2
 CANNOT = 125
 NOT_EXECUTABLE = 126
 NOT_FOUND = 127
+READER_GONE = 128 + 13  # as of a program that SIGPIPE ends
 
 FILES = 24  # that a command may have open at once, besides the standard streams: a launch has most
 
@@ -67,17 +68,24 @@ def run(argv: list[str]) -> int:
             gc.disable()  # looking for garbage takes a twentieth of the time, and this process soon execs
             from nstool.cli.run import main as fast
 
+            interrupts()
             status = fast(argv[1:])
         else:
             status = _click(argv)
         sys.stdout.flush()
         return status
     except BrokenPipeError:  # the reader of our output has gone; what it wanted, it has
-        status = 128 + 13
+        status = READER_GONE
     except (Exception, KeyboardInterrupt) as error:
         status = report(error)
     _flush(sys.stdout)
     return status
+
+
+def interrupts() -> None:
+    """From here on SIGINT raises KeyboardInterrupt, so that what was begun is undone; an ignored one stays so."""
+    if _signal.getsignal(_signal.SIGINT) == _signal.SIG_DFL:
+        _signal.signal(_signal.SIGINT, _signal.default_int_handler)
 
 
 def _open_streams() -> None:

@@ -283,16 +283,73 @@ def test_exec_takes_names_of_the_sandbox(name: str, tmp_path: Path, user: str, i
         assert re.fullmatch(r"nstool: --user: /proc/\d+/root/etc/passwd has no 'root'\n", refused.stderr)
 
 
-def test_reader_that_goes_away_is_no_error_of_a_table() -> None:
-    """128 + SIGPIPE and not a word, as with any other output."""
+READERLESS = (
+    *(("plan", "--", "true"), ("plan", "--json", "--", "true"), ("ps",), ("ps", "--json"), ("check",), ("cleanup",)),
+    *(
+        ("check", "--", "true"),
+        ("show", "1"),
+        ("schema",),
+        ("init", "-"),
+        ("--help",),
+        ("run", "--help"),
+        ("--version",),
+    ),
+)
+
+
+@pytest.mark.parametrize("words", READERLESS, ids=" ".join)
+def test_reader_that_goes_away_is_no_error(words: tuple[str, ...]) -> None:
+    """128 + SIGPIPE and not a word, as of any program."""
     reader, writer = os.pipe()
     os.close(reader)
     try:
-        for words in (("plan", "--", "true"), ("ps",), ("check",), ("show", str(os.getpid()))):
-            done = subprocess.run([NSTOOL, *words], stdout=writer, stderr=subprocess.PIPE, text=True, timeout=60)
-            assert (done.returncode, done.stderr.startswith("nstool")) == (128 + 13, False), words
+        done = subprocess.run([NSTOOL, *words], stdout=writer, stderr=subprocess.PIPE, text=True, timeout=60)
     finally:
         os.close(writer)
+    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, "")
+
+
+# The start script, or the entry point of an installed package: its interpreter gets SIGINT when it imports a module.
+INTERRUPTED = """
+import os, sys
+module = sys.argv.pop(1)
+sys.addaudithook(lambda event, words: event == "import" and words[0] == module and os.kill(os.getpid(), 2))
+"""
+STARTS = (
+    f"{INTERRUPTED}exec(open({NSTOOL!r}).read())",
+    f"{INTERRUPTED}sys.path += {sys.path!r}\nfrom nstool.cli.start import main\nmain()",
+)
+
+
+@pytest.mark.parametrize("start", STARTS, ids=["script", "package"])
+@pytest.mark.parametrize(
+    ("module", "words", "status"),
+    [
+        ("nstool.errors", ("cleanup",), -signal.SIGINT),
+        ("click", ("cleanup",), -signal.SIGINT),
+        ("nstool.cli.follow", ("exec", "nobody", "--", "true"), -signal.SIGINT),
+        ("nstool.sandbox.strays", ("cleanup",), 128 + signal.SIGINT),
+        ("nstool.cli.run", ("run", "--", "true"), -signal.SIGINT),
+        ("nstool.sandbox.leases", ("run", "--", "true"), -signal.SIGINT),
+    ],
+)
+def test_interrupt_key_at_the_start_ends_without_a_word(
+    start: str, module: str, words: tuple[str, ...], status: int
+) -> None:
+    """By the signal itself while modules are imported, then by KeyboardInterrupt; never with a traceback."""
+    command = [sys.executable, "-IS", "-c", start, module, *words]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr.strip()) == (status, "", "")
+
+
+@pytest.mark.parametrize("start", STARTS, ids=["script", "package"])
+def test_ignored_interrupt_key_stays_ignored(start: str) -> None:
+    """As a shell without job control has it for what runs in the background."""
+    command = [sys.executable, "-IS", "-c", start, "click", "cleanup"]
+    done = subprocess.run(
+        command, capture_output=True, timeout=60, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN)
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 def test_a_table_shows_what_comes_from_inside_as_it_stands(name: str) -> None:

@@ -12,7 +12,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[2] / "nstool"
 PURE_ROOMS = ("spec", "plan")
 PURE_MODULES = ("frozen", "errors", "kinds", "uapi")
-CHEAP = ("frozen", "errors", "kinds", "uapi", "plan.calls", "plan.steps", "plan.lease", "spec.model")
+CHEAP = ("frozen", "errors", "kinds", "uapi", "plan.calls", "plan.steps", "plan.lease", "spec.model", "cli.start")
 COSTLY = {
     "typing",
     "enum",
