@@ -9,7 +9,7 @@ import click
 from click.exceptions import Exit
 
 from nstool.cli.main import COMMANDS, READER_GONE, interrupts
-from nstool.spec.values import suggest
+from nstool.spec.values import quoted, suggest
 
 
 class LazyGroup(click.Group):
@@ -41,7 +41,7 @@ class LazyGroup(click.Group):
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[Any, Any, list[str]]:
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
-            raise click.UsageError(f"no command {args[0]!r}{suggest(args[0], COMMANDS)}", ctx)
+            raise click.UsageError(f"no command {quoted(args[0])}{suggest(args[0], COMMANDS)}", ctx)
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

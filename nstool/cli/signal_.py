@@ -13,7 +13,7 @@ def command(name: str, number: str) -> int:
     from nstool import uapi
     from nstool.errors import SpecError
     from nstool.sandbox.waiting import Other
-    from nstool.spec.values import suggest
+    from nstool.spec.values import quoted, suggest
 
     word = number.upper().removeprefix("SIG")
     known = {key.upper().removeprefix("SIG"): value for key, value in uapi.SIGNALS.items()}
@@ -21,7 +21,7 @@ def command(name: str, number: str) -> int:
     if word == "0":
         raise SpecError("0 is no signal, it asks whether a process lives; nstool ps tells that", "SIGNAL")
     if not 1 <= wanted <= 64:
-        raise SpecError(f"no signal {number!r}{suggest(word, known)}", "SIGNAL")
+        raise SpecError(f"no signal {quoted(number)}{suggest(word, known)}", "SIGNAL")
     with Other(name) as sandbox:
         sandbox.signal(wanted)
     return 0

@@ -227,9 +227,9 @@ def check_types(types: tuple[str, ...]) -> None:
     """Raise SpecError for a name that is no namespace type."""
     unknown = [name for name in types if name not in KINDS]
     if unknown:
-        from nstool.spec.values import suggest
+        from nstool.spec.values import quoted, suggest
 
-        raise SpecError(f"no namespace type {unknown[0]!r}{suggest(unknown[0], KINDS)}", "--types")
+        raise SpecError(f"no namespace type {quoted(unknown[0])}{suggest(unknown[0], KINDS)}", "--types")
 
 
 def pid_of(target: str) -> int:

@@ -318,8 +318,10 @@ def _world() -> tuple[str, int, int]:
 def check_name(name: str, place: str = "name") -> None:
     """Raise SpecError unless name is one: lower case letters, digits, "_.-", at most 63, no sign first, not a pid."""
     if not name or name[0] not in _NAME_FIRST or not _NAME_CHARS.issuperset(name) or len(name) > NAME_LENGTH:
+        from nstool.spec.values import quoted
+
         raise SpecError(
-            f"{name!r} cannot be the name of a sandbox: use lower case letters, digits and _ . -, "
+            f"{quoted(name)} cannot be the name of a sandbox: use lower case letters, digits and _ . -, "
             f"a letter or digit first, at most {NAME_LENGTH}",
             place,
         )

@@ -401,7 +401,8 @@ def _limits(spec: Spec) -> None:
     for key in ("memory", "swap"):
         _between(("limits", key), getattr(limits, key), 0, 1 << 62, f"{key} in bytes")
     if 0 < limits.memory < MIN_MEMORY:
-        what = f"{limits.memory} bytes are too few for the start itself"
+        size = f"{limits.memory} bytes are" if limits.memory > 1 else "1 byte is"
+        what = f"{size} too few for the start itself"
         _fail(("limits", "memory"), f'{what}; write at least "{size_text(MIN_MEMORY)}", or 0 for no limit')
     if limits.swap and not limits.memory:
         _fail(("limits", "swap"), "swap is limited together with memory; give limits.memory too, cgroups(7)")

@@ -6,7 +6,7 @@ without a place: the caller knows the file, the line or the option and adds it.
 
 from __future__ import annotations
 
-from nstool.errors import SpecError
+from nstool.errors import SpecError, escaped
 from nstool.spec.model import Capabilities, IdMap, Mount, Net, Publish, Root
 
 TYPE_CHECKING = False
@@ -64,7 +64,11 @@ def quoted(value: object) -> str:
     """Show what was written, shortened, with nothing in it that a terminal would obey."""
     text = value if isinstance(value, str) else repr(value)
     text = text if len(text) <= 60 else text[:57] + "..."
-    return '"' + "".join(c if c.isprintable() else repr(c)[1:-1] for c in text) + '"'
+    return '"' + "".join(c if c.isprintable() else _escape(c) for c in text) + '"'
+
+
+def _escape(char: str) -> str:
+    return escaped(char) if 0xDC80 <= ord(char) <= 0xDCFF else repr(char)[1:-1]  # the first: a byte that is no UTF-8
 
 
 def _string(value: object, what: str) -> str:

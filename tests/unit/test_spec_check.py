@@ -203,6 +203,7 @@ WRONG = [
     (OK.replace(pass_fds=(3, 4, 3)), "pass_fds[2]", "passed twice"),
     (OK.replace(limits=Limits(memory=-1)), "limits.memory", "between"),
     (OK.replace(limits=Limits(memory=1024)), "limits.memory", 'write at least "128K", or 0 for no limit'),
+    (OK.replace(limits=Limits(memory=1)), "limits.memory", "1 byte is too few"),
     (OK.replace(limits=Limits(memory=0, swap=5)), "limits.swap", "limits.memory"),
     (OK.replace(limits=Limits(pids=-1)), "limits.pids", "between"),
     (OK.replace(limits=Limits(pids=1)), "limits.pids", "init = false"),

@@ -239,3 +239,12 @@ def test_sizes_in_bytes_are_themselves(number):
 def test_a_time_in_fractions_is_told_what_a_time_is() -> None:
     with pytest.raises(SpecError, match='expected whole seconds, or a time as "90m", "2h", "30d", got a float'):
         values.clock_offset(1e30)
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [("a b²", '"a b²"'), ("\n\x1b", '"\\n\\x1b"'), ("\udcff", '"\\xff"'), ("x" * 61, f'"{"x" * 57}..."')],
+)
+def test_what_was_written_is_shown_as_it_was(value: str, shown: str) -> None:
+    """Nothing in it does anything to a terminal; a byte that is no UTF-8 is shown as that byte."""
+    assert values.quoted(value) == shown
