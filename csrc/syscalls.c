@@ -12,6 +12,7 @@
 #include <linux/capability.h>
 #include <linux/filter.h>
 #include <linux/keyctl.h>
+#include <linux/mqueue.h>
 #include <linux/openat2.h>
 #include <linux/seccomp.h>
 #include <sched.h>
@@ -350,6 +351,52 @@ long nst_prctl(int option, unsigned long arg2, unsigned long arg3, unsigned long
 long nst_keyctl_join_session_keyring(const char *name)
 {
 	return result(syscall(SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, name));
+}
+
+int nst_shmget(int key, size_t size, int flags)
+{
+	return (int)result(syscall(SYS_shmget, key, size, flags));
+}
+
+int nst_semget(int key, int n, int flags)
+{
+	return (int)result(syscall(SYS_semget, key, n, flags));
+}
+
+int nst_msgget(int key, int flags)
+{
+	return (int)result(syscall(SYS_msgget, key, flags));
+}
+
+int nst_shmctl(int id, int cmd)
+{
+	return (int)result(syscall(SYS_shmctl, id, cmd, NULL));
+}
+
+int nst_semctl(int id, int number, int cmd)
+{
+	return (int)result(syscall(SYS_semctl, id, number, cmd, 0L));
+}
+
+int nst_msgctl(int id, int cmd)
+{
+	return (int)result(syscall(SYS_msgctl, id, cmd, NULL));
+}
+
+int nst_mq_unlink(const char *name)
+{
+	/* The kernel takes the name without its slash, which libc demands and removes. */
+	return name[0] == '/' ? (int)result(syscall(SYS_mq_unlink, name + 1)) : -EINVAL;
+}
+
+int nst_mq_getattr(int fd, struct nst_mq_attr *ret_attr)
+{
+	struct mq_attr attr = {0};
+
+	if (syscall(SYS_mq_getsetattr, fd, NULL, &attr) < 0)
+		return -errno;
+	*ret_attr = (struct nst_mq_attr){attr.mq_flags, attr.mq_maxmsg, attr.mq_msgsize, attr.mq_curmsgs};
+	return 0;
 }
 
 int nst_seccomp_set_mode_filter(const void *program, size_t n, unsigned int flags)

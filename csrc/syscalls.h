@@ -61,6 +61,14 @@ struct nst_statmount {
 	uint64_t spare[43];
 };
 
+/* struct mq_attr, but for its spare. mq_getattr(3). */
+struct nst_mq_attr {
+	int64_t flags; /* O_NONBLOCK or 0 */
+	int64_t maxmsg;
+	int64_t msgsize; /* bytes */
+	int64_t curmsgs;
+};
+
 /* Fork with namespaces: 0 in the child, its pid in the parent. Runs Python's fork hooks, so that
  * the child is a Python as after os.fork; the caller has one thread. set_tid: innermost first.
  * cgroup: for CLONE_INTO_CGROUP. ret_pidfd: for CLONE_PIDFD, the parent's. clone(2). */
@@ -116,6 +124,17 @@ int nst_capget(int pid, uint64_t *ret_effective, uint64_t *ret_permitted, uint64
 int nst_capset(uint64_t effective, uint64_t permitted, uint64_t inheritable);
 long nst_prctl(int option, unsigned long arg2, unsigned long arg3, unsigned long arg4, unsigned long arg5);
 long nst_keyctl_join_session_keyring(const char *name); /* returns the keyring's serial number */
+
+/* Objects of the caller's ipc namespace: make or find (an id), control, unlink. The commands have no
+ * buffer: IPC_RMID. name begins with a slash. */
+int nst_shmget(int key, size_t size, int flags);	  /* shmget(2) */
+int nst_semget(int key, int n, int flags);		  /* semget(2) */
+int nst_msgget(int key, int flags);			  /* msgget(2) */
+int nst_shmctl(int id, int cmd);			  /* shmctl(2) */
+int nst_semctl(int id, int number, int cmd);		  /* semctl(2) */
+int nst_msgctl(int id, int cmd);			  /* msgctl(2) */
+int nst_mq_unlink(const char *name);			  /* mq_unlink(3) */
+int nst_mq_getattr(int fd, struct nst_mq_attr *ret_attr); /* mq_getattr(3) */
 
 /* Install a filter: program is n instructions of 8 bytes (struct sock_filter). Returns 0, an fd
  * for SECCOMP_FILTER_FLAG_NEW_LISTENER, or the id of a thread that TSYNC could not reach. */

@@ -64,6 +64,8 @@ class Statmount(Frozen):
 
     mask: STATMOUNT_*, which fields are valid. *_id: unique ids, never used again; *_id_old: those
     of /proc/PID/mountinfo. mnt_attr: MOUNT_ATTR_*. mnt_propagation: MS_SHARED and the like.
+    mnt_uidmap, mnt_gidmap: lines "inside outside count" of an id-mapped mount, outside as the caller's
+    user namespace has it (Linux 6.15).
     """
 
     mask: int
@@ -86,8 +88,20 @@ class Statmount(Frozen):
     mnt_ns_id: int
     sb_source: str
     mnt_opts: str
+    mnt_uidmap: tuple[str, ...] = ()
+    mnt_gidmap: tuple[str, ...] = ()
 
 
+class MqAttr(Frozen):
+    """A POSIX message queue. flags: O_NONBLOCK or 0. maxmsg: messages; msgsize: bytes of one. mq_getattr(3)."""
+
+    flags: int
+    maxmsg: int
+    msgsize: int
+    curmsgs: int
+
+
+_STATMOUNT_LISTS = {"mnt_uidmap": uapi.STATMOUNT_MNT_UIDMAP, "mnt_gidmap": uapi.STATMOUNT_MNT_GIDMAP}
 _STATMOUNT_STRINGS = {
     "fs_type": uapi.STATMOUNT_FS_TYPE,
     "mnt_root": uapi.STATMOUNT_MNT_ROOT,
@@ -462,6 +476,7 @@ def statmount(mnt_id: int, mask: int | None = None, mnt_ns_id: int = 0) -> Statm
     """
     if mask is None:
         mask = (uapi.STATMOUNT_MNT_NS_ID << 1) - 1 | uapi.STATMOUNT_MNT_OPTS | uapi.STATMOUNT_SB_SOURCE
+        mask |= uapi.STATMOUNT_MNT_UIDMAP | uapi.STATMOUNT_MNT_GIDMAP
     size = 4096
     while True:
         buffer = ffi.new("char[]", size)
@@ -478,8 +493,21 @@ def statmount(mnt_id: int, mask: int | None = None, mnt_ns_id: int = 0) -> Statm
         if field in _STATMOUNT_STRINGS:
             there = known.mask & _STATMOUNT_STRINGS[field]
             value = os.fsdecode(ffi.string(strings + value)) if there else ""
+        elif field in _STATMOUNT_LISTS:
+            there = known.mask & _STATMOUNT_LISTS[field]
+            value = _strings(strings + value, getattr(known, f"{field}_num")) if there else ()
         fields[field] = value
     return Statmount(**fields)
+
+
+def _strings(at: Any, count: int) -> tuple[str, ...]:
+    # So many strings, one behind the other, each ended by NUL.
+    found = []
+    for _ in range(count):
+        text = ffi.string(at)
+        found.append(os.fsdecode(text))
+        at += len(text) + 1
+    return tuple(found)
 
 
 def listmount(
@@ -634,6 +662,69 @@ def seccomp_set_mode_filter(program: bytes, flags: int = 0) -> int:
     return check(
         "seccomp", result, ("SECCOMP", uapi.SECCOMP_SET_MODE_FILTER), ("SECCOMP_FILTER_FLAG", flags), len(program) // 8
     )
+
+
+# Objects of the caller's ipc namespace
+
+
+def shmget(key: int, size: int, shmflg: int = 0) -> int:
+    """Make or find a System V shared memory segment; return its id. shmget(2).
+
+    key: IPC_PRIVATE for a new one. size: bytes. shmflg: IPC_CREAT, IPC_EXCL and the permission bits.
+    Raises KernelError: EEXIST, ENOENT, EACCES; EINVAL for a size that shmmax does not allow; ENOSPC
+    for shmmni or shmall.
+    """
+    words = ("IPC", shmflg & ~0o777), ("o", shmflg & 0o777)
+    return check("shmget", lib.nst_shmget(key, size, shmflg), key, size, *words)
+
+
+def semget(key: int, nsems: int, semflg: int = 0) -> int:
+    """Make or find a set of nsems System V semaphores; return its id. semget(2). As shmget."""
+    words = ("IPC", semflg & ~0o777), ("o", semflg & 0o777)
+    return check("semget", lib.nst_semget(key, nsems, semflg), key, nsems, *words)
+
+
+def msgget(key: int, msgflg: int = 0) -> int:
+    """Make or find a System V message queue; return its id. msgget(2). As shmget."""
+    return check("msgget", lib.nst_msgget(key, msgflg), key, ("IPC", msgflg & ~0o777), ("o", msgflg & 0o777))
+
+
+def shmctl(shmid: int, cmd: int = uapi.IPC_RMID) -> None:
+    """Mark a segment to go when the last process has detached it. shmctl(2), IPC_RMID.
+
+    Raises KernelError: EINVAL or EIDRM when there is none; EPERM for who neither owns nor made it
+    and has no CAP_SYS_ADMIN.
+    """
+    check("shmctl", lib.nst_shmctl(shmid, cmd), shmid, ("IPC_CMD", cmd), None)
+
+
+def semctl(semid: int, semnum: int = 0, cmd: int = uapi.IPC_RMID) -> None:
+    """Remove a set of semaphores; who waits for one is woken with EIDRM. semctl(2), IPC_RMID. As shmctl."""
+    check("semctl", lib.nst_semctl(semid, semnum, cmd), semid, semnum, ("IPC_CMD", cmd))
+
+
+def msgctl(msqid: int, cmd: int = uapi.IPC_RMID) -> None:
+    """Remove a queue and its messages; who waits at it is woken with EIDRM. msgctl(2), IPC_RMID. As shmctl."""
+    check("msgctl", lib.nst_msgctl(msqid, cmd), msqid, ("IPC_CMD", cmd), None)
+
+
+def mq_unlink(name: str | bytes) -> None:
+    """Remove the name of a POSIX message queue, as "/jobs"; who has it open keeps it. mq_unlink(3).
+
+    Raises KernelError: EINVAL without the slash, ENOENT, EACCES or EPERM (it is another user's),
+    ENAMETOOLONG above 255 bytes.
+    """
+    check("mq_unlink", lib.nst_mq_unlink(_c_string(name)), name)
+
+
+def mq_getattr(mqdes: int) -> MqAttr:
+    """Return the sizes of a queue, and how many messages are in it. mq_getattr(3).
+
+    mqdes: from mq_open(3), or of its file in an mqueue file system. Raises KernelError: EBADF.
+    """
+    attr = ffi.new("struct nst_mq_attr *")
+    check("mq_getattr", lib.nst_mq_getattr(mqdes, attr), mqdes)
+    return MqAttr(attr.flags, attr.maxmsg, attr.msgsize, attr.curmsgs)
 
 
 # ioctl

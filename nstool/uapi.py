@@ -561,6 +561,12 @@ SIOCSIFNETMASK = 0x891C
 SIOCGIFINDEX = 0x8933
 SIOCGSKNS = 0x894C
 
+# <sys/ipc.h>: sysvipc(7)
+IPC_PRIVATE = 0
+IPC_RMID = 0
+IPC_CREAT = 0o1000
+IPC_EXCL = 0o2000
+
 # <asm-generic/ioctls.h>: ioctl_tty(2)
 TCGETS = 0x5401
 TCSETS = 0x5402
@@ -676,6 +682,7 @@ _FAMILIES: dict[str, tuple[str, ...]] = {
     "SOCK": ("SOCK_CLOEXEC", "SOCK_NONBLOCK"),
     "IFF": ("IFF_",),
     "PERSONALITY": ("UNAME26", "ADDR_", "READ_IMPLIES_EXEC", "PER_LINUX32"),
+    "IPC": ("IPC_CREAT", "IPC_EXCL"),
     "WAIT": ("WNOHANG", "WSTOPPED", "WEXITED", "WCONTINUED", "WNOWAIT"),
 }
 _NOT_FLAGS = ("O_ACCMODE", "MOUNT_ATTR__ATIME", "MOUNT_ATTR_SIZE_VER0")
@@ -696,6 +703,7 @@ _ENUMS: dict[str, tuple[str, ...]] = {
     "S": ("S_IF",),
     "P": ("P_",),
     "CLD": ("CLD_",),
+    "IPC_CMD": ("IPC_RMID",),
     "IOCTL": ("NS_", "PIDFD_GET_", "SIOC", "TC", "TIOC"),
 }
 _NOT_VALUES = (

@@ -26,6 +26,7 @@ InChild = Callable[..., Any]
 
 NOBODY = 65534
 ABSENT = "/nonexistent"
+NO_KEY = 0x6E6F6E65
 NO_PID = 1 << 30  # above every pid_max
 
 
@@ -551,6 +552,27 @@ def test_mount_setattr_maps_ids(in_child: InChild) -> None:
 
 
 @pytest.mark.needs("root")
+def test_statmount_tells_the_map_of_a_mount(in_child: InChild) -> None:
+    """The lines of the map, in order; other mounts have none. Linux 6.15."""
+
+    def act() -> list[tuple[str, tuple[str, ...], tuple[str, ...]]]:
+        private_mounts()
+        with Waiting(uapi.CLONE_NEWUSER) as child:
+            Path(f"/proc/{child.pid}/uid_map").write_text("0 5000 1000\n1000 70000 1\n")
+            Path(f"/proc/{child.pid}/gid_map").write_text("0 6000 1\n")
+            with open(open_ns("user", child.pid)) as userns:
+                fd = syscalls.open_tree(uapi.AT_FDCWD, "/tmp", uapi.OPEN_TREE_CLONE)
+                syscalls.mount_setattr(
+                    fd, "", uapi.AT_EMPTY_PATH, attr_set=uapi.MOUNT_ATTR_IDMAP, userns_fd=userns.fileno()
+                )
+        syscalls.move_mount(fd, "", uapi.AT_FDCWD, "/tmp", uapi.MOVE_MOUNT_F_EMPTY_PATH)
+        told = [syscalls.statmount(mount) for mount in syscalls.listmount()][-2:]
+        return [(mount.fs_type, mount.mnt_uidmap, mount.mnt_gidmap) for mount in told]
+
+    assert in_child(act) == [("tmpfs", (), ()), ("tmpfs", ("0 5000 1000", "1000 70000 1"), ("0 6000 1",))]
+
+
+@pytest.mark.needs("root")
 def test_pivot_root_changes_the_root(in_child: InChild) -> None:
     """After pivot_root / is the new tree and the old one is where it was put."""
 
@@ -845,6 +867,42 @@ def test_seccomp_filter_refuses(in_child: InChild) -> None:
 # ioctl
 
 
+@pytest.mark.needs("root")
+def test_objects_of_the_ipc_namespace_come_and_go(in_child: InChild) -> None:
+    """What the calls make is listed in /proc/sysvipc until they remove it; a queue's file and sizes likewise."""
+
+    def ids(kind: str) -> list[int]:
+        return [int(line.split()[1]) for line in Path(f"/proc/sysvipc/{kind}").read_text().splitlines()[1:]]
+
+    def act() -> tuple[Any, ...]:
+        private_mounts()
+        syscalls.unshare(uapi.CLONE_NEWIPC)
+        syscalls.mount("mqueue", "/tmp", "mqueue")
+        flags = uapi.IPC_CREAT | 0o600
+        made = {
+            "shm": syscalls.shmget(uapi.IPC_PRIVATE, 4096, flags),
+            "sem": syscalls.semget(0x1234, 3, flags),
+            "msg": syscalls.msgget(0x1234, flags | uapi.IPC_EXCL),
+        }
+        again = syscalls.semget(0x1234, 3), syscalls.msgget(0x1234)
+        queue = os.open("/tmp/jobs", os.O_CREAT | os.O_RDWR)
+        attr = syscalls.mq_getattr(queue)
+        before = {kind: ids(kind) for kind in made}, os.listdir("/tmp")
+        syscalls.shmctl(made["shm"])
+        syscalls.semctl(made["sem"])
+        syscalls.msgctl(made["msg"])
+        syscalls.mq_unlink("/jobs")
+        after = {kind: ids(kind) for kind in made}, os.listdir("/tmp")
+        limits = [int(Path(f"/proc/sys/fs/mqueue/{name}_default").read_text()) for name in ("msg", "msgsize")]
+        return made, again, before, after, [attr.maxmsg, attr.msgsize, attr.curmsgs, attr.flags], limits
+
+    made, again, before, after, attr, limits = in_child(act)
+    assert again == (made["sem"], made["msg"])
+    assert before == ({kind: [number] for kind, number in made.items()}, ["jobs"])
+    assert after == ({"shm": [], "sem": [], "msg": []}, [])
+    assert attr == [*limits, 0, 0]
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_nstype_is_the_clone_flag(kind: str) -> None:
     """NS_GET_NSTYPE of a namespace's fd is its flag in the table of kinds."""
@@ -988,6 +1046,16 @@ AS_ROOT: dict[str, tuple[Callable[[], object], int]] = {
     "prctl": (lambda: syscalls.prctl(uapi.PR_SET_PDEATHSIG, 999), errno.EINVAL),
     "keyctl": (lambda: syscalls.keyctl_join_session_keyring(".reserved"), errno.EPERM),
     "seccomp": (lambda: syscalls.seccomp_set_mode_filter(b""), errno.EINVAL),
+    "shmget": (lambda: syscalls.shmget(uapi.IPC_PRIVATE, 0, uapi.IPC_CREAT), errno.EINVAL),
+    "semget": (lambda: syscalls.semget(NO_KEY, 1), errno.ENOENT),
+    "msgget": (lambda: syscalls.msgget(NO_KEY), errno.ENOENT),
+    "shmctl": (lambda: syscalls.shmctl(-1), errno.EINVAL),
+    "semctl": (lambda: syscalls.semctl(-1), errno.EINVAL),
+    "msgctl": (lambda: syscalls.msgctl(-1), errno.EINVAL),
+    "mq_unlink": (lambda: syscalls.mq_unlink("/absent"), errno.ENOENT),
+    "mq_unlink, without its slash": (lambda: syscalls.mq_unlink("absent"), errno.EINVAL),
+    "mq_unlink, too long": (lambda: syscalls.mq_unlink("/" + "x" * 256), errno.ENAMETOOLONG),
+    "mq_getattr": (lambda: syscalls.mq_getattr(os.open("/dev/null", os.O_RDONLY)), errno.EBADF),
     "ioctl": (lambda: syscalls.ioctl(os.open("/dev/null", os.O_RDONLY), uapi.NS_GET_USERNS), errno.ENOTTY),
     "ns_get_parent, no parent": (lambda: syscalls.ns_get_parent(open_ns("user")), errno.EPERM),
     "ns_get_parent, no such type": (lambda: syscalls.ns_get_parent(open_ns("net")), errno.EINVAL),
@@ -1044,7 +1112,7 @@ def test_refused_with_the_errno_of_the_manual(in_child: InChild, case: str) -> N
 
     def act() -> tuple[int, str]:
         private_mounts()  # whatever happens, the host's mounts stay
-        syscalls.unshare(uapi.CLONE_NEWUTS)
+        syscalls.unshare(uapi.CLONE_NEWUTS | uapi.CLONE_NEWIPC)
         return refusal(AS_ROOT[case][0])
 
     number, call = in_child(act)
@@ -1074,7 +1142,7 @@ def test_each_call_is_refused_once() -> None:
         for name, value in vars(syscalls).items()
         if callable(value) and not name.startswith("_") and getattr(value, "__module__", "") == syscalls.__name__
     }
-    records = {"Cloned", "CapSets", "Waited", "Statmount"}
+    records = {"Cloned", "CapSets", "Waited", "Statmount", "MqAttr"}
     own = {"check", "single_threaded", "fscontext_log", "personality"}
     renamed = {"keyctl_join_session_keyring": "keyctl", "seccomp_set_mode_filter": "seccomp"}
     assert {renamed.get(name, name) for name in public - records - own} <= named
