@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import rich.console
 from rich.text import Text
 
 from nstool.plan.describe import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
 
 
 class Console(rich.console.Console):
@@ -25,3 +28,19 @@ def cell(text: str, style: str = "") -> Text:
 def cells(text: str, style: str = "") -> Text:
     """As ``cell``, of several lines."""
     return Text("\n").join(cell(line, style) for line in text.split("\n"))
+
+
+def for_lines() -> Console:
+    """Return a console on which, where nobody looks, a line stays a line, however long."""
+    console = Console()
+    return console if console.is_terminal else Console(width=10_000)
+
+
+def printed_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, heading: bool = True) -> None:
+    """Print a table of texts as they stand, each row on a line."""
+    from rich.table import Table
+
+    table = Table(*columns, box=None, show_header=heading)
+    for row in rows:
+        table.add_row(*map(cell, row))
+    for_lines().print(table)

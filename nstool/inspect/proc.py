@@ -156,7 +156,8 @@ class Proc:
 
     def status(self) -> dict[str, str]:
         """Return the lines of the status file by their key. proc_pid_status(5)."""
-        rows = (line.partition(":") for line in self.read("status").splitlines())
+        # Not splitlines: of all that it takes for the end of a line the kernel escapes but the newline in a name.
+        rows = (line.partition(":") for line in self.read("status").split("\n") if line)
         return {key: value.strip() for key, _, value in rows}
 
     def stat(self) -> Stat:

@@ -31,7 +31,8 @@ class Mount(Frozen):
 
 def read_mounts(text: str) -> tuple[Mount, ...]:
     """Read the text of a mountinfo file, in its order: a later mount on the same target covers the earlier."""
-    return tuple(_mount(line) for line in text.splitlines())
+    # Not splitlines: of all that it takes for the end of a line the kernel escapes but the newline in a name.
+    return tuple(_mount(line) for line in text.split("\n") if line)
 
 
 def _mount(line: str) -> Mount:
@@ -43,17 +44,22 @@ def _mount(line: str) -> Mount:
         id=int(words[0]),
         parent=int(words[1]),
         device=words[2],
-        root=_unescape(words[3]),
-        target=_unescape(words[4]),
+        root=unescape(words[3]),
+        target=unescape(words[4]),
         options=tuple(words[5].split(",")),
         propagation=",".join(words[6:dash]) or "private",
         type=fstype,
-        source=_unescape(source),
+        source=unescape(source),
         super_options=tuple(super_options.split(",")),
     )
 
 
-def _unescape(text: str) -> str:
+def unescape(text: str) -> str:
+    """Return the text of a field or an option without the kernel's escapes."""
     # The kernel writes space, tab, newline and backslash as \040, \011, \012 and \134.
     first, *rest = text.split("\\")
-    return first + "".join(chr(int(part[:3], 8)) + part[3:] for part in rest)
+    return first + "".join(_character(part[:3]) + part[3:] for part in rest)
+
+
+def _character(digits: str) -> str:
+    return chr(int(digits, 8)) if len(digits) == 3 and set(digits) <= set("01234567") else f"\\{digits}"

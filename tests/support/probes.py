@@ -200,6 +200,7 @@ ip = _executable("ip", "iproute2")
 busybox = _executable("busybox", "busybox-static")
 bwrap = _executable("bwrap", "bubblewrap")
 gcc = _executable("gcc", "gcc")
+dot = _executable("dot", "graphviz")
 clang = _executable("clang", "clang")
 
 
