@@ -78,7 +78,8 @@ def _print(found: Mounts, as_tree: bool) -> None:
     if as_tree:
         for_lines().print(_tree(found))
     else:
-        printed_table(_COLUMNS, [_row(entry, found) for entry in (*found.mounts, *(found.outside or ()))])
+        entries = found.by_id()
+        printed_table(_COLUMNS, [_row(entry, entries) for entry in entries.values()])
     if not found.mounts:
         click.echo(f"note: no mount of its namespace is below its root directory {_quoted(found.root)}")
     if covered:
@@ -92,7 +93,7 @@ def _print(found: Mounts, as_tree: bool) -> None:
 _COLUMNS = ("id", "on", "mounted on", "type", "source", "options", "propagation", "state")
 
 
-def _row(entry: Mounted, found: Mounts) -> Sequence[str]:
+def _row(entry: Mounted, entries: dict[int, Mounted]) -> Sequence[str]:
     mount = entry.mount
     return (
         str(mount.id),
@@ -102,7 +103,7 @@ def _row(entry: Mounted, found: Mounts) -> Sequence[str]:
         _source(entry),
         ",".join(mount.options),
         mount.propagation.replace(",", " "),
-        "; ".join(_states(entry, found)),
+        "; ".join(_states(entry, entries)),
     )
 
 
@@ -111,12 +112,12 @@ def _source(entry: Mounted) -> str:
     return mount.source if mount.root == "/" else f"{mount.source}[{mount.root}]"
 
 
-def _states(entry: Mounted, found: Mounts) -> list[str]:
+def _states(entry: Mounted, entries: dict[int, Mounted]) -> list[str]:
     from nstool.inspect.covers import OUTSIDE
 
     words = []
     if entry.covered_by:
-        over = found.by_id().get(entry.covered_by)
+        over = entries.get(entry.covered_by)
         words.append(f"covered by {entry.covered_by}" + (f" on {over.mount.target}" if over else ", its root"))
     if entry.state == OUTSIDE:
         words.append("not below its root directory")
@@ -131,26 +132,23 @@ def _tree(found: Mounts) -> Tree:
 
     from nstool.cli.console import cell
 
-    entries = (*found.mounts, *(found.outside or ()))
+    entries = found.by_id()
     top = Tree(cell(f"{found.command} ({found.pid}), mnt:[{found.namespace}], root {found.root}"))
-    nodes: dict[int, Tree] = {}
-    waiting = list(entries)
-    ids = {entry.mount.id for entry in entries}
+    nodes = {0: top}
     children: dict[int, list[Mounted]] = {}
-    for entry in waiting:
-        parent = entry.mount.parent if entry.mount.parent in ids and entry.mount.parent != entry.mount.id else 0
+    for entry in entries.values():
+        parent = entry.mount.parent if entry.mount.parent in entries and entry.mount.parent != entry.mount.id else 0
         children.setdefault(parent, []).append(entry)
-    nodes[0] = top
     todo = [0]
     while todo:
         number = todo.pop()
         for entry in children.get(number, ()):
-            nodes[entry.mount.id] = nodes[number].add(_branch(entry, found))
+            nodes[entry.mount.id] = nodes[number].add(_branch(entry, entries))
             todo.append(entry.mount.id)
     return top
 
 
-def _branch(entry: Mounted, found: Mounts) -> Text:
+def _branch(entry: Mounted, entries: dict[int, Mounted]) -> Text:
     from rich.text import Text
 
     from nstool.cli.console import cell
@@ -163,7 +161,7 @@ def _branch(entry: Mounted, found: Mounts) -> Text:
     text = Text.assemble(
         cell(mount.target or "?", "" if entry.state != REACHED else "bold"), "  ", cell(" ".join(words))
     )
-    states = _states(entry, found)
+    states = _states(entry, entries)
     return text.append_text(cell(f"  {mount.id} {'; '.join(states)}", "red")) if states else text
 
 

@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import os
 import select
-from errno import EINVAL, ENOENT, ENOSYS, ENOTTY, EPERM
+from errno import EINVAL, ENAMETOOLONG, ENOENT, ENOSYS, ENOTTY, EPERM
 
 from nstool import syscalls, uapi
 from nstool.errors import KernelError
 from nstool.frozen import Frozen
 from nstool.inspect.covers import OUTSIDE, covers
 from nstool.inspect.peers import Propagation, propagation
-from nstool.inspect.proc import Proc, ProcessGone
-from nstool.inspect.within import refused
+from nstool.inspect.proc import Proc
+from nstool.inspect.within import ended, refused
 from nstool.sandbox.mountinfo import Mount, read_mounts
 from nstool.security.idmap import parse_map
 
@@ -54,10 +54,10 @@ class Mounted(Frozen):
 class Mounts(Frozen):
     """The mounts that a process has.
 
-    namespace: inode. root: its root directory as the caller's /proc/PID/root says it. root_mount: id of the mount
-    that this directory is on; no mount of the list where a directory was made the root that is no mount's root,
-    chroot(2). mounts: those below that directory, in the kernel's order. outside: the others of its namespace.
-    unread: why something is None or missing, by its name.
+    namespace: inode. root: its root directory as the caller's /proc/PID/root says it, "" if that is too long.
+    root_mount: id of the mount that this directory is on; no mount of the list where a directory was made the root
+    that is no mount's root, chroot(2). mounts: those below that directory, in the kernel's order. outside: the others
+    of its namespace. unread: why something is None or missing, by its name.
     """
 
     pid: int
@@ -84,13 +84,6 @@ def mounts(pid: int) -> Mounts:
         return of(proc)
 
 
-def ended(proc: Proc) -> ProcessGone:
-    """Return the error for a process that is there, but has no mounts, root directory and namespaces: a zombie."""
-    return ProcessGone(
-        f"process {proc.pid} has ended (its parent has not waited for it yet) and has no mounts any more"
-    )
-
-
 def of(proc: Proc) -> Mounts:
     """As ``mounts``, of a process that is held."""
     unread: dict[str, str] = {}
@@ -107,7 +100,7 @@ def of(proc: Proc) -> Mounts:
             listed = listing(proc, look)
             if root_mount(proc) == root:
                 break
-        namespace, top = proc.inode("mnt"), proc.link("root")
+        namespace, top = proc.inode("mnt"), _root_path(proc, unread)
     except FileNotFoundError:  # but for a zombie, all processes have these files
         raise ended(proc) from None
     states = covers(listed, root)
@@ -159,6 +152,16 @@ def listing(proc: Proc, also: Callable[[], None] = lambda: None) -> tuple[Mount,
 def _is_whole(listed: Sequence[Mount]) -> bool:
     # The one parent that is not in the list is that of the root, or the root where no mount's root is made that.
     return len({mount.parent for mount in listed} - {mount.id for mount in listed}) <= 1
+
+
+def _root_path(proc: Proc, unread: dict[str, str]) -> str:
+    try:
+        return proc.link("root")
+    except OSError as error:
+        if error.errno != ENAMETOOLONG:
+            raise
+        unread["root"] = "it is deeper than the 4096 bytes that the kernel says of a path"
+        return ""
 
 
 def root_mount(proc: Proc, name: str = "root") -> int:

@@ -9,7 +9,7 @@ from nstool import uapi
 from nstool.errors import KernelError
 from nstool.frozen import Frozen
 from nstool.inspect.access import Access, access
-from nstool.inspect.covers import COVERED, OUTSIDE
+from nstool.inspect.covers import COVERED, OUTSIDE, REACHED
 from nstool.inspect.mounts import Mounts, mount_id, of
 from nstool.inspect.overlay import layers_of
 from nstool.inspect.proc import Proc
@@ -159,7 +159,7 @@ class Side:
         try:
             self.facts: Mounts = of(proc)
             self.root, self.cwd = self._open("root"), self._open("cwd")
-            self.mounts: dict[int, Mounted] = self.facts.by_id()
+            self.mounts: dict[int, Mounted] = self.facts.by_id() | self._unlisted()
             mounts = {number: entry.mount for number, entry in self.mounts.items()}
             self.walker = Walker(proc, self.root, self.cwd, mounts)
         except BaseException:
@@ -238,7 +238,7 @@ class Side:
         if walked.fd >= 0:
             file = _file(walked.fd)
             number = mount_id(walked.fd)
-            mount = self.mounts[number].mount if number in self.mounts else self._unlisted(number)
+            mount = self.mounts[number].mount if number in self.mounts else None
             if mount is not None and walked.names is not None:
                 inside = self.in_file_system(mount, walked.path)
                 layers = tuple(_layers(mount, inside)) if inside else ()
@@ -246,28 +246,30 @@ class Side:
                 notes = (*notes, _NO_PATH if path.startswith("/") or self.walker.cwd_names is not None else _NO_CWD)
         return Located(path, walked.path, tuple(walked.steps), walked.refusal, file, mount, inside, layers, notes)
 
-    def _unlisted(self, number: int) -> Mount | None:
-        # The mount of a root directory that is no mount's root is not in the list; it may be in the caller's.
-        if self.facts.outside is None and self.facts.namespace == os.stat("/proc/self/ns/mnt").st_ino:
-            with Proc(os.getpid()) as own:
-                return next((entry.mount for entry in of(own).mounts if entry.mount.id == number), None)
-        return None
+    def _unlisted(self) -> dict[int, Mounted]:
+        # The mount of a root directory that is no mount's root is not in mountinfo. Where the kernel does not list what
+        # is out of reach, it may be in the caller's.
+        known = {entry.mount.id for entry in (*self.facts.mounts, *(self.facts.outside or ()))}
+        if self.facts.root_mount in known or self.facts.namespace != os.stat("/proc/self/ns/mnt").st_ino:
+            return {}
+        with Proc(os.getpid()) as own:
+            mine = {entry.mount.id: entry.replace(state=OUTSIDE, covered_by=0) for entry in of(own).mounts}
+        return {number: entry for number, entry in mine.items() if number == self.facts.root_mount}
 
     def in_file_system(self, mount: Mount, path: str) -> str:
         """Return a path without symlinks, which is on this mount, from the top of the file system; "" if unknown."""
         listed = self.mounts.get(mount.id)
         if listed is not None and listed.state != OUTSIDE:
             top, target = mount.root, mount.target
-        elif mount.id == self.facts.root_mount:
+        elif mount.id == self.facts.root_mount and self.facts.root:
             # Its target is below the root of the namespace (or of the caller), as is what /proc/PID/root says.
             path = self.facts.root.rstrip("/") + path
             top, target = mount.root, mount.target
         else:
             return ""
-        target = target.rstrip("/")
-        if path != target and not path.startswith(f"{target}/"):
+        if not target or not _is_below(path, target):
             return ""
-        rest = path[len(target) :].rstrip("/")
+        rest = path[len(target.rstrip("/")) :].rstrip("/")
         return (top.rstrip("/") + rest) or "/"
 
     # ---- a file of the other side ----
@@ -277,14 +279,20 @@ class Side:
         if found.mount is None or not found.in_file_system:
             return
         wanted = os.fstat(fd)
+        inside = found.in_file_system
         for entry in self.mounts.values():
-            mount = entry.mount
-            top = mount.root.rstrip("/")
-            inside = found.in_file_system
-            if mount.device != found.mount.device or not (inside == mount.root or inside.startswith(f"{top}/")):
+            mount, top, target, state = entry.mount, entry.mount.root, entry.mount.target, entry.state
+            if mount.device != found.mount.device:
                 continue
-            path = (mount.target.rstrip("/") + inside[len(top) :].rstrip("/")) or "/"
-            if entry.state == OUTSIDE:
+            if mount.id == self.facts.root_mount and state == OUTSIDE:
+                # A directory is the root that is no mount's root: what is below it is seen all the same.
+                below = self.in_file_system(mount, "/")
+                if below and _is_below(inside, below):
+                    top, target, state = below, "/", REACHED
+            if not _is_below(inside, top):
+                continue
+            path = (target.rstrip("/") + inside[len(top.rstrip("/")) :].rstrip("/")) or "/"
+            if state == OUTSIDE:
                 yield Seen(path, mount.id, "this mount is not below its root directory")
             else:
                 yield Seen(path, mount.id, self._missed(entry, path, wanted))
@@ -319,14 +327,16 @@ class Side:
         for entry in self.mounts.values():
             if entry.mount.type != "overlay" or entry.state == OUTSIDE:
                 continue
+            above: list[str] = []
             for role, directory in layers_of(entry.mount):
-                rest = found.path[len(directory.rstrip("/")) :]
-                below = found.path == directory or found.path.startswith(f"{directory.rstrip('/')}/")
                 top = entry.mount.root.rstrip("/")
-                if not below or (top and rest != top and not rest.startswith(f"{top}/")):
-                    continue
-                path = (entry.mount.target.rstrip("/") + rest[len(top) :]) or "/"
-                yield Seen(path, entry.mount.id, self._shown(entry, path, wanted, role))
+                rest = found.path[len(directory.rstrip("/")) :]
+                if _is_below(found.path, directory) and _is_below(rest or "/", entry.mount.root):
+                    path = (entry.mount.target.rstrip("/") + rest[len(top) :]) or "/"
+                    hidden = next((layer + rest for layer in above if os.path.lexists(layer + rest)), "")
+                    why = f"a layer above has another of that name, {hidden}" if hidden else ""
+                    yield Seen(path, entry.mount.id, why or self._shown(entry, path, wanted, role))
+                above.append(directory.rstrip("/"))
 
     def _shown(self, entry: Mounted, path: str, wanted: os.stat_result, role: str) -> str:
         if entry.state == COVERED:
@@ -337,12 +347,11 @@ class Side:
             return _NOT_OPENED.get(error.errno or 0, str(error.strerror))
         try:
             found = os.fstat(fd)
-            # Of layers that are on one file system an overlay keeps the inode numbers: overlayfs, "Inode properties".
-            if found.st_ino == wanted.st_ino and kind_of(found.st_mode) == kind_of(wanted.st_mode):
+            # A file of the upper layer is shown, under whichever inode number; of a lower one the number is kept where
+            # all layers are on one file system: overlayfs, "Inode properties".
+            if role == "upper" or found.st_ino == wanted.st_ino:
                 return ""
-            return (
-                f"its {role} layer has the file, but what it shows there has another inode: an upper layer's, or a copy"
-            )
+            return "what is shown has another inode: it is another file, or the layers are of several file systems"
         finally:
             os.close(fd)
 
@@ -370,6 +379,10 @@ _NOT_OPENED = {
     ELOOP: "a directory on the way is a symlink by now",
     EACCES: "you have no search permission on a directory on the way",
 }
+
+
+def _is_below(path: str, top: str) -> bool:
+    return path == top or path.startswith(f"{top.rstrip('/')}/")
 
 
 def _file(fd: int) -> File:

@@ -157,9 +157,17 @@ def _parts(names: Sequence[str]) -> list[str]:
 
 
 def names_of(root: int, fd: int) -> list[str] | None:
-    """Return the names that lead from a directory to what an fd refers to; None if it is not there, or removed."""
+    """Return the names that lead from a directory to what an fd refers to.
+
+    None if it is not there, or removed, or 4096 bytes deep.
+    """
     # Both links are said by the kernel alike, whatever the mount namespace; they are believed only if they lead there.
-    top, text = (os.readlink(f"/proc/self/fd/{number}") for number in (root, fd))
+    try:
+        top, text = (os.readlink(f"/proc/self/fd/{number}") for number in (root, fd))
+    except OSError as error:
+        if error.errno != ENAMETOOLONG:
+            raise
+        return None  # the kernel says no path of more than a page
     top = top.rstrip("/")
     if text != (top or "/") and not text.startswith(f"{top}/"):
         return None
@@ -271,25 +279,24 @@ class Walker:
             os.close(fd)
 
     def _link(self, walked: Walked, fd: int, step: Step, name: str) -> str | None:
-        options = self.mounts[step.mount].options if step.mount in self.mounts else ()
-        if "nosymfollow" in options:
-            walked.steps.append(step.replace(link=os.readlink("", dir_fd=fd)))
-            walked.refusal = _refusal(ELOOP, walked.path, name, "its mount is nosymfollow: no symlink is followed")
-            return None
+        mount = self.mounts.get(step.mount)
+        of_proc = mount is not None and mount.type == "proc"
+        if of_proc and name in ("self", "thread-self") and os.fstat(walked.fd).st_ino == _PROC_ROOT_INODE:
+            return self._self(walked, step, name)
         try:
-            link = os.readlink("", dir_fd=fd)
+            step = step.replace(link=os.readlink("", dir_fd=fd))
         except OSError as error:
             why = "you may not look into the process that this link is of, ptrace(2)" if error.errno == EACCES else ""
             walked.refusal = _refusal(error.errno or 0, walked.path, name, why)
             return None
-        if step.mount in self.mounts and self.mounts[step.mount].type == "proc":
-            if name in ("self", "thread-self") and os.fstat(walked.fd).st_ino == _PROC_ROOT_INODE:
-                return self._self(walked, step, name)
-            if self._is_magic(walked.fd, name):
-                self._jump(walked, step.replace(link=link, note="a magic link: what it says is not walked"), name)
-                return None
-        walked.steps.append(step.replace(link=link))
-        return link
+        if of_proc and self._is_magic(walked.fd, name):
+            self._jump(walked, step.replace(note="a magic link: what it says is not walked"), name)
+            return None
+        walked.steps.append(step)
+        if mount is not None and "nosymfollow" in mount.options:
+            walked.refusal = _refusal(ELOOP, walked.path, name, "its mount is nosymfollow: no symlink is followed")
+            return None
+        return step.link
 
     def _is_magic(self, directory: int, name: str) -> bool:
         try:
