@@ -44,13 +44,15 @@ This file is made by `make docs` from `nstool/cli`.
 
 
 def commands() -> dict[str, click.Command]:
-    """Return the sub-commands by name."""
+    """Return the sub-commands by name, those that have such themselves followed by them: "ipc", "ipc rm"."""
     found = {}
     with click.Context(group, info_name="nstool") as context:
         for name in COMMANDS:
             command = group.get_command(context, name)
             assert command is not None
             found[name] = command
+            if isinstance(command, click.Group):
+                found |= {f"{name} {word}": below for word, below in command.commands.items()}
     return found
 
 

@@ -41,6 +41,24 @@ CHAPTERS: dict[str, tuple[str, ...]] = {
         "upper/new                          kept\n",
         "/etc/passwd                        the same file\n",
     ),
+    "chapter6_propagation": (
+        "/tmp/a/b, mount",
+        "group 1, slaves                    /tmp/a (copy)\n",
+        "group 2, is a slave of             group 1\n",
+        "step 1                             /mnt/link is a symlink to ../mnt/logs\n",
+        "here it is                         /tmp/data/logs/today\n",
+        "our file is there                  /mnt/logs/today\n",
+        "our /tmp/elsewhere is not there    this mount is covered\n",
+    ),
+    "chapter8_ipc": (
+        "after making some                  shm:0 sem:0 msg:0 mq:/jobs\n",
+        "semaphores of key 0x1234 outside   none\n",
+        "the segment                        65536 bytes, made by the child\n",
+        "left                               none\n",
+        "sem:7                              there is no semaphore set 7 in this ipc namespace\n",
+        "shmmni outside                     another\n",
+        "a third queue                      msgget(0, IPC_CREAT, 0600): No space left on device (ENOSPC)\n",
+    ),
 }
 # What only root can do, and what only an ordinary user meets.
 ROOT_ONLY = {
