@@ -43,6 +43,7 @@ def names(pid: int) -> list[str]:
 
 def one_set_a_namespace() -> None:
     step("A new namespace is empty; what is made in it is seen in it alone (8.1, 8.2, ipc_namespaces(7))")
+
     def child() -> None:
         as_root_inside()
         fact("ipc namespace of the child", namespaces()["ipc"])

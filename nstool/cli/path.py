@@ -71,7 +71,7 @@ def _print(answer: There | Here) -> None:
         _print_places(f"{whose} sees it through an overlay at", answer.through, "")
         if answer.why_not:
             _say(f"{whose} does not see it: {answer.why_not}")
-    if found.refusal is None:
+    if found.refusal is None and not getattr(answer, "why_not", ""):
         _say(f"{whose} may: {_access(answer.access)}")
     for note in found.notes:
         _say(f"note: {note}")

@@ -61,6 +61,8 @@ def access(proc: Proc, root: int, path: str) -> Access:
         pid = os.fork()
         if pid == 0:
             try:
+                # Whose ids it takes could trace it, with all of the caller's memory: CVE-2016-9962.
+                syscalls.prctl(uapi.PR_SET_DUMPABLE, 0)
                 effective = int(status["CapEff"], 16)
                 os.write(writer, pickle.dumps(_as_other(root, path, userns, theirs, inside, effective)))
             finally:

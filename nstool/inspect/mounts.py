@@ -16,6 +16,7 @@ from nstool.inspect.covers import OUTSIDE, covers
 from nstool.inspect.peers import Propagation, propagation
 from nstool.inspect.proc import Proc
 from nstool.inspect.within import ended, refused
+from nstool.sandbox import inside
 from nstool.sandbox.mountinfo import Mount, read_mounts
 from nstool.security.idmap import parse_map
 
@@ -106,8 +107,8 @@ def of(proc: Proc) -> Mounts:
     states = covers(listed, root)
     outside = None
     if told is not None:
-        inside = {mount.id for mount in listed}
-        others = [one for number, one in told.items() if number not in inside]
+        below = {mount.id for mount in listed}
+        others = [one for number, one in told.items() if number not in below]
         outside = tuple(_mounted(_from_statmount(one), (OUTSIDE, 0), one, unread) for one in others)
     found = tuple(_mounted(mount, states[mount.id], (told or {}).get(mount.id), unread) for mount in listed)
     return Mounts(
@@ -189,7 +190,7 @@ def _mounted(mount: Mount, state: tuple[str, int], told: Statmount | None, unrea
         if told is not None and told.mask & uapi.STATMOUNT_MNT_UIDMAP:
             uid_map, gid_map = (parse_map("\n".join(lines)) for lines in (told.mnt_uidmap, told.mnt_gidmap))
         else:
-            unread.setdefault("uid_map", unread.get("outside", "") or "Linux 6.15 and later tell the map of a mount")
+            unread.setdefault("uid_map", unread.get("outside", "Linux 6.15 and later tell the map of a mount"))
     return Mounted(
         mount=mount,
         state=state[0],
@@ -212,11 +213,10 @@ def _statmounts(proc: Proc, unread: dict[str, str]) -> dict[int, Statmount] | No
     except PermissionError as error:
         raise refused(proc, "ns/mnt", error, "which mounts its namespace has") from None
     try:
-        namespace = syscalls.ns_get_mntns_id(fd)
-        return _all_of(namespace)
+        return _told(fd, unread)
     except KernelError as error:
-        if error.errno in (ENOTTY, ENOSYS):
-            unread["outside"] = "Linux 6.11 and later list the mounts of another namespace, listmount(2)"
+        if error.errno == ENOSYS:
+            unread["outside"] = "Linux 6.8 and later list the mounts of a namespace, listmount(2)"
         elif error.errno == EPERM:
             unread["outside"] = (
                 "you have no CAP_SYS_ADMIN over the user namespace that owns its mount namespace, listmount(2)"
@@ -228,7 +228,24 @@ def _statmounts(proc: Proc, unread: dict[str, str]) -> dict[int, Statmount] | No
         os.close(fd)
 
 
-def _all_of(namespace: int) -> dict[int, Statmount]:
+def _told(fd: int, unread: dict[str, str]) -> dict[int, Statmount]:
+    try:
+        return _all_of(syscalls.ns_get_mntns_id(fd))
+    except KernelError as error:
+        # ENOTTY before Linux 6.11. ENOENT where the root mount is older than the namespace, as one that was prepared
+        # and then moved there: the kernel looks for it among the younger ones (grab_requested_root, fs/namespace.c).
+        if error.errno not in (ENOTTY, ENOENT):
+            raise
+    found, maps = inside.call_in(fd, "mnt", _all_of)
+    if maps is None:
+        return found
+    unread["uid_map"] = "it is told below the user namespace that owns the mount namespace only"
+    hidden = uapi.STATMOUNT_MNT_UIDMAP | uapi.STATMOUNT_MNT_GIDMAP
+    return {number: one.replace(mask=one.mask & ~hidden) for number, one in found.items()}
+
+
+def _all_of(namespace: int = 0) -> dict[int, Statmount]:
+    # Of a namespace by its id, or the caller's own.
     found = {}
     for number in syscalls.listmount(mnt_ns_id=namespace):
         try:

@@ -77,6 +77,7 @@ def child(pid: int) -> None:
 
     try:
         user, net = (os.open(f"/proc/{pid}/ns/{name}", os.O_RDONLY) for name in ("user", "net"))
+        syscalls.prctl(uapi.PR_SET_DUMPABLE, 0)  # whoever is there could trace it
         syscalls.setns(user, uapi.CLONE_NEWUSER)
         syscalls.setns(net, uapi.CLONE_NEWNET)
     except OSError:  # the caller has an error of its own to tell

@@ -325,7 +325,8 @@ def _tell_uts_names(proc: int, writer: int) -> None:
         except KernelError as error:
             if error.errno != EPERM:
                 raise
-            # An ordinary user has the privilege only in a user namespace of its own.
+            # An ordinary user has the privilege only in a user namespace of its own, where others could trace it.
+            syscalls.prctl(uapi.PR_SET_DUMPABLE, 0)
             syscalls.setns(user, uapi.CLONE_NEWUSER)
             syscalls.setns(uts, uapi.CLONE_NEWUTS)
         answer = os.fsencode("\0".join(("0", *_own_uts_names())))

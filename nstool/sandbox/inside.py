@@ -65,7 +65,8 @@ def call_in(namespace: int, kind: str, function: Callable[[], T]) -> tuple[T, Ma
 
     The user namespace that owns it is joined too where the caller has the privilege only there, as an ordinary user
     in one of its own: then its maps are returned as well, because the kernel translates ids for the child. The result
-    comes back by pickle. Raises KernelError if the namespace may not be joined.
+    comes back by pickle. The function must not import: paths may lead to what others have put there. Raises
+    KernelError if the namespace may not be joined.
     """
     import pickle
 
@@ -108,10 +109,15 @@ def _act(
     namespace: int, kind: str, function: Callable[[], object], answers: int, waits: int, others: tuple[int, int]
 ) -> NoReturn:
     import pickle
+    import sys
 
     try:
         for fd in others:
             os.close(fd)
+        # Where it goes, others may trace it and choose what is at the paths of modules: it must not be traced, though
+        # it has all of its parent's memory (CVE-2016-9962), and must import nothing.
+        syscalls.prctl(uapi.PR_SET_DUMPABLE, 0)
+        sys.meta_path[:] = [one for one in sys.meta_path if getattr(one, "__name__", "") == "BuiltinImporter"]
         joined = b"-"
         try:
             joined = _join(namespace, kind)

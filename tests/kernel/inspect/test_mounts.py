@@ -19,6 +19,7 @@ from nstool.inspect.covers import COVERED, OUTSIDE, REACHED
 from nstool.inspect.mounts import Mounts, listing, mounts
 from nstool.inspect.proc import Proc, ProcessGone
 from nstool.inspect.propagation import graph
+from tests.conftest import require
 from tests.support import kernel
 from tests.support.held import held, own_user_namespace, private_mounts
 
@@ -350,6 +351,29 @@ def test_a_list_that_never_stands_still(in_child: Act) -> None:
         return len(listed) - len(lines()), len(reads)
 
     assert in_child(act) == (0, 11)
+
+
+def sandbox_mounts() -> tuple[set[int], set[int], Mounts]:
+    """Return the mounts of a sandbox as its mountinfo has them, as they are told, and what else is told."""
+    from nstool import Limits, Spec, launch
+
+    with launch(Spec(command=("sleep", "60"), limits=Limits(memory=0, pids=0, cpu=0))) as box:
+        found = mounts(box.pid)
+        return {int(words[0]) for words in lines(box.pid)}, {entry.mount.id for entry in found.mounts}, found
+
+
+@pytest.mark.needs("nsexec", "user", "userns", "newuidmap")
+@pytest.mark.parametrize("who", ["root", "user"])
+def test_a_sandbox(in_child: Act, as_user: Act, who: str) -> None:
+    """Its root mount is older than its namespace, so that the kernel lists it to those only who are in it."""
+    if who == "root":
+        require("root")
+    listed, told, found = (in_child if who == "root" else as_user)(sandbox_mounts)
+    assert told == listed
+    assert "outside" not in found.unread
+    assert found.outside == ()
+    assert all(entry.unique_id for entry in found.mounts)
+    assert found.root == "/"
 
 
 # ---- propagation ----
