@@ -89,7 +89,7 @@ def call_in(namespace: int, kind: str, function: Callable[[], T]) -> tuple[T, Ma
             os.close(go)
         os.waitpid(pid, 0)
     if not data:
-        raise KernelError(f"{kind} namespace", EIO, why="the child that joined it was killed before it answered")
+        raise KernelError(f"{kind} namespace", EIO, why="the child that was to join it has ended before it answered")
     value, error = pickle.loads(data)
     if error is not None:
         raise error
@@ -109,30 +109,37 @@ def _act(
     namespace: int, kind: str, function: Callable[[], object], answers: int, waits: int, others: tuple[int, int]
 ) -> NoReturn:
     import pickle
-    import sys
 
     try:
-        for fd in others:
-            os.close(fd)
-        # Where it goes, others may trace it and choose what is at the paths of modules: it must not be traced, though
-        # it has all of its parent's memory (CVE-2016-9962), and must import nothing.
-        syscalls.prctl(uapi.PR_SET_DUMPABLE, 0)
-        sys.meta_path[:] = [one for one in sys.meta_path if getattr(one, "__name__", "") == "BuiltinImporter"]
-        joined = b"-"
         try:
-            joined = _join(namespace, kind)
-        finally:
-            os.write(answers, joined)
-        os.read(waits, 1)  # the end of the file: the parent has read the maps, or is gone
-        message = pickle.dumps((function(), None))
-    except Exception as error:
-        message = pickle.dumps((None, error))
-    try:
+            message = pickle.dumps((_there(namespace, kind, function, answers, waits, others), None))
+        except Exception as error:
+            message = pickle.dumps((None, error))
         view = memoryview(message)
         while view:
             view = view[os.write(answers, view) :]
     finally:
-        os._exit(0)
+        os._exit(0)  # whatever happens, the caller's program goes on in the parent alone
+
+
+def _there(
+    namespace: int, kind: str, function: Callable[[], T], answers: int, waits: int, others: tuple[int, int]
+) -> T:
+    import sys
+
+    for fd in others:
+        os.close(fd)
+    # Where it goes, others may trace it and choose what is at the paths of modules: it must not be traced, though it
+    # has all of its parent's memory (CVE-2016-9962), and must import nothing.
+    syscalls.prctl(uapi.PR_SET_DUMPABLE, 0)
+    sys.meta_path[:] = [one for one in sys.meta_path if getattr(one, "__name__", "") == "BuiltinImporter"]
+    joined = b"-"
+    try:
+        joined = _join(namespace, kind)
+    finally:
+        os.write(answers, joined)
+    os.read(waits, 1)  # the end of the file: the parent has read the maps, or is gone
+    return function()
 
 
 def _join(namespace: int, kind: str) -> bytes:

@@ -110,8 +110,14 @@ def test_long_answers_come_whole() -> None:
 
 
 def test_a_child_that_is_killed_is_an_error() -> None:
-    with Proc(os.getpid()) as proc, pytest.raises(KernelError, match="was killed before it answered"):
+    with Proc(os.getpid()) as proc, pytest.raises(KernelError, match="ended before it answered"):
         call(proc, "uts", lambda: os.kill(os.getpid(), signal.SIGKILL))
+
+
+def test_a_child_that_exits_is_an_error() -> None:
+    """It never goes on with the caller's program."""
+    with Proc(os.getpid()) as proc, pytest.raises(KernelError, match="ended before it answered"):
+        call(proc, "uts", sys.exit)
 
 
 def test_what_cannot_be_pickled_is_an_error() -> None:
