@@ -23,6 +23,7 @@ WRITTEN = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *BOOK.glob("*.md
 OTHERS = {
     *("--detach", "--log", "--long", "--sh", "--json", "--types", "--help", "--output"),
     *("--shebang", "--force", "--keep-ids", "--cwd"),
+    *("--tree", "--propagation", "--from-host", "--in"),
 }
 
 

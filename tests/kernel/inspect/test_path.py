@@ -296,8 +296,14 @@ def test_why_a_file_is_not_seen(in_child: Act) -> None:
             kernel.unshare(kernel.CLONE_NEWNS)
             kernel.mount("tmpfs", "/part", "tmpfs")
 
-        with held(chroot("/tmp/r")) as plain, held(cover) as covered:
+        def between() -> None:
+            chroot("/tmp/r")()
+            kernel.unshare(kernel.CLONE_NEWNS)
+            kernel.mount("tmpfs", "/part/x", "tmpfs")
+
+        with held(chroot("/tmp/r")) as plain, held(cover) as covered, held(between) as inner:
             return [
+                why_not(inner, "/tmp/fs/part/x"),
                 why_not(plain, "/tmp/fs/part/x"),
                 why_not(covered, "/tmp/fs/part/x"),
                 why_not(plain, "/tmp/fs/other"),
@@ -305,7 +311,9 @@ def test_why_a_file_is_not_seen(in_child: Act) -> None:
                 why_not(plain, "/tmp/nothing"),
             ]
 
-    seen, covered, other, elsewhere, nothing = in_child(act)
+    inner, seen, covered, other, elsewhere, nothing = in_child(act)
+    assert "/part/x: it is covered there by mount" in inner
+    assert "on /part/x" in inner
     assert seen == ["/part/x"]
     assert "/part/x: this mount is covered by mount" in covered
     assert "on /part" in covered
