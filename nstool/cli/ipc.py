@@ -46,12 +46,10 @@ def command(context: click.Context, target: str, as_json: bool) -> int:
         if target or as_json:
             raise click.UsageError(f"write the options after the word: nstool ipc {context.invoked_subcommand} --in …")
         return 0
-    import os
-
     from nstool.inspect.ipc import ipc
-    from nstool.inspect.proc import process
+    from nstool.inspect.proc import own_pid, process
 
-    found = ipc(process(target) if target else os.getpid())
+    found = ipc(process(target) if target else own_pid())
     if as_json:
         import json
 

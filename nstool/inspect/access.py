@@ -13,7 +13,7 @@ from nstool.security.idmap import parse_map, to_inside
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from nstool.inspect.proc import Proc
     from nstool.spec.model import IdMap
@@ -47,33 +47,36 @@ def access(proc: Proc, root: int, path: str) -> Access:
     asks. Security modules (Landlock, SELinux, AppArmor) and seccomp filters of the process are not asked. What
     the caller has not the privilege to become is unknown, with the reason.
     """
-    import pickle
-
     try:
         userns = proc.open("ns/user")
     except PermissionError:
         return Access(unknown="you may not look into its user namespace")
-    reader, writer = os.pipe()
     try:
         status = proc.status()
         theirs = _who(status)
         inside = _inside(theirs, *(parse_map(proc.read(name)) for name in ("uid_map", "gid_map")))
-        pid = os.fork()
-        if pid == 0:
-            try:
-                # Whose ids it takes could trace it, with all of the caller's memory: CVE-2016-9962.
-                syscalls.prctl(uapi.PR_SET_DUMPABLE, 0)
-                effective = int(status["CapEff"], 16)
-                os.write(writer, pickle.dumps(_as_other(root, path, userns, theirs, inside, effective)))
-            finally:
-                os._exit(0)
+        return _in_child(lambda: _as_other(root, path, userns, theirs, inside, int(status["CapEff"], 16)))
     finally:
-        os.close(writer)
         os.close(userns)
+
+
+def _in_child(ask: Callable[[], Access]) -> Access:
+    import pickle
+
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            # Whose ids it takes could trace it, with all of the caller's memory: CVE-2016-9962.
+            syscalls.prctl(uapi.PR_SET_DUMPABLE, 0)
+            os.write(writer, pickle.dumps(ask()))
+        finally:
+            os._exit(0)
+    os.close(writer)
     with open(reader, "rb") as pipe:
         data = pipe.read()
     os.waitpid(pid, 0)
-    found: Access = pickle.loads(data) if data else Access(unknown="the child that was to ask was killed")
+    found: Access = pickle.loads(data) if data else Access(unknown="the child that was to ask has ended without answer")
     return found
 
 

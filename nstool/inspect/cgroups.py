@@ -13,7 +13,7 @@ from nstool.frozen import Frozen
 from nstool.inspect.covers import REACHED, covers
 from nstool.inspect.limits import V1, V2, Bound, Level, tightest
 from nstool.inspect.mounts import listing, root_mount
-from nstool.inspect.proc import Proc
+from nstool.inspect.proc import Proc, own_pid
 from nstool.inspect.within import call
 from nstool.plan.cgroups import UNIFIED
 from nstool.sandbox.cgroups import Usage, usage
@@ -119,7 +119,7 @@ def hierarchies() -> tuple[Hierarchy, ...]:
     A hierarchy is known by /proc/self/cgroup, so also one that is mounted nowhere. Mounts that are covered by others
     do not count. Of several mounts of one the one that shows the most is taken.
     """
-    with Proc(os.getpid()) as own:
+    with Proc(own_pid()) as own:
         mounts = listing(own)
         states = covers(mounts, root_mount(own))
         whole = not os.path.exists("/proc/self/ns/cgroup") or own.inode("cgroup") == _INITIAL

@@ -9,7 +9,7 @@ from nstool import syscalls, uapi
 from nstool.errors import KernelError
 from nstool.frozen import Frozen
 from nstool.inspect.mounts import listing, mount_id, mounts
-from nstool.inspect.proc import Proc
+from nstool.inspect.proc import Proc, own_pid
 from nstool.inspect.walk import kind_of, open_in_root
 from nstool.inspect.within import call, refused
 from nstool.sandbox.inside import Maps
@@ -300,7 +300,7 @@ def _look(directory: int, name: str) -> tuple[syscalls.MqAttr | None, str]:
 
 def _mounted_queues(unread: dict[str, str], notes: list[str]) -> tuple[_Entry, ...] | None:
     # Who may not mount one may see one that is mounted, as /dev/mqueue by systemd.
-    for entry in mounts(os.getpid()).mounts:
+    for entry in mounts(own_pid()).mounts:
         if entry.mount.type == "mqueue" and not entry.covered_by and entry.mount.root == "/":
             top = os.open(entry.mount.target, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
             try:

@@ -12,7 +12,7 @@ from nstool.inspect.access import Access, access
 from nstool.inspect.covers import COVERED, OUTSIDE, REACHED
 from nstool.inspect.mounts import Mounts, mount_id, of
 from nstool.inspect.overlay import layers_of
-from nstool.inspect.proc import Proc
+from nstool.inspect.proc import Proc, own_pid
 from nstool.inspect.walk import PATH_MAX, Refusal, Step, Walked, Walker, identity, kind_of, open_in_root, open_names
 from nstool.inspect.within import refused
 
@@ -120,7 +120,7 @@ def locate(pid: int, path: str) -> There:
     times. A network or FUSE file system that does not answer keeps the caller waiting, as it would the process.
     Raises ProcessGone, KernelError if the caller may not look into the process.
     """
-    with Side(Proc(pid)) as side, Side(Proc(os.getpid())) as own:
+    with Side(Proc(pid)) as side, Side(Proc(own_pid())) as own:
         found, fd = side.find(path)
         try:
             here = tuple(own.places(found, fd)) if fd >= 0 else ()
@@ -137,7 +137,7 @@ def from_host(pid: int, path: str) -> Here:
     A file is the same if it is the same inode of the same mounted file system; copies and hard links are not looked
     for. Raises as ``locate``.
     """
-    with Side(Proc(pid)) as side, Side(Proc(os.getpid())) as own:
+    with Side(Proc(pid)) as side, Side(Proc(own_pid())) as own:
         found, fd = own.find(path)
         try:
             there = tuple(side.places(found, fd)) if fd >= 0 else ()
@@ -252,7 +252,7 @@ class Side:
         known = {entry.mount.id for entry in (*self.facts.mounts, *(self.facts.outside or ()))}
         if self.facts.root_mount in known or self.facts.namespace != os.stat("/proc/self/ns/mnt").st_ino:
             return {}
-        with Proc(os.getpid()) as own:
+        with Proc(own_pid()) as own:
             mine = {entry.mount.id: entry.replace(state=OUTSIDE, covered_by=0) for entry in of(own).mounts}
         return {number: entry for number, entry in mine.items() if number == self.facts.root_mount}
 

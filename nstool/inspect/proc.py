@@ -195,6 +195,11 @@ class Proc:
         self.close()
 
 
+def own_pid() -> int:
+    """Return the caller's pid as /proc has it, which may be that of another pid namespace than the caller's."""
+    return int(os.readlink("/proc/self"))
+
+
 def pids() -> list[int]:
     """Return the processes of the reader's pid namespace that may be seen, in ascending order."""
     return sorted(int(name) for name in os.listdir("/proc") if name.isdecimal())

@@ -208,7 +208,11 @@ class Walker:
         absolute = path.startswith("/")
         walked.fd = os.dup(self.root if absolute else self.cwd)
         walked.names = [] if absolute else _copied(self.cwd_names)
-        self._follow(walked, path)
+        try:
+            self._follow(walked, path)
+        except BaseException:
+            walked.close()
+            raise
         if walked.refusal is not None:
             walked.close()
         return walked

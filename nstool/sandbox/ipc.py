@@ -26,9 +26,13 @@ KINDS = {
     "mq": "POSIX message queue",
 }
 
-# Name to file: those that a spec sets, and those that it leaves alone. proc_sys_kernel(5), mq_overview(7).
+# Name to file: those that a spec sets, and those that it leaves alone. proc_sys_kernel(5), mq_overview(7). The next ids
+# are no limits, but of the same kind: -1, or what the next object is to have, for who restores a checkpoint.
 LIMITS: dict[str, str] = FILES | {
     "shm_rmid_forced": "/proc/sys/kernel/shm_rmid_forced",
+    "shm_next_id": "/proc/sys/kernel/shm_next_id",
+    "sem_next_id": "/proc/sys/kernel/sem_next_id",
+    "msg_next_id": "/proc/sys/kernel/msg_next_id",
     "mq_msg_default": "/proc/sys/fs/mqueue/msg_default",
     "mq_msgsize_default": "/proc/sys/fs/mqueue/msgsize_default",
 }
