@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 
 import click
@@ -44,7 +45,7 @@ This file is made by `make docs` from `nstool/cli`.
 
 
 def commands() -> dict[str, click.Command]:
-    """Return the sub-commands by name, those that have such themselves followed by them: "ipc", "ipc rm"."""
+    """Return the sub-commands by name, those of a group after it: "caps", "caps show"."""
     found = {}
     with click.Context(group, info_name="nstool") as context:
         for name in COMMANDS:
@@ -52,7 +53,10 @@ def commands() -> dict[str, click.Command]:
             assert command is not None
             found[name] = command
             if isinstance(command, click.Group):
-                found |= {f"{name} {word}": below for word, below in command.commands.items()}
+                for below in command.list_commands(context):
+                    sub = command.get_command(context, below)
+                    assert sub is not None
+                    found[f"{name} {below}"] = sub
     return found
 
 
@@ -66,9 +70,13 @@ def usage(command: click.Command) -> str:
     return " ".join(words)
 
 
-def paragraphs(command: click.Command) -> list[str]:
-    """Return what a command says of itself, each paragraph in one line."""
-    return [" ".join(part.split()) for part in (command.help or "").split("\n\n")]
+def paragraphs(text: str | None) -> list[str]:
+    """Return the paragraphs of a help text, each in one line; one whose lines are kept has its line breaks."""
+    found = []
+    for part in inspect.cleandoc(text or "").split("\n\n"):
+        kept = part.lstrip("\n").startswith("\b\n")
+        found.append(part.replace("\b\n", "").strip("\n") if kept else " ".join(part.split()))
+    return [part for part in found if part]
 
 
 def options(name: str, command: click.Command) -> list[tuple[str, str]]:
@@ -96,13 +104,19 @@ def text() -> str:
     """Return the whole of docs/cli.md."""
     parts = [HEAD]
     for name, command in commands().items():
-        parts.append(f"\n## nstool {name}\n\n`nstool {name} {usage(command)}`\n".replace(" `\n", "`\n"))
-        parts += [f"\n{paragraph}\n" for paragraph in paragraphs(command)]
+        mark = "##" + "#" * name.count(" ")
+        parts.append(f"\n{mark} nstool {name}\n\n`nstool {name} {usage(command)}`\n".replace(" `\n", "`\n"))
+        parts += [_block(paragraph) for paragraph in paragraphs(command.help)]
         rows = [f"| `{tag}` | {about} |" for tag, about in options(name, command)]
         if rows:
             rows = [_escaped(row) for row in rows]
             parts.append("\n| option | |\n|---|---|\n" + "\n".join(rows) + "\n")
+        parts += [_block(paragraph) for paragraph in paragraphs(command.epilog)]
     return "".join(parts)
+
+
+def _block(paragraph: str) -> str:
+    return f"\n```text\n{paragraph}\n```\n" if "\n" in paragraph else f"\n{paragraph}\n"
 
 
 def _escaped(row: str) -> str:

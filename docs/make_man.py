@@ -7,16 +7,18 @@ in docs/man are written by hand.
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 from textwrap import wrap
 
 import make_cli
 from make_spec import PAGES, TABLES, default, form
 
+from nstool.cli.main import COMMANDS
 from nstool.cli.options import OPTIONS
 from nstool.spec.docs import DOCS
 
-DATE = "2026-11-22"  # of the last change that a reader of the pages would notice
+DATE = "2026-11-26"  # of the last change that a reader of the pages would notice
 MAN = Path(__file__).parent / "man"
 SYNOPSIS = """\
 .B nstool run
@@ -99,8 +101,7 @@ def nstool_1() -> str:
     parts.append(".SH COMMANDS\n")
     for name, command in make_cli.commands().items():
         heading = f"{name} {make_cli.usage(command)}".strip()
-        told = [escaped(paragraph) + "\n" for paragraph in make_cli.paragraphs(command)]
-        parts.append(f".SS {escaped(heading)}\n" + ".PP\n".join(told))
+        parts.append(f".SS {escaped(heading)}\n" + told(command.help))
         if name == "run":
             parts.append(".PP\nIts options are in the section OPTIONS OF RUN below.\n")
             continue
@@ -142,7 +143,44 @@ def nstool_toml_5() -> str:
     return "".join(parts)
 
 
-PAGES_MADE = {"nstool.1": nstool_1, "nstool.toml.5": nstool_toml_5}
+def told(text: str | None) -> str:
+    """Return a help text: its paragraphs, those whose lines are kept as they stand."""
+    parts = []
+    for paragraph in make_cli.paragraphs(text):
+        lines = paragraph.split("\n")
+        plain = [escaped(line) if line.strip() else "" for line in lines]
+        kept = [" " * (len(line) - len(line.lstrip())) + words for line, words in zip(lines, plain)]
+        parts.append(".nf\n" + "\n".join(kept) + "\n.fi\n" if len(lines) > 1 else plain[0] + "\n")
+    return ".PP\n".join(parts)
+
+
+def command_page(name: str) -> str:
+    """Return nstool-NAME(1), with the sub-commands if it is a group."""
+    found = {key: command for key, command in make_cli.commands().items() if key.split()[0] == name}
+    parts = [head(f"nstool-{name}", 1, COMMANDS[name][1].rstrip("."))]
+    lines = [f".B nstool {escaped(key)}\n{escaped(make_cli.usage(command))}\n" for key, command in found.items()]
+    parts.append(".SH SYNOPSIS\n" + ".br\n".join(lines))
+    for key, command in found.items():
+        title = ".SH DESCRIPTION" if key == name else f".SS {escaped(f'{key} {make_cli.usage(command)}'.strip())}"
+        parts.append(f"{title}\n{told(command.help)}")
+        if name in TAKES_A_SPEC:
+            parts.append(".PP\nThe options that make the spec are in\n.BR nstool (1).\n")
+        own = make_cli.options("" if name == "run" else key, command)
+        names = {option.name for option in OPTIONS}
+        parts += [item(tag, about) for tag, about in own if tag.split(",")[0].split()[0] not in names]
+        if command.epilog:
+            parts.append(f".PP\n{told(command.epilog)}")
+    parts.append(".SH EXIT STATUS\nAs of all commands, in\n.BR nstool (1),\nunless it is said above.\n")
+    parts.append(".SH SEE ALSO\n.BR nstool (1)\n")
+    return "".join(parts)
+
+
+TAKES_A_SPEC = ("run", "plan", "check", "compile")
+PAGES_MADE = {
+    "nstool.1": nstool_1,
+    "nstool.toml.5": nstool_toml_5,
+    **{f"nstool-{name}.1": partial(command_page, name) for name in COMMANDS},
+}
 
 
 if __name__ == "__main__":

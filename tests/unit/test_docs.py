@@ -43,7 +43,7 @@ def test_reference_is_current(makers: dict[str, ModuleType], maker: str, file: s
     assert (BOOK / file).read_text("utf-8") == makers[maker].text(), "run make docs"
 
 
-@pytest.mark.parametrize("page", ["nstool.1", "nstool.toml.5"])
+@pytest.mark.parametrize("page", ["nstool.1", "nstool.toml.5", *(f"nstool-{name}.1" for name in COMMANDS)])
 def test_made_man_page_is_current(makers: dict[str, ModuleType], page: str) -> None:
     """The man pages that are made of the sources are what these say; `make docs` makes them."""
     assert (BOOK / "man" / page).read_text("utf-8") == makers["make_man"].PAGES_MADE[page](), "run make docs"
