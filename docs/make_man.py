@@ -6,6 +6,7 @@ in docs/man are written by hand.
 
 from __future__ import annotations
 
+import inspect
 import sys
 from functools import partial
 from pathlib import Path
@@ -154,6 +155,22 @@ def told(text: str | None) -> str:
     return ".PP\n".join(parts)
 
 
+def examples(text: str) -> str:
+    """Return the examples of an epilog as a list: "  nstool …   what it answers", which may be on the next line."""
+    found: list[list[str]] = []
+    rest = []
+    for line in inspect.cleandoc(text.replace("\b\n", "")).split("\n"):
+        command, _, about = line.strip().partition("   ")
+        if line.startswith("  ") and command.startswith("nstool "):
+            found.append([command, about.strip()])
+        elif line.startswith("      ") and found:
+            found[-1][1] += f" {line.strip()}"
+        elif line.strip() and line.strip() != "Examples:":
+            rest.append(line.strip())
+    shown = "".join(item(command, about.strip()) for command, about in found)
+    return f".PP\nExamples:\n{shown}" + (f".PP\n{escaped(' '.join(rest))}\n" if rest else "")
+
+
 def command_page(name: str) -> str:
     """Return nstool-NAME(1), with the sub-commands if it is a group."""
     found = {key: command for key, command in make_cli.commands().items() if key.split()[0] == name}
@@ -169,7 +186,7 @@ def command_page(name: str) -> str:
         names = {option.name for option in OPTIONS}
         parts += [item(tag, about) for tag, about in own if tag.split(",")[0].split()[0] not in names]
         if command.epilog:
-            parts.append(f".PP\n{told(command.epilog)}")
+            parts.append(examples(command.epilog))
     parts.append(".SH EXIT STATUS\nAs of all commands, in\n.BR nstool (1),\nunless it is said above.\n")
     parts.append(".SH SEE ALSO\n.BR nstool (1)\n")
     return "".join(parts)
