@@ -6,7 +6,6 @@ in docs/man are written by hand.
 
 from __future__ import annotations
 
-import inspect
 import sys
 from functools import partial
 from pathlib import Path
@@ -159,7 +158,7 @@ def examples(text: str) -> str:
     """Return the examples of an epilog as a list: "  nstool …   what it answers", which may be on the next line."""
     found: list[list[str]] = []
     rest = []
-    for line in inspect.cleandoc(text.replace("\b\n", "")).split("\n"):
+    for line in text.replace("\b\n", "").split("\n"):
         command, _, about = line.strip().partition("   ")
         if line.startswith("  ") and command.startswith("nstool "):
             found.append([command, about.strip()])
