@@ -84,7 +84,9 @@ def test_man_page_uses_plain_macros(page: str) -> None:
     assert macros <= {"TH", "SH", "SS", "TP", "PP", "B", "I", "BR", "RB", "RI", "IR", "br", "nf", "fi"}
     assert re.findall(r"^\.SH (.*)$", text, re.MULTILINE)[0] == "NAME"
     assert ".SH SEE ALSO\n" in text
-    assert max(map(len, text.splitlines())) <= 80
+    title, name, sentence, *lines = text.splitlines()
+    assert len(sentence) <= 100  # of NAME, which mandb(8) wants in one line
+    assert max(map(len, (title, name, *lines))) <= 80
 
 
 @pytest.mark.parametrize("path", WRITTEN, ids=lambda path: str(path.relative_to(ROOT)))
