@@ -28,11 +28,13 @@ def _candidates(scene: Scene) -> tuple[str, ...]:
 
 def _cwd(scene: Scene) -> str:
     found = [s.args[0] for s in scene.before if s.call == "chdir"]
+    if not found and not scene.view.own_root:  # as `nstool enter --types net`: where the caller is
+        return os.getcwd()
     return str(found[-1]) if found else "/"
 
 
 def _absolute(scene: Scene, path: str) -> str:
-    return path if path.startswith("/") else os.path.normpath(f"{_cwd(scene)}/{path}")
+    return path if path.startswith("/") else os.path.normpath(os.path.join(_cwd(scene), path))
 
 
 def _found(scene: Scene) -> tuple[str, Place] | None:
@@ -56,9 +58,36 @@ def _command(scene: Scene) -> str:
 # ---- not there ----
 
 
+def covered(scene: Scene) -> Answer:
+    """No candidate, or not the working directory, is inside, for a mount lies over a directory of the host that has it.
+
+    Of the root that is the host's: what is private there is covered, and whoever looks sees the path on the host.
+    """
+    chdir = scene.step.call == "chdir"
+    if not chdir and (_found(scene) or _unknown(scene)):
+        return False
+    for path in (scene.path,) if chdir else _candidates(scene):
+        there = path.startswith("/") and (os.path.isdir(path) if chdir else os.path.isfile(path))
+        if there and scene.view.locate(path).kind == "absent" and (directory := scene.view.covering(path)):
+            return {"path": path, "directory": directory, "real": os.path.realpath(path)}
+    return False
+
+
+def command_relative(scene: Scene) -> Answer:
+    """The command is a relative path, and the working directory inside has it not; the caller's may have it."""
+    command = _command(scene)
+    if "/" not in command or command.startswith("/") or _found(scene) or _unknown(scene) or directory_on_path(scene):
+        return False
+    do = 'write its path inside from "/" on, or say from where it counts: --cwd DIR'
+    if os.path.isfile(command) and not command.startswith("../"):
+        here = os.getcwd()
+        do = f"bind yours when the sandbox is made, and start in it: --mount {here} --cwd {here}"
+    return {"command": command, "path": _absolute(scene, command), "cwd": _cwd(scene), "do": do}
+
+
 def command_on_host_only(scene: Scene) -> Answer:
     """No candidate is in the sandbox's root, and the host has one of them at the same path."""
-    if _found(scene) or _unknown(scene):
+    if _found(scene) or _unknown(scene) or covered(scene):
         return False
     for path in _candidates(scene):
         if path.startswith("/") and os.path.isfile(path):
@@ -70,7 +99,7 @@ def command_nowhere(scene: Scene) -> Answer:
     """No candidate is in the sandbox's root, nor on the host at the same path."""
     if not _candidates(scene) or _found(scene) or _unknown(scene):
         return False
-    if command_on_host_only(scene) or directory_on_path(scene):
+    if any(other(scene) for other in (command_on_host_only, directory_on_path, covered, command_relative)):
         return False
     return {"command": _command(scene), "searched": ", ".join(_candidates(scene))}
 
@@ -325,7 +354,7 @@ def directory_missing(scene: Scene) -> Answer:
     if scene.step.call != "chdir" or scene.by_launcher:
         return False
     place = scene.view.locate(scene.path)
-    if place.kind != "absent":
+    if place.kind != "absent" or covered(scene):
         return None if place.kind == "unknown" else False
     return {"path": scene.path, "missing": place.missing}
 

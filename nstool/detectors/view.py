@@ -111,6 +111,11 @@ class View:
         kind, host, _, attributes = self._look(here)
         return Place(here, kind, host, attributes, tuple(links))
 
+    def covering(self, path: str) -> str:
+        """Return what is mounted over the directory of the host's own root that has this path; empty if nothing is."""
+        where, tree = next((w, t) for w, t in reversed(self.attached) if is_below(path, w))
+        return where if where != "/" and not tree.hosts and self.attached[0][1].hosts == ("/",) else ""
+
     def _look(self, path: str) -> tuple[str, str, str, int]:
         """Return (kind, host path, link target, attributes) of a path whose parent has no symlink."""
         for where, tree in reversed(self.attached):

@@ -1259,6 +1259,37 @@ def test_command_not_there(tmp_path: Path) -> None:
     expect(error, "ENOENT", "directory_on_path", path="/bin/busybox/x", file="/bin/busybox")
 
 
+def test_relative_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is looked for in the working directory inside, which is named; how to bring in a file of the caller's."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "hi").write_text("#!/bin/sh\n")
+    for command, cwd, path in (("./hi", "/", "/hi"), ("a/b", "/etc", "/etc/a/b")):
+        error = launched(Spec(command=(command,), cwd=cwd))
+        expect(error, "ENOENT", "command_relative", command=command, cwd=cwd, path=path)
+        assert (f"--mount {tmp_path} --cwd {tmp_path}" in error.remedy) is (command == "./hi")
+
+
+def test_relative_command_from_where_the_caller_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who enters no mount namespace stays in the caller's working directory."""
+    from nstool.sandbox.join import enter
+
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(KernelError) as caught:
+        enter("/proc/self/ns/uts", ("./hi",))
+    words = {"command": "./hi", "cwd": str(tmp_path), "path": str(tmp_path / "hi")}
+    expect(caught.value, "ENOENT", "command_relative", **words)
+
+
+def test_covered(tmp_path: Path) -> None:
+    """A command, and a working directory, below a directory of the host that the sandbox covers."""
+    (tmp_path / "hi").write_text("#!/bin/sh\n")
+    for spec in (Spec(command=(f"{tmp_path}/hi",)), Spec(command=("true",), cwd=str(tmp_path))):
+        path = spec.command[0] if spec.cwd == "/" else spec.cwd
+        expect(launched(spec), "ENOENT", "covered", path=path, directory="/tmp")
+    nowhere = launched(Spec(command=(f"{tmp_path}/no",)))
+    expect(nowhere, "ENOENT", "command_nowhere", command=f"{tmp_path}/no", searched=f"{tmp_path}/no")
+
+
 def test_interpreters(tmp_path: Path) -> None:
     """A script's interpreter, a carriage return behind it, an ELF loader: not in the root."""
     root = directory_root(tmp_path)
