@@ -9,7 +9,10 @@ import click
 @click.argument("name")
 @click.argument("number", metavar="SIGNAL", default="TERM")
 def command(name: str, number: str) -> int:
-    """Send SIGNAL (name or number, default TERM) to the command of the sandbox NAME. KILL ends all of it."""
+    """Send SIGNAL (name or number, default TERM) to the command of the sandbox NAME.
+
+    When the command ends, as by KILL, the whole sandbox does.
+    """
     from nstool import uapi
     from nstool.errors import SpecError
     from nstool.sandbox.waiting import Other

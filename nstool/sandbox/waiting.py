@@ -6,6 +6,7 @@ import os
 import select
 import signal
 import time
+from contextlib import suppress
 
 from nstool.errors import NstoolError, SandboxGone
 from nstool.sandbox import rundir
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 _NOTED = 10.0  # seconds, in which who looks after it writes how it ended, and undoes it
 _PAUSE = 0.01
+_GRACE = 1.0  # seconds that init has for its own end, once its command was killed
 
 
 class Other:
@@ -28,6 +30,7 @@ class Other:
     def __init__(self, name: str) -> None:
         record = rundir.find_running(name)
         self.name = name
+        self._init = record.init_pid if record.spec.get("init", True) else 0
         try:
             self._journal = os.open(f"{record.path}/journal", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         except FileNotFoundError:
@@ -42,9 +45,34 @@ class Other:
             raise _gone(name)
 
     def signal(self, number: int) -> None:
-        """Send a signal to its init, which forwards it to the command; SIGKILL ends all of it. Raises SandboxGone."""
+        """Send a signal to the command. Raises SandboxGone."""
         try:
-            signal.pidfd_send_signal(self._pidfd, number)
+            if self._init and number in (signal.SIGKILL, signal.SIGSTOP):
+                self._signal_past_init(number)
+            else:
+                signal.pidfd_send_signal(self._pidfd, number)  # init forwards it
+        except (ProcessLookupError, SandboxGone):
+            raise _gone(self.name) from None
+
+    def _signal_past_init(self, number: int) -> None:
+        # Nothing catches these two, so that init would take them for itself.
+        from nstool.sandbox.launch import payload_pid
+
+        pid = payload_pid(self._init)
+        pidfd = os.pidfd_open(pid)
+        try:
+            # Both pids may have become others' before the pidfd was there.
+            signal.pidfd_send_signal(self._pidfd, 0)
+            if payload_pid(self._init) != pid:
+                raise ProcessLookupError
+            signal.pidfd_send_signal(pidfd, number)
+        finally:
+            os.close(pidfd)
+
+    def kill(self) -> None:
+        """Kill its init, with which a pid namespace of its own ends. Raises SandboxGone."""
+        try:
+            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
         except ProcessLookupError:
             raise _gone(self.name) from None
 
@@ -80,6 +108,8 @@ class Other:
     def stop(self, timeout: float) -> bool:
         """End it: SIGTERM, and SIGKILL if it still runs after ``timeout`` seconds. Whether that was needed.
 
+        SIGKILL is for the command first, with which init ends all of it, and for init if that does not.
+
         Returns when it is undone, and its name free. Raises NstoolError if its launcher does not undo it.
         """
         self.signal(signal.SIGTERM)
@@ -92,13 +122,22 @@ class Other:
                 self.signal(signal.SIGKILL)
             except SandboxGone:  # just now, by itself
                 killed = False
-            self.wait()
+            self._await_init()
         end = time.monotonic() + _NOTED
         while os.fstat(self._journal).st_nlink:
             if time.monotonic() > end or not rundir.made_by_the_living(self.name, self._lines()):
                 raise NstoolError(f"sandbox {self.name!r} has ended, but nobody undoes it: `nstool cleanup` does")
             time.sleep(_PAUSE)
         return killed
+
+    def _await_init(self) -> None:
+        """Wait until init has ended after its command, and end it if that takes too long."""
+        try:
+            self.wait(_GRACE)
+        except TimeoutError:
+            with suppress(SandboxGone):
+                self.kill()
+            self.wait()
 
     def close(self) -> None:
         """Let go of it. Idempotent."""

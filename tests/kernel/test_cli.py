@@ -393,6 +393,39 @@ def test_signal_reaches_the_command_by_name(name: str) -> None:
     assert "did you mean" in nstool("signal", name, "TREM").stderr
 
 
+@pytest.mark.parametrize("flags", [(), ("--no-init",), ("--share", "pid", "--proc", "bind")])
+def test_signal_that_nothing_catches_reaches_the_command_alone(name: str, flags: tuple[str, ...]) -> None:
+    """STOP stops the command, not init; CONT lets it go on; KILL is the command's end, not init's."""
+    with running("run", "--name", name, *flags, "--", "sh", "-c", "echo ready; exec cat") as process:
+        init = json.loads(nstool("ps", "--json").stdout)[0]["init_pid"]
+        children = Path(f"/proc/{init}/task/{init}/children").read_text().split()
+        command = int(children[0]) if children else init
+        try:
+            assert nstool("signal", name, "STOP").returncode == 0
+            await_state(command, "T")
+            assert (state(init) == "T") is (command == init)
+            assert nstool("signal", name, "CONT").returncode == 0
+            await_state(command, "S")
+        finally:
+            os.kill(init, signal.SIGCONT)  # an init that is stopped can be ended by nobody but KILL
+        assert nstool("signal", name, "KILL").returncode == 0
+        assert process.wait(DEADLINE) == 128 + 9
+        assert process.stderr is not None
+        assert process.stderr.read() == ""
+
+
+def state(pid: int) -> str:
+    """The state of a process, as proc_pid_stat(5) has it."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0]
+
+
+def await_state(pid: int, wanted: str) -> None:
+    """Wait until a process is in this state: a signal takes its time."""
+    end = time.monotonic() + DEADLINE
+    while state(pid) != wanted:
+        assert time.monotonic() < end, f"{pid} is {state(pid)}, not {wanted}"
+
+
 def test_plan_prints_what_run_makes(tmp_path: Path) -> None:
     """A table, JSON with every step, nothing done."""
     done = nstool("plan", "--json", "--", "id")

@@ -154,6 +154,8 @@ def test_stop_kills_who_does_not_listen(name: str, words: list[str]) -> None:
         told = f"nstool: {name} did not end within 0.3 s of SIGTERM, and was killed\n"
         assert (done.returncode, done.stderr) == (0, told)
         assert run.wait(SECONDS) == 137
+        assert run.stderr is not None
+        assert run.stderr.read() == ""
 
 
 def test_stop_says_when_nobody_undoes(name: str) -> None:
