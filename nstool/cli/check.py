@@ -63,11 +63,12 @@ def _show_features(features: tuple[Feature, ...], as_json: bool) -> int:
         return 0
     from rich.table import Table
 
-    from nstool.cli.console import Console, cell
+    from nstool.cli.console import cell, for_lines
 
+    console = for_lines()
     table = Table(box=None, pad_edge=False, show_edge=False)
     for title in ("feature", "", "found by", "what to do"):
-        table.add_column(title, overflow="fold", ratio=None if title in ("", "feature") else 1)
+        table.add_column(title, overflow="fold", ratio=1 if console.is_terminal and " " in title else None)
     area = ""
     for feature in features:
         if feature.area != area:
@@ -75,6 +76,5 @@ def _show_features(features: tuple[Feature, ...], as_json: bool) -> int:
             table.add_row(cell(area, "bold"), "", "", "")
         state = cell(feature.state, STYLES[feature.state])
         table.add_row(cell(f"  {feature.name}"), state, cell(feature.found), cell(feature.remedy))
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
     console.print(table)
     return 0

@@ -17,7 +17,7 @@ OTHERS = {"--json": False, "--sh": False, "--long": False}
 @click.command("plan", context_settings={"ignore_unknown_options": True})
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: every step with its arguments.")
 @click.option("--sh", "as_shell", is_flag=True, help="Print an equivalent shell script.")
-@click.option("--long", "long_", is_flag=True, help="Do not shorten.")
+@click.option("--long", "long_", is_flag=True, help="Do not shorten; what is no terminal gets everything anyway.")
 @click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="[RUN OPTIONS] SPEC [-- ARGS]")
 def command(words: tuple[str, ...], as_json: bool, as_shell: bool, long_: bool) -> int:
     """Show the ordered steps of a launch: who, which call with which arguments, why, man page.

@@ -38,7 +38,7 @@ def _print(records: tuple[Record, ...]) -> None:
 
     from rich.table import Table
 
-    from nstool.cli.console import Console, cell
+    from nstool.cli.console import cell, for_lines
 
     table = Table("name", "state", "init", "launcher", "age", "command", box=None)
     for r in records:
@@ -46,7 +46,4 @@ def _print(records: tuple[Record, ...]) -> None:
         words = r.spec.get("command", ())
         row = (r.name, r.state, str(r.init_pid or ""), str(r.pid), age, " ".join(map(str, words)))
         table.add_row(*map(cell, row))
-    console = Console()
-    if not console.is_terminal:  # a row is a line, however long
-        console = Console(width=10_000)
-    console.print(table)
+    for_lines().print(table)

@@ -35,9 +35,9 @@ def show(target: str, as_json: bool, mounts: bool) -> int:
     if as_json:
         click.echo(json.dumps({**found.asdict(), "notes": notes}, indent=2))
         return 0
-    from nstool.cli.console import Console
+    from nstool.cli.console import for_lines
 
-    console = Console()
+    console = for_lines()
     render(found, console)
     if mounts:
         render_mounts(found, console)
@@ -61,9 +61,10 @@ def render(isolation: Isolation, console: Console) -> None:
     from nstool.cli.console import cell, cells
 
     inside, outside = isolation.inside, isolation.outside
-    table = Table("", box=None)
+    table = Table(box=None)
+    table.add_column("", no_wrap=True)
     for side, facts in _sides(isolation):
-        table.add_column(cell(f"{side}: {facts.command} ({facts.pid})"))
+        table.add_column(cell(f"{side}: {facts.command} ({facts.pid})"), overflow="fold")
     for title, rows in _sections(isolation).items():
         table.add_row(cell(title, "bold"))
         for name, text in rows.items():
@@ -78,16 +79,20 @@ def _sides(isolation: Isolation) -> tuple[tuple[str, Facts], ...]:
 
 
 def render_mounts(isolation: Isolation, console: Console) -> None:
-    """Print the mounts inside: target, ro or rw, type, source, options."""
+    """Print the mounts inside: target, ro or rw, type, source, options; what others cover is said to be covered."""
     from rich.table import Table
 
     from nstool.cli.console import cell
 
-    table = Table("mounted on", "", "type", "source", "options", box=None)
+    table = Table(box=None)
+    for title in ("mounted on", "", "type", "source", "options"):
+        table.add_column(title, overflow="fold")
+    covered = isolation.inside.covered
     for mount in isolation.inside.mounts or ():
-        access = "ro" if mount.read_only else "rw"
+        access = "covered" if mount.id in covered else "ro" if mount.read_only else "rw"
         options = ",".join(option for option in mount.options if option not in ("ro", "rw"))
-        table.add_row(*map(cell, (mount.target, access, mount.type, mount.source, options)))
+        style = "dim" if mount.id in covered else ""
+        table.add_row(*(cell(text, style) for text in (mount.target, access, mount.type, mount.source, options)))
     console.print(table)
 
 
@@ -179,9 +184,11 @@ def _root(facts: Facts) -> str:
 
 
 def _mount_counts(facts: Facts) -> str:
-    mounts = facts.mounts or ()
+    covered = facts.covered
+    mounts = [mount for mount in facts.mounts or () if mount.id not in covered]
     writable = sum(not mount.read_only for mount in mounts)
-    return f"{len(mounts)}, {writable} of them writable"
+    more = f"; {len(covered)} more are covered" if covered else ""
+    return f"{len(mounts)}, {writable} of them writable{more}"
 
 
 def _network(facts: Facts) -> str:

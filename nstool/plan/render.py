@@ -12,6 +12,7 @@ from nstool.plan.steps import CHILD, INIT, LAUNCHER, PAYLOAD, UNDO, Fd, Plan, St
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from typing import Any, Literal
 
     from rich.console import Console
@@ -25,7 +26,8 @@ VERSION = 1  # of the JSON document; a key may be added, none changes its meanin
 _BINARY = {("ioctl", "arg"), ("seccomp", "filter"), ("setgroups", "list")}
 
 _ONE_LINE = 160  # columns from which on a step fits on one line
-_PIPED = 200
+_CALL = 100  # columns that calls have where nothing is cut, and longer ones go beyond; and what says why
+_WHY = 60
 _HEAD: Row = ("#", "who", "ns", "call", "why", "man page")
 _COLOURS = {LAUNCHER: "cyan", CHILD: "magenta", INIT: "green", PAYLOAD: "yellow", UNDO: "red"}
 # One letter a namespace type, in the order of kinds: lower case for a new one, upper case for a joined one.
@@ -147,7 +149,7 @@ def _load(value: Any) -> Any:
 def table(plan: Plan, long: bool = False, console: Console | None = None) -> None:
     """Print the plan as a table on stdout: one line a step from 160 columns on, else two.
 
-    long: shorten nothing. A pipe gets COLUMNS columns, or 200.
+    long: shorten nothing. What is no terminal gets a line a step with nothing cut off, or COLUMNS columns.
     """
     import os
 
@@ -155,19 +157,22 @@ def table(plan: Plan, long: bool = False, console: Console | None = None) -> Non
     from rich.text import Text
 
     console = console or Console(highlight=False)
-    if not console.is_terminal and not os.environ.get("COLUMNS"):
-        console.width = _PIPED
+    piped = not console.is_terminal and not os.environ.get("COLUMNS")
     given = f"; given by the caller: {', '.join(plan.given)}" if plan.given else ""
     letters = ", ".join(f"{LETTERS[name]} {name}" for name in KINDS)
-    console.print(Text(f"plan {plan.name}: {len(plan.steps)} steps{given}", style="bold"))
-    console.print(
-        Text(f"ns, the actor's namespaces: {letters}; small is new, capital joined, - the caller's", style="dim")
-    )
-    lines = _Lines(plan, console.width, long)
+    first = f"plan {plan.name}: {len(plan.steps)} steps{given}"
+    second = f"ns, the actor's namespaces: {letters}; small is new, capital joined, - the caller's"
+    lines = _Lines(plan, console.width, long or piped)
+    if piped:
+        for line in (first, second, *lines.plain(plan)):
+            console.print(Text(line), soft_wrap=True)
+        return
+    console.print(Text(first, style="bold"))
+    console.print(Text(second, style="dim"))
     console.print(lines.grid([_HEAD], "dim"))
-    for group, first, last in _groups(plan):
-        console.print(Text(f"{group} ({first}-{last})" if last > first else f"{group} ({first})", style="bold"))
-        console.print(lines.grid(lines.rows[first - 1 : last]))
+    for group, rows in lines.groups(plan):
+        console.print(Text(group, style="bold"))
+        console.print(lines.grid(rows))
 
 
 def _groups(plan: Plan) -> list[tuple[str, int, int]]:
@@ -197,6 +202,22 @@ class _Lines:
         self.one_line = width >= _ONE_LINE
         self.call = (rest - self.man - 2 * 2) * 3 // 5 if self.one_line else rest
         self.why = rest - self.man - 2 * 2 - self.call
+
+    def groups(self, plan: Plan) -> Iterator[tuple[str, list[Row]]]:
+        """Yield (heading, rows of its steps) in order."""
+        for group, first, last in _groups(plan):
+            yield f"{group} ({first}-{last})" if last > first else f"{group} ({first})", self.rows[first - 1 : last]
+
+    def plain(self, plan: Plan) -> Iterator[str]:
+        """Yield the head and all groups as text, a line a step."""
+        yield self._plain(_HEAD)
+        for group, rows in self.groups(plan):
+            yield group
+            yield from map(self._plain, rows)
+
+    def _plain(self, row: Row) -> str:
+        number, who, where, call, why, page = row
+        return f"{number:>{self.number}}  {who:<8}  {where:<8}  {call:<{_CALL}}  {why:<{_WHY}}  {page}"
 
     def grid(self, rows: list[Row], style: str = "") -> Table:
         """Return rows as something that rich prints."""

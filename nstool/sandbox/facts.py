@@ -125,6 +125,17 @@ class Facts(Frozen):
         """The mount that is "/" for this process: the last one made there."""
         return next((mount for mount in reversed(self.mounts or ()) if mount.target == "/"), None)
 
+    @property
+    def covered(self) -> frozenset[int]:
+        """The ids of the mounts that no path leads to, for others lie on them or on the way."""
+        from nstool.inspect.covers import COVERED, covers
+
+        listed = self.mounts or ()
+        ids = {mount.id for mount in listed}
+        # Where the root directory is that of no mount, chroot(2), the mount that it is on is not listed.
+        top = next((m.id if m.target == "/" else m.parent for m in listed if m.parent not in ids), 0)
+        return frozenset(number for number, (state, _) in covers(listed, top).items() if state == COVERED)
+
 
 class Isolation(Frozen):
     """A process beside the one that looks. differs: by kind of namespace; None where it may not be read."""

@@ -163,6 +163,27 @@ def test_mounts_are_those_of_findmnt(found: Isolation) -> None:
     assert found.inside.root.propagation == "private"
 
 
+def test_covered_mounts_are_those_that_no_path_leads_to(found: Isolation) -> None:
+    """Whoever opens the target gets another mount, as the kernel tells of the fd; proc_pid_fdinfo(5)."""
+    for facts in (found.inside, found.outside):
+        for mount in facts.mounts or ():
+            reached = mount_at(f"/proc/{facts.pid}/root{mount.target}") == mount.id
+            assert (mount.id in facts.covered) is not reached, mount
+    both = [mount.id for mount in found.inside.mounts or () if mount.target == "/proc"]
+    assert [number in found.inside.covered for number in both] == [True, False]
+
+
+def mount_at(path: str) -> int:
+    """Return the id of the mount that a path leads to, 0 if it leads nowhere."""
+    try:
+        fd = os.open(path, os.O_PATH)
+    except FileNotFoundError:
+        return 0
+    words = Path(f"/proc/self/fdinfo/{fd}").read_text().split()
+    os.close(fd)
+    return int(words[words.index("mnt_id:") + 1])
+
+
 def test_cgroups_and_their_limits(found: Isolation) -> None:
     """A line of /proc/PID/cgroup each; limits are the content of the files in a directory that has this process."""
     lines = Path(f"/proc/{found.inside.pid}/cgroup").read_text().splitlines()
@@ -365,8 +386,7 @@ def test_facts_are_plain_json(found: Isolation) -> None:
 def run_show(*words: str) -> subprocess.CompletedProcess[str]:
     """Run ``nstool show`` as its own program."""
     command = [sys.executable, "-m", "nstool.cli.main", "show", *words]
-    environment = os.environ | {"COLUMNS": "200"}
-    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, env=environment)
+    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
 
 
 def test_show_prints_both_sides(boxed: Boxed) -> None:
@@ -385,6 +405,24 @@ def test_show_prints_both_sides(boxed: Boxed) -> None:
     assert "monotonic +86400 s" in rows["clocks"]
     assert "127.0.0.1/8" in rows["addresses"]
     assert any("two words" in line and " ro " in line for line in shown.stdout.splitlines())
+
+
+def test_show_cuts_nothing_off(boxed: Boxed, found: Isolation) -> None:
+    """A program that reads it gets each row as a line; on a narrow terminal what is too long is folded."""
+    from rich.console import Console
+
+    from nstool.cli.show import render, render_mounts
+
+    shown = run_show(str(boxed.pid), "--mounts").stdout
+    rows = [line.split() for line in shown.splitlines() if line.split()]
+    for line in Path(f"/proc/{boxed.pid}/mountinfo").read_text().splitlines():
+        _, _, _, _, target, options, *_ = line.split()
+        assert (target, options.removeprefix("ro,").removeprefix("rw,")) in [(row[0], row[-1]) for row in rows]
+    assert "covered" in next(row for row in rows if row[0] == "/proc")
+    output = io.StringIO()
+    render(found, Console(file=output, width=60))
+    render_mounts(found, Console(file=output, width=60))
+    assert "…" not in output.getvalue()
 
 
 def test_show_prints_json(boxed: Boxed) -> None:

@@ -328,15 +328,34 @@ def test_long_table_shortens_nothing() -> None:
         assert argument not in re.sub(r"\s", "", "".join(table(plan, width)))
 
 
-def test_a_pipe_gets_one_line_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    """200 columns, or COLUMNS; no colours."""
-    for columns, width in (("", 200), ("170", 170)):
-        monkeypatch.setenv("COLUMNS", columns)
-        file = io.StringIO()
-        render.table(DEFAULT, console=Console(file=file, highlight=False))
-        lines = file.getvalue().splitlines()
-        assert {len(line) for line in lines if re.match(r" *\d+  ", line)} == {width}
-        assert "\033" not in file.getvalue()
+def piped(plan: Plan) -> list[str]:
+    """The table's lines where the output is no terminal."""
+    file = io.StringIO()
+    render.table(plan, console=Console(file=file, highlight=False))
+    return file.getvalue().splitlines()
+
+
+def test_a_pipe_gets_one_line_a_step_with_nothing_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every call, reason and man page whole, and no colours; what fits into its column stands below the head."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+    argument = "".join(f"{number:03d}," for number in range(200))
+    plan = planned(command=("echo", argument))
+    lines = piped(plan)
+    steps = [line for line in lines if re.match(r" *\d+  ", line)]
+    assert len(steps) == len(plan.steps)
+    for step, line in zip(plan.steps, steps):
+        assert f"  {call_text(step, longest=1 << 30)}  " in line
+        assert f"  {step.why}  " in line
+        assert line.endswith(man(step))
+    head = next(line for line in lines if line.split()[:1] == ["#"])
+    assert steps[0].index(plan.steps[0].why) == head.index("why")
+    assert "\033" not in "".join(lines)
+
+
+def test_a_pipe_gets_as_many_columns_as_are_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    """COLUMNS, as whoever shows it on a terminal sets it."""
+    monkeypatch.setenv("COLUMNS", "170")
+    assert {len(line) for line in piped(DEFAULT) if re.match(r" *\d+  ", line)} == {170}
 
 
 # ---- JSON ----
