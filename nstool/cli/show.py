@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from nstool.sandbox.facts import Facts, Isolation
+    from nstool.sandbox.rundir import Record
     from nstool.spec.model import IdMap
 
     Rows = dict[str, Callable[[Facts], str]]  # name of a fact to its text
@@ -28,17 +29,20 @@ def show(target: str, as_json: bool, mounts: bool) -> int:
     import json
 
     from nstool.inspect.proc import process
+    from nstool.sandbox import rundir
 
     pid = process(target)
     found = look(pid)
-    notes = [*_hidden(found.inside), *_departures(target, pid)]
+    record = rundir.read(target) if target in rundir.names() else None
+    published = record.published if record else []
+    notes = [*_hidden(found.inside), *(_departures(record, pid) if record else ())]
     if as_json:
-        click.echo(json.dumps({**found.asdict(), "notes": notes}, indent=2))
+        click.echo(json.dumps({**found.asdict(), "published": published, "notes": notes}, indent=2))
         return 0
     from nstool.cli.console import for_lines
 
     console = for_lines()
-    render(found, console)
+    render(found, console, published)
     if mounts:
         render_mounts(found, console)
     for note in notes:
@@ -54,8 +58,8 @@ def look(pid: int) -> Isolation:
     return found.replace(inside=_with_addresses(found.inside), outside=_with_addresses(found.outside))
 
 
-def render(isolation: Isolation, console: Console) -> None:
-    """Print the table: one row a fact, inside beside outside, what differs in green."""
+def render(isolation: Isolation, console: Console, published: Sequence[str] = ()) -> None:
+    """Print the table: one row a fact, inside beside outside, what differs in green. published: ports of the host."""
     from rich.table import Table
 
     from nstool.cli.console import cell, cells
@@ -71,6 +75,8 @@ def render(isolation: Isolation, console: Console) -> None:
             left, right = text(inside), text(outside)
             style = "green" if left != right else ""
             table.add_row(cell(f"  {name}"), cells(left, style), cells(right, style))
+    if published:
+        table.add_row(cell("  published"), cells("\n".join(published), "green"))
     console.print(table)
 
 
@@ -149,7 +155,11 @@ def _seccomp(facts: Facts) -> str:
 
 
 def _limits(facts: Facts) -> dict[str, str]:
-    return {name: _limit(name, value) for cgroup in facts.cgroups for name, value in cgroup.limits.items()}
+    return {
+        name: _limit(name, value) + _used(name, cgroup.usage)
+        for cgroup in facts.cgroups
+        for name, value in cgroup.limits.items()
+    }
 
 
 def _limit(name: str, value: str) -> str:
@@ -159,6 +169,13 @@ def _limit(name: str, value: str) -> str:
     if name.startswith("memory.") and value.isdecimal():
         return f"{int(value) / (1 << 20):g} MiB"
     return value
+
+
+def _used(name: str, usage: dict[str, int]) -> str:
+    if name not in usage:
+        return ""
+    number = f"{usage[name] / (1 << 20):.1f} MiB" if name.startswith("memory.") else str(usage[name])
+    return f", {number} used"
 
 
 def _cgroup_limit(name: str, facts: Facts) -> str:
@@ -255,14 +272,11 @@ def _hidden(facts: Facts) -> list[str]:
     return [f"not all of process {facts.pid} may be read: {cause}; {remedy}"]
 
 
-def _departures(target: str, pid: int) -> list[str]:
+def _departures(record: Record, pid: int) -> list[str]:
     """What is no longer as the sandbox was made: somebody changed its cgroups."""
-    from nstool.sandbox import cgroups, rundir
+    from nstool.sandbox import cgroups
     from nstool.spec.load import from_dict
 
-    record = rundir.read(target) if target in rundir.names() else None
-    if record is None:
-        return []
     return cgroups.departures(record.cgroups, from_dict(record.spec).limits, pid)
 
 

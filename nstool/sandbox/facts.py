@@ -42,6 +42,16 @@ _LIMIT_FILES = (
 )
 
 
+# Where the same hierarchy says how much of a limit is used.
+_USAGE_FILES = {
+    "memory.max": "memory.current",
+    "memory.swap.max": "memory.swap.current",
+    "pids.max": "pids.current",
+    "memory.limit_in_bytes": "memory.usage_in_bytes",
+    "memory.memsw.limit_in_bytes": "memory.memsw.usage_in_bytes",
+}
+
+
 class Ids(Frozen):
     """Four user or group ids of a process, as the reader's user namespace sees them. credentials(7)."""
 
@@ -62,7 +72,7 @@ class Cgroup(Frozen):
     """Membership in one hierarchy. controllers: empty for version 2. cgroups(7).
 
     path: as /proc/PID/cgroup shows it to the reader. directory: where the reader finds it, empty if nowhere.
-    limits: content of the limit files there.
+    limits: content of the limit files there. usage: bytes or tasks that are in use of some, by the same names.
     """
 
     version: int
@@ -70,6 +80,7 @@ class Cgroup(Frozen):
     path: str
     directory: str
     limits: dict[str, str]
+    usage: dict[str, int]
 
 
 class Memory(Frozen):
@@ -406,7 +417,9 @@ def _cgroups(text: str) -> tuple[Cgroup, ...]:
         version = 2 if number == "0" else 1
         names = tuple(controllers.split(",")) if controllers else ()
         directory = _cgroup_directory(version, names, path, mounts)
-        found.append(Cgroup(version, names, path, directory, _limits(directory)))
+        limits = _files(directory, {name: name for name in _LIMIT_FILES})
+        usage = _files(directory, _USAGE_FILES)
+        found.append(Cgroup(version, names, path, directory, limits, {name: int(usage[name]) for name in usage}))
     return tuple(found)
 
 
@@ -420,12 +433,13 @@ def _cgroup_directory(version: int, controllers: tuple[str, ...], path: str, mou
     return ""
 
 
-def _limits(directory: str) -> dict[str, str]:
-    limits = {}
-    for name in _LIMIT_FILES if directory else ():
+def _files(directory: str, files: dict[str, str]) -> dict[str, str]:
+    """Return the contents of those files of a cgroup that are there, by the keys of ``files``."""
+    found = {}
+    for key, name in files.items() if directory else ():
         try:
             with open(f"{directory}/{name}") as file:
-                limits[name] = file.read().strip()
+                found[key] = file.read().strip()
         except FileNotFoundError:  # this hierarchy has not got the controller, or the top cgroup has no limits
             continue
-    return limits
+    return found

@@ -79,6 +79,14 @@ class Record(Frozen):
             return "left behind"
         return "running" if self.init_alive else "ending" if self.init_pid else "starting"
 
+    @property
+    def published(self) -> list[str]:
+        """The published ports, as --publish takes them."""
+        from nstool.spec.model import Publish
+        from nstool.spec.values import publish_text
+
+        return [publish_text(Publish(**port)) for port in self.spec.get("net", {}).get("publish", ())]
+
 
 # ---------------------------------------------------------------------------------- directory
 

@@ -265,6 +265,12 @@ def publish(value: object) -> Publish:
     return Publish(_port(host, text), _port(inside, text), protocol.lower() if slash else "tcp", literal)
 
 
+def publish_text(port: Publish) -> str:
+    """Return a published port as ``publish`` takes it: "127.0.0.1:8080:80/udp"."""
+    address = f"[{port.address}]:" if ":" in port.address else f"{port.address}:" if port.address else ""
+    return f"{address}{port.host}:{port.inside}" + ("" if port.protocol == "tcp" else f"/{port.protocol}")
+
+
 def root(value: object) -> Root:
     """Return a root: "/" is the host's, "/dir", "x.tar.gz", "tmpfs", "a:b:c" or a list for an overlay."""
     if isinstance(value, (list, tuple)):

@@ -24,6 +24,8 @@ from typing import Any
 
 import pytest
 
+from tests.support.plans import free_port
+
 BIN = Path(sys.prefix) / "bin"
 NSTOOL = str(BIN / "nstool")
 DEADLINE = 20.0
@@ -283,6 +285,30 @@ def test_exec_takes_names_of_the_sandbox(name: str, tmp_path: Path, user: str, i
         assert re.fullmatch(r"nstool: --user: /proc/\d+/root/etc/passwd has no 'root'\n", refused.stderr)
 
 
+@pytest.mark.needs("veth", "nft", "cgroup_pids")
+def test_ps_and_show_tell_what_a_sandbox_has_and_uses(name: str) -> None:
+    """The command's pid and the launcher's, addresses, the published ports as --publish takes them, tasks in use."""
+    ports = [f"{free_port()}:80", f"127.0.0.1:{free_port()}:53/udp", f"[::1]:{free_port()}:81"]
+    words = ("run", "--name", name, "--net", "veth", *(f"--publish={port}" for port in ports), "--pids", "77")
+    with running(*words, "--", "sh", "-c", "echo ready; exec cat") as process:
+        (listed,) = json.loads(nstool("ps", "--json").stdout)
+        assert listed["launcher_pid"] == process.pid
+        assert Path(f"/proc/{listed['pid']}/comm").read_text() == "cat\n"
+        inside = nstool("enter", name, "--types", "net", "--", "ip", "-json", "address", "show", "eth0")
+        addresses = [address["local"] for address in json.loads(inside.stdout)[0]["addr_info"]]
+        assert sorted(listed["addresses"]) == sorted(addresses)
+        assert listed["published"] == ports
+        head, row, *_ = nstool("ps").stdout.splitlines()
+        assert head.split() == ["name", "state", "pid", "launcher", "age", "address", "published", "command"]
+        words = row.split()
+        assert words[:4] == [name, "running", str(listed["pid"]), str(process.pid)]
+        assert words[6:] == [*listed["addresses"], *ports, "sh", "-c", "echo", "ready;", "exec", "cat"]
+        shown = nstool("show", name).stdout
+        assert [line.split()[-1] for line in shown.splitlines()[-3:]] == ports
+        assert re.search(r"^ +pids\.max +77, 2 used ", shown, re.MULTILINE)
+        assert json.loads(nstool("show", name, "--json").stdout)["published"] == ports
+
+
 READERLESS = (
     *(("plan", "--", "true"), ("plan", "--json", "--", "true"), ("ps",), ("ps", "--json"), ("check",), ("cleanup",)),
     *(
@@ -404,8 +430,10 @@ def test_signal_that_nothing_catches_reaches_the_command_alone(name: str, flags:
             assert nstool("signal", name, "STOP").returncode == 0
             await_state(command, "T")
             assert (state(init) == "T") is (command == init)
+            assert json.loads(nstool("ps", "--json").stdout)[0]["state"] == "stopped"
             assert nstool("signal", name, "CONT").returncode == 0
             await_state(command, "S")
+            assert json.loads(nstool("ps", "--json").stdout)[0]["state"] == "running"
         finally:
             os.kill(init, signal.SIGCONT)  # an init that is stopped can be ended by nobody but KILL
         assert nstool("signal", name, "KILL").returncode == 0
@@ -462,7 +490,7 @@ def test_detached_sandbox_outlives_the_command_line(name: str, tmp_path: Path) -
         record = json.loads(nstool("ps", "--json").stdout)[0]
         assert record["name"] == name
         assert nstool("run", "--name", name, "--", "true").returncode == 2
-        supervisor = os.pidfd_open(record["pid"])
+        supervisor = os.pidfd_open(record["launcher_pid"])
     finally:
         assert nstool("signal", name, "TERM").returncode == 0
     assert select.select([supervisor], [], [], DEADLINE)[0], "the supervisor still runs"

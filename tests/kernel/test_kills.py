@@ -534,7 +534,7 @@ def test_sandbox_that_outlives_its_launcher(
         for command in (("cleanup",), ("run", "--", "true"), ("exec", name, "--", "true")):
             assert finished(nstool(*command)) == (0, ""), command
         listed = nstool("ps")
-        assert re.search(rf"{name} +running", listed.communicate()[0])
+        assert re.search(rf"{name} +running .* {record.pid} \(ended\) ", listed.communicate()[0])
         assert network_traces() != before
         with held([init]) as pidfds:
             assert finished(nstool("signal", name, "KILL")) == (0, "")

@@ -207,7 +207,8 @@ def test_limit_of_a_cgroup_is_found(boxed: Boxed, name: str) -> None:
         (directory / "pids.max").write_text("17")
         (directory / "cgroup.procs").write_text(str(boxed.pid))
         groups = isolation(boxed.pid).inside.cgroups
-        assert [group.limits["pids.max"] for group in groups if "pids.max" in group.limits] == ["17"]
+        found = [(g.limits["pids.max"], g.usage["pids.max"]) for g in groups if "pids.max" in g.limits]
+        assert found == [("17", 1)]
     finally:
         boxed.close()
         directory.rmdir()

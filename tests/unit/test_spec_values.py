@@ -71,6 +71,7 @@ def test_seconds(text, expected):
 )
 def test_published_ports(text, expected):
     assert values.publish(text) == expected
+    assert values.publish(values.publish_text(expected)) == expected
 
 
 @pytest.mark.parametrize("text", ["", ":", "a:b", "::1:8080:80", "80:", "1:2:3:4", "-1:80", "80:80:", None])
