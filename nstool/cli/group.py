@@ -8,6 +8,7 @@ from typing import Any
 import click
 from click.exceptions import Exit
 
+from nstool.cli import foreign
 from nstool.cli.main import COMMANDS, READER_GONE, interrupts
 from nstool.spec.values import quoted, suggest
 
@@ -41,7 +42,9 @@ class LazyGroup(click.Group):
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[Any, Any, list[str]]:
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
-            raise click.UsageError(f"no command {quoted(args[0])}{suggest(args[0], COMMANDS)}", ctx)
+            said = foreign.command(args[0])
+            more = f"; {said}" if said else suggest(args[0], COMMANDS)
+            raise click.UsageError(f"no command {quoted(args[0])}{more}", ctx)
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

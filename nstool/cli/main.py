@@ -167,7 +167,13 @@ def _click(argv: list[str]) -> int:
         return BAD_REQUEST
     except click.ClickException as error:
         where = error.ctx if isinstance(error, click.UsageError) else None
-        _say(error.format_message().rstrip(".") + (f"; see {where.command_path} --help" if where else ""))
+        said = ""
+        if where and isinstance(error, click.NoSuchOption):
+            from nstool.cli import foreign
+
+            said = foreign.option(error.option_name, [name for param in where.command.params for name in param.opts])
+        said = said or (f"see {where.command_path} --help" if where else "")
+        _say(error.format_message().rstrip(".") + (f"; {said}" if said else ""))
         return BAD_REQUEST
 
 

@@ -410,12 +410,20 @@ def split(argv: Sequence[str], others: Mapping[str, bool]) -> Line:
         elif name in _OPPOSITES:
             texts.setdefault(_OPPOSITES[name].name, []).append(name)
         else:
-            # Without the dashes, which all have in common.
-            known = {option.lstrip("-"): option for option in (*BY_NAME, *_OPPOSITES, *others)}
-            near = values.nearest(name.lstrip("-"), known)
-            hint = f'did you mean "{known[near]}"?' if near else "--help lists them"
-            raise SpecError(f"unknown option; {hint}", _shown(name))
+            raise SpecError(f"unknown option; {_instead(name, (*BY_NAME, *_OPPOSITES, *others))}", _shown(name))
     return Line(file, texts, rest, args)
+
+
+def _instead(name: str, known: Sequence[str]) -> str:
+    """Return what may have been meant by an option that there is not."""
+    from nstool.cli import foreign
+
+    # Without the dashes, which all have in common.
+    words = {option.lstrip("-"): option for option in known}
+    if said := foreign.option(name, known):
+        return said
+    near = values.nearest(name.lstrip("-"), words)
+    return f'did you mean "{words[near]}"?' if near else "--help lists them"
 
 
 def _shown(name: str) -> str:

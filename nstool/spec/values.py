@@ -321,10 +321,28 @@ def mount(value: object) -> Mount:
     target = rest[0] if rest else source
     if not source or not target:
         raise SpecError(f"{quoted(text)} is not of the form SRC:DST[:OPTIONS]")
+    if not rest and not source.startswith("/"):
+        raise SpecError(_without_target(text))
     values = _mount_words(text, rest[1]) if len(rest) == 2 else {}
     if source in MOUNT_TYPES and source not in ("bind", "overlay"):
         return _filesystem(source, target, values)
     return Mount(target=target, source=source, **values)
+
+
+def _without_target(text: str) -> str:
+    """Say how a mount is written that has no ":" and is no absolute path."""
+    words = dict(word.partition("=")[::2] for word in text.split(","))
+    source, target = (next((words[key] for key in keys if words.get(key)), "") for keys in _MOUNT_ENDS)
+    if source and target:
+        access = "" if {"ro", "readonly"} & set(words) else ":rw"
+        return f"{quoted(text)} is written otherwise here: {quoted(f'{source}:{target}{access}')}"
+    if text in MOUNT_TYPES:
+        return f'{quoted(text)} does not say where: write "{text}:DST"'
+    return f"{quoted(text)} does not say where: write {quoted(f'{text}:DST')}; a path alone begins with a /"
+
+
+# As of mount in docker-run(1).
+_MOUNT_ENDS = (("source", "src"), ("target", "dst", "destination"))
 
 
 def tmpfs(value: object) -> Mount:

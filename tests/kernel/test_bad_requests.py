@@ -239,6 +239,11 @@ COMMANDS: Table = [
     (("show", "²"), 'name: "²" cannot be the name'),
     (("show", "nobody-here"), "there is no sandbox 'nobody-here'"),
     (("ps", "x"), "Got unexpected extra argument (x); see nstool ps --help"),
+    (("kill", "web"), 'no command "kill"; here it is nstool signal NAME KILL'),
+    (("logs", "web"), 'no command "logs"; nothing keeps the output but nstool run --detach --log FILE'),
+    (("exec", "-it", "web", "sh"), "No such option '-i'; leave it out: the command has a terminal"),
+    (("exec", "-e", "A=1", "web", "sh"), "No such option '-e'; here it is --env NAME=VALUE"),
+    (("exec", "-v", "/a:/b", "web", "sh"), "No such option '-v'; see nstool exec --help"),
 ]
 
 

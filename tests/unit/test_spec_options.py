@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -13,8 +14,11 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nstool.cli import foreign
 from nstool.cli.init_ import init
-from nstool.cli.options import BY_NAME, OPTIONS, click_options, get, parse, split
+from nstool.cli.main import COMMANDS
+from nstool.cli.options import _OPPOSITES, BY_NAME, OPTIONS, click_options, get, parse, split
+from nstool.cli.run import OTHERS
 from nstool.cli.schema import schema as schema_command
 from nstool.errors import SpecError
 from nstool.frozen import Frozen
@@ -126,6 +130,16 @@ WRONG = [
     (["--share", "ust", "--", "x"], '--share: "ust" is no namespace type, namespaces(7); did you mean "uts"?'),
     (["--share=uts", "--hostname=b", "--", "x"], "--hostname: hostname needs a new uts namespace, uts_namespaces(7)"),
     (["--cap", "net_rw", "--", "x"], '--cap: "net_rw" is no capability'),
+    (["-v", "/a:/b", "--", "x"], "-v: unknown option; here it is --mount SRC:DST[:rw]"),
+    (["-p80:80", "--", "x"], "-p80:80: unknown option; here it is --publish [ADDRESS:]HOST:INSIDE"),
+    (["-it", "--", "x"], "-it: unknown option; leave it out: the command has a terminal when you have one"),
+    (["--cpus=1", "--", "x"], "--cpus: unknown option; here it is --cpu CORES"),
+    (["--unshare-pid", "--", "x"], "--unshare-pid: unknown option; leave it out: every namespace is a new one"),
+    (["-d", "--", "x"], "-d: unknown option; --help lists them"),  # no command but run has --detach
+    (["--mount", "out", "--", "x"], '--mount: "out" does not say where: write "out:DST"; a path alone begins with a /'),
+    (["--mount", "proc", "--", "x"], '--mount: "proc" does not say where: write "proc:DST"'),
+    (["--mount", "src=/a,dst=/b", "--", "x"], '--mount: "src=/a,dst=/b" is written otherwise here: "/a:/b:rw"'),
+    (["--mount", "source=a,target=/b,ro"], '--mount: "source=a,target=/b,ro" is written otherwise here: "a:/b"'),
     (["--mount", "/a:/b", "--mount", "/c:/b", "--", "x"], "--mount: mounts[0] is on /b already"),
     (["--mount", "/a:/b", "--tmpfs", "/b", "--", "x"], "--tmpfs: contradicts --mount: both set mounts[0]"),
     (["--namespaces=net=host", "--net=veth", "--", "x"], "--net: contradicts --namespaces: both set net.mode"),
@@ -155,6 +169,17 @@ def test_errors_name_the_option(argv, message):
     with pytest.raises(SpecError) as caught:
         parse(argv)
     assert str(caught.value).startswith(message)
+
+
+def test_options_of_other_tools_lead_to_ours():
+    """What is said to be an option here is one, and no option of ours is taken for another tool's."""
+    ours = {*BY_NAME, *_OPPOSITES, *OTHERS}
+    assert not ours & set(foreign.OPTIONS)
+    for name, here in foreign.OPTIONS.items():
+        assert foreign.option(name, ours) == (f"here it is {here}" if here.startswith("--") else here)
+        assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", here)) <= ours
+    assert {here.split()[1] for here in foreign.COMMANDS.values() if here.startswith("nstool ")} <= set(COMMANDS)
+    assert not set(foreign.COMMANDS) & set(COMMANDS)
 
 
 FILE = """\
