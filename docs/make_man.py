@@ -16,7 +16,8 @@ from make_spec import PAGES, TABLES, default, form
 
 from nstool.cli.main import COMMANDS
 from nstool.cli.options import OPTIONS
-from nstool.spec.docs import DOCS
+from nstool.spec import model
+from nstool.spec.docs import DOCS, MOUNT_OPTIONS
 
 DATE = "2026-11-26"  # of the last change that a reader of the pages would notice
 MAN = Path(__file__).parent / "man"
@@ -133,6 +134,9 @@ def nstool_toml_5() -> str:
             page = PAGES.get(key, "")
             about = DOCS[key] + (f" See {page}." if page and page not in DOCS[key] else "")
             parts.append(item(field, f"{about} Value: {form(cls, field)}. Default: {value}."))
+        if cls is model.Mount:
+            options = "; ".join(f"{option}: {sets}" for option, sets in MOUNT_OPTIONS.items())
+            parts.append(f".PP\n{escaped(f'The options of the short form, and what each sets: {options}.')}\n")
     parts.append(
         ".SH EXAMPLES\nA web server whose files are read\\-only, with a published port:\n.PP\n.nf\n"
         'command = ["python3", "\\-m", "http.server", "8000", "\\-d", "/srv"]\n'

@@ -11,7 +11,7 @@ from typing import Any, get_args, get_origin
 from nstool.frozen import Frozen
 from nstool.spec import model
 from nstool.spec.check import CHOICES
-from nstool.spec.docs import DOCS
+from nstool.spec.docs import DOCS, MOUNT_OPTIONS
 from nstool.spec.schema import HUMAN, hints
 
 # Class of the model to (heading, how the table is written in TOML).
@@ -141,6 +141,7 @@ PAGES: dict[str, str] = {
     **{f"Ipc.{name}": "mq_overview(7)" if name.startswith("mq_") else "sysvipc(7)" for name in model.Ipc.__fields__},
     **{f"IdMap.{name}": "user_namespaces(7)" for name in model.IdMap.__fields__},
 }
+OPTIONS = 'Each OPTION of the short form, as in `mounts = ["out:/out:rw,noexec"]` and `--mount out:/out:rw,noexec`:'
 SHIFTS = ((30, "G"), (20, "M"), (10, "K"))
 HEAD = """\
 # The spec
@@ -217,6 +218,9 @@ def text() -> str:
             )
             cells = (f"`{field}`", form(cls, field), default(cls, field), meaning, PAGES.get(key, ""))
             parts.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+        if cls is model.Mount:
+            parts.append(f"\n{OPTIONS}\n\n| option | sets |\n|---|---|")
+            parts += [f"| `{option}` | {sets} |" for option, sets in MOUNT_OPTIONS.items()]
     return "\n".join(parts) + "\n"
 
 

@@ -62,7 +62,7 @@ class Option(Frozen):
     def description(self) -> str:
         from nstool.spec.docs import doc  # late: only --help needs it
 
-        return self.help or doc(self.key)
+        return (self.help or doc(self.key)) + (" May be repeated." if self.repeated else "")
 
 
 def put(spec: Spec, path: Path, value: object) -> Spec:
@@ -179,8 +179,8 @@ def _rlimit(text: str) -> tuple[str, tuple[int, int]]:
     return name, values.rlimit(value)
 
 
-def _flag(name: str, key: str) -> Option:
-    return Option(name, key, how="flag")
+def _flag(name: str, key: str, help: str = "") -> Option:
+    return Option(name, key, how="flag", help=help)
 
 
 OPTIONS: tuple[Option, ...] = (
@@ -194,10 +194,27 @@ OPTIONS: tuple[Option, ...] = (
     Option("--domainname", "domainname", "NAME"),
     Option("--user", "user", "UID[:GID]"),
     Option("--groups", "groups", "GROUP,...", values.groups),
-    Option("--env", "env", "NAME=VALUE", values.pair, "merge"),
+    Option(
+        "--env",
+        "env",
+        "NAME=VALUE",
+        values.pair,
+        "merge",
+        help="Set a variable of the command's environment; of yours nothing comes in.",
+    ),
     Option("--cwd", "cwd", "DIR"),
     Option("--umask", "umask", "OCTAL", values.octal),
-    Option("--mount", "mounts", "SRC:DST[:OPTION,...]", how="add", apply=_mounts(values.mount)),
+    Option(
+        "--mount",
+        "mounts",
+        "SRC:DST[:OPTION,...]",
+        how="add",
+        apply=_mounts(values.mount),
+        help="Put SRC of the host, file or directory, on DST inside, read-only; SRC alone: on the same path. Options: "
+        "ro, rw, exec, noexec, suid, nosuid, dev, nodev, rbind, norbind, symfollow, nosymfollow, idmap (its owners as "
+        "inside), private, slave, shared, unbindable. SRC may also be tmpfs (size=SIZE, mode=OCTAL), proc, mqueue or "
+        "devpts.",
+    ),
     Option(
         "--tmpfs",
         "mounts",
@@ -212,28 +229,63 @@ OPTIONS: tuple[Option, ...] = (
     Option("--proc-subset", "proc_subset", "SUBSET"),
     Option("--dev", "dev", "HOW"),
     Option("--tmp-size", "tmp_size", "SIZE", values.size),
-    Option("--mask-path", "mask_paths", "PATH", how="add"),
-    Option("--readonly-path", "readonly_paths", "PATH", how="add"),
+    Option("--mask-path", "mask_paths", "PATH", how="add", help="A path that appears empty inside."),
+    Option("--readonly-path", "readonly_paths", "PATH", how="add", help="A path that is read-only inside."),
     Option("--memory", "limits.memory", "SIZE", values.size),
     Option("--swap", "limits.swap", "SIZE", values.size),
     Option("--pids", "limits.pids", "COUNT", values.integer),
     Option("--cpu", "limits.cpu", "CORES", values.cores),
-    Option("--rlimit", "limits.rlimits", "NAME=SOFT:HARD", _rlimit, "merge"),
-    Option("--net", "net", "MODE", apply=_net),
-    Option("--publish", "net.publish", "[ADDRESS:]HOST:INSIDE[/udp]", values.publish, "add"),
+    Option(
+        "--rlimit",
+        "limits.rlimits",
+        "NAME=SOFT:HARD",
+        _rlimit,
+        "merge",
+        help='A limit of each process: "nofile=1024:4096", "core=unlimited", getrlimit(2).',
+    ),
+    Option(
+        "--net",
+        "net",
+        "MODE",
+        apply=_net,
+        help='The network: "none", "loopback", "veth" (a link to the host), "bridge[:NAME]", "join:TARGET" (a pid, a '
+        'namespace file, a netns or a sandbox), "host".',
+    ),
+    Option(
+        "--publish",
+        "net.publish",
+        "[ADDRESS:]HOST:INSIDE[/udp]",
+        values.publish,
+        "add",
+        help='A port of the host that leads inside: "8080:80", "127.0.0.1:8080:80/udp", "[::1]:8080:80".',
+    ),
     Option("--address", "net.address", "ADDRESS/LENGTH"),
     Option("--gateway", "net.gateway", "ADDRESS"),
     Option("--address6", "net.address6", "ADDRESS/LENGTH"),
     Option("--gateway6", "net.gateway6", "ADDRESS"),
     Option("--bridge", "net.bridge", "NAME"),
-    Option("--dns", "net.dns", "ADDRESS", how="add"),
-    Option("--hosts", "net.hosts", "NAME=ADDRESS", values.host_line, "add"),
-    Option("--route", "net.routes", "DESTINATION=GATEWAY", values.route, "add"),
+    Option("--dns", "net.dns", "ADDRESS", how="add", help="Address of a name server for resolv.conf(5)."),
+    Option("--hosts", "net.hosts", "NAME=ADDRESS", values.host_line, "add", help="A further line of hosts(5)."),
+    Option(
+        "--route",
+        "net.routes",
+        "DESTINATION=GATEWAY",
+        values.route,
+        "add",
+        help='A further route: "10.1.0.0/16=10.200.3.1".',
+    ),
     _flag("--nat", "net.nat"),
     _flag("--ipv6", "net.ipv6"),
     _flag("--isolated", "net.isolated"),
     Option("--mtu", "net.mtu", "BYTES", values.integer),
-    Option("--sysctl", "net.sysctls", "NAME=VALUE", values.pair, "merge"),
+    Option(
+        "--sysctl",
+        "net.sysctls",
+        "NAME=VALUE",
+        values.pair,
+        "merge",
+        help='A net.* setting of the new net namespace: "net.ipv4.ip_default_ttl=32".',
+    ),
     Option(
         "--namespaces",
         "namespaces",
@@ -257,9 +309,25 @@ OPTIONS: tuple[Option, ...] = (
         apply=_time_offset,
         help='Added to both clocks, or "monotonic=30d,boottime=1h".',
     ),
-    Option("--ipc", "ipc", "LIMIT=VALUE", how="add", apply=_ipc),
-    Option("--uid-map", "uid_map", "INSIDE:OUTSIDE:COUNT", values.idmap, "add"),
-    Option("--gid-map", "gid_map", "INSIDE:OUTSIDE:COUNT", values.idmap, "add"),
+    Option(
+        "--ipc",
+        "ipc",
+        "LIMIT=VALUE",
+        how="add",
+        apply=_ipc,
+        help='A limit of the new ipc namespace: "shmmax=64M"; nstool.toml(5) lists them.',
+    ),
+    *(
+        Option(
+            f"--{kind}-map",
+            f"{kind}_map",
+            "INSIDE:OUTSIDE:COUNT",
+            values.idmap,
+            "add",
+            help=f"So many {who} ids from INSIDE on are those of the host from OUTSIDE on; absent: unused ones.",
+        )
+        for kind, who in (("uid", "user"), ("gid", "group"))
+    ),
     Option(
         "--cap",
         "capabilities",
@@ -278,12 +346,23 @@ OPTIONS: tuple[Option, ...] = (
     Option("--keyring", "keyring", "HOW"),
     _flag("--init", "init"),
     Option("--terminal", "terminal", "WHEN"),
-    Option("--pass-fd", "pass_fds", "FD", values.integer, "add"),
+    Option(
+        "--pass-fd",
+        "pass_fds",
+        "FD",
+        values.integer,
+        "add",
+        help="A file descriptor of yours that the command gets: the first as 3, the next as 4.",
+    ),
     Option("--aslr", "aslr", "HOW"),
     Option("--personality", "personality", "NAME"),
     Option("--next-pid", "next_pid", "PID", values.integer),
     _flag("--subreaper", "subreaper"),
-    _flag("--die-with-parent", "die_with_parent"),
+    _flag(
+        "--die-with-parent",
+        "die_with_parent",
+        "The sandbox ends when its launcher does; if not, it runs on, and a later command undoes it.",
+    ),
     Option("--oom-score-adj", "oom_score_adj", "SCORE", values.integer),
 )
 BY_NAME: dict[str, Option] = {option.name: option for option in OPTIONS}

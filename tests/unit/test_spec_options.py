@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 
 import click
 import pytest
@@ -22,7 +23,8 @@ from nstool.cli.run import OTHERS
 from nstool.cli.schema import schema as schema_command
 from nstool.errors import SpecError
 from nstool.frozen import Frozen
-from nstool.spec import schema
+from nstool.spec import schema, values
+from nstool.spec.docs import MOUNT_OPTIONS
 from nstool.spec.load import load
 from nstool.spec.model import Capabilities, IdMap, Ipc, Limits, Mount, Namespaces, Net, Publish, Root, Spec
 
@@ -62,6 +64,25 @@ def test_every_option_names_a_key_and_has_help():
         get(Spec(), option.path)
         assert option.description
         assert (option.metavar == "") == (option.how == "flag")
+
+
+def test_help_speaks_of_a_command_line():
+    """What may be repeated says so, and nothing speaks of the tables and lists of a file."""
+    for option in OPTIONS:
+        assert option.description.endswith(" May be repeated.") is option.repeated
+        assert not re.search(r"\btables?\b|\[[A-Z]+, [A-Z]+\]|; empty:|; false:", option.description), option.name
+
+
+def test_every_mount_option_is_documented():
+    """With the key that it sets, as a mount that has it shows; --help names all of them."""
+    assert set(MOUNT_OPTIONS) == {*values._MOUNT_WORDS, "size=SIZE", "mode=OCTAL"}
+    for word, sets in MOUNT_OPTIONS.items():
+        assert re.search(rf"\b{word}\b", BY_NAME["--mount"].description)
+        if "=" not in word:
+            key, value = re.match(r"(\w+) = ([^,]*)", sets).groups()
+            mount = values.mount(f"/a:/b:{word}")
+            assert getattr(mount, key) == tomllib.loads(f"x = {value}")["x"]
+            assert (mount == values.mount("/a:/b")) is ("the default" in sets)
 
 
 def test_a_bare_command_is_the_default():
