@@ -49,8 +49,6 @@ def no_privilege(scene: Scene) -> Answer:
     flags = scene.integer("flags")
     if not scene.by_caller or flags & uapi.CLONE_NEWUSER or not flags & _any_namespace():
         return False
-    if not scene.by_launcher and scene.new_userns:  # init has every capability in its own namespace
-        return False
     return negated(scene.may("sys_admin"))
 
 
@@ -476,23 +474,52 @@ def _ask(path: str, question: str) -> int | None:
 
 
 def owned_elsewhere(scene: Scene) -> Answer:
-    """The namespace belongs to a user namespace in which the joiner has no capabilities."""
+    """The namespace belongs to a user namespace in which the joiner has no capabilities, or it has none in its own."""
     path = _ns_path(scene)
     owner = _ask(path, "ns_get_userns")
     if owner is None or owner == 0:
         return None
+    answer: Answer = {"path": path, "do": _how_to_join(scene, path)}
     if owner < 0:  # EPERM: the owner is not below the caller's user namespace
-        return {"path": path} if owner == -1 else None
+        return answer if owner == -1 else None
+    joined = scene.joined_userns
     try:
-        own = os.stat("/proc/self/ns/user")
-        same = os.path.samestat(os.fstat(owner), own)
+        same = _same(owner, joined or "/proc/self/ns/user")
     finally:
         os.close(owner)
-    if scene.step.who == INIT and scene.new_userns:
-        return {"path": path}  # the owner existed before the sandbox's own user namespace
-    if same:
-        return {"path": path} if scene.may("sys_admin") is False else False
-    return False if scene.may("sys_admin") else None
+    if joined:  # all capabilities there, and in those below
+        return False if same else None
+    if scene.in_userns:
+        return answer  # the owner existed before the sandbox's own user namespace
+    if scene.integer("nstype") == uapi.CLONE_NEWUSER:  # joined by right over itself, as its maker has
+        return None
+    may = scene.may("sys_admin")  # which it takes over one's own namespace too
+    return answer if may is False else False if may and same else None
+
+
+def _same(one: int | str, other: str) -> bool:
+    try:
+        return os.path.samestat(os.stat(one), os.stat(other))
+    except OSError:  # gone, or not ours to look at
+        return False
+
+
+def _how_to_join(scene: Scene, path: str) -> str:
+    """Return how a namespace of a process, or a pinned one, is joined: together with its user namespace."""
+    as_root = "run as root and share the user namespace with the host (--share user)"
+    directory, name = os.path.split(path)
+    user = f"{directory}/user"
+    if scene.joined_userns or name not in KINDS or not os.path.lexists(user) or _same(user, "/proc/self/ns/user"):
+        return as_root
+    if not scene.clone_flags:  # nstool enter
+        joins = [step.args[1] for step in scene.steps if step.call == "setns"]
+        types = ",".join(kind.name for kind in KINDS.values() if kind.flag in (uapi.CLONE_NEWUSER, *joins))
+        return f"join that user namespace too: --types {types}"
+    words = path.split("/")
+    whose = words[2] if path.startswith("/proc/") else directory
+    # New ones of these types would not belong to that user namespace.
+    others = "".join(f",{kind}=host" for kind in ("pid", "time") if scene.clone_flags & KINDS[kind].flag)
+    return f"join that user namespace too (--namespaces user={whose}{others}), or {as_root}"
 
 
 def own_userns_joined(scene: Scene) -> Answer:

@@ -297,7 +297,7 @@ def joined_setgroups_denied(scene: Scene) -> Answer:
 
 def ids_need_capability(scene: Scene) -> Answer:
     """Without a user namespace of its own, the ids of a process are changed by CAP_SETUID and CAP_SETGID only."""
-    if scene.new_userns:
+    if scene.in_userns:
         return False
     name = "setuid" if scene.step.call == "setresuid" else "setgid"
     may = scene.may(name)
@@ -325,7 +325,7 @@ def fsid_not_mapped(scene: Scene) -> Answer:
 
 def not_permitted(scene: Scene) -> Answer:
     """A wanted capability is not in the caller's permitted set, and there is no new user namespace to give it."""
-    if scene.new_userns:
+    if scene.in_userns:
         return False
     have = scene.status("CapPrm")
     if not have:
@@ -341,8 +341,8 @@ def not_permitted(scene: Scene) -> Answer:
 def not_in_bounding(scene: Scene) -> Answer:
     """A wanted inheritable capability is outside the bounding set of the caller."""
     have = scene.status("CapBnd")
-    if not have or scene.new_userns:
-        return False if scene.new_userns else None
+    if not have or scene.in_userns:
+        return False if scene.in_userns else None
     missing = scene.integer("inheritable") & ~int(have, 16) & ~int(scene.status("CapInh") or "0", 16)
     names = [f"CAP_{name.upper()}" for name, number in uapi.CAPABILITIES.items() if missing >> number & 1]
     return {"capabilities": ", ".join(names)} if names else False
@@ -350,7 +350,7 @@ def not_in_bounding(scene: Scene) -> Answer:
 
 def no_setpcap(scene: Scene) -> Answer:
     """Without CAP_SETPCAP neither the bounding set nor the securebits can be changed."""
-    if scene.new_userns:
+    if scene.in_userns:
         return False
     if scene.step.call == "prctl" and scene.integer("option") != uapi.PR_SET_SECUREBITS:
         return False
@@ -360,7 +360,7 @@ def no_setpcap(scene: Scene) -> Answer:
 
 def securebits_locked(scene: Scene) -> Answer:
     """The caller's securebits are locked in another state."""
-    if scene.step.call != "prctl" or scene.integer("option") != uapi.PR_SET_SECUREBITS or scene.new_userns:
+    if scene.step.call != "prctl" or scene.integer("option") != uapi.PR_SET_SECUREBITS or scene.in_userns:
         return False
     have = _own_securebits()
     if have is None:

@@ -28,7 +28,7 @@ def who(scene: Scene) -> Who | None:
         override = bool(scene.may("dac_override"))
         return Who(os.geteuid(), os.getegid(), frozenset((os.getegid(), *os.getgroups())), override)
     uid, gid, groups, overrides = os.geteuid(), os.getegid(), set(os.getgroups()), bool(scene.may("dac_override"))
-    if scene.new_userns:
+    if scene.in_userns:
         overrides = True
     for step in scene.before:
         if step.who not in (scene.step.who, "init"):
@@ -80,7 +80,7 @@ def _has_acl(path: str) -> bool:
 
 
 def _mapped(scene: Scene, uid: int, gid: int) -> bool:
-    if not scene.new_userns:
+    if not scene.in_userns:
         return True
     lines = (scene.maps("uid_map") or (), scene.maps("gid_map") or ())
     return all(any(o <= n < o + c for _, o, c in some) for some, n in zip(lines, (uid, gid)))

@@ -127,7 +127,10 @@ class Scene:
         return _union(s.args[0] for s in made)
 
     def maps(self, kind: str) -> tuple[tuple[int, int, int], ...] | None:
-        """Return the lines of uid_map or gid_map that the plan writes; None if it writes none."""
+        """Return the lines of uid_map or gid_map that the plan writes, or of the process whose user namespace it joins.
+
+        None if it writes none, or they are not to be read.
+        """
         for step in self.steps:
             if step.call == "write_proc" and step.args[0] == kind:
                 return parse_map(_as_text(step.args[1]))
@@ -135,13 +138,14 @@ class Scene:
                 argv = step.args[0]
                 if argv and argv[0].endswith(f"new{kind.removesuffix('_map')}map"):
                     return argv_map(argv)
-        return None
+        text = self.of_joined_userns(kind)
+        return None if text is None else parse_map(text)
 
     def outside(self, kind: str, inside: int) -> int | None:
-        """Return the id on the host of an id inside; the same without a user namespace, None if unmapped."""
+        """Return the id on the host of an id inside, the same without a user namespace; None if unmapped or unknown."""
         lines = self.maps(kind)
         if lines is None:
-            return inside
+            return None if self.joined_userns else inside
         return next((o + inside - i for i, o, n in lines if i <= inside < i + n), None)
 
     @property
@@ -151,9 +155,10 @@ class Scene:
 
     @property
     def joined_userns(self) -> str:
-        """The file of the user namespace that an earlier step joins, empty for none."""
-        joins = [s for s in self.before if s.call == "setns" and s.args[1] == uapi.CLONE_NEWUSER]
-        return self.opened_path(joins[-1].args[0]) if joins else ""
+        """The file of the user namespace that an earlier step inside joins, "?" for a pidfd; empty if none does."""
+        joins = (s for s in self.before if s.call == "setns" and s.who != LAUNCHER)
+        step = next((s for s in joins if isinstance(s.args[1], int) and s.args[1] & uapi.CLONE_NEWUSER), None)
+        return self.opened_path(step.args[0]) or "?" if step else ""
 
     def of_joined_userns(self, name: str) -> str | None:
         """Return a file of /proc/PID of a process in the joined user namespace; None where no process is known."""
@@ -161,9 +166,14 @@ class Scene:
         return self.read(f"/proc/{words[2]}/{name}") if words[:2] == ["", "proc"] else None
 
     @property
+    def in_userns(self) -> bool:
+        """Whether the step is made in another user namespace than the caller's: a new one, or one that was joined."""
+        return not self.by_launcher and (self.new_userns or bool(self.joined_userns))
+
+    @property
     def by_caller(self) -> bool:
-        """Whether the step is made with the caller's own privileges: outside, or in no user namespace of its own."""
-        return self.by_launcher or not self.new_userns
+        """Whether the step is made with the caller's own privileges: outside, or in the caller's user namespace."""
+        return self.by_launcher or not self.in_userns
 
     @property
     def by_launcher(self) -> bool:

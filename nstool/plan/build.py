@@ -247,13 +247,14 @@ def _clone(new: set[str], joined: dict[str, str], groups: cgroups.CgroupSteps, s
 def _after_join(new: set[str], joined: dict[str, str], host: Host) -> tuple[Step, ...]:
     if "user" not in joined:
         return ()
-    for name in ("pid", "time"):
-        if name in new and (name == "pid" or not host.privileged):
-            raise SpecError(
-                f"a new {name} namespace would belong to your user namespace, not to the joined one, for the first "
-                f"process in it is made before joining: join a {name} namespace too, or share the host's",
-                "namespaces.user",
-            )
+    early = [name for name in ("pid", "time") if name in new and (name == "pid" or not host.privileged)]
+    if early:
+        raise SpecError(
+            f"a new {' or '.join(early)} namespace would belong to your user namespace, not to the joined one, for the "
+            "first process in it is made before joining: join another, or share the host's: "
+            + ", ".join(f'{name} = "host"' for name in early),
+            "namespaces.user",
+        )
     flags = 0
     for name in new - {"time", "cgroup", "user"}:
         flags |= KINDS[name].flag

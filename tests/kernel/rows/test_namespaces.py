@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import time
@@ -170,6 +171,43 @@ def test_a_joined_user_namespace_owns_no_new_pid_namespace(as_root: Act) -> None
         return refused.value.place
 
     assert as_root(ask) == "namespaces.user"
+
+
+def test_all_that_a_joined_user_namespace_asks_for_is_told_at_once(as_user: Act) -> None:
+    """Without privilege that is a time namespace too, whose offsets would be the joined one's to write."""
+
+    def ask(**kinds: str) -> str:
+        with boxes.box() as box, pytest.raises(SpecError) as refused:
+            launch(boxes.spec("true", namespaces=Namespaces(user=str(box.pid), **kinds), proc="none"))
+        return refused.value.message
+
+    assert as_user(ask).endswith('share the host\'s: pid = "host", time = "host"')
+    assert as_user(ask, pid="host").endswith('share the host\'s: time = "host"')
+
+
+@pytest.mark.parametrize("how", ["run --net join:{}", "enter {} --types net"])
+def test_a_remedy_for_a_network_of_another_user_namespace_works(as_user: Act, how: str) -> None:
+    """What run and enter say to add, added, joins; check says the same before, and then that all can be done."""
+
+    def ask() -> tuple[str, str]:
+        with boxes.box() as box:
+            command, *words = how.format(box.pid).split()
+            options = ("--memory=0", "--pids=0", "--cpu=0", "--user=0:0") if command == "run" else ()
+            link = ("--", "readlink", "/proc/self/ns/net")
+            refused = boxes.nstool(command, *options, *words, *link)
+            assert refused.status == 125, refused
+            remedy = re.search(r"--(types|namespaces) [a-z0-9=,]+", refused.err)
+            assert remedy, refused
+            if command == "run":
+                assert remedy[0] in boxes.nstool("check", *options, *words, *link).out
+                told = boxes.nstool("check", *options, *words, *remedy[0].split(), *link)
+                assert told == (0, "this host can do all of it\n", "")
+            else:
+                words = words[:1]
+            return boxes.nstool(command, *options, *words, *remedy[0].split(), *link).out, boxes.inode(box.pid, "net")
+
+    joined, wanted = as_user(ask)
+    assert joined == wanted + "\n"
 
 
 def test_a_joined_namespace_must_be_of_the_type(as_root: Act) -> None:
