@@ -30,7 +30,7 @@ TABLES: dict[type[Frozen], tuple[str, str]] = {
 # What a person may write beside the plain form; every key of schema.HUMAN is here.
 SIZE = 'bytes, or text: "64M"'
 CLOCK = 'seconds, or text: "30d"'
-NAMESPACE = '"new", "host", a pid, or the path of a namespace file'
+NAMESPACE = '"new", "host", a pid, a namespace file, the name of a sandbox, or a directory of `nstool pin`'
 NAMES = 'list of names, "NAME,...", "all", or a mask as "0x21"'
 FORMS: dict[str, str] = {
     "Spec.root": "table, text, or list of layers",

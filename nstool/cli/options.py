@@ -249,7 +249,7 @@ OPTIONS: tuple[Option, ...] = (
         "MODE",
         apply=_net,
         help='The network: "none", "loopback", "veth" (a link to the host), "bridge[:NAME]", "join:TARGET" (a pid, a '
-        'namespace file, a netns or a sandbox), "host".',
+        'namespace file, a netns, a sandbox, or a directory of nstool pin), "host".',
     ),
     Option(
         "--publish",
@@ -292,7 +292,8 @@ OPTIONS: tuple[Option, ...] = (
         "TYPE=VALUE,...",
         how="add",
         apply=_join,
-        help='For each type "new", "host", a pid or a namespace file: "net=/run/netns/lab,uts=host".',
+        help='For each type "new", "host", or what to join: a pid, a namespace file, a sandbox, or a directory of '
+        'nstool pin: "net=/run/netns/lab,uts=host".',
     ),
     Option(
         "--share",

@@ -9,13 +9,14 @@ from _thread import RLock, allocate_lock, get_native_id
 
 from nstool.errors import NstoolError, SandboxGone, SpecError
 from nstool.frozen import Frozen
+from nstool.kinds import KINDS
 from nstool.plan import build
 from nstool.plan.host import Host
 from nstool.plan.lease import Lease
 from nstool.plan.steps import Plan
 from nstool.plan.template import TOKENS, Program, Template, speaks_of_tokens
 from nstool.plan.template import program as whole
-from nstool.sandbox import cgroups, engine, host, journal, leases, spare
+from nstool.sandbox import cgroups, engine, host, journal, leases, rundir, spare
 from nstool.spec.model import Spec
 
 TYPE_CHECKING = False
@@ -472,9 +473,8 @@ def preview(spec: Spec) -> Plan:
 
 
 def resolve(spec: Spec) -> Spec:
-    """Return the spec with numbers for names: users and groups from the root, of a sandbox whose network is joined."""
-    if spec.net.mode == "join":
-        spec = _resolve_target(spec)
+    """Return the spec with numbers for names: users and groups from the root, sandboxes whose namespaces are joined."""
+    spec = _resolve_joins(spec)
     words = spec.user.split(":")
     if all(word.isdecimal() for word in (*words, *(g for g in spec.groups if g != "keep"))):
         return spec
@@ -486,15 +486,40 @@ def resolve(spec: Spec) -> Spec:
     return found
 
 
-def _resolve_target(spec: Spec) -> Spec:
-    target = spec.net.target
-    if target.isdecimal() or "/" in target or os.path.exists(f"/run/netns/{target}"):
-        return spec
-    from nstool.sandbox import rundir
+def _resolve_joins(spec: Spec) -> Spec:
+    """Return the spec with the pid of init for the name of a sandbox, and with the file in a directory of pins."""
+    changes = {}
+    for kind in KINDS:
+        value = getattr(spec.namespaces, kind)
+        if value not in ("new", "host") and kind != "net":
+            changes[kind] = _joined(kind, value, f"namespaces.{kind}")
+    if spec.net.mode == "join":
+        target = _joined("net", spec.net.target, "net.target")
+        spec = spec.replace(net=spec.net.replace(target=target))
+        if spec.namespaces.net != "new":  # it says the same
+            changes["net"] = target
+    return spec.replace(namespaces=spec.namespaces.replace(**changes)) if changes else spec
 
-    if target not in rundir.names():
-        return spec
-    return spec.replace(net=spec.net.replace(target=str(rundir.find_running(target).init_pid)))
+
+def _joined(kind: str, value: str, key: str) -> str:
+    if value.isdecimal():
+        return value
+    if "/" not in value:
+        if kind == "net" and os.path.exists(f"/run/netns/{value}"):
+            return value
+        if value in rundir.names():
+            return str(rundir.find_running(value).init_pid)
+    if os.path.isdir(value):
+        path = os.path.abspath(f"{value}/{kind}")
+        if not os.path.lexists(path):
+            raise SpecError(f"{value} holds no pinned {kind} namespace; `nstool pin` makes them", key)
+        return path
+    if "/" not in value and kind != "net":
+        from nstool.spec.values import quoted, suggest
+
+        known = suggest(value, ("new", "host", *rundir.names()))
+        raise SpecError(f'{quoted(value)} is neither "new" nor "host" nor a path, a pid or a sandbox{known}', key)
+    return value
 
 
 def undo(program: Program | None, lease: Lease, context: _Context | None) -> None:

@@ -219,13 +219,18 @@ def _command(spec: Spec) -> None:
 
 
 def _name(spec: Spec) -> None:
-    name = spec.name
-    plain = name.isascii() and name == name.lower() and _only(name, "-_.")
-    if name and not (plain and len(name) <= 63 and name[0].isalnum()):
+    if spec.name and not _is_name(spec.name):
         _fail(
             ("name",),
-            f"{quoted(name)} must be 1 to 63 lower case letters, digits, -, _ or ., and begin with a letter or digit",
+            f"{quoted(spec.name)} must be 1 to 63 lower case letters, digits, -, _ or ., "
+            "and begin with a letter or digit",
         )
+
+
+def _is_name(name: str) -> bool:
+    """Whether a sandbox can have this name."""
+    plain = name.isascii() and name == name.lower() and _only(name, "-_.")
+    return plain and 0 < len(name) <= 63 and name[0].isalnum()
 
 
 def _only(name: str, others: str) -> bool:
@@ -253,9 +258,9 @@ def _namespaces(spec: Spec) -> None:
             continue
         if value.isdecimal():
             _between(path, _number(value), 1, MAX_PID, "a pid")
-        elif not value.startswith("/"):
+        elif not value.startswith("/") and not _is_name(value):
             hint = suggest(value, ("new", "host"))
-            _fail(path, f'{quoted(value)} is neither "new" nor "host" nor a path nor a pid{hint}')
+            _fail(path, f'{quoted(value)} is neither "new" nor "host" nor a path, a pid or a sandbox{hint}')
 
 
 def _root(spec: Spec) -> None:

@@ -27,7 +27,8 @@ DOCS: dict[str, str] = {
     "Spec.readonly_paths": "Paths that are read-only inside.",
     "Spec.limits": "Limits on what the sandbox may use.",
     "Spec.net": 'The network: "none", "loopback", "veth", "bridge[:NAME]", "join:TARGET", "host", or a table.',
-    "Spec.namespaces": 'For each type "new", "host", or what to join: a pid or a namespace file.',
+    "Spec.namespaces": 'For each type "new", "host", or what to join: a pid, a namespace file, a sandbox, or a '
+    "directory of nstool pin.",
     "Spec.ipc": "Limits of the new ipc namespace.",
     "Spec.uid_map": 'User ids inside and outside: tables, or "INSIDE:OUTSIDE:COUNT"; absent: unused ones.',
     "Spec.gid_map": 'Group ids inside and outside: tables, or "INSIDE:OUTSIDE:COUNT"; absent: unused ones.',
@@ -75,7 +76,7 @@ DOCS: dict[str, str] = {
     "Publish.protocol": "Protocol.",
     "Publish.address": "Address of the host, IPv4 or IPv6; absent: all.",
     "Net.mode": "How the sandbox is connected.",
-    "Net.target": 'What mode "join" joins: a pid, a namespace file, the name of a netns or of a sandbox.',
+    "Net.target": 'What mode "join" joins: a pid, a namespace file, a netns, a sandbox, or a directory of nstool pin.',
     "Net.address": "IPv4 address inside with the length of its network; absent: allocated.",
     "Net.gateway": "IPv4 address of the host's end; absent: the first of the address's network.",
     "Net.address6": "IPv6 address inside with the length of its network; absent: allocated.",

@@ -77,7 +77,7 @@ class Publish(Frozen):
 class Net(Frozen):
     """``[net]``. mode: "none" (lo down), "loopback" (default), "veth", "bridge", "join", "host".
 
-    target: what "join" joins: pid, namespace file, or name of a named network namespace.
+    target: what "join" joins: pid, namespace file, directory of pins, name of a netns or of a sandbox.
     address: "10.1.2.3/30", empty for allocated. gateway: empty for the first of its network.
     bridge: name of the bridge (made if absent).
     dns: name servers for resolv.conf; hosts: extra lines for hosts as (address, name).
@@ -129,7 +129,7 @@ class Capabilities(Frozen):
 
 
 class Namespaces(Frozen):
-    """``[namespaces]``: "new" (default), "host", or a path or pid to join, for each type.
+    """``[namespaces]``: "new" (default), "host", or for each type what to join: path, pid, sandbox, directory of pins.
 
     monotonic_offset, boottime_offset: seconds added to the clocks; None: what makes them begin at zero,
     so that the host's uptime does not show.

@@ -185,6 +185,25 @@ def test_all_that_a_joined_user_namespace_asks_for_is_told_at_once(as_user: Act)
     assert as_user(ask, pid="host").endswith('share the host\'s: time = "host"')
 
 
+@pytest.mark.parametrize("kind", ["user", "uts", "net"])
+def test_a_sandbox_is_joined_by_its_name(as_user: Act, kind: str) -> None:
+    """In place of the pid of its init; another name is none, and one near to a word is taken for that."""
+
+    def join() -> tuple[str, str, str]:
+        with boxes.box() as box:
+            kinds = f"user={{0}},pid=host,time=host,{kind}={{0}}" if kind != "user" else "user={0},pid=host,time=host"
+            words = ("--user", "0:0", "--", "readlink", f"/proc/self/ns/{kind}")
+            joined = boxes.nstool_run("--namespaces", kinds.format(box.sandbox.name), *words)
+            missed = boxes.nstool_run("--namespaces", "user=hots", *words)
+            assert joined.status == 0, joined
+            return joined.out, boxes.inode(box.pid, kind) + "\n", missed.err
+
+    joined, wanted, missed = as_user(join)
+    assert joined == wanted
+    assert missed.startswith('nstool: --namespaces: "hots" is neither "new" nor "host" nor a path, a pid or a sandbox')
+    assert 'did you mean "host"?' in missed
+
+
 @pytest.mark.parametrize("how", ["run --net join:{}", "enter {} --types net"])
 def test_a_remedy_for_a_network_of_another_user_namespace_works(as_user: Act, how: str) -> None:
     """What run and enter say to add, added, joins; check says the same before, and then that all can be done."""
@@ -471,6 +490,28 @@ def test_a_sandbox_is_pinned_by_its_name(as_root: Act, place: Path) -> None:
             assert boxes.nstool("unpin", str(place)).status == 0
 
     as_root(keep)
+
+
+def test_pinned_namespaces_are_joined_by_run(as_root: Act, place: Path) -> None:
+    """By the directory: what lies there for the type; a type that is not there is named."""
+
+    def join() -> None:
+        with boxes.box(hostname="pinned") as box:
+            assert boxes.nstool("pin", box.sandbox.name, str(place)).status == 0
+            wanted = [boxes.inode(box.pid, kind) for kind in ("user", "net", "uts")]
+        try:
+            link = ("--user", "0:0", "--", "readlink", *(f"/proc/self/ns/{kind}" for kind in ("user", "net", "uts")))
+            assert boxes.nstool_run("--net", f"join:{place}", *link).lines[1] == wanted[1]
+            all_three = boxes.nstool_run("--namespaces", f"user={place},net={place},uts={place},pid=host", *link)
+            assert all_three == (0, "".join(f"{inode}\n" for inode in wanted), "")
+            refused = boxes.nstool_run("--namespaces", f"pid={place}", "--proc", "none", *link)
+            assert refused.err.startswith(f"nstool: --namespaces: {place} holds no pinned pid namespace")
+            refused = boxes.nstool_run("--namespaces", f"user={place}", *link)
+            assert refused.err.endswith('share the host\'s: pid = "host"\n')
+        finally:
+            assert boxes.nstool("unpin", str(place)).status == 0
+
+    as_root(join)
 
 
 def test_a_mount_namespace_is_pinned_where_it_can_be(as_root: Act, tmp_path: Path) -> None:
