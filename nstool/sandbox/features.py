@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 YES, NO, LIMITED, UNKNOWN = "yes", "no", "limited", "unknown"
 NOBODY = 65534
 _TRIED = ("nft", "veth", "bridge", "vxlan", "macvlan", "ipvlan", "dummy", "wireguard", "netem")
+_TO_THE_HOST = ("nft", "veth", "bridge", "vxlan", "macvlan", "ipvlan")  # of use with an end, or rules, in the host's
 
 
 class Feature(Frozen):
@@ -465,15 +466,21 @@ def _subordinate(file: str, user: str) -> Feature:
 
 
 def _network() -> Iterator[Feature]:
+    from nstool.sandbox.host import effective_capabilities
+
+    host = effective_capabilities() >> uapi.CAPABILITIES["net_admin"] & 1
     for name, error in _try_links().items():
-        if name == "nft":
-            remedy = "apt-get install nftables; modprobe nf_tables nft_masq" if error else ""
-            yield Feature("network", name, NO if error else YES, error or "a masquerading rule was made there", remedy)
-        elif not error:
-            yield Feature("network", name, YES, "made in a network namespace that was thrown away")
-        else:
+        how = "a masquerading rule was made" if name == "nft" else "made"
+        if error and name == "nft":
+            yield Feature("network", name, NO, error, "apt-get install nftables; modprobe nf_tables nft_masq")
+        elif error:
             module = "sch_netem" if name == "netem" else name
             yield Feature("network", name, NO, error, f"as root: modprobe {module}, or a kernel that has it")
+        elif host or name not in _TO_THE_HOST:
+            yield Feature("network", name, YES, f"{how} in a network namespace that was thrown away")
+        else:
+            said = f"{how} in a network namespace of one's own; the host's takes CAP_NET_ADMIN"
+            yield Feature("network", name, LIMITED, said, "run as root what is to have a link to the host")
 
 
 def _try_links() -> dict[str, str]:

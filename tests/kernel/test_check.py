@@ -169,6 +169,17 @@ def test_features_of_an_ordinary_user(as_user: AsUser) -> None:
     assert found["network", "veth"].state == found["network", "bridge"].state
 
 
+@pytest.mark.needs("veth", "nft")
+@pytest.mark.parametrize("drop", [True, False], ids=["user", "root"])
+def test_features_and_check_agree_on_a_link(as_user: AsUser, in_child: Callable[..., Any], drop: bool) -> None:
+    """Who may not make a link in the host's network namespace has veth, bridge and nft for a namespace of their own."""
+    act = as_user if drop else in_child
+    found = {f.name: f.state for f in act(features.features) if f.area == "network"}
+    told = [problem.what for problem in act(features.problems, spec(net=Net(mode="veth")))]
+    assert {found[name] for name in ("nft", "veth", "bridge")} == {"limited" if drop else "yes"}
+    assert ('net.mode "veth"' in told) is drop
+
+
 def test_features_see_a_limit(in_child: Callable[..., Any]) -> None:
     """Where uts namespaces are switched off, the list says no, and what to do."""
 
