@@ -7,6 +7,7 @@ import sys
 import click
 
 from nstool.cli.main import CANNOT
+from nstool.errors import visible
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,7 +25,8 @@ def command(words: tuple[str, ...], as_json: bool) -> int:
     """Say what of a spec this host cannot do, each with its cause and remedy; without one, list what it can.
 
     Takes what `nstool run` takes. Nothing is done that stays: facts are read, and the steps are tried in a
-    child that ends before the command. Exit status: 0 all can be done, 125 something cannot, 2 bad spec.
+    child that ends before the command. A note tells of a writable mount that the command cannot write.
+    Exit status: 0 all can be done, 125 something cannot, 2 bad spec.
     """
     from nstool.sandbox import features
 
@@ -37,21 +39,25 @@ def command(words: tuple[str, ...], as_json: bool) -> int:
         spec, _, place = options.parse(argv, OTHERS)
         with Located(place):
             found = features.problems(spec)
+            notes = () if found else features.notes(spec)
         # What a step meets begins with words, not with a key.
         located = (p if p.call else p.replace(what=written(p.what, place)) for p in found)
-        return _show_problems(tuple(located), as_json)
+        return _show_problems(tuple(located), [written(note, place) for note in notes], as_json)
     return _show_features(features.features(), as_json)
 
 
-def _show_problems(problems: tuple[Problem, ...], as_json: bool) -> int:
+def _show_problems(problems: tuple[Problem, ...], notes: list[str], as_json: bool) -> int:
     if as_json:
         import json
 
-        click.echo(json.dumps({"ok": not problems, "problems": [p.asdict() for p in problems]}, indent=2))
+        told = {"ok": not problems, "problems": [p.asdict() for p in problems], "notes": notes}
+        click.echo(json.dumps(told, indent=2))
     elif problems:
         click.echo("\n\n".join(map(str, problems)))
     else:
         click.echo("this host can do all of it")
+        for note in notes:
+            click.echo(f"note: {visible(note)}")
     return CANNOT if problems else 0
 
 

@@ -52,24 +52,49 @@ def who(scene: Scene) -> Who | None:
     return Who(uid, gid, frozenset((gid, *groups)), overrides)
 
 
-def allowed(scene: Scene, person: Who, path: str, bits: int) -> bool | None:
-    """Whether the mode bits of a host's path allow it; None where an ACL or a mapped mount decides."""
+def allowed(scene: Scene, person: Who, path: str, bits: int, *, idmap: bool = False) -> bool | None:
+    """Whether the mode bits of a host's path allow it; None where an ACL or a mapped mount decides.
+
+    idmap: it is reached by an id-mapped mount, whose owners are ids inside.
+    """
     try:
         status = os.stat(path)
     except OSError:  # gone, or hidden from the caller
         return None
-    if person.overrides and _mapped(scene, status.st_uid, status.st_gid):
+    uid, gid = _owners(scene, status, idmap)
+    if uid is None or gid is None:  # nobody's, which nobody writes: HAS_UNMAPPED_ID in fs/namei.c
+        return False if bits & WRITE else None
+    if person.overrides and _mapped(scene, uid, gid):
         wanted_x = bits & EXECUTE and not os.path.isdir(path)
         return bool(status.st_mode & 0o111) if wanted_x else True
-    if person.uid == status.st_uid:
-        shift = 6
-    elif status.st_gid in person.groups:
-        shift = 3
-    else:
-        shift = 0
+    shift = _shift(person, uid, gid)
     if shift < 6 and _has_acl(path):
         return None
     return status.st_mode >> shift & bits == bits
+
+
+def chmod(scene: Scene, person: Who, path: str, bits: int, *, idmap: bool = False) -> str:
+    """Return the chmod(1) after which the mode bits would allow it; empty where they are not what refuses."""
+    status = os.stat(path)
+    uid, gid = _owners(scene, status, idmap)
+    if uid is None or gid is None:
+        return ""
+    letters = "".join(letter for letter, bit in (("r", READ), ("w", WRITE), ("x", EXECUTE)) if bits & bit)
+    return f"chmod {_CLASSES[_shift(person, uid, gid)]}+{letters} {path}"
+
+
+def _owners(scene: Scene, status: os.stat_result, idmap: bool) -> tuple[int | None, int | None]:
+    if idmap:
+        return scene.outside("uid_map", status.st_uid), scene.outside("gid_map", status.st_gid)
+    return status.st_uid, status.st_gid
+
+
+_CLASSES = {6: "u", 3: "g", 0: "o"}
+
+
+def _shift(person: Who, uid: int, gid: int) -> int:
+    """Return where the bits of the class that counts for a person lie. inode(7)."""
+    return 6 if person.uid == uid else 3 if gid in person.groups else 0
 
 
 def _has_acl(path: str) -> bool:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from nstool.plan.host import Host
-    from nstool.spec.model import Spec
+    from nstool.spec.model import Mount, Spec
 
     Trial = Callable[[Spec, Host], KernelError | None]
 
@@ -85,6 +85,53 @@ def refusal(error: KernelError) -> Problem:
     """Return a refused call as a problem."""
     cause = error.cause or f"the kernel refuses it when it is tried: {error.errno_name}"
     return Problem(error.why, cause, error.remedy, error.call, error.checked)
+
+
+def notes(spec: Spec, host: Host) -> tuple[str, ...]:
+    """Return which writable binds of a spec that this host can do the command cannot write, and what to do.
+
+    Sentences that begin with the key. Owners and mode bits have to decide it; of an ACL nothing is said.
+    """
+    from nstool.detectors import rights
+    from nstool.detectors.scene import Scene
+    from nstool.plan.build import plan
+
+    planned = plan(spec, host, LEASE)
+    scene = Scene(next(step for step in planned.steps if step.call == "execve"), plan=planned)
+    person = rights.who(scene)
+    found = []
+    for number, mount in enumerate(spec.mounts):
+        if person is None or mount.type != "bind" or not mount.writable:
+            continue
+        bits = rights.WRITE | (rights.EXECUTE if host.source_kinds.get(mount.source) == "dir" else 0)
+        if rights.allowed(scene, person, mount.source, bits, idmap=mount.idmap) is False:
+            whose, ways = _owners(spec, host, mount, person.uid)
+            ways.append(rights.chmod(scene, person, mount.source, bits, idmap=mount.idmap))
+            remedy = ", or ".join(filter(None, ways))
+            found.append(f"mounts[{number}]: the command cannot write {mount.source}: {whose}; {remedy}")
+    return tuple(found)
+
+
+def _owners(spec: Spec, host: Host, mount: Mount, outside: int) -> tuple[str, list[str]]:
+    """Return whose a bind is, and how it becomes the command's. outside: the command's uid on the host."""
+    import os
+
+    uid, _, gid = spec.user.partition(":")
+    status = os.stat(mount.source)
+    leased = LEASE.uid_base <= outside < LEASE.uid_base + LEASE.count  # another one each time
+    whose = f"it belongs to uid {status.st_uid} with mode {status.st_mode & 0o7777:04o}"
+    if status.st_uid == (int(uid) if mount.idmap else outside):
+        return whose, []
+    if mount.idmap:
+        return f"{whose}, and the command runs as uid {uid}", [f"chown {uid}:{gid or uid} {mount.source}"]
+    if leased:
+        return f"{whose}, and uid {uid} inside is one that the host does not use", [
+            f"add idmap and chown {uid}:{gid or uid} {mount.source}"
+        ]
+    whose += f", and uid {uid} inside is uid {outside} of the host"
+    if status.st_uid == host.uid and not host.privileged:
+        return whose, [f"map your own ids: --uid-map {uid}:{host.uid}:1 --gid-map {gid or uid}:{host.gid}:1"]
+    return whose, [f"{'' if host.privileged else 'as root: '}chown {outside} {mount.source}"]
 
 
 def predict(plan: Plan, root: str = "") -> tuple[Problem, ...]:

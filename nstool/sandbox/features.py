@@ -163,6 +163,16 @@ def problems(spec: Spec) -> tuple[Problem, ...]:
     return preflight.check(resolved, host, trial) or tuple(_leased(resolved, host))
 
 
+def notes(spec: Spec) -> tuple[str, ...]:
+    """Return what of a spec without ``problems`` will not be as it reads: sentences that begin with the key."""
+    from nstool.plan import preflight
+    from nstool.sandbox import host as facts
+    from nstool.sandbox.launch import resolve
+
+    resolved = resolve(spec)
+    return preflight.notes(resolved, facts.read(resolved))
+
+
 def _leased(spec: Spec, host: Host) -> Iterator[Problem]:
     """Yield why what a launch would lease, ids and a network, cannot be had."""
     from nstool.plan import preflight

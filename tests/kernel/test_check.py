@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 
 from nstool.sandbox import features
-from nstool.spec.model import Mount, Namespaces, Net, Root, Spec
+from nstool.spec.model import Capabilities, Mount, Namespaces, Net, Root, Spec
 from tests.support import kernel
 from tests.support.probes import REPOSITORY
 
@@ -141,6 +142,72 @@ def test_cgroups_of_an_ordinary_user(as_user: AsUser) -> None:
     if found[0].what.startswith("limits."):
         assert [problem.what.startswith("limits.") for problem in found].count(True) == 1
         assert found[-1].cause.startswith("nosuchcommand is not")
+
+
+CAPABLE = {"capabilities": Capabilities(*[("dac_override",)] * 5)}
+SHARED = {"namespaces": Namespaces(user="host")}
+# Owner and mode of a directory of the host, words of its mount, words of the spec, what is to be done if it is closed.
+BINDS: dict[str, tuple[tuple[int, int], int, dict[str, Any], dict[str, Any], str]] = {
+    "others'": ((0, 0), 0o755, {}, {}, "add idmap and chown 33:34 {0}, or chmod o+wx {0}"),
+    "everybody's": ((0, 0), 0o777, {}, {}, ""),
+    "others' on the host alone": ((33, 34), 0o755, {}, {}, "add idmap and chown 33:34 {0}, or chmod o+wx {0}"),
+    "idmap, others'": ((0, 0), 0o755, {"idmap": True}, {}, "chown 33:34 {0}, or chmod o+wx {0}"),
+    "idmap, own": ((33, 0), 0o755, {"idmap": True}, {}, ""),
+    "idmap, own, not to be written": ((33, 0), 0o577, {"idmap": True}, {}, "chmod u+wx {0}"),
+    "idmap, of the group": ((0, 34), 0o775, {"idmap": True}, {}, ""),
+    "idmap, of a further group": ((0, 44), 0o775, {"idmap": True}, {"groups": ("44",)}, ""),
+    "idmap, group, not to be written": ((0, 34), 0o757, {"idmap": True}, {}, "chown 33:34 {0}, or chmod g+wx {0}"),
+    "idmap, of nobody inside": ((70000, 34), 0o777, {"idmap": True}, {}, "chown 33:34 {0}"),
+    "capability, others'": ((0, 0), 0o755, {}, CAPABLE, "add idmap and chown 33:34 {0}, or chmod o+wx {0}"),
+    "capability, idmap": ((0, 0), 0o755, {"idmap": True}, CAPABLE, ""),
+    "the host's ids": ((0, 0), 0o755, {}, SHARED, "chown 33 {0}, or chmod o+wx {0}"),
+    "the host's ids, own": ((33, 0), 0o755, {}, SHARED, ""),
+}
+
+
+@pytest.mark.vm_full
+@pytest.mark.parametrize("case", BINDS)
+def test_note_of_a_bind_that_the_command_cannot_write(case: str, tmp_path: Path) -> None:
+    """It is there where writing is really refused, and nowhere else."""
+    from nstool.sandbox.launch import launch
+
+    owner, mode, words, more, remedy = BINDS[case]
+    place = tmp_path / "place"
+    place.mkdir()
+    os.chown(place, *owner)
+    place.chmod(mode)
+    mount = Mount("/tmp/place", str(place), writable=True, **words)
+    wanted = spec("touch", "/tmp/place/x", user="33:34", mounts=(mount,), **more)
+    assert features.problems(wanted) == ()
+    notes = features.notes(wanted)
+    with open(os.devnull, "w") as null, launch(wanted, stderr=null.fileno()) as sandbox:
+        assert (sandbox.wait().code == 0) is not bool(remedy)
+    whose = f"mounts[0]: the command cannot write {place}: it belongs to uid {owner[0]} with mode {mode:04o}"
+    assert len(notes) == bool(remedy)
+    for note in notes:
+        assert note.startswith(whose)
+        assert note.endswith("; " + remedy.format(place))
+
+
+@pytest.mark.needs("newuidmap")
+@pytest.mark.vm_full
+def test_note_for_an_ordinary_user(as_user: AsUser) -> None:
+    """Their own directory is another's inside, unless they map their own id there: as the note says."""
+
+    def act() -> tuple[str, str, str]:
+        os.makedirs("own", exist_ok=True)
+        words = ("--memory=0", "--pids=0", "--cpu=0", "--mount", f"{os.getcwd()}/own:/tmp/own:rw")
+        closed = nstool("check", *words, "--", "true")[1]
+        more = closed.partition("map your own ids: ")[2].partition(",")[0].split()
+        opened = nstool("check", *words, *more, "--", "true")[1]
+        written = nstool("run", *words, *more, "--", "sh", "-c", "echo here > /tmp/own/x; cat /tmp/own/x")[1]
+        shutil.rmtree("own")
+        return closed, opened, written
+
+    closed, opened, written = as_user(act)
+    assert "\nnote: --mount: the command cannot write " in closed
+    assert opened == "this host can do all of it\n"
+    assert written == "here\n"
 
 
 def test_features_cover_what_a_sandbox_needs() -> None:
