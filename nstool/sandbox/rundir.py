@@ -216,12 +216,14 @@ def wanted_path() -> str:
 
 def _unsafe(directory: str, status: os.stat_result) -> NotSupported:
     kind = status.st_mode & 0o170000
-    # In /tmp nobody but root removes what is somebody else's. unlink(2), EPERM.
-    remedy = "remove it, or " if os.geteuid() in (0, status.st_uid) else ""
+    # What somebody has named may be of use to others. In our own place it is in the way; but in /tmp nobody but root
+    # moves what is somebody else's. rename(2), EPERM.
+    ours = not os.environ.get("NSTOOL_RUN_DIR") and os.geteuid() in (0, status.st_uid)
+    remedy = "see whose it is and move it away, or " if ours else ""
     if kind == 0o120000:
         cause = "it is a symbolic link"
     elif kind in (0o020000, 0o060000):
-        cause, remedy = "it is a device", ""
+        cause = "it is a device"
     elif kind != 0o040000:
         cause = "it is not a directory"
     elif status.st_uid != os.geteuid():
@@ -229,7 +231,8 @@ def _unsafe(directory: str, status: os.stat_result) -> NotSupported:
     else:
         what = "others can write in it" if status.st_mode & 0o022 else "its owner has not all rights in it"
         cause = f"{what} (mode {status.st_mode & 0o7777:04o})"
-        remedy = "chmod 700 it, or "
+        if not status.st_mode & 0o1000:  # sticky: everybody's on purpose, as /tmp
+            remedy = "chmod 700 it if nobody else uses it, or "
     return NotSupported(
         f"run directory {directory}",
         cause,

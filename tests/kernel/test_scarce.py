@@ -186,15 +186,16 @@ def below_a_file(where: Path) -> Path:
 
 # What is wrong, its cause and remedy; which commands do without a run directory of that kind, with which status.
 BARE = {"exec": 2, "ps": 0, "cleanup": 0}
+CHMOD = "chmod 700 it if nobody else uses it, or set NSTOOL_RUN_DIR"
 RUN_DIRS: list[tuple[Callable[[Path], Path], str, str, dict[str, int]]] = [
     (full, "its file system has no free block or inode", "make room there, or set NSTOOL_RUN_DIR", BARE),
     (no_inodes, "its file system has no free block or inode", "make room there, or set NSTOOL_RUN_DIR", BARE),
     (read_only, "it lies on a mount that is read-only", "set NSTOOL_RUN_DIR", BARE),
-    (somebody_elses, "it belongs to uid 65534, you are 0", "remove it, or set NSTOOL_RUN_DIR", {}),
-    (symlink, "it is a symbolic link", "remove it, or set NSTOOL_RUN_DIR", {}),
-    (plain_file, "it is not a directory", "remove it, or set NSTOOL_RUN_DIR", {}),
-    (closed, "its owner has not all rights in it (mode 0000)", "chmod 700 it, or set NSTOOL_RUN_DIR", {}),
-    (open_to_all, "others can write in it (mode 0777)", "chmod 700 it, or set NSTOOL_RUN_DIR", {}),
+    (somebody_elses, "it belongs to uid 65534, you are 0", "set NSTOOL_RUN_DIR", {}),
+    (symlink, "it is a symbolic link", "set NSTOOL_RUN_DIR", {}),
+    (plain_file, "it is not a directory", "set NSTOOL_RUN_DIR", {}),
+    (closed, "its owner has not all rights in it (mode 0000)", CHMOD, {}),
+    (open_to_all, "others can write in it (mode 0777)", CHMOD, {}),
     (no_parent, "the directory above it is not there", "set NSTOOL_RUN_DIR", {"exec": 2, "ps": 0, "cleanup": 0}),
     (below_a_file, "a part of its path is no directory", "set NSTOOL_RUN_DIR", {}),
 ]  # fmt: skip

@@ -103,11 +103,30 @@ def test_a_run_directory_behind_a_symbolic_link_is_refused(run: Path, tmp_path: 
     assert not list((tmp_path / "elsewhere").iterdir())
 
 
-def test_who_names_a_device_is_not_told_to_remove_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("NSTOOL_RUN_DIR", "/dev/null")
-    with pytest.raises(NotSupported, match="it is a device") as told:
+@pytest.mark.parametrize("what", ["a device", "a symbolic link", "not a directory", "others can write in it"])
+def test_what_somebody_has_named_is_left_alone(what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody is told to remove it, or to close it to others who may need it: the remedy is to name another."""
+    place = tmp_path / "place"
+    if "link" in what:
+        place.symlink_to(tmp_path)
+    elif "others" in what:
+        place.mkdir()
+        place.chmod(0o1777)
+    elif "directory" in what:
+        place.touch()
+    monkeypatch.setenv("NSTOOL_RUN_DIR", "/dev/null" if "device" in what else str(place))
+    with pytest.raises(NotSupported, match=what) as told:
         rundir.claim()
     assert told.value.remedy.startswith("set NSTOOL_RUN_DIR to ")
+
+
+def test_what_is_in_our_own_place_is_looked_at_and_moved_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NSTOOL_RUN_DIR")
+    monkeypatch.setattr(rundir, "wanted_path", lambda: str(tmp_path / "nstool"))
+    (tmp_path / "nstool").touch()
+    with pytest.raises(NotSupported) as told:
+        rundir.claim()
+    assert told.value.remedy.startswith("see whose it is and move it away, or set NSTOOL_RUN_DIR to ")
 
 
 def test_a_relative_runtime_directory_is_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
