@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @click.command("ps")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON; pid is the command's, launcher_pid the launcher's.")
 def command(as_json: bool) -> int:
     """List the sandboxes: name, state, the command's pid, launcher, age, addresses and published ports, command.
 
