@@ -12,19 +12,25 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from nstool import syscalls as syscalls
+    from nstool import uapi as uapi
     from nstool.errors import KernelError as KernelError
     from nstool.errors import NotSupported as NotSupported
     from nstool.errors import NstoolError as NstoolError
     from nstool.errors import SandboxGone as SandboxGone
     from nstool.errors import SpecError as SpecError
+    from nstool.network.facts import Addresses as Addresses
     from nstool.plan.steps import Plan as Plan
     from nstool.plan.steps import Step as Step
+    from nstool.sandbox.aio import AsyncSandbox as AsyncSandbox
     from nstool.sandbox.aio import launch_async as launch_async
+    from nstool.sandbox.join import Joined as Joined
     from nstool.sandbox.launch import Exit as Exit
+    from nstool.sandbox.launch import Prepared as Prepared
     from nstool.sandbox.launch import Sandbox as Sandbox
     from nstool.sandbox.launch import launch as launch
     from nstool.sandbox.launch import prepare as prepare
-    from nstool.sandbox.launch import preview as plan  # noqa: F401
+    from nstool.sandbox.launch import preview
     from nstool.spec.load import load as load
     from nstool.spec.model import Capabilities as Capabilities
     from nstool.spec.model import IdMap as IdMap
@@ -37,12 +43,18 @@ if TYPE_CHECKING:
     from nstool.spec.model import Root as Root
     from nstool.spec.model import Spec as Spec
 
-# Name to (module, name there); imported when first asked for, because import cost is part of the interface.
+    plan = preview  # an import under another name would be private to a type checker
+
+# Name to (module, name there; empty: the module itself); imported when first asked for, because import cost is part of
+# the interface.
 _PUBLIC = {
+    "Addresses": ("nstool.network.facts", "Addresses"),
+    "AsyncSandbox": ("nstool.sandbox.aio", "AsyncSandbox"),
     "Capabilities": ("nstool.spec.model", "Capabilities"),
     "Exit": ("nstool.sandbox.launch", "Exit"),
     "IdMap": ("nstool.spec.model", "IdMap"),
     "Ipc": ("nstool.spec.model", "Ipc"),
+    "Joined": ("nstool.sandbox.join", "Joined"),
     "KernelError": ("nstool.errors", "KernelError"),
     "Limits": ("nstool.spec.model", "Limits"),
     "Mount": ("nstool.spec.model", "Mount"),
@@ -51,6 +63,7 @@ _PUBLIC = {
     "NotSupported": ("nstool.errors", "NotSupported"),
     "NstoolError": ("nstool.errors", "NstoolError"),
     "Plan": ("nstool.plan.steps", "Plan"),
+    "Prepared": ("nstool.sandbox.launch", "Prepared"),
     "Publish": ("nstool.spec.model", "Publish"),
     "Root": ("nstool.spec.model", "Root"),
     "Sandbox": ("nstool.sandbox.launch", "Sandbox"),
@@ -63,9 +76,10 @@ _PUBLIC = {
     "load": ("nstool.spec.load", "load"),
     "prepare": ("nstool.sandbox.launch", "prepare"),
     "plan": ("nstool.plan", ""),
+    "syscalls": ("nstool.syscalls", ""),
+    "uapi": ("nstool.uapi", ""),
 }
 __all__ = sorted(_PUBLIC)
-_PACKAGES = frozenset(("cli", "namespaces", "network", "sandbox", "security", "spec"))
 
 
 def __getattr__(name: str) -> object:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).resolve().parents[2] / "nstool"
+PUBLIC = {"Addresses", "AsyncSandbox", "Joined", "Prepared", "launch", "plan", "syscalls", "uapi"}
 PURE_ROOMS = ("spec", "plan")
 PURE_MODULES = ("frozen", "errors", "kinds", "uapi")
 CHEAP = ("frozen", "errors", "kinds", "uapi", "plan.calls", "plan.steps", "plan.lease", "spec.model", "cli.start")
@@ -61,3 +63,29 @@ def test_module_on_the_way_of_run_imports_nothing_costly(module: str) -> None:
     new = in_fresh_interpreter(code)
     assert f"nstool.{module}" in new
     assert COSTLY.isdisjoint(new)
+
+
+def exported(tree: ast.Module) -> set[str]:
+    """Return what a type checker takes as public of a module: ``import X as X`` and what is assigned (PEP 484)."""
+    found: set[str] = set()
+    (block,) = (node for node in tree.body if isinstance(node, ast.If))
+    for node in block.body:
+        if isinstance(node, ast.ImportFrom):
+            found |= {alias.name for alias in node.names if alias.asname == alias.name}
+        elif isinstance(node, ast.Assign):
+            found |= {target.id for target in node.targets if isinstance(target, ast.Name)}
+    return found
+
+
+def test_public_names_are_the_same_for_type_checkers() -> None:
+    """What nstool loads when it is asked for is what mypy --strict lets a program import."""
+    text = (PACKAGE / "__init__.py").read_text("utf-8")
+    names = set(in_fresh_interpreter("import json, nstool; print(json.dumps(nstool.__all__))"))
+    assert names == exported(ast.parse(text))
+    assert names >= PUBLIC
+
+
+def test_package_alone_imports_nothing() -> None:
+    """What is public is loaded when it is first used, not before."""
+    code = "import json, sys, nstool; print(json.dumps([name for name in sys.modules if name.startswith('nstool.')]))"
+    assert in_fresh_interpreter(code) == []
