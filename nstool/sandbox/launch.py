@@ -334,9 +334,12 @@ def launch(
 ) -> Sandbox:
     """Make the sandbox of a spec and return it once its command runs.
 
-    stdin, stdout, stderr: fds for the command, None for the caller's own; closed ones become /dev/null.
+    stdin, stdout, stderr: fds for the command, None for the caller's own, of which closed ones become /dev/null.
     Raises SpecError (nothing done), NotSupported (nothing done), KernelError (all undone).
     """
+    from nstool.spec.check import check_is_spec
+
+    check_is_spec(spec)
     streams = (stdin, stdout, stderr)
     own = own_terminals(spec, streams)
     if pass_fds is not None:
@@ -570,11 +573,14 @@ def check_open(passed: tuple[int, ...]) -> None:
 
 
 def given_streams(streams: tuple[int | None, ...], opened: list[int]) -> dict[str, int]:
-    """Return the fds of the three standard streams; closed ones become /dev/null. opened: fds to close later."""
+    """Return the fds of the three standard streams; the caller's own become /dev/null where they are closed.
+
+    opened: fds to close later. Raises SpecError for one that is given and not open.
+    """
     given = {}
     for number, name in enumerate(("stdin", "stdout", "stderr")):
-        fd = streams[number]
-        fd = number if fd is None else _fileno(fd, name)
+        stream = streams[number]
+        fd = number if stream is None else _fileno(stream, name)
         if _is_directory(fd):
             raise SpecError(
                 f"fd {fd} is a directory, by which the command would reach the files round it: "
@@ -582,6 +588,8 @@ def given_streams(streams: tuple[int | None, ...], opened: list[int]) -> dict[st
                 name,
             )
         if not _is_open(fd):
+            if stream is not None:
+                raise SpecError(f"fd {fd} is not open in the launcher", name)
             null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
             fd = above_streams(null)
             os.close(null)
@@ -594,7 +602,10 @@ def given_streams(streams: tuple[int | None, ...], opened: list[int]) -> dict[st
 
 
 def _fileno(stream: object, name: str) -> int:
-    fd = stream if isinstance(stream, int) else getattr(stream, "fileno", lambda: None)()
+    try:
+        fd = stream if isinstance(stream, int) else getattr(stream, "fileno", lambda: None)()
+    except (OSError, ValueError):  # a file that is closed, or that has no fd
+        fd = None
     if not isinstance(fd, int) or fd < 0:
         raise SpecError(f"{stream!r} is neither an open fd nor a file; for a pipe use os.pipe()", name)
     return fd

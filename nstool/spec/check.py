@@ -70,11 +70,18 @@ def check(spec: Spec, place: Place = key_path) -> None:
     place: turns a key path into the place for the message, as "web.toml:12: limits.memory" or "--memory".
     What only this host cannot do is the business of preflight.
     """
+    check_is_spec(spec)
     for rule in CHECKS:
         try:
             rule(spec)
         except _Wrong as wrong:
             raise SpecError(wrong.message, place(wrong.path)) from None
+
+
+def check_is_spec(value: object) -> None:
+    """Raise SpecError for what is no Spec at all."""
+    if not isinstance(value, Spec):
+        raise SpecError(f'a Spec is wanted, not {type(value).__name__}: Spec(command=("sh", "-c", "id"))')
 
 
 class _Wrong(Exception):

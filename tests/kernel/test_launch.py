@@ -19,6 +19,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -29,7 +30,7 @@ from nstool.errors import KernelError, NstoolError, SpecError
 from nstool.kinds import KINDS
 from nstool.sandbox import cgroups, engine, rundir
 from nstool.sandbox.aio import launch_async
-from nstool.sandbox.launch import Exit, ending, launch
+from nstool.sandbox.launch import Exit, ending, launch, prepare, preview
 from nstool.spec.model import Capabilities, Limits, Mount, Net, Root, Spec
 from tests.support import kernel, leaks, plans, processes
 from tests.support.probes import REPOSITORY
@@ -468,6 +469,31 @@ def test_closed_standard_streams(in_child: InChild, name: str, probe: str, close
     assert {fd: target.removesuffix(" (deleted)") for fd, target in fds.items()} == wanted
 
 
+@pytest.mark.needs("root")
+def test_a_stream_that_is_given_must_be_open(in_child: InChild, workplace: Workplace, name: str) -> None:
+    """A number or a file that was closed is refused by its name, for a launch and for an exec; nothing is left."""
+
+    def act() -> list[str]:
+        said = []
+        with open(os.devnull, "rb") as file:
+            pass
+        with launch(small(name, "sleep", "60")) as sandbox:
+            for start in (
+                lambda **streams: launch(small(f"{name}b", "true"), **streams),
+                partial(sandbox.exec, "true"),
+            ):
+                for streams in ({"stdin": 98}, {"stdout": file}, {"stderr": 99}):
+                    with pytest.raises(SpecError) as caught:
+                        start(**streams)
+                    said.append(str(caught.value))
+        return said
+
+    said, left = in_child(plans.left_by, workplace, act)
+    assert left == ""
+    assert [text.split(":")[0] for text in said] == ["stdin", "stdout", "stderr"] * 2
+    assert said[2] == "stderr: fd 99 is not open in the launcher"
+
+
 @pytest.mark.needs("root", "veth", "nft")
 @pytest.mark.parametrize("mode", ["none", "veth"])
 def test_exhausted_fd_table(in_child: InChild, workplace: Workplace, name: str, mode: str) -> None:
@@ -888,6 +914,13 @@ def test_wait_of_several_threads(name: str) -> None:
             sandbox.signal(signal.SIGTERM)
         sandbox.kill()
         sandbox.close()
+
+
+@pytest.mark.parametrize("start", [launch, prepare, preview, lambda spec: asyncio.run(launch_async(spec))])
+def test_only_a_spec_is_launched(start: Callable[[Any], Any]) -> None:
+    """Anything else is refused with what is wanted."""
+    with pytest.raises(SpecError, match=r"^a Spec is wanted, not str: Spec\(command="):
+        start("ls")
 
 
 @pytest.mark.needs("root")
