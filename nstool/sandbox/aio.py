@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
-from nstool.sandbox.launch import Exit, Sandbox, launch
+from nstool.sandbox.launch import Exit, Sandbox, check_timeout, ends_within, launch, still_runs
 from nstool.spec.model import Spec
 
 if TYPE_CHECKING:
@@ -23,10 +23,18 @@ class AsyncSandbox:
     def __init__(self, sandbox: Sandbox) -> None:
         self.sandbox = sandbox
 
-    async def wait(self) -> Exit:
-        """Wait for the end, undo what was made, and return how the command ended."""
-        if not self.sandbox.ended:
-            await _readable(self.pidfd)
+    async def wait(self, timeout: float | None = None) -> Exit:
+        """Wait for the end, undo what was made, and return how the command ended.
+
+        timeout: seconds; raises TimeoutError. Called again, it returns the same.
+        """
+        check_timeout(timeout)
+        if not self.sandbox.ended and not ends_within(self.pidfd, 0):
+            try:
+                async with asyncio.timeout(timeout):
+                    await _readable(self.pidfd)
+            except TimeoutError:
+                raise still_runs(f"sandbox {self.name!r}", timeout) from None
         return await asyncio.to_thread(self.sandbox.wait)
 
     def signal(self, number: int) -> None:

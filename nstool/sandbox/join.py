@@ -10,7 +10,17 @@ from nstool.kinds import KINDS
 from nstool.plan import join
 from nstool.plan.template import program
 from nstool.sandbox import engine, host, rundir
-from nstool.sandbox.launch import Exit, above_streams, ending, given_streams, report, status_taken
+from nstool.sandbox.launch import (
+    Exit,
+    above_streams,
+    check_timeout,
+    ending,
+    ends_within,
+    given_streams,
+    report,
+    status_taken,
+    still_runs,
+)
 from nstool.spec.model import Root, Spec
 
 TYPE_CHECKING = False
@@ -42,9 +52,12 @@ class Joined:
         except ProcessLookupError:
             raise SandboxGone("the command has ended") from None
 
-    def wait(self) -> Exit:
-        """Wait for the end of the command and return how it ended."""
+    def wait(self, timeout: float | None = None) -> Exit:
+        """Wait for the end of the command and return how it ended. timeout: seconds; raises TimeoutError."""
+        check_timeout(timeout)
         if self._exit is None:
+            if timeout is not None and self._process.pidfd >= 0 and not ends_within(self._process.pidfd, timeout):
+                raise still_runs("the command", timeout)
             self._exit = ending(self._process, {})
             self._close_fds()
             if self._exit is None:
@@ -133,7 +146,7 @@ def _exec_in(
     try:
         given = given_streams(streams, opened)
         plan = join.into_sandbox(spec, host.read(Spec(proc="none"), own), _target(init_pid, cgroups))
-        if _has_ended(pidfd):  # what was read may be of another process with this pid
+        if ends_within(pidfd, 0):  # what was read may be of another process with this pid
             raise _gone(init_pid)
         given["target"] = pidfd
         given |= {f"pass{n}": fd for n, fd in enumerate(spec.pass_fds)}
@@ -141,14 +154,6 @@ def _exec_in(
     finally:
         for fd in opened:
             os.close(fd)
-
-
-def _has_ended(pidfd: int) -> bool:
-    import select
-
-    poll = select.poll()
-    poll.register(pidfd, select.POLLIN)
-    return bool(poll.poll(0))
 
 
 def _gone(init_pid: int) -> SandboxGone:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 # What preparing, taking a lease and undoing have open at the same time, and some more; nft(8) and netlink need pipes.
 _SPARE_FDS = 6
 _SPARE_FDS_LINKED = 16
+_LONGEST = (1 << 31) - 1  # milliseconds that poll(2) takes
 
 
 class Exit(Frozen):
@@ -149,10 +150,22 @@ class Sandbox:
 
     @property
     def addresses(self) -> Addresses:
-        """The links, addresses and routes of its network namespace, read from there."""
+        """The links, addresses and routes of its network namespace, read from there. Raises SandboxGone."""
         from nstool.network.facts import addresses
 
-        return addresses(self.init_pid)
+        pidfd = self.copy_of_pidfd()
+        try:
+            try:
+                found = addresses(self.init_pid)
+            except OSError:  # of a process that has ended: ESRCH, ENOENT, or EACCES
+                if ends_within(pidfd, 0):
+                    raise self._gone() from None
+                raise
+            if ends_within(pidfd, 0):  # what was read may be of another process with this pid
+                raise self._gone()
+            return found
+        finally:
+            os.close(pidfd)
 
     def signal(self, number: int) -> None:
         """Send a signal to the command (init forwards it). SIGKILL and SIGSTOP reach it alone too.
@@ -163,7 +176,10 @@ class Sandbox:
             with self._fds:
                 self._process.signal(number)
         except ProcessLookupError:
-            raise SandboxGone(f"sandbox {self.name!r} has ended") from None
+            raise self._gone() from None
+
+    def _gone(self) -> SandboxGone:
+        return SandboxGone(f"sandbox {self.name!r} has ended")
 
     def kill(self) -> None:
         """End everything in it at once: init is killed, and the kernel kills the rest."""
@@ -191,8 +207,9 @@ class Sandbox:
 
         timeout: seconds; raises TimeoutError. Called again, it returns the same.
         """
+        check_timeout(timeout)
         if self._exit is None and timeout is not None and not self._ends_within(timeout):
-            raise TimeoutError(f"sandbox {self.name!r} still runs after {timeout} s")
+            raise still_runs(f"sandbox {self.name!r}", timeout)
         with self._lock:
             if self._exit is None:
                 self._exit = ending(self._process, self.cgroups)
@@ -208,7 +225,7 @@ class Sandbox:
         """
         with self._fds:
             if self._process.pidfd < 0:
-                raise SandboxGone(f"sandbox {self.name!r} has ended")
+                raise self._gone()
             return above_streams(self._process.pidfd)
 
     def _ends_within(self, timeout: float) -> bool:
@@ -217,11 +234,7 @@ class Sandbox:
         except SandboxGone:
             return True
         try:
-            import select
-
-            poll = select.poll()
-            poll.register(pidfd, select.POLLIN)
-            return bool(poll.poll(timeout * 1000))
+            return ends_within(pidfd, timeout)
         finally:
             os.close(pidfd)
 
@@ -310,6 +323,26 @@ def status_taken(what: str, process: engine.Process) -> NstoolError:
         f"{what} has ended, but its status was taken by another wait in this process: wait for children by pid only"
         + ("" if process.program.init else ", or use a sandbox with init")
     )
+
+
+def check_timeout(timeout: float | None) -> None:
+    """Raise TypeError for what is no time to wait."""
+    if timeout is not None and not isinstance(timeout, (int, float)):
+        raise TypeError(f"timeout is a number of seconds or None, not {timeout!r}")
+
+
+def still_runs(what: str, timeout: float | None) -> TimeoutError:
+    """Return the error of a ``wait`` that was too short."""
+    return TimeoutError(f"{what} still runs after {timeout} s")
+
+
+def ends_within(pidfd: int, timeout: float) -> bool:
+    """Wait so many seconds for the end of a process; whether it has ended. pidfd_open(2)."""
+    import select
+
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(min(max(timeout, 0) * 1000, _LONGEST)))
 
 
 def payload_pid(init_pid: int) -> int:

@@ -26,10 +26,10 @@ from typing import Any
 
 import pytest
 
-from nstool.errors import KernelError, NstoolError, SpecError
+from nstool.errors import KernelError, NstoolError, SandboxGone, SpecError
 from nstool.kinds import KINDS
 from nstool.sandbox import cgroups, engine, rundir
-from nstool.sandbox.aio import launch_async
+from nstool.sandbox.aio import AsyncSandbox, launch_async
 from nstool.sandbox.launch import Exit, ending, launch, prepare, preview
 from nstool.spec.model import Capabilities, Limits, Mount, Net, Root, Spec
 from tests.support import kernel, leaks, plans, processes
@@ -914,6 +914,53 @@ def test_wait_of_several_threads(name: str) -> None:
             sandbox.signal(signal.SIGTERM)
         sandbox.kill()
         sandbox.close()
+
+
+@pytest.mark.needs("root")
+def test_waits_have_a_timeout(in_child: InChild, name: str) -> None:
+    """TimeoutError while it runs, the Exit when it has ended in time, TypeError for no number of seconds: all alike."""
+
+    async def act() -> None:
+        (reader, writer), (own, others) = os.pipe(), os.pipe()
+        script = ("sh", "-c", "read line; exit 3")
+        async with await launch_async(small(name, *script), stdin=reader) as sandbox:
+            command = sandbox.sandbox.exec(*script, stdin=own)
+            waits = (command.wait, sandbox.sandbox.wait, sandbox.wait)
+            for wait in waits:
+                for timeout in (-1, 0, 0.01):
+                    with pytest.raises(TimeoutError, match=rf"still runs after {timeout} s"):
+                        await done(wait(timeout))
+                with pytest.raises(TypeError, match="timeout is a number of seconds or None, not 'x'"):
+                    await done(wait("x"))
+            for end, wait in zip((others, writer, reader), waits):
+                os.close(end)
+                assert (await done(wait(float("inf")))).code == 3
+            assert [(await done(wait(0))).code for wait in waits] == [3, 3, 3]
+        os.close(own)
+
+        async with await launch_async(small(f"{name}b", "true")) as sandbox:
+            select.select([sandbox.pidfd], [], [], SECONDS)
+            assert (await sandbox.wait(0)).code == 0  # has ended, though nobody has waited yet
+
+    async def done(waited: Any) -> Exit:
+        return waited if isinstance(waited, Exit) else await waited
+
+    in_child(lambda: asyncio.run(act()))
+
+
+@pytest.mark.needs("root")
+@pytest.mark.parametrize("reaped", [False, True])
+def test_after_the_end_it_is_gone(name: str, reaped: bool) -> None:
+    """Addresses and further commands are of a sandbox that runs, before and after its end was waited for."""
+    with launch(small(name, "true")) as sandbox:
+        assert select.select([sandbox.pidfd], [], [], SECONDS)[0]
+        if reaped:
+            sandbox.wait()
+        for ask in (lambda: sandbox.addresses, lambda: sandbox.exec("id")):
+            with pytest.raises(SandboxGone, match="has ended"):
+                ask()
+        with pytest.raises(SandboxGone, match="has ended"):
+            asyncio.run(AsyncSandbox(sandbox).addresses())
 
 
 @pytest.mark.parametrize("start", [launch, prepare, preview, lambda spec: asyncio.run(launch_async(spec))])
