@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from nstool.sandbox.launch import Exit, Sandbox, check_timeout, ends_within, launch, still_runs
 from nstool.spec.model import Spec
@@ -64,9 +64,20 @@ class AsyncSandbox:
         """Return the links, addresses and routes of its network namespace, read from there by a thread."""
         return await asyncio.to_thread(lambda: self.sandbox.addresses)
 
-    async def exec(self, *command: str, **streams: int | None) -> Exit:
-        """Run another command in the sandbox, with its credentials and hardening, and wait for its end."""
-        joined = await asyncio.to_thread(self.sandbox.exec, *command, **streams)
+    async def exec(
+        self,
+        *command: str,
+        stdin: int | None = None,
+        stdout: int | None = None,
+        stderr: int | None = None,
+        user: str | None = None,
+        cwd: str | None = None,
+        env: dict[str, str] | None = None,
+    ) -> Exit:
+        """Run another command in the sandbox and wait for its end; arguments and errors as ``Sandbox.exec``."""
+        joined = await asyncio.to_thread(
+            self.sandbox.exec, *command, stdin=stdin, stdout=stdout, stderr=stderr, user=user, cwd=cwd, env=env
+        )
         try:
             await _readable(joined.pidfd)
             return await asyncio.to_thread(joined.wait)
@@ -86,12 +97,20 @@ class AsyncSandbox:
         await self.close()
 
 
-async def launch_async(spec: Spec, **streams: Any) -> AsyncSandbox:
+async def launch_async(
+    spec: Spec,
+    *,
+    stdin: int | None = None,
+    stdout: int | None = None,
+    stderr: int | None = None,
+    pass_fds: tuple[int, ...] | None = None,
+) -> AsyncSandbox:
     """Make the sandbox of a spec in a thread of the loop's pool; arguments and errors as ``launch``.
 
     When the task is cancelled meanwhile, the sandbox that comes of it is ended at once.
     """
-    task = asyncio.ensure_future(asyncio.to_thread(launch, spec, **streams))
+    making = asyncio.to_thread(launch, spec, stdin=stdin, stdout=stdout, stderr=stderr, pass_fds=pass_fds)
+    task = asyncio.ensure_future(making)
     try:
         return AsyncSandbox(await asyncio.shield(task))
     except asyncio.CancelledError:

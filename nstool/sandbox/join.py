@@ -17,6 +17,7 @@ from nstool.sandbox.launch import (
     ending,
     ends_within,
     given_streams,
+    own_terminals,
     report,
     status_taken,
     still_runs,
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
     from nstool.plan.steps import Plan
     from nstool.sandbox.launch import Sandbox
+    from nstool.spec.check import Place
 
 
 class Joined:
@@ -127,29 +129,40 @@ def _target(pid: int, cgroups: dict[str, str]) -> join.Target:
 
 def _exec_in(
     spec: Spec,
+    changes: dict[str, object],
     init_pid: int,
     pidfd: int,
     cgroups: dict[str, str],
-    *,
-    stdin: int | None = None,
-    stdout: int | None = None,
-    stderr: int | None = None,
+    place: Place,
+    streams: tuple[int | None, int | None, int | None] = (None, None, None),
 ) -> Joined:
-    """Run spec.command in the sandbox of this init, which was made from spec but for the command.
+    """Run a command in the sandbox of this init, which was made from spec.
 
-    pidfd: of init, above the standard streams; closed here. Raises SandboxGone when it has ended, KernelError for a
-    step that was refused.
+    changes: what the command has of its own, fields of a spec; env: variables besides the spec's.
+    pidfd: of init, above the standard streams; closed here. Raises SpecError, SandboxGone when it has ended,
+    KernelError for a step that was refused.
     """
-    streams = (stdin, stdout, stderr)
-    own = tuple(n for n, fd in enumerate(streams) if fd is None and os.isatty(n)) if spec.terminal == "auto" else ()
+    from nstool.spec.check import check
+
     opened = [pidfd]
     try:
+        if isinstance(env := changes.get("env"), dict):
+            changes = {**changes, "env": spec.env | env}
+        spec = spec.replace(pass_fds=(), **changes)
+        check(spec, place)
+        if "user" in changes:
+            try:
+                spec = spec.replace(user=_numbers(init_pid, spec.user, place(("user",))))
+            except (OSError, SpecError):
+                if ends_within(pidfd, 0):  # so nothing was there to be read
+                    raise _gone(init_pid) from None
+                raise
         given = given_streams(streams, opened)
-        plan = join.into_sandbox(spec, host.read(Spec(proc="none"), own), _target(init_pid, cgroups))
+        facts = host.read(Spec(proc="none"), own_terminals(spec, streams))
+        plan = join.into_sandbox(spec, facts, _target(init_pid, cgroups))
         if ends_within(pidfd, 0):  # what was read may be of another process with this pid
             raise _gone(init_pid)
         given["target"] = pidfd
-        given |= {f"pass{n}": fd for n, fd in enumerate(spec.pass_fds)}
         return _start(plan, given)
     finally:
         for fd in opened:
@@ -170,24 +183,13 @@ def _no_external(name: str, args: object, pid: int) -> None:
 
 
 def exec_by_name(name: str, command: tuple[str, ...], changes: dict[str, object]) -> Joined:
-    """Run a command in the sandbox of this name, made by whatever process. changes: fields of its spec."""
-    from nstool.spec.check import check
+    """Run a command in the sandbox of this name, made by whatever process. changes: as of ``_exec_in``."""
     from nstool.spec.load import from_dict
 
     record = rundir.find_running(name)
-    spec = from_dict(record.spec | {"command": list(command)}).replace(
-        **{"pass_fds": (), "terminal": "auto", **changes}
-    )
-    check(spec, lambda path: f"--{path[0]}")
+    spec = from_dict(record.spec | {"command": list(command)}).replace(terminal="auto")
     pidfd = _pidfd_of(record)
-    try:
-        if "user" in changes:
-            spec = spec.replace(user=_numbers(record.init_pid, spec.user))
-            _mapped(record.init_pid, spec.user)
-    except BaseException:
-        os.close(pidfd)
-        raise
-    return _exec_in(spec, record.init_pid, pidfd, record.cgroups)
+    return _exec_in(spec, changes, record.init_pid, pidfd, record.cgroups, lambda path: f"--{path[0]}")
 
 
 def _pidfd_of(record: rundir.Record) -> int:
@@ -204,25 +206,21 @@ def _pidfd_of(record: rundir.Record) -> int:
     return pidfd
 
 
-def _numbers(pid: int, user: str) -> str:
-    """Return "uid:gid" for what --user says, names looked up in the root that the process has. Raises SpecError."""
+def _numbers(pid: int, user: str, place: str) -> str:
+    """Return "uid:gid" for a user, names as the root of the process has them. Raises SpecError, also if not mapped."""
     from nstool.sandbox import names
 
     try:
-        return names.lookup(Spec(user=user, root=Root(type="directory", path=f"/proc/{pid}/root"))).user
+        found = names.lookup(Spec(user=user, root=Root(type="directory", path=f"/proc/{pid}/root"))).user
     except SpecError as error:
-        raise SpecError(error.message, "--user") from None
-
-
-def _mapped(pid: int, user: str) -> None:
-    """Raise SpecError for ids that the user namespace of the process does not map. user: "uid" or "uid:gid"."""
-    uid, _, gid = user.partition(":")
-    for kind, number in (("uid", int(uid)), ("gid", int(gid or uid))):
+        raise SpecError(error.message, place) from None
+    for kind, number in zip(("uid", "gid"), map(int, found.split(":"))):
         with open(f"/proc/{pid}/{kind}_map", encoding="ascii") as file:
             ranges = [(int(first), int(count)) for first, _, count in map(str.split, file)]
         if not any(first <= number < first + count for first, count in ranges):
             there = ", ".join(f"{first} to {first + count - 1}" for first, count in ranges)
-            raise SpecError(f"{kind} {number} is not in the sandbox's {kind}_map: {there}", "--user")
+            raise SpecError(f"{kind} {number} is not in the sandbox's {kind}_map: {there}", place)
+    return found
 
 
 # ---- enter: namespaces of anything, with the caller's rights ----
@@ -345,7 +343,18 @@ def enter(
             os.close(fd)
 
 
-def exec_into(sandbox: Sandbox, command: tuple[str, ...], **streams: int | None) -> Joined:
-    """Run a command in a sandbox of this process."""
-    spec = sandbox.spec.replace(command=command, pass_fds=())
-    return _exec_in(spec, sandbox.init_pid, sandbox.copy_of_pidfd(), sandbox.cgroups, **streams)
+def exec_into(
+    sandbox: Sandbox,
+    command: tuple[str, ...],
+    changes: dict[str, object],
+    streams: tuple[int | None, int | None, int | None],
+) -> Joined:
+    """Run a command in a sandbox of this process. changes: fields of its spec that the command has of its own."""
+    from nstool.spec.check import key_path
+
+    if not command or not isinstance(command[0], str):
+        what = f"{command[0]!r} is no word" if command else "there is none"
+        raise SpecError(f'{what}; write one argument a word: exec("id", "-u"), exec(*words)', "command")
+    changes = {"command": command, **changes}
+    pidfd = sandbox.copy_of_pidfd()
+    return _exec_in(sandbox.spec, changes, sandbox.init_pid, pidfd, sandbox.cgroups, key_path, streams)

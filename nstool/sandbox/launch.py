@@ -257,11 +257,27 @@ class Sandbox:
             self.kill()
             self.wait()
 
-    def exec(self, *command: str, **streams: int | None) -> Joined:
-        """Run another command in the sandbox, with its credentials and hardening. streams: stdin, stdout, stderr."""
+    def exec(
+        self,
+        *command: str,
+        stdin: int | None = None,
+        stdout: int | None = None,
+        stderr: int | None = None,
+        user: str | None = None,
+        cwd: str | None = None,
+        env: dict[str, str] | None = None,
+    ) -> Joined:
+        """Run another command in the sandbox, with its credentials and hardening.
+
+        stdin, stdout, stderr: as of ``launch``. user, cwd: other ones than the spec's; user: "uid", "uid:gid", or names
+        of the sandbox. env: variables that are set besides the spec's.
+        Raises SpecError (nothing done), SandboxGone when it has ended, KernelError for a step that was refused.
+        """
         from nstool.sandbox.join import exec_into
 
-        return exec_into(self, command, **streams)
+        changes: dict[str, object] = {"user": user, "cwd": cwd, "env": env}
+        changes = {key: value for key, value in changes.items() if value is not None}
+        return exec_into(self, command, changes, (stdin, stdout, stderr))
 
     def __enter__(self) -> Self:
         return self

@@ -265,6 +265,13 @@ def test_exec_joins_a_running_sandbox(name: str) -> None:
         assert process.poll() is None
 
 
+def test_exec_adds_variables_to_the_specs(name: str) -> None:
+    """--env sets one; the others are as the spec says."""
+    with running("run", "--name", name, "--env", "A=1", "--env", "B=2", "--", "sh", "-c", "echo ready; read x"):
+        done = nstool("exec", name, "--env", "B=3", "--env", "C=4", "--", "sh", "-c", "echo $A $B $C")
+        assert done.stdout == "1 3 4\n"
+
+
 @pytest.mark.parametrize(
     ("user", "ids"),
     [("web", "33 34"), ("web:adm", "33 4"), ("web:7", "33 7"), ("5:adm", "5 4"), ("6", "6 6")],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -121,3 +122,21 @@ def test_web_service() -> None:
     assert "ended with" in text
     for what in ("link", "cgroups", "run directory", "processes"):
         assert f"{what:14} nothing" in text, text
+
+
+PROGRAMS = re.findall(r"```python\n(.*?)```", (EXAMPLES.parent / "docs/library.md").read_text("utf-8"), re.DOTALL)
+
+
+@pytest.mark.needs("root", "native", "nsexec", "veth", "nft")
+@pytest.mark.parametrize("number", range(len(PROGRAMS)))
+def test_program_of_the_library(number: int) -> None:
+    """Every program in docs/library.md runs to its end, and prints what its comments say in quotes."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", PROGRAMS[number]],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [text for text in re.findall(r"# (b'.*')$", PROGRAMS[number], re.MULTILINE) if text not in done.stdout] == []

@@ -8,6 +8,7 @@ import errno
 import gc
 import json
 import os
+import re
 import resource
 import select
 import signal
@@ -871,6 +872,58 @@ def test_exec_has_an_end_of_its_own(name: str) -> None:
 
 
 @pytest.mark.needs("root")
+def test_exec_has_settings_of_its_own(name: str) -> None:
+    """User, directory and variables besides those of the sandbox, whose command keeps its own."""
+    script = "id -u; id -g; pwd; echo $A $B $C"
+    with launch(small(name, "sleep", "60", env={"A": "1", "B": "2"})) as sandbox:
+        settings = {"user": "33:34", "cwd": "/etc", "env": {"B": "3", "C": "4"}}
+        assert output(partial(sandbox.exec, **settings), "sh", "-c", script).split() == b"33 34 /etc 1 3 4".split()
+        assert output(sandbox.exec, "sh", "-c", script).split() == b"1000 1000 / 1 2".split()
+
+
+@pytest.mark.needs("root")
+def test_exec_in_an_asyncio_loop_has_settings_of_its_own(in_child: InChild, name: str) -> None:
+    """The same arguments as of the synchronous one."""
+
+    async def act() -> list[int]:
+        script = 'test $(id -u) = 33 && test "$PWD $A" = "/etc 1" && exit 4'
+        async with await launch_async(small(name, "sleep", "60")) as sandbox:
+            own = await sandbox.exec("sh", "-c", script, user="33", cwd="/etc", env={"A": "1"})
+            return [own.status, (await sandbox.exec("sh", "-c", script)).status]
+
+    assert in_child(lambda: asyncio.run(act())) == [4, 1]
+
+
+@pytest.mark.needs("root")
+@pytest.mark.parametrize(
+    ("words", "settings", "message"),
+    [
+        ((), {}, r'command: there is none; .* exec\("id", "-u"\)'),
+        ((["id"],), {}, r"command: \['id'\] is no word; .* exec\(\*words\)"),
+        (("id", 1), {}, r"command\[1\]: must be of type str, not int"),
+        (("",), {}, "command.*: the name of the command is empty"),
+        (("id",), {"cwd": "etc"}, 'cwd: .*"etc" is relative'),
+        (("id",), {"user": "nobody-of-this-name"}, "user: .*/etc/passwd has no 'nobody-of-this-name'"),
+        (("id",), {"user": "99999999"}, "user: uid 99999999 is not in the sandbox's uid_map"),
+        (("id",), {"env": "A=1"}, r"env: must be of type dict\[str, str\]"),
+    ],
+)
+def test_exec_refuses_what_makes_no_sense(
+    in_child: InChild, name: str, words: Any, settings: Any, message: str
+) -> None:
+    """A SpecError says what, and the sandbox goes on."""
+
+    def act() -> str:
+        with launch(small(name, "sleep", "60")) as sandbox:
+            with pytest.raises(SpecError) as caught:
+                sandbox.exec(*words, **settings)
+            assert sandbox.exec("true").wait().status == 0
+        return str(caught.value)
+
+    assert re.match(message, in_child(act))
+
+
+@pytest.mark.needs("root")
 @pytest.mark.parametrize("ended", [True, False])
 def test_terminal_of_an_exec_is_closed_with_it(name: str, ended: bool) -> None:
     """Whether the command has ended by itself or is ended by leaving."""
@@ -956,7 +1009,7 @@ def test_after_the_end_it_is_gone(name: str, reaped: bool) -> None:
         assert select.select([sandbox.pidfd], [], [], SECONDS)[0]
         if reaped:
             sandbox.wait()
-        for ask in (lambda: sandbox.addresses, lambda: sandbox.exec("id")):
+        for ask in (lambda: sandbox.addresses, lambda: sandbox.exec("id"), lambda: sandbox.exec("id", user="33")):
             with pytest.raises(SandboxGone, match="has ended"):
                 ask()
         with pytest.raises(SandboxGone, match="has ended"):

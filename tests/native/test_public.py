@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import inspect
 import re
 from pathlib import Path
 
@@ -25,3 +26,11 @@ def test_types_of_the_library_can_be_imported() -> None:
     """Each class that docs/library.md names is one of the package: a program can write it in an annotation."""
     named = set(re.findall(r"`(?:a )?([A-Z][A-Za-z]*[a-z])`", LIBRARY.read_text("utf-8")))
     assert {"AsyncSandbox", "Addresses", "Joined", "Prepared"} <= named <= set(nstool.__all__) | set(dir(builtins))
+
+
+def test_asynchronous_ones_take_the_same() -> None:
+    """Arguments are spelt out, so that a wrong one is found by a type checker; asyncio's are those of the others."""
+    for one, other in ((nstool.launch, nstool.launch_async), (nstool.Sandbox.exec, nstool.AsyncSandbox.exec)):
+        found = [[(p.name, p.kind, p.default) for p in inspect.signature(f).parameters.values()] for f in (one, other)]
+        assert found[0] == found[1]
+        assert inspect.Parameter.VAR_KEYWORD not in {kind for _, kind, _ in found[0]}
