@@ -8,11 +8,34 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import inspect
     from typing import Any, ClassVar, Self, dataclass_transform
 else:
 
     def dataclass_transform(**_):
         return lambda cls: cls
+
+
+class _Signature:
+    # What inspect.signature() and help() show of a record, made when they ask.
+    def __get__(self, record: object, cls: type[Frozen]) -> inspect.Signature:
+        if record is not None or cls.__init__ is not Frozen.__init__:
+            raise AttributeError("__signature__")
+        import inspect
+
+        hints: dict[str, Any] = {}
+        for base in reversed(cls.__mro__):
+            hints |= base.__dict__.get("__annotations__", {})
+        parameters = [
+            inspect.Parameter(
+                name,
+                inspect.Parameter.POSITIONAL_OR_KEYWORD,
+                default=cls.__defaults__.get(name, inspect.Parameter.empty),
+                annotation=hints[name],
+            )
+            for name in cls.__fields__
+        ]
+        return inspect.Signature(parameters)
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=False)
@@ -26,6 +49,7 @@ class Frozen:
     __fields__: ClassVar[tuple[str, ...]] = ()
     __positions__: ClassVar[dict[str, int]] = {}
     __defaults__: ClassVar[dict[str, object]] = {}
+    __signature__: ClassVar = _Signature()
 
     def __init_subclass__(cls) -> None:
         own = [name for name in cls.__dict__.get("__annotations__", {}) if not name.startswith("__")]
