@@ -96,6 +96,13 @@ def test_links_lead_somewhere(path: Path) -> None:
     assert [link for link in links if not (path.parent / link).exists()] == []
 
 
+def test_readme_leads_to_every_document() -> None:
+    """Whoever reads the README finds the others, the manual pages too."""
+    links = set(re.findall(r"\]\(([^)#]+)", (ROOT / "README.md").read_text("utf-8")))
+    wanted = {str(path.relative_to(ROOT)) for path in (*BOOK.glob("*.md"), BOOK / "adr", BOOK / "man")}
+    assert wanted - links == set()
+
+
 @pytest.mark.parametrize("path", WRITTEN, ids=lambda path: str(path.relative_to(ROOT)))
 def test_commands_exist(path: Path) -> None:
     """A command line of nstool names a command and options that there are."""
