@@ -6,6 +6,7 @@ import ctypes
 import io
 import json
 import os
+import re
 import shlex
 import socket
 import subprocess
@@ -424,6 +425,28 @@ def test_show_cuts_nothing_off(boxed: Boxed, found: Isolation) -> None:
     render(found, Console(file=output, width=60))
     render_mounts(found, Console(file=output, width=60))
     assert "…" not in output.getvalue()
+
+
+def test_show_marks_what_is_covered(boxed: Boxed) -> None:
+    """A mount that no path leads to is told from the one that covers it, and is not counted as writable."""
+    before = run_show(str(boxed.pid)).stdout.splitlines()
+    into = ["nsenter", "-t", str(boxed.pid), "-m"]
+    for options in (["-t", "tmpfs", "under"], ["-t", "tmpfs", "-o", "ro", "over"]):
+        subprocess.run([*into, "mount", *options, "/mnt"], check=True)
+    shown = run_show(str(boxed.pid), "--mounts").stdout.splitlines()
+    assert [line.split()[1:4] for line in shown if line.startswith(" /mnt ")] == [
+        ["covered", "tmpfs", "two"],
+        ["covered", "tmpfs", "under"],
+        ["ro", "tmpfs", "over"],
+    ]
+    all_before, writable_before, covered_before = counted(before)
+    assert counted(shown) == (all_before + 2, writable_before, covered_before + 2)
+
+
+def counted(lines: list[str]) -> tuple[int, ...]:
+    """The mounts of the inside, as a table counts them: all, the writable, the covered."""
+    row = next(line for line in lines if line.startswith("   mounts "))
+    return tuple(map(int, re.findall(r"\d+", row)[:3]))
 
 
 def test_show_prints_json(boxed: Boxed) -> None:
