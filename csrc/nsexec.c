@@ -66,18 +66,39 @@ static void say_error(int e)
 	say_number(e);
 }
 
+/* What a call is about: the command that it executes, or else its last string that is not empty, a path mostly.
+ * NULL if there is none. */
+static const char *subject(const uint8_t *plan, const struct nst_step *s)
+{
+	const char *kinds = nst_call_kinds(s->call);
+	uint64_t found = 0;
+	int i;
+
+	if (kinds[0] == 'v') /* execve: files, argv, environment; spawn: argv */
+		found = s->arg[kinds[1] == 'v'];
+	else
+		for (i = 0; kinds[i]; i++)
+			if (kinds[i] == 's' && s->arg[i] >> 32) /* its length */
+				found = s->arg[i];
+	if (!(found >> 32))
+		return NULL;
+	return (const char *)plan + ((const struct nst_plan *)plan)->pool_offset + (uint32_t)found;
+}
+
 /* Say which step of how many failed and how. Returns the exit status. */
 static int explain(const uint8_t *plan, const struct nst_failure *f)
 {
 	const struct nst_plan *h = (const struct nst_plan *)plan;
-	const char *call = "launch";
+	const struct nst_step *s = NULL;
+	const char *about = NULL;
 	int n = 0, i;
 
 	for (i = 0; i < (int)h->n_steps; i++)
 		n += nst_step_at(plan, i)->who != NST_UNDO;
 	say("nsexec: ");
 	if (f->step >= 0 && f->step < (int)h->n_steps) {
-		call = nst_call_name(nst_step_at(plan, f->step)->call);
+		s = nst_step_at(plan, f->step);
+		about = subject(plan, s);
 		if (f->step < n) {
 			say("step ");
 			say_number(f->step + 1);
@@ -88,19 +109,18 @@ static int explain(const uint8_t *plan, const struct nst_failure *f)
 			say("undo, ");
 		}
 	}
-	say(call);
-	if (nst_same(call, "execve")) {
-		uint64_t argv = nst_step_at(plan, f->step)->arg[1];
-
+	say(s ? nst_call_name(s->call) : "launch");
+	if (about) {
 		say(" of ");
-		if (argv >> 32) /* its length */
-			say((const char *)plan + h->pool_offset + (uint32_t)argv);
+		say(about);
 	}
 	say(": ");
 	say_error(f->error);
-	say("\n");
-	if (nst_same(call, "execve"))
+	if (s && nst_call_is(s, "execve")) {
+		say("\n");
 		return f->error == ENOENT || f->error == ENOTDIR ? NOT_FOUND : NOT_EXECUTABLE;
+	}
+	say(s ? "; nstool plan FILE shows the step\n" : "\n");
 	return CANNOT;
 }
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import fcntl
 import glob
 import os
+import re
 import select
 import signal
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,13 +19,14 @@ import pytest
 pytest.importorskip("nstool._native", reason="nstool._native is not built; run make build")
 
 from nstool.plan import build
+from nstool.plan.calls import CALLS
 from nstool.plan.encode import decode, encode
 from nstool.plan.lease import Lease
-from nstool.plan.steps import UNDO, Plan
+from nstool.plan.steps import UNDO, Plan, Step
 from nstool.sandbox import engine, host, journal
 from nstool.sandbox.compiled import PID_TOKEN, compile_spec
 from nstool.sandbox.launch import launch
-from nstool.spec.model import Limits, Net, Spec
+from nstool.spec.model import Limits, Mount, Net, Spec
 from tests.support import leaks, plans
 from tests.support.user import User
 from tests.support.workplace import Workplace
@@ -274,6 +277,14 @@ def test_second_run_does_not_disturb_the_first(running: Callable[..., subprocess
     assert process.poll() is None
 
 
+def _subject(step: Step) -> tuple[Any, ...]:
+    """What nsexec names of a step: the command, or the last string that is not empty."""
+    if step.call == "execve":
+        return step.args[1][:1]
+    texts = (value for (_, kind), value in zip(CALLS[step.call].params, step.args) if kind == "s" and value)
+    return tuple(texts)[-1:]
+
+
 def _refuse_each(workplace: Workplace, plan: Plan, directory: str) -> list[str]:
     """Run the plan as often as it has steps, each time with another one refused. Returns what was wrong."""
     total = sum(step.who != UNDO for step in plan.steps)
@@ -289,8 +300,9 @@ def _refuse_each(workplace: Workplace, plan: Plan, directory: str) -> list[str]:
         Path(file).write_bytes(encode(plan.replace(steps=steps)))
         done = nsexec(file)
         name = {2: "ENOENT", 9: "EBADF", 22: "EINVAL"}[errno]
-        what = f"execve of {refused.args[1][0]}" if refused.call == "execve" else refused.call
-        said = f"nsexec: step {number + 1} of {total}, {what}: {name}\n"
+        what = " of ".join((refused.call, *_subject(refused)))
+        hint = "" if refused.call == "execve" else "; nstool plan FILE shows the step"
+        said = f"nsexec: step {number + 1} of {total}, {what}: {name}{hint}\n"
         status = NOT_FOUND if step.call == "execve" else CANNOT
         if (done.returncode, done.stderr) != (status, said):
             wrong.append(f"{step.who} {step.call}: {done.returncode} {done.stderr!r}, not {status} {said!r}")
@@ -309,6 +321,23 @@ def test_step_that_is_refused_is_named(
     spec = base(name, "true").replace(init=init, proc_subset="pid")
     plan = build.plan(spec, host.read(spec), Lease(name, 0x6FFF0000, 0x6FFF0000, 65536, f"nstool-{name}"))
     assert in_child(_refuse_each, workplace, plan, str(tmp_path), timeout=120) == []
+
+
+def test_a_refusal_names_the_path_and_where_its_step_is_shown(compiled: Make, tmp_path: Path) -> None:
+    """What has gone since the plan was compiled; nstool plan FILE has the step under that number."""
+    source = tmp_path / "gone"
+    source.mkdir()
+    file = compiled("true", mounts=(Mount("/tmp/data", str(source)),))
+    source.rmdir()
+    done = nsexec(file)
+    match = re.fullmatch(
+        rf"nsexec: step (\d+) of \d+, open_tree of {source}: ENOENT; nstool plan FILE shows the step\n", done.stderr
+    )
+    assert match, done.stderr
+    assert done.returncode == CANNOT
+    shown = subprocess.run([sys.executable, "-m", "nstool.cli.main", "plan", file], capture_output=True, text=True)
+    (line,) = (line for line in shown.stdout.splitlines() if line.split()[:1] == [match[1]])
+    assert f'open_tree(AT_FDCWD, "{source}"' in line
 
 
 # ---- files that are no plan ----
@@ -415,8 +444,7 @@ def test_few_fds(compiled: Make, limit: int) -> None:
     done = after(f"ulimit -n {limit}", file)
     if done.returncode:
         assert done.returncode in (USAGE, CANNOT)
-        assert done.stderr.startswith("nsexec: ")
-        assert done.stderr.endswith((": EMFILE\n", ": EINVAL\n", ": EBADF\n")), done.stderr
+        assert re.fullmatch(r"nsexec: .*: (EMFILE|EINVAL|EBADF)(; nstool plan FILE shows the step)?\n", done.stderr)
     assert not any(map(os.path.exists, cgroups_of(file)))
 
 

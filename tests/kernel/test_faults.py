@@ -250,7 +250,7 @@ def test_list_of_children_that_cannot_be_opened(
     done, left = in_child(plans.left_by, workplace, act)
     assert trace.read_text().count("(INJECTED)") == 1
     assert (done.returncode, done.stdout) == (125, "")
-    assert re.search(r"^nsexec: step \d+ of \d+, prctl: EACCES$", done.stderr, re.MULTILINE)
+    assert re.search(r"^nsexec: step \d+ of \d+, prctl: EACCES;", done.stderr, re.MULTILINE)
     assert left == ""
 
 
