@@ -18,8 +18,9 @@ OTHERS = {"-o": True, "--output": True, "--shebang": True, "--force": False}
 def command(words: tuple[str, ...], output: str | None, shebang: str | None, force: bool) -> int:
     """Write the plan of a spec to FILE; `nsexec FILE [ARGS]` runs it without Python.
 
-    What needs Python at launch (a veth pair, nftables) is refused by name: make a network namespace
-    beforehand and join it (net.mode = "join").
+    What needs Python at launch is refused, all of it at once: net.mode "veth" and "bridge" (make a network namespace
+    beforehand and join it: net.mode = "join"), a root that is a tarball, an id-mapped mount or root, a kept upper
+    layer (which is id-mapped too, as root), pass_fds, and terminal "always".
     """
     import os
 

@@ -18,6 +18,7 @@ import pytest
 
 pytest.importorskip("nstool._native", reason="nstool._native is not built; run make build")
 
+from nstool.errors import SpecError
 from nstool.plan import build
 from nstool.plan.calls import CALLS
 from nstool.plan.encode import decode, encode
@@ -26,7 +27,7 @@ from nstool.plan.steps import UNDO, Plan, Step
 from nstool.sandbox import engine, host, journal
 from nstool.sandbox.compiled import PID_TOKEN, compile_spec
 from nstool.sandbox.launch import launch
-from nstool.spec.model import Limits, Mount, Net, Spec
+from nstool.spec.model import Limits, Mount, Net, Root, Spec
 from tests.support import leaks, plans
 from tests.support.user import User
 from tests.support.workplace import Workplace
@@ -338,6 +339,50 @@ def test_a_refusal_names_the_path_and_where_its_step_is_shown(compiled: Make, tm
     shown = subprocess.run([sys.executable, "-m", "nstool.cli.main", "plan", file], capture_output=True, text=True)
     (line,) = (line for line in shown.stdout.splitlines() if line.split()[:1] == [match[1]])
     assert f'open_tree(AT_FDCWD, "{source}"' in line
+
+
+# ---- what is not compiled ----
+
+MAPPED = "an id-mapped mount needs a launcher that brings the fd"
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "terminal": ({"terminal": "always"}, "nsexec relays no terminal"),
+    "net.mode": ({"net": Net("veth")}, '"veth" needs Python at launch; .* mode = "join"'),
+    "root": ({"root": Root(type="tarball", path=__file__)}, "a tarball is unpacked by nstool"),
+    "pass_fds": ({"pass_fds": (0,)}, "a passed fd needs a launcher"),
+    "mounts[1]": ({"mounts": (Mount("/tmp/a", "/etc"), Mount("/tmp/b", "/etc", idmap=True))}, MAPPED),
+}
+
+
+@pytest.mark.parametrize("key", REFUSED)
+def test_what_only_python_can_make_is_not_compiled(name: str, key: str) -> None:
+    """Each with its key and what to do."""
+    changes, message = REFUSED[key]
+    with pytest.raises(SpecError, match=message) as caught:
+        compile_spec(base(name, "true").replace(**changes))
+    assert (caught.value.place, "; and " in caught.value.message) == (key, False)
+
+
+def test_all_that_is_not_compiled_is_told_at_once(name: str) -> None:
+    """Whoever takes one away does not meet the next."""
+    spec = base(name, "true").replace(
+        **{key: value for changes, _ in REFUSED.values() for key, value in changes.items()}
+    )
+    with pytest.raises(SpecError) as caught:
+        compile_spec(spec)
+    first, *others = str(caught.value).split("; and ")
+    assert [text.split(": ")[0] for text in (first, *others)] == list(REFUSED)
+
+
+@pytest.mark.parametrize(
+    "root", [Root(type="directory", path="/usr", idmap=True), Root(type="overlay", lower=("/usr",))]
+)
+def test_a_mapped_root_is_not_compiled(name: str, tmp_path: Path, root: Root) -> None:
+    """Mapped because it says so, or because its upper layer is kept."""
+    if root.type == "overlay":
+        (tmp_path / "upper").mkdir()
+        root = root.replace(upper=str(tmp_path / "upper"))
+    with pytest.raises(SpecError, match=f"^root: {MAPPED}"):
+        compile_spec(base(name, "true").replace(root=root))
 
 
 # ---- files that are no plan ----
