@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from nstool.spec.model import Limits
 
 SECONDS = 5.0  # that dying processes may take to leave a cgroup
+_PF_EXITING = 4  # of the flags in proc_pid_stat(5); include/linux/sched.h of the kernel
 
 
 # ------------------------------------------------------------------------------------- layout
@@ -220,7 +221,7 @@ def oom_killed(cgroups: dict[str, str]) -> bool | None:
 def departures(cgroups: dict[str, str], limits: Limits, pid: int) -> list[str]:
     """Return how a running sandbox is no longer limited as it was made to be, sentences.
 
-    cgroups: as in its Record. pid: of a process that should be in all of them.
+    cgroups: as in its Record. pid: of a process that should be in all of them; none if it is ending.
     """
     found = []
     for path in dict.fromkeys(cgroups.values()):
@@ -233,7 +234,16 @@ def departures(cgroups: dict[str, str], limits: Limits, pid: int) -> list[str]:
         now = _read(file).strip()
         if now and not _same(now, wanted):
             found.append(f"{file} is {now}, and was made {wanted}")
-    return found
+    # Looked at last: whoever ends leaves its cgroups first, and they are removed then.
+    return [] if _is_ending(pid) else found
+
+
+def _is_ending(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return bool(int(file.read().rpartition(b")")[2].split()[6]) & _PF_EXITING)
+    except (FileNotFoundError, ProcessLookupError):
+        return True
 
 
 def _same(now: str, wanted: str) -> bool:

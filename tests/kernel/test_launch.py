@@ -802,6 +802,20 @@ def test_cgroups_that_somebody_changed(
     assert all(any(note in line for line in shown) for note in notes), shown
 
 
+@pytest.mark.needs("root", "cgroup_memory", "cgroup_pids")
+def test_a_command_that_ends_was_not_moved_out_of_its_cgroups(name: str) -> None:
+    """It is in none of them any more, dead and then gone, and that is no change that somebody made."""
+    with launch(small(name, "sleep", "60", init=False)) as sandbox:
+        paths, pid = sandbox.cgroups, sandbox.pid
+        sandbox.kill()
+        assert select.select([sandbox.pidfd], [], [], SECONDS)[0]
+        assert not any(pid in cgroups.processes(path) for path in paths.values())
+        assert cgroups.departures(paths, sandbox.spec.limits, pid) == []
+        sandbox.wait()
+    assert not any(map(os.path.exists, paths.values()))
+    assert cgroups.departures(paths, sandbox.spec.limits, pid) == []
+
+
 @pytest.mark.needs("root", "cgroup_memory")
 def test_supervisor_says_when_it_cannot_know_of_a_lack_of_memory(name: str) -> None:
     """``nstool run`` with its memory cgroup removed meanwhile."""
