@@ -312,12 +312,30 @@ def test_a_signal_ends_the_script_and_all_it_made(number: int, name: str, workpl
         assert process.stdout.readline() == "ready\n"
         process.send_signal(number)
         assert process.wait(30) == 128 + number
+        assert process.stderr is not None
+        assert process.stderr.read() == ""
+
+
+def test_a_refusal_of_unshare_is_told(name: str, workplace: Workplace) -> None:
+    """Status 125, its message, and no more."""
+    with script(Spec(command=("true",), name=name, terminal="never"), workplace) as path:
+        text = Path(path).read_text()
+        assert text.count("\nexec unshare --user ") == 1
+        Path(path).write_text(text.replace("\nexec unshare --user ", "\nexec unshare --no-such-option "))
+        done = run_script(path, workplace)
+    assert (done.returncode, done.stdout) == (125, "")
+    assert done.stderr.startswith("unshare: unrecognized option '--no-such-option'\n")
 
 
 @contextlib.contextmanager
 def started(path: str, place: Workplace) -> Iterator[subprocess.Popen[str]]:
     with subprocess.Popen(
-        ["sh", path], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, env=environment(place)
+        ["sh", path],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(place),
     ) as process:
         try:
             yield process

@@ -553,8 +553,8 @@ def test_small_script() -> None:
         "#   not done: init is a shell, not nsexec from a sealed memfd: "
         "it forwards no signals and reports only the exit status",
         "exec unshare --uts --fork --kill-child \\",
-        '    sh -eu -c \'read -r pid _ </proc/self/stat; echo "$pid" >&4; '
-        'read -r _ <"$work/go"; exec sh -eu "$work/init1"\'',
+        '    sh -eu -c \'exec 2>&3 3>&-; read -r pid _ </proc/self/stat; echo "$pid" >&4; '
+        'read -r _ <"$work/go"; exec sh -eu "$work/init1"\' 3>&2 2>"$work/errors"',
     ]
     assert parts(text)["init1"].splitlines()[1:] == [
         "# 4 wait: until then",

@@ -306,7 +306,7 @@ class Script:
             f"{' '.join(run)} <&3 3<&- &",
             "sandbox=$!",
             'exec 3<"$work/cloned" 4<&-',
-            "read -r pid <&3 || exit 125 # its message says why",
+            'read -r pid <&3 || { cat "$work/errors" >&2 2>/dev/null || :; exit 125; }',
             "exec 3<&-",
             "",
         ]

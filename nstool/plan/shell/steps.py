@@ -165,7 +165,9 @@ def _exec_init(s: Script, _: Step) -> Lines:
         options += " --propagation=unchanged"
     wait = 'read -r pid _ </proc/self/stat; echo "$pid" >&4; read -r _ <"$work/go"; exec sh -eu "$work/init1"'
     s.cloned = True
-    return [*note, *exec_chain([f"unshare {options}", f"sh -eu -c '{wait}'"])]
+    # What unshare(1) says after the fork is that it cannot kill itself as its child was killed, by SIGKILL.
+    streams = '3>&2 2>"$work/errors"'
+    return [*note, *exec_chain([f"unshare {options}", f"sh -eu -c 'exec 2>&3 3>&-; {wait}' {streams}"])]
 
 
 def _setns(s: Script, step: Step) -> Lines:
