@@ -5,6 +5,7 @@ What `make run` does. As root: a veth pair and a published port need it.
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
 import time
@@ -23,6 +24,7 @@ SPEC = HERE / "web_service.toml"
 DEADLINE = 20.0  # seconds until the server must answer
 
 console = Console(highlight=False)
+numbers = itertools.count(1)
 
 
 def traces(sandbox: Sandbox) -> dict[str, list[str]]:
@@ -49,12 +51,14 @@ def fetch(sandbox: Sandbox, url: str) -> str:
 
 
 def title(text: str) -> None:
-    console.rule(f"[bold]{text}", align="left")
+    console.rule(f"[bold]{next(numbers)}. {text}", align="left")
 
 
 def main() -> int:
+    if os.geteuid() != 0:
+        sys.exit("web_service: run it as root: a veth pair and a published port need that")
     spec = load(SPEC)
-    title(f"1. Launch: {' '.join(spec.command)}")
+    title(f"Launch: {' '.join(spec.command)}")
     log = os.memfd_create("log")
     with launch(spec, stdin=os.open(os.devnull, os.O_RDONLY), stdout=log, stderr=log) as sandbox:
         console.print(
@@ -64,23 +68,23 @@ def main() -> int:
         publish = spec.net.publish[0]
         for page in ("index.html", "namespaces.txt"):
             url = f"http://127.0.0.1:{publish.host}/{page}"
-            title(f"2. Fetch {url}")
+            title(f"Fetch {url}")
             body = fetch(sandbox, url)
             served = (HERE / "site" / page).read_text()
             if body != served:
                 console.print("[red]the page is not the file that was to be served")
                 return 1
             console.print(body.rstrip(), markup=False)
-        title("3. What isolates it")
+        title("What isolates it")
         render(look(sandbox.pid), console)
-        title("4. Stop")
+        title("Stop")
         sandbox.signal(15)
         ended = sandbox.wait()
         console.print(
             f"ended with {'exit status ' + str(ended.code) if ended.signal is None else 'signal ' + str(ended.signal)}"
         )
         console.print(os.pread(log, 4096, 0).decode().rstrip(), markup=False, style="dim")
-    title("5. What is left")
+    title("What is left")
     left = {what: [path for path in paths if os.path.exists(path)] for what, paths in made.items()}
     for what, paths in left.items():
         console.print(

@@ -122,6 +122,14 @@ def test_web_service() -> None:
     assert "ended with" in text
     for what in ("link", "cgroups", "run directory", "processes"):
         assert f"{what:14} nothing" in text, text
+    assert re.findall(r"^(\d)\. \w", text, re.MULTILINE) == list("123456"), text
+
+
+@pytest.mark.needs("user", "native")
+def test_web_service_as_ordinary_user(as_user: Callable[..., Any]) -> None:
+    """What make run cannot do for somebody is said in words that are of use there."""
+    status, text = as_user(run_example, "web_service", timeout=SECONDS)
+    assert (status, text) == (1, "web_service: run it as root: a veth pair and a published port need that\n")
 
 
 PROGRAMS = re.findall(r"```python\n(.*?)```", (EXAMPLES.parent / "docs/library.md").read_text("utf-8"), re.DOTALL)
