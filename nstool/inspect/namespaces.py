@@ -1,0 +1,606 @@
+"""Every namespace of the host that can be found, with all that keeps each alive. namespaces(7)."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from errno import EACCES, EBADF, EINVAL, ENOENT, ENOTTY, EPERM, ESRCH
+
+from nstool import kinds, uapi
+from nstool.frozen import Frozen
+from nstool.inspect import nsfs
+from nstool.inspect.nsfs import Fd
+from nstool.inspect.proc import Proc, ProcessGone, processes
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from nstool.sandbox.mountinfo import Mount
+
+INITIAL_PIDNS = "pid:[4026531836]"  # PROC_PID_INIT_INO, linux/proc_ns.h
+DEEPEST = 8  # mount namespaces without a process, each bound in the one before
+
+# Files of /proc/PID/ns: where a process is, and where its later children will be.
+_OWN = tuple(kinds.KINDS)
+_CHILDREN = tuple(kind.children_file for kind in kinds.KINDS.values() if kind.children)
+# The threads of a process are always in the same of these: clone(2), unshare(2) and setns(2) see to it.
+_OF_PROCESS = ("ns/user", "ns/pid", "ns/time")
+
+_ENDED = "the process has ended meanwhile"
+_NO_FD = "its file is covered by another mount, or cannot be reached without waiting for a filesystem"
+_OUTSIDE = "its owner is outside your user namespace; only from there the kernel tells, ioctl_nsfs(2)"
+_ABOVE = "it has no parent, or that is above what you may see from here, ioctl_nsfs(2)"
+
+
+class Pin(Frozen):
+    """What keeps a namespace alive beside the processes in it. namespaces(7), "Namespace lifetime".
+
+    how: "thread": thread tid of pid is in it, the main thread is not. "for_children": what thread tid of pid forks will
+    be in it. "fd": pid has it open. "socket": fd of pid is a socket of this network namespace, and pid is in another.
+    "mount": bound to path in mount namespace mnt, as pid sees it. "child": namespace is a child of this one.
+    "owned": namespace belongs to this user namespace.
+    pid: 0 where mnt is the reader's or has no process. tid: 0 for the main thread. fd: -1 for none. mnt: inode.
+    namespace: as "net:[4026531840]".
+    """
+
+    how: str
+    pid: int = 0
+    tid: int = 0
+    fd: int = -1
+    path: str = ""
+    mnt: int = 0
+    namespace: str = ""
+
+
+class Namespace(Frozen):
+    """One namespace. inode: its name while it lives. id: never given again until reboot, Linux 6.18.
+
+    pids: the processes in it, ascending; a zombie is in its user and pid namespace only.
+    oldest: the one of them that was started first, 0 if there is none; often it made the namespace or was what that was
+    made for, but the kernel does not record who made one. comm, command, uid: of the oldest; uid: the effective.
+    parent: of a user or pid namespace, inode. owner: its user namespace, inode; of a user namespace, the parent.
+    owner_uid: who made the user namespace, or of another type, its owner. Ids are as the reader sees them.
+    pins: what else keeps it alive. unread: why one of the others is None or empty, by its name.
+    """
+
+    type: str
+    inode: int
+    id: int | None
+    pids: tuple[int, ...]
+    oldest: int
+    comm: str
+    command: tuple[str, ...]
+    uid: int | None
+    parent: int | None
+    owner: int | None
+    owner_uid: int | None
+    pins: tuple[Pin, ...]
+    unread: dict[str, str]
+
+    @property
+    def name(self) -> str:
+        """As the links in /proc say it: "net:[4026531840]"."""
+        return f"{self.type}:[{self.inode}]"
+
+    def pinned(self, how: str) -> tuple[Pin, ...]:
+        """Return the pins of one sort."""
+        return tuple(pin for pin in self.pins if pin.how == how)
+
+
+class Process(Frozen):
+    """A process that was looked into. threads: how many. start: clock ticks since boot.
+
+    namespaces: inode by type, without those that a zombie has no more.
+    """
+
+    pid: int
+    ppid: int
+    comm: str
+    state: str
+    threads: int
+    start: int
+    namespaces: dict[str, int]
+
+
+class Census(Frozen):
+    """What was found. namespaces: in the order of kinds.KINDS, then by inode. processes: by pid.
+
+    hidden: processes that could not be looked into: they are in no count. notes: what could not be seen, and what would
+    be needed, one sentence each.
+    """
+
+    namespaces: tuple[Namespace, ...]
+    processes: tuple[Process, ...]
+    hidden: tuple[int, ...]
+    notes: tuple[str, ...]
+
+
+def census() -> Census:
+    """Return every namespace that is told of by a process, thread, fd, socket, bind mount, child or possession.
+
+    Works for anybody, within what may be seen: ``Census.notes``. It is no snapshot: processes are read one after the
+    other. Those that end meanwhile are left out, and so is a namespace that has gone by the time it is asked.
+    Of sockets a copy is taken for a moment, pidfd_getfd(2). Mount namespaces without a process are joined by a child to
+    read their mounts, setns(2).
+
+    Not found: what only the kernel holds: an fd in flight (unix(7)) or of io_uring, a detached mount of a namespace's
+    file, the pid, ipc or network namespace of a mounted proc, mqueue or sysfs, a pid namespace for children that has no
+    init yet (its link is missing then); fds of a thread with a table of its own (CLONE_FILES); mounts outside the roots
+    of all processes of a mount namespace.
+    """
+    reader = _Reader()
+    reader.read_processes()
+    reader.read_mounts()
+    reader.relate()
+    return reader.result()
+
+
+class _Entry:
+    # A namespace while it is looked for.
+    __slots__ = ("asked", "id", "inode", "name", "owner", "owner_uid", "parent", "pids", "pins", "type", "unread")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.type, _, rest = name.partition(":[")
+        self.inode = int(rest[:-1])
+        self.pids: list[int] = []
+        self.pins: list[Pin] = []
+        self.parent = self.owner = ""
+        self.id: int | None = None
+        self.owner_uid: int | None = None
+        self.unread: dict[str, str] = {}
+        self.asked = False
+
+    def pinned(self, how: str) -> list[Pin]:
+        return [pin for pin in self.pins if pin.how == how]
+
+
+class _Seen:
+    # A process as it was read. links: the targets of _Reader.files, "" for none.
+    __slots__ = ("comm", "links", "pid", "ppid", "start", "state", "threads")
+
+    def __init__(self, pid: int, links: tuple[str, ...], stat: bytes) -> None:
+        # The name may be anything, also ") R 1". proc_pid_stat(5): the third field comes behind it.
+        name, _, rest = stat.rpartition(b") ")
+        words = rest.split(b" ", 20)
+        self.pid = pid
+        self.links = links
+        self.comm = os.fsdecode(name[name.index(b"(") + 1 :])
+        self.state = words[0].decode()
+        self.ppid = int(words[1])
+        self.threads = int(words[17])
+        self.start = int(words[19])
+
+
+class _Reader:
+    def __init__(self) -> None:
+        self.own = os.getpid()
+        self.entries: dict[str, _Entry] = {}  # by name
+        self.new: list[_Entry] = []  # not asked yet
+        self.seen: dict[int, _Seen] = {}
+        self.sets: dict[tuple[str, ...], list[int]] = {}  # processes by their links: few sets, however many processes
+        self.hidden: list[int] = []
+        self.sockets: dict[str, str] = {}  # "socket:[1]" to the name of its network namespace, "" if that is not told
+        self.unlisted = 0  # processes whose fds may not be listed
+        self.shut: list[str] = []  # mount namespaces that were not joined
+        self.commands: dict[int, tuple[tuple[str, ...], int | None]] = {}
+        there = set(os.listdir("/proc/self/ns"))
+        self.files = tuple(f"ns/{name}" for name in (*_OWN, *_CHILDREN) if name in there)
+        self.types = tuple(name for name in _OWN if name in there)  # of the first files
+        self.net, self.mnt = self.types.index("net"), self.types.index("mnt")
+        self.of_thread = tuple(n for n, file in enumerate(self.files) if file not in _OF_PROCESS)
+        self.own_mnt = os.stat("/proc/self/ns/mnt").st_ino
+
+    def entry(self, name: str) -> _Entry:
+        found = self.entries.get(name)
+        if found is None:
+            found = self.entries[name] = _Entry(name)
+            self.new.append(found)
+        return found
+
+    def pin(self, name: str, pin: Pin) -> None:
+        self.entry(name).pins.append(pin)
+
+    # ---- processes, their threads and fds ----
+
+    def read_processes(self) -> None:
+        for proc in processes():
+            try:
+                self.read_process(proc)
+            except ProcessGone:
+                continue
+            except PermissionError:
+                self.hidden.append(proc.pid)
+        for links, pids in self.sets.items():
+            own = links[: len(self.types)]
+            for name in filter(None, own):
+                self.entry(name).pids += pids
+            for name in links[len(self.types) :]:
+                if name and name not in own:
+                    self.entry(name).pins += [Pin("for_children", pid) for pid in pids]
+
+    def read_process(self, proc: Proc) -> None:
+        links = self.links(proc, self.files)
+        seen = _Seen(proc.pid, links, proc.bytes("stat"))
+        net, fds = links[self.net], "fd"
+        if seen.threads > 1:
+            alive = self.read_threads(proc, links)
+            if not net and alive:  # the main thread has ended before the others
+                net, fds = proc.link(f"task/{alive}/ns/net"), f"task/{alive}/fd"
+        if net:
+            self.read_fds(proc, fds, net)
+        self.seen[proc.pid] = seen
+        self.sets.setdefault(links, []).append(proc.pid)
+
+    def links(self, proc: Proc, files: tuple[str, ...]) -> tuple[str, ...]:
+        try:
+            return tuple([os.readlink(file, dir_fd=proc.fd) for file in files])
+        except (FileNotFoundError, ProcessLookupError):
+            # A zombie has few of them, a thread that has ended none; pid_for_children waits for the namespace's init.
+            return tuple([_link(proc, file) for file in files])
+
+    def read_threads(self, proc: Proc, main: tuple[str, ...]) -> str:
+        """Pin what the other threads are in; return one of them that lives, "" for none."""
+        files = [self.files[n] for n in self.of_thread]
+        usual = tuple([main[n] for n in self.of_thread])
+        alive = ""
+        for task in proc.list("task"):
+            if task == str(proc.pid):
+                continue
+            links = self.links(proc, tuple([f"task/{task}/{file}" for file in files]))
+            if links[0]:
+                alive = task
+            if links != usual:
+                for file, name, other in zip(files, links, usual):
+                    if name and name != other:
+                        how = "for_children" if file.endswith("_for_children") else "thread"
+                        self.pin(name, Pin(how, proc.pid, int(task)))
+        return alive
+
+    def read_fds(self, proc: Proc, name: str, net: str) -> None:
+        try:
+            directory = proc.open(name, os.O_RDONLY | os.O_DIRECTORY)
+        except PermissionError:
+            self.unlisted += 1
+            return
+        sockets = []
+        with Fd(directory):
+            for number in os.listdir(directory):
+                try:
+                    target = os.readlink(number, dir_fd=directory)
+                except (FileNotFoundError, ProcessLookupError):  # closed meanwhile
+                    continue
+                what, bracket, _ = target.partition(":[")
+                if not bracket:
+                    continue
+                if what == "socket":
+                    sockets.append((int(number), target))
+                elif what in kinds.KINDS:
+                    self.pin(target, Pin("fd", proc.pid, fd=int(number)))
+        if sockets:
+            self.read_sockets(proc, net, sockets)
+
+    def read_sockets(self, proc: Proc, net: str, sockets: list[tuple[int, str]]) -> None:
+        pidfd = -1
+        try:
+            for number, target in sockets:
+                if target not in self.sockets:
+                    if pidfd < 0:
+                        pidfd = _pidfd(proc)
+                    self.sockets[target] = self.network(pidfd, number)
+                name = self.sockets[target]
+                if name and name != net:
+                    self.pin(name, Pin("socket", proc.pid, fd=number))
+        finally:
+            if pidfd >= 0:
+                os.close(pidfd)
+
+    def network(self, pidfd: int, number: int) -> str:
+        """Return the network namespace of a socket of another process, "" where that is not told."""
+        from nstool import syscalls
+
+        try:
+            with Fd(syscalls.pidfd_getfd(pidfd, number)) as socket:
+                fd = fcntl.ioctl(socket, uapi.SIOCGSKNS)
+        except OSError as error:
+            # Refused, closed, ended, or another file by now.
+            if error.errno in (EPERM, EBADF, ESRCH, ENOTTY, EINVAL):
+                return ""
+            raise
+        with Fd(fd):
+            entry = self.entry(f"net:[{os.fstat(fd).st_ino}]")
+            self.ask(entry, fd)
+        return entry.name
+
+    # ---- bind mounts ----
+
+    def read_mounts(self) -> None:
+        """Pin what is bound in the mount namespaces of processes and threads."""
+        tasks: dict[str, list[tuple[int, int]]] = {}
+        for links, pids in self.sets.items():
+            if name := links[self.mnt]:  # a zombie has none
+                found = tasks.setdefault(name, [])
+                found += [(pid, 0) for pid in pids]
+                if self.own in pids:  # paths are told best from the reader's root
+                    found.insert(0, (self.own, 0))
+        for name, entry in self.entries.items():
+            if entry.type == "mnt" and not entry.pids:
+                tasks[name] = [(pin.pid, pin.tid) for pin in entry.pinned("thread")]
+        for name, found in tasks.items():
+            self.read_mounts_of(self.entries[name], found)
+
+    def read_mounts_of(self, entry: _Entry, tasks: list[tuple[int, int]]) -> None:
+        # Whose root is the namespace's own sees all; without one, each other root shows what is below it.
+        views: dict[str, tuple[int, int, bytes]] = {}
+        for pid, tid in tasks:
+            try:
+                with Proc(pid, tid) as proc:
+                    root = proc.link("root")
+                    if root in views:
+                        continue
+                    text = proc.bytes("mountinfo")
+                    if proc.inode("mnt") != entry.inode:  # has moved meanwhile
+                        continue
+            except ProcessGone:
+                continue
+            except OSError as error:
+                if error.errno in (ENOENT, ESRCH, EINVAL, EACCES):  # a zombie by now, or has other credentials by now
+                    continue
+                raise
+            view = (0 if pid == self.own else pid, tid, text)
+            if root == "/":
+                views = {root: view}
+                break
+            views[root] = view
+        known: set[int] = set()
+        for pid, tid, text in views.values():
+            for mount in _bound(text):
+                if mount.id not in known:
+                    known.add(mount.id)
+                    self.pin(mount.root, Pin("mount", pid, tid, path=mount.target, mnt=entry.inode))
+
+    def visit(self, entry: _Entry, fd: int, depth: int) -> None:
+        """Pin what is bound in a mount namespace in which no process is."""
+        if depth == DEEPEST:
+            self.shut.append(entry.name)
+            return
+        with nsfs.Visitor(fd) as pid:
+            if not pid:
+                self.shut.append(entry.name)
+                return
+            with Proc(pid) as proc:
+                mounts = _bound(proc.bytes("mountinfo"))
+            for mount in mounts:
+                self.pin(mount.root, Pin("mount", path=mount.target, mnt=entry.inode))
+                found = self.entries[mount.root]
+                if not found.asked:
+                    inner = nsfs.open_bound(f"/proc/{pid}/root", mount.target, found.inode)
+                    if inner >= 0:
+                        with Fd(inner):
+                            self.ask(found, inner, depth + 1)
+
+    # ---- what the namespaces themselves tell ----
+
+    def relate(self) -> None:
+        """Ask every namespace for its owner and parent; those that nothing else tells of are found by this."""
+        while self.new:
+            entry = self.new.pop()
+            fd = -1 if entry.asked else next(self.ways(entry), -1)
+            if fd >= 0:
+                with Fd(fd):
+                    self.ask(entry, fd)
+
+    def ways(self, entry: _Entry) -> Iterator[int]:
+        """Yield an fd of a namespace, the caller's, for each way to it that still leads there."""
+        for path in self.links_to(entry):
+            try:
+                fd = nsfs.open_link(path, entry.inode)
+            except OSError as error:
+                if error.errno in (ENOENT, ESRCH, EACCES):  # ended, or has other credentials by now
+                    continue
+                raise
+            if fd >= 0:
+                yield fd
+        for pin in entry.pinned("mount"):
+            if pin.pid or pin.mnt == self.own_mnt:
+                fd = nsfs.open_bound(f"{_task(pin)}/root", pin.path, entry.inode)
+                if fd >= 0:
+                    yield fd
+
+    def links_to(self, entry: _Entry) -> Iterator[str]:
+        for pid in entry.pids:
+            yield f"/proc/{pid}/ns/{entry.type}"
+        files = {"thread": f"ns/{entry.type}", "for_children": f"ns/{entry.type}_for_children", "fd": "fd"}
+        for pin in entry.pins:
+            if pin.how in files:
+                yield f"{_task(pin)}/{files[pin.how]}" + (f"/{pin.fd}" if pin.fd >= 0 else "")
+
+    def ask(self, entry: _Entry, fd: int, depth: int = 0) -> None:
+        """Ask a namespace by an fd, which stays open, and those that it names."""
+        if entry.asked:
+            return
+        entry.asked = True
+        entry.id = nsfs.unique_id(fd)
+        if entry.type in ("user", "pid"):
+            entry.parent = self.kin(nsfs.parent(fd), entry.type)
+            if not entry.parent and entry.name not in (kinds.INITIAL_USERNS, INITIAL_PIDNS):
+                entry.unread["parent"] = _ABOVE
+        if entry.type == "user":
+            entry.owner_uid = nsfs.owner_uid(fd)
+        else:
+            entry.owner = self.kin(nsfs.owner(fd), "user")
+            if not entry.owner:
+                entry.unread["owner"] = entry.unread["owner_uid"] = _OUTSIDE
+        if entry.type == "mnt" and not entry.pids and not entry.pinned("thread"):
+            self.visit(entry, fd, depth)
+
+    def kin(self, fd: int, kind: str) -> str:
+        if fd < 0:
+            return ""
+        with Fd(fd):
+            entry = self.entry(f"{kind}:[{os.fstat(fd).st_ino}]")
+            self.ask(entry, fd)
+        return entry.name
+
+    # ---- the result ----
+
+    def result(self) -> Census:
+        # A bind mount keeps what it binds, though no fd may be had of it; all else that could not be asked has gone.
+        found = []
+        for entry in self.entries.values():
+            if not entry.asked and entry.pinned("mount"):
+                entry.unread = dict.fromkeys(("id", "parent", "owner", "owner_uid"), _NO_FD)
+            elif not entry.asked:
+                continue
+            found.append(entry)
+            if entry.owner:
+                self.pin(entry.owner, Pin("owned", namespace=entry.name))
+            if entry.parent:
+                self.pin(entry.parent, Pin("child", namespace=entry.name))
+        order = {kind: number for number, kind in enumerate(kinds.KINDS)}
+        found.sort(key=lambda entry: (order[entry.type], entry.inode))
+        return Census(
+            tuple([self.namespace(entry) for entry in found]),
+            self.processes(),
+            tuple(self.hidden),
+            tuple(self.notes()),
+        )
+
+    def namespace(self, entry: _Entry) -> Namespace:
+        pids = tuple(sorted(entry.pids))
+        unread = entry.unread
+        oldest, comm = 0, ""
+        command: tuple[str, ...] = ()
+        uid: int | None = None
+        if pids:
+            first = min([self.seen[pid] for pid in pids], key=_age)
+            oldest, comm = first.pid, first.comm
+            command, uid = self.command(first)
+            if uid is None:
+                unread = unread | {"command": _ENDED, "uid": _ENDED}
+        owner = self.entries[entry.owner] if entry.owner else None
+        parent = self.entries[entry.parent].inode if entry.parent else None
+        return Namespace(
+            type=entry.type,
+            inode=entry.inode,
+            id=entry.id,
+            pids=pids,
+            oldest=oldest,
+            comm=comm,
+            command=command,
+            uid=uid,
+            parent=parent,
+            owner=owner.inode if owner else parent if entry.type == "user" else None,
+            owner_uid=owner.owner_uid if owner else entry.owner_uid,
+            pins=tuple(entry.pins),
+            unread=unread,
+        )
+
+    def command(self, seen: _Seen) -> tuple[tuple[str, ...], int | None]:
+        """Return the command line and the effective user id of a process; None for that if it has ended."""
+        found = self.commands.get(seen.pid)
+        if found is None:
+            try:
+                with Proc(seen.pid) as proc:
+                    found = proc.command(), int(proc.status()["Uid"].split()[1])
+                    if _Seen(seen.pid, (), proc.bytes("stat")).start != seen.start:  # a later one with its pid
+                        found = (), None
+            except ProcessGone:
+                found = (), None
+            self.commands[seen.pid] = found
+        return found
+
+    def processes(self) -> tuple[Process, ...]:
+        tables: dict[tuple[str, ...], dict[str, int]] = {}  # shared by the processes of a set
+        for links in self.sets:
+            tables[links] = {kind: self.entries[name].inode for kind, name in zip(self.types, links) if name}
+        return tuple(
+            [
+                Process(seen.pid, seen.ppid, seen.comm, seen.state, seen.threads, seen.start, tables[seen.links])
+                for seen in self.seen.values()
+            ]
+        )
+
+    def notes(self) -> Iterator[str]:
+        if self.hidden:
+            yield (
+                f"{len(self.hidden)} of {len(self.hidden) + len(self.seen)} processes could not be looked into: they"
+                f" are in no count, and what only they are in or keep is missing; {self.why()}"
+            )
+        if self.unlisted:
+            yield f"the fds of {self.unlisted} processes may not be listed; run with CAP_SYS_PTRACE, as root has it"
+        if refused := sum(not name for name in self.sockets.values()):
+            yield (
+                f"{refused} of {len(self.sockets)} sockets did not tell their network namespace; run with"
+                " CAP_SYS_PTRACE, and with CAP_NET_ADMIN over the user namespaces that own the networks"
+            )
+        if self.shut:
+            yield (
+                f"what is bound in mount namespaces without a process is not known of {', '.join(self.shut)}; run with"
+                " CAP_SYS_ADMIN and CAP_SYS_CHROOT"
+            )
+        if os.readlink("/proc/self/ns/pid") != INITIAL_PIDNS:
+            yield "processes outside your pid namespace are not seen; look from the host"
+        if _hides_processes():
+            yield "/proc is mounted with hidepid=: processes of others may not even be listed; run with CAP_SYS_PTRACE"
+
+    def why(self) -> str:
+        from nstool.sandbox.facts import why_hidden
+
+        for pid in self.hidden:
+            try:
+                cause, remedy = why_hidden(pid)
+            except (FileNotFoundError, ProcessLookupError):  # ended meanwhile
+                continue
+            return f"the first, {pid}: {cause}; {remedy}"
+        return "they have ended meanwhile"
+
+
+def _link(proc: Proc, file: str) -> str:
+    try:
+        return proc.link(file)
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
+def _pidfd(proc: Proc) -> int:
+    # The pid may be another's by now: then the directory is dead.
+    try:
+        pidfd = os.pidfd_open(proc.pid)
+    except ProcessLookupError:
+        proc.check()
+        raise
+    try:
+        proc.check()
+    except ProcessGone:
+        os.close(pidfd)
+        raise
+    return pidfd
+
+
+def _bound(text: bytes) -> list[Mount]:
+    # Bind mounts of namespace files: their root is the name, "net:[4026531840]". proc_pid_mountinfo(5)
+    lines = [line for line in text.split(b"\n") if b" - nsfs " in line]
+    if not lines:
+        return []
+    from nstool.sandbox.mountinfo import read_mounts
+
+    return list(read_mounts(os.fsdecode(b"\n".join(lines))))
+
+
+def _task(pin: Pin) -> str:
+    return f"/proc/{pin.pid}/task/{pin.tid}" if pin.tid else f"/proc/{pin.pid or 'self'}"
+
+
+def _age(seen: _Seen) -> tuple[int, int]:
+    return seen.start, seen.pid
+
+
+def _hides_processes() -> bool:
+    with open("/proc/self/status") as file:
+        effective = next(int(line.split()[1], 16) for line in file if line.startswith("CapEff:"))
+    if effective >> uapi.CAP_SYS_PTRACE & 1:
+        return False
+    with open("/proc/self/mountinfo") as file:
+        return any(" /proc " in line and "hidepid=" in line for line in file)

@@ -1,0 +1,151 @@
+"""Files of namespaces, wherever they are: opened without harm, asked for their kin. ioctl_nsfs(2)."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import struct
+from errno import ENOTTY
+
+from nstool import uapi
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import TracebackType
+
+
+class Fd:
+    """An fd that is closed where its block ends."""
+
+    __slots__ = ("number",)
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __enter__(self) -> int:
+        return self.number
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        os.close(self.number)
+
+
+def device() -> int:
+    """Return the device number of the filesystem that all files of namespaces are on."""
+    return os.stat("/proc/self/ns/user").st_dev
+
+
+def open_link(path: str, inode: int) -> int:
+    """Return an fd of the namespace that a magic link leads to, as /proc/PID/ns/net or /proc/PID/fd/5; the caller's.
+
+    -1 if it leads to anything else by now: that may be a device or a fifo, and is not opened. Raises OSError where the
+    link may not be followed or the process has ended.
+    """
+    with Fd(os.open(path, os.O_PATH | os.O_CLOEXEC)) as place:
+        return _reopen(place, inode)
+
+
+def open_bound(root: str, path: str, inode: int) -> int:
+    """Return an fd of the namespace that is bound to path below root, as /proc/PID/root; the caller's, -1 for none.
+
+    The paths of a container are laid out by who is in it: no link leads out of the root, and no filesystem is waited
+    for, as one of FUSE that never answers. openat2(2), RESOLVE_CACHED.
+    """
+    from nstool import syscalls
+
+    resolve = uapi.RESOLVE_IN_ROOT | uapi.RESOLVE_NO_MAGICLINKS | uapi.RESOLVE_CACHED
+    try:
+        with Fd(os.open(root, os.O_PATH | os.O_CLOEXEC)) as top:
+            place = syscalls.openat2(top, path, os.O_PATH | os.O_CLOEXEC, 0, resolve)
+    except OSError:  # ended, let go, hidden, not to be had without waiting: whatever it is, there is no fd
+        return -1
+    with Fd(place):
+        return _reopen(place, inode)
+
+
+def _reopen(place: int, inode: int) -> int:
+    status = os.fstat(place)
+    if status.st_ino != inode or status.st_dev != device():
+        return -1
+    return os.open(f"/proc/self/fd/{place}", os.O_RDONLY | os.O_CLOEXEC)
+
+
+def owner(fd: int) -> int:
+    """Return an fd of the user namespace that owns a namespace, -1 where the kernel does not tell; the caller's."""
+    return _related(fd, uapi.NS_GET_USERNS)
+
+
+def parent(fd: int) -> int:
+    """Return an fd of the parent of a user or pid namespace, -1 where it has none that is told; the caller's."""
+    return _related(fd, uapi.NS_GET_PARENT)
+
+
+def _related(fd: int, request: int) -> int:
+    # Not by syscalls: where nothing is told a census asks thousands of times, and an error there is made of words.
+    try:
+        return fcntl.ioctl(fd, request)
+    except PermissionError:
+        return -1
+
+
+def owner_uid(fd: int) -> int:
+    """Return the user who made a user namespace, as an id of the reader's: 65534 if it has none there."""
+    return _number(fd, uapi.NS_GET_OWNER_UID, "I")
+
+
+def unique_id(fd: int) -> int | None:
+    """Return the number of a namespace that is never given again until reboot, None before Linux 6.18."""
+    try:
+        return _number(fd, uapi.NS_GET_ID, "Q")
+    except OSError as error:
+        if error.errno != ENOTTY:
+            raise
+        return None
+
+
+def _number(fd: int, request: int, layout: str) -> int:
+    buffer = bytearray(struct.calcsize(layout))
+    fcntl.ioctl(fd, request, buffer)
+    return int(struct.unpack(layout, buffer)[0])
+
+
+class Visitor:
+    """A child that has joined a mount namespace and waits there, so that /proc/PID of it shows what is mounted.
+
+    A context manager: leaving it ends the child. pid: 0 where it may not be joined.
+    """
+
+    def __init__(self, fd: int) -> None:
+        answer, tell = os.pipe()
+        wait, self._go = os.pipe()
+        self.pid = self._child = os.fork()
+        if self.pid == 0:
+            _visit(fd, tell, wait, self._go)
+        os.close(tell)
+        os.close(wait)
+        with open(answer, "rb") as pipe:
+            if pipe.read() != b"joined":
+                self.pid = 0
+
+    def __enter__(self) -> int:
+        return self.pid
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        os.close(self._go)
+        os.waitpid(self._child, 0)
+
+
+def _visit(fd: int, tell: int, wait: int, go: int) -> None:
+    from nstool import syscalls
+
+    try:
+        os.close(go)
+        syscalls.setns(fd, uapi.CLONE_NEWNS)
+        os.write(tell, b"joined")
+        os.close(tell)
+        os.read(wait, 1)  # until the parent closes its end, or is no more
+    finally:
+        os._exit(0)
