@@ -40,8 +40,8 @@ class Pin(Frozen):
     be in it. "fd": pid has it open. "socket": fd of pid is a socket of this network namespace, and pid is in another.
     "mount": bound to path in mount namespace mnt, as pid sees it. "child": namespace is a child of this one.
     "owned": namespace belongs to this user namespace.
-    pid: 0 where mnt is the reader's or has no process. tid: 0 for the main thread. fd: -1 for none. mnt: inode.
-    namespace: as "net:[4026531840]".
+    pid: 0 where mnt is the reader's or has no process. tid: 0 for the main thread, or all of them. fd: -1 for none.
+    mnt: inode. namespace: as "net:[4026531840]".
     """
 
     how: str
@@ -223,13 +223,13 @@ class _Reader:
     def read_process(self, proc: Proc) -> None:
         links = self.links(proc, self.files)
         seen = _Seen(proc.pid, links, proc.bytes("stat"))
-        net, fds = links[self.net], "fd"
+        net, tid = links[self.net], 0
         if seen.threads > 1:
             alive = self.read_threads(proc, links)
-            if not net and alive:  # the main thread has ended before the others
-                net, fds = proc.link(f"task/{alive}/ns/net"), f"task/{alive}/fd"
+            if not net and alive:  # the main thread has ended before the others, which keep the fds
+                net, tid = _link(proc, f"task/{alive}/ns/net"), alive
         if net:
-            self.read_fds(proc, fds, net)
+            self.read_fds(proc, tid, net)
         self.seen[proc.pid] = seen
         self.sets.setdefault(links, []).append(proc.pid)
 
@@ -240,17 +240,17 @@ class _Reader:
             # A zombie has few of them, a thread that has ended none; pid_for_children waits for the namespace's init.
             return tuple([_link(proc, file) for file in files])
 
-    def read_threads(self, proc: Proc, main: tuple[str, ...]) -> str:
-        """Pin what the other threads are in; return one of them that lives, "" for none."""
+    def read_threads(self, proc: Proc, main: tuple[str, ...]) -> int:
+        """Pin what the other threads are in; return one of them that lives, 0 for none."""
         files = [self.files[n] for n in self.of_thread]
         usual = tuple([main[n] for n in self.of_thread])
-        alive = ""
+        alive = 0
         for task in proc.list("task"):
             if task == str(proc.pid):
                 continue
             links = self.links(proc, tuple([f"task/{task}/{file}" for file in files]))
             if links[0]:
-                alive = task
+                alive = int(task)
             if links != usual:
                 for file, name, other in zip(files, links, usual):
                     if name and name != other:
@@ -258,9 +258,9 @@ class _Reader:
                         self.pin(name, Pin(how, proc.pid, int(task)))
         return alive
 
-    def read_fds(self, proc: Proc, name: str, net: str) -> None:
+    def read_fds(self, proc: Proc, tid: int, net: str) -> None:
         try:
-            directory = proc.open(name, os.O_RDONLY | os.O_DIRECTORY)
+            directory = proc.open(f"task/{tid}/fd" if tid else "fd", os.O_RDONLY | os.O_DIRECTORY)
         except PermissionError:
             self.unlisted += 1
             return
@@ -277,11 +277,11 @@ class _Reader:
                 if what == "socket":
                     sockets.append((int(number), target))
                 elif what in kinds.KINDS:
-                    self.pin(target, Pin("fd", proc.pid, fd=int(number)))
+                    self.pin(target, Pin("fd", proc.pid, tid, int(number)))
         if sockets:
-            self.read_sockets(proc, net, sockets)
+            self.read_sockets(proc, tid, net, sockets)
 
-    def read_sockets(self, proc: Proc, net: str, sockets: list[tuple[int, str]]) -> None:
+    def read_sockets(self, proc: Proc, tid: int, net: str, sockets: list[tuple[int, str]]) -> None:
         pidfd = -1
         try:
             for number, target in sockets:
@@ -291,7 +291,7 @@ class _Reader:
                     self.sockets[target] = self.network(pidfd, number)
                 name = self.sockets[target]
                 if name and name != net:
-                    self.pin(name, Pin("socket", proc.pid, fd=number))
+                    self.pin(name, Pin("socket", proc.pid, tid, number))
         finally:
             if pidfd >= 0:
                 os.close(pidfd)

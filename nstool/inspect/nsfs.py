@@ -5,9 +5,13 @@ from __future__ import annotations
 import fcntl
 import os
 import struct
-from errno import ENOTTY
+from errno import EAGAIN, ENOTTY
+from functools import cache
 
 from nstool import uapi
+from nstool.errors import KernelError
+
+TRIES = 8  # at a path, while others mount and unmount
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,8 +35,9 @@ class Fd:
         os.close(self.number)
 
 
-def device() -> int:
-    """Return the device number of the filesystem that all files of namespaces are on."""
+@cache
+def _device() -> int:
+    # Of nsfs, which all files of namespaces are on.
     return os.stat("/proc/self/ns/user").st_dev
 
 
@@ -52,21 +57,30 @@ def open_bound(root: str, path: str, inode: int) -> int:
     The paths of a container are laid out by who is in it: no link leads out of the root, and no filesystem is waited
     for, as one of FUSE that never answers. openat2(2), RESOLVE_CACHED.
     """
+    try:
+        with Fd(os.open(root, os.O_PATH | os.O_CLOEXEC)) as top, Fd(_walk(top, path)) as place:
+            return _reopen(place, inode)
+    except OSError:  # ended, let go, hidden, not to be had without waiting: whatever it is, there is no fd
+        return -1
+
+
+def _walk(top: int, path: str) -> int:
     from nstool import syscalls
 
     resolve = uapi.RESOLVE_IN_ROOT | uapi.RESOLVE_NO_MAGICLINKS | uapi.RESOLVE_CACHED
-    try:
-        with Fd(os.open(root, os.O_PATH | os.O_CLOEXEC)) as top:
-            place = syscalls.openat2(top, path, os.O_PATH | os.O_CLOEXEC, 0, resolve)
-    except OSError:  # ended, let go, hidden, not to be had without waiting: whatever it is, there is no fd
-        return -1
-    with Fd(place):
-        return _reopen(place, inode)
+    for _ in range(TRIES):
+        try:
+            return syscalls.openat2(top, path, os.O_PATH | os.O_CLOEXEC, 0, resolve)
+        except KernelError as error:  # would have to wait, or somebody has just mounted something anywhere
+            if error.errno != EAGAIN:
+                raise
+            refused = error
+    raise refused
 
 
 def _reopen(place: int, inode: int) -> int:
     status = os.fstat(place)
-    if status.st_ino != inode or status.st_dev != device():
+    if status.st_ino != inode or status.st_dev != _device():
         return -1
     return os.open(f"/proc/self/fd/{place}", os.O_RDONLY | os.O_CLOEXEC)
 
