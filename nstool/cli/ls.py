@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 SHOWN = ("type", "inode", "members", "pid", "user", "owner", "kept", "command")
-NARROWEST = 20  # columns of a terminal that the last column has at least
+NARROWEST = 8  # what a column of words is cut to at most, on a narrow terminal
 TREES = ("owner", "parent")
 
 
@@ -321,7 +321,7 @@ def _print(rows: list[list[str]], names: Sequence[str], headings: bool, raw: boo
 
 
 def _aligned(lines: list[list[str]], right: Sequence[bool]) -> str:
-    """Return lines of columns; on a terminal no wider than that: the widest columns are cut."""
+    """Return lines of columns, numbers at the right; on a terminal the widest columns of words are cut to fit."""
     if not lines:
         return ""
     widths = [max(map(_width, column)) for column in zip(*lines)]
@@ -329,8 +329,9 @@ def _aligned(lines: list[list[str]], right: Sequence[bool]) -> str:
         import shutil
 
         excess = sum(widths) + 2 * (len(widths) - 1) - shutil.get_terminal_size().columns
-        while excess > 0 and (widest := max(widths)) > NARROWEST:
-            widths[widths.index(widest)] -= 1
+        words = [number for number, numbers in enumerate(right) if not numbers]
+        while excess > 0 and widths[widest := max(words, key=widths.__getitem__)] > NARROWEST:
+            widths[widest] -= 1
             excess -= 1
     rows = []
     for line in lines:

@@ -7,6 +7,7 @@ import os
 from errno import EACCES, EBADF, EINVAL, ENOENT, ENOTTY, EPERM, ESRCH
 
 from nstool import kinds, uapi
+from nstool.errors import NotSupported
 from nstool.frozen import Frozen
 from nstool.inspect import nsfs
 from nstool.inspect.nsfs import Fd
@@ -175,7 +176,7 @@ class _Seen:
 
 class _Reader:
     def __init__(self) -> None:
-        self.own = os.getpid()
+        self.own, self.same_pids = _own_pid()
         self.entries: dict[str, _Entry] = {}  # by name
         self.new: list[_Entry] = []  # not asked yet
         self.seen: dict[int, _Seen] = {}
@@ -266,7 +267,12 @@ class _Reader:
             return
         sockets = []
         with Fd(directory):
-            for number in os.listdir(directory):
+            try:
+                numbers = os.listdir(directory)
+            except (FileNotFoundError, ProcessLookupError):  # ended meanwhile; what was reaped is gone
+                proc.check()
+                return
+            for number in numbers:
                 try:
                     target = os.readlink(number, dir_fd=directory)
                 except (FileNotFoundError, ProcessLookupError):  # closed meanwhile
@@ -278,7 +284,7 @@ class _Reader:
                     sockets.append((int(number), target))
                 elif what in kinds.KINDS:
                     self.pin(target, Pin("fd", proc.pid, tid, int(number)))
-        if sockets:
+        if sockets and self.same_pids:
             self.read_sockets(proc, tid, net, sockets)
 
     def read_sockets(self, proc: Proc, tid: int, net: str, sockets: list[tuple[int, str]]) -> None:
@@ -540,7 +546,9 @@ class _Reader:
                 f"what is bound in mount namespaces without a process is not known of {', '.join(self.shut)}; run with"
                 " CAP_SYS_ADMIN and CAP_SYS_CHROOT"
             )
-        if os.readlink("/proc/self/ns/pid") != INITIAL_PIDNS:
+        if not self.same_pids:
+            yield "/proc is of a pid namespace above yours: sockets are not asked for their network; look from there"
+        elif os.readlink("/proc/self/ns/pid") != INITIAL_PIDNS:
             yield "processes outside your pid namespace are not seen; look from the host"
         if _hides_processes():
             yield "/proc is mounted with hidepid=: processes of others may not even be listed; run with CAP_SYS_PTRACE"
@@ -555,6 +563,23 @@ class _Reader:
                 continue
             return f"the first, {pid}: {cause}; {remedy}"
         return "they have ended meanwhile"
+
+
+def _own_pid() -> tuple[int, bool]:
+    """Return the number that /proc has for the reader, and whether all its numbers are those that the reader uses.
+
+    They are not where /proc was mounted in a pid namespace above. pid_namespaces(7), "/proc and PID namespaces".
+    """
+    try:
+        with open("/proc/self/status") as file:
+            numbers = next(line.split()[1:] for line in file if line.startswith("NSpid:"))
+    except FileNotFoundError:
+        raise NotSupported(
+            "looking at processes",
+            "/proc is not mounted, or is of a pid namespace that you are not in",
+            "mount one: mount -t proc proc /proc",
+        ) from None
+    return int(numbers[0]), len(numbers) == 1
 
 
 def _link(proc: Proc, file: str) -> str:

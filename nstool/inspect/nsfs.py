@@ -127,23 +127,22 @@ def _number(fd: int, request: int, layout: str) -> int:
 class Visitor:
     """A child that has joined a mount namespace and waits there, so that /proc/PID of it shows what is mounted.
 
-    A context manager: leaving it ends the child. pid: 0 where it may not be joined.
+    A context manager: gives the child's number in /proc, 0 where it may not join; leaving it ends the child.
     """
 
     def __init__(self, fd: int) -> None:
         answer, tell = os.pipe()
         wait, self._go = os.pipe()
-        self.pid = self._child = os.fork()
-        if self.pid == 0:
+        self._child = os.fork()
+        if self._child == 0:
             _visit(fd, tell, wait, self._go)
         os.close(tell)
         os.close(wait)
         with open(answer, "rb") as pipe:
-            if pipe.read() != b"joined":
-                self.pid = 0
+            self._number = int(pipe.read() or 0)
 
     def __enter__(self) -> int:
-        return self.pid
+        return self._number
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
@@ -157,8 +156,9 @@ def _visit(fd: int, tell: int, wait: int, go: int) -> None:
 
     try:
         os.close(go)
+        number = os.readlink("/proc/self")  # there may be no /proc where it goes, or another
         syscalls.setns(fd, uapi.CLONE_NEWNS)
-        os.write(tell, b"joined")
+        os.write(tell, number.encode())
         os.close(tell)
         os.read(wait, 1)  # until the parent closes its end, or is no more
     finally:

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from nstool import syscalls, uapi
-from nstool.errors import KernelError
+from nstool.errors import KernelError, NotSupported
 from nstool.inspect import nsfs
 from nstool.inspect.namespaces import Census, Namespace, Pin, census
 from tests.support import kernel, processes
@@ -580,8 +580,10 @@ def test_a_filesystem_that_never_answers_is_not_waited_for(in_child: Callable[..
         """Answer the first questions, so that there is a file to bind to; then none any more. fuse(4)."""
         attributes = struct.pack("6Q10I", 2, 0, 0, 0, 0, 0, 0, 0, 0, 0o100644, 1, 0, 0, 0, 512, 0)
         root = struct.pack("6Q10I", 1, 0, 0, 0, 0, 0, 0, 0, 0, 0o040755, 2, 0, 0, 0, 512, 0)
-        while not stop.is_set():
+        while True:
             request = os.read(fuse, 1 << 17)
+            if stop.is_set():
+                return
             _, opcode, unique, node = struct.unpack_from("IIQQ", request)
             if opcode == 26:  # INIT: version 7.31
                 body = struct.pack("4I2H10I", 7, 31, 0, 0, 0, 0, 4096, 0, *[0] * 8)
@@ -598,9 +600,14 @@ def test_a_filesystem_that_never_answers_is_not_waited_for(in_child: Callable[..
         with waiting(trap) as (pid, (number, _)):
             reader = os.fork()
             if reader == 0:
-                ns = found("net", number)
-                known = ns is not None and ns.pins == (Pin("mount", pid, path="/tmp/trap/net", mnt=own("mnt", pid)),)
-                os._exit(0 if known and "without waiting" in ns.unread["owner"] else 1)
+                status = 1
+                try:
+                    ns = the("net", number)
+                    assert ns.pins == (Pin("mount", pid, path="/tmp/trap/net", mnt=own("mnt", pid)),)
+                    assert "without waiting" in ns.unread["owner"]
+                    status = 0
+                finally:
+                    os._exit(status)
             pidfd = os.pidfd_open(reader)
             ended, _, _ = select.select([pidfd], [], [], 10)
             os.kill(reader, signal.SIGKILL)
@@ -740,6 +747,42 @@ def test_the_first_namespaces_have_no_parent_and_that_is_known() -> None:
 def test_a_pid_namespace_says_that_the_host_is_not_seen(in_child: Callable[..., Any]) -> None:
     notes = in_child(in_pid_namespace, lambda: census().notes)
     assert any("outside your pid namespace" in note for note in notes)
+
+
+def test_a_proc_of_a_pid_namespace_above_is_read_by_its_numbers(in_child: Callable[..., Any]) -> None:
+    """They are not those of pidfd_open(2): no socket of another process is asked in error; the visitor is found."""
+
+    def act() -> tuple[int, tuple[str, ...], bool]:
+        number = int(os.readlink("/proc/self"))
+        assert number != os.getpid()
+        fd = new("mnt")
+        all_ = census()
+        held = the("mnt", os.fstat(fd).st_ino, all_)
+        assert held.pins == (Pin("fd", number, fd=fd),)
+        assert number in the("net", own("net"), all_).pids
+        return os.getpid(), all_.notes, any(pin.how == "socket" for ns in all_.namespaces for pin in ns.pins)
+
+    def outer() -> Any:
+        from tests.support.child import run_in_child
+
+        kernel.unshare(uapi.CLONE_NEWPID)
+        return run_in_child(act)
+
+    pid, notes, sockets = in_child(outer)
+    assert pid == 1
+    assert any("/proc is of a pid namespace above yours" in note for note in notes)
+    assert not any("outside your pid namespace" in note or "mount namespaces without" in note for note in notes)
+    assert not sockets
+
+
+def test_without_proc_it_is_said_what_to_do(in_child: Callable[..., Any]) -> None:
+    def act() -> None:
+        private()
+        kernel.mount("tmpfs", "/proc", "tmpfs")
+        with pytest.raises(NotSupported, match="mount -t proc proc /proc"):
+            census()
+
+    in_child(act)
 
 
 def test_ids_are_those_of_the_ioctl() -> None:
