@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sys
-from functools import cache
 
 import click
 
 from nstool.errors import SpecError
 from nstool.frozen import Frozen
-from nstool.inspect.namespaces import Census, Namespace, Pin, census
+from nstool.inspect import words
+from nstool.inspect.namespaces import Census, Namespace, census
 from nstool.inspect.where import Where
 from nstool.kinds import KINDS
 from nstool.plan.describe import printable
@@ -33,16 +33,6 @@ class Field(Frozen):
     about: str
 
 
-@cache
-def _user(uid: int | None) -> str:
-    import pwd
-
-    try:
-        return "" if uid is None else pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return str(uid)
-
-
 def _count(how: str) -> Callable[[Namespace], int]:
     return lambda ns: sum(pin.how == how for pin in ns.pins)
 
@@ -54,14 +44,14 @@ FIELDS: dict[str, Field] = {
     "members": Field(int, lambda ns: len(ns.pids), "number of processes in it"),
     "pids": Field(list, lambda ns: ns.pids, "all of them"),
     "pid": Field(int, lambda ns: ns.oldest or None, "the one that was started first"),
-    "command": Field(str, lambda ns: _command(ns), "its command line, [its name] if it has none"),
+    "command": Field(str, words.command, "its command line, [its name] if it has none"),
     "uid": Field(int, lambda ns: ns.uid, "its effective user id"),
-    "user": Field(str, lambda ns: _user(ns.uid), "the name of that"),
+    "user": Field(str, lambda ns: words.user_name(ns.uid), "the name of that"),
     "parent": Field(int, lambda ns: ns.parent, "inode, of user and pid namespaces"),
     "owner": Field(int, lambda ns: ns.owner, "inode of the user namespace that it belongs to"),
     "owner_uid": Field(int, lambda ns: ns.owner_uid, "user id of who made that (of a user namespace: who made it)"),
-    "owner_user": Field(str, lambda ns: _user(ns.owner_uid), "the name of that"),
-    "kept": Field(str, lambda ns: _kept(ns), "what else keeps it alive"),
+    "owner_user": Field(str, lambda ns: words.user_name(ns.owner_uid), "the name of that"),
+    "kept": Field(str, words.pins_in_words, "what else keeps it alive"),
     "threads": Field(int, _count("thread"), "threads in it whose process is not"),
     "fds": Field(int, _count("fd"), "fds of processes that hold it"),
     "sockets": Field(int, _count("socket"), "sockets in it, of processes that are not"),
@@ -206,7 +196,7 @@ def _print_json(found: Census, wanted: list[Namespace]) -> None:
 
     rows = [
         ns.asdict()
-        | {"members": len(ns.pids), "user": _user(ns.uid), "owner_user": _user(ns.owner_uid)}
+        | {"members": len(ns.pids), "user": words.user_name(ns.uid), "owner_user": words.user_name(ns.owner_uid)}
         | {"pins": [pin.changed() for pin in ns.pins]}
         for ns in wanted
     ]
@@ -262,47 +252,10 @@ def _above(ns: Namespace, tree: str) -> str:
     return f"user:[{ns.owner}]" if ns.owner else ""
 
 
-# ---- words ----
-
-
 def _text(value: object) -> str:
     if isinstance(value, tuple):
         return ",".join(map(str, value))
     return "" if value is None else str(value)
-
-
-def _command(ns: Namespace) -> str:
-    return " ".join(ns.command) if ns.command else f"[{ns.comm}]" if ns.oldest else ""
-
-
-def _kept(ns: Namespace) -> str:
-    """Return the pins in words: of each sort the first, and how many more."""
-    sorts: dict[str, list[Pin]] = {}
-    for pin in ns.pins:
-        sorts.setdefault(pin.how, []).append(pin)
-    return ", ".join(_pins(how, pins) for how, pins in sorts.items())
-
-
-def _pins(how: str, pins: list[Pin]) -> str:
-    if how in ("child", "owned"):
-        return f"{len(pins)} {'children' if how == 'child' and len(pins) > 1 else how}"
-    first = pins[0]
-    if how == "mount":
-        text = first.path if not first.pid and first.mnt == _own_mnt() else f"{first.path} in mnt:[{first.mnt}]"
-    elif how == "thread":
-        text = f"thread {first.tid} of {first.pid}"
-    elif how == "for_children":
-        text = f"for children of {first.tid or first.pid}"
-    else:
-        text = f"{how} {first.fd} of {first.pid}"
-    return f"{text} +{len(pins) - 1}" if len(pins) > 1 else text
-
-
-@cache
-def _own_mnt() -> int:
-    import os
-
-    return os.stat("/proc/self/ns/mnt").st_ino
 
 
 # ---- printing ----
@@ -329,8 +282,8 @@ def _aligned(lines: list[list[str]], right: Sequence[bool]) -> str:
         import shutil
 
         excess = sum(widths) + 2 * (len(widths) - 1) - shutil.get_terminal_size().columns
-        words = [number for number, numbers in enumerate(right) if not numbers]
-        while excess > 0 and widths[widest := max(words, key=widths.__getitem__)] > NARROWEST:
+        cut = [number for number, numbers in enumerate(right) if not numbers]
+        while excess > 0 and widths[widest := max(cut, key=widths.__getitem__)] > NARROWEST:
             widths[widest] -= 1
             excess -= 1
     rows = []

@@ -32,6 +32,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "schema": ("nstool.cli.schema", "Print the JSON Schema of a spec file."),
     "ps": ("nstool.cli.ps", "List the running sandboxes."),
     "ls": ("nstool.cli.ls", "List every namespace of the host, and what keeps it."),
+    "map": ("nstool.cli.map", "Draw the namespaces and processes of the host."),
     "show": ("nstool.cli.show", "Show what isolates a sandbox or a process."),
     "mounts": ("nstool.cli.mounts", "Show the mounts of a process: reached, covered, shared with whom."),
     "path": ("nstool.cli.path", "Say what a path of a process is here, or a file of yours is there."),

@@ -138,14 +138,9 @@ def _map(maps: Sequence[IdMap]) -> str:
 
 
 def _capabilities(name: str, facts: Facts) -> str:
-    # A nearly full set is told by what it lacks.
-    from nstool.security.capabilities import full, names
+    from nstool.security.capabilities import in_words
 
-    has = facts.capabilities[name]
-    lacking = names(full() & ~has.mask)
-    if len(lacking) < len(has.names):
-        return f"all but {_words(lacking)}" if lacking else "all"
-    return _words(has.names)
+    return in_words(facts.capabilities[name].mask)
 
 
 def _seccomp(facts: Facts) -> str:

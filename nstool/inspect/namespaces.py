@@ -209,7 +209,7 @@ class _Reader:
         for proc in processes():
             try:
                 self.read_process(proc)
-            except ProcessGone:
+            except (ProcessGone, FileNotFoundError, ProcessLookupError):  # has ended, or is just ending
                 continue
             except PermissionError:
                 self.hidden.append(proc.pid)

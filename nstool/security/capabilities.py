@@ -62,6 +62,14 @@ def full(last: int = CAP_LAST_CAP) -> int:
     return (1 << (last + 1)) - 1
 
 
+def in_words(mask: int) -> str:
+    """Return a set in words: "none", "all", "chown net_raw", or what a nearly full one lacks: "all but sys_admin"."""
+    has, lacks = names(mask), names(full() & ~mask)
+    if len(lacks) < len(has):
+        return f"all but {' '.join(lacks)}" if lacks else "all"
+    return " ".join(has) or "none"
+
+
 def after_execve(sets: dict[str, int], *, root: bool, no_new_privs: bool) -> dict[str, int]:
     """Return the masks of the five sets after execve(2) of a file without capabilities of its own.
 

@@ -46,6 +46,21 @@ def test_names_come_in_the_order_of_the_kernel() -> None:
 
 
 @pytest.mark.parametrize(
+    ("mask", "words"),
+    [
+        (0, "none"),
+        (1 << 13 | 1, "chown net_raw"),
+        (capabilities.full(), "all"),
+        (capabilities.full() & ~(1 << 21), "all but sys_admin"),
+        (capabilities.full() | 1 << 63, "all"),
+    ],
+)
+def test_a_set_in_words_is_short(mask: int, words: str) -> None:
+    """A nearly full one is told by what it lacks."""
+    assert capabilities.in_words(mask) == words
+
+
+@pytest.mark.parametrize(
     ("text", "effective", "permitted", "inheritable"),
     [
         ("", 0, 0, 0),

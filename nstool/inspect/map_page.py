@@ -1,0 +1,153 @@
+"""The map of a host as one HTML page, which needs nothing else: no network, no other file."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import time
+from importlib import resources
+
+from nstool.inspect.map import Card, HostMap
+from nstool.inspect.namespaces import Namespace
+from nstool.inspect.words import in_words, user_name
+from nstool.kinds import KINDS
+from nstool.plan.describe import printable
+from nstool.security import capabilities, idmap
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from nstool.spec.model import IdMap
+
+PINS = 100  # shown of one namespace
+
+
+def page(found: HostMap) -> str:
+    """Return the page. What processes say of themselves is text in it, never markup or script."""
+    import jinja2
+    from markupsafe import Markup
+
+    files = resources.files("nstool.inspect") / "templates"
+    texts = {name: (files / name).read_text("utf-8") for name in ("map.html", "map.css", "map.js")}
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
+    facts = _printable(data(found))
+    return environment.from_string(texts["map.html"]).render(
+        host=facts["host"],
+        kernel=facts["kernel"],
+        made=facts["made"],
+        reader=facts["reader"],
+        notes=facts["notes"],
+        counts=_counts(found),
+        style=Markup(texts["map.css"]),
+        script=Markup(texts["map.js"]),
+        style_hash=_hash(texts["map.css"]),
+        script_hash=_hash(texts["map.js"]),
+        data=Markup(_json(facts)),
+    )
+
+
+def _json(value: object) -> str:
+    # No "</script>" or "<!--" may be in it; all that is no ASCII is escaped anyway.
+    text = json.dumps(value, separators=(",", ":"))
+    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
+
+
+def _hash(text: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def _printable(value: Any) -> Any:
+    """Return the same with all text made fit to be shown: what reorders or hides characters is escaped."""
+    if isinstance(value, str):
+        return value if value.isascii() and value.isprintable() and "\\" not in value else printable(value)
+    if isinstance(value, dict):
+        return {_printable(key): _printable(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_printable(item) for item in value]
+    return value
+
+
+def _counts(found: HostMap) -> list[tuple[int, str]]:
+    empty = sum(not ns.pids for ns in found.census.namespaces)
+    return [
+        (len(found.cards), "processes"),
+        (len(found.groups), "groups"),
+        (len(found.census.namespaces), "namespaces"),
+        (empty, "without a process"),
+    ]
+
+
+def data(found: HostMap) -> dict[str, Any]:
+    """Return the map as plain JSON values: what the page shows, and what ``nstool map -o map.json`` writes."""
+    return {
+        "host": found.host,
+        "kernel": found.kernel,
+        "made": time.strftime("%Y-%m-%d %H:%M:%S %z", time.localtime(found.made)),
+        "epoch": round(found.made),
+        "reader": user_name(found.uid),
+        "notes": list(found.census.notes),
+        "kinds": [{"name": kind.name, "isolates": kind.isolates} for kind in KINDS.values()],
+        "namespaces": {ns.name: _namespace(found, ns) for ns in found.census.namespaces},
+        "groups": [group.asdict() for group in found.groups],
+        "processes": {card.pid: _process(found, card) for card in found.cards.values()},
+    }
+
+
+def _namespace(found: HostMap, ns: Namespace) -> dict[str, Any]:
+    pins = [in_words(pin) for pin in ns.pins[:PINS] if pin.how not in ("child", "owned")]
+    row: dict[str, Any] = {
+        "type": ns.type,
+        "inode": ns.inode,
+        "id": ns.id,
+        "members": len(ns.pids),
+        "oldest": ns.oldest,
+        "parent": f"{ns.type}:[{ns.parent}]" if ns.parent else "",
+        "owner": f"user:[{ns.owner}]" if ns.owner else "",
+        "owner_user": user_name(ns.owner_uid),
+        "pins": pins,
+        "unread": ns.unread,
+    }
+    if ns.type == "user":
+        row["uid_map"] = _maps(found.uid_maps.get(ns.inode))
+        row["gid_map"] = _maps(found.gid_maps.get(ns.inode))
+    elif ns.type == "mnt":
+        row["mounts"] = found.mounts.get(ns.inode)
+    return row
+
+
+def _maps(lines: tuple[IdMap, ...] | None) -> list[list[int]] | None:
+    return None if lines is None else [[line.inside, line.outside, line.count] for line in lines]
+
+
+def _process(found: HostMap, card: Card) -> dict[str, Any]:
+    user = card.namespaces.get("user", 0)
+    return {
+        "ppid": card.ppid,
+        "comm": card.comm,
+        "command": " ".join(card.command),
+        "state": card.state,
+        "threads": card.threads,
+        "started": round(card.started),
+        "namespaces": card.namespaces,
+        "for_children": card.for_children,
+        "user": user_name(card.uids[1]),
+        "uids": [[uid, idmap.to_inside(found.uid_maps.get(user, ()), uid)] for uid in card.uids],
+        "gids": [[gid, idmap.to_inside(found.gid_maps.get(user, ()), gid)] for gid in card.gids],
+        "groups": list(card.groups),
+        "capabilities": {name: capabilities.in_words(mask) for name, mask in card.capabilities.items()},
+        "no_new_privs": card.no_new_privs,
+        "seccomp": card.seccomp,
+        "pids": list(card.pids),
+        "cgroups": _cgroups(card),
+        "root": card.root,
+    }
+
+
+def _cgroups(card: Card) -> list[list[str]]:
+    """Return [path, controllers] for each path: most hierarchies of version 1 have the same."""
+    paths: dict[str, list[str]] = {}
+    for controllers, path in card.cgroups:
+        paths.setdefault(path, []).append(controllers or "v2")
+    return [[path, ", ".join(controllers)] for path, controllers in paths.items()]
