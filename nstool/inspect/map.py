@@ -27,7 +27,7 @@ _MAKERS: tuple[tuple[str, str], ...] = (
     ("containerd", r"cri-containerd-([0-9a-f]{12})[0-9a-f]{52}\.scope"),
     ("cri-o", r"crio-([0-9a-f]{12})[0-9a-f]{52}\.scope"),
     ("kubernetes", r"pod[0-9a-f_-]{36}(?:\.slice)?/([0-9a-f]{12})[0-9a-f]{52}"),
-    ("lxc", r"lxc(?:\.payload)?[./]([^/]+)"),
+    ("lxc", r"lxc(?:\.payload\.|/)([^/]+)"),
     ("nspawn", r"(?:machine-|systemd-nspawn@)([^/]+)\.(?:scope|service)"),
     ("nstool", r"nstool-([^/]+)-[0-9a-f]{6}[^/]*-[0-9]{12}"),
     ("flatpak", r"app-flatpak-([^/]+)-[0-9]+\.scope"),

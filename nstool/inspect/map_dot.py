@@ -36,7 +36,7 @@ def dot(found: HostMap) -> str:
         if ns.type == "user" and ns.parent in spaces:
             spaces[ns.parent].below.append(spaces[ns.inode])
     for number, group in enumerate(found.groups):
-        space = spaces[group.namespaces["user"]]
+        space = spaces.get(group.namespaces["user"], lost)
         space.cells.append(_group(group, base=number == 0))
         space.base |= number == 0
     for ns in found.census.namespaces:
@@ -130,9 +130,9 @@ def _cell(lines: list[str], ground: str, more: str = "") -> str:
 
 
 def _text(text: str) -> str:
-    """Return text for a label, shortened, with nothing in it that is markup."""
+    """Return text for a label, shortened, without what would be markup, or an escape: \\N is the name of the node."""
     shown = printable(text)
-    return html.escape(shown if len(shown) <= LONGEST else shown[: LONGEST - 1] + "…")
+    return html.escape(shown if len(shown) <= LONGEST else shown[: LONGEST - 1] + "…").replace("\\", "\\\\")
 
 
 def _quoted(text: str) -> str:

@@ -40,6 +40,13 @@ def unshare(flags: int) -> None:
     _check("unshare", _libc.unshare(ctypes.c_int(flags)))
 
 
+def map_root() -> None:
+    """Map root of the host to root of the user namespace that the caller, root, has just made. user_namespaces(7)."""
+    for name, text in (("setgroups", "deny"), ("uid_map", "0 0 1"), ("gid_map", "0 0 1")):
+        with open(f"/proc/self/{name}", "w") as file:
+            file.write(text)
+
+
 def mount(source: str, target: str, fstype: str = "", flags: int = 0, data: str = "") -> None:
     """Attach a filesystem, or bind, or change propagation. mount(2)."""
     words = [os.fsencode(word) for word in (source, target, fstype)]

@@ -202,6 +202,7 @@ bwrap = _executable("bwrap", "bubblewrap")
 gcc = _executable("gcc", "gcc")
 dot = _executable("dot", "graphviz")
 clang = _executable("clang", "clang")
+dot = _executable("dot", "graphviz")
 
 
 def _controller(name: str) -> Callable[[], str]:

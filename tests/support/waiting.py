@@ -1,4 +1,4 @@
-"""Processes that have done something and wait, to be looked at from outside."""
+"""Processes that have done something and wait, to be looked at from outside; a host of few processes to look at."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from tests.support import kernel
+from tests.support.child import run_in_child
+
+CLONE_NEWPID = 0x20000000
 
 
 @contextlib.contextmanager
@@ -42,3 +45,18 @@ def waiting(act: Callable[..., Any] = lambda: None, *args: Any) -> Iterator[tupl
     finally:
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
+
+
+def in_pid_namespace(act: Callable[[], Any]) -> Any:
+    """Return what act returns as the first process of a pid namespace with a /proc of its own.
+
+    So nothing comes and goes but what act makes, and all of that ends with it. The caller must be a child: it moves.
+    """
+
+    def first() -> Any:
+        kernel.mount("none", "/", flags=kernel.MS_REC | kernel.MS_PRIVATE)
+        kernel.mount("proc", "/proc", "proc")
+        return act()
+
+    kernel.unshare(CLONE_NEWPID | kernel.CLONE_NEWNS)
+    return run_in_child(first)

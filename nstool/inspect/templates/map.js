@@ -130,10 +130,21 @@
 
   const words = (...parts) => parts.flat().join(" ").toLowerCase();
   for (const process of Object.values(processes)) {
-    process.text = words(process.pid, process.comm, process.command, process.user, process.cgroups.map(([path]) => path), process.pids);
+    process.text = words(
+      process.pid,
+      process.comm,
+      process.command,
+      process.user,
+      process.cgroups.map(([path]) => path),
+      process.pids,
+    );
   }
   const groupText = (group) =>
-    words(groupName(group), group.maker, Object.entries(group.namespaces).map(([kind, inode]) => nameOf(kind, inode)));
+    words(
+      groupName(group),
+      group.maker,
+      Object.entries(group.namespaces).map(([kind, inode]) => nameOf(kind, inode)),
+    );
 
   const addCard = (element, subject, text) => {
     const card = { element, text, hidden: false, ...subject };
@@ -146,7 +157,9 @@
   const isBare = (space) => space.ns && !space.groups.length && !space.below.length && !space.empty.length;
 
   const mapText = (lines) =>
-    lines ? lines.map(([inside, outside, count]) => `${inside} → ${outside}${count > 1 ? ` × ${count}` : ""}`).join(", ") : "";
+    lines
+      ? lines.map(([inside, outside, count]) => `${inside} → ${outside}${count > 1 ? ` × ${count}` : ""}`).join(", ")
+      : "";
 
   const draw = (space, first) => {
     const parts = [];
@@ -230,7 +243,27 @@
     row.style.paddingInlineStart = `${6 + 12 * Math.min(depth, 12)}px`;
     return make("li", {}, row);
   };
-  const list = (rows) => make("ul", {}, rows.slice(0, FOUND), rows.length > FOUND && make("li", { class: "soft" }, `and ${rows.length - FOUND} more`));
+  const row = (id, name, note, theirs) =>
+    make(
+      "li",
+      {},
+      make(
+        "button",
+        { class: "row", type: "button", click: () => go(id) },
+        make("span", { class: theirs ? "theirs" : "mono" }, name),
+        make("span", { class: "soft" }, note),
+      ),
+    );
+  const counted = (number) => (number ? plural(number, "process", "processes") : "no process");
+  const groupRow = (group) => row(`g${group.number}`, groupName(group), counted(group.pids.length), true);
+  const namespaceRow = (ns) => row(ns.name, ns.name, counted(ns.members), false);
+  const list = (rows) =>
+    make(
+      "ul",
+      {},
+      rows.slice(0, FOUND),
+      rows.length > FOUND && make("li", { class: "soft" }, `and ${rows.length - FOUND} more`),
+    );
   const facts = (rows) =>
     make(
       "dl",
@@ -246,7 +279,12 @@
       .map((kind) => {
         const name = nameOf(kind, inodes[kind]);
         const others = (sharers.get(name) || []).length - 1;
-        const note = inodes[kind] === host.namespaces[kind] ? "the host's" : others > 0 ? `in ${plural(others + 1, "group")}` : "its own";
+        const note =
+          inodes[kind] === host.namespaces[kind]
+            ? "the host's"
+            : others > 0
+              ? `in ${plural(others + 1, "group")}`
+              : "its own";
         return [kind, [link(name, name, "mono"), make("span", { class: "soft" }, ` ${note}`)]];
       });
 
@@ -269,7 +307,9 @@
       make(
         "p",
         { class: "soft" },
-        [group.maker, plural(group.pids.length, "process", "processes"), mounts && plural(mounts, "mount")].filter(Boolean).join(" · "),
+        [group.maker, plural(group.pids.length, "process", "processes"), mounts && plural(mounts, "mount")]
+          .filter(Boolean)
+          .join(" · "),
       ),
       make("h3", {}, "Namespaces"),
       facts(namespaceRows(group.namespaces)),
@@ -279,12 +319,23 @@
   };
 
   const showIds = (numbers) => {
-    const text = ([outside, inside]) => (inside === null ? `${outside} (not mapped)` : inside === outside ? `${outside}` : `${inside} (outside ${outside})`);
+    const text = ([outside, inside]) =>
+      inside === null
+        ? `${outside} (not mapped)`
+        : inside === outside
+          ? `${outside}`
+          : `${inside} (outside ${outside})`;
     const each = numbers.map(text);
-    return new Set(each).size === 1 ? each[0] : ["real", "effective", "saved", "filesystem"].map((what, n) => `${what} ${each[n]}`).join(", ");
+    return new Set(each).size === 1
+      ? each[0]
+      : ["real", "effective", "saved", "filesystem"].map((what, n) => `${what} ${each[n]}`).join(", ");
   };
   const ago = (seconds) => {
-    for (const [size, word] of [[86400, "day"], [3600, "hour"], [60, "minute"]]) {
+    for (const [size, word] of [
+      [86400, "day"],
+      [3600, "hour"],
+      [60, "minute"],
+    ]) {
       if (seconds >= size) return plural(Math.floor(seconds / size), word);
     }
     return plural(Math.max(0, seconds), "second");
@@ -299,7 +350,12 @@
     const below = children.get(process.pid) || [];
     return [
       make("h2", { class: "theirs" }, process.comm),
-      make("p", { class: "soft" }, `process ${process.pid} in `, group ? link(`g${group.number}`, groupName(group)) : "no group: a zombie"),
+      make(
+        "p",
+        { class: "soft" },
+        `process ${process.pid} in `,
+        group ? link(`g${group.number}`, groupName(group)) : "no group: a zombie",
+      ),
       make("div", { class: "command theirs" }, process.command || "no command line"),
       facts([
         ["pid", process.pids.length > 1 ? `${process.pids.join(" → ")}, from the outside in` : process.pid],
@@ -323,11 +379,21 @@
       facts([
         process.root && ["root", make("span", { class: "mono" }, process.root)],
         mnt.mounts && ["mounts", mnt.mounts],
-        ["cgroups", process.cgroups.map(([path, names]) => make("div", {}, make("span", { class: "mono" }, path), make("span", { class: "soft" }, ` ${names}`)))],
+        [
+          "cgroups",
+          process.cgroups.map(([path, names]) =>
+            make("div", {}, make("span", { class: "mono" }, path), make("span", { class: "soft" }, ` ${names}`)),
+          ),
+        ],
       ]),
       make("h3", {}, "Parents"),
       parents.length
-        ? make("div", { class: "path" }, parents.flatMap((up) => [link(`p${up.pid}`, `${up.comm} ${up.pid}`, "theirs"), "›"]), `${process.comm} ${process.pid}`)
+        ? make(
+            "div",
+            { class: "path" },
+            parents.flatMap((up) => [link(`p${up.pid}`, `${up.comm} ${up.pid}`, "theirs"), "›"]),
+            `${process.comm} ${process.pid}`,
+          )
         : make("p", { class: "soft" }, "none is seen"),
       below.length > 0 && make("h3", {}, plural(below.length, "child", "children")),
       below.length > 0 && list(below.map((child) => processRow(child))),
@@ -338,8 +404,6 @@
     const inside = sharers.get(ns.name) || [];
     const owned = Object.values(namespaces).filter((other) => other.owner === ns.name && other.type !== "user");
     const below = Object.values(namespaces).filter((other) => other.parent === ns.name);
-    const row = (other) =>
-      make("li", {}, make("button", { class: "row", type: "button", click: () => go(other.name) }, make("span", { class: "mono" }, other.name), make("span", { class: "soft" }, other.members ? plural(other.members, "process", "processes") : "no process")));
     return [
       make("h2", { class: "mono" }, ns.name),
       make("p", { class: "soft" }, kinds.find((kind) => kind.name === ns.type).isolates),
@@ -347,47 +411,77 @@
         ["processes", ns.members || "none"],
         ns.id !== null && ["id", ns.id],
         ns.type !== "user" && ["owner", ns.owner ? link(ns.owner, ns.owner, "mono") : ns.unread.owner || "unknown"],
-        ["made by", ns.owner_user ? (ns.type === "user" ? ns.owner_user : `${ns.owner_user}, who made its owner`) : ns.unread.owner_uid || "unknown"],
-        (ns.type === "user" || ns.type === "pid") && ["parent", ns.parent ? link(ns.parent, ns.parent, "mono") : ns.unread.parent || "none: the first"],
+        [
+          "made by",
+          ns.owner_user
+            ? ns.type === "user"
+              ? ns.owner_user
+              : `${ns.owner_user}, who made its owner`
+            : ns.unread.owner_uid || "unknown",
+        ],
+        (ns.type === "user" || ns.type === "pid") && [
+          "parent",
+          ns.parent ? link(ns.parent, ns.parent, "mono") : ns.unread.parent || "none: the first",
+        ],
         ns.type === "user" && ["uid map", ns.uid_map ? mapText(ns.uid_map) || "none" : "unknown: no process to ask"],
         ns.type === "user" && ["gid map", ns.gid_map ? mapText(ns.gid_map) || "none" : "unknown: no process to ask"],
         ns.type === "mnt" && ["mounts", ns.mounts === null ? "unknown" : ns.mounts],
       ]),
       ns.pins.length > 0 && make("h3", {}, ns.members ? "Kept also by" : "Kept by"),
-      ns.pins.length > 0 && make("ul", {}, ns.pins.map((pin) => make("li", { class: "mono theirs" }, pin))),
-      inside.length > 0 && make("h3", {}, plural(inside.length, "group")),
-      inside.length > 0 &&
-        list(
-          inside.map((group) =>
-            make("li", {}, make("button", { class: "row", type: "button", click: () => go(`g${group.number}`) }, make("span", { class: "theirs" }, groupName(group)), make("span", { class: "soft" }, plural(group.pids.length, "process", "processes")))),
-          ),
+      ns.pins.length > 0 &&
+        make(
+          "ul",
+          {},
+          ns.pins.map((pin) => make("li", { class: "mono theirs" }, pin)),
         ),
+      inside.length > 0 && make("h3", {}, plural(inside.length, "group")),
+      inside.length > 0 && list(inside.map(groupRow)),
       below.length > 0 && make("h3", {}, plural(below.length, "child namespace")),
-      below.length > 0 && list(below.map(row)),
+      below.length > 0 && list(below.map(namespaceRow)),
       owned.length > 0 && make("h3", {}, `Owns ${plural(owned.length, "namespace")}`),
-      owned.length > 0 && list(owned.map(row)),
+      owned.length > 0 && list(owned.map(namespaceRow)),
     ];
   };
 
   const showFound = (hits) => {
-    const named = cards.filter((card) => !card.element.hidden && card.group);
+    const named = cards.filter((card) => !card.element.hidden && card.group).map((card) => card.group);
+    const spoken = Object.values(namespaces).filter((ns) => terms.every((term) => ns.name.includes(term)));
     return [
-      make("h2", {}, `${plural(hits.length, "process", "processes")} in ${plural(named.length, "group")}`),
-      hits.length ? list(hits.map((process) => processRow(process))) : make("p", { class: "soft" }, "No process is like that."),
+      make("h2", {}, `${plural(hits.length, "process", "processes")}, ${plural(named.length, "group")}`),
+      hits.length > 0 && list(hits.map((process) => processRow(process))),
+      !hits.length && named.length > 0 && list(named.map(groupRow)),
+      !hits.length && !named.length && make("p", { class: "soft" }, "Nothing is like that."),
+      spoken.length > 0 && make("h3", {}, plural(spoken.length, "namespace")),
+      spoken.length > 0 && list(spoken.map(namespaceRow)),
     ];
   };
 
   const showHelp = () => [
     make("h2", {}, "What is shown"),
-    make("p", {}, "Processes that are in the same namespaces are one card: a container, a service, the host itself. Cards stand in the user namespace that their processes are in, or that they alone are in."),
-    make("p", {}, make("span", { class: "chip own hue-net" }, "net"), " a network namespace of its own; what is not named is the host's"),
-    make("p", {}, make("span", { class: "chip shared hue-net" }, "net"), " one that it shares with other cards, not with the host"),
+    make(
+      "p",
+      {},
+      "Processes that are in the same namespaces are one card: a container, a service, the host itself. Cards stand in the user namespace that their processes are in, or that they alone are in.",
+    ),
+    make(
+      "p",
+      {},
+      make("span", { class: "chip own hue-net" }, "net"),
+      " a network namespace of its own; what is not named is the host's",
+    ),
+    make(
+      "p",
+      {},
+      make("span", { class: "chip shared hue-net" }, "net"),
+      " one that it shares with other cards, not with the host",
+    ),
     make("p", {}, "Dashed cards are namespaces without a process, with what keeps them."),
     make("p", { class: "soft" }, "Choose a card, a process, a namespace; or search."),
   ];
 
   let current = "";
-  let hits = null;
+  let hits = null; // processes that are searched for
+  let terms = [];
   const show = () => {
     const id = current;
     let parts;
@@ -424,7 +518,7 @@
   let onlyEmpty = false;
 
   const filter = () => {
-    const terms = search.value.toLowerCase().split(/\s+/).filter(Boolean);
+    terms = search.value.toLowerCase().split(/\s+/).filter(Boolean);
     const meets = (text) => terms.every((term) => text.includes(term));
     const found = terms.length ? Object.values(processes).filter((process) => meets(process.text)) : null;
     const inFound = new Set((found || []).map((process) => groupOf.get(process.pid)));
@@ -437,7 +531,11 @@
     }
     for (const section of sections) section.element.hidden = section.parts.every((part) => part.element.hidden);
     nothing.hidden = cards.some((card) => !card.element.hidden);
-    hits = found && found.filter((process) => !wanted.size || [...wanted].every((kind) => (groupOf.get(process.pid) || host).own.includes(kind)));
+    hits =
+      found &&
+      found.filter(
+        (process) => !wanted.size || [...wanted].every((kind) => (groupOf.get(process.pid) || host).own.includes(kind)),
+      );
     if (terms.length && current) history.replaceState(null, "", "#");
     if (terms.length) current = "";
     if (terms.length || !current) show();

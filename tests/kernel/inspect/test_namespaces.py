@@ -13,7 +13,7 @@ import socket
 import struct
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -23,7 +23,7 @@ from nstool.errors import KernelError, NotSupported
 from nstool.inspect import nsfs
 from nstool.inspect.namespaces import Census, Namespace, Pin, census
 from tests.support import kernel, processes
-from tests.support.waiting import waiting
+from tests.support.waiting import in_pid_namespace, waiting
 
 pytestmark = pytest.mark.needs("root", "native")
 
@@ -77,30 +77,6 @@ def new(kind: str) -> int:
     flag = {"net": uapi.CLONE_NEWNET, "uts": uapi.CLONE_NEWUTS, "user": uapi.CLONE_NEWUSER, "mnt": uapi.CLONE_NEWNS}
     with waiting(kernel.unshare, flag[kind]) as (pid, _):
         return os.open(f"/proc/{pid}/ns/{kind}", os.O_RDONLY)
-
-
-@contextlib.contextmanager
-def alone() -> Iterator[None]:
-    """The calling process, which must be a child, becomes the first of a pid namespace with a /proc of its own.
-
-    So nothing comes and goes but what the test makes.
-    """
-    assert os.getpid() == 1
-    kernel.mount("none", "/", flags=kernel.MS_REC | kernel.MS_PRIVATE)
-    kernel.mount("proc", "/proc", "proc")
-    yield
-
-
-def in_pid_namespace(act: Callable[[], Any]) -> Any:
-    """Return what act returns as the first process of a pid and a mount namespace."""
-    from tests.support.child import run_in_child
-
-    def first() -> Any:
-        with alone():
-            return act()
-
-    kernel.unshare(uapi.CLONE_NEWPID | uapi.CLONE_NEWNS)
-    return run_in_child(first)
 
 
 def setns(pid: int, kind: str) -> None:
@@ -493,9 +469,7 @@ def test_parents_and_owners_without_a_process(in_child: Callable[..., Any]) -> N
 
     def nest() -> tuple[int, int, int]:
         kernel.unshare(uapi.CLONE_NEWUSER)
-        for name, text in (("setgroups", "deny"), ("uid_map", "0 0 1"), ("gid_map", "0 0 1")):
-            with open(f"/proc/self/{name}", "w") as file:  # who has no id there may make no other
-                file.write(text)
+        kernel.map_root()  # who has no id there may make no other
         outer = own("user")
         kernel.unshare(uapi.CLONE_NEWUSER | uapi.CLONE_NEWNET)
         return outer, own("user"), own("net")

@@ -1,0 +1,237 @@
+"""``nstool map``: the groups are the containers of the host, each card is what /proc says, the files are whole."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import xml.etree.ElementTree as ET
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nstool import uapi
+from nstool.inspect.map import HostMap, host_map
+from nstool.inspect.map_dot import dot, svg
+from nstool.inspect.map_page import page
+from tests.support import kernel
+from tests.support.user import User
+from tests.support.waiting import in_pid_namespace, waiting
+
+NSTOOL = str(Path(sys.prefix) / "bin/nstool")
+EVIL = "</script><script>document.title='seized'</script>\u202e\x1b[31m"
+
+pytestmark = pytest.mark.needs("root", "native")
+
+
+def container(name: str, flags: int) -> None:
+    """Move into new namespaces, where flags has a user namespace as its root with ids of its own, as name."""
+    kernel.unshare(flags)
+    if flags & uapi.CLONE_NEWUSER:
+        kernel.map_root()
+    Path("/proc/self/comm").write_text(name or "\0")
+
+
+def in_network(pid: int, name: str) -> None:
+    """Move into the network of another, and a mount namespace of its own."""
+    from nstool import syscalls
+
+    fd = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY)
+    syscalls.setns(fd)
+    os.close(fd)
+    container(name, uapi.CLONE_NEWNS)
+
+
+@contextmanager
+def scene() -> Iterator[dict[str, int]]:
+    """Pids by name: a web server, its sidecar in its network, one with a user namespace, one in a pid namespace."""
+
+    def first_of_pids() -> int:
+        kernel.unshare(uapi.CLONE_NEWPID | uapi.CLONE_NEWUTS)
+        Path("/proc/self/comm").write_text("launcher")
+        read, write = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            Path("/proc/self/comm").write_text("inner")
+            os.write(write, b"x")
+            while True:
+                signal.pause()
+        os.read(read, 1)
+        return pid
+
+    with (
+        waiting(container, "web", uapi.CLONE_NEWNET | uapi.CLONE_NEWNS) as (web, _),
+        waiting(in_network, web, "sidecar") as (sidecar, _),
+        waiting(container, "rootless", uapi.CLONE_NEWUSER | uapi.CLONE_NEWIPC) as (rootless, _),
+        waiting(first_of_pids) as (launcher, inner),
+    ):
+        yield {"web": web, "sidecar": sidecar, "rootless": rootless, "launcher": launcher, "inner": inner}
+
+
+def test_groups_are_the_containers(in_child: Callable[..., Any]) -> None:
+    """Named by their oldest process; own: what is not the host's; who launched a pid namespace is with it."""
+
+    def act() -> tuple[list[tuple[str, tuple[int, ...], tuple[str, ...]]], dict[str, int], HostMap]:
+        with scene() as pids:
+            found = host_map()
+            return [(group.name, group.pids, group.own) for group in found.groups[1:]], pids, found
+
+    rows, pids, found = in_child(in_pid_namespace, act)
+    assert rows == [
+        ("web", (pids["web"],), ("mnt", "net")),
+        ("sidecar", (pids["sidecar"],), ("mnt", "net")),
+        ("rootless", (pids["rootless"],), ("user", "ipc")),
+        ("inner", (pids["launcher"], pids["inner"]), ("pid", "uts")),
+    ]
+    assert found.groups[0].pids == (1,)
+    assert found.groups[1].namespaces["net"] == found.groups[2].namespaces["net"]
+    assert found.cards[pids["inner"]].pids == (pids["inner"], 1)
+
+
+def test_a_card_is_what_proc_says(in_child: Callable[..., Any]) -> None:
+    """Read by hand: ids, groups, capabilities, cgroups, mounts, maps."""
+
+    def act() -> None:
+        with scene() as pids:
+            found = host_map()
+            for name, pid in pids.items():
+                card = found.cards[pid]
+                lines = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+                assert card.comm == name
+                assert card.uids == tuple(map(int, lines["Uid"].split()))
+                assert card.groups == tuple(map(int, lines["Groups"].split()))
+                assert card.capabilities["effective"] == int(lines["CapEff"], 16)
+                assert card.capabilities["bounding"] == int(lines["CapBnd"], 16)
+                assert (card.ppid, card.state) == (int(lines["PPid"]), "sleeping")
+                cgroups = [line.split(":", 2)[1:] for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines()]
+                assert [list(row) for row in card.cgroups] == cgroups
+                assert "\0".join((*card.command, "")) == Path(f"/proc/{pid}/cmdline").read_text()
+                mounts = Path(f"/proc/{pid}/mountinfo").read_text().count("\n")
+                assert found.mounts[card.namespaces["mnt"]] == mounts
+                user = card.namespaces["user"]
+                text = Path(f"/proc/{pid}/uid_map").read_text().split()
+                assert [str(n) for m in found.uid_maps[user] for n in (m.inside, m.outside, m.count)] == text
+            now, btime = os.stat(f"/proc/{pids['web']}").st_mtime, found.cards[1].started
+            assert abs(found.cards[pids["web"]].started - now) < 5
+            assert btime <= now
+
+    in_child(in_pid_namespace, act)
+
+
+def test_the_page_shows_in_a_browser_what_it_says(in_child: Callable[..., Any], tmp_path: Path) -> None:
+    """Hostile names are text; a card for each group, and the card of the process that the address names.
+
+    Where there is no Chromium, what the page holds is looked at without it being run.
+    """
+
+    def act() -> tuple[str, int]:
+        with scene(), waiting(container, EVIL[:15], uapi.CLONE_NEWNET), waiting() as (plain, _):
+            evil = os.fork()
+            if evil == 0:
+                kernel.prctl(kernel.PR_SET_PDEATHSIG, 9)
+                os.execv("/usr/bin/sleep", [EVIL, "1000"])
+            while os.readlink(f"/proc/{evil}/exe") == os.readlink(f"/proc/{plain}/exe"):
+                continue
+            return page(host_map()), evil
+
+    text, evil = in_child(in_pid_namespace, act)
+    facts = json.loads(text.split('<script type="application/json" id="data">')[1].split("</script>")[0])
+    shown = "</script><script>document.title='seized'</script>\\u202e\\x1b[31m 1000"
+    assert facts["processes"][str(evil)]["command"] == shown
+    assert len(facts["groups"]) == 6
+    assert text.count("<script") == 2
+    if not (browser := shutil.which("chromium")):
+        return
+    file = tmp_path / "map.html"
+    file.write_text(text)
+    options = ["--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}/profile"]
+    command = [browser, *options, "--virtual-time-budget=2000", "--dump-dom", f"file://{file}#p{evil}"]
+
+    def browse() -> str:
+        # In a pid namespace, with which all ends that it starts.
+        return subprocess.run(command, capture_output=True, text=True, timeout=25, check=True).stdout
+
+    dom = in_child(in_pid_namespace, browse)
+    assert "<title>Namespaces of " in dom
+    assert dom.count('<button class="card') == 6
+    panel = dom.split('<aside id="detail"')[1].split("</aside>")[0]
+    escaped = shown.replace("<", "&lt;").replace(">", "&gt;")
+    assert f'<div class="command theirs">{escaped}</div>' in panel
+    assert f"process {evil} in " in panel
+
+
+@pytest.mark.needs("dot")
+def test_the_picture_has_every_group(in_child: Callable[..., Any]) -> None:
+    """dot(1) takes what is written, also with hostile names and with none; the words are in the picture."""
+
+    def act() -> tuple[bytes, list[str]]:
+        with scene(), waiting(container, "<b>&\"'\\", uapi.CLONE_NEWNET), waiting(container, "", uapi.CLONE_NEWUTS):
+            found = host_map()
+            return svg(dot(found)), [ns.name for ns in found.census.namespaces if ns.type == "user"]
+
+    picture, users = in_child(in_pid_namespace, act)
+    words = [element.text or "" for element in ET.fromstring(picture).iter("{http://www.w3.org/2000/svg}text")]
+    assert [word for word in ("host", "web", "sidecar", "rootless", "inner", "<b>&\"'\\\\") if word not in words] == []
+    assert users[0] in words  # the other has one group alone, which stands for it
+    assert any(word.startswith("process ") for word in words)
+
+
+# ---- the command ----
+
+
+def run(*words: str, status: int = 0, **options: Any) -> str:
+    """Return what nstool map says, but for notes."""
+    done = subprocess.run([NSTOOL, "map", *words], capture_output=True, text=True, timeout=60, **options)
+    assert done.returncode == status, done.stderr
+    assert done.stdout == ""
+    return "".join(line for line in done.stderr.splitlines(keepends=True) if not line.startswith("note: "))
+
+
+@pytest.mark.parametrize("form", ["html", "dot", "json"])
+def test_the_file_is_its_owners_alone(tmp_path: Path, form: str) -> None:
+    """It tells of all processes what not everybody may see; it is overwritten only when asked to."""
+    path = tmp_path / f"map.{form}"
+    assert run("-o", str(path)) == ""
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert path.read_text().startswith({"html": "<!doctype html>", "dot": "digraph ", "json": "{"}[form])
+    assert run("-o", str(path), status=2) == f"nstool: {path}: exists; --force overwrites it\n"
+    path.write_text("")
+    run("-o", str(path), "--force")
+    assert path.stat().st_size
+
+
+def test_a_bad_request_is_one_message(tmp_path: Path) -> None:
+    assert "Missing option '--output'" in run(status=2)
+    assert run("-o", "map.png", status=2) == "nstool: --output: 'map.png' ends in none of .html .svg .dot .json\n"
+    assert "No such file or directory" in run("-o", f"{tmp_path}/none/map.dot", status=2)
+
+
+def test_without_graphviz_it_is_said_what_to_do(tmp_path: Path) -> None:
+    """Nothing is left of the file."""
+    text = run("-o", str(tmp_path / "map.svg"), status=125, env={"PATH": str(tmp_path)})
+    assert text.splitlines()[1:] == [
+        "cause: there is no program dot",
+        "remedy: install graphviz, or write a file.dot or file.html",
+    ]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_ordinary_user_draws_what_it_may_see(as_user: Callable[..., Any], user: User) -> None:
+    """The page says what is missing."""
+
+    def act() -> str:
+        run("-o", "map.html")
+        text = Path("map.html").read_text()
+        os.unlink("map.html")
+        return text
+
+    text = as_user(act)
+    assert "could not be looked into" in text
+    assert f"seen by {user.name}" in text
