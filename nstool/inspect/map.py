@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import re
 import time
-from errno import EINVAL
+from errno import EINVAL, ENAMETOOLONG
 
 from nstool.frozen import Frozen
-from nstool.inspect.namespaces import Census, Process, census
+from nstool.inspect.namespaces import Census, Process, census, root_of
 from nstool.inspect.proc import Proc, ProcessGone
 from nstool.security import capabilities, idmap
 
@@ -42,7 +42,7 @@ class Card(Frozen):
     namespaces, for_children: inodes by type; for_children: where its children will be, and it is not.
     capabilities: masks by the name of the set. pids: in each pid namespace from the reader's down to its own.
     cgroups: as /proc/PID/cgroup has them: (controllers, path); version 2 has none. root: as the reader sees it, empty
-    for a zombie.
+    for a zombie. Both are empty too where the kernel says that a path is too long.
     """
 
     pid: int
@@ -198,7 +198,7 @@ def _card(proc: Proc, process: Process, started: float, for_children: dict[str, 
     if (stat := proc.stat()).starttime != process.start:
         raise ProcessGone(f"process {process.pid} has ended, and another has its number")
     try:
-        root = proc.link("root")
+        root = root_of(proc)
     except FileNotFoundError:
         root = ""
     return Card(
@@ -218,7 +218,7 @@ def _card(proc: Proc, process: Process, started: float, for_children: dict[str, 
         no_new_privs=status["NoNewPrivs"] == "1",
         seccomp=_SECCOMP.get(status["Seccomp"], status["Seccomp"]),
         pids=_numbers(status["NSpid"]),
-        cgroups=_cgroups(proc.read("cgroup")),
+        cgroups=_cgroups(proc),
         root=root,
     )
 
@@ -227,7 +227,13 @@ def _numbers(text: str) -> tuple[int, ...]:
     return tuple(map(int, text.split()))
 
 
-def _cgroups(text: str) -> tuple[tuple[str, str], ...]:
+def _cgroups(proc: Proc) -> tuple[tuple[str, str], ...]:
+    try:
+        text = proc.read("cgroup")
+    except OSError as error:
+        if error.errno != ENAMETOOLONG:
+            raise
+        return ()
     rows = (line.split(":", 2) for line in text.splitlines())
     return tuple((controllers, path) for _, controllers, path in rows)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-from errno import EACCES, EBADF, EINVAL, ENOENT, ENOTTY, EPERM, ESRCH
+from errno import EACCES, EBADF, EINVAL, ENAMETOOLONG, ENOENT, ENOTTY, EPERM, ESRCH
 
 from nstool import kinds, uapi
 from nstool.errors import NotSupported
@@ -277,6 +277,10 @@ class _Reader:
                     target = os.readlink(number, dir_fd=directory)
                 except (FileNotFoundError, ProcessLookupError):  # closed meanwhile
                     continue
+                except OSError as error:
+                    if error.errno != ENAMETOOLONG:  # the path of a file in directories that are more than a page deep
+                        raise
+                    continue
                 what, bracket, _ = target.partition(":[")
                 if not bracket:
                     continue
@@ -342,7 +346,7 @@ class _Reader:
         for pid, tid in tasks:
             try:
                 with Proc(pid, tid) as proc:
-                    root = proc.link("root")
+                    root = root_of(proc)
                     if root in views:
                         continue
                     text = proc.bytes("mountinfo")
@@ -563,6 +567,16 @@ class _Reader:
                 continue
             return f"the first, {pid}: {cause}; {remedy}"
         return "they have ended meanwhile"
+
+
+def root_of(proc: Proc) -> str:
+    """Return the root directory of a process as the reader sees it, "" if its path is longer than a page."""
+    try:
+        return proc.link("root")
+    except OSError as error:
+        if error.errno != ENAMETOOLONG:
+            raise
+        return ""
 
 
 def _own_pid() -> tuple[int, bool]:

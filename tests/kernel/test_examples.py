@@ -22,6 +22,14 @@ CHAPTERS: dict[str, tuple[str, ...]] = {
         "host name joined\n",
         "host name kept\n",
     ),
+    "chapter3_see": (
+        "a process                          net:[",
+        ", processes: 0, kept by fd ",
+        "the fd is closed                   gone\n",
+        "the file, seen from here           0 bytes, an ordinary file\n",
+        "the network namespace's owner      user:[",
+        ", processes: 0, kept by 1 owned\n",
+    ),
     "chapter4_user": (
         "uid before the map                 65534",
         "uid and gid inside                 (0, 0)\n",
@@ -67,6 +75,7 @@ ROOT_ONLY = {
     "chapter6_mnt": "writable, idmap                    owner inside 0, a new file: written\n",
 }
 USER_ONLY = {
+    "chapter3_see": " processes could not be looked into",
     "chapter3_namespaces": "left out                           a bind mount",
     "chapter4_user": "gid_map before setgroups           [Errno 1]",
     "chapter6_mnt": "writable, idmap                    left out",

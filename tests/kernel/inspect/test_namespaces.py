@@ -21,6 +21,7 @@ import pytest
 from nstool import syscalls, uapi
 from nstool.errors import KernelError, NotSupported
 from nstool.inspect import nsfs
+from nstool.inspect.map import host_map
 from nstool.inspect.namespaces import Census, Namespace, Pin, census
 from tests.support import kernel, processes
 from tests.support.waiting import in_pid_namespace, waiting
@@ -588,6 +589,34 @@ def test_a_filesystem_that_never_answers_is_not_waited_for(in_child: Callable[..
             assert ended, "the reader waits for a filesystem"
             assert os.waitstatus_to_exitcode(os.waitpid(reader, 0)[1]) == 0
             os.close(pidfd)
+
+    in_child(act)
+
+
+def test_paths_longer_than_a_page_stop_nobody(in_child: Callable[..., Any]) -> None:
+    """The kernel refuses to tell them (ENAMETOOLONG), of open files and of roots: bound there is found all the same."""
+
+    def hide() -> int:
+        private()
+        os.chdir("/tmp")
+        for _ in range(20):
+            os.mkdir("d" * 250)
+            os.chdir("d" * 250)
+        os.open(".", os.O_RDONLY)
+        fd = new("uts")
+        bind(f"/proc/self/fd/{fd}", "ns")
+        number = os.fstat(fd).st_ino
+        os.close(fd)
+        os.chroot(".")
+        return number
+
+    def act() -> None:
+        with waiting(hide) as (pid, number):
+            with pytest.raises(OSError, match="File name too long"):
+                os.readlink(f"/proc/{pid}/root")
+            ns = the("uts", number)
+            assert (ns.pins, ns.owner) == ((Pin("mount", pid, path="/ns", mnt=own("mnt", pid)),), own("user"))
+            assert host_map().cards[pid].root == ""
 
     in_child(act)
 
