@@ -67,7 +67,7 @@ def open_bound(root: str, path: str, inode: int) -> int:
 def _walk(top: int, path: str) -> int:
     from nstool import syscalls
 
-    resolve = uapi.RESOLVE_IN_ROOT | uapi.RESOLVE_NO_MAGICLINKS | uapi.RESOLVE_CACHED
+    resolve = uapi.RESOLVE_IN_ROOT | uapi.RESOLVE_CACHED  # the first refuses magic links, too
     for _ in range(TRIES):
         try:
             return syscalls.openat2(top, path, os.O_PATH | os.O_CLOEXEC, 0, resolve)
