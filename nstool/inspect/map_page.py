@@ -96,7 +96,10 @@ def data(found: HostMap) -> dict[str, Any]:
 
 
 def _namespace(found: HostMap, ns: Namespace) -> dict[str, Any]:
-    pins = [in_words(pin) for pin in ns.pins[:PINS] if pin.how not in ("child", "owned")]
+    held = [pin for pin in ns.pins if pin.how not in ("child", "owned")]
+    pins = list(dict.fromkeys(map(in_words, held[:PINS])))
+    if len(held) > PINS:
+        pins.append(f"and {len(held) - PINS} more")
     row: dict[str, Any] = {
         "type": ns.type,
         "inode": ns.inode,

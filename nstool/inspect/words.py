@@ -20,7 +20,7 @@ def in_words(pin: Pin) -> str:
 
 
 def pins_in_words(ns: Namespace) -> str:
-    """Return the pins of a namespace: of each sort the first, and how many more."""
+    """Return the pins of a namespace: of each sort the first, and how many others."""
     sorts: dict[str, list[Pin]] = {}
     for pin in ns.pins:
         sorts.setdefault(pin.how, []).append(pin)
@@ -30,8 +30,8 @@ def pins_in_words(ns: Namespace) -> str:
 def _some(how: str, pins: list[Pin]) -> str:
     if how in ("child", "owned"):
         return f"{len(pins)} {'children' if how == 'child' and len(pins) > 1 else how}"
-    first = in_words(pins[0])
-    return f"{first} +{len(pins) - 1}" if len(pins) > 1 else first
+    places = list(dict.fromkeys(map(in_words, pins)))  # a mount may be on another of the same file: ip-netns(8) does so
+    return f"{places[0]} +{len(places) - 1}" if len(places) > 1 else places[0]
 
 
 def command(ns: Namespace) -> str:

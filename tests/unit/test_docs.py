@@ -24,6 +24,7 @@ OTHERS = {
     *("--detach", "--log", "--long", "--sh", "--json", "--types", "--help", "--output"),
     *("--shebang", "--force", "--keep-ids", "--cwd"),
     *("--tree", "--propagation", "--from-host", "--in"),
+    *("--where", "--columns", "--sort", "--raw", "--no-headings"),
 }
 
 
