@@ -47,6 +47,8 @@ def command(output: str, force: bool) -> int:
     from nstool.inspect.map import host_map
 
     found = host_map()
+    if force and os.path.isfile(output):
+        os.chmod(output, 0o600)
     write(output, _drawn(found, form), 0o600, force)
     for note in found.census.notes:
         click.echo(f"note: {note}", err=True)

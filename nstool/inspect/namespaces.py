@@ -539,7 +539,7 @@ class _Reader:
                 f" are in no count, and what only they are in or keep is missing; {self.why()}"
             )
         if self.unlisted:
-            yield f"the fds of {self.unlisted} processes may not be listed; run with CAP_SYS_PTRACE, as root has it"
+            yield f"the fds of {self.unlisted} processes may not be listed; run with CAP_DAC_READ_SEARCH, as root does"
         if refused := sum(not name for name in self.sockets.values()):
             yield (
                 f"{refused} of {len(self.sockets)} sockets did not tell their network namespace; run with"

@@ -203,8 +203,10 @@ def test_the_file_is_its_owners_alone(tmp_path: Path, form: str) -> None:
     assert path.read_text().startswith({"html": "<!doctype html>", "dot": "digraph ", "json": "{"}[form])
     assert run("-o", str(path), status=2) == f"nstool: {path}: exists; --force overwrites it\n"
     path.write_text("")
+    path.chmod(0o644)
     run("-o", str(path), "--force")
     assert path.stat().st_size
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
 def test_a_bad_request_is_one_message(tmp_path: Path) -> None:

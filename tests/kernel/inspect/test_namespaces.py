@@ -725,6 +725,68 @@ def owner(name: str) -> int:
         return -1
 
 
+def notes_of(text: str) -> list[str]:
+    return [note for note in census().notes if text in note]
+
+
+def as_nobody(*keep: int) -> None:
+    """Become an ordinary user, with these capabilities alone."""
+    if keep:
+        kernel.prctl(uapi.PR_SET_KEEPCAPS, 1)
+    os.setgroups([])
+    os.setresgid(65534, 65534, 65534)
+    os.setresuid(65534, 65534, 65534)
+    mask = sum(1 << number for number in keep)
+    syscalls.capset(mask, mask, 0)
+    kernel.prctl(kernel.PR_SET_DUMPABLE, 1)
+
+
+def test_hidden_processes_are_not_even_counted_and_that_is_said(in_child: Callable[..., Any]) -> None:
+    """hidepid=, which whoever may look into all does not meet. proc(5)."""
+
+    def act() -> None:
+        kernel.mount("proc", "/proc", "proc", 0, "hidepid=invisible")
+        with waiting():
+            assert not notes_of("hidepid")
+            as_nobody(uapi.CAP_KILL)
+            assert len(notes_of("hidepid")) == 1
+            assert len(census().processes) == 1
+
+    in_child(in_pid_namespace, act)
+
+
+def test_fds_that_may_not_be_listed_are_counted(in_child: Callable[..., Any]) -> None:
+    """CAP_SYS_PTRACE shows the namespaces, and not the directory of the fds, which is its owner's."""
+
+    def act() -> None:
+        with waiting() as (pid, _):
+            as_nobody(uapi.CAP_SYS_PTRACE, uapi.CAP_KILL)
+            all_ = census()
+            assert pid in the("net", own("net"), all_).pids
+            number = len(all_.processes) - 1
+            notes = [note for note in all_.notes if "may not be listed" in note]
+            assert notes == [
+                f"the fds of {number} processes may not be listed; run with CAP_DAC_READ_SEARCH, as root does"
+            ]
+
+    in_child(in_pid_namespace, act)
+
+
+@pytest.mark.needs("userns")
+def test_a_mount_namespace_that_may_not_be_joined_is_named(in_child: Callable[..., Any]) -> None:
+    """An ordinary user holds one: what is bound in it stays unknown, and that is said."""
+
+    def act() -> None:
+        as_nobody()
+        with waiting(kernel.unshare, uapi.CLONE_NEWUSER | uapi.CLONE_NEWNS) as (pid, _):
+            fd = os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY)
+        ns = the("mnt", os.fstat(fd).st_ino)
+        assert ns.pins == (Pin("fd", os.getpid(), fd=fd),)
+        assert [ns.name in note for note in notes_of("mount namespaces without a process")] == [True]
+
+    in_child(act)
+
+
 @pytest.mark.needs("userns")
 def test_from_inside_a_user_namespace_what_is_outside_stays_unknown(in_child: Callable[..., Any]) -> None:
     """The kernel tells nothing of what is not below: owner and parent are unknown, with the reason."""
