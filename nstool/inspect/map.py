@@ -234,7 +234,7 @@ def _cgroups(proc: Proc) -> tuple[tuple[str, str], ...]:
         if error.errno != ENAMETOOLONG:
             raise
         return ()
-    rows = (line.split(":", 2) for line in text.splitlines())
+    rows = (line.split(":", 2) for line in text.split("\n") if line)  # a name may hold what else ends a line for Python
     return tuple((controllers, path) for _, controllers, path in rows)
 
 

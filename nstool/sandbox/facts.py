@@ -369,7 +369,8 @@ def _same_namespace(proc: int, kind: str) -> bool:
 
 
 def _colon_table(text: str) -> dict[str, str]:
-    rows = (line.partition(":") for line in text.splitlines())
+    # Not splitlines(): a process may have what else ends a line for it, as \v, in its name.
+    rows = (line.partition(":") for line in text.split("\n") if line)
     return {key: value.strip() for key, _, value in rows}
 
 
@@ -412,7 +413,7 @@ def _cgroups(text: str) -> tuple[Cgroup, ...]:
     with open("/proc/self/mountinfo") as file:
         mounts = [mount for mount in read_mounts(file.read()) if mount.type in ("cgroup", "cgroup2")]
     found = []
-    for line in text.splitlines():
+    for line in filter(None, text.split("\n")):  # not splitlines(), as above: the name of a cgroup
         number, controllers, path = line.split(":", 2)
         version = 2 if number == "0" else 1
         names = tuple(controllers.split(",")) if controllers else ()

@@ -56,6 +56,15 @@ def test_stat_is_read_whatever_the_process_calls_itself(name: str) -> None:
         assert stat.state_text in ("sleeping", "running")
 
 
+@pytest.mark.parametrize("end", ["\v", "\f", "\x1c", "\x85", "\u2028", "\r"])
+def test_a_name_adds_no_line_to_the_status(end: str) -> None:
+    """What ends a line for Python and not for the kernel stays in the name. proc_pid_status(5)."""
+    with sleeping(f"a{end}Fake: 1") as pid, Proc(pid) as proc:
+        status = proc.status()
+        assert status["Name"] == f"a{end}Fake: 1"
+        assert "Fake" not in status
+
+
 def test_stat_agrees_with_psutil() -> None:
     with Proc(os.getpid()) as proc:
         stat, other = proc.stat(), psutil.Process()
