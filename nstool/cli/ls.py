@@ -79,27 +79,38 @@ def _fields(option: str, text: str, signs: str) -> Iterator[tuple[str, str]]:
         yield sign, word[len(sign) :]
 
 
-_EPILOG = "\b\nColumns, which are also what CONDITION may name:\n" + "\n".join(
-    f"  {name:12} {field.about}" for name, field in FIELDS.items()
-)
-_EPILOG += """
+_COLUMNS = "\n".join(f"  {name:12} {field.about}" for name, field in FIELDS.items())
+_HELP = f"""List the namespaces of the host, also those without a process: what keeps them, whose they are.
 
-CONDITION: comparisons (== != < <= > >= in, not in), joined by and, or, not and brackets; numbers, words, none for
-what there is not. `in` looks in a list, in brackets, or for a part of a word: 'nginx' in command. A column alone
-asks whether there is any.
+TYPE: user, mnt, pid, net, uts, ipc, cgroup, time; all without one. Namespaces are found by processes, their threads,
+open files and sockets, by bind mounts in any mount namespace, by their children and by what they own.
+
+Without privilege your own processes are looked into; notes say what could not be seen.
+
+CONDITION: comparisons of columns (== != < <= > >= in, not in), joined by and, or, not and brackets; numbers, words,
+none for what there is not. `in` looks in a list, in brackets, or for a part of a word: 'nginx' in command. A column
+alone asks whether there is any.
+
+Columns:
 
 \b
-Examples:
-  nstool ls net                            all network namespaces
-  nstool ls --where 'members == 0'         those without a process, and what keeps them
-  nstool ls --where '1234 in pids'         those that process 1234 is in
-  nstool ls --tree                         what belongs to which user namespace
-  nstool ls pid --tree parent              which pid namespace was made in which
-  nstool ls net --raw --columns inode,pid  for a script: fields with a tab between them
+{_COLUMNS}
 """
 
 
-@click.command("ls", epilog=_EPILOG)
+@click.command(
+    "ls",
+    help=_HELP,
+    epilog="""\b
+Examples:
+  nstool ls net                           all network namespaces
+  nstool ls --where 'members == 0'        those without a process, and what keeps them
+  nstool ls --where '1234 in pids'        those that process 1234 is in
+  nstool ls --tree                        what belongs to which user namespace
+  nstool ls pid --tree parent             which pid namespace was made in which
+  nstool ls net --raw --columns inode     for a script: fields with a tab between them
+""",
+)
 @click.argument("types", nargs=-1, metavar="[TYPE]...", callback=_types)
 @click.option("--where", metavar="CONDITION", help="Only those for which this is true, as 'members == 0'.")
 @click.option(
@@ -124,13 +135,7 @@ def command(
     no_headings: bool,
     as_json: bool,
 ) -> int:
-    """List the namespaces of the host, also those without a process: what keeps them, whose they are.
-
-    TYPE: user, mnt, pid, net, uts, ipc, cgroup, time; all without one. Namespaces are found by processes, their
-    threads, open files and sockets, by bind mounts in any mount namespace, by their children and by what they own.
-
-    Without privilege your own processes are looked into; notes say what could not be seen.
-    """
+    """Do what _HELP says."""
     _refuse_pointless(types, tree, columns, raw, as_json)
     names = _columns(columns, tree)
     keys = [(sign, name) for sign, name in _fields("--sort", sort, "-")] if sort is not None else []
