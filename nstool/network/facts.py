@@ -52,37 +52,15 @@ def addresses(pid: int) -> Addresses:
         return found
 
 
-_CHILD = "import sys; sys.path[:] = sys.argv[2:]; from nstool.network.facts import child; child(int(sys.argv[1]))"
-
-
 def _by_process(pid: int) -> Addresses | None:
     # A user namespace is joined by a process with one thread only, setns(2).
-    import pickle
-    import subprocess
-    import sys
-
-    done = subprocess.run(
-        [sys.executable, "-I", "-c", _CHILD, str(pid), *sys.path], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE
-    )
-    found: Addresses | None = pickle.loads(done.stdout) if done.returncode == 0 else None
-    return found
-
-
-def child(pid: int) -> None:
-    """Be that process: write the pickled Addresses to standard output, or end with status 1."""
-    import pickle
-    import sys
-
-    from nstool import syscalls, uapi
+    from nstool.sandbox import elsewhere
 
     try:
-        user, net = (os.open(f"/proc/{pid}/ns/{name}", os.O_RDONLY) for name in ("user", "net"))
-        syscalls.prctl(uapi.PR_SET_DUMPABLE, 0)  # whoever is there could trace it
-        syscalls.setns(user, uapi.CLONE_NEWUSER)
-        syscalls.setns(net, uapi.CLONE_NEWNET)
+        with open(f"/proc/{pid}/ns/user", "rb") as user, open(f"/proc/{pid}/ns/net", "rb") as net:
+            return elsewhere.call({"user": user.fileno(), "net": net.fileno()}, _read)
     except OSError:  # the caller has an error of its own to tell
-        sys.exit(1)
-    sys.stdout.buffer.write(pickle.dumps(_read()))
+        return None
 
 
 def _read() -> Addresses:
