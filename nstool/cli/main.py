@@ -38,6 +38,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "path": ("nstool.cli.path", "Say what a path of a process is here, or a file of yours is there."),
     "ipc": ("nstool.cli.ipc", "List, remove and limit the objects of an IPC namespace."),
     "cgroups": ("nstool.cli.cgroups", "Show cgroups: which limits hold, who set them, what is used."),
+    "pid": ("nstool.cli.pid", "Show the numbers of a process in nested pid namespaces."),
     "exec": ("nstool.cli.exec_", "Run a command in a running sandbox."),
     "signal": ("nstool.cli.signal_", "Send a signal to a sandbox's command."),
     "wait": ("nstool.cli.wait", "Wait for the end of a sandbox; exit with its command's status."),

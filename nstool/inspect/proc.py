@@ -101,9 +101,10 @@ class Proc:
         try:
             self.fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except (FileNotFoundError, ProcessLookupError):
-            raise self._gone() from None
+            raise self.gone() from None
 
-    def _gone(self) -> ProcessGone:
+    def gone(self) -> ProcessGone:
+        """Return the error that says it has ended."""
         what = f"process {self.pid}" if self.tid == self.pid else f"thread {self.tid} of process {self.pid}"
         return ProcessGone(f"there is no {what}, or it has ended; ps -e lists those that there are")
 
@@ -178,7 +179,7 @@ class Proc:
         try:
             os.stat("stat", dir_fd=self.fd)
         except (FileNotFoundError, ProcessLookupError):
-            raise self._gone() from None
+            raise self.gone() from None
 
     def close(self) -> None:
         """Let go of the directory. Idempotent."""
@@ -203,6 +204,16 @@ def own_pid() -> int:
 def pids() -> list[int]:
     """Return the processes of the reader's pid namespace that may be seen, in ascending order."""
     return sorted(int(name) for name in os.listdir("/proc") if name.isdecimal())
+
+
+def of_own_namespace() -> bool:
+    """Whether /proc is mounted for the reader's own pid namespace, so that its numbers are the reader's."""
+    try:
+        with open("/proc/self/status") as file:
+            row = next(line for line in file if line.startswith("NSpid:"))
+    except FileNotFoundError:  # the reader has no number there
+        return False
+    return len(row.split()) == 2  # the numbers begin at the namespace of /proc and end at the reader's own
 
 
 def processes() -> Iterator[Proc]:

@@ -6,6 +6,8 @@ or "" when the need is met; it is asked once a process.
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import functools
 import os
 import shutil
@@ -121,6 +123,17 @@ def timens() -> str:
 def cgroupns() -> str:
     """The kernel has cgroup namespaces."""
     return "" if os.path.exists("/proc/self/ns/cgroup") else "no /proc/self/ns/cgroup; build with CONFIG_CGROUPS"
+
+
+@probe
+def pid_ioctls() -> str:
+    """The kernel translates pids between namespaces. ioctl_nsfs(2)."""
+    with open("/proc/self/ns/pid", "rb") as file:
+        try:
+            fcntl.ioctl(file, 0x8004B708, os.getpid())  # NS_GET_PID_IN_PIDNS
+        except OSError as error:
+            return "" if error.errno != errno.ENOTTY else "no NS_GET_PID_IN_PIDNS; Linux 6.11 has it"
+    return ""
 
 
 @probe
