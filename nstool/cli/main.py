@@ -40,6 +40,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "cgroups": ("nstool.cli.cgroups", "Show cgroups: which limits hold, who set them, what is used."),
     "pid": ("nstool.cli.pid", "Show the numbers of a process in nested pid namespaces."),
     "creds": ("nstool.cli.creds", "Show whose a process is, inside and outside."),
+    "task": ("nstool.cli.task", "Show all that the kernel tells of a process."),
     "exec": ("nstool.cli.exec_", "Run a command in a running sandbox."),
     "signal": ("nstool.cli.signal_", "Send a signal to a sandbox's command."),
     "wait": ("nstool.cli.wait", "Wait for the end of a sandbox; exit with its command's status."),

@@ -85,10 +85,18 @@ def of_process(proc: Proc, kind: str) -> Namespace:
     return Namespace(fd, kind, proc.pid)
 
 
+def why_hidden(pid: int) -> tuple[str, str]:
+    """Return (cause, remedy) of what the kernel has refused of a process. Raises SandboxGone if it has ended."""
+    from nstool.sandbox import facts
+
+    try:
+        return facts.why_hidden(pid)
+    except (FileNotFoundError, ProcessLookupError):
+        raise SandboxGone(f"process {pid} has ended") from None
+
+
 def refused(pid: int, file: str, why: str, error: OSError) -> KernelError:
     """Return the error that says why a file of a process may not be read, and what to do."""
-    from nstool.sandbox.facts import why_hidden
-
     cause, remedy = why_hidden(pid)
     return KernelError(
         f'open("/proc/{pid}/{file}")',

@@ -29,6 +29,11 @@ _STATES = {
 }
 
 
+def state_text(state: str) -> str:
+    """Return a state of a task, which /proc has as a letter, in words."""
+    return _STATES.get(state, state)
+
+
 class ProcessGone(SandboxGone):
     """The process that was named does not exist, or has ended while it was read. Exit status 2."""
 
@@ -63,7 +68,7 @@ class Stat(Frozen):
     @property
     def state_text(self) -> str:
         """The state in words."""
-        return _STATES.get(self.state, self.state)
+        return state_text(self.state)
 
 
 # Fields of proc_pid_stat(5) by their number there, from the third on.

@@ -169,11 +169,14 @@ def isolation(
     return Isolation(inside, outside, {kind: _differs(kind, inside, outside) for kind in kinds.KINDS})
 
 
-def facts(pid: int, addresses: Sequence[str] | None = None) -> Facts:
-    """Read the facts of one process. Raises SandboxGone if there is none, or it ends meanwhile."""
+def facts(pid: int, addresses: Sequence[str] | None = None, directory: int = -1) -> Facts:
+    """Read the facts of one process. Raises SandboxGone if there is none, or it ends meanwhile.
+
+    directory: fd of its directory in /proc, if the caller has it open; it stays open.
+    """
     try:
         # All files are read below one directory fd: a later process with the same pid is never mixed in.
-        proc = os.open(f"/proc/{pid}", os.O_DIRECTORY | os.O_CLOEXEC)
+        proc = os.dup(directory) if directory >= 0 else os.open(f"/proc/{pid}", os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             return _Reader(pid, proc).facts(addresses)
         finally:

@@ -152,6 +152,21 @@ def call_number(name: str) -> int:
     return number
 
 
+def call_name(number: int) -> str:
+    """Return the name of an x86_64 system call; one that neither the table nor libseccomp knows as "call 999"."""
+    from pyseccomp import Arch, resolve_syscall
+
+    from nstool.security.seccomp_table import NUMBERS
+
+    known = {value: name for name, value in NUMBERS.items()}
+    if number in known:
+        return known[number]
+    try:
+        return os.fsdecode(resolve_syscall(Arch.X86_64, number))
+    except ValueError:
+        return f"call {number}"
+
+
 def _main() -> int:
     import sys
 
