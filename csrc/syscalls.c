@@ -186,6 +186,11 @@ int nst_waitid(int idtype, unsigned int id, int options, struct nst_waited *ret_
 	return 0;
 }
 
+long nst_ptrace(long request, int pid, unsigned long addr, unsigned long data)
+{
+	return result(syscall(SYS_ptrace, request, pid, addr, data));
+}
+
 int nst_mount(const char *source, const char *target, const char *fstype, unsigned long flags, const char *data)
 {
 	return (int)result(mount(source, target, fstype, flags, data));

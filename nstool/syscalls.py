@@ -324,6 +324,15 @@ def waitid(idtype: int, id: int, options: int = uapi.WEXITED) -> Waited | None:
     return Waited(waited.pid, waited.uid, waited.code, waited.status, waited.utime, waited.stime, waited.maxrss)
 
 
+def ptrace(request: int, pid: int = 0, addr: int = 0, data: int = 0) -> int:
+    """Begin to be traced, or act on a traced thread; return what it returns. ptrace(2).
+
+    request: PTRACE_*, those that take numbers. Raises KernelError: EPERM when the caller is traced already, or may
+    not trace; ESRCH when pid is not a stopped tracee of the calling thread.
+    """
+    return check("ptrace", lib.nst_ptrace(request, pid, addr, data), ("PTRACE", request), pid, addr, data)
+
+
 # Mounts
 
 

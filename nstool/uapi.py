@@ -508,12 +508,26 @@ CLD_TRAPPED = 4
 CLD_STOPPED = 5
 CLD_CONTINUED = 6
 
+# <sys/ptrace.h>: ptrace(2)
+PTRACE_TRACEME = 0
+PTRACE_CONT = 7
+PTRACE_KILL = 8
+PTRACE_DETACH = 17
+
 # <linux/personality.h>: personality(2)
 PER_LINUX = 0x0
 PER_LINUX32 = 0x8
+PER_MASK = 0xFF
 UNAME26 = 0x20000
 ADDR_NO_RANDOMIZE = 0x40000
+FDPIC_FUNCPTRS = 0x80000
+MMAP_PAGE_ZERO = 0x100000
+ADDR_COMPAT_LAYOUT = 0x200000
 READ_IMPLIES_EXEC = 0x400000
+ADDR_LIMIT_32BIT = 0x800000
+SHORT_INODE = 0x1000000
+WHOLE_SECONDS = 0x2000000
+STICKY_TIMEOUTS = 0x4000000
 ADDR_LIMIT_3GB = 0x8000000
 PER_QUERY = 0xFFFFFFFF  # personality(2): changes nothing, returns the current one
 
@@ -681,8 +695,11 @@ _FAMILIES: dict[str, tuple[str, ...]] = {
     "PIDFD_SIGNAL": ("PIDFD_SIGNAL_",),
     "SOCK": ("SOCK_CLOEXEC", "SOCK_NONBLOCK"),
     "IFF": ("IFF_",),
-    "PERSONALITY": ("UNAME26", "ADDR_", "READ_IMPLIES_EXEC", "PER_LINUX32"),
     "IPC": ("IPC_CREAT", "IPC_EXCL"),
+    "PERSONALITY": (
+        *("UNAME26", "ADDR_", "FDPIC_FUNCPTRS", "MMAP_PAGE_ZERO", "READ_IMPLIES_EXEC", "SHORT_INODE"),
+        *("WHOLE_SECONDS", "STICKY_TIMEOUTS", "PER_LINUX32"),
+    ),
     "WAIT": ("WNOHANG", "WSTOPPED", "WEXITED", "WCONTINUED", "WNOWAIT"),
 }
 _NOT_FLAGS = ("O_ACCMODE", "MOUNT_ATTR__ATIME", "MOUNT_ATTR_SIZE_VER0")
@@ -704,6 +721,7 @@ _ENUMS: dict[str, tuple[str, ...]] = {
     "P": ("P_",),
     "CLD": ("CLD_",),
     "IPC_CMD": ("IPC_RMID",),
+    "PTRACE": ("PTRACE_",),
     "IOCTL": ("NS_", "PIDFD_GET_", "SIOC", "TC", "TIOC"),
 }
 _NOT_VALUES = (
@@ -766,7 +784,7 @@ def name(family: str, value: int) -> str:
     """Return the one name of a value, as "PR_SET_NAME" or "FSCONFIG_CMD_CREATE"; else the number.
 
     family: FSCONFIG, PR, PR_CAP_AMBIENT, CAP, RLIMIT, SIG, KEYCTL, SECCOMP, AF,
-    SOCK_TYPE, F, S, P, CLD, IOCTL.
+    SOCK_TYPE, F, S, P, CLD, PTRACE, IOCTL.
     """
     without = () if family == "PR_CAP_AMBIENT" else _NOT_VALUES
     return next((n for n, v in _members(_ENUMS[family], without) if v == value), str(value))

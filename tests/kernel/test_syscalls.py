@@ -1014,6 +1014,7 @@ AS_ROOT: dict[str, tuple[Callable[[], object], int]] = {
     "pidfd_getfd": (lambda: syscalls.pidfd_getfd(syscalls.pidfd_open(os.getpid()), 9999), errno.EBADF),
     "pidfd_send_signal": (lambda: syscalls.pidfd_send_signal(syscalls.pidfd_open(os.getpid()), 99), errno.EINVAL),
     "waitid": (lambda: syscalls.waitid(uapi.P_PID, 1), errno.ECHILD),
+    "ptrace, no tracee": (lambda: syscalls.ptrace(uapi.PTRACE_CONT, os.getppid()), errno.ESRCH),
     "mount, no target": (lambda: syscalls.mount("x", ABSENT, "tmpfs"), errno.ENOENT),
     "mount, no file system": (lambda: syscalls.mount("x", "/tmp", "nosuchfs"), errno.ENODEV),
     "umount": (lambda: syscalls.umount(ABSENT), errno.ENOENT),

@@ -1,0 +1,219 @@
+"""Randomised addresses: beside the maps of programs that run, and setarch(8). personality(2)."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nstool.errors import KernelError
+from nstool.inspect import aslr
+from nstool.security.aslr import spread
+from tests.kernel.rows import boxes
+from tests.support import kernel
+from tests.support.probes import REPOSITORY
+
+pytestmark = pytest.mark.needs("native")
+
+ADDR_NO_RANDOMIZE = 0x40000
+CAT = ("cat", "/proc/self/maps")
+
+
+def by_hand(text: str, exe: str) -> dict[str, int]:
+    """Return where the program, its loader and the vdso lie, by the maps that the program shows of itself."""
+    found: dict[str, int] = {}
+    for line in text.splitlines():
+        start, name = int(line.split("-")[0], 16), line.split(None, 5)[5] if len(line.split(None, 5)) > 5 else ""
+        for region, is_it in (("executable", name == exe), ("mappings", "/ld-" in name), ("vdso", name == "[vdso]")):
+            if is_it:
+                found.setdefault(region, start)
+    return found
+
+
+def test_without_randomisation_addresses_are_those_of_a_running_program() -> None:
+    """setarch -R runs cat, which shows its own maps; the launches that never run lie at the same places."""
+    text = subprocess.run(["setarch", "-R", *CAT], capture_output=True, text=True, check=True).stdout
+    exe = re.search(r"^555\S+ .* (/\S+)$", text, re.MULTILINE)
+    assert exe
+    expected = by_hand(text, exe[1])
+    found = aslr.measure(CAT, 3, value=ADDR_NO_RANDOMIZE)
+    assert {name: found.regions[name].lowest for name in expected} == expected
+    assert {one.varied for one in found.regions.values()} == {0}
+    assert set(found.regions) == {"executable", "heap", "mappings", "vdso", "stack"}
+    assert not found.persona.randomised
+    assert found.tied == ()
+
+
+def test_randomised_addresses_vary_as_those_of_running_programs() -> None:
+    """The same bits vary, whether the program runs or not: 60 of each."""
+    texts = [subprocess.run(CAT, capture_output=True, text=True, check=True).stdout for _ in range(60)]
+    exe = re.search(r" (/\S+)$", texts[0], re.MULTILINE)
+    assert exe
+    places = [by_hand(text, exe[1]) for text in texts]
+    found = aslr.measure(CAT, 60)
+    for name in ("executable", "mappings", "vdso"):
+        running, launched = spread([place[name] for place in places]), found.regions[name]
+        assert running.lowest_bit == launched.lowest_bit == 12
+        assert abs(running.span - launched.span) < 0.5
+        assert launched.distinct > 50
+    assert found.regions["stack"].lowest_bit == 4  # 16 bytes, as the ABI aligns it
+
+
+@pytest.mark.needs("root")
+def test_the_span_is_what_the_kernel_is_set_to() -> None:
+    bits = int(Path("/proc/sys/vm/mmap_rnd_bits").read_text())
+    found = aslr.measure(("true",), 150)
+    assert bits - 0.5 < found.regions["mappings"].span <= bits
+    assert bits - 0.5 < found.regions["executable"].span <= bits
+    settings = aslr.settings()
+    assert settings.rnd_bits == bits
+    assert (
+        settings.randomize
+        == {0: "nothing", 1: "all but the heap", 2: "all"}[int(Path("/proc/sys/kernel/randomize_va_space").read_text())]
+    )
+
+
+@pytest.mark.needs("nsexec")
+def test_a_program_that_is_not_position_independent_lies_fixed() -> None:
+    found = aslr.measure((str(REPOSITORY / "nstool/nsexec"),), 20)
+    assert found.regions["executable"].varied == 0
+    assert found.regions["stack"].varied
+    assert "mappings" not in found.regions  # it has no loader
+
+
+def test_what_is_launched_never_runs(tmp_path: Path) -> None:
+    trace = tmp_path / "ran"
+    aslr.measure(("touch", str(trace)), 5)
+    assert not trace.exists()
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
+
+
+@pytest.mark.parametrize(
+    ("value", "base", "flags", "randomised"),
+    [
+        (0, "linux", (), True),
+        (0x0040000, "linux", ("ADDR_NO_RANDOMIZE",), False),
+        (0x0020008, "linux32", ("UNAME26",), True),
+        (0x4000000 | 0x100000 | 0x400000, "linux", ("MMAP_PAGE_ZERO", "READ_IMPLIES_EXEC", "STICKY_TIMEOUTS"), True),
+        (0x6, "0x6", (), True),
+    ],
+)
+def test_personality_in_words(value: int, base: str, flags: tuple[str, ...], randomised: bool) -> None:
+    found = aslr.persona(value)
+    assert (found.base, found.flags, found.randomised) == (base, flags, randomised)
+
+
+def test_a_process_and_launches_of_its_program() -> None:
+    command = ["setarch", "-R", sys.executable, "-c", "import sys; print('ready', flush=True); sys.stdin.read()"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        process.stdout.readline()
+        found = aslr.process(process.pid)
+        text = Path(f"/proc/{process.pid}/maps").read_text()
+        heap = re.search(r"^(\w+)-\w+ .* \[heap\]$", text, re.MULTILINE)
+        shown = json.loads(boxes.nstool("aslr", str(process.pid), "--launches", "3", "--json").out)
+        process.communicate()
+    assert found.persona.flags == ("ADDR_NO_RANDOMIZE",)
+    assert found.layout["executable"] == 0x555555554000
+    assert heap
+    assert found.layout["heap"] == int(heap[1], 16)
+    assert shown["measured"]["persona"]["flags"] == ["ADDR_NO_RANDOMIZE"]
+    assert shown["measured"]["regions"]["executable"]["lowest"] == 0x555555554000
+    assert shown["process"]["pid"] == process.pid
+
+
+def test_a_thread_of_the_kernel_has_no_addresses() -> None:
+    assert aslr.process(2).layout == {}
+    ran = boxes.nstool("aslr", "2", "--launches", "2")
+    assert (ran.status, "launches" in ran.out) == (0, False)
+
+
+@pytest.mark.needs("root", "user")
+def test_an_ordinary_user_measures_and_is_told_what_it_may_not(as_user: Callable[..., Any]) -> None:
+    def act() -> tuple[int, Any, str]:
+        found = aslr.measure(("true",), 10)
+        try:
+            aslr.process(1)
+        except KernelError as error:
+            return found.regions["stack"].distinct, aslr.settings().rnd_bits, error.cause
+        return 0, 0, "not refused"
+
+    distinct, rnd_bits, cause = as_user(act)
+    assert distinct > 5
+    assert rnd_bits is None
+    assert "you may not look into process 1" in cause
+
+
+@pytest.mark.needs("root", "user")
+def test_a_program_that_may_only_be_executed(as_user: Callable[..., Any], tmp_path: Path) -> None:
+    """Its processes are not dumpable: the message says so, not that the kernel is broken."""
+
+    def act() -> str:
+        try:
+            aslr.measure(("/usr/local/only-x",), 2)
+        except KernelError as error:
+            return error.cause
+        return "not refused"
+
+    def with_the_file() -> str:
+        kernel.unshare(kernel.CLONE_NEWNS)
+        kernel.mount("none", "/", flags=kernel.MS_REC | kernel.MS_PRIVATE)
+        kernel.mount("none", "/usr/local", "tmpfs", data="mode=0755")
+        Path("/usr/local/only-x").write_bytes(Path("/usr/bin/true").read_bytes())
+        os.chmod("/usr/local/only-x", 0o711)
+        return as_user(act)
+
+    from tests.support.child import run_in_child
+
+    assert "may execute /usr/local/only-x but not read it" in run_in_child(with_the_file)
+
+
+@pytest.mark.needs("strace")
+def test_who_is_traced_cannot_be_measured() -> None:
+    """strace -f traces each launch already: ptrace(2) refuses a second tracer, and the error says what to do."""
+    done = subprocess.run(
+        ["strace", "-f", "-o", "/dev/null", "-e", "trace=none", *boxes.NSTOOL, "aslr", "--launches", "2"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **boxes.PATH},
+    )
+    assert done.returncode == 125
+    assert "ptrace(PTRACE_TRACEME): Operation not permitted (EPERM)" in done.stderr
+    assert "this process is traced itself" in done.stderr
+
+
+def test_command_line() -> None:
+    shown = boxes.nstool("aslr", "--launches", "20", "--", "ls", "-l", "--all")
+    assert (shown.status, shown.err) == (0, "")
+    assert "20 launches of ls -l --all, personality linux" in shown.out
+    assert "2^-19" in shown.out
+    assert [line.split()[0] for line in shown.lines if line.strip().startswith(("exec", "heap", "stack"))] == [
+        "executable",
+        "heap",
+        "stack",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "text"),
+    [
+        (("--", "no-such-program"), 127, 'execve("no-such-program"): No such file'),
+        (("--", "/etc/passwd"), 126, 'execve("/etc/passwd"): Permission denied'),
+        (("--",), 2, "COMMAND is empty"),
+        (("1", "--", "true"), 2, "give a TARGET or a COMMAND, not both"),
+        (("no-such",), 2, "no sandbox 'no-such'"),
+        (("--launches", "1"), 2, "--launches"),
+    ],
+)
+def test_bad_requests(words: tuple[str, ...], status: int, text: str) -> None:
+    ran = boxes.nstool("aslr", *words)
+    assert (ran.status, ran.out) == (status, "")
+    assert text in ran.err
