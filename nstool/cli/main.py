@@ -43,6 +43,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "task": ("nstool.cli.task", "Show all that the kernel tells of a process."),
     "net": ("nstool.cli.net", "Show the network of a process, with its other ends."),
     "aslr": ("nstool.cli.aslr", "Measure how addresses are randomised."),
+    "diff": ("nstool.cli.diff", "Say in what two processes differ, and what that means."),
     "exec": ("nstool.cli.exec_", "Run a command in a running sandbox."),
     "signal": ("nstool.cli.signal_", "Send a signal to a sandbox's command."),
     "wait": ("nstool.cli.wait", "Wait for the end of a sandbox; exit with its command's status."),

@@ -46,7 +46,7 @@ _SYSCTLS = "/proc/sys/net"
 # Where each device has a directory of its own, made after that of "default".
 _PER_DEVICE = ("ipv4/conf", "ipv6/conf", "ipv4/neigh", "ipv6/neigh", "mpls/conf")
 # What is counted, taken of the device, made of chance, or sized by the kernel.
-_NO_SETTINGS = ("nf_conntrack_count", "mtu", "stable_secret", "tcp_ehash_entries", "udp_hash_entries")
+NO_SETTINGS = ("nf_conntrack_count", "mtu", "stable_secret", "tcp_ehash_entries", "udp_hash_entries")
 _NO_DAD = ("accept_dad", "-1")  # as the kernel has it for devices without neighbours
 _BATCH = 64  # namespaces that are held open at once
 _PF_KTHREAD = 0x200000  # linux/sched.h
@@ -602,7 +602,7 @@ def differing(values: dict[str, str], fresh: dict[str, str]) -> tuple[Sysctl, ..
     for name, value in sorted(values.items()):
         model = fresh.get(name) if name in fresh else fresh.get(_model(name))
         last = name.rpartition("/")[2]
-        if model not in (None, value) and last not in _NO_SETTINGS and (last, value) != _NO_DAD:
+        if model not in (None, value) and last not in NO_SETTINGS and (last, value) != _NO_DAD:
             found.append(Sysctl(name, value, str(model)))
     return tuple(found)
 

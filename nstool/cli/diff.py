@@ -1,0 +1,145 @@
+"""``nstool diff``: in what two processes differ, or a process from a spec."""
+
+from __future__ import annotations
+
+import os
+
+import click
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from nstool.inspect.diff import Difference, Row
+
+EPILOG = """\b
+Examples:
+  nstool diff 4711 815         in what two processes differ, and what that means
+  nstool diff web $$           the command of the sandbox web beside your shell
+  nstool diff web web.toml     what the sandbox has beside what its spec asks for
+  nstool diff 1 815 --all      what they have alike, too
+"""
+
+DIFFERENT = 1
+_MOST = 12  # things that are listed of which the same is said
+_TITLES = {
+    "process": "the process",
+    "net": "network",
+    "namespaces": "namespaces",
+    "ids": "ids, as you see them",
+    "capabilities": "capabilities",
+    "confinement": "confinement",
+    "mounts": "mounts",
+    "cgroups": "cgroups and the limits that hold",
+    "devices": "device files",
+    "limits": "resource limits",
+    "settings": "names, clocks and settings of the kernel",
+}
+
+
+@click.command("diff", epilog=EPILOG)
+@click.argument("first", metavar="TARGET")
+@click.argument("second", metavar="TARGET|SPEC")
+@click.option("--all", "all_", is_flag=True, help="Show what is alike too.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, always with all.")
+def command(first: str, second: str, all_: bool, as_json: bool) -> int:
+    """Say in what two processes differ, and what each difference means for what they can reach.
+
+    TARGET is a pid or a sandbox's name. Compared are namespaces, ids, capabilities, what confines them, mounts with
+    their propagation, cgroups and the limits that hold, device files, resource limits, and settings of the kernel.
+    SPEC is a file (.toml or .json): then TARGET is compared with what the spec asks for.
+
+    The exit status is 0 if they are alike, 1 if they differ. What the kernel tells nobody, as the securebits of
+    another process, is listed as not known and counts as neither.
+    """
+    import json
+
+    found = _of_spec(first, second) if _is_spec(second) else _of_processes(first, second)
+    if as_json:
+        from nstool.inspect.diff import counted
+
+        click.echo(json.dumps({**found.asdict(), "alike": found.alike, "counts": counted(found.rows)}, indent=2))
+    else:
+        _print(found, all_=all_)
+    return 0 if found.alike else DIFFERENT
+
+
+def _is_spec(word: str) -> bool:
+    if word.endswith((".toml", ".json")) or "/" in word:
+        return True
+    from nstool.sandbox import rundir
+
+    is_target = word.isdecimal() or word in rundir.names()
+    return not is_target and os.path.isfile(word)
+
+
+def _of_processes(first: str, second: str) -> Difference:
+    from nstool.inspect.diff import difference
+    from nstool.inspect.proc import process
+
+    return difference(process(first), process(second))
+
+
+def _of_spec(target: str, path: str) -> Difference:
+    from nstool.inspect.against import against
+    from nstool.inspect.proc import process
+    from nstool.spec.load import load
+
+    return against(process(target), load(path), path)
+
+
+def _print(found: Difference, *, all_: bool) -> None:
+    from rich.table import Table
+
+    from nstool.cli.console import cell, cells, for_tables
+    from nstool.inspect.diff import ALIKE, DIFFERENT, UNKNOWN, counted
+
+    console = for_tables()
+    shown = [row for row in found.rows if row.state == DIFFERENT or (all_ and row.state == ALIKE)]
+    table = Table("", found.first.replace("[", "\\["), found.second.replace("[", "\\["), "what it means", box=None)
+    area = ""
+    for what, row in _merged(shown):
+        if row.area != area:
+            area = row.area
+            table.add_row(cell(_TITLES.get(area, area), "bold"))
+        style = "" if row.state == ALIKE else "green"
+        meaning = row.meaning if row.state == DIFFERENT else "alike"
+        table.add_row(cells(f"  {what}"), cell(row.first, style), cell(row.second, style), cell(meaning))
+    if table.row_count:
+        console.print(table)
+    for what, why in _unknown(found.rows):
+        console.print(cell(f"not known: {what}: {why}"))
+    numbers = counted(found.rows)
+    verdict = "alike, as far as can be told" if found.alike else f"{numbers[DIFFERENT]} differences"
+    console.print(cell(f"{verdict}; {numbers[ALIKE]} things alike, {numbers[UNKNOWN]} not known"))
+
+
+def _unknown(rows: tuple[Row, ...]) -> list[tuple[str, str]]:
+    from nstool.inspect.diff import UNKNOWN
+
+    found: dict[str, list[str]] = {}
+    for row in rows:
+        if row.state == UNKNOWN:
+            found.setdefault(row.meaning, []).append(row.what)
+    return [(", ".join(what), why) for why, what in found.items()]
+
+
+def _merged(rows: list[Row]) -> list[tuple[str, Row]]:
+    """Return the rows with what they are about; those that say the same of several things are made one."""
+    found: dict[tuple[str, ...], list[Row]] = {}
+    for row in rows:
+        # What only one side has is said together, whatever it is there.
+        alone = row.area in ("mounts", "devices") and not (row.first and row.second)
+        sides = ("yes" if row.first else "", "yes" if row.second else "") if alone else (row.first, row.second)
+        found.setdefault((row.area, row.state, row.meaning, *sides, "" if row.meaning else row.what), []).append(row)
+    return [_one(same) for same in found.values()]
+
+
+def _one(same: list[Row]) -> tuple[str, Row]:
+    row = same[0]
+    names = [one.what for one in same[:_MOST]]
+    if len(same) > _MOST:
+        names.append(f"and {len(same) - _MOST} more, which --json lists")
+    for side in ("first", "second"):
+        texts = {getattr(one, side) for one in same}
+        if len(texts) > 1:
+            row = row.replace(**{side: f"{len(same)} of them"})
+    return "\n  ".join(names), row

@@ -1,0 +1,421 @@
+"""In what two processes differ: one difference is made at a time, and that one is found, with what it means."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nstool.inspect.against import against
+from nstool.inspect.diff import DIFFERENT, UNKNOWN, Difference, Row, difference
+from nstool.inspect.strictest import effective
+from nstool.sandbox.facts import facts
+from nstool.sandbox.launch import launch
+from nstool.spec.load import from_dict
+from tests.kernel.rows import boxes
+
+pytestmark = pytest.mark.needs("root", "native")
+
+READY = "print('ready', flush=True); sys.stdin.read()"
+
+
+@contextmanager
+def living(*before: str, code: str = "") -> Iterator[int]:
+    """The pid of a Python program, started by other commands, that waits."""
+    command = [*before, sys.executable, "-c", f"import os, sys\n{code}\n{READY}"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        assert process.stdout.readline() == "ready\n"
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        yield int(children[0]) if children else process.pid
+        process.communicate()
+
+
+def different(found: Difference) -> dict[tuple[str, str], Row]:
+    return {(row.area, row.what): row for row in found.rows if row.state == DIFFERENT}
+
+
+def test_two_alike_processes_are_alike() -> None:
+    with living() as one, living() as other:
+        found = difference(one, other)
+        assert different(found) == {}
+        assert found.alike
+        assert (found.first, found.second) == (f"{one} (python)", f"{other} (python)")
+        unknown = {row.what for row in found.rows if row.state == UNKNOWN}
+        assert {"securebits", "Landlock"} <= unknown
+        assert difference(os.getpid(), os.getpid()).alike
+
+
+# What the second process does more, to what must differ, alone, and words of its meaning.
+CHANGES: dict[str, tuple[tuple[str, ...], str, set[tuple[str, str]], str]] = {
+    "net": (("unshare", "--net"), "", {("namespaces", "net")}, "neither reaches the other's devices"),
+    "ipc": (("unshare", "--ipc"), "", {("namespaces", "ipc")}, "neither sees the other's System V objects"),
+    "uts": (("unshare", "--uts"), "", {("namespaces", "uts")}, "a host name of its own"),
+    "pid": (("unshare", "--pid", "--fork"), "", {("namespaces", "pid")}, "{one} sees {other}'s processes"),
+    "cgroup": (("unshare", "--cgroup"), "", {("namespaces", "cgroup")}, "cgroup paths from another root"),
+    "mnt": (("unshare", "--mount", "--propagation=unchanged"), "", {("namespaces", "mnt")}, "neither sees what"),
+    "uid": (("setpriv", "--ruid=77"), "", {("ids", "uid")}, "open to each as its own user"),
+    "gid": (("setpriv", "--regid=77", "--clear-groups"), "", {("ids", "gid")}, "as its own group"),
+    "groups": (("setpriv", "--groups=55,66"), "", {("ids", "groups")}, "supplementary groups"),
+    "bounding": (
+        ("setpriv", "--bounding-set=-mknod,-net_raw"),
+        "",
+        {("capabilities", name) for name in ("mknod", "net_raw", "bounding", "permitted")},
+        "{one} may read and forge packets",
+    ),
+    "no_new_privs": (("setpriv", "--no-new-privs"), "", {("confinement", "no_new_privs")}, "{other} gains nothing"),
+    "aslr": (("setarch", "-R"), "", {("confinement", "randomised addresses")}, "knows the addresses"),
+    "oom": (("choom", "-n", "77", "--"), "", {("confinement", "oom_score_adj")}, "{other} is killed before {one}"),
+    "chroot": ((), "os.chroot('/usr')", {("confinement", "root directory")}, "absolute paths"),
+    "rlimits": (
+        ("prlimit", "--nofile=50", "--core=1:1"),
+        "",
+        {("limits", "nofile"), ("limits", "core")},
+        "{other} may",
+    ),
+    "clock": (
+        ("unshare", "--time", "--fork", "--monotonic=3600"),
+        "",
+        {("namespaces", "time"), ("settings", "clock monotonic")},
+        "differ",
+    ),
+    "hostname": (
+        ("unshare", "--uts", "sh", "-c", 'hostname other; exec "$@"', "sh"),
+        "",
+        {("namespaces", "uts"), ("settings", "host name")},
+        "another name",
+    ),
+    "sysctl": (
+        ("unshare", "--net", "sh", "-c", 'echo 1 > /proc/sys/net/ipv4/ip_forward; exec "$@"', "sh"),
+        "",
+        {
+            ("namespaces", "net"),
+            *(("settings", f"net/ipv4/{name}") for name in ("ip_forward", "conf/all/forwarding")),
+            *(("settings", f"net/ipv4/conf/{name}") for name in ("default/forwarding", "lo/forwarding")),
+            ("settings", "net/ipv4/conf/all/accept_redirects"),
+        },
+        "{other} forwards packets between its devices, {one} does not",
+    ),
+    "shmmax": (
+        ("unshare", "--ipc", "sh", "-c", 'echo 77777 > /proc/sys/kernel/shmmax; exec "$@"', "sh"),
+        "",
+        {("namespaces", "ipc"), ("settings", "kernel/shmmax")},
+        "other limits",
+    ),
+}
+
+
+@pytest.mark.needs("timens", "cgroupns")
+@pytest.mark.parametrize("case", CHANGES)
+def test_one_difference_is_found_and_no_other(case: str) -> None:
+    before, code, expected, words = CHANGES[case]
+    # Both in a network namespace of the same kind, so that a new one differs in nothing of the host's.
+    outer = ("unshare", "--net") if case in ("net", "sysctl") else ()
+    with living(*outer) as one, living(*before, code=code) as other:
+        found = difference(one, other)
+        rows = different(found)
+        # From another root other mounts and devices are seen, too.
+        seen = {key for key in rows if case != "chroot" or key[0] not in ("mounts", "devices")}
+        assert seen == expected
+        assert not found.alike
+        meanings = "; ".join(row.meaning for row in rows.values())
+        assert words.format(one=one, other=other) in meanings
+        back = different(difference(other, one))
+        assert set(back) == set(rows)
+        assert {key: (row.second, row.first) for key, row in back.items()} == {
+            key: (row.first, row.second) for key, row in rows.items()
+        }
+        assert words.format(one=one, other=other) in "; ".join(row.meaning for row in back.values())
+
+
+def test_capabilities_are_those_of_getpcaps() -> None:
+    """What only one has, by an independent tool."""
+    with living() as one, living("setpriv", "--bounding-set=-all,+chown,+kill") as other:
+        rows = different(difference(one, other))
+        texts = [
+            subprocess.run(["getpcaps", str(pid)], capture_output=True, text=True, check=True) for pid in (one, other)
+        ]
+    assert texts[1].stdout.split()[-1] in ("cap_chown,cap_kill=ep", "cap_chown,cap_kill=ep\n")
+    only_one = {what for area, what in rows if area == "capabilities"} - {"permitted", "bounding"}
+    by_status = facts(os.getpid()).capabilities["effective"].names
+    assert only_one == set(by_status) - {"chown", "kill"}
+    assert rows["capabilities", "sys_admin"].meaning.startswith(f"{one} may mount")
+
+
+def test_a_capability_in_a_user_namespace_reaches_that_only() -> None:
+    with living("setpriv", "--bounding-set=-all", "--ruid=0") as one, living("unshare", "--user", "-r") as other:
+        rows = different(difference(one, other))
+    meaning = rows["capabilities", "sys_admin"].meaning
+    assert meaning.startswith(f"{other} may mount")
+    assert meaning.endswith("as far as it belongs to its user namespace")
+    assert f"capabilities of {one} hold over {other}'s" in rows["namespaces", "user"].meaning
+
+
+def test_mounts_by_target_options_and_propagation() -> None:
+    script = (
+        "mount -t tmpfs -o size=1m,nosuid one /mnt; mount --bind /etc /srv; mount -o remount,bind,ro,noexec /srv;"
+        'mount --make-shared /mnt; exec "$@"'
+    )
+    with (
+        living("unshare", "--mount", "sh", "-c", 'mount -t tmpfs -o size=1m,nosuid one /mnt; exec "$@"', "sh") as one,
+        living("unshare", "--mount", "sh", "-c", script, "sh") as other,
+    ):
+        rows = {key: row for key, row in different(difference(one, other)).items() if key[0] == "mounts"}
+        table = subprocess.run(
+            ["findmnt", "--task", str(other), "--json", "--output", "TARGET,FSTYPE,PROPAGATION", "--list"],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+    by_findmnt = {row["target"]: row for row in json.loads(table)["filesystems"]}
+    assert set(rows) == {("mounts", "/mnt"), ("mounts", "/srv")}
+    # Two tmpfs of one kind are two file systems; what differs besides is told by the last row of that target.
+    assert rows["mounts", "/mnt"].second.startswith("shared:")
+    assert by_findmnt["/mnt"]["propagation"] == "shared"
+    srv = rows["mounts", "/srv"]
+    assert (srv.first, srv.second.split(" ")[0]) == ("", by_findmnt["/srv"]["fstype"])
+    assert srv.meaning.startswith(f"{other} sees what is mounted there; {one} sees")
+
+
+@pytest.mark.parametrize(
+    ("option", "meaning"),
+    [
+        ("ro", "{other} can only read what lies there, {one} may change it"),
+        ("noexec", "programs there can be executed by {one}, not by {other}"),
+        ("nosuid", "set-user-ID files and file capabilities there work for {one}, not for {other}"),
+        ("nodev", "device files there work for {one}, not for {other}"),
+    ],
+)
+def test_one_option_of_a_mount(option: str, meaning: str) -> None:
+    script = 'mount --bind /etc /srv; mount -o remount,bind,{} /srv; exec "$@"'
+    with (
+        living("unshare", "--mount", "sh", "-c", script.format("rw"), "sh") as one,
+        living("unshare", "--mount", "sh", "-c", script.format(option), "sh") as other,
+    ):
+        rows = different(difference(one, other))
+    assert set(rows) == {("namespaces", "mnt"), ("mounts", "/srv")}
+    row = rows["mounts", "/srv"]
+    assert (row.first, row.second, row.meaning) == ("", option, meaning.format(one=one, other=other))
+
+
+def test_device_files_in_dev() -> None:
+    script = 'mount -t tmpfs none /dev; mknod /dev/null c 1 5; mknod /dev/mine b 7 99; exec "$@"'
+    with living("unshare", "--mount", "sh", "-c", script, "sh") as other:
+        rows = {key[1]: row for key, row in different(difference(os.getpid(), other)).items() if key[0] == "devices"}
+    assert (rows["/dev/null"].first, rows["/dev/null"].second) == ("c 1:3", "c 1:5")
+    assert rows["/dev/null"].meaning == "the same name is another device"
+    assert (rows["/dev/mine"].first, rows["/dev/mine"].second) == ("", "b 7:99")
+    assert rows["/dev/mine"].meaning.startswith(f"{other} may open it")
+    assert rows["/dev/zero"].second == ""
+
+
+@pytest.mark.needs("cgroup_pids", "cgroup_memory", "cgroup_cpu")
+def test_limits_that_hold_are_the_strictest_on_the_way_up(workplace: Any) -> None:
+    """A cgroup below a limited one, with a looser limit of its own: the upper holds."""
+    from tests.support.probes import controller_root
+
+    root = Path(controller_root("pids"))
+    outer = root / workplace.new_name()
+    inner = outer / "inner"
+    inner.mkdir(parents=True)
+    try:
+        if (root / "cgroup.subtree_control").exists():
+            (outer / "cgroup.subtree_control").write_text("+pids")
+        (outer / "pids.max").write_text("55")
+        (inner / "pids.max").write_text("77")
+        with living() as one, living() as other:
+            (inner / "cgroup.procs").write_text(str(other))
+            assert effective(facts(other).cgroups).pids == 55
+            row = different(difference(one, other))["cgroups", "pids"]
+            assert row.second == "55"
+            assert row.meaning == f"the cgroup of {other} may have fewer processes and threads than that of {one}"
+    finally:
+        inner.rmdir()
+        outer.rmdir()
+
+
+@pytest.mark.needs("user")
+def test_an_ordinary_user_is_told_what_is_not_known(as_user: Callable[..., Any]) -> None:
+    with living() as one:
+        found: Difference = as_user(difference, one, one)
+        assert found.alike
+        unknown = {row.what: row.meaning for row in found.rows if row.state == UNKNOWN}
+    assert {"user", "net", "/dev", "randomised addresses"} <= set(unknown)
+    assert unknown["net"] == f"{one} may not be looked into: it runs as uid 0, and you have no CAP_SYS_PTRACE over it"
+
+
+def test_kernel_threads_and_zombies_are_compared() -> None:
+    assert difference(2, 3).alike
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0)
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    try:
+        rows = {row.what: row for row in difference(os.getpid(), pid).rows}
+    finally:
+        os.waitpid(pid, 0)
+    assert rows["net"].state == UNKNOWN
+    assert rows["no_new_privs"].state != UNKNOWN
+
+
+# ---- a process and its spec ----
+
+SPEC: dict[str, Any] = {
+    "command": ["cat"],
+    "hostname": "box",
+    "user": "1000:1001",
+    "groups": ["1002"],
+    "env": {"A": "one two"},
+    "cwd": "/tmp",
+    "umask": "0027",
+    "oom_score_adj": 300,
+    "aslr": "off",
+    "limits": {"memory": 0, "pids": 0, "cpu": 0, "rlimits": {"nofile": "100:200"}},
+    "capabilities": {
+        name: ["net_bind_service"] for name in ("effective", "permitted", "inheritable", "bounding", "ambient")
+    },
+    "net": {"sysctls": {"net.ipv4.ip_default_ttl": "42"}},
+    "ipc": {"shmmax": 77777},
+    "mounts": [{"source": "/etc", "target": "/mnt"}],
+    "namespaces": {"boottime_offset": 3600},
+    "mask_paths": ["/etc/hostname"],
+}
+
+# A key of the spec that is asked for otherwise, to the rows in which the process then departs from it.
+DEPARTURES: dict[str, tuple[dict[str, Any], set[str]]] = {
+    "nothing": ({}, set()),
+    "hostname": ({"hostname": "other"}, {"hostname"}),
+    "domainname": ({"domainname": "example"}, {"domainname"}),
+    "user": ({"user": "1:2"}, {"uid", "gid"}),
+    "groups": ({"groups": ["7"]}, {"groups"}),
+    "env": ({"env": {"A": "x", "B": "y"}}, {"env A", "env B"}),
+    "cwd": ({"cwd": "/"}, {"cwd"}),
+    "umask": ({"umask": "0022"}, {"umask"}),
+    "command": ({"command": ["cat", "-u"]}, {"command"}),
+    "oom_score_adj": ({"oom_score_adj": 301}, {"oom_score_adj"}),
+    "aslr": ({"aslr": "on"}, {"aslr"}),
+    "personality": ({"personality": "linux32"}, {"personality"}),
+    "rlimits": ({"limits": {"memory": 0, "pids": 0, "cpu": 0, "rlimits": {"nofile": "99:200"}}}, {"nofile"}),
+    "limits": (
+        {"limits": {"memory": "32M", "pids": 9, "cpu": 0.5, "rlimits": {"nofile": "100:200"}}},
+        {"memory", "pids", "cpu"},
+    ),
+    "capabilities": (
+        {"capabilities": {}},
+        {"net_bind_service", "permitted", "inheritable", "bounding", "ambient"},
+    ),
+    "seccomp": ({"seccomp": "none"}, {"seccomp none"}),
+    "no_new_privs": ({"no_new_privs": False, "seccomp": "none"}, {"no_new_privs", "seccomp none"}),
+    "sysctls": ({"net": {"sysctls": {"net.ipv4.ip_default_ttl": "43"}}}, {"net/ipv4/ip_default_ttl"}),
+    "net": ({"net": {"mode": "none"}}, {"lo"}),
+    "net host": ({"net": "host"}, {"net"}),
+    "ipc": ({"ipc": {"shmmax": 1, "msgmax": 2}}, {"kernel/shmmax", "kernel/msgmax"}),
+    "mounts": (
+        {"mounts": [{"source": "/etc", "target": "/mnt", "exec": False}, {"source": "/usr", "target": "/media"}]},
+        {"/mnt", "/media source"},
+    ),
+    "root": ({"root": {"type": "tmpfs"}}, {"/"}),
+    "namespaces": ({"namespaces": {"ipc": "host", "cgroup": "host"}, "ipc": {}}, {"ipc", "cgroup"}),
+    "clock": ({"namespaces": {"boottime_offset": 3601}}, {"clock boottime"}),
+    "hidepid": ({"hidepid": "off"}, {"/proc hidepid"}),
+    "readonly_paths": ({"readonly_paths": ["/tmp"]}, {"readonly_paths /tmp"}),
+    "propagation": ({"mount_propagation": "shared"}, {"mount_propagation"}),
+    "init": ({"init": False}, {"init"}),
+    "next_pid": ({"next_pid": 77}, {"next_pid"}),
+    "uid_map": ({"uid_map": ["0:1:5000"], "gid_map": ["0:1:5000"]}, {"uid_map", "gid_map"}),
+}
+
+
+@pytest.fixture(scope="module")
+def sandbox() -> Iterator[int]:
+    """The command of one sandbox for all the departures."""
+    null = os.open("/dev/null", os.O_WRONLY)
+    reader, writer = os.pipe()
+    try:
+        with launch(from_dict({**SPEC, "terminal": "never"}), stdin=reader, stdout=null) as running:
+            yield running.pid
+            os.close(writer)
+            writer = -1
+            running.wait()
+    finally:
+        for fd in (null, reader, *([writer] if writer >= 0 else [])):
+            os.close(fd)
+
+
+@pytest.mark.needs("nsexec", "timens", "cgroupns")
+@pytest.mark.parametrize("case", DEPARTURES)
+def test_a_sandbox_is_what_its_spec_asks_for_and_departs_where_that_is_changed(case: str, sandbox: int) -> None:
+    changes, expected = DEPARTURES[case]
+    found = against(sandbox, from_dict({**SPEC, **changes}))
+    rows = [row for row in found.rows if row.state == DIFFERENT]
+    assert {row.what for row in rows} == expected
+    assert all(row.meaning for row in rows)
+    assert found.alike is (not expected)
+
+
+@pytest.mark.needs("nsexec", "cgroup_memory", "cgroup_pids", "cgroup_cpu")
+def test_limits_of_cgroups_are_compared(name: str) -> None:
+    spec = from_dict(
+        {"command": ["cat"], "name": name, "terminal": "never", "limits": {"memory": "32M", "pids": 9, "cpu": 0.5}}
+    )
+    reader, writer = os.pipe()
+    null = os.open("/dev/null", os.O_WRONLY)
+    try:
+        with launch(spec, stdin=reader, stdout=null) as running:
+            assert different(against(running.pid, spec)) == {}
+            looser = spec.replace(limits=spec.limits.replace(pids=10, cpu=0.25))
+            assert {what for _, what in different(against(running.pid, looser))} == {"pids", "cpu"}
+            os.close(writer)
+            running.wait()
+    finally:
+        os.close(reader)
+        os.close(null)
+
+
+# ---- the command line ----
+
+
+def test_exit_status_says_whether_they_are_alike(tmp_path: Path) -> None:
+    with living() as one, living() as alike, living("unshare", "--uts", "prlimit", "--nofile=50") as other:
+        same = boxes.nstool("diff", str(one), str(alike))
+        assert same.status == 0
+        assert "alike, as far as can be told" in same.out
+        ran = boxes.nstool("diff", str(one), str(other))
+        assert ran.status == 1
+        assert "each has a host name of its own" in ran.out
+        assert ran.lines[-1].startswith("2 differences; ")
+        assert "System V" not in ran.out
+        shown = boxes.nstool("diff", str(one), str(other), "--all")
+        assert any(line.split()[:1] == ["ipc"] and line.rstrip().endswith("alike") for line in shown.lines)
+        found = json.loads(boxes.nstool("diff", str(one), str(other), "--json").out)
+        assert found["alike"] is False
+        assert found["counts"]["different"] == 2
+        assert {row["what"] for row in found["rows"] if row["state"] == "different"} == {"uts", "nofile"}
+        spec = tmp_path / "some.toml"
+        spec.write_text('command = ["cat"]\n')
+        assert boxes.nstool("diff", str(one), str(spec)).status == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (("{me}", "no-such"), "no sandbox 'no-such'"),
+        (("4000000", "{me}"), "there is no process 4000000"),
+        (("{me}", "no-such.toml"), "no-such.toml"),
+        (("{me}", "{bad}"), "hostnam"),
+        (("{me}",), "Missing argument"),
+    ],
+)
+def test_bad_requests(words: tuple[str, ...], text: str, tmp_path: Path) -> None:
+    bad = tmp_path / "bad.toml"
+    bad.write_text('command = ["cat"]\nhostnam = "x"\n')
+    ran = boxes.nstool("diff", *(word.format(me=os.getpid(), bad=bad) for word in words))
+    assert (ran.status, ran.out) == (2, "")
+    assert text in ran.err
