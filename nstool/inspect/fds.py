@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
+from errno import ENAMETOOLONG, ENOENT
 
 from nstool import uapi
 from nstool.frozen import Frozen
@@ -70,7 +71,7 @@ def read(proc: Proc) -> tuple[Fd, ...]:
 
 
 def _fd(proc: Proc, number: int) -> Fd:
-    target = proc.link(f"fd/{number}")
+    target = _target(proc, number)
     info = _info(proc.read(f"fdinfo/{number}"))
     flags = int(info["flags"][0], 8)
     file = os.stat(f"fd/{number}", dir_fd=proc.fd)
@@ -86,6 +87,15 @@ def _fd(proc: Proc, number: int) -> Fd:
         detail=_detail(kind, target, info, file),
         key=key,
     )
+
+
+def _target(proc: Proc, number: int) -> str:
+    try:
+        return proc.link(f"fd/{number}")
+    except OSError as error:
+        if error.errno != ENAMETOOLONG:  # what is longer than a page the kernel does not show
+            raise
+        return "a path of more than 4095 bytes"
 
 
 def mode(flags: int) -> str:
@@ -196,7 +206,8 @@ def _note(proc: Proc, found: dict[str, list[Holder]], *, eventfds: bool) -> None
                     bits = os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode
                     how = ("r" if bits & stat.S_IRUSR else "") + ("w" if bits & stat.S_IWUSR else "")
                     found[key].append(Holder(proc.pid, proc.stat().comm, int(name), how))
-            except FileNotFoundError:  # closed meanwhile
-                continue
+            except OSError as error:
+                if error.errno not in (ENOENT, ENAMETOOLONG):  # closed meanwhile; a path longer than a page
+                    raise
     finally:
         os.close(directory)

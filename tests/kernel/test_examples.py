@@ -68,6 +68,22 @@ CHAPTERS: dict[str, tuple[str, ...]] = {
         "shmmni outside                     another\n",
         "a third queue                      msgget(0, IPC_CREAT, 0600): No space left on device (ENOSPC)\n",
     ),
+    "chapter7_pids": (
+        "getpid() inside                    1\n",
+        "level 3                            1, group 1, session 1\n",
+        "its thread, inside                 tid 2 of process 1\n",
+        "1 in there is, here                the process that we started\n",
+        "no number: it is nested below that",
+    ),
+    "chapter9_net": (
+        "devices                            lo (down)\n",
+        "its other end                      far, in the second namespace\n",
+        "who lives there                    the second process\n",
+        "route of the second                10.9.0.0/24 dev far\n",
+        "listening in the second            0.0.0.0:8080\n",
+        "here                               42, in a fresh one 64\n",
+        "in the second                      as in a fresh one\n",
+    ),
 }
 # What only root can do, and what only an ordinary user meets.
 ROOT_ONLY = {

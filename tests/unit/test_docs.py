@@ -25,6 +25,7 @@ OTHERS = {
     *("--shebang", "--force", "--keep-ids", "--cwd"),
     *("--tree", "--propagation", "--from-host", "--in"),
     *("--where", "--columns", "--sort", "--raw", "--no-headings"),
+    *("--ns", "--to", "--in", "--fds", "--env", "--all", "--launches"),
 }
 
 

@@ -439,6 +439,28 @@ def test_one_pass_finds_all_holders() -> None:
     }
 
 
+def test_a_file_whose_path_is_longer_than_the_kernel_shows(in_child: Callable[..., Any], tmp_path: Path) -> None:
+    """Its link cannot be read; the file is shown all the same, and others' files are still found."""
+
+    def act() -> tuple[Fd, bool]:
+        os.chdir(tmp_path)
+        for _ in range(40):
+            os.mkdir("x" * 200)
+            os.chdir("x" * 200)
+        deep = os.open(".", os.O_RDONLY)
+        reader, writer = os.pipe()
+        key = os.readlink(f"/proc/self/fd/{reader}")
+        found, _ = fds.holders({key})
+        with Proc(os.getpid()) as proc:
+            one = next(one for one in fds.read(proc) if one.fd == deep)
+        return one, sorted(holder.fd for holder in found[key] if holder.pid == os.getpid()) == [reader, writer]
+
+    one, both = in_child(act)
+    assert (one.kind, one.target) == ("directory", "a path of more than 4095 bytes")
+    assert both
+    subprocess.run(["rm", "-rf", *tmp_path.iterdir()], check=True)
+
+
 def test_sockets_are_those_of_ss() -> None:
     import socket
 
