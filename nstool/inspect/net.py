@@ -145,7 +145,10 @@ class Owned(Frozen):
 
 
 class Sysctl(Frozen):
-    """A setting of net.* that differs from that of a namespace made now. name: with dots, devices as they are."""
+    """A setting of net.* that differs from that of a namespace made now, which begins with the host's for IPv4.
+
+    name: as "net/ipv4/ip_forward". fresh: the value in the other.
+    """
 
     name: str
     value: str
