@@ -16,6 +16,8 @@ import pytest
 from nstool.errors import KernelError
 from nstool.inspect import nsfile
 from nstool.inspect.net import Network, differing, network, settings
+from nstool.sandbox.launch import launch
+from nstool.spec.model import Spec
 from tests.kernel.rows import boxes
 from tests.support import kernel
 
@@ -340,6 +342,20 @@ def test_an_ordinary_user_sees_a_namespace_of_its_own_user_namespace(as_user: Ca
     assert found.owner == owner
     assert "table inet mine" in (found.ruleset or "")
     assert changed(found) == {}
+
+
+@pytest.mark.needs("native", "nsexec", "user", "userns", "newuidmap")
+def test_an_ordinary_user_sees_the_network_of_its_sandbox(as_user: Callable[..., Any]) -> None:
+    """Its user namespace has a root of its own, as whom nft runs."""
+
+    def act() -> Network:
+        with launch(Spec(command=("sleep", "30"), limits=boxes.UNLIMITED)) as sandbox:
+            return of(sandbox.pid)
+
+    found = as_user(act)
+    assert [one.name for one in found.devices if one.up] == ["lo"]
+    assert found.ruleset == ""
+    assert found.unread == {}
 
 
 @pytest.mark.needs("root", "native", "user")

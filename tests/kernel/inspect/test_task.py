@@ -169,6 +169,18 @@ def test_process_1_of_a_pid_namespace_leaves_no_orphans() -> None:
         assert outer in [one.pid for one in card(inner.pid).kin.ancestors]
 
 
+@pytest.mark.needs("root")
+def test_orphans_stay_in_their_pid_namespace() -> None:
+    """The ancestors outside of it are no candidates, whatever they are: process 1 of the namespace gets them."""
+    command = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child", "sh", "-c", '"$@"; true', "sh"]
+    with program("told = os.getpid()", *command) as (outer, inside):
+        (init,) = psutil.Process(outer).children()
+        (inner,) = init.children()
+        assert inside == 2
+        orphans = card(inner.pid).kin.orphans
+        assert (orphans.to, orphans.first) == (init.pid, ())
+
+
 # ---- state, threads, signals ----
 
 
@@ -344,6 +356,7 @@ server, _ = listener.accept()
 named = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM); named.bind(b"\\0nstool-" + str(os.getpid()).encode())
 named.listen()
 read_end, write_end = os.pipe()
+both = os.pipe()
 left, right = socket.socketpair()
 if os.fork() == 0:
     for fd in (read_end, left.fileno(), event + 0):
@@ -353,7 +366,7 @@ if os.fork() == 0:
 os.close(write_end); right.close()
 told = dict(event=event, epoll=epoll.fileno(), timer=timer, pidfd=pidfd, sig=sig, notify=notify, mem=mem, net=net,
             path=path, append=append, listener=listener.fileno(), client=client.fileno(), server=server.fileno(),
-            named=named.fileno(), pipe=read_end, left=left.fileno(),
+            named=named.fileno(), pipe=read_end, left=left.fileno(), both=both,
             address=listener.getsockname()[1], port=client.getsockname()[1])
 """
 
@@ -396,6 +409,9 @@ def test_open_files_by_kind_with_their_other_ends() -> None:
         }
         assert [one.pid for one in files[told["pipe"]].others] == [child.pid]
         assert [one.pid for one in files[told["left"]].others] == [child.pid]
+        # Of a pipe the other end of who reads is who writes, in both processes, and not who reads too.
+        for mine, theirs in (told["both"], told["both"][::-1]):
+            assert {(one.pid, one.fd) for one in files[mine].others} == {(who, theirs) for who in (pid, child.pid)}
         assert {(one.pid, one.fd) for one in files[told["event"]].others} == {(child.pid, told["event"])}
 
 
