@@ -159,6 +159,8 @@ def _namespaces(found: Card) -> Rows:
     from nstool.kinds import KINDS
 
     inodes, unread = found.facts.namespaces, found.facts.unread
+    if "namespaces" in found.unread:
+        return [("all", f"unknown: {found.unread['namespaces']}")]
     return [
         (kind, f"{kind}:[{inodes[kind]}]{_shared(found, kind)}")
         if kind in inodes
@@ -304,7 +306,7 @@ def _rows(rows: Rows, console: Console) -> None:
 def _notes(found: Card, console: Console) -> None:
     from nstool.cli.console import cell
 
-    shown = {"exe", "cwd", "root", "fds", "io", "environment"}
+    shown = {"exe", "cwd", "root", "fds", "io", "environment", "namespaces"}
     notes = {why for what, why in found.unread.items() if what not in shown}
     for why in sorted(notes):
         what = ", ".join(sorted(name for name, text in found.unread.items() if text == why and name not in shown))

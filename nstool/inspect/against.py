@@ -246,7 +246,7 @@ def _names(spec: Spec, side: Side) -> Iterator[Row]:
     ):
         found = getattr(side.facts, fact)
         if found is None:
-            yield _unknown("settings", what, wanted, side.facts.unread["hostname"])
+            yield _unknown("settings", what, wanted, side.unread("hostname"))
         elif wanted:
             yield _row("settings", what, wanted, found, "hostname")
 
@@ -258,7 +258,7 @@ def _clocks(spec: Spec, side: Side) -> Iterator[Row]:
         if seconds is None or spec.namespaces.time != "new":
             continue
         if offsets is None:
-            yield _unknown("settings", f"clock {clock}", f"{seconds:+g} s", side.facts.unread["time_offsets"])
+            yield _unknown("settings", f"clock {clock}", f"{seconds:+g} s", side.unread("time_offsets"))
         else:
             yield _row("settings", f"clock {clock}", f"{seconds:+g} s", f"{offsets[clock] / 1e9:+g} s", "clock")
 
@@ -291,7 +291,7 @@ def _mounts(spec: Spec, side: Side) -> Iterator[Row]:
     if spec.namespaces.mnt != "new":
         return
     if side.facts.mounts is None:
-        yield _unknown("mounts", "all", "", side.facts.unread["mounts"])
+        yield _unknown("mounts", "all", "", side.unread("mounts"))
         return
     seen = {mount.target: mount for mount in side.facts.mounts}
     yield from _root(spec, seen.get("/"))

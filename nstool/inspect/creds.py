@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 MAPPED, UNMAPPED, UNKNOWN = "mapped", "unmapped", "unknown"
 LIMITS = "/proc/sys/user"
 _KTHREADD = 2  # it is in the first namespaces, which count for nobody
+_FIXED_INODES = range(0xEFFFFFF0, 0xF0000000)  # of the first namespaces, linux/nsfs.h; net and mnt since Linux 6.18
 _ALL_IDS = idmap.ID_LIMIT
 
 
@@ -391,13 +392,16 @@ def _used(wanted: list[int]) -> dict[int, dict[str, int]]:
 
 
 def _initial() -> set[int]:
-    """Return the inodes of the namespaces that the kernel began with, as far as they may be seen."""
+    """Return the inodes of the namespaces that the kernel began with; where they are not seen, what may be them."""
     try:
         with Proc(_KTHREADD) as proc:
             stat = proc.stat()
-            return {proc.inode(kind) for kind in kinds.KINDS} if (stat.comm, stat.ppid) == ("kthreadd", 0) else set()
+            if (stat.comm, stat.ppid) == ("kthreadd", 0):
+                return {proc.inode(kind) for kind in kinds.KINDS}
     except (SandboxGone, OSError):  # not in the first pid namespace, or not the reader's to look at
-        return set()
+        pass
+    with Proc(os.getpid()) as own:
+        return {own.inode(kind) for kind in kinds.KINDS} | set(_FIXED_INODES)
 
 
 def _makers(namespace: Namespace, parents: dict[int, list[int]]) -> list[int]:

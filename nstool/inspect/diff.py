@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
-from errno import EPERM
+from errno import EACCES, EPERM
 
 from nstool import kinds
 from nstool.errors import KernelError, NstoolError, SandboxGone
@@ -87,6 +87,13 @@ class Side:
         self._hidden = self._hidden or why_hidden(self.pid)[0]
         return self._hidden
 
+    def unread(self, fact: str) -> str:
+        """Why a fact is not known: a sentence."""
+        why = self.facts.unread.get(fact, "")
+        if why in (os.strerror(EACCES), os.strerror(EPERM)):
+            return f"{self.name} may not be looked into: {self.hidden}"
+        return f"{self.name}: {why}"
+
     def _try(self, get: Callable[[], str]) -> str:
         try:
             return get()
@@ -134,8 +141,7 @@ def namespaces(one: Side, other: Side) -> Iterator[Row]:
         texts = [f"{kind}:[{inode}]" if inode else "" for inode in inodes]
         if None in inodes:
             side = one if inodes[0] is None else other
-            why = f"{side.name} may not be looked into: {side.hidden}"
-            yield _row("namespaces", kind, texts, UNKNOWN, why)
+            yield _row("namespaces", kind, texts, UNKNOWN, side.unread(f"namespaces.{kind}"))
             continue
         meaning = reach.NAMESPACES[kind]
         if kind in reach.NESTED and texts[0] != texts[1]:
@@ -224,13 +230,14 @@ def _effective(one: Side, other: Side, masks: list[int]) -> Iterator[Row]:
         side = one if has[0] else other
         can = reach.CAPABILITIES.get(name, reach.NEW_CAPABILITY)
         words = ("yes", "") if has[0] else ("", "yes")
-        yield _row("capabilities", name, words, DIFFERENT, f"{side.name} may {can}{_over(side)}")
+        yield _row("capabilities", name, words, DIFFERENT, f"{side.name} {_reaches(side, name, can)}")
 
 
-def _over(side: Side) -> str:
+def _reaches(side: Side, name: str, can: str) -> str:
     inode = side.facts.namespaces.get("user")
-    first = inode is not None and f"user:[{inode}]" == kinds.INITIAL_USERNS
-    return "" if first else ", as far as it belongs to its user namespace"
+    if inode is None or f"user:[{inode}]" == kinds.INITIAL_USERNS:
+        return f"may {can}" + (", as far as it belongs to its user namespace" if inode is None else "")
+    return reach.NOTHING if name in reach.FIRST_ONLY else f"may {can}, as far as it belongs to its user namespace"
 
 
 def set_words(mask: int) -> str:
@@ -290,8 +297,7 @@ def _told(what: str, fact: str, one: Side, other: Side) -> Row:
     texts = [getattr(side.facts, fact) for side in (one, other)]
     if None in texts:
         side = one if texts[0] is None else other
-        why = side.facts.unread.get(fact, "")
-        return _row("confinement", what, [text or "" for text in texts], UNKNOWN, f"{side.name}: {why}")
+        return _row("confinement", what, [text or "" for text in texts], UNKNOWN, side.unread(fact))
     return compared("confinement", what, texts, reach.CONFINEMENT[what])
 
 
@@ -303,7 +309,7 @@ def mounts(one: Side, other: Side) -> Iterator[Row]:
     lists = [side.facts.mounts for side in (one, other)]
     if lists[0] is None or lists[1] is None:
         side = one if lists[0] is None else other
-        yield Row("mounts", "all", "", "", UNKNOWN, f"{side.name}: {side.facts.unread['mounts']}")
+        yield Row("mounts", "all", "", "", UNKNOWN, side.unread("mounts"))
         return
     seen = [{mount.target: mount for mount in list_} for list_ in lists if list_ is not None]  # the last covers
     for target in sorted(seen[0].keys() | seen[1].keys()):
@@ -487,7 +493,7 @@ def settings(one: Side, other: Side) -> Iterator[Row]:
         texts = [getattr(side.facts, fact) for side in (one, other)]
         if None in texts:
             side = one if texts[0] is None else other
-            yield Row("settings", what, "", "", UNKNOWN, f"{side.name}: {side.facts.unread['hostname']}")
+            yield Row("settings", what, "", "", UNKNOWN, side.unread("hostname"))
         else:
             yield compared("settings", what, texts, reach.SETTINGS[what])
     yield from _clocks(one, other)
@@ -503,7 +509,7 @@ def _clocks(one: Side, other: Side) -> Iterator[Row]:
     offsets = [side.facts.time_offsets for side in (one, other)]
     if offsets[0] is None or offsets[1] is None:
         side = one if offsets[0] is None else other
-        yield Row("settings", "clocks", "", "", UNKNOWN, f"{side.name}: {side.facts.unread['time_offsets']}")
+        yield Row("settings", "clocks", "", "", UNKNOWN, side.unread("time_offsets"))
         return
     for clock in offsets[0]:
         texts = [f"{(table or {}).get(clock, 0) / 1e9:+g} s" for table in offsets]

@@ -48,6 +48,7 @@ _PER_DEVICE = ("ipv4/conf", "ipv6/conf", "ipv4/neigh", "ipv6/neigh", "mpls/conf"
 # What is counted, taken of the device, made of chance, or sized by the kernel.
 NO_SETTINGS = ("nf_conntrack_count", "mtu", "stable_secret", "tcp_ehash_entries", "udp_hash_entries")
 _NO_DAD = ("accept_dad", "-1")  # as the kernel has it for devices without neighbours
+_NO_GROUPS = ("ping_group_range", "65534 65534")  # in a fresh one that an ordinary user makes no group has a number
 _BATCH = 64  # namespaces that are held open at once
 _PF_KTHREAD = 0x200000  # linux/sched.h
 _PROCESSES = 8  # that are named of one namespace
@@ -605,7 +606,9 @@ def differing(values: dict[str, str], fresh: dict[str, str]) -> tuple[Sysctl, ..
     for name, value in sorted(values.items()):
         model = fresh.get(name) if name in fresh else fresh.get(_model(name))
         last = name.rpartition("/")[2]
-        if model not in (None, value) and last not in NO_SETTINGS and (last, value) != _NO_DAD:
+        if model in (None, value) or last in NO_SETTINGS:
+            continue
+        if (last, value) != _NO_DAD and (last, model) != _NO_GROUPS:
             found.append(Sysctl(name, value, str(model)))
     return tuple(found)
 

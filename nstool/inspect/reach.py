@@ -77,6 +77,16 @@ CAPABILITIES: dict[str, str] = {
     "bpf": "load eBPF programs",
     "checkpoint_restore": "choose pids, and read the memory maps' files of others",
 }
+# Those that the kernel asks for over the first user namespace only, because what they are about belongs to no other:
+# in any other they let a process do nothing. user_namespaces(7), "Interaction of user namespaces and other types".
+FIRST_ONLY: frozenset[str] = frozenset(
+    (
+        *("audit_control", "audit_read", "audit_write", "block_suspend", "ipc_lock", "linux_immutable", "mac_admin"),
+        *("mac_override", "mknod", "sys_boot", "sys_module", "sys_pacct", "sys_rawio", "sys_time", "sys_tty_config"),
+        *("syslog", "wake_alarm"),
+    )
+)
+NOTHING = "has it in a user namespace where it lets it do nothing: the kernel asks for it over the first one"
 NEW_CAPABILITY = "use a capability that is newer than this table"
 
 SETS: dict[str, str] = {

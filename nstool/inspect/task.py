@@ -425,6 +425,8 @@ class _Reader:
     # ---- the rest ----
 
     def shared(self, known: Facts) -> dict[str, tuple[str, ...]]:
+        if not known.namespaces and not self.kernel_thread and self.stat.state not in "ZX":
+            self.unread["namespaces"] = why_hidden(self.pid)[0]
         others = {"parent": int(self.status["PPid"]), "init": 1, "you": os.getpid()}
         found: dict[str, tuple[str, ...]] = {}
         inodes = {who: self.inodes(who, pid) for who, pid in others.items() if pid and pid != self.pid}

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from nstool.inspect import reach
 from nstool.inspect.against import against
 from nstool.inspect.diff import DIFFERENT, UNKNOWN, Difference, Row, difference
 from nstool.inspect.strictest import effective
@@ -160,6 +161,22 @@ def test_a_capability_in_a_user_namespace_reaches_that_only() -> None:
     assert meaning.startswith(f"{other} may mount")
     assert meaning.endswith("as far as it belongs to its user namespace")
     assert f"capabilities of {one} hold over {other}'s" in rows["namespaces", "user"].meaning
+    assert "lets it do nothing" in rows["capabilities", "sys_time"].meaning
+
+
+@pytest.mark.parametrize("name", sorted({"mknod", "ipc_lock", "linux_immutable"}))
+def test_a_capability_that_lets_nothing_in_a_user_namespace(name: str, tmp_path: Path) -> None:
+    """The kernel refuses what root of a user namespace asks for by it."""
+    scripts = {
+        "mknod": f"mknod {tmp_path}/device c 1 3",
+        "ipc_lock": 'python3 -c "import ctypes, mmap; m = mmap.mmap(-1, 1 << 20); '
+        "a = ctypes.addressof(ctypes.c_char.from_buffer(m)); "
+        'raise SystemExit(ctypes.CDLL(None).mlock(ctypes.c_void_p(a), ctypes.c_size_t(1 << 20)) != 0)"',
+        "linux_immutable": f"touch {tmp_path}/file && chattr +i {tmp_path}/file",
+    }
+    assert name in reach.FIRST_ONLY
+    command = ["prlimit", "--memlock=0:0", "unshare", "--user", "--map-root-user", "sh", "-c", scripts[name]]
+    assert subprocess.run(command, capture_output=True).returncode != 0
 
 
 def test_mounts_by_target_options_and_propagation() -> None:
