@@ -94,7 +94,9 @@ def _print(found: Difference, *, all_: bool) -> None:
 
     console = for_tables()
     shown = [row for row in found.rows if row.state == DIFFERENT or (all_ and row.state == ALIKE)]
-    table = Table("", found.first.replace("[", "\\["), found.second.replace("[", "\\["), "what it means", box=None)
+    table = Table("", box=None)
+    for title in (found.first, found.second, "what it means"):
+        table.add_column(cell(title))
     area = ""
     for what, row in _merged(shown):
         if row.area != area:
