@@ -92,9 +92,9 @@ def _plain(measured: Measured) -> dict[str, object]:
 
 
 def _print(settings: Settings, known: Process | None, measured: Measured | None) -> None:
-    from nstool.cli.console import cell, for_tables
+    from nstool.cli.console import cell, for_lines
 
-    console = for_tables()
+    console = for_lines()
     console.print(cell(_host(settings)))
     if known:
         console.print(cell(f"process {known.pid} ({known.comm}): personality {_persona(known.persona)}"))
@@ -120,10 +120,10 @@ def _persona(persona: Persona) -> str:
 def _measured(measured: Measured) -> None:
     from rich.table import Table
 
-    from nstool.cli.console import cell, for_tables
+    from nstool.cli.console import cell, for_lines
     from nstool.security.aslr import most_shown
 
-    console = for_tables()
+    console = for_lines()
     launches = measured.launches
     what = " ".join(measured.program)
     console.print(cell(f"{launches} launches of {what}, personality {_persona(measured.persona)}", "bold"))

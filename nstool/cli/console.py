@@ -20,12 +20,6 @@ class Console(rich.console.Console):
         raise BrokenPipeError
 
 
-def for_tables() -> Console:
-    """Return a console for tables: a row is a line, however long, unless a terminal has to show it."""
-    console = Console()
-    return console if console.is_terminal else Console(width=10_000)
-
-
 def cell(text: str, style: str = "") -> Text:
     """Return what may come from inside as it stands: rich takes no markup from it, the terminal no escape sequence."""
     return Text(printable(text), style=style)

@@ -49,9 +49,9 @@ def command(target: str, where: str, as_json: bool) -> int:
 
 
 def _print(found: Credentials) -> None:
-    from nstool.cli.console import cell, for_tables
+    from nstool.cli.console import cell, for_lines
 
-    console = for_tables()
+    console = for_lines()
     what = f"process {found.pid}" if found.tid == found.pid else f"thread {found.tid} of process {found.pid}"
     console.print(cell(f"{what} ({found.comm})", "bold"))
     _ids(found, console)

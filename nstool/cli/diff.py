@@ -89,10 +89,10 @@ def _of_spec(target: str, path: str) -> Difference:
 def _print(found: Difference, *, all_: bool) -> None:
     from rich.table import Table
 
-    from nstool.cli.console import cell, cells, for_tables
+    from nstool.cli.console import cell, cells, for_lines
     from nstool.inspect.diff import ALIKE, DIFFERENT, UNKNOWN, counted
 
-    console = for_tables()
+    console = for_lines()
     shown = [row for row in found.rows if row.state == DIFFERENT or (all_ and row.state == ALIKE)]
     table = Table("", box=None)
     for title in (found.first, found.second, "what it means"):

@@ -53,9 +53,9 @@ def command(target: str, all_: bool, as_json: bool) -> int:
 
 
 def _print(found: Network, *, all_: bool) -> None:
-    from nstool.cli.console import cell, for_tables
+    from nstool.cli.console import cell, for_lines
 
-    console = for_tables()
+    console = for_lines()
     console.print(cell(f"net:[{found.place.inode}], {_who(found.place)}", "bold"))
     if found.owner is not None:
         console.print(cell(f"belongs to user:[{found.owner}]"))

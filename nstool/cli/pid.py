@@ -113,9 +113,9 @@ def _show(tid: int, as_json: bool) -> int:
 def _print(found: Numbers) -> None:
     from rich.table import Table
 
-    from nstool.cli.console import cell, for_tables
+    from nstool.cli.console import cell, for_lines
 
-    console = for_tables()
+    console = for_lines()
     what = f"process {found.pid}" if found.tid == found.pid else f"thread {found.tid} of process {found.pid}"
     console.print(cell(f"{what} ({found.comm})", "bold"))
     table = Table("", "pid namespace", "pid", "tid", "pgid", "sid", "its init", box=None)

@@ -46,9 +46,9 @@ def command(target: str, list_fds: bool, environment: bool, as_json: bool) -> in
     if as_json:
         click.echo(json.dumps(found.asdict(), indent=2))
         return 0
-    from nstool.cli.console import for_tables
+    from nstool.cli.console import for_lines
 
-    console = for_tables()
+    console = for_lines()
     _head(found, console)
     _kin(found, console)
     _threads(found.threads, console)

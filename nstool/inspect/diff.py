@@ -16,7 +16,7 @@ from nstool.frozen import Frozen
 from nstool.inspect import nsfile, reach, strictest
 from nstool.inspect.nsfile import Namespace, why_hidden
 from nstool.inspect.proc import Proc
-from nstool.sandbox import facts, elsewhere
+from nstool.sandbox import elsewhere, facts
 from nstool.security import capabilities, rlimits
 from nstool.spec.model import IdMap
 

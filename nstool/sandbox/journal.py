@@ -7,7 +7,7 @@ Lines after the first (sandbox/rundir.py): ``{"sandbox": {...}}`` what it is, ``
 from __future__ import annotations
 
 import os
-from errno import EBUSY
+from errno import EBUSY, ENOENT
 
 from nstool.errors import NotSupported, NstoolError
 from nstool.frozen import Frozen
@@ -307,7 +307,8 @@ def _without_journal() -> list[Cleaned]:
             try:
                 os.rmdir(f"{base}/{entry}")
             except OSError as error:
-                if error.errno != EBUSY:  # somebody lives there: a pid that is not of our pid namespace
+                # Somebody lives there: a pid that is not of our pid namespace. Or another has just removed it.
+                if error.errno not in (EBUSY, ENOENT):
                     raise
             else:
                 done.setdefault(entry, []).append(f"removed {base}/{entry}")
