@@ -353,6 +353,11 @@ long nst_prctl(int option, unsigned long arg2, unsigned long arg3, unsigned long
 	return result(prctl(option, arg2, arg3, arg4, arg5));
 }
 
+int nst_kcmp(int pid1, int pid2, int type, unsigned long idx1, unsigned long idx2)
+{
+	return (int)result(syscall(SYS_kcmp, pid1, pid2, type, idx1, idx2));
+}
+
 long nst_keyctl_join_session_keyring(const char *name)
 {
 	return result(syscall(SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, name));

@@ -650,6 +650,14 @@ def prctl(
     return check("prctl", lib.nst_prctl(option, *numbers), ("PR", option), *args)
 
 
+def kcmp(pid1: int, pid2: int, type: int, idx1: int = 0, idx2: int = 0) -> int:
+    """Return 0 if two threads share a resource of the kernel, else 1, 2 or 3: how the two are ordered. kcmp(2).
+
+    type: KCMP_*. Raises KernelError: EPERM when the caller may not ptrace both, ESRCH, ENOSYS without CONFIG_KCMP.
+    """
+    return check("kcmp", lib.nst_kcmp(pid1, pid2, type, idx1, idx2), pid1, pid2, ("KCMP", type), idx1, idx2)
+
+
 def keyctl_join_session_keyring(name: str | None = None) -> int:
     """Leave the session keyring for a new one, or one of that name; return its serial number. keyctl(2)."""
     result = lib.nst_keyctl_join_session_keyring(_c_string_or_null(name))

@@ -332,6 +332,11 @@ CAP_PERFMON = 38
 CAP_BPF = 39
 CAP_CHECKPOINT_RESTORE = 40
 CAP_LAST_CAP = 40
+VFS_CAP_REVISION_MASK = 0xFF000000
+VFS_CAP_REVISION_1 = 0x01000000
+VFS_CAP_REVISION_2 = 0x02000000
+VFS_CAP_REVISION_3 = 0x03000000  # Linux 4.14
+VFS_CAP_FLAGS_EFFECTIVE = 0x000001
 
 # Capability numbers by lower-case name without "cap_".
 CAPABILITIES: dict[str, int] = {
@@ -416,6 +421,9 @@ RLIMITS: dict[str, int] = {
     "rtprio": RLIMIT_RTPRIO,
     "rttime": RLIMIT_RTTIME,
 }
+
+# <linux/kcmp.h>: kcmp(2)
+KCMP_FS = 3
 
 # <linux/keyctl.h>: keyctl(2)
 KEYCTL_GET_KEYRING_ID = 0
@@ -713,6 +721,7 @@ _ENUMS: dict[str, tuple[str, ...]] = {
     "RLIMIT": ("RLIMIT_",),
     "SIG": ("SIG",),
     "KEYCTL": ("KEYCTL_",),
+    "KCMP": ("KCMP_",),
     "SECCOMP": ("SECCOMP_SET_MODE_", "SECCOMP_GET_"),
     "AF": ("AF_",),
     "SOCK_TYPE": ("SOCK_STREAM", "SOCK_DGRAM", "SOCK_RAW", "SOCK_SEQPACKET"),

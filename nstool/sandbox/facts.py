@@ -14,6 +14,7 @@ from nstool.errors import KernelError, SandboxGone
 from nstool.frozen import Frozen
 from nstool.sandbox.mountinfo import Mount, read_mounts
 from nstool.security import capabilities, idmap, securebits
+from nstool.security.credentials import Ids
 from nstool.spec.model import IdMap
 
 TYPE_CHECKING = False
@@ -50,15 +51,6 @@ _USAGE_FILES = {
     "memory.limit_in_bytes": "memory.usage_in_bytes",
     "memory.memsw.limit_in_bytes": "memory.memsw.usage_in_bytes",
 }
-
-
-class Ids(Frozen):
-    """Four user or group ids of a process, as the reader's user namespace sees them. credentials(7)."""
-
-    real: int
-    effective: int
-    saved: int
-    filesystem: int
 
 
 class CapabilitySet(Frozen):

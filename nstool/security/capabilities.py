@@ -31,6 +31,13 @@ class CapSets(Frozen):
     inheritable: int = 0
 
 
+class Sets(CapSets):
+    """The five sets of a thread, as masks."""
+
+    bounding: int = 0
+    ambient: int = 0
+
+
 def number(name: str) -> int:
     """Return the number of one capability: "net_raw", "CAP_NET_RAW", or a decimal number below 64.
 
@@ -89,18 +96,24 @@ def last_cap(path: str = "/proc/sys/kernel/cap_last_cap") -> int:
 
 
 def to_text(sets: CapSets, last: int = CAP_LAST_CAP) -> str:
-    """Return the text form: "cap_kill,cap_net_raw=ep", "=ep" for everything, "=" for nothing. cap_from_text(3).
+    """Return the text form: "cap_kill,cap_net_raw=ep", "=ep" for everything, "=" for nothing. cap_to_text(3).
 
-    The flags that most capabilities share are said first for all, then the exceptions.
+    The same as libcap's, which takes the flags that most capabilities share for all, then tells the exceptions from
+    it, those with most flags first. last: number of the last capability that all are. Bits above it follow by number.
     """
-    by_flags: dict[str, list[int]] = {}
-    for bit in range(last + 1):
-        by_flags.setdefault(_flags(sets, bit), []).append(bit)
-    base = max(by_flags, key=lambda flags: (len(by_flags[flags]), -len(flags)))
-    clauses = [f"={base}"] if base or len(by_flags) == 1 else []
-    for flags, bits in by_flags.items():
+    by_flags = _by_flags(sets, range(last + 1))
+    base = max(range(len(_FLAGS)), key=lambda flags: (len(by_flags.get(flags, ())), -flags))
+    clauses = [f"={_FLAGS[base]}"]
+    for flags, bits in sorted(by_flags.items(), reverse=True):
         if flags != base:
-            clauses.append(",".join(_cap_name(bit) for bit in bits) + f"={flags}")
+            listed = ",".join(map(_cap_name, bits))
+            gained, lost = _FLAGS[flags & ~base], _FLAGS[base & ~flags]
+            clauses.append(listed + (f"+{gained}" if gained else "") + (f"-{lost}" if lost else ""))
+    if clauses[0] == "=" and len(clauses) > 1:  # nothing for all: the first exception is said with = in its place
+        clauses[:2] = [clauses[1].replace("+", "=")]
+    for flags, bits in sorted(_by_flags(sets, range(last + 1, _MAX)).items(), reverse=True):
+        if flags:
+            clauses.append(f"{','.join(map(str, bits))}+{_FLAGS[flags]}")
     return " ".join(clauses)
 
 
@@ -109,33 +122,89 @@ def from_text(text: str, last: int = CAP_LAST_CAP) -> CapSets:
 
     last: number of the last capability that "all" means. Raises SpecError.
     """
-    values = {"e": 0, "p": 0, "i": 0}
-    for clause in text.split():
-        start = next((at for at, char in enumerate(clause) if char in "=+-"), len(clause))
-        listed, actions = clause[:start], clause[start:]
-        if not actions:
-            raise SpecError(f"capability clause {clause!r} has no =, + or -; write it as cap_net_raw=ep")
-        if not listed and actions[0] != "=":
-            raise SpecError(f"capability clause {clause!r} names no capability; only = may stand alone")
-        scope = full(last) if listed.lower() in ("", "all") else mask(listed.split(","))
-        for at, char in enumerate(actions):
-            if char in "=+-":
-                action = char
-                if char == "=":
-                    if at:
-                        raise SpecError(f"capability clause {clause!r}: = must be the first action")
-                    for flag in values:
-                        values[flag] &= ~scope
-            elif char in values:
-                values[char] = values[char] & ~scope if action == "-" else values[char] | scope
-            else:
-                raise SpecError(f"capability clause {clause!r}: {char!r} is no flag; the flags are e, i and p")
+    values = read_clauses(text, "eip", last)
     return CapSets(values["e"], values["p"], values["i"])
 
 
-def _flags(sets: CapSets, bit: int) -> str:
-    chosen = (("e", sets.effective), ("i", sets.inheritable), ("p", sets.permitted))
-    return "".join(flag for flag, value in chosen if value >> bit & 1)
+def sets_from_text(text: str, last: int = CAP_LAST_CAP) -> Sets:
+    """Read all five sets: the text form with two flags more, b for the bounding set and a for the ambient one.
+
+    At the start the bounding set is full and the others are empty, and only b changes it: "=ep" leaves it, and
+    "cap_net_raw=eip cap_net_raw+a all-b cap_net_raw+b" gives all five sets one capability. Raises SpecError for what
+    no process can have: an effective capability that is not permitted, an ambient one not permitted and inheritable.
+    """
+    values = read_clauses(text, "eipba", last, start={"b": full(last)}, kept="b")
+    sets = Sets(values["e"], values["p"], values["i"], values["b"], values["a"])
+    if wrong := names(sets.effective & ~sets.permitted):
+        raise SpecError(f"effective, but not permitted: {' '.join(wrong)}; add p to them, as in cap_{wrong[0]}+ep")
+    if wrong := names(sets.ambient & ~(sets.permitted & sets.inheritable)):
+        raise SpecError(f"ambient, but not permitted and inheritable: {' '.join(wrong)}; cap_{wrong[0]}+pia adds all")
+    return sets
+
+
+def read_clauses(
+    text: str, flags: str, last: int, start: dict[str, int] | None = None, kept: str = ""
+) -> dict[str, int]:
+    """Read clauses of the text form; return a mask for each of the flags, letters.
+
+    start: masks that are not empty before. kept: flags that = leaves alone unless it names them. Raises SpecError.
+    """
+    values = dict.fromkeys(flags, 0) | (start or {})
+    for clause in text.split():
+        listed, actions = _split_clause(clause, flags)
+        scope = _scope(listed, last)
+        for action, letters in actions:
+            for flag in flags if action == "=" else letters:
+                if action == "=" and flag in kept and flag not in letters:
+                    continue
+                without = values[flag] & ~scope
+                values[flag] = without if action == "-" or flag not in letters else without | scope
+    return values
+
+
+def _split_clause(clause: str, flags: str) -> tuple[str, list[tuple[str, str]]]:
+    # "cap_kill=ep-i" is ("cap_kill", [("=", "ep"), ("-", "i")]).
+    start = next((at for at, char in enumerate(clause) if char in "=+-"), len(clause))
+    listed, rest = clause[:start], clause[start:]
+    if not rest:
+        raise SpecError(f"capability clause {clause!r} has no =, + or -; write it as cap_net_raw=ep")
+    if not listed and rest[0] != "=":
+        raise SpecError(f"capability clause {clause!r} names no capability; only = may stand alone")
+    actions: list[tuple[str, str]] = []
+    for char in rest:
+        if char == "=" and actions:
+            raise SpecError(f"capability clause {clause!r}: = must be the first action")
+        if char in "=+-":
+            actions.append((char, ""))
+        elif char in flags:
+            actions[-1] = (actions[-1][0], actions[-1][1] + char)
+        else:
+            raise SpecError(f"capability clause {clause!r}: {char!r} is no flag; there are {', '.join(flags)}")
+    for action, letters in actions:
+        if action != "=" and not letters:
+            raise SpecError(f"capability clause {clause!r}: {action} is followed by no flag; there are {flags}")
+    return listed, actions
+
+
+def _scope(listed: str, last: int) -> int:
+    # The mask of the names before the action; "all", or none at all, are those up to the last.
+    if not listed:
+        return full(last)
+    words = listed.split(",")
+    return mask(word for word in words if word.lower() != "all") | (full(last) if "all" in listed.lower().split(",") else 0)
+
+
+# Flags as the text form writes them, by the number whose bits are 1 effective, 2 permitted, 4 inheritable.
+_FLAGS = ("", "e", "p", "ep", "i", "ei", "ip", "eip")
+
+
+def _by_flags(sets: CapSets, bits: Iterable[int]) -> dict[int, list[int]]:
+    # The numbers of capabilities by which of the three sets they are in.
+    found: dict[int, list[int]] = {}
+    for bit in bits:
+        one = (sets.effective >> bit & 1) | (sets.permitted >> bit & 1) << 1 | (sets.inheritable >> bit & 1) << 2
+        found.setdefault(one, []).append(bit)
+    return found
 
 
 def _cap_name(bit: int) -> str:
