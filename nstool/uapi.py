@@ -422,6 +422,15 @@ RLIMITS: dict[str, int] = {
     "rttime": RLIMIT_RTTIME,
 }
 
+# <linux/posix_acl.h>, <linux/posix_acl_xattr.h>: acl(5)
+ACL_USER_OBJ = 0x01
+ACL_USER = 0x02
+ACL_GROUP_OBJ = 0x04
+ACL_GROUP = 0x08
+ACL_MASK = 0x10
+ACL_OTHER = 0x20
+POSIX_ACL_XATTR_VERSION = 0x0002
+
 # <linux/kcmp.h>: kcmp(2)
 KCMP_FS = 3
 

@@ -191,7 +191,9 @@ def _scope(listed: str, last: int) -> int:
     if not listed:
         return full(last)
     words = listed.split(",")
-    return mask(word for word in words if word.lower() != "all") | (full(last) if "all" in listed.lower().split(",") else 0)
+    return mask(word for word in words if word.lower() != "all") | (
+        full(last) if "all" in listed.lower().split(",") else 0
+    )
 
 
 # Flags as the text form writes them, by the number whose bits are 1 effective, 2 permitted, 4 inheritable.
