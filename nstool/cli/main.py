@@ -44,6 +44,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "net": ("nstool.cli.net", "Show the network of a process, with its other ends."),
     "aslr": ("nstool.cli.aslr", "Measure how addresses are randomised."),
     "diff": ("nstool.cli.diff", "Say in what two processes differ, and what that means."),
+    "caps": ("nstool.cli.caps", "Explain capabilities of processes and files."),
     "exec": ("nstool.cli.exec_", "Run a command in a running sandbox."),
     "signal": ("nstool.cli.signal_", "Send a signal to a sandbox's command."),
     "wait": ("nstool.cli.wait", "Wait for the end of a sandbox; exit with its command's status."),
