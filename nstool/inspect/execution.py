@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
-from errno import EACCES, EINVAL, ELOOP, ENODATA, ENOENT, ENOEXEC, ENOTSUP, EOVERFLOW, EPERM, ESRCH
+from errno import EACCES, EINVAL, ELOOP, ENODATA, ENOEXEC, ENOTSUP, EOVERFLOW, EPERM, ESRCH
 
 from nstool import syscalls, uapi
 from nstool.errors import KernelError, SpecError
@@ -332,8 +332,7 @@ class _View:
         return inode in _chain(self.proc.open("ns/user"))
 
     def open(self, path: str, flags: int = os.O_PATH) -> int:
-        if not path:
-            raise FileNotFoundError(ENOENT, os.strerror(ENOENT), path)
+        path = path or "."  # as an interpreter without a name is for the kernel
         if self.root < 0:
             if self.cwd >= 0 and not os.path.isabs(path):
                 return os.open(path, flags | os.O_CLOEXEC, dir_fd=self.cwd)
@@ -419,7 +418,7 @@ class _Walk:
             try:
                 fd = self.view.open(following.name)
             except OSError as refused:
-                what = f"{path} names {following.name or 'an empty name'} as its interpreter"
+                what = f"{path} names {following.name} as its interpreter"
                 return self.program(refused.errno or 0, f"{what}: {refused.strerror}")
             path = following.name
 
@@ -441,8 +440,9 @@ class _Walk:
                     if "C" in format.flags:
                         self.source = len(self.files) - 1
                     return _Next(format.interpreter), 0, ""
-            if line := binfmt.script(head):
-                return _Next(os.fsdecode(line.interpreter)), 0, ""
+            interpreter = binfmt.interpreter(head)
+            if interpreter is not None:
+                return _Next(os.fsdecode(interpreter)), 0, ""
             why, loader = binfmt.elf(head, lambda offset, size: os.pread(content, size, offset))
             if why:
                 return None, ENOEXEC, f"{path}: {why}"

@@ -22,13 +22,6 @@ _EXEC, _DYN, _PT_INTERP = 2, 3, 3
 _MACHINES = {(2, 62): "x86-64", (1, 3): "i386"}  # (class, e_machine) that an x86-64 kernel takes
 
 
-class Script(Frozen):
-    """The first line of a script. argument: the rest of the line, one word for the interpreter, empty for none."""
-
-    interpreter: bytes
-    argument: bytes = b""
-
-
 class Format(Frozen):
     """A format registered with binfmt_misc. flags: of P, O, C, F. A file is recognised by magic or by extension."""
 
@@ -49,11 +42,11 @@ class Format(Frozen):
         return len(part) == len(self.magic) and not any((a ^ b) & m for a, b, m in zip(part, self.magic, mask))
 
 
-def script(head: bytes) -> Script | None:
-    """Read the "#!" line among the first HEAD bytes of a file; None if the kernel sees no script in it.
+def interpreter(head: bytes) -> bytes | None:
+    """Return the interpreter that the "#!" line of a script names; None if the kernel sees no script in it.
 
-    Where the line has no end among them the interpreter must be followed by a blank or a zero byte: a name that may
-    have been cut is not executed, while an argument may be cut. A zero byte ends a name, which then may be empty.
+    head: the first HEAD bytes of the file. Where the line has no end among them the name must be followed by a blank or
+    a zero byte: one that may have been cut is not executed. A zero byte ends a name, which then may be empty.
     """
     head = head[:HEAD].ljust(HEAD, b"\0")
     if not head.startswith(b"#!"):
@@ -68,8 +61,7 @@ def script(head: bytes) -> Script | None:
     if not line:
         return None
     end = next((at for at, byte in enumerate(line) if byte in b" \t\0"), len(line))
-    argument = b"" if line[end : end + 1] == b"\0" else line[end:].lstrip(_BLANK).partition(b"\0")[0]
-    return Script(line[:end], argument)
+    return line[:end]
 
 
 def elf(head: bytes, read: Callable[[int, int], bytes]) -> tuple[str, bytes]:

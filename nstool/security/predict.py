@@ -170,12 +170,13 @@ class _Execve:
         after = self.result(changed)
         secure = self.secure(after, changed)
         escalated = _escalated(self.old, after)
+        dumpable = self.dumpable(escalated, unreadable)
         return Prediction(
             self.old,
             after,
             tuple(self.rules),
             secure=secure,
-            dumpable=self.dumpable(escalated, unreadable),
+            dumpable=dumpable,
             death_signal=not (secure or escalated),
             path=self.file.path,
         )
@@ -410,6 +411,10 @@ def after_setresuid(
         return Prediction(process, None, (), EINVAL, why)
     old = process.uids
     own = (old.real, old.effective, old.saved)
+    given = [(wanted, before) for wanted, before in zip(new_ids, own) if wanted is not None]
+    if all(wanted == before for wanted, before in given) and new_ids[1] in (None, old.filesystem):
+        # Nothing to do, and so even the filesystem id does not follow.
+        return Prediction(process, process, (Rule("nothing asked for", "P' = P", f"ids are {_three(old)} already"),))
     new = [before if wanted is None else wanted for before, wanted in zip(own, new_ids)]
     if set(new) - set(own) and not process.sets.effective >> uapi.CAP_SETUID & 1:
         why = "an id that is neither its real, effective nor saved one needs CAP_SETUID"

@@ -11,11 +11,10 @@ from pathlib import Path
 from hypothesis import strategies as st
 
 from nstool.security import filecaps
-from nstool.security.access import EXECUTE, Inode, may
 from nstool.security.capabilities import Sets
 from nstool.security.credentials import Ids
 from nstool.security.filecaps import FileCaps
-from nstool.security.predict import File, Prediction, Process, Program, System, after_setfsuid, after_setresuid, predict
+from nstool.security.predict import File, Prediction, Process
 from nstool.spec.model import IdMap
 
 SOURCE = Path(__file__).with_name("execve.c")
@@ -129,7 +128,7 @@ def processes(draw: st.DrawFn, full: int, users: Sequence[int] = USERS, groups: 
 
 
 def line(process: Process, what: str, to_inside: Sequence[IdMap] = ()) -> str:
-    """One case for execve.c. what: the file to execute, or ids to change to. to_inside: how the program sees the ids."""
+    """One case for execve.c. what: the file to execute, or ids to change to. to_inside: how the program sees ids."""
     p, sets = process, process.sets
     own = [
         inside(to_inside, id) for ids in (p.uids, p.gids) for id in (ids.real, ids.effective, ids.saved, ids.filesystem)
@@ -145,10 +144,10 @@ def inside(maps: Sequence[IdMap], id: int) -> int:
     return next((m.inside + id - m.outside for m in maps if m.outside <= id < m.outside + m.count), id)
 
 
-def run(probe: Path, lines: Sequence[str], mode: str = "drive", prefix: Sequence[str] = ()) -> list[str]:
+def run(probe: Path, lines: Sequence[str], mode: str = "drive", cwd: Path | None = None) -> list[str]:
     """Let execve.c do the cases; return what it says of each."""
     text = "".join(f"{line}\n" for line in lines)
-    done = subprocess.run([*prefix, probe, mode], input=text, capture_output=True, text=True, check=True)
+    done = subprocess.run([probe, mode], input=text, capture_output=True, text=True, check=True, cwd=cwd)
     told = done.stdout.splitlines()
     assert len(told) == len(lines), (done.stderr, told[-3:])
     return told
