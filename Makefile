@@ -14,7 +14,7 @@ BENCH   := benchmarks/run.py
 # Debian's names. Building stops when one of the first list is missing; without those of the second and third, something
 # cannot be run or tested, and the tests say what.
 BUILD_PACKAGES := gcc libc6-dev libcap-dev libseccomp2
-USE_PACKAGES   := nftables uidmap iproute2 strace busybox-static shellcheck graphviz
+USE_PACKAGES   := nftables uidmap iproute2 strace busybox-static shellcheck graphviz libcap2-bin
 FUZZ_PACKAGES  := clang libclang-rt-dev
 LINT_PACKAGES  := clang-format
 VAGRANT_PACKAGES := vagrant vagrant-libvirt libvirt-daemon-system libvirt-clients dnsmasq-base iptables \

@@ -166,11 +166,11 @@ def _open(path: str | bytes) -> int:
 
 def _refused(call: str, path: str, error: OSError) -> NoReturn:
     errno = error.errno or 0
-    causes, remedies, checked = _why(errno)
+    causes, remedies, checked = _why(call, errno)
     raise KernelError(f'{call}("{path}", "{NAME}")', errno, "", "", causes, remedies, checked) from None
 
 
-def _why(errno: int) -> tuple[tuple[str, ...], tuple[str, ...], bool]:
+def _why(call: str, errno: int) -> tuple[tuple[str, ...], tuple[str, ...], bool]:
     # (causes, remedies, whether looked at and found so). xattr(7), cap_convert_nscap of security/commoncap.c.
     if errno == EPERM:
         with open("/proc/thread-self/status") as file:
@@ -190,11 +190,15 @@ def _why(errno: int) -> tuple[tuple[str, ...], tuple[str, ...], bool]:
             "look from the user namespace above",
         ),
         EINVAL: (
-            "the root id is not mapped in your user namespace or in that of the filesystem, "
-            "or the file has capabilities of revision 1 or damaged ones",
-            "give a root id that /proc/self/uid_map has; clear damaged ones",
+            "the root id is not mapped in your user namespace, or not in that of the filesystem",
+            "give one that /proc/self/uid_map has inside",
         ),
     }
+    if call == "getxattr":
+        table[EINVAL] = (
+            "they are damaged, or of revision 1, which the kernel does not show",
+            "clear them, set them anew",
+        )
     if errno not in table:
         return (), (), False
     cause, remedy = table[errno]

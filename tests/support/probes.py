@@ -213,7 +213,7 @@ ip = _executable("ip", "iproute2")
 busybox = _executable("busybox", "busybox-static")
 bwrap = _executable("bwrap", "bubblewrap")
 gcc = _executable("gcc", "gcc")
-dot = _executable("dot", "graphviz")
+capsh = _executable("capsh", "libcap2-bin")
 clang = _executable("clang", "clang")
 dot = _executable("dot", "graphviz")
 

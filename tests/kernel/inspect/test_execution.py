@@ -385,6 +385,16 @@ def test_a_directory_on_the_way_must_be_searched(place: Place) -> None:
         assert execution(str(path), changes=changes).prediction.errno_name == "EACCES"
 
 
+def test_an_attribute_that_the_kernel_does_not_understand(place: Place) -> None:
+    """An empty one can be set; the file then cannot be executed, by nobody."""
+    path = executions.copy(place.probe, place.directory / "damaged", 0o755).path
+    os.setxattr(path, filecaps.NAME, b"")
+    told = ask_and_execute(as_alice, path)
+    agree(told)
+    assert told.kernel == "errno 22"
+    assert f"capabilities of {path}" in told.seen.unknown
+
+
 # Scripts and formats
 
 
