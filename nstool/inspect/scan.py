@@ -208,7 +208,8 @@ class _Directory:
             return
         if self._entries is None:
             self._entries = os.scandir(self.fd)
-        yield from self._entries
+        for entry in self._entries:  # noqa: UP028, yield from would end it where the reader pauses
+            yield entry
         self.end()
 
     def end(self) -> None:
