@@ -76,7 +76,7 @@ def differences(
 def grid(full: int) -> Iterator[Process]:
     """Processes of every kind that the rules tell apart, in all combinations."""
     uids = [(ROOT,) * 4, (ALICE,) * 4, (ROOT, ALICE, ALICE, ALICE), (ALICE, ROOT, ROOT, ROOT), (ALICE, BOB, ALICE, BOB)]
-    gids = [((0,) * 4, ()), ((1000,) * 4, (3000,)), ((1000, 3000, 1000, 1000), (0,))]
+    gids = [((0,) * 4, ()), ((1000,) * 4, (3000,)), ((1000, 3000, 1000, 1000), (0,)), ((1000, 3000, 3000, 3000), ())]
     sets = [
         Sets(bounding=full),
         Sets(effective=full, permitted=full, bounding=full),
@@ -91,8 +91,8 @@ def grid(full: int) -> Iterator[Process]:
 
 
 def test_every_kind_of_process_becomes_what_is_predicted(place: Place) -> None:
-    """Every thirteenth of all combinations of kinds of processes and of files."""
-    cases = list(itertools.islice(itertools.product(grid(place.full), place.files), 0, None, 13))
+    """Every seventeenth of all combinations of kinds of processes and of files."""
+    cases = list(itertools.islice(itertools.product(grid(place.full), place.files), 0, None, 17))
     assert len(cases) > 2000
     assert differences(place, cases) == []
 
@@ -109,17 +109,41 @@ def ids() -> st.SearchStrategy[int]:
     return st.sampled_from([-1, ROOT, ALICE, BOB])
 
 
-@settings(max_examples=50, deadline=None, suppress_health_check=FIXTURES)
+def test_every_change_of_uids_leaves_what_is_predicted(place: Place) -> None:
+    """All ids before and all calls, with few sets and securebits: every seventh of the combinations."""
+    full, users = place.full, (ROOT, ALICE, BOB)
+    before = itertools.product(
+        itertools.product(users, repeat=4),
+        [Sets(full, full, full, full, NET_RAW), Sets(KILL, SETUID | KILL, KILL, full, KILL), Sets(SETUID, SETUID)],
+        [0, uapi.SECBIT_KEEP_CAPS, uapi.SECBIT_NO_SETUID_FIXUP],
+    )
+    one = Ids(0, 0, 0, 0)
+    processes = [Process(Ids(*uids), one, (), sets, bits) for uids, sets, bits in before]
+    changes = [*itertools.product((-1, *users), repeat=3), *((user,) for user in users)]
+    cases = list(itertools.product(processes, changes))[::7]
+    assert len(cases) > 5000
+    assert uid_differences(place, cases) == []
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=FIXTURES)
 @given(data=st.data())
 def test_a_change_of_uids_leaves_what_is_predicted(place: Place, data: st.DataObject) -> None:
     """setresuid(2) and setfsuid(2), also those that are refused. capabilities(7), "Effect of user ID changes"."""
     change = st.one_of(st.tuples(ids(), ids(), ids()), st.tuples(st.sampled_from([ROOT, ALICE, BOB])))
-    cases = data.draw(st.lists(st.tuples(executions.processes(place.full), change), min_size=1, max_size=24))
+    cases = st.lists(st.tuples(executions.processes(place.full), change), min_size=1, max_size=24)
+    assert uid_differences(place, data.draw(cases)) == []
+
+
+def uid_differences(place: Place, cases: list[tuple[Process, tuple[int, ...]]]) -> list[str]:
+    """Make all calls; return each of which the prediction differs from what the kernel has done."""
     system = host()
     told = executions.run(place.probe, [executions.line(p, _words(new)) for p, new in cases], "setuid")
+    found = []
     for (process, new), kernel_says in zip(cases, told):
         one = after_setfsuid(process, *new, system) if len(new) == 1 else after_setresuid(process, *new, system=system)
-        assert executions.said(one) == kernel_says, (process, new)
+        if executions.said(one) != kernel_says:
+            found.append(f"\n{process}\n{new}\nkernel:    {kernel_says}\npredicted: {executions.said(one)}")
+    return found
 
 
 def _words(new: tuple[int, ...]) -> str:
@@ -195,7 +219,7 @@ def test_in_a_user_namespace_root_is_who_is_mapped_to_0(place: Place, in_child: 
     def act() -> list[str]:
         enter_userns(MAP, MAP)
         full = executions.everything()
-        cases = [(mapped(process), file) for process, file in itertools.product(grid(full), files)][::19]
+        cases = [(mapped(process), file) for process, file in itertools.product(grid(full), files)][::23]
         assert len(cases) > 800
         return differences(place, cases, MAPS)
 
@@ -236,7 +260,7 @@ def test_where_privilege_is_not_trusted_it_is_not_given(place: Place, how: str, 
         kernel.unshare(kernel.CLONE_NEWNS)
         kernel.mount("none", "/", "", kernel.MS_REC | kernel.MS_PRIVATE)
         with untrusted(place, how, top) as (files, cwd):
-            processes = itertools.islice(grid(place.full), 0, None, 11)
+            processes = itertools.islice(grid(place.full), 0, None, 29)
             return differences(place, list(itertools.product(processes, files)), cwd=cwd)
 
     assert in_child(act) == []
@@ -302,10 +326,11 @@ def waiting(prepare: Callable[[], object]) -> Iterator[int]:
 def test_the_grid_has_both_outcomes_of_every_rule(place: Place) -> None:
     """No rule goes untested: each fires for some case of the grid, and for some it does not."""
     names: dict[str, int] = {}
-    cases = list(itertools.islice(itertools.product(grid(place.full), place.files), 0, None, 13))
+    cases = list(itertools.islice(itertools.product(grid(place.full), place.files), 0, None, 17))
     for process, file in cases:
         for name in {rule.name for rule in predict(process, Program((file,)), host()).rules}:
             names[name] = names.get(name, 0) + 1
+    assert len(names) >= 15
     for name in (
         *("set-user-ID", "set-group-ID", "no_new_privs", "file capabilities", "root id", "effective bit", "root"),
         *("effective root", "SECBIT_NOROOT", "SECBIT_KEEP_CAPS", "set-user-ID-root with file capabilities"),
