@@ -135,7 +135,7 @@ def after_setuid(json_wanted: bool, start: str | None, uid: str | None, fsuid: i
     if (uid is None) == (fsuid is None):
         raise click.UsageError("give either --uid R:E:S, for setresuid(2), or --fsuid UID, for setfsuid(2)")
     who = subject(_pid(options["pid"]))
-    process = who.process.replace(**_changes(who, {**options, "uid": start}))
+    process = who.process.replace(**_changes(who, {**options, "uid": start, "place": "--from"}))
     system = _system(host(), options)
     if fsuid is not None:
         found = after_setfsuid(process, fsuid, system)
@@ -179,7 +179,7 @@ def _changes(who: Subject, options: dict[str, Any]) -> dict[str, Any]:
         words = [word for word in options["securebits"].split(",") if word.strip()]
         changes["securebits"] = placed("--securebits", securebits.mask, words)
     if options.get("uid") is not None:
-        changes["uids"] = placed("--uid", _ids, options["uid"], process.uid_map)
+        changes["uids"] = placed(options.get("place", "--uid"), _ids, options["uid"], process.uid_map)
     if options.get("gid") is not None:
         changes["gids"] = placed("--gid", _ids, options["gid"], process.gid_map)
     if options.get("groups") is not None:

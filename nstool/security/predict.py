@@ -360,7 +360,7 @@ class _Execve:
             (changed, "the ids change"),
             (self.system.release >= (6, 17) and self.euid != self.uid, "effective and real uid differ"),
             (self.system.release >= (6, 17) and self.egid != self.gid, "effective and real gid differ"),
-            (self.uid != self.old.root and self.effective, "the effective bit gives capabilities to a real uid not 0"),
+            (self.uid != self.old.root and self.effective, "the file has the effective bit, and the real uid is not 0"),
             (
                 self.uid != self.old.root and beyond_ambient != 0,
                 f"a real uid not 0 has {self.say(beyond_ambient)} beyond the ambient set",

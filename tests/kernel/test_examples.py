@@ -37,6 +37,12 @@ CHAPTERS: dict[str, tuple[str, ...]] = {
         "unset a locked securebit           prctl(PR_SET_SECUREBITS, 0, 0, 0, 0): Operation not permitted (EPERM)\n",
         "uid inside, by its uid_map         1000\n",
     ),
+    "chapter4_capabilities": (
+        "really:    permitted, effective    all of the bounding set; all of the bounding set\n",
+        "P'(permitted) = (P(inheritable) & F(inheritable)) | (F(permitted) & P(bounding))\n",
+        "predicted: permitted, effective    net_raw; net_raw\n",
+        "really                             EPERM\n",
+    ),
     "chapter5_uts": (
         "after sethostname, setdomainname   box example\n",
         'sethostname in the old uts         sethostname("mine", 4): Operation not permitted (EPERM)\n',
@@ -87,11 +93,13 @@ CHAPTERS: dict[str, tuple[str, ...]] = {
 }
 # What only root can do, and what only an ordinary user meets.
 ROOT_ONLY = {
+    "chapter4_capabilities": "really,    SECBIT_KEEP_CAPS        all of the bounding set\n",
     "chapter3_namespaces": "uname -n, entered                  pinned\n",
     "chapter6_mnt": "writable, idmap                    owner inside 0, a new file: written\n",
 }
 USER_ONLY = {
     "chapter3_see": " processes could not be looked into",
+    "chapter4_capabilities": "left out                           an ordinary user has one id",
     "chapter3_namespaces": "left out                           a bind mount",
     "chapter4_user": "gid_map before setgroups           [Errno 1]",
     "chapter6_mnt": "writable, idmap                    left out",

@@ -26,6 +26,7 @@ OTHERS = {
     *("--tree", "--propagation", "--from-host", "--in"),
     *("--where", "--columns", "--sort", "--raw", "--no-headings"),
     *("--ns", "--to", "--in", "--fds", "--env", "--all", "--launches"),
+    *("--pid", "--sets", "--uid", "--gid", "--nnp", "--kernel", "--fsuid", "--from", "--rootid", "--all-filesystems"),
 }
 
 

@@ -515,6 +515,7 @@ WRONG = {
     ("predict", "--kernel", "new", "/bin/su"): "--kernel: 'new' is no release",
     ("predict", "/does/not/exist"): "there is no file /does/not/exist",
     ("predict", "--pid", "4194304", "/bin/su"): "no process 4194304",
+    ("after-setuid", "--from", "1:x", "--uid", "1"): "--from: 'x' is no id",
     ("after-setuid", "--uid", "1:2"): "--uid: '1:2' are no three ids",
     ("after-setuid",): "give either --uid",
     ("after-setuid", "--uid", "1", "--fsuid", "1"): "give either --uid",
