@@ -93,7 +93,7 @@ def render_mounts(isolation: Isolation, console: Console) -> None:
     table = Table(box=None)
     for title in ("mounted on", "", "type", "source", "options"):
         table.add_column(title, overflow="fold")
-    covered = _covered(isolation.inside)
+    covered = isolation.inside.covered
     for mount in isolation.inside.mounts or ():
         access = "covered" if mount.id in covered else "ro" if mount.read_only else "rw"
         options = ",".join(option for option in mount.options if option not in ("ro", "rw"))
@@ -196,17 +196,9 @@ def _root(facts: Facts) -> str:
 
 
 def _mount_counts(facts: Facts) -> str:
-    mounts, covered = facts.mounts or (), _covered(facts)
+    mounts, covered = facts.mounts or (), facts.covered
     writable = sum(not mount.read_only and mount.id not in covered for mount in mounts)
     return f"{len(mounts)}, {writable} of them writable" + (f", {len(covered)} covered" if covered else "")
-
-
-def _covered(facts: Facts) -> set[int]:
-    """Return the ids of the mounts that no path leads to, because others lie over them."""
-    from nstool.inspect.covers import COVERED, covers
-
-    states = covers(facts.mounts or (), facts.root.id if facts.root else 0)
-    return {number for number, (state, _) in states.items() if state == COVERED}
 
 
 def _network(facts: Facts) -> str:
