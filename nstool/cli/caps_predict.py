@@ -263,7 +263,8 @@ def render(found: Prediction, console: Console) -> None:
     for rule in found.rules:
         rules.add_row(cell(rule.name, "bold"), cell(rule.formula))
         rules.add_row("", cell(rule.numbers))
-    console.print(rules)
+    if found.rules:
+        console.print(rules)
     if found.after is None:
         console.print(cell(f"it fails: {found.errno_name}: {found.why}", "red"), soft_wrap=True)
         return

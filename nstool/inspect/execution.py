@@ -13,6 +13,7 @@ from errno import EACCES, EINVAL, ELOOP, ENODATA, ENOEXEC, ENOTSUP, EOVERFLOW, E
 from nstool import syscalls, uapi
 from nstool.errors import KernelError, SpecError
 from nstool.frozen import Frozen
+from nstool.inspect.caps import process_caps
 from nstool.inspect.proc import Proc, ProcessGone, pids, processes
 from nstool.sandbox.facts import why_hidden
 from nstool.sandbox.mountinfo import Mount, read_mounts
@@ -123,6 +124,10 @@ def subject(pid: int = 0) -> Subject:
             securebits = syscalls.prctl(uapi.PR_GET_SECUREBITS)
         else:
             unknown["securebits"] = "the kernel tells a process only its own, prctl(2); taken as none"
+            if int(status["Threads"]) > 1 and _threads_differ(proc.pid):
+                unknown["thread"] = (
+                    f"its threads do not all have the same rights; those of the first, {proc.pid}, taken"
+                )
         tracer = ""
         if int(status["TracerPid"]):
             tracer, why = _tracer(int(status["TracerPid"]), namespaces)
@@ -140,6 +145,11 @@ def subject(pid: int = 0) -> Subject:
             tracer=tracer,
         )
         return Subject(proc.pid, proc.read("comm").rstrip("\n"), namespaces.inode, process, unknown)
+
+
+def _threads_differ(pid: int) -> bool:
+    threads = process_caps(pid).threads
+    return len({(thread.uids, thread.gids, thread.sets, thread.no_new_privs) for thread in threads}) > 1
 
 
 class _UserNamespaces:

@@ -12,6 +12,7 @@ import signal
 import stat
 import struct
 import subprocess
+import threading
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -592,6 +593,28 @@ def test_what_the_kernel_does_not_tell_is_named() -> None:
         assert list(execution("/bin/true", pid).unknown) == ["securebits"]
         assert execution("/bin/true", pid, {"securebits": 0}).unknown == {}
     assert execution("/bin/true").unknown == {}
+
+
+def test_threads_that_differ_are_named() -> None:
+    """capset(2) is of one thread: which one would call execve(2) nobody knows."""
+    until, end = os.pipe()
+
+    def prepare() -> None:
+        def act() -> None:
+            syscalls.capset(0, 0, 0)
+            here.set()
+            os.read(until, 1)
+
+        here = threading.Event()
+        threading.Thread(target=act, daemon=True).start()
+        here.wait()
+
+    try:
+        with waiting(prepare) as pid:
+            assert "thread" in execution("/bin/true", pid).unknown
+    finally:
+        os.close(until)
+        os.close(end)
 
 
 def test_a_filesystem_of_a_namespace_below_cannot_be_told(place: Place, in_child: InChild) -> None:
