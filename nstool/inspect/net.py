@@ -198,6 +198,8 @@ def network(namespace: Namespace) -> Network:
 
     Raises KernelError with the cause where the caller may not join it.
     """
+    import pyroute2  # noqa: F401  a quarter of a second: once, not in each child
+
     with nsfile.own("net") as own:
         is_own = own.inode == namespace.inode
     with namespace.owner() or nsfile.own("user") as owner:

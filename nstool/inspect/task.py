@@ -432,6 +432,8 @@ class _Reader:
         inodes = {who: self.inodes(who, pid) for who, pid in others.items() if pid and pid != self.pid}
         for kind, inode in known.namespaces.items():
             found[kind] = tuple(who for who, theirs in inodes.items() if theirs.get(kind) == inode)
+        if self.proc.status()["PPid"] != self.status["PPid"]:  # it has ended, and its number may be another's
+            found = {kind: tuple(who for who in shared if who != "parent") for kind, shared in found.items()}
         return found
 
     def inodes(self, who: str, pid: int) -> dict[str, int]:

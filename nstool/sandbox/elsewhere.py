@@ -57,10 +57,11 @@ def _forked(call_: Any) -> bytes:
         finally:
             os._exit(0)
     os.close(writer)
-    with open(reader, "rb") as pipe:
-        answer = pipe.read()
-    os.waitpid(pid, 0)
-    return answer
+    try:
+        with open(reader, "rb") as pipe:
+            return pipe.read()
+    finally:
+        os.waitpid(pid, 0)
 
 
 def _by_interpreter(call_: Any, fds: Iterable[int]) -> bytes:

@@ -225,28 +225,32 @@ def test_used_counts_the_namespaces_made_in_it_and_below(inner: Inner) -> None:
         process.communicate()
 
 
-def test_threads_with_other_ids_are_named() -> None:
-    told: list[int] = []
-    here, end = threading.Event(), threading.Event()
+def test_threads_with_other_ids_are_named(in_child: Callable[..., Any]) -> None:
+    """In a child: a change of ids makes the whole process undumpable."""
 
-    def other() -> None:
-        from nstool import syscalls
+    def act() -> tuple[list[int], Credentials, Credentials]:
+        told: list[int] = []
+        here, end = threading.Event(), threading.Event()
 
-        syscalls.setresgid(-1, 1234, -1)
-        told.append(threading.get_native_id())
-        here.set()
-        end.wait()
+        def other() -> None:
+            syscalls.setresgid(-1, 1234, -1)
+            told.append(threading.get_native_id())
+            here.set()
+            end.wait()
 
-    thread = threading.Thread(target=other)
-    thread.start()
-    here.wait()
-    try:
-        found = credentials(os.getpid())
-        assert found.threads == (told[0],)
-        assert credentials(told[0]).terms[0].gids[1].number == 1234
-    finally:
-        end.set()
-        thread.join()
+        thread = threading.Thread(target=other)
+        thread.start()
+        here.wait()
+        try:
+            return told, credentials(os.getpid()), credentials(told[0])
+        finally:
+            end.set()
+            thread.join()
+
+    told, main, thread = in_child(act)
+    assert list(main.threads) == told
+    assert [known.number for known in main.terms[0].gids] == [0, 0, 0, 0]
+    assert thread.terms[0].gids[1].number == 1234
 
 
 def test_names_of_the_reader(inner: Inner) -> None:

@@ -104,6 +104,7 @@ def check_levels(found: Numbers, three: Deep, what: str) -> None:
         assert level.pgid == level.sid == level.pid
 
 
+@pytest.mark.vm
 def test_numbers_are_those_of_the_proc_mounted_at_each_level(three: Deep) -> None:
     """Three levels below the reader's: pid and thread id at each, and the inits."""
     found = numbers(three.outer[-1])
@@ -112,6 +113,7 @@ def test_numbers_are_those_of_the_proc_mounted_at_each_level(three: Deep) -> Non
     assert found.levels[-1].pid == three.pid == 1
 
 
+@pytest.mark.vm
 def test_a_thread_has_its_own_numbers_and_those_of_its_process(three: Deep) -> None:
     thread = three.there(0)["thread"]
     found = numbers(thread)
@@ -244,6 +246,7 @@ def test_proc_of_another_namespace_is_refused(in_child: Callable[..., Any]) -> N
     assert "belongs to another pid namespace" in in_child(act)
 
 
+@pytest.mark.vm
 def test_command_line(three: Deep) -> None:
     """Both directions, a table, and the exit status where there is no number."""
     inner = str(three.outer[-1])
