@@ -341,7 +341,9 @@ static void open_streams(const char *file)
 			die(USAGE,
 			    "a standard stream is a directory, by which the command would reach what is round it", file,
 			    0);
-		if (r != -EBADF)
+		if (r < 0 && r != -EBADF)
+			die(CANNOT, "fstat of a standard stream", file, r);
+		if (r == 0)
 			continue;
 		r = nst_raw4(__NR_openat, AT_FDCWD, NST_P("/dev/null"), O_RDWR, 0);
 		if (r != fd)

@@ -124,7 +124,8 @@ int nst_setgroups(size_t n, const uint32_t *groups);
 int nst_capget(int pid, uint64_t *ret_effective, uint64_t *ret_permitted, uint64_t *ret_inheritable);
 int nst_capset(uint64_t effective, uint64_t permitted, uint64_t inheritable);
 long nst_prctl(int option, unsigned long arg2, unsigned long arg3, unsigned long arg4, unsigned long arg5);
-int nst_kcmp(int pid1, int pid2, int type, unsigned long idx1, unsigned long idx2); /* 0 when both threads share it, else 1, 2 or 3 */
+int nst_kcmp(int pid1, int pid2, int type, unsigned long idx1,
+	     unsigned long idx2);			/* 0 when both threads share it, else 1, 2 or 3 */
 long nst_keyctl_join_session_keyring(const char *name); /* returns the keyring's serial number */
 
 /* Objects of the caller's ipc namespace: make or find (an id), control, unlink. The commands have no

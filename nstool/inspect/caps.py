@@ -87,6 +87,7 @@ def process_caps(pid: int) -> ProcessCaps:
         try:
             userns = _user_namespace(proc)
         except PermissionError:
+            proc.check()
             userns = None
             unknown["userns"] = "; ".join(why_hidden(pid))
         last = capabilities.last_cap()

@@ -182,7 +182,10 @@ def why_hidden(pid: int) -> tuple[str, str]:
 
     To be asked after it has refused: (cause, remedy), two sentences.
     """
-    own, theirs = (_status(path) for path in ("/proc/thread-self/status", f"/proc/{pid}/status"))
+    try:
+        own, theirs = (_status(path) for path in ("/proc/thread-self/status", f"/proc/{pid}/status"))
+    except (FileNotFoundError, ProcessLookupError):
+        raise SandboxGone(f"process {pid} has ended") from None
     have = int(own["CapEff"], 16)
     if have >> uapi.CAPABILITIES["sys_ptrace"] & 1:
         # All user namespaces are below the first one, over which the capability holds.

@@ -336,7 +336,9 @@ def test_a_refusal_names_the_path_and_where_its_step_is_shown(compiled: Make, tm
     )
     assert match, done.stderr
     assert done.returncode == CANNOT
-    shown = subprocess.run([sys.executable, "-m", "nstool.cli.main", "plan", file], capture_output=True, text=True)
+    environment = {key: value for key, value in os.environ.items() if key != "COLUMNS"}  # which would fold the lines
+    command = [sys.executable, "-m", "nstool.cli.main", "plan", file]
+    shown = subprocess.run(command, capture_output=True, text=True, env=environment)
     (line,) = (line for line in shown.stdout.splitlines() if line.split()[:1] == [match[1]])
     assert f'open_tree(AT_FDCWD, "{source}"' in line
 
