@@ -110,7 +110,9 @@ def _print(found: Difference, *, all_: bool) -> None:
     for what, why in _unknown(found.rows):
         console.print(cell(f"not known: {what}: {why}"))
     numbers = counted(found.rows)
-    verdict = "alike, as far as can be told" if found.alike else f"{numbers[DIFFERENT]} differences"
+    count = numbers[DIFFERENT]
+    differ = f"{count} difference{'s' if count > 1 else ''}"
+    verdict = "alike, as far as can be told" if found.alike else differ
     console.print(cell(f"{verdict}; {numbers[ALIKE]} things alike, {numbers[UNKNOWN]} not known"))
 
 

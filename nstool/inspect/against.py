@@ -291,7 +291,7 @@ def _mounts(spec: Spec, side: Side) -> Iterator[Row]:
     if spec.namespaces.mnt != "new":
         return
     if side.facts.mounts is None:
-        yield _unknown("mounts", "all", "", side.unread("mounts"))
+        yield _unknown("mounts", "mounts", "", side.unread("mounts"))
         return
     seen = {mount.target: mount for mount in side.facts.mounts}
     yield from _root(spec, seen.get("/"))

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import os
 import stat
-from errno import EACCES, EPERM
+from errno import EACCES, ELOOP, ENOENT, ENOTDIR, EPERM
 
 from nstool import kinds
-from nstool.errors import KernelError, NstoolError, SandboxGone
+from nstool.errors import KernelError, SandboxGone
 from nstool.frozen import Frozen
 from nstool.inspect import nsfile, reach, strictest
 from nstool.inspect.nsfile import Namespace, why_hidden
@@ -92,6 +92,8 @@ class Side:
         why = self.facts.unread.get(fact, "")
         if why in (os.strerror(EACCES), os.strerror(EPERM)):
             return f"{self.name} may not be looked into: {self.hidden}"
+        if self.proc.stat().state in "ZX":
+            return f"{self.name} has ended"
         return f"{self.name}: {why}"
 
     def _try(self, get: Callable[[], str]) -> str:
@@ -309,7 +311,7 @@ def mounts(one: Side, other: Side) -> Iterator[Row]:
     lists = [side.facts.mounts for side in (one, other)]
     if lists[0] is None or lists[1] is None:
         side = one if lists[0] is None else other
-        yield Row("mounts", "all", "", "", UNKNOWN, side.unread("mounts"))
+        yield Row("mounts", "mounts", "", "", UNKNOWN, side.unread("mounts"))
         return
     seen = [{mount.target: mount for mount in list_} for list_ in lists if list_ is not None]  # the last covers
     for target in sorted(seen[0].keys() | seen[1].keys()):
@@ -416,8 +418,10 @@ def devices(one: Side, other: Side) -> Iterator[Row]:
         except PermissionError:
             yield Row("devices", "/dev", "", "", UNKNOWN, f"{side.name} may not be looked into: {side.hidden}")
             return
-        except FileNotFoundError:  # it has no root any more, or no /dev
-            tables.append({})
+        except (FileNotFoundError, _TooMany) as error:
+            why = "has ended" if isinstance(error, FileNotFoundError) else f"has more than {_MOST_DEVICES} files there"
+            yield Row("devices", "/dev", "", "", UNKNOWN, f"{side.name} {why}")
+            return
     for path in sorted(tables[0].keys() | tables[1].keys()):
         texts = [table.get(path, "") for table in tables]
         side, rest = (one, other) if texts[0] else (other, one)
@@ -425,50 +429,56 @@ def devices(one: Side, other: Side) -> Iterator[Row]:
         yield compared("devices", path, texts, meaning)
 
 
+class _TooMany(Exception):
+    pass
+
+
 def _devices(side: Side) -> dict[str, str]:
-    """Return path → "c 1:3" of the device files in /dev, without those of terminals."""
+    """Return path → "c 1:3" of the device files in /dev, without those of terminals. It may be hostile."""
     found: dict[str, str] = {}
     root = side.proc.open("root", os.O_PATH | os.O_DIRECTORY)
     try:
-        # By openat2(2) in the root: a symlink inside leads nowhere else.
-        from nstool import syscalls, uapi
-
-        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-        try:
-            top = syscalls.openat2(root, "dev", flags, 0, uapi.RESOLVE_IN_ROOT)
-        except KernelError as error:
-            raise OSError(error.errno or 0, str(error.strerror)) from None
-    finally:
-        os.close(root)
-    left = [("/dev", top)]
-    seen = 0
-    while left:
-        path, directory = left.pop()
-        try:
-            for name in os.listdir(directory):
+        left, seen = ["dev"], 0
+        while left:
+            path = left.pop()
+            for name, file in _entries(root, path):
                 seen += 1
                 if seen > _MOST_DEVICES:
-                    raise NstoolError(f"more than {_MOST_DEVICES} files below /dev of process {side.pid}")
-                _look(f"{path}/{name}", name, directory, found, left)
-        finally:
-            os.close(directory)
+                    raise _TooMany
+                if stat.S_ISCHR(file.st_mode) or stat.S_ISBLK(file.st_mode):
+                    letter = "c" if stat.S_ISCHR(file.st_mode) else "b"
+                    found[f"/{path}/{name}"] = f"{letter} {os.major(file.st_rdev)}:{os.minor(file.st_rdev)}"
+                elif stat.S_ISDIR(file.st_mode) and f"{path}/{name}" not in _NO_DEVICES:
+                    left.append(f"{path}/{name}")
+    finally:
+        os.close(root)
     return found
 
 
-def _look(path: str, name: str, directory: int, found: dict[str, str], left: list[tuple[str, int]]) -> None:
+_NO_DEVICES = ("dev/pts", "dev/shm", "dev/mqueue")
+
+
+def _entries(root: int, path: str) -> Iterator[tuple[str, os.stat_result]]:
+    """Yield the entries of a directory below a process's root; a symlink inside leads nowhere else. openat2(2)."""
+    from nstool import syscalls, uapi
+
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
     try:
-        file = os.stat(name, dir_fd=directory, follow_symlinks=False)
-    except FileNotFoundError:  # removed meanwhile
-        return
-    if stat.S_ISCHR(file.st_mode) or stat.S_ISBLK(file.st_mode):
-        letter = "c" if stat.S_ISCHR(file.st_mode) else "b"
-        found[path] = f"{letter} {os.major(file.st_rdev)}:{os.minor(file.st_rdev)}"
-    elif stat.S_ISDIR(file.st_mode) and path not in ("/dev/pts", "/dev/shm", "/dev/mqueue"):
-        try:
-            flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-            left.append((path, os.open(name, flags, dir_fd=directory)))
-        except (PermissionError, FileNotFoundError):  # nothing in there is the reader's to see, or it went
+        directory = syscalls.openat2(root, path, flags, 0, uapi.RESOLVE_IN_ROOT)
+    except KernelError as error:
+        if error.errno in (ENOENT, ENOTDIR, ELOOP):  # there is no /dev, or it went meanwhile
             return
+        if error.errno == EACCES and path != "dev":  # nothing in there is the reader's to see
+            return
+        raise OSError(error.errno or 0, str(error.strerror)) from None
+    try:
+        for name in os.listdir(directory):
+            try:
+                yield name, os.stat(name, dir_fd=directory, follow_symlinks=False)
+            except FileNotFoundError:  # removed meanwhile
+                continue
+    finally:
+        os.close(directory)
 
 
 # ---- resource limits ----

@@ -130,6 +130,7 @@ def test_a_process_and_launches_of_its_program() -> None:
     assert shown["process"]["pid"] == process.pid
 
 
+@pytest.mark.needs("root")
 def test_a_thread_of_the_kernel_has_no_addresses() -> None:
     assert aslr.process(2).layout == {}
     ran = boxes.nstool("aslr", "2", "--launches", "2")

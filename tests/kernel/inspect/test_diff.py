@@ -237,6 +237,19 @@ def test_device_files_in_dev() -> None:
     assert rows["/dev/zero"].second == ""
 
 
+def test_a_dev_that_has_too_much_in_it_or_leads_astray() -> None:
+    """Thousands of files are not looked at; a symlink for /dev leads within the root of the process."""
+    script = 'mount -t tmpfs none /dev; (cd /dev; seq 5000 | xargs touch); exec "$@"'
+    with living("unshare", "--mount", "sh", "-c", script, "sh") as other:
+        rows = [row for row in difference(os.getpid(), other).rows if row.area == "devices"]
+    assert [(row.state, row.meaning) for row in rows] == [(UNKNOWN, f"{other} has more than 4096 files there")]
+    code = "os.chroot('/mnt'); os.chdir('/')"
+    script = 'mount -t tmpfs none /mnt; cd /mnt; mkdir in; ln -s ../../../../in dev; mknod in/mine c 1 9; exec "$@"'
+    with living("unshare", "--mount", "sh", "-c", script, "sh", code=code) as other:
+        rows = [row for row in difference(os.getpid(), other).rows if row.area == "devices" and row.second]
+    assert [(row.what, row.second) for row in rows] == [("/dev/mine", "c 1:9")]
+
+
 @pytest.mark.needs("cgroup_pids", "cgroup_memory", "cgroup_cpu")
 def test_limits_that_hold_are_the_strictest_on_the_way_up(workplace: Any) -> None:
     """A cgroup below a limited one, with a looser limit of its own: the upper holds."""
@@ -282,7 +295,8 @@ def test_kernel_threads_and_zombies_are_compared() -> None:
         rows = {row.what: row for row in difference(os.getpid(), pid).rows}
     finally:
         os.waitpid(pid, 0)
-    assert rows["net"].state == UNKNOWN
+    assert (rows["net"].state, rows["net"].meaning) == (UNKNOWN, f"{pid} has ended")
+    assert rows["/dev"].state == UNKNOWN
     assert rows["no_new_privs"].state != UNKNOWN
 
 
