@@ -195,6 +195,7 @@ class Walker:
         self.cwd = cwd
         self.cwd_names = names_of(root, cwd)
         self.mounts = mounts
+        self.at_last = False  # whether the name that is looked up is the last of the whole path
         self._top = identity(root)
 
     def walk(self, path: str) -> Walked:
@@ -222,6 +223,7 @@ class Walker:
         links = 0
         while todo and walked.refusal is None:
             name = todo.pop()
+            self.at_last = not any(other not in ("", ".") for other in todo)
             if not stat.S_ISDIR(os.fstat(walked.fd).st_mode):
                 walked.refusal = _refusal(ENOTDIR, walked.path, name)
             elif name == "..":
