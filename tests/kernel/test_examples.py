@@ -43,6 +43,13 @@ CHAPTERS: dict[str, tuple[str, ...]] = {
         "predicted: permitted, effective    net_raw; net_raw\n",
         "really                             EPERM\n",
     ),
+    "chapter4_who_can": (
+        "child signals maker                yes: check_kill_permission\n",
+        "child looks into maker             no (EACCES): cap_ptrace_access_check\n",
+        "the child has tried both           done, Permission denied\n",
+        "mounts in the host's               no (EPERM): may_mount\n",
+        "mounts in its own namespaces       yes: may_mount\n",
+    ),
     "chapter5_uts": (
         "after sethostname, setdomainname   box example\n",
         'sethostname in the old uts         sethostname("mine", 4): Operation not permitted (EPERM)\n',
@@ -95,6 +102,7 @@ CHAPTERS: dict[str, tuple[str, ...]] = {
 ROOT_ONLY = {
     "chapter4_capabilities": "really,    SECBIT_KEEP_CAPS        all of the bounding set\n",
     "chapter3_namespaces": "uname -n, entered                  pinned\n",
+    "chapter4_who_can": "maker enters net alone             yes: netns_install\n",
     "chapter6_mnt": "writable, idmap                    owner inside 0, a new file: written\n",
 }
 USER_ONLY = {
@@ -102,6 +110,7 @@ USER_ONLY = {
     "chapter4_capabilities": "left out                           an ordinary user has one id",
     "chapter3_namespaces": "left out                           a bind mount",
     "chapter4_user": "gid_map before setgroups           [Errno 1]",
+    "chapter4_who_can": "maker enters net alone             no (EPERM): netns_install\n",
     "chapter6_mnt": "writable, idmap                    left out",
 }
 
