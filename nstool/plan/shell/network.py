@@ -78,7 +78,12 @@ def _veth_create(args: dict[str, Any]) -> Form:
 
 def _veth_delete(args: dict[str, Any]) -> Form:
     link = _quote(args["link"])
-    return [f"[ ! -e /sys/class/net/{link} ] || ip link delete {link}"], ("ip",), ()
+    # It may go with the sandbox's network namespace at any moment; what stays is tried again, to say why.
+    return (
+        [f"ip link delete {link} 2>/dev/null || [ ! -e /sys/class/net/{link} ] || ip link delete {link}"],
+        ("ip",),
+        (),
+    )
 
 
 def _bridge_attach(args: dict[str, Any]) -> Form:
