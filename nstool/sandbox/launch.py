@@ -630,13 +630,14 @@ def given_streams(streams: tuple[int | None, ...], opened: list[int]) -> dict[st
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         stream = streams[number]
         fd = number if stream is None else _fileno(stream, name)
-        if _is_directory(fd):
+        mode = _mode(fd)
+        if S_ISDIR(mode):
             raise SpecError(
                 f"fd {fd} is a directory, by which the command would reach the files round it: "
                 "pass it by pass_fds if that is meant",
                 name,
             )
-        if not _is_open(fd):
+        if not mode:
             if stream is not None:
                 raise SpecError(f"fd {fd} is not open in the launcher", name)
             null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
@@ -666,11 +667,12 @@ def above_streams(fd: int) -> int:
     return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
 
 
-def _is_directory(fd: int) -> bool:
+def _mode(fd: int) -> int:
+    """Return the mode of what an fd is open on, 0 if it is not open."""
     try:
-        return S_ISDIR(os.fstat(fd).st_mode)
-    except OSError:  # not open
-        return False
+        return os.fstat(fd).st_mode
+    except OSError:
+        return 0
 
 
 def _is_open(fd: int) -> bool:
