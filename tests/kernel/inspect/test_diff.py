@@ -54,6 +54,12 @@ def test_two_alike_processes_are_alike() -> None:
         assert difference(os.getpid(), os.getpid()).alike
 
 
+def forward(value: int) -> str:
+    """A line of shell that sets ip_forward: what it is already set to would change nothing, and devices not either."""
+    file = "/proc/sys/net/ipv4/ip_forward"
+    return f"echo {1 - value} > {file}; echo {value} > {file}"
+
+
 # What the second process does more, to what must differ, alone, and words of its meaning.
 CHANGES: dict[str, tuple[tuple[str, ...], str, set[tuple[str, str]], str]] = {
     "net": (("unshare", "--net"), "", {("namespaces", "net")}, "neither reaches the other's devices"),
@@ -94,7 +100,7 @@ CHANGES: dict[str, tuple[tuple[str, ...], str, set[tuple[str, str]], str]] = {
         "another name",
     ),
     "sysctl": (
-        ("unshare", "--net", "sh", "-c", 'echo 1 > /proc/sys/net/ipv4/ip_forward; exec "$@"', "sh"),
+        ("unshare", "--net", "sh", "-c", f'{forward(1)}; exec "$@"', "sh"),
         "",
         {
             ("namespaces", "net"),
@@ -119,7 +125,7 @@ def test_one_difference_is_found_and_no_other(case: str) -> None:
     before, code, expected, words = CHANGES[case]
     # Both in a network namespace of the same kind, so that a new one differs in nothing of the host's.
     # It takes over whether the host forwards, which changes as other sandboxes come and go: so it is said.
-    script = 'echo 0 > /proc/sys/net/ipv4/ip_forward; exec "$@"'
+    script = f'{forward(0)}; exec "$@"'
     outer = ("unshare", "--net", "sh", "-c", script, "sh") if case in ("net", "sysctl") else ()
     if case == "net":
         before = outer
