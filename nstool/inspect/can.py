@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import stat
 import struct
-from errno import EACCES, EINVAL, ENODATA, ENOENT, ENOSYS, ENOTTY, EOPNOTSUPP, EPERM, ESRCH, errorcode
+from errno import EACCES, EINVAL, ELOOP, ENODATA, ENOENT, ENOSYS, ENOTTY, EOPNOTSUPP, EPERM, ESRCH, errorcode
 from functools import cached_property
 
 from nstool import kinds, syscalls, uapi
@@ -313,8 +313,8 @@ def _name(looker: _Looker, path: str, *, changes: bool) -> Walk:
 
 def _refused(looker: _Looker, path: str, refusal: Refusal) -> Walk:
     # What the rules refuse A too is theirs to say; else it is only the reader who comes no further.
-    link = looker.seen[-1] if looker.seen else None
-    if refusal.errno == errorcode[EACCES] or (link is not None and link.nosymfollow):
+    unfollowed = any(stat.S_ISLNK(inode.mode) and inode.nosymfollow for inode in looker.seen[-1:])
+    if refusal.errno == errorcode[EACCES] or (refusal.errno == errorcode[ELOOP] and unfollowed):
         return Walk(path, tuple(looker.seen), None, f"{refusal.name} in {refusal.at}: {refusal.why}")
     number = next((number for number, name in errorcode.items() if name == refusal.errno), 0)
     raise SpecError(f"{os.strerror(number)}, from the root directory of A", path)
