@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
@@ -30,14 +31,27 @@ def pytest_configure(config: pytest.Config) -> None:
     settings.load_profile("nstool")
     worker = getattr(config, "workerinput", {}).get("workerid", "")
     if not worker:
+        _end_in_order()
+        user.undo_killed()
         user.remove_stale()
-        workplaces.remove_stale()
     config.stash[WORKPLACE] = workplaces.open_workplace(worker)
+
+
+def _end_in_order() -> None:
+    """Let SIGTERM, as of timeout(1), end the run as ^C does: what it has made is undone. Not in what it forks."""
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)
+    os.register_at_fork(after_in_child=lambda: signal.signal(signal.SIGTERM, signal.SIG_DFL))
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
     place = config.stash.get(WORKPLACE, None)
     if place is not None and not place.worker:
+        for own in place.base.iterdir():  # of tests that failed, and of workers that were killed
+            user.undo(own)
         user.remove_user(place)
         workplaces.close_workplace(place)
 

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 HANDLER_MODULES: tuple[str, ...] = ("nstool.network.external", "nstool.sandbox.tarball")
 # stale() looks at no more than this many sandboxes, so that a start costs the same among thousands.
 LOOK_AT = 32
+# Seconds, after which an empty cgroup of a dead launcher is nobody's, whatever run directory it is of.
+ABANDONED = 3600.0
 
 
 class Cleaned(Frozen):
@@ -293,8 +295,11 @@ def _trees() -> list[Cleaned]:
 def _without_journal() -> list[Cleaned]:
     """Remove empty cgroups that no journal tells of: of killed nsexec runs, and of sandboxes whose journal was removed.
 
-    Their name ends in the pid of the launcher; those of another run directory are left to its own cleanup.
+    Their name ends in the pid of the launcher. Those of another run directory are left to its own cleanup for
+    ABANDONED seconds: it may serve another pid namespace, in which the pid is somebody's who is about to enter them.
     """
+    from time import time
+
     from nstool.sandbox import cgroups
 
     layout = cgroups.layout()
@@ -302,9 +307,12 @@ def _without_journal() -> list[Cleaned]:
     done: dict[str, list[str]] = {}
     for base in sorted(bases - {""}):
         for entry in os.listdir(base):
-            if not _is_left(entry):
+            whose = _whose(entry)
+            if whose is None:
                 continue
             try:
+                if whose not in ("", leases.cgroup_mark()) and time() - os.stat(f"{base}/{entry}").st_ctime < ABANDONED:
+                    continue
                 os.rmdir(f"{base}/{entry}")
             except OSError as error:
                 # Somebody lives there: a pid that is not of our pid namespace. Or another has just removed it.
@@ -315,12 +323,12 @@ def _without_journal() -> list[Cleaned]:
     return [Cleaned(entry, tuple(lines)) for entry, lines in done.items()]
 
 
-def _is_left(cgroup: str) -> bool:
+def _whose(cgroup: str) -> str | None:
+    """Return the mark of a cgroup's run directory, empty of nsexec; None if its launcher lives, or it is not ours."""
     start, _, pid = cgroup.rpartition("-")
-    if not start.startswith("nstool-") or len(pid) != 12 or not pid.isdecimal():
-        return False
-    whose = start.partition("+")[1:]  # nothing: of nsexec
-    return "".join(whose) in ("", leases.cgroup_mark()) and not rundir.starttime(int(pid))
+    if not start.startswith("nstool-") or len(pid) != 12 or not pid.isdecimal() or rundir.starttime(int(pid)):
+        return None
+    return "".join(start.partition("+")[1:])
 
 
 def clean(name: str, *, wait: bool = True) -> tuple[str, ...] | None:

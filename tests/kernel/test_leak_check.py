@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.support import kernel, leaks
+from tests.support import kernel, leaks, probes
 from tests.support.probes import REPOSITORY, controller_root
 from tests.support.workplace import Workplace
 
@@ -202,17 +202,62 @@ def test_leaves_nothing(): pass
 """
 
 
+def start_pytest(directory: Path, text: str) -> subprocess.Popen[str]:
+    """A run of its own of this one file of tests."""
+    (directory / "conftest.py").write_text("from tests.conftest import *\nfrom tests.kernel.conftest import *\n")
+    (directory / "test_it.py").write_text(text)
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith(("NSTOOL_", "PYTEST_"))}
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-p",
+        "no:cacheprovider",
+        "-p",
+        "no:xdist",
+        "--rootdir",
+        directory,
+        directory,
+    ]
+    environment = {**inherited, "PYTHONPATH": str(REPOSITORY)}
+    return subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
+
+
 def test_leaky_test_is_reported(tmp_path: Path) -> None:
     """In a whole run each test that leaves something fails by name, and the next one does not suffer for it."""
-    (tmp_path / "conftest.py").write_text("from tests.conftest import *\nfrom tests.kernel.conftest import *\n")
-    (tmp_path / "test_leaky.py").write_text(LEAKY)
-    inherited = {key: value for key, value in os.environ.items() if not key.startswith(("NSTOOL_", "PYTEST_"))}
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:xdist", "--rootdir", tmp_path, tmp_path],
-        env={**inherited, "PYTHONPATH": str(REPOSITORY)},
-        capture_output=True,
-        text=True,
-    )
-    assert "3 passed, 2 errors" in done.stdout
-    assert re.search(r"ERROR at teardown of test_leaves_an_fd _+\nthe test left behind:\n.* -> /dev/null", done.stdout)
-    assert re.search(r"ERROR at teardown of test_leaves_a_process _+\nthe test left behind:\n.*sleep 61", done.stdout)
+    with start_pytest(tmp_path, LEAKY) as run:
+        assert run.stdout is not None
+        text = run.stdout.read()
+    assert "3 passed, 2 errors" in text
+    assert re.search(r"ERROR at teardown of test_leaves_an_fd _+\nthe test left behind:\n.* -> /dev/null", text)
+    assert re.search(r"ERROR at teardown of test_leaves_a_process _+\nthe test left behind:\n.*sleep 61", text)
+
+
+KILLED = """
+import os, pathlib
+from nstool import Spec, launch
+
+def test_waits(name):
+    pathlib.Path(__file__).with_name("name").write_text(name + " " + os.environ["NSTOOL_TEST_DIR"])
+    with launch(Spec(command=("sleep", "61"), name=name)) as box:
+        os.kill(os.getpid(), SIGNAL)
+        box.wait()
+"""
+
+
+@pytest.mark.orphans
+@pytest.mark.needs("root", "native", "nsexec", "cgroup_pids")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=str)
+def test_a_run_that_is_killed_leaves_nothing(tmp_path: Path, number: signal.Signals) -> None:
+    """SIGTERM, as of timeout(1), lets it undo; after SIGKILL the next run does, before it removes the run directory."""
+    with start_pytest(tmp_path, KILLED.replace("SIGNAL", str(int(number)))) as run:
+        assert run.stdout is not None
+        run.stdout.read()
+    name, base = (tmp_path / "name").read_text().split()
+    left = [path for point, _, _ in probes.cgroup_mounts() for path in Path(point).glob(f"**/nstool-{name}-*")]
+    assert bool(left) == Path(base).exists() == (number == signal.SIGKILL)
+    with start_pytest(tmp_path, "def test_nothing(): pass") as run:
+        assert run.stdout is not None
+        assert "1 passed" in run.stdout.read()
+    assert not Path(base).exists()
+    assert not any(path.exists() for path in left)

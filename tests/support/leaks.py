@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tests.support import kernel, probes, processes
+from tests.support import kernel, probes, processes, user
 from tests.support.workplace import Workplace, unescape
 
 Key = tuple[Any, ...]
@@ -84,7 +84,7 @@ class LeakCheck:
                 os.waitpid(pid, 0)
 
     def tidy(self, left: Snapshot) -> None:
-        """End the processes and detach the mounts that were left: the next test must not trip over them."""
+        """End, detach and undo what was left: the next test must not trip over it."""
         for pid, _ in left.get("process", {}):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -93,6 +93,8 @@ class LeakCheck:
         for _, point, _ in reversed(left.get("mount", {})):
             if Path(point).is_relative_to(self.place.own):
                 kernel.umount(point, kernel.MNT_DETACH)
+        if "run directory" in left:
+            user.undo(self.place.own)
 
 
 def report(left: Snapshot) -> str:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from tests.support import kernel, probes
+from tests.support import kernel, probes, workplace
 from tests.support.child import SECONDS, run_in_child
 from tests.support.workplace import Workplace, is_stale
 
@@ -89,6 +89,40 @@ def remove_stale() -> None:
         if is_stale(entry.pw_name.removeprefix(PREFIX)):
             _end_processes(entry.pw_uid)
             subprocess.run(["userdel", entry.pw_name], check=False)  # another run may just have done it
+
+
+def undo(own: Path) -> bool:
+    """Undo what sandboxes have left whose launcher was killed, of a worker's own directory, as the next command would.
+
+    Only the run directories there know of it: with them gone it would stay for ever. False, and said on stderr, if
+    something could not be undone.
+    """
+    clean = True
+    if (own / "run").exists():
+        command = [sys.executable, "-m", "nstool.cli.main", "cleanup"]
+        environment = {**os.environ, "NSTOOL_RUN_DIR": str(own / "run")}
+        done = subprocess.run(command, cwd=probes.REPOSITORY, env=environment, stdout=subprocess.DEVNULL, check=False)
+        clean = done.returncode == 0
+    runtime = own / "user"
+    if os.geteuid() == 0 and (runtime / "nstool").exists():
+        from nstool.sandbox import journal
+
+        status = runtime.stat()
+        user = User("", status.st_uid, status.st_gid, own, runtime, (0, 0), (0, 0))
+        try:
+            user.run(journal.cleanup)
+        except Exception as error:
+            sys.stderr.write(f"{runtime}: {error}\n")
+            clean = False
+    return clean
+
+
+def undo_killed() -> None:
+    """Undo and remove what runs that were killed have left."""
+    for base in workplace.stale():
+        undone = [undo(own) for own in base.iterdir() if own.is_dir()]
+        if all(undone):
+            workplace.remove_tree(base)
 
 
 def _made_users() -> list[pwd.struct_passwd]:

@@ -118,12 +118,14 @@ def close_workplace(place: Workplace) -> None:
         del os.environ[f"NSTOOL_{name}"]
 
 
-def remove_stale() -> None:
-    """Remove the directories of runs that were killed."""
+def stale() -> list[Path]:
+    """Return the directories of runs that were killed."""
+    found = []
     for base in Path(tempfile.gettempdir()).glob("nst-*"):
         with contextlib.suppress(FileNotFoundError):  # another run has just removed it
             if base.lstat().st_uid == os.geteuid() and is_stale(base.name.removeprefix("nst-")):
-                remove_tree(base)
+                found.append(base)
+    return found
 
 
 def is_stale(tag: str) -> bool:

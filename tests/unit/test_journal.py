@@ -9,6 +9,7 @@ import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ from hypothesis import strategies as st
 from nstool.errors import KernelError, NotSupported, NstoolError, SandboxGone, SpecError
 from nstool.plan.lease import Lease
 from nstool.plan.steps import LAUNCHER, UNDO, Fd, Step
-from nstool.sandbox import journal, jsonl, rundir
+from nstool.sandbox import journal, jsonl, leases, rundir
 from nstool.uapi import AT_FDCWD, AT_REMOVEDIR
 from tests.support.child import in_processes, left_by_dead
 
@@ -630,3 +631,33 @@ def test_nothing_to_clean_costs_one_listdir(run: Path) -> None:
     """And makes no run directory."""
     assert not journal.stale()
     assert not run.exists()
+
+
+@pytest.mark.parametrize(
+    ("whose", "dead", "old", "goes"),
+    [
+        ("own", True, False, True),
+        ("nsexec", True, False, True),
+        ("other", True, False, False),
+        ("other", True, True, True),
+        ("own", False, True, False),
+        ("other", False, True, False),
+    ],
+)
+def test_cgroups_without_a_journal(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, whose: str, dead: bool, old: bool, goes: bool
+) -> None:
+    """Empty ones of dead launchers go; those of another run directory only when they are old: it may be gone, too."""
+    base = tmp_path / "cgroup"
+    mark = {"own": leases.cgroup_mark(), "nsexec": "", "other": "+00000000"}[whose]
+    own = base / f"nstool-web-abcdef{mark}-{2**22 + 1 if dead else os.getpid():012}"
+    own.mkdir(parents=True)
+    (base / "user.slice").mkdir()
+    layout = SimpleNamespace(controllers={"pids": SimpleNamespace(base=str(base))}, unified_base="")
+    monkeypatch.setattr("nstool.sandbox.cgroups.layout", lambda: layout)
+    if old:
+        monkeypatch.setattr(journal, "ABANDONED", 0.0)
+    told = journal.cleanup()
+    assert own.exists() != goes
+    assert told == ((journal.Cleaned(own.name, (f"removed {own}",)),) if goes else ())
+    assert (base / "user.slice").exists()
