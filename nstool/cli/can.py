@@ -186,7 +186,7 @@ def show(verdict: Verdict, *, long: bool = False) -> None:
     """Print the answer, then the checks: of those passed the rule that held, of the others all rules and facts."""
     from rich.tree import Tree
 
-    from nstool.cli.console import cell, lines
+    from nstool.cli.console import cell, for_lines
 
     colour = {"yes": "green", "no": "red", "unknown": "yellow"}[verdict.answer]
     tree = Tree(cell(_headline(verdict), f"bold {colour}"), guide_style="dim")
@@ -196,7 +196,7 @@ def show(verdict: Verdict, *, long: bool = False) -> None:
             _branch(tree, check, long or not check.passed)
     if aside:
         tree.add(cell(f"yes {', '.join(dict.fromkeys(check.function for check in aside))}", "dim"))
-    console = lines()
+    console = for_lines()
     console.print(tree)
     for heading, texts in (("would tell", verdict.needs), ("unless", verdict.unless), ("note", verdict.notes)):
         for text in texts:

@@ -96,9 +96,9 @@ def predict(file: str, json_wanted: bool, **options: Any) -> int:
         }
         click.echo(as_json({**_as_json(found.subject, found.prediction), "program": program, "unknown": found.unknown}))
         return 0
-    from nstool.cli.console import cell, lines
+    from nstool.cli.console import cell, for_lines
 
-    console = lines()
+    console = for_lines()
     what = ", by ".join(one.path for one in found.program.files)
     console.print(cell(f"{_who(found.subject, options)} executes {what}", "bold"), soft_wrap=True)
     render(found.prediction, console)
@@ -148,9 +148,9 @@ def after_setuid(json_wanted: bool, start: str | None, uid: str | None, fsuid: i
     if json_wanted:
         click.echo(as_json({**_as_json(who, found), "unknown": unknown}))
         return 0
-    from nstool.cli.console import cell, lines
+    from nstool.cli.console import cell, for_lines
 
-    console = lines()
+    console = for_lines()
     console.print(cell(f"{_who(who, {**options, 'uid': start})} calls {what}", "bold"), soft_wrap=True)
     render(found, console)
     _print_unknown(unknown, console)

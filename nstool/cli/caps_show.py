@@ -35,7 +35,7 @@ def show(target: str | None, json_wanted: bool) -> int:
     shell has given it. Threads that differ from the first are shown beside it. The kernel tells a process only its own
     securebits, so those of another are unknown.
     """
-    from nstool.cli.console import lines
+    from nstool.cli.console import for_lines
     from nstool.inspect.caps import process_caps
     from nstool.inspect.proc import process
 
@@ -43,7 +43,7 @@ def show(target: str | None, json_wanted: bool) -> int:
     if json_wanted:
         click.echo(as_json(_as_json(found)))
         return 0
-    render(found, lines())
+    render(found, for_lines())
     return 0
 
 

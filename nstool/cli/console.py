@@ -20,12 +20,6 @@ class Console(rich.console.Console):
         raise BrokenPipeError
 
 
-def lines() -> Console:
-    """Return a console for tables: where it is no terminal that they go to, a row is a line, however long."""
-    console = Console()
-    return console if console.is_terminal else Console(width=10_000)
-
-
 def cell(text: str, style: str = "") -> Text:
     """Return what may come from inside as it stands: rich takes no markup from it, the terminal no escape sequence."""
     return Text(printable(text), style=style)
@@ -37,7 +31,7 @@ def cells(text: str, style: str = "") -> Text:
 
 
 def for_lines() -> Console:
-    """Return a console on which, where nobody looks, a line stays a line, however long."""
+    """Return a console for tables: where it is no terminal that they go to, a row is a line, however long."""
     console = Console()
     return console if console.is_terminal else Console(width=10_000)
 
