@@ -212,26 +212,26 @@ def _limits(spec: Spec, side: Side) -> Iterator[Row]:
     wanted, found = spec.limits, side.limits
     if wanted.memory:
         memory = wanted.memory // _PAGE * _PAGE
-        yield _limit("memory", memory, found.memory)
-        if found.memory_and_swap is not None:
-            yield _limit("memory and swap", memory + wanted.swap // _PAGE * _PAGE, found.memory_and_swap)
-        elif found.swap is not None:
-            yield _limit("swap", wanted.swap // _PAGE * _PAGE, found.swap)
+        yield _limit("memory", memory, found)
+        if "memory and swap" in found:
+            yield _limit("memory and swap", memory + wanted.swap // _PAGE * _PAGE, found)
+        elif "swap" in found:
+            yield _limit("swap", wanted.swap // _PAGE * _PAGE, found)
     if wanted.pids:
-        yield _limit("pids", wanted.pids, found.pids)
+        yield _limit("pids", wanted.pids, found)
     if wanted.cpu:
-        yield _limit("cpu", wanted.cpu, None if found.cpu is None else round(found.cpu, 3))
+        yield _limit("cpu", wanted.cpu, found)
     elif wanted.cpu is None:
         small = {"cpu.weight": "cpu.weight 10", "cpu.shares": "cpu.shares 102"}  # a tenth, plan.cgroups
-        yield _row(
-            "cgroups", "cpu weight", small.get(found.weight.split(" ")[0], "cpu.weight 10"), found.weight, "limits"
-        )
+        asked = small.get(side.weight.split(" ")[0], "cpu.weight 10")
+        yield _row("cgroups", "cpu weight", asked, side.weight, "limits")
     for name, pair in wanted.rlimits.items():
         yield _row("limits", name, rlimits.describe(pair), rlimits.describe(side.facts.rlimits[name]), "limits")
 
 
-def _limit(what: str, wanted: float, found: float | None) -> Row:
-    return _row("cgroups", what, f"{wanted:.15g}", "unlimited" if found is None else f"{found:.15g}", "limits")
+def _limit(what: str, wanted: float, limits: dict[str, float]) -> Row:
+    found = f"{round(limits[what], 3):.15g}" if what in limits else "unlimited"
+    return _row("cgroups", what, f"{wanted:.15g}", found, "limits")
 
 
 # ---- names, clocks, the process itself ----

@@ -13,7 +13,8 @@ from errno import EACCES, ELOOP, ENOENT, ENOTDIR, EPERM
 from nstool import kinds
 from nstool.errors import KernelError, SandboxGone
 from nstool.frozen import Frozen
-from nstool.inspect import nsfile, reach, strictest
+from nstool.inspect import cgroups as groups
+from nstool.inspect import nsfile, reach
 from nstool.inspect.nsfile import Namespace, why_hidden
 from nstool.inspect.proc import Proc
 from nstool.sandbox import elsewhere, facts
@@ -65,7 +66,13 @@ class Difference(Frozen):
 
 
 class Side:
-    """A process that is compared, held by its directory in /proc. A context manager."""
+    """A process that is compared, held by its directory in /proc. A context manager.
+
+    limits: those of cgroups that hold, by the names of their rows; what has none that shows is absent. weight: of its
+    own cgroup alone, for it counts against the neighbours: "cpu.weight 100" or "cpu.shares 1024", "" for none.
+    processors: list, "" where none shows. devices: text of devices.list, version 1; None with version 2, where a
+    program decides that the kernel shows to nobody.
+    """
 
     def __init__(self, pid: int) -> None:
         self.proc = Proc(pid)
@@ -74,7 +81,15 @@ class Side:
             self.facts: Facts = facts.facts(pid, directory=self.proc.fd)
             self.name = str(pid)  # in sentences
             self.title = f"{pid} ({self.facts.command})"
-            self.limits = strictest.effective(self.facts.cgroups)
+            bounds = {bound.name: bound.value for bound in groups.cgroups(pid).limits}
+            self.limits = {
+                what: value for file, what in _LIMITS.items() if isinstance(value := bounds.get(file), int | float)
+            }
+            self.processors = str(bounds.get("cpuset.cpus") or "")
+            own = {name: text for group in self.facts.cgroups for name, text in group.limits.items()}
+            self.weight = next((f"{name} {own[name]}" for name in ("cpu.weight", "cpu.shares") if own.get(name)), "")
+            ruled = (group.directory for group in self.facts.cgroups if "devices" in group.controllers)
+            self.devices = next((groups.read(f"{place}/devices.list").strip() for place in ruled if place), None)
             self.root = self._try(lambda: self.proc.link("root"))
         except BaseException:
             self.proc.close()
@@ -365,42 +380,41 @@ def cgroups(one: Side, other: Side) -> Iterator[Row]:
     for key in dict.fromkeys((*paths[0], *paths[1])):
         name = "version 2" if key[0] == 2 else ",".join(key[1])
         yield compared("cgroups", f"path {name}", [table.get(key, "") for table in paths], reach.CGROUPS["path"])
-    for field, what in _LIMITS.items():
-        yield _limit(what, field, one, other)
-    for field, what in (("weight", "cpu weight"), ("processors", "processors")):
-        texts = [getattr(side.limits, field) for side in (one, other)]
-        yield (
-            _weight(one, other, texts) if field == "weight" else compared("cgroups", what, texts, reach.CGROUPS[what])
-        )
-    rules = [side.limits.devices for side in (one, other)]
-    if None in rules:
+    for what in dict.fromkeys(_LIMITS.values()):
+        yield _limit(what, one, other)
+    yield _weight(one, other)
+    yield compared("cgroups", "processors", [one.processors, other.processors], reach.CGROUPS["processors"])
+    rules = [side.devices for side in (one, other) if side.devices is not None]
+    if len(rules) < 2:
         why = "with version 2 a program decides, which the kernel shows to nobody"
         yield Row("cgroups", "devices", "", "", UNKNOWN, why)
     else:
-        texts = ["; ".join(lines or ()) for lines in rules]
+        texts = [text.replace("\n", "; ") for text in rules]
         yield compared("cgroups", "devices", texts, reach.CGROUPS["devices"])
 
 
+# The limits that are compared, by the files that set them: of version 2 and of version 1.
 _LIMITS = {
-    "memory": "memory",
-    "memory_high": "memory.high",
-    "swap": "swap",
-    "memory_and_swap": "memory",
-    "pids": "pids",
-    "cpu": "cpu",
+    "memory.max": "memory",
+    "memory.limit_in_bytes": "memory",
+    "memory.high": "memory high",
+    "memory.swap.max": "swap",
+    "memory.memsw.limit_in_bytes": "memory and swap",
+    "pids.max": "pids",
+    "cpu.max": "cpu",
+    "cpu.cfs_quota_us": "cpu",
 }
 
 
-def _limit(what: str, field: str, one: Side, other: Side) -> Row:
-    values = [getattr(side.limits, field) for side in (one, other)]
-    numbers = [float("inf") if value is None else value for value in values]
+def _limit(what: str, one: Side, other: Side) -> Row:
+    numbers = [side.limits.get(what, float("inf")) for side in (one, other)]
     less, more = (one, other) if numbers[0] < numbers[1] else (other, one)
-    texts = ["unlimited" if value is None else f"{value:g}" if field == "cpu" else str(value) for value in values]
-    name = field.replace("_", " ")
-    return compared("cgroups", name, texts, _say(reach.CGROUPS[what], less.name, more.name))
+    texts = ["unlimited" if number == float("inf") else f"{round(number, 6):.15g}" for number in numbers]
+    return compared("cgroups", what, texts, _say(reach.CGROUPS[what], less.name, more.name))
 
 
-def _weight(one: Side, other: Side, texts: list[str]) -> Row:
+def _weight(one: Side, other: Side) -> Row:
+    texts = [one.weight, other.weight]
     numbers = [int(text.split()[1]) if text else 0 for text in texts]
     less, more = (one, other) if numbers[0] < numbers[1] else (other, one)
     return compared("cgroups", "cpu weight", texts, _say(reach.CGROUPS["cpu weight"], less.name, more.name))

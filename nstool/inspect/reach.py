@@ -120,7 +120,8 @@ MOUNTS: dict[str, str] = {
 CGROUPS: dict[str, str] = {
     "path": "what they use is counted and limited apart",
     "memory": "{one} is stopped, or killed, at less memory than {other}",
-    "memory.high": "{one} is slowed down at less memory than {other}",
+    "memory and swap": "{one} is stopped, or killed, at less memory than {other}",
+    "memory high": "{one} is slowed down at less memory than {other}",
     "swap": "less of {one} may be swapped out than of {other}",
     "pids": "the cgroup of {one} may have fewer processes and threads than that of {other}",
     "cpu": "{one} may use less processor time than {other}",
