@@ -9,11 +9,12 @@ from nstool import syscalls, uapi
 from nstool.errors import KernelError
 from nstool.frozen import Frozen
 from nstool.inspect.walk import open_in_root
+from nstool.sandbox.inside import call, shut
 from nstool.security.idmap import parse_map, to_inside
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from nstool.inspect.proc import Proc
     from nstool.spec.model import IdMap
@@ -55,29 +56,12 @@ def access(proc: Proc, root: int, path: str) -> Access:
         status = proc.status()
         theirs = _who(status)
         inside = _inside(theirs, *(parse_map(proc.read(name)) for name in ("uid_map", "gid_map")))
-        return _in_child(lambda: _as_other(root, path, userns, theirs, inside, int(status["CapEff"], 16)))
+        effective = int(status["CapEff"], 16)
+        return call({}, _as_other, root, path, userns, theirs, inside, effective, keep=(root, userns))
+    except KernelError as error:
+        return Access(unknown=f"the child that was to ask has not answered: {error.strerror}")
     finally:
         os.close(userns)
-
-
-def _in_child(ask: Callable[[], Access]) -> Access:
-    import pickle
-
-    reader, writer = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        try:
-            # Whose ids it takes could trace it, with all of the caller's memory: CVE-2016-9962.
-            syscalls.prctl(uapi.PR_SET_DUMPABLE, 0)
-            os.write(writer, pickle.dumps(ask()))
-        finally:
-            os._exit(0)
-    os.close(writer)
-    with open(reader, "rb") as pipe:
-        data = pipe.read()
-    os.waitpid(pid, 0)
-    found: Access = pickle.loads(data) if data else Access(unknown="the child that was to ask has ended without answer")
-    return found
 
 
 def _own_status() -> dict[str, str]:
@@ -116,6 +100,7 @@ def _as_other(root: int, path: str, userns: int, theirs: _Who, inside: _Who, eff
         if effective & ~syscalls.capget().permitted:
             raise KernelError("capset, with capabilities that you have not", EPERM)
         syscalls.capset(effective, effective, 0)
+        shut()  # whose ids it has could trace it
     except KernelError as error:
         return Access(unknown=f"you may not take its ids and capabilities: {error.call}: {error.strerror}")
     return _ask(root, path)

@@ -14,8 +14,8 @@ from errno import EPERM, ESRCH
 from nstool import syscalls, uapi
 from nstool.errors import KernelError
 from nstool.frozen import Frozen
-from nstool.inspect.nsfile import refused
 from nstool.inspect.proc import Proc
+from nstool.sandbox.inside import refused
 from nstool.security.aslr import Spread, spread, tied
 
 TYPE_CHECKING = False
@@ -105,7 +105,7 @@ def process(pid: int) -> Process:
             value = int(proc.read("personality"), 16)
             layout = _layout(proc)
         except PermissionError as error:
-            raise refused(pid, "personality", "how its addresses are randomised", error) from None
+            raise refused(pid, "personality", error, "how its addresses are randomised") from None
         return Process(pid, proc.stat().comm, persona(value), layout)
 
 

@@ -15,7 +15,7 @@ from nstool.frozen import Frozen
 from nstool.inspect import nsfile
 from nstool.inspect.nsfile import Namespace
 from nstool.inspect.proc import Proc, ProcessGone, processes
-from nstool.sandbox import elsewhere
+from nstool.sandbox import inside
 from nstool.security import idmap
 from nstool.spec.model import IdMap
 
@@ -349,7 +349,7 @@ def _owner(space: Namespace, view: _View) -> Id:
 
 def _look(space: Namespace, above: dict[str, Maps] | None) -> tuple[dict[str, Maps], str, dict[str, int]]:
     """Return maps (outside in the reader's terms), setgroups and limits of a namespace below, by joining it."""
-    uid, gid, setgroups, limits = elsewhere.call({"user": space.fd}, inside_look)
+    uid, gid, setgroups, limits = inside.call({"user": space.fd}, inside_look)
     # Who reads its own map sees it in the terms of the namespace above.
     maps = {"uid": idmap.parse_map(uid), "gid": idmap.parse_map(gid)}
     if above is not None:

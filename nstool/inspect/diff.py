@@ -17,7 +17,7 @@ from nstool.inspect import cgroups as groups
 from nstool.inspect import nsfile, reach
 from nstool.inspect.nsfile import Namespace, why_hidden
 from nstool.inspect.proc import Proc
-from nstool.sandbox import elsewhere, facts
+from nstool.sandbox import facts, inside
 from nstool.security import capabilities, rlimits
 from nstool.spec.model import IdMap
 
@@ -565,17 +565,8 @@ def _setting(kind: str, name: str, texts: list[str], one: Side, other: Side) -> 
 
 def within(proc: Proc, kind: str, function: Callable[..., dict[str, str]], *args: object) -> dict[str, str]:
     """Return what a function reads in a namespace of a process. Raises KernelError with the cause."""
-    with nsfile.of_process(proc, kind) as namespace, nsfile.own(kind) as own:
-        if namespace.inode == own.inode:
-            return elsewhere.call({}, function, *args)
-        with namespace.owner() or nsfile.own("user") as owner:
-            try:
-                return elsewhere.call({kind: namespace.fd}, function, *args, owner=owner.fd)
-            except KernelError as error:
-                if error.errno != EPERM:
-                    raise
-                cause = f"you may not join {namespace}: it belongs to {owner}, in which you have no CAP_SYS_ADMIN"
-                raise KernelError(error.call, EPERM, causes=(cause,), remedies=("run as root",), checked=True) from None
+    with nsfile.of_process(proc, kind) as namespace:
+        return inside.call({kind: namespace.fd}, function, *args)
 
 
 def read_ipc() -> dict[str, str]:

@@ -236,7 +236,7 @@ def _told(fd: int, unread: dict[str, str]) -> dict[int, Statmount]:
         # and then moved there: the kernel looks for it among the younger ones (grab_requested_root, fs/namespace.c).
         if error.errno not in (ENOTTY, ENOENT):
             raise
-    found, maps = inside.call_in(fd, "mnt", _all_of)
+    found, maps = inside.call_with_maps({"mnt": fd}, _all_of)
     if maps is None:
         return found
     unread["uid_map"] = "it is told below the user namespace that owns the mount namespace only"

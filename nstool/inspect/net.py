@@ -17,7 +17,7 @@ from nstool.inspect.fds import Holder
 from nstool.inspect.nsfile import Namespace
 from nstool.inspect.proc import processes
 from nstool.inspect.sockets import Socket
-from nstool.sandbox import elsewhere
+from nstool.sandbox import inside
 from nstool.sandbox.mountinfo import read_mounts
 
 TYPE_CHECKING = False
@@ -200,12 +200,10 @@ def network(namespace: Namespace) -> Network:
     """
     import pyroute2  # noqa: F401  a quarter of a second: once, not in each child
 
-    with nsfile.own("net") as own:
-        is_own = own.inode == namespace.inode
+    seen = inside.call({"net": namespace.fd}, look)
+    places = _places()
+    devices = _with_peers(namespace, seen.devices, places)
     with namespace.owner() or nsfile.own("user") as owner:
-        seen: _Seen = _within(namespace, owner, is_own, look)
-        places = _places()
-        devices = _with_peers(namespace, owner, is_own, seen.devices, places)
         owner_inode = owner.inode
     unread = dict(seen.unread)
     owners, hidden = fds.holders({f"socket:[{one.inode}]" for one in seen.sockets if one.inode})
@@ -228,29 +226,7 @@ def network(namespace: Namespace) -> Network:
 
 def settings(namespace: Namespace) -> dict[str, str]:
     """Return the sysctls net.* of a network namespace, {name: value}. Raises KernelError as ``network``."""
-    with nsfile.own("net") as own:
-        is_own = own.inode == namespace.inode
-    with namespace.owner() or nsfile.own("user") as owner:
-        found: dict[str, str] = _within(namespace, owner, is_own, read_sysctls)
-        return found
-
-
-def _within(namespace: Namespace, owner: Namespace, is_own: bool, function: Any, *args: Any, keep: Any = ()) -> Any:
-    if is_own:
-        return elsewhere.call({}, function, *args, keep=keep)
-    try:
-        return elsewhere.call({"net": namespace.fd}, function, *args, owner=owner.fd, keep=keep)
-    except KernelError as error:
-        if error.errno != EPERM or not error.call.startswith("setns"):
-            raise
-        raise KernelError(
-            error.call,
-            EPERM,
-            why=f"to look at {namespace} from inside",
-            causes=(f"it belongs to {owner}, in which you have no CAP_SYS_ADMIN, setns(2)",),
-            remedies=("run as root, or as the user that has made that user namespace",),
-            checked=True,
-        ) from None
+    return inside.call({"net": namespace.fd}, read_sysctls)
 
 
 # ---- inside ----
@@ -522,9 +498,7 @@ def _open(place: Place) -> Namespace | None:
     return None
 
 
-def _with_peers(
-    namespace: Namespace, owner: Namespace, is_own: bool, devices: tuple[Device, ...], places: dict[int, Place]
-) -> tuple[Device, ...]:
+def _with_peers(namespace: Namespace, devices: tuple[Device, ...], places: dict[int, Place]) -> tuple[Device, ...]:
     """Say of each other end that is in another namespace which that is, and what it is called there."""
     wanted = sorted({(peer.nsid, peer.index) for one in devices if (peer := one.peer) and peer.nsid != _NONE})
     if not wanted:
@@ -537,7 +511,7 @@ def _with_peers(
         try:
             candidates = {found.inode: found.fd for found in opened}
             asked = wanted if start == 0 else []
-            more = _within(namespace, owner, is_own, ask_peers, candidates, asked, keep=candidates.values())
+            more = inside.call({"net": namespace.fd}, ask_peers, candidates, asked, keep=candidates.values())
             inodes |= more[0]
             names |= more[1]
         finally:
@@ -591,7 +565,7 @@ def ask_peers(
 
 def _differing(values: dict[str, str], unread: dict[str, str]) -> tuple[Sysctl, ...] | None:
     try:
-        fresh = elsewhere.call({}, fresh_sysctls)
+        fresh = inside.call({}, fresh_sysctls)
     except KernelError as error:
         unread["sysctls"] = f"no fresh network namespace could be made to compare with: {error.strerror}"
         return None

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from errno import EACCES, EPERM
+from errno import EPERM
 
 from nstool.errors import KernelError, SandboxGone, SpecError
 from nstool.inspect.proc import Proc, of_own_namespace, process
 from nstool.kinds import KINDS
+from nstool.sandbox.inside import refused
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ def of_process(proc: Proc, kind: str) -> Namespace:
     except PermissionError as error:
         if kind == "pid" and of_own_namespace() and len(proc.status()["NSpid"].split()) == 1:
             return own(kind)
-        raise refused(proc.pid, f"ns/{kind}", f"which {kind} namespace it is in", error) from None
+        raise refused(proc.pid, f"ns/{kind}", error, f"which {kind} namespace it is in") from None
     return Namespace(fd, kind, proc.pid)
 
 
@@ -93,19 +94,6 @@ def why_hidden(pid: int) -> tuple[str, str]:
         return facts.why_hidden(pid)
     except (FileNotFoundError, ProcessLookupError):
         raise SandboxGone(f"process {pid} has ended") from None
-
-
-def refused(pid: int, file: str, why: str, error: OSError) -> KernelError:
-    """Return the error that says why a file of a process may not be read, and what to do."""
-    cause, remedy = why_hidden(pid)
-    return KernelError(
-        f'open("/proc/{pid}/{file}")',
-        error.errno or EACCES,
-        why=why,
-        causes=(f"you may not look into process {pid}: {cause}, ptrace(2)",),
-        remedies=(remedy,),
-        checked=True,
-    )
 
 
 def named(target: str, kind: str, place: str) -> Namespace:

@@ -15,7 +15,7 @@ from nstool.inspect import fds, nsfile
 from nstool.inspect.fds import Fd, Holder
 from nstool.inspect.nsfile import why_hidden
 from nstool.inspect.proc import Proc, ProcessGone, Stat, processes
-from nstool.sandbox import elsewhere
+from nstool.sandbox import inside
 from nstool.sandbox.facts import Facts, facts
 from nstool.security import signals
 
@@ -388,11 +388,8 @@ class _Reader:
         from nstool.inspect import sockets
 
         def read() -> tuple[Socket, ...]:
-            with nsfile.of_process(self.proc, "net") as net, nsfile.own("net") as own:
-                if net.inode == own.inode:
-                    return sockets.read()
-                with net.owner() or nsfile.own("user") as owner:
-                    return elsewhere.call({"net": net.fd}, sockets.read, owner=owner.fd)
+            with nsfile.of_process(self.proc, "net") as net:
+                return inside.call({"net": net.fd}, sockets.read)
 
         there = self.try_to("sockets", read) or ()
         mates = sockets.others(there)

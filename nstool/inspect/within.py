@@ -10,7 +10,7 @@ from nstool.sandbox import inside
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from typing import TypeVar
 
     from nstool.inspect.proc import Proc
@@ -36,8 +36,10 @@ def ended(proc: Proc) -> ProcessGone:
     return ProcessGone(f"process {proc.pid} has ended (its parent has not waited for it yet), and what it had is gone")
 
 
-def call(proc: Proc, kind: str, function: Callable[[], T]) -> tuple[T, Maps | None]:
-    """As ``sandbox.inside.call_in``, in a namespace of this process. Raises ProcessGone; KernelError if hidden."""
+def call(
+    proc: Proc, kind: str, function: Callable[..., T], *args: object, keep: Iterable[int] = ()
+) -> tuple[T, Maps | None]:
+    """As ``sandbox.inside.call_with_maps``, in a namespace of this process. Raises ProcessGone too."""
     try:
         namespace = proc.open(f"ns/{kind}")
     except PermissionError as error:
@@ -45,6 +47,6 @@ def call(proc: Proc, kind: str, function: Callable[[], T]) -> tuple[T, Maps | No
     except FileNotFoundError:
         raise ended(proc) from None
     try:
-        return inside.call_in(namespace, kind, function)
+        return inside.call_with_maps({kind: namespace}, function, *args, keep=keep)
     finally:
         os.close(namespace)

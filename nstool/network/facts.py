@@ -54,11 +54,11 @@ def addresses(pid: int) -> Addresses:
 
 def _by_process(pid: int) -> Addresses | None:
     # A user namespace is joined by a process with one thread only, setns(2).
-    from nstool.sandbox import elsewhere
+    from nstool.sandbox.inside import call
 
     try:
-        with open(f"/proc/{pid}/ns/user", "rb") as user, open(f"/proc/{pid}/ns/net", "rb") as net:
-            return elsewhere.call({"user": user.fileno(), "net": net.fileno()}, _read)
+        with open(f"/proc/{pid}/ns/net", "rb") as net:
+            return call({"net": net.fileno()}, _read)
     except OSError:  # the caller has an error of its own to tell
         return None
 

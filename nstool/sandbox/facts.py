@@ -6,11 +6,11 @@ Nothing here looks at a spec or a plan: what was asked for can be compared with 
 from __future__ import annotations
 
 import os
-from errno import EINVAL, EIO, EPERM
+from errno import EINVAL
 from functools import partial
 
 from nstool import kinds, uapi
-from nstool.errors import KernelError, SandboxGone
+from nstool.errors import SandboxGone
 from nstool.frozen import Frozen
 from nstool.sandbox.mountinfo import Mount, read_mounts
 from nstool.security import capabilities, idmap, securebits
@@ -317,44 +317,13 @@ def _uts_names(proc: int) -> tuple[str, str]:
     # (host name, domain name) in the uts namespace of the process whose /proc directory this is.
     if _same_namespace(proc, "uts"):
         return _own_uts_names()
-    reader, writer = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        _tell_uts_names(proc, writer)
-    os.close(writer)
-    with open(reader, "rb") as pipe:
-        answer = pipe.read()
-    os.waitpid(pid, 0)
-    number, *names = os.fsdecode(answer).split("\0")
-    if number != "0":
-        raise OSError(int(number or EIO), os.strerror(int(number or EIO)))  # empty: the child was killed
-    host, domain = names
-    return host, domain
+    from nstool.sandbox.inside import call
 
-
-def _tell_uts_names(proc: int, writer: int) -> None:
-    # In a child, because only a process with one thread may join a user namespace, and it cannot go back.
-    from nstool import syscalls
-
-    answer = b"5"  # EIO, should anything but an error of the kernel end this
+    namespace = os.open("ns/uts", os.O_RDONLY | os.O_CLOEXEC, dir_fd=proc)
     try:
-        # Both fds first: in the other user namespace /proc may refuse the second.
-        user, uts = (os.open(f"ns/{kind}", os.O_RDONLY | os.O_CLOEXEC, dir_fd=proc) for kind in ("user", "uts"))
-        try:
-            syscalls.setns(uts, uapi.CLONE_NEWUTS)
-        except KernelError as error:
-            if error.errno != EPERM:
-                raise
-            # An ordinary user has the privilege only in a user namespace of its own, where others could trace it.
-            syscalls.prctl(uapi.PR_SET_DUMPABLE, 0)
-            syscalls.setns(user, uapi.CLONE_NEWUSER)
-            syscalls.setns(uts, uapi.CLONE_NEWUTS)
-        answer = os.fsencode("\0".join(("0", *_own_uts_names())))
-    except OSError as error:
-        answer = str(error.errno).encode()
+        return call({"uts": namespace}, _own_uts_names)
     finally:
-        os.write(writer, answer)
-        os._exit(0)
+        os.close(namespace)
 
 
 def _own_uts_names() -> tuple[str, str]:

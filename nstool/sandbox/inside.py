@@ -1,25 +1,34 @@
-"""Call a function in another namespace: in a child, because what has been joined cannot be left. setns(2)."""
+"""Call a function in other namespaces: in a child, because what has been joined cannot be left. setns(2).
+
+The child has all of its caller's memory, and goes where others may be masters: it cannot be traced (CVE-2016-9962),
+takes no file from a mount namespace that it joins, and ends with its caller.
+"""
 
 from __future__ import annotations
 
 import os
-from errno import EIO, EPERM
+from contextlib import contextmanager
+from errno import EIO, EPERM, ETIMEDOUT
 
 from nstool import syscalls, uapi
-from nstool.errors import KernelError, SandboxGone
+from nstool.errors import KernelError, NstoolError, SandboxGone
 from nstool.frozen import Frozen
-from nstool.kinds import KINDS
+from nstool.kinds import JOIN_ORDER, KINDS
 from nstool.sandbox.facts import why_hidden
 from nstool.security.idmap import parse_map
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import NoReturn, TypeVar
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from socket import socket
+    from typing import Any, NoReturn, TypeVar
 
     from nstool.spec.model import IdMap
 
     T = TypeVar("T")
+
+_MOST_SECONDS = 60.0  # that a caller waits for an answer, should something in there never give one
+_SPAWNED = "import sys; sys.path[:] = sys.argv[2:]; from nstool.sandbox.inside import spawned; spawned(sys.argv[1])"
 
 
 class Maps(Frozen):
@@ -60,41 +69,94 @@ def open_namespace(pid: int, kind: str) -> int:
         raise SandboxGone(f"there is no process {pid}, or it has ended; ps -e lists those that there are") from None
 
 
-def call_in(namespace: int, kind: str, function: Callable[[], T]) -> tuple[T, Maps | None]:
-    """Return what a function returns or raises in the namespace of this kind that an fd refers to, called in a child.
+def call(namespaces: Mapping[str, int], function: Callable[..., T], *args: object, keep: Iterable[int] = ()) -> T:
+    """Return what ``function(*args)`` returns or raises in a child that has joined these namespaces.
 
-    The user namespace that owns it is joined too where the caller has the privilege only there, as an ordinary user
-    in one of its own: then its maps are returned as well, because the kernel translates ids for the child. The result
-    comes back by pickle. The function must not import: paths may lead to what others have put there. Raises
-    KernelError if the namespace may not be joined.
+    namespaces: fd by kind; one that the caller is in is not joined, so with none the function is called in a child and
+    no more. The user namespace that owns one is joined first where the caller has the privilege only there, as an
+    ordinary user in one of its own. function: one of a module, for a caller that has threads is served by a fresh
+    interpreter, into which it and args go by pickle, as what it returns and raises comes back; in another mount
+    namespace it must not import, nor call what loads files, as getpwnam(3). keep: fds that it uses.
+    Raises KernelError: EPERM with the cause for what may not be joined, EIO if the child was killed, ETIMEDOUT if it
+    was because it gave no answer in a minute; RuntimeError for what else than NstoolError and OSError is raised.
     """
-    import pickle
+    return call_with_maps(namespaces, function, *args, keep=keep)[0]
 
-    answers, child_answers = os.pipe()
-    child_waits, go = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        _act(namespace, kind, function, child_answers, child_waits, (answers, go))
-    try:
-        os.close(child_answers)
-        os.close(child_waits)
-        with open(answers, "rb") as pipe:
+
+def call_with_maps(
+    namespaces: Mapping[str, int], function: Callable[..., T], *args: object, keep: Iterable[int] = ()
+) -> tuple[T, Maps | None]:
+    """As ``call``, and return the maps of the user namespace if one was joined: the kernel translates ids then."""
+    import pickle
+    import socket
+
+    name = " and ".join(namespaces) + " namespace" if namespaces else "child"
+    request = (dict(namespaces), function, args)
+    ours, theirs = socket.socketpair()
+    if syscalls.single_threaded():
+        sent, child = b"", _forked(ours, theirs, request)
+    else:
+        sent, child = pickle.dumps(request), _by_interpreter(theirs, (*namespaces.values(), *keep))
+    with ours, theirs, child as pid:
+        theirs.close()
+        ours.settimeout(_MOST_SECONDS)
+        try:
+            ours.sendall(sent)
             # While the child waits, its maps can be read as they are seen from here.
-            maps = _maps(pid) if pipe.read(1) == b"u" else None
-            os.close(go)
-            go = -1
-            data = pipe.read()
-    finally:
-        if go >= 0:
-            os.close(go)
-        os.waitpid(pid, 0)
+            maps = _maps(pid) if ours.recv(1) == b"u" else None
+            ours.sendall(b"g")
+            data = b"".join(iter(lambda: ours.recv(1 << 16), b""))
+        except ConnectionError:  # it was killed
+            data = b""
+        except TimeoutError:
+            raise KernelError(name, ETIMEDOUT, why="the child that was to look there has given no answer") from None
     if not data:
-        raise KernelError(f"{kind} namespace", EIO, why="the child that was to join it has ended before it answered")
+        raise KernelError(name, EIO, why="the child that was to look there has ended before it answered")
     value, error = pickle.loads(data)
     if error is not None:
         raise error
     result: T = value
     return result, maps
+
+
+@contextmanager
+def _forked(ours: socket, theirs: socket, request: tuple[Any, ...]) -> Iterator[int]:
+    try:
+        pid = os.fork()
+    except BlockingIOError:
+        raise _no_process() from None
+    if pid == 0:
+        ours.close()
+        _serve(theirs, request)
+    try:
+        yield pid
+    finally:
+        os.kill(pid, uapi.SIGKILL)  # it has answered, or is not to
+        os.waitpid(pid, 0)
+
+
+@contextmanager
+def _by_interpreter(theirs: socket, fds: Iterable[int]) -> Iterator[int]:
+    # A fork would inherit the locks that other threads hold.
+    import subprocess
+    import sys
+
+    command = [sys.executable, "-I", "-c", _SPAWNED, str(theirs.fileno()), *sys.path]
+    try:
+        child = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=(theirs.fileno(), *fds))
+    except BlockingIOError:
+        raise _no_process() from None
+    with child:
+        try:
+            yield child.pid
+        finally:
+            child.kill()
+
+
+def _no_process() -> KernelError:
+    from nstool.sandbox.spare import no_process
+
+    return no_process("a child that joins namespaces")
 
 
 def _maps(pid: int) -> Maps:
@@ -105,69 +167,102 @@ def _maps(pid: int) -> Maps:
     return Maps(read("uid_map"), read("gid_map"))
 
 
-def _act(
-    namespace: int, kind: str, function: Callable[[], object], answers: int, waits: int, others: tuple[int, int]
-) -> NoReturn:
+# ---- in the child ----
+
+
+def spawned(fd: str) -> NoReturn:
+    """Be the fresh interpreter: read the call from a socket, and answer there."""
+    import pickle
+    import socket
+
+    link = socket.socket(fileno=int(fd))
+    with link.makefile("rb") as file:
+        request = pickle.load(file)
+    _serve(link, request)
+
+
+def _serve(link: socket, request: tuple[Any, ...]) -> NoReturn:
     import pickle
 
     try:
         try:
-            message = pickle.dumps((_there(namespace, kind, function, answers, waits, others), None))
-        except Exception as error:
+            namespaces, function, args = request
+            _enter(link, namespaces)
+            message = pickle.dumps((function(*args), None))
+        except (NstoolError, OSError) as error:
             message = pickle.dumps((None, error))
-        view = memoryview(message)
-        while view:
-            view = view[os.write(answers, view) :]
+        except Exception as error:  # a bug, which must reach the caller in words
+            message = pickle.dumps((None, RuntimeError(f"{type(error).__name__}: {error}")))
+        link.sendall(message)
     finally:
         os._exit(0)  # whatever happens, the caller's program goes on in the parent alone
 
 
-def _there(
-    namespace: int, kind: str, function: Callable[[], T], answers: int, waits: int, others: tuple[int, int]
-) -> T:
-    import sys
-
-    for fd in others:
-        os.close(fd)
-    # Where it goes, others may trace it and choose what is at the paths of modules: it must not be traced, though it
-    # has all of its parent's memory (CVE-2016-9962), and must import nothing.
+def shut() -> None:
+    """Let nobody trace the calling process, and have it end with its parent, until it gains privileges or ids."""
     syscalls.prctl(uapi.PR_SET_DUMPABLE, 0)
-    sys.meta_path[:] = [one for one in sys.meta_path if getattr(one, "__name__", "") == "BuiltinImporter"]
+    syscalls.prctl(uapi.PR_SET_PDEATHSIG, uapi.SIGKILL)
+
+
+def _enter(link: socket, namespaces: Mapping[str, int]) -> None:
+    shut()
+    if "mnt" in namespaces:
+        _load_nothing()
     joined = b"-"
     try:
-        joined = _join(namespace, kind)
+        joined = _join(namespaces)
+        shut()
     finally:
-        os.write(answers, joined)
-    os.read(waits, 1)  # the end of the file: the parent has read the maps, or is gone
-    return function()
+        link.sendall(joined)
+        if not link.recv(1):  # else the parent has read the maps
+            os._exit(0)  # it went before its end could end this
 
 
-def _join(namespace: int, kind: str) -> bytes:
-    # b"u" if the user namespace was joined too.
-    if _same(namespace, kind):
-        return b"-"
-    try:
-        syscalls.setns(namespace, KINDS[kind].flag)
-        return b"-"
-    except KernelError as error:
-        if error.errno != EPERM:
-            raise
-        refusal = KernelError(
-            error.call,
-            EPERM,
-            why=f"to look into the {kind} namespace",
-            causes=("you have no CAP_SYS_ADMIN over the user namespace that owns it",),
-            remedies=("run as root, or as the user who made that user namespace",),
-        )
+def _load_nothing() -> None:
+    # Others may choose what is at the paths of modules and of the messages of the C library.
+    import locale
+    import sys
+
+    sys.meta_path[:] = [one for one in sys.meta_path if getattr(one, "__name__", "") == "BuiltinImporter"]
+    locale.setlocale(locale.LC_MESSAGES, "C")
+
+
+def _join(namespaces: Mapping[str, int]) -> bytes:
+    # b"u" if a user namespace was joined.
+    joined = b"-"
+    for kind in JOIN_ORDER:
+        if kind not in namespaces or _same(namespaces[kind], kind):
+            continue
+        try:
+            syscalls.setns(namespaces[kind], KINDS[kind].flag)
+        except KernelError as error:
+            if error.errno != EPERM:
+                raise
+            _join_by_owner(namespaces[kind], kind, error.call)
+            joined = b"u"
+        if kind == "user":
+            joined = b"u"
+    return joined
+
+
+def _join_by_owner(namespace: int, kind: str, call_: str) -> None:
+    whose = "it belongs to a user namespace that is not yours nor below yours"
     try:
         owner = syscalls.ns_get_userns(namespace)
-        if _same(owner, "user"):
-            raise refusal
-        syscalls.setns(owner, uapi.CLONE_NEWUSER)
-        syscalls.setns(namespace, KINDS[kind].flag)
-        return b"u"
+        whose = f"it belongs to user:[{os.fstat(owner).st_ino}]"
+        if not _same(owner, "user"):
+            syscalls.setns(owner, uapi.CLONE_NEWUSER)
+            syscalls.setns(namespace, KINDS[kind].flag)
+            return
     except KernelError:
-        raise refusal from None
+        pass  # the first refusal is the one that tells
+    raise KernelError(
+        call_,
+        EPERM,
+        why=f"to look into {kind}:[{os.fstat(namespace).st_ino}]",
+        causes=(f"{whose}, in which you have no CAP_SYS_ADMIN, setns(2)",),
+        remedies=("run as root, or as the user who made that user namespace",),
+    )
 
 
 def _same(namespace: int, kind: str) -> bool:

@@ -9,7 +9,7 @@ from nstool import syscalls
 from nstool.errors import KernelError, SpecError
 from nstool.frozen import Frozen
 from nstool.namespaces.ipc import FILES
-from nstool.sandbox.inside import call_in, open_namespace
+from nstool.sandbox.inside import call, open_namespace
 from nstool.spec import values
 
 TYPE_CHECKING = False
@@ -110,7 +110,7 @@ def remove(objects: Sequence[Object], pid: int = 0) -> tuple[tuple[Object, Kerne
     the id of the segment, are gone at once for others. Raises SandboxGone, KernelError if the namespace cannot be
     joined: then nothing is removed.
     """
-    return _inside(pid, lambda: _remove_all(objects))
+    return _inside(pid, _remove_all, objects)
 
 
 def limit(limits: Mapping[str, str], pid: int = 0) -> tuple[Change, ...]:
@@ -118,17 +118,21 @@ def limit(limits: Mapping[str, str], pid: int = 0) -> tuple[Change, ...]:
 
     Raises as ``remove``, and KernelError for the first that is refused; those before it are set.
     """
-    return _inside(pid, lambda: tuple(_set(name, value) for name, value in limits.items()))
+    return _inside(pid, _set_all, dict(limits))
 
 
-def _inside(pid: int, function: Callable[[], T]) -> T:
+def _inside(pid: int, function: Callable[..., T], *args: object) -> T:
     if not pid:
-        return function()
+        return function(*args)
     namespace = open_namespace(pid, "ipc")
     try:
-        return call_in(namespace, "ipc", function)[0]
+        return call({"ipc": namespace}, function, *args)
     finally:
         os.close(namespace)
+
+
+def _set_all(limits: Mapping[str, str]) -> tuple[Change, ...]:
+    return tuple(_set(name, value) for name, value in limits.items())
 
 
 def _remove_all(objects: Sequence[Object]) -> tuple[tuple[Object, KernelError], ...]:

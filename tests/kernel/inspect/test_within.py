@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
+import errno
+import locale
 import os
-import pickle
 import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +20,8 @@ from nstool import syscalls, uapi
 from nstool.errors import KernelError, SpecError
 from nstool.inspect.proc import Proc, ProcessGone
 from nstool.inspect.within import call
-from nstool.sandbox.inside import call_in, open_namespace
+from nstool.sandbox import inside
+from nstool.sandbox.inside import open_namespace
 from tests.support import kernel
 from tests.support.held import held, own_user_namespace, private_mounts
 
@@ -67,12 +72,72 @@ def test_an_ordinary_user_joins_its_user_namespace_too(as_user: Act) -> None:
     assert lines == [(0, uid)]
 
 
+@pytest.fixture(params=["forked", "interpreter"])
+def by_both(request: pytest.FixtureRequest, in_child: Act) -> Act:
+    """``in_child``, in a process that has one thread, and in one that has more."""
+
+    def act(function: Act) -> Any:
+        with another_thread() if request.param == "interpreter" else nullcontext():
+            assert syscalls.single_threaded() is (request.param == "forked")
+            return function()
+
+    return lambda function: in_child(act, function)
+
+
+@contextmanager
+def another_thread() -> Iterator[None]:
+    gate = threading.Event()
+    thread = threading.Thread(target=gate.wait)
+    thread.start()
+    try:
+        yield
+    finally:
+        gate.set()
+        thread.join()
+
+
+@pytest.mark.needs("user")
+def test_nobody_may_trace_the_child(by_both: Act) -> None:
+    """Whatever it joins, and if that is nothing: it has the caller's memory, or may take others' ids."""
+    assert by_both(lambda: inside.call({}, syscalls.prctl, uapi.PR_GET_DUMPABLE)) == 0
+
+
 @pytest.mark.needs("root")
-def test_the_child_cannot_be_traced_and_imports_nothing(in_child: Act) -> None:
-    """It has the caller's memory, and the paths of modules lead to what others have put there."""
+def test_the_child_is_shut_after_it_has_gained_capabilities(by_both: Act) -> None:
+    """Then the kernel forgets of a process that it ends with its parent, and fs.suid_dumpable decides who traces it."""
+
+    def enter() -> None:
+        os.setresuid(1234, 1234, 1234)
+        kernel.unshare(kernel.CLONE_NEWUSER)
+
+    def act() -> Any:
+        with held(enter) as pid, open(f"/proc/{pid}/ns/user", "rb") as namespace:
+            return inside.call({"user": namespace.fileno()}, _signal_at_end)
+
+    assert by_both(act) == signal.SIGKILL
+
+
+def _signal_at_end() -> int:
+    number = ctypes.c_int()
+    ctypes.CDLL(None).prctl(uapi.PR_GET_PDEATHSIG, ctypes.byref(number))
+    return number.value
+
+
+def _import() -> str:
+    try:
+        import colorsys
+    except ImportError:
+        return "refused"
+    return colorsys.__name__
+
+
+@pytest.mark.needs("root")
+def test_the_child_takes_no_file_from_another_mount_namespace(by_both: Act) -> None:
+    """The paths of modules and messages lead to what others have put there."""
 
     def act() -> Any:
         sys.modules.pop("colorsys", None)
+        locale.setlocale(locale.LC_ALL, "C.UTF-8")
 
         def enter() -> None:
             private_mounts()
@@ -81,48 +146,125 @@ def test_the_child_cannot_be_traced_and_imports_nothing(in_child: Act) -> None:
                     kernel.mount("tmpfs", path, "tmpfs")
                     Path(path, "colorsys.py").write_text("raise SystemExit('imported')")
 
-        def look() -> tuple[int, str]:
-            try:
-                import colorsys
-
-                return -1, colorsys.__name__
-            except ImportError:
-                return syscalls.prctl(uapi.PR_GET_DUMPABLE), "refused"
-
         with held(enter) as pid, Proc(pid) as proc:
-            return call(proc, "mnt", look)[0]
+            language = call(proc, "mnt", locale.setlocale, locale.LC_MESSAGES)[0]
+            return call(proc, "mnt", _import)[0], language
 
-    assert in_child(act) == (0, "refused")
-
-
-def test_what_is_raised_is_raised_here() -> None:
-    def fail() -> None:
-        raise SpecError("bad", "place")
-
-    with Proc(os.getpid()) as proc, pytest.raises(SpecError, match="place: bad"):
-        call(proc, "uts", fail)
+    assert by_both(act) == ("refused", "C")
 
 
-def test_long_answers_come_whole() -> None:
-    with Proc(os.getpid()) as proc:
-        value, _ = call(proc, "uts", lambda: "x" * (1 << 20))
-    assert len(value) == 1 << 20
+@pytest.mark.needs("root")
+def test_namespaces_of_several_owners(by_both: Act) -> None:
+    """Each is joined; one that the caller is in is not."""
+
+    def act() -> Any:
+        with held(name_them) as pid, Proc(pid) as proc, Proc(os.getpid()) as own:
+            fds = {"uts": proc.open("ns/uts"), "net": own.open("ns/net")}
+            return inside.call(fds, os.uname).nodename
+
+    assert by_both(act) == "there"
 
 
-def test_a_child_that_is_killed_is_an_error() -> None:
-    with Proc(os.getpid()) as proc, pytest.raises(KernelError, match="ended before it answered"):
-        call(proc, "uts", lambda: os.kill(os.getpid(), signal.SIGKILL))
+def test_what_is_raised_is_raised_here(by_both: Act) -> None:
+    def act() -> str:
+        with pytest.raises(SpecError) as caught:
+            inside.call({}, _fail, SpecError("bad", "place"))
+        return str(caught.value)
+
+    assert by_both(act) == "place: bad"
 
 
-def test_a_child_that_exits_is_an_error() -> None:
+def _fail(error: BaseException) -> None:
+    raise error
+
+
+def test_a_bug_comes_in_words(by_both: Act) -> None:
+    def act() -> str:
+        with pytest.raises(RuntimeError) as caught:
+            inside.call({}, _fail, KeyError("missing"))
+        return str(caught.value)
+
+    assert by_both(act) == "KeyError: 'missing'"
+
+
+def test_long_requests_and_answers_come_whole(by_both: Act) -> None:
+    assert by_both(lambda: len(inside.call({}, bytes.upper, b"x" * (1 << 20)))) == 1 << 20
+
+
+@pytest.mark.parametrize("error", [SystemExit(), KeyboardInterrupt()], ids=["exits", "interrupted"])
+def test_a_child_that_ends_is_an_error(by_both: Act, error: BaseException) -> None:
     """It never goes on with the caller's program."""
-    with Proc(os.getpid()) as proc, pytest.raises(KernelError, match="ended before it answered"):
-        call(proc, "uts", sys.exit)
+
+    def act() -> str:
+        with pytest.raises(KernelError) as caught:
+            inside.call({}, _fail, error)
+        return caught.value.why
+
+    assert "ended before it answered" in by_both(act)
 
 
-def test_what_cannot_be_pickled_is_an_error() -> None:
-    with Proc(os.getpid()) as proc, pytest.raises((pickle.PicklingError, AttributeError, TypeError)):
-        call(proc, "uts", lambda: lambda: 0)
+def test_a_child_that_is_killed_is_an_error(by_both: Act) -> None:
+    def act() -> str:
+        with pytest.raises(KernelError) as caught:
+            inside.call({}, signal.raise_signal, signal.SIGKILL)
+        return caught.value.why
+
+    assert "ended before it answered" in by_both(act)
+
+
+def test_a_child_that_never_answers_is_ended(by_both: Act, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inside, "_MOST_SECONDS", 1.0)
+
+    def act() -> Any:
+        reader, writer = os.pipe()
+        with pytest.raises(KernelError) as caught:
+            inside.call({}, os.read, reader, 1, keep=(reader,))
+        with pytest.raises(ChildProcessError):
+            os.waitpid(-1, os.WNOHANG)
+        os.close(writer)
+        return caught.value.errno
+
+    assert by_both(act) == errno.ETIMEDOUT
+
+
+@pytest.mark.orphans
+def test_the_child_ends_with_its_caller(by_both: Act) -> None:
+    """Even one that is killed while the child waits for what never comes."""
+
+    def act() -> bool:
+        reader, writer = os.pipe()
+        ours, theirs = os.pipe()
+        caller = os.fork()
+        if caller == 0:
+            try:
+                os.close(ours)
+                inside.call({}, _tell_and_wait, theirs, reader, keep=(theirs, reader))
+            finally:
+                os._exit(1)
+        os.close(theirs)
+        with open(ours, "rb") as pipe:
+            assert pipe.read(1) == b"t"
+            os.kill(caller, signal.SIGKILL)
+            os.waitpid(caller, 0)
+            ended: bool = pipe.read() == b""  # the child had the other end
+        os.close(writer)
+        return ended
+
+    assert by_both(act)
+
+
+def _tell_and_wait(tell: int, wait: int) -> None:
+    os.write(tell, b"t")
+    os.read(wait, 1)
+
+
+def test_what_cannot_be_pickled_is_an_error(in_child: Act) -> None:
+    def act() -> str:
+        with pytest.raises(RuntimeError) as caught:
+            inside.call({}, lambda: lambda: 0)
+        return str(caught.value)
+
+    assert "pickle" in in_child(act)
 
 
 def test_who_is_not_there() -> None:
@@ -141,16 +283,16 @@ def test_who_is_not_there() -> None:
 
 
 @pytest.mark.needs("root")
-def test_no_fd_and_no_child_is_left(in_child: Act) -> None:
+def test_no_fd_and_no_child_is_left(by_both: Act) -> None:
     def act() -> Any:
         with held(name_them) as pid:
             namespace = open_namespace(pid, "uts")
             before = os.listdir("/proc/self/fd")
             for _ in range(3):
-                call_in(namespace, "uts", os.getpid)
+                inside.call({"uts": namespace}, os.getpid)
             after = os.listdir("/proc/self/fd")
         with pytest.raises(ChildProcessError):
             os.waitpid(-1, os.WNOHANG)
         return before == after
 
-    assert in_child(act)
+    assert by_both(act)
