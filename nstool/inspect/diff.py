@@ -11,6 +11,7 @@ import stat
 from errno import EACCES, ELOOP, ENOENT, ENOTDIR, EPERM
 
 from nstool import kinds
+from nstool.closing import Closing
 from nstool.errors import KernelError, SandboxGone
 from nstool.frozen import Frozen
 from nstool.inspect import cgroups as groups
@@ -65,7 +66,7 @@ class Difference(Frozen):
         return all(row.state != DIFFERENT for row in self.rows)
 
 
-class Side:
+class Side(Closing):
     """A process that is compared, held by its directory in /proc. A context manager.
 
     limits: those of cgroups that hold, by the names of their rows; what has none that shows is absent. weight: of its
@@ -92,7 +93,7 @@ class Side:
             self.devices = next((groups.read(f"{place}/devices.list").strip() for place in ruled if place), None)
             self.root = self._try(lambda: self.proc.link("root"))
         except BaseException:
-            self.proc.close()
+            self.close()
             raise
         self._hidden = ""
 
@@ -117,10 +118,8 @@ class Side:
         except OSError:  # not the reader's to look at, or it has none
             return ""
 
-    def __enter__(self) -> Side:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
+        """Let go of its directory. Idempotent."""
         self.proc.close()
 
 

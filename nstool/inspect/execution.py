@@ -11,6 +11,7 @@ import stat
 from errno import EACCES, EINVAL, ELOOP, ENODATA, ENOEXEC, ENOTSUP, EOVERFLOW, EPERM, ESRCH
 
 from nstool import syscalls, uapi
+from nstool.closing import Closing
 from nstool.errors import KernelError, SpecError
 from nstool.frozen import Frozen
 from nstool.inspect.caps import process_caps
@@ -25,8 +26,7 @@ from nstool.spec.model import IdMap
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from types import TracebackType
-    from typing import Any, Self
+    from typing import Any
 
 # Filesystems that can be mounted in a user namespace, and so belong to one; all others belong to the initial one.
 # FS_USERNS_MOUNT in the sources of Linux.
@@ -287,7 +287,7 @@ def open_program(path: str, pid: int = 0) -> tuple[Program, dict[str, str]]:
         return _Walk(view).run(path, fd), view.unknown
 
 
-class _View:
+class _View(Closing):
     # Where a process finds files: its root, working directory and mounts.
 
     def __init__(self, pid: int) -> None:
@@ -382,14 +382,6 @@ class _View:
     def close(self) -> None:
         self.close_dirs()
         self.proc.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def _same_place(fd: int, path: str) -> bool:

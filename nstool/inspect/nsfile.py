@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from errno import EPERM
 
+from nstool.closing import ByFd
 from nstool.errors import KernelError, SandboxGone, SpecError
 from nstool.inspect.proc import Proc, of_own_namespace, process
 from nstool.kinds import KINDS
@@ -13,11 +14,9 @@ from nstool.sandbox.inside import refused
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from types import TracebackType
-    from typing import Self
 
 
-class Namespace:
+class Namespace(ByFd):
     """A namespace, held by ``fd``, so that its inode stays its own. A context manager.
 
     pid: of the process by which it was named, 0 for a file. name: what the user called it.
@@ -52,20 +51,6 @@ class Namespace:
             if error.errno != EPERM:
                 raise
             return None
-
-    def close(self) -> None:
-        """Let go of it. Idempotent."""
-        if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def own(kind: str) -> Namespace:

@@ -6,6 +6,7 @@ import os
 from errno import EACCES, ELOOP, ENOENT, ENOTDIR
 
 from nstool import uapi
+from nstool.closing import Closing
 from nstool.errors import KernelError
 from nstool.frozen import Frozen
 from nstool.inspect.access import Access, access
@@ -19,8 +20,6 @@ from nstool.inspect.within import refused
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from types import TracebackType
-    from typing import Self
 
     from nstool.inspect.mounts import Mounted
     from nstool.sandbox.mountinfo import Mount
@@ -150,7 +149,7 @@ def from_host(pid: int, path: str) -> Here:
         return Here(pid, side.facts.command, found, there, through, "" if seen else side.why_not(found, there), rights)
 
 
-class Side:
+class Side(Closing):
     """One of the two that have paths, the process or the caller. A context manager: leaving it closes all, proc too."""
 
     def __init__(self, proc: Proc) -> None:
@@ -178,14 +177,6 @@ class Side:
         while self._fds:
             os.close(self._fds.pop())
         self.proc.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def absolute(self, path: str) -> str:
         """Return a path of this side as an absolute one, "" if the working directory has none or it gets too long."""

@@ -10,6 +10,7 @@ import os
 from errno import ENOTTY, ESRCH
 
 from nstool import syscalls
+from nstool.closing import Closing
 from nstool.errors import KernelError, NotSupported, SandboxGone
 from nstool.frozen import Frozen
 from nstool.inspect import nsfile
@@ -124,7 +125,7 @@ def _row(status: dict[str, str], key: str) -> list[int]:
     return [int(word) for word in status[key].split()]
 
 
-class _Chain:
+class _Chain(Closing):
     """A pid namespace and those above it that the reader may see, the topmost first, all held by fds."""
 
     def __init__(self, namespace: Namespace) -> None:
@@ -136,10 +137,7 @@ class _Chain:
     def inodes(self) -> list[int]:
         return [namespace.inode for namespace in self.namespaces]
 
-    def __enter__(self) -> _Chain:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
         for namespace in self.namespaces:
             namespace.close()
 

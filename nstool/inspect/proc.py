@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 
+from nstool.closing import ByFd
 from nstool.errors import SandboxGone
 from nstool.frozen import Frozen
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from types import TracebackType
-    from typing import Self
 
 _STATES = {
     "R": "running",
@@ -92,7 +91,7 @@ _FIELDS = {
 }
 
 
-class Proc:
+class Proc(ByFd):
     """The directory of a process, /proc/PID, or of a thread, /proc/PID/task/TID. A context manager.
 
     What it reads is of that very process: ProcessGone is raised once that has ended and been reaped. Whatever else the
@@ -185,20 +184,6 @@ class Proc:
             os.stat("stat", dir_fd=self.fd)
         except (FileNotFoundError, ProcessLookupError):
             raise self.gone() from None
-
-    def close(self) -> None:
-        """Let go of the directory. Idempotent."""
-        if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def own_pid() -> int:

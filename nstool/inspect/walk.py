@@ -7,6 +7,7 @@ import stat
 from errno import EACCES, EAGAIN, ELOOP, ENAMETOOLONG, ENOENT, ENOTDIR, errorcode
 
 from nstool import syscalls, uapi
+from nstool.closing import ByFd
 from nstool.errors import KernelError
 from nstool.frozen import Frozen
 from nstool.inspect.mounts import mount_id
@@ -14,8 +15,6 @@ from nstool.inspect.mounts import mount_id
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from types import TracebackType
-    from typing import Self
 
     from nstool.inspect.proc import Proc
     from nstool.sandbox.mountinfo import Mount
@@ -80,7 +79,7 @@ def kind_of(mode: int) -> str:
     return _KINDS.get(stat.S_IFMT(mode), "nameless file")
 
 
-class Walked:
+class Walked(ByFd):
     """Where a walk ended. A context manager; fd: O_PATH, closed at the end; -1 where it was refused.
 
     names: the path without symlinks, by its names; None where it has none that can be told. own: a link that says
@@ -98,19 +97,6 @@ class Walked:
     def path(self) -> str:
         """The path without symlinks, "" where it has none that can be told."""
         return "" if self.names is None else "/" + "/".join(self.names)
-
-    def close(self) -> None:
-        if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def open_in_root(root: int, path: str, flags: int) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 
+from nstool.closing import Closing
 from nstool.errors import KernelError, SandboxGone, SpecError
 from nstool.kinds import KINDS
 from nstool.plan import join
@@ -26,15 +27,12 @@ from nstool.spec.model import Root, Spec
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from types import TracebackType
-    from typing import Self
-
     from nstool.plan.steps import Plan
     from nstool.sandbox.launch import Sandbox
     from nstool.spec.check import Place
 
 
-class Joined:
+class Joined(Closing):
     """A command that runs in a sandbox or in joined namespaces. A context manager; leaving it ends the command."""
 
     def __init__(self, process: engine.Process, terminal: int) -> None:
@@ -81,14 +79,6 @@ class Joined:
         if self.terminal >= 0:
             os.close(self.terminal)
             self.terminal = -1
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def different(pid: int) -> frozenset[str]:

@@ -7,6 +7,7 @@ import sys
 from _stat import S_ISDIR
 from _thread import RLock, allocate_lock, get_native_id
 
+from nstool.closing import Closing
 from nstool.errors import NstoolError, SandboxGone, SpecError
 from nstool.frozen import Frozen
 from nstool.kinds import KINDS
@@ -23,8 +24,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractContextManager
-    from types import TracebackType
-    from typing import Any, Self
+    from typing import Any
 
     from nstool.network.facts import Addresses
     from nstool.sandbox.join import Joined
@@ -74,7 +74,7 @@ class _Context:
         self.held: list[Any] = []
 
 
-class Sandbox:
+class Sandbox(Closing):
     """A running sandbox. A context manager: leaving it ends the sandbox and undoes all that was made.
 
     pid: of the command, in the terms of the caller's pid namespace. init_pid: of its init.
@@ -278,14 +278,6 @@ class Sandbox:
         changes: dict[str, object] = {"user": user, "cwd": cwd, "env": env}
         changes = {key: value for key, value in changes.items() if value is not None}
         return exec_into(self, command, changes, (stdin, stdout, stderr))
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def __del__(self) -> None:
         # A copy in a forked process ends nothing; at the end of the process the sandbox ends by itself.

@@ -8,20 +8,16 @@ import signal
 import time
 from contextlib import suppress
 
+from nstool.closing import Closing
 from nstool.errors import NstoolError, SandboxGone
 from nstool.sandbox import rundir
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from types import TracebackType
-    from typing import Self
 
 _NOTED = 10.0  # seconds, in which who looks after it writes how it ended, and undoes it
 _PAUSE = 0.01
 _GRACE = 1.0  # seconds that init has for its own end, once its command was killed
 
 
-class Other:
+class Other(Closing):
     """A running sandbox of another process, by its name. A context manager; leaving it lets go, and ends nothing.
 
     Raises SandboxGone if there is none of this name, NotSupported if it was made in another pid namespace.
@@ -146,14 +142,6 @@ class Other:
             if fd >= 0:
                 setattr(self, name, -1)
                 os.close(fd)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def _gone(name: str) -> SandboxGone:

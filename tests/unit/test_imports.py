@@ -13,8 +13,19 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[2] / "nstool"
 PUBLIC = {"Addresses", "AsyncSandbox", "Joined", "Prepared", "launch", "plan", "syscalls", "uapi"}
 PURE_ROOMS = ("spec", "plan")
-PURE_MODULES = ("frozen", "errors", "kinds", "uapi", "security.verdict", "security.acts", "security.files")
-CHEAP = ("frozen", "errors", "kinds", "uapi", "plan.calls", "plan.steps", "plan.lease", "spec.model", "cli.start")
+PURE_MODULES = ("frozen", "closing", "errors", "kinds", "uapi", "security.verdict", "security.acts", "security.files")
+CHEAP = (
+    "frozen",
+    "closing",
+    "errors",
+    "kinds",
+    "uapi",
+    "plan.calls",
+    "plan.steps",
+    "plan.lease",
+    "spec.model",
+    "cli.start",
+)
 COSTLY = {
     "typing",
     "enum",
