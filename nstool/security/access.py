@@ -1,4 +1,4 @@
-"""Whether the mode and access control list of a file let a thread read or execute it. path_resolution(7), acl(5)."""
+"""Whether the mode and access control list of a file let a thread do something with it. path_resolution(7), acl(5)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,13 @@ from nstool.errors import SpecError
 from nstool.frozen import Frozen
 from nstool.security.credentials import Credentials
 
-READ, EXECUTE = 4, 1
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Answer = bool | None
+
+READ, WRITE, EXECUTE = 4, 2, 1  # MAY_READ, MAY_WRITE, MAY_EXEC: the bits of one class in a mode
 
 
 class AclEntry(Frozen):
@@ -48,32 +54,66 @@ def may(who: Credentials, inode: Inode, want: int) -> bool:
     and CAP_DAC_READ_SEARCH, which count only over files whose owner and group are mapped in the thread's user
     namespace. Execution needs one execute bit whatever the capabilities. Security modules are not asked.
     """
-    return _by_mode(who, inode, want) or _by_capability(who, inode, want)
+    allowed, _ = by_mode(inode, want, lambda uid: uid == who.uids.filesystem, who.in_group)
+    return bool(allowed) or _by_capability(who, inode, want)
 
 
-def _by_mode(who: Credentials, inode: Inode, want: int) -> bool:
-    if inode.uid == who.uids.filesystem:
-        return bool(inode.mode >> 6 & want)
+def by_mode(
+    inode: Inode, want: int, is_user: Callable[[int], Answer], in_group: Callable[[int], Answer]
+) -> tuple[Answer, str]:
+    """Return whether mode or list let somebody do this, None if that is not known, and why: acl_permission_check.
+
+    want: bits, of which all are needed. is_user, in_group: whether an id is the one, or one of those, that count.
+    """
+    is_owner = is_user(inode.uid)
+    if is_owner is None:
+        return None, "A is perhaps the owner"
+    if is_owner:
+        return _allows(inode.mode >> 6, want), f"the owner's bits count, {_rwx(inode.mode >> 6)}"
+    # Without a bit for the group, which is the ACL's mask, the kernel does not look into the ACL.
     if inode.acl and inode.mode & stat.S_IRWXG:
-        return _by_list(who, inode, want)
-    return bool(inode.mode >> (3 if who.in_group(inode.gid) else 0) & want)
+        return _by_list(inode, want, is_user, in_group)
+    is_group = in_group(inode.gid)
+    if is_group is None:
+        both = {_allows(inode.mode >> 3, want), _allows(inode.mode, want)}
+        return both.pop() if len(both) == 1 else None, "A is perhaps in the group"
+    mode = inode.mode >> 3 if is_group else inode.mode
+    return _allows(mode, want), f"the {'group' if is_group else 'other'} bits count, {_rwx(mode)}"
 
 
-def _by_list(who: Credentials, inode: Inode, want: int) -> bool:
-    # A named user is decided by the entry that is about it; of groups one that allows is enough.
+def _by_list(
+    inode: Inode, want: int, is_user: Callable[[int], Answer], in_group: Callable[[int], Answer]
+) -> tuple[Answer, str]:
+    # posix_acl_permission: a named user is masked; of the groups that A is in, one must have all the bits.
     mask = next((entry.perm for entry in inode.acl if entry.tag == uapi.ACL_MASK), 7)
-    in_a_group = False
+    in_one = False
     for entry in inode.acl:
-        if entry.tag == uapi.ACL_USER and entry.id == who.uids.filesystem:
-            return bool(entry.perm & mask & want)
-        group = {uapi.ACL_GROUP_OBJ: inode.gid, uapi.ACL_GROUP: entry.id}.get(entry.tag)
-        if group is not None and who.in_group(group):
-            in_a_group = True
-            if entry.perm & want:
-                return bool(mask & want)
-        if entry.tag == uapi.ACL_OTHER:
-            return not in_a_group and bool(entry.perm & want)
-    return False
+        if entry.tag == uapi.ACL_USER:
+            named = is_user(entry.id)
+            if named is None:
+                return None, "A is perhaps a user that the ACL names"
+            if named:
+                return _allows(entry.perm & mask, want), f"ACL user:{entry.id}:{_rwx(entry.perm)}, mask {_rwx(mask)}"
+        elif entry.tag in (uapi.ACL_GROUP_OBJ, uapi.ACL_GROUP):
+            gid = inode.gid if entry.tag == uapi.ACL_GROUP_OBJ else entry.id
+            there = in_group(gid)
+            if there is None:
+                return None, "A is perhaps in a group that the ACL names"
+            in_one |= there
+            if there and _allows(entry.perm, want):
+                return _allows(entry.perm & mask, want), f"ACL group:{gid}:{_rwx(entry.perm)}, mask {_rwx(mask)}"
+    if in_one:
+        return False, "ACL: no group that A is in has it"
+    other = next((entry.perm for entry in inode.acl if entry.tag == uapi.ACL_OTHER), 0)
+    return _allows(other, want), f"ACL other::{_rwx(other)}"
+
+
+def _allows(mode: int, bits: int) -> bool:
+    return mode & bits == bits
+
+
+def _rwx(mode: int) -> str:
+    return "".join(letter if mode & bit else "-" for letter, bit in (("r", READ), ("w", WRITE), ("x", EXECUTE)))
 
 
 def _by_capability(who: Credentials, inode: Inode, want: int) -> bool:

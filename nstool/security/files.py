@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import stat
 
-from nstool import uapi
 from nstool.frozen import Frozen
-from nstool.security.access import AclEntry
+from nstool.security import access
+from nstool.security.access import EXECUTE, READ, WRITE, AclEntry
 from nstool.security.verdict import (
     IDS,
     Check,
@@ -33,8 +33,7 @@ if TYPE_CHECKING:
 CHATTR = "FS_IOC_SETFLAGS(2const)"
 _OVERFLOW = 65534  # the id that stands for one which a mount's id map lacks
 
-READ, WRITE, EXEC = 4, 2, 1  # MAY_READ, MAY_WRITE, MAY_EXEC: the bits of one class in a mode
-_BITS = {"read": READ, "write": WRITE, "exec": EXEC, "search": EXEC, "write and search": WRITE | EXEC}
+_BITS = {"read": READ, "write": WRITE, "exec": EXECUTE, "search": EXECUTE, "write and search": WRITE | EXECUTE}
 
 # Filesystems whose permissions are generic_permission and no more.
 GENERIC = {
@@ -109,9 +108,9 @@ def permission(a: Task, inode: Inode, want: str, host: Host, *, aside: bool = Fa
     holds, facts = _mode_or_acl(a, inode, bits, host)
     needs = IDS if holds is None else ""
     rules = [Rule("acl_permission_check", f"does the mode or ACL of {inode.path} let A {want}?", holds, facts, needs)]
-    if bits in (READ, EXEC) and (bits == READ or inode.kind == stat.S_IFDIR):
+    if bits in (READ, EXECUTE) and (bits == READ or inode.kind == stat.S_IFDIR):
         rules.append(over_inode(a, inode, "dac_read_search", host))
-    if inode.kind == stat.S_IFDIR or not bits & EXEC or inode.mode & 0o111:
+    if inode.kind == stat.S_IFDIR or not bits & EXECUTE or inode.mode & 0o111:
         rules.append(over_inode(a, inode, "dac_override", host))
     return Check(function, question, "path_resolution(7)", "EACCES", tuple(rules), aside=aside)
 
@@ -146,46 +145,11 @@ def _within(number: int, ranges: Iterable[tuple[int, int]] | None, host: Host) -
 
 def _mode_or_acl(a: Task, inode: Inode, bits: int, host: Host) -> tuple[bool | None, tuple[str, ...]]:
     who = f"A: fsuid {a.cred.fsuid}, groups {' '.join(map(str, _groups(a)))}"
-    is_owner = host.same(a.cred.fsuid, inode.uid)
-    if is_owner:
-        return _allows(inode.mode >> 6, bits), (who, f"the owner's bits count, {_rwx(inode.mode >> 6)}")
-    if is_owner is None:
-        return None, (who, "A is perhaps the owner")
-    # Without a bit for the group, which is the ACL's mask, the kernel does not look into the ACL.
-    if inode.acl and inode.mode & 0o070:
-        holds, fact = _acl(a, inode, bits, host)
-        return holds, (who, fact)
-    in_group = _in_group(a, inode.gid, host)
-    if in_group is None:
-        both = {_allows(inode.mode >> 3, bits), _allows(inode.mode, bits)}
-        return (both.pop() if len(both) == 1 else None), (who, "A is perhaps in the group")
-    mode = inode.mode >> 3 if in_group else inode.mode
-    return _allows(mode, bits), (who, f"the {'group' if in_group else 'other'} bits count, {_rwx(mode)}")
-
-
-def _acl(a: Task, inode: Inode, bits: int, host: Host) -> tuple[bool | None, str]:
-    # posix_acl_permission: a named user is masked; of the groups that A is in, one must have all the bits.
-    mask = next((entry.perm for entry in inode.acl if entry.tag == uapi.ACL_MASK), 7)
-    in_one = False
-    for entry in inode.acl:
-        if entry.tag == uapi.ACL_USER:
-            named = host.same(a.cred.fsuid, entry.id)
-            if named is None:
-                return None, "A is perhaps a user that the ACL names"
-            if named:
-                return _allows(entry.perm & mask, bits), f"ACL user:{entry.id}:{_rwx(entry.perm)}, mask {_rwx(mask)}"
-        elif entry.tag in (uapi.ACL_GROUP_OBJ, uapi.ACL_GROUP):
-            gid = inode.gid if entry.tag == uapi.ACL_GROUP_OBJ else entry.id
-            there = _in_group(a, gid, host)
-            if there is None:
-                return None, "A is perhaps in a group that the ACL names"
-            in_one |= there
-            if there and _allows(entry.perm, bits):
-                return _allows(entry.perm & mask, bits), f"ACL group:{gid}:{_rwx(entry.perm)}, mask {_rwx(mask)}"
-    if in_one:
-        return False, "ACL: no group that A is in has it"
-    other = next((entry.perm for entry in inode.acl if entry.tag == uapi.ACL_OTHER), 0)
-    return _allows(other, bits), f"ACL other::{_rwx(other)}"
+    modes = access.Inode(inode.mode, inode.uid, inode.gid, inode.acl)
+    holds, fact = access.by_mode(
+        modes, bits, lambda uid: host.same(a.cred.fsuid, uid), lambda gid: _in_group(a, gid, host)
+    )
+    return holds, (who, fact)
 
 
 def _groups(a: Task) -> tuple[int, ...]:
@@ -194,14 +158,6 @@ def _groups(a: Task) -> tuple[int, ...]:
 
 def _in_group(a: Task, gid: int, host: Host) -> bool | None:
     return either(host.same(gid, group) for group in _groups(a))
-
-
-def _allows(mode: int, bits: int) -> bool:
-    return mode & bits == bits
-
-
-def _rwx(mode: int) -> str:
-    return "".join(letter if mode & bit else "-" for letter, bit in (("r", READ), ("w", WRITE), ("x", EXEC)))
 
 
 # The way to the file
