@@ -36,6 +36,12 @@ def for_lines() -> Console:
     return console if console.is_terminal else Console(width=10_000)
 
 
+def heading(pid: int, tid: int, name: str) -> Text:
+    """Return the title of what is told about a process or one of its threads."""
+    what = f"process {pid}" if tid == pid else f"thread {tid} of process {pid}"
+    return cell(f"{what} ({name})", "bold")
+
+
 def printed_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, heading: bool = True) -> None:
     """Print a table of texts as they stand, each row on a line."""
     from rich.table import Table

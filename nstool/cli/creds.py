@@ -49,11 +49,10 @@ def command(target: str, where: str, as_json: bool) -> int:
 
 
 def _print(found: Credentials) -> None:
-    from nstool.cli.console import cell, for_lines
+    from nstool.cli.console import cell, for_lines, heading
 
     console = for_lines()
-    what = f"process {found.pid}" if found.tid == found.pid else f"thread {found.tid} of process {found.pid}"
-    console.print(cell(f"{what} ({found.comm})", "bold"))
+    console.print(heading(found.pid, found.tid, found.comm))
     _ids(found, console)
     if found.threads:
         console.print(cell(f"note: other ids have its threads {' '.join(map(str, found.threads))}"))

@@ -113,11 +113,10 @@ def _show(tid: int, as_json: bool) -> int:
 def _print(found: Numbers) -> None:
     from rich.table import Table
 
-    from nstool.cli.console import cell, for_lines
+    from nstool.cli.console import cell, for_lines, heading
 
     console = for_lines()
-    what = f"process {found.pid}" if found.tid == found.pid else f"thread {found.tid} of process {found.pid}"
-    console.print(cell(f"{what} ({found.comm})", "bold"))
+    console.print(heading(found.pid, found.tid, found.comm))
     table = Table("", "pid namespace", "pid", "tid", "pgid", "sid", "its init", box=None)
     last = len(found.levels) - 1
     for level in found.levels:

@@ -19,6 +19,7 @@ from nstool.security.idmap import parse_map, to_inside, to_outside
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from typing import Any
 
     from nstool.spec.model import IdMap
 
@@ -326,12 +327,22 @@ def _rows(text: str) -> Iterator[dict[str, int]]:
         yield {name: int(word, 8 if name == "perms" else 10) for name, word in words.items()}
 
 
-def _segment(row: dict[str, int], who: _Ids) -> Segment:
+def _common(row: dict[str, int], number: str, who: _Ids) -> dict[str, Any]:
+    # What each System V object has, struct ipc_perm. number: the column of its id.
     owner, inside = who.owners(row["uid"], row["gid"], row["cuid"], row["cgid"])
+    return {
+        "id": row[number],
+        "key": row["key"] & 0xFFFFFFFF,
+        "mode": row["perms"] & _MODE,
+        "owner": owner,
+        "inside": inside,
+        "change_time": row["ctime"],
+    }
+
+
+def _segment(row: dict[str, int], who: _Ids) -> Segment:
     return Segment(
-        id=row["shmid"],
-        key=row["key"] & 0xFFFFFFFF,
-        mode=row["perms"] & _MODE,
+        **_common(row, "shmid", who),
         size=row["size"],
         resident=row["rss"],
         swapped=row["swap"],
@@ -340,43 +351,28 @@ def _segment(row: dict[str, int], who: _Ids) -> Segment:
         last=row["lpid"],
         removed=bool(row["perms"] & _SHM_DEST),
         locked=bool(row["perms"] & _SHM_LOCKED),
-        owner=owner,
-        inside=inside,
         attach_time=row["atime"],
         detach_time=row["dtime"],
-        change_time=row["ctime"],
     )
 
 
 def _semaphores(row: dict[str, int], who: _Ids) -> Semaphores:
-    owner, inside = who.owners(row["uid"], row["gid"], row["cuid"], row["cgid"])
     return Semaphores(
-        id=row["semid"],
-        key=row["key"] & 0xFFFFFFFF,
-        mode=row["perms"] & _MODE,
+        **_common(row, "semid", who),
         count=row["nsems"],
-        owner=owner,
-        inside=inside,
         operation_time=row["otime"],
-        change_time=row["ctime"],
     )
 
 
 def _queue(row: dict[str, int], who: _Ids) -> Queue:
-    owner, inside = who.owners(row["uid"], row["gid"], row["cuid"], row["cgid"])
     return Queue(
-        id=row["msqid"],
-        key=row["key"] & 0xFFFFFFFF,
-        mode=row["perms"] & _MODE,
+        **_common(row, "msqid", who),
         bytes=row["cbytes"],
         messages=row["qnum"],
         last_send=row["lspid"],
         last_receive=row["lrpid"],
-        owner=owner,
-        inside=inside,
         send_time=row["stime"],
         receive_time=row["rtime"],
-        change_time=row["ctime"],
     )
 
 

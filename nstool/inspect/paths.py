@@ -292,17 +292,23 @@ class Side(Closing):
         # Why the file is not seen at the path where this mount has it; "" if it is.
         if entry.state == COVERED:
             return f"this mount is covered by {self._name(entry.covered_by)}"
+        seen = self._look(path)
+        if isinstance(seen, str):
+            return seen
+        found, over = seen
+        if over != entry.mount.id:
+            return f"it is covered there by {self._name(over)}"
+        same = (found.st_dev, found.st_ino) == (wanted.st_dev, wanted.st_ino)
+        return "" if same else "another file has that name by now"
+
+    def _look(self, path: str) -> tuple[os.stat_result, int] | str:
+        # A file by a path without symlinks, with the id of its mount; or why there is none.
         try:
             fd = open_names(self.root, [name for name in path.split("/") if name])
         except KernelError as error:
             return _NOT_OPENED.get(error.errno or 0, str(error.strerror))
         try:
-            found = os.fstat(fd)
-            over = mount_id(fd)
-            if over != entry.mount.id:
-                return f"it is covered there by {self._name(over)}"
-            same = (found.st_dev, found.st_ino) == (wanted.st_dev, wanted.st_ino)
-            return "" if same else "another file has that name by now"
+            return os.fstat(fd), mount_id(fd)
         finally:
             os.close(fd)
 
@@ -332,19 +338,14 @@ class Side(Closing):
     def _shown(self, entry: Mounted, path: str, wanted: os.stat_result, role: str) -> str:
         if entry.state == COVERED:
             return f"this overlay is covered by {self._name(entry.covered_by)}"
-        try:
-            fd = open_names(self.root, [name for name in path.split("/") if name])
-        except KernelError as error:
-            return _NOT_OPENED.get(error.errno or 0, str(error.strerror))
-        try:
-            found = os.fstat(fd)
-            # A file of the upper layer is shown, under whichever inode number; of a lower one the number is kept where
-            # all layers are on one file system: overlayfs, "Inode properties".
-            if role == "upper" or found.st_ino == wanted.st_ino:
-                return ""
-            return "what is shown has another inode: it is another file, or the layers are of several file systems"
-        finally:
-            os.close(fd)
+        seen = self._look(path)
+        if isinstance(seen, str):
+            return seen
+        # A file of the upper layer is shown, under whichever inode number; of a lower one the number is kept where
+        # all layers are on one file system: overlayfs, "Inode properties".
+        if role == "upper" or seen[0].st_ino == wanted.st_ino:
+            return ""
+        return "what is shown has another inode: it is another file, or the layers are of several file systems"
 
     def why_not(self, found: Located, places: tuple[Seen, ...]) -> str:
         """Return why this side has a file of the other nowhere."""
