@@ -1,4 +1,4 @@
-"""Processes that have done something and wait, to be looked at from outside; a host of few processes to look at."""
+"""Processes and threads that have done something and wait, to be looked at; a host of few processes to look at."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import os
 import pickle
 import signal
+import threading
 import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -45,6 +46,37 @@ def waiting(act: Callable[..., Any] = lambda: None, *args: Any) -> Iterator[tupl
     finally:
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
+
+
+@contextlib.contextmanager
+def thread(act: Callable[[], object] = lambda: None) -> Iterator[int]:
+    """A thread of this process that has called act and waits for the end of the block: its tid.
+
+    What act raises is raised here.
+    """
+    here, end = threading.Event(), threading.Event()
+    told: list[int] = []
+    failed: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            told.append(threading.get_native_id())
+            act()
+        except BaseException as error:
+            failed.append(error)
+        here.set()
+        end.wait()
+
+    one = threading.Thread(target=run)
+    one.start()
+    here.wait()
+    try:
+        if failed:
+            raise failed[0]
+        yield told[0]
+    finally:
+        end.set()
+        one.join()
 
 
 def in_pid_namespace(act: Callable[[], Any]) -> Any:

@@ -27,6 +27,7 @@ from nstool.security import acts, seccomp
 from nstool.security.verdict import Task, Verdict
 from tests.support import actors, kernel
 from tests.support.actors import NEWPID, NEWUSER, NEWUTS, ONE, OTHER, USER, Comparison, Try, World
+from tests.support.held import held
 
 InChild = Callable[..., Any]
 NSTOOL = str(Path(sys.prefix) / "bin" / "nstool")
@@ -528,21 +529,8 @@ def run(*words: str) -> subprocess.CompletedProcess[str]:
 @pytest.fixture
 def other() -> Any:
     """The pid of a process of another user."""
-    reader, writer = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        try:
-            actors.become(OTHER)
-            os.close(writer)
-            signal.pause()
-        finally:
-            os._exit(0)
-    os.close(writer)
-    os.read(reader, 1)  # its end: it is another user now
-    os.close(reader)
-    yield str(pid)
-    os.kill(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
+    with held(lambda: actors.become(OTHER)) as pid:
+        yield str(pid)
 
 
 def test_command_answers_by_its_exit_status(other: str) -> None:

@@ -9,7 +9,6 @@ import signal
 import stat
 import subprocess
 import sys
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from nstool.security.filecaps import FileCaps
 from tests.kernel.inspect.test_execve import enter_userns, waiting
 from tests.kernel.test_security_tables import by_libcap, libcap
 from tests.support import kernel
+from tests.support.waiting import thread
 
 InChild = Callable[..., Any]
 KILL, NET_RAW = 1 << 5, 1 << 13
@@ -184,28 +184,13 @@ def test_the_bounding_set_is_told_by_what_is_missing() -> None:
 @as_root
 def test_every_thread_is_read() -> None:
     """A thread may have sets of its own: capset(2) is of one thread."""
-    told: list[int] = []
-    here, end = threading.Event(), threading.Event()
-
-    def act() -> None:
-        told.append(threading.get_native_id())
-        syscalls.capset(0, KILL, 0)
-        here.set()
-        end.wait()
-
-    thread = threading.Thread(target=act)
-    thread.start()
-    here.wait()
-    try:
+    with thread(lambda: syscalls.capset(0, KILL, 0)) as tid:
         found = process_caps(os.getpid())
-        other = next(one for one in found.threads if one.tid == told[0])
+        other = next(one for one in found.threads if one.tid == tid)
         assert (found.main.tid, other.sets.permitted) == (os.getpid(), KILL)
         assert found.main.sets.permitted != KILL
         shown = nstool("caps", "show", os.getpid()).stdout
-        assert f"thread {told[0]}" in shown.splitlines()[0]
-    finally:
-        end.set()
-        thread.join()
+        assert f"thread {tid}" in shown.splitlines()[0]
 
 
 @as_root

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +20,7 @@ from nstool.spec.model import IdMap
 from tests.kernel.rows import boxes
 from tests.support import kernel
 from tests.support.user import User
+from tests.support.waiting import thread
 
 pytestmark = pytest.mark.needs("root", "native")
 
@@ -228,29 +228,14 @@ def test_used_counts_the_namespaces_made_in_it_and_below(inner: Inner) -> None:
 def test_threads_with_other_ids_are_named(in_child: Callable[..., Any]) -> None:
     """In a child: a change of ids makes the whole process undumpable."""
 
-    def act() -> tuple[list[int], Credentials, Credentials]:
-        told: list[int] = []
-        here, end = threading.Event(), threading.Event()
+    def act() -> tuple[int, Credentials, Credentials]:
+        with thread(lambda: syscalls.setresgid(-1, 1234, -1)) as tid:
+            return tid, credentials(os.getpid()), credentials(tid)
 
-        def other() -> None:
-            syscalls.setresgid(-1, 1234, -1)
-            told.append(threading.get_native_id())
-            here.set()
-            end.wait()
-
-        thread = threading.Thread(target=other)
-        thread.start()
-        here.wait()
-        try:
-            return told, credentials(os.getpid()), credentials(told[0])
-        finally:
-            end.set()
-            thread.join()
-
-    told, main, thread = in_child(act)
-    assert list(main.threads) == told
+    tid, main, other = in_child(act)
+    assert list(main.threads) == [tid]
     assert [known.number for known in main.terms[0].gids] == [0, 0, 0, 0]
-    assert thread.terms[0].gids[1].number == 1234
+    assert other.terms[0].gids[1].number == 1234
 
 
 def test_names_of_the_reader(inner: Inner) -> None:

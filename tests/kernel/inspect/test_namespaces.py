@@ -24,7 +24,7 @@ from nstool.inspect import nsfs
 from nstool.inspect.map import host_map
 from nstool.inspect.namespaces import Census, Namespace, Pin, census
 from tests.support import kernel, processes
-from tests.support.waiting import in_pid_namespace, waiting
+from tests.support.waiting import in_pid_namespace, thread, waiting
 
 pytestmark = pytest.mark.needs("root", "native")
 
@@ -375,26 +375,12 @@ def test_a_thread_elsewhere_is_told(in_child: Callable[..., Any]) -> None:
     """A thread that has moved keeps namespaces of its own; its process counts where the main thread is."""
 
     def act() -> None:
-        ready, end = threading.Event(), threading.Event()
-        moved: list[int] = []
-
-        def move() -> None:
-            kernel.unshare(uapi.CLONE_NEWNET | uapi.CLONE_NEWUTS | uapi.CLONE_NEWPID)
-            moved.extend([threading.get_native_id(), *(inode(f"/proc/thread-self/ns/{k}") for k in ("net", "uts"))])
-            ready.set()
-            end.wait()
-
-        thread = threading.Thread(target=move)
-        thread.start()
-        ready.wait()
-        all_ = census()
-        tid, net, uts = moved
-        for kind, number in (("net", net), ("uts", uts)):
-            ns = the(kind, number, all_)
-            assert (ns.pids, ns.pins) == ((), (Pin("thread", os.getpid(), tid),))
-            assert os.getpid() in the(kind, own(kind), all_).pids
-        end.set()
-        thread.join()
+        with thread(lambda: kernel.unshare(uapi.CLONE_NEWNET | uapi.CLONE_NEWUTS | uapi.CLONE_NEWPID)) as tid:
+            all_ = census()
+            for kind in ("net", "uts"):
+                ns = the(kind, inode(f"/proc/self/task/{tid}/ns/{kind}"), all_)
+                assert (ns.pids, ns.pins) == ((), (Pin("thread", os.getpid(), tid),))
+                assert os.getpid() in the(kind, own(kind), all_).pids
 
     in_child(act)
 

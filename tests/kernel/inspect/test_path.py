@@ -17,6 +17,7 @@ from nstool.inspect.paths import Here, There, from_host, locate
 from nstool.inspect.proc import ProcessGone
 from tests.kernel.inspect.test_mounts import WEIRD, bind, nstool, tmpfs
 from tests.support import kernel
+from tests.support.child import run_in_child
 from tests.support.held import held, own_user_namespace, private_mounts
 
 Act = Callable[..., Any]
@@ -557,21 +558,14 @@ def rights(found: There | Here) -> tuple[Any, ...]:
 
 def tried_by(uid: int, groups: list[int], path: str) -> tuple[bool, bool, bool]:
     """Return what access(2) says to a process with these ids and no capabilities."""
-    reader, writer = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            os.setgroups(groups)
-            os.setresgid(uid, uid, uid)
-            os.setresuid(uid, uid, uid)
-            os.write(writer, bytes(os.access(path, mode) for mode in (os.R_OK, os.W_OK, os.X_OK)))
-        finally:
-            os._exit(0)
-    os.close(writer)
-    with open(reader, "rb") as pipe:
-        answer = pipe.read()
-    os.waitpid(child, 0)
-    return answer[0] == 1, answer[1] == 1, answer[2] == 1
+
+    def act() -> tuple[bool, bool, bool]:
+        os.setgroups(groups)
+        os.setresgid(uid, uid, uid)
+        os.setresuid(uid, uid, uid)
+        return os.access(path, os.R_OK), os.access(path, os.W_OK), os.access(path, os.X_OK)
+
+    return run_in_child(act)
 
 
 @pytest.mark.needs("root")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import subprocess
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -15,32 +15,20 @@ import pytest
 from nstool import uapi
 from nstool.inspect.proc import Proc, ProcessGone, Stat, pids, processes
 from tests.support import kernel
+from tests.support.held import held
+from tests.support.waiting import thread
 
 
 @contextmanager
 def sleeping(name: str = "") -> Iterator[int]:
     """A child that waits for the end of a pipe; name: what it calls itself. prctl(2), PR_SET_NAME."""
-    reader, writer = os.pipe()
-    ready, go = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        try:
-            os.close(writer)
-            if name:
-                with open("/proc/self/comm", "w") as file:
-                    file.write(name)
-            os.write(go, b"x")
-            os.read(reader, 1)
-        finally:
-            os._exit(0)
-    os.close(reader)
-    os.read(ready, 1)
-    try:
+
+    def act() -> None:
+        if name:
+            Path("/proc/self/comm").write_text(name)
+
+    with held(act) as pid:
         yield pid
-    finally:
-        for fd in (writer, ready, go):
-            os.close(fd)
-        os.waitpid(pid, 0)
 
 
 @pytest.mark.parametrize("name", ["plain", "a b", ") R 1 2 (", "(", "tab\tümläut"])
@@ -139,27 +127,14 @@ def test_a_file_that_the_kernel_lacks_is_no_ended_process() -> None:
 
 def test_a_thread_is_read_as_a_thread() -> None:
     """Its own name and ids; ended, it is said to be a thread that is gone."""
-    told: list[int] = []
-    here, end = threading.Event(), threading.Event()
-
-    def wait() -> None:
-        told.append(threading.get_native_id())
-        with open("/proc/thread-self/comm", "w") as file:
-            file.write("worker")
-        here.set()
-        end.wait()
-
-    thread = threading.Thread(target=wait)
-    thread.start()
-    here.wait()
-    with Proc(os.getpid(), told[0]) as proc:
+    with thread(lambda: Path("/proc/thread-self/comm").write_text("worker")) as tid:
+        proc = Proc(os.getpid(), tid)
         assert proc.stat().comm == "worker"
         assert proc.status()["Tgid"] == str(os.getpid())
-        end.set()
-        thread.join()
-        while os.path.exists(f"/proc/self/task/{told[0]}"):  # joined a moment before the kernel has let it go
+    with proc:
+        while os.path.exists(f"/proc/self/task/{tid}"):  # joined a moment before the kernel has let it go
             continue
-        with pytest.raises(ProcessGone, match=f"no thread {told[0]} of process {os.getpid()}"):
+        with pytest.raises(ProcessGone, match=f"no thread {tid} of process {os.getpid()}"):
             proc.stat()
 
 

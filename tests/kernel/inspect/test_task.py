@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,6 +23,7 @@ from nstool.inspect.proc import Proc, ProcessGone
 from nstool.inspect.task import Card, card
 from tests.kernel.rows import boxes
 from tests.support import kernel
+from tests.support.waiting import thread
 
 pytestmark = pytest.mark.needs("native")
 
@@ -251,23 +251,8 @@ def test_a_stopped_process_and_a_zombie() -> None:
 
 
 def test_a_thread_is_no_process() -> None:
-    told: list[int] = []
-    here, end = threading.Event(), threading.Event()
-
-    def wait() -> None:
-        told.append(threading.get_native_id())
-        here.set()
-        end.wait()
-
-    thread = threading.Thread(target=wait)
-    thread.start()
-    here.wait()
-    try:
-        with pytest.raises(SandboxGone, match=f"{told[0]} is a thread of process {os.getpid()}"):
-            card(told[0])
-    finally:
-        end.set()
-        thread.join()
+    with thread() as tid, pytest.raises(SandboxGone, match=f"{tid} is a thread of process {os.getpid()}"):
+        card(tid)
 
 
 def test_a_thread_of_the_kernel() -> None:

@@ -8,9 +8,8 @@ import locale
 import os
 import signal
 import sys
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from nstool.sandbox import inside
 from nstool.sandbox.inside import open_namespace
 from tests.support import kernel
 from tests.support.held import held, own_user_namespace, private_mounts
+from tests.support.waiting import thread
 
 Act = Callable[..., Any]
 
@@ -77,23 +77,11 @@ def by_both(request: pytest.FixtureRequest, in_child: Act) -> Act:
     """``in_child``, in a process that has one thread, and in one that has more."""
 
     def act(function: Act) -> Any:
-        with another_thread() if request.param == "interpreter" else nullcontext():
+        with thread() if request.param == "interpreter" else nullcontext():
             assert syscalls.single_threaded() is (request.param == "forked")
             return function()
 
     return lambda function: in_child(act, function)
-
-
-@contextmanager
-def another_thread() -> Iterator[None]:
-    gate = threading.Event()
-    thread = threading.Thread(target=gate.wait)
-    thread.start()
-    try:
-        yield
-    finally:
-        gate.set()
-        thread.join()
 
 
 @pytest.mark.needs("user")
