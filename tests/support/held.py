@@ -29,7 +29,7 @@ def held(act: Callable[[], object]) -> Iterator[int]:
                 message = b""
             except BaseException as error:
                 message = pickle.dumps(error)
-            os.write(tell, message)
+            os.write(tell, len(message).to_bytes(8, "little") + message)
             os.close(tell)
             os.read(reader, 1)
         finally:
@@ -37,8 +37,10 @@ def held(act: Callable[[], object]) -> Iterator[int]:
     os.close(reader)
     os.close(tell)
     try:
-        with open(told, "rb") as pipe:
-            message = pipe.read()
+        with open(told, "rb") as pipe:  # by length: what act has forked may hold the other end
+            length = pipe.read(8)
+            message = pipe.read(int.from_bytes(length, "little"))
+        assert length, "the child has ended"
         if message:
             raise pickle.loads(message)
         yield pid

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from hypothesis import strategies as st
@@ -16,6 +18,7 @@ from nstool.security.credentials import Ids
 from nstool.security.filecaps import FileCaps
 from nstool.security.predict import File, Prediction, Process
 from nstool.spec.model import IdMap
+from tests.support.workplace import Workplace
 
 SOURCE = Path(__file__).with_name("execve.c")
 ROOT, ALICE, BOB = 0, 1000, 2000
@@ -32,6 +35,18 @@ def everything() -> int:
     with open("/proc/self/status") as file:
         rows = dict(line.split(":\t") for line in file if line.startswith("Cap"))
     return int(rows["CapPrm"], 16) & int(rows["CapBnd"], 16)
+
+
+@contextmanager
+def directory(workplace: Workplace, name: str) -> Iterator[Path]:
+    """A directory of this test process that everybody may enter; it goes with the block."""
+    made = workplace.own / name
+    made.mkdir()
+    made.chmod(0o755)
+    try:
+        yield made
+    finally:
+        shutil.rmtree(made)
 
 
 def build(directory: Path) -> Path:

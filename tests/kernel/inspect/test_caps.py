@@ -24,9 +24,10 @@ from nstool.inspect.proc import ProcessGone
 from nstool.security import capabilities, filecaps
 from nstool.security.capabilities import CapSets
 from nstool.security.filecaps import FileCaps
-from tests.kernel.inspect.test_execve import enter_userns, waiting
+from tests.kernel.inspect.test_execve import enter_userns
 from tests.kernel.test_security_tables import by_libcap, libcap
 from tests.support import kernel
+from tests.support.held import held
 from tests.support.waiting import thread
 
 InChild = Callable[..., Any]
@@ -153,7 +154,7 @@ def test_sets_are_those_of_getpcaps_and_proc() -> None:
         syscalls.prctl(uapi.PR_CAP_AMBIENT, uapi.PR_CAP_AMBIENT_RAISE, uapi.CAP_NET_RAW)
         syscalls.prctl(uapi.PR_SET_NO_NEW_PRIVS, 1)
 
-    with waiting(prepare) as pid:
+    with held(prepare) as pid:
         found = process_caps(pid)
         sets, lines = found.main.sets, status(f"/proc/{pid}/status")
         assert {line: f"{getattr(sets, name):016x}" for name, line in capabilities.SETS.items()} == {
@@ -176,7 +177,7 @@ def test_the_bounding_set_is_told_by_what_is_missing() -> None:
         syscalls.prctl(uapi.PR_CAPBSET_DROP, uapi.CAP_KILL)
 
     before = process_caps(os.getpid()).lacking
-    with waiting(prepare) as pid:
+    with held(prepare) as pid:
         assert process_caps(pid).lacking == before | KILL | 1 << uapi.CAP_SYSLOG
         assert "missing from the bounding set: kill" in nstool("caps", "show", pid).stdout
 
@@ -211,7 +212,7 @@ def test_the_user_namespace_is_told() -> None:
         enter_userns(MAP, MAP)
         enter_userns("0 1000 1000\n", "0 1000 1000\n")
 
-    with waiting(prepare) as pid:
+    with held(prepare) as pid:
         userns = process_caps(pid).userns
         assert userns
         assert (userns.inode, userns.level) == (os.stat(f"/proc/{pid}/ns/user").st_ino, 2)

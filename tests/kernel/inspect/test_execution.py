@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import shutil
 import signal
 import stat
 import struct
@@ -32,8 +31,9 @@ from nstool.security.predict import Process, predict
 from nstool.spec.model import IdMap
 from tests.kernel.inspect import executions
 from tests.kernel.inspect.executions import ALICE, BOB, DEATH, NET_RAW, ROOT
-from tests.kernel.inspect.test_execve import enter_userns, waiting
+from tests.kernel.inspect.test_execve import enter_userns
 from tests.support import kernel, probes
+from tests.support.held import held
 from tests.support.workplace import Workplace
 
 InChild = Callable[..., Any]
@@ -51,13 +51,8 @@ class Place(NamedTuple):
 
 @pytest.fixture(scope="module")
 def place(workplace: Workplace) -> Iterator[Place]:
-    directory = workplace.own / "execution"
-    directory.mkdir()
-    directory.chmod(0o755)
-    try:
+    with executions.directory(workplace, "execution") as directory:
         yield Place(directory, executions.build(directory))
-    finally:
-        shutil.rmtree(directory)
 
 
 def become(uid: int = ROOT, gid: int = 0, groups: tuple[int, ...] = (), bits: int = 0, keep: int = 0) -> None:
@@ -287,7 +282,7 @@ def test_a_mount_of_another_namespace_gives_nothing(place: Place) -> None:
         nosuid_below(place, "foreign", 0)()
         kernel.prctl(kernel.PR_SET_DUMPABLE, 1)
 
-    with waiting(elsewhere) as pid:
+    with held(elsewhere) as pid:
 
         def prepare() -> None:
             os.chdir(f"/proc/{pid}/root{top}")
@@ -578,7 +573,7 @@ def test_the_rights_of_a_tracer_are_read(capable: bool) -> None:
             os._exit(0)
         os.waitpid(pid, os.WUNTRACED)
 
-    with waiting(prepare) as pid:
+    with held(prepare) as pid:
         traced = int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0])
         seen = subject(traced)
         assert seen.process.tracer == ("capable" if capable else "incapable")
@@ -589,7 +584,7 @@ def test_the_rights_of_a_tracer_are_read(capable: bool) -> None:
 
 def test_what_the_kernel_does_not_tell_is_named() -> None:
     """The securebits of another process; with them given nothing is unknown."""
-    with waiting(as_alice) as pid:
+    with held(as_alice) as pid:
         assert list(execution("/bin/true", pid).unknown) == ["securebits"]
         assert execution("/bin/true", pid, {"securebits": 0}).unknown == {}
     assert execution("/bin/true").unknown == {}
@@ -610,7 +605,7 @@ def test_threads_that_differ_are_named() -> None:
         here.wait()
 
     try:
-        with waiting(prepare) as pid:
+        with held(prepare) as pid:
             assert "thread" in execution("/bin/true", pid).unknown
     finally:
         os.close(until)
@@ -627,7 +622,7 @@ def test_a_filesystem_of_a_namespace_below_cannot_be_told(place: Place, in_child
             kernel.mount("tmpfs", "/mnt", "tmpfs")
             executions.copy(place.probe, Path("/mnt/su"), 0o4755)
 
-        with waiting(prepare) as pid:
+        with held(prepare) as pid:
             fd = os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY)
             syscalls.setns(fd, kernel.CLONE_NEWNS)
             os.close(fd)

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import itertools
 import os
-import shutil
 import stat
-import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,6 +28,7 @@ from nstool.spec.model import IdMap
 from tests.kernel.inspect import executions
 from tests.kernel.inspect.executions import ALICE, BOB, KILL, NET_ADMIN, NET_RAW, ROOT, SETUID
 from tests.support import kernel
+from tests.support.held import held
 from tests.support.workplace import Workplace
 
 InChild = Callable[..., Any]
@@ -48,14 +47,9 @@ class Place(NamedTuple):
 
 @pytest.fixture(scope="module")
 def place(workplace: Workplace) -> Iterator[Place]:
-    directory = workplace.own / "execve"
-    directory.mkdir()
-    directory.chmod(0o755)
-    probe, full = executions.build(directory), executions.everything()
-    try:
+    with executions.directory(workplace, "execve") as directory:
+        probe, full = executions.build(directory), executions.everything()
         yield Place(directory, probe, executions.copies(probe, directory, full), full)
-    finally:
-        shutil.rmtree(directory)
 
 
 def differences(
@@ -285,7 +279,7 @@ def untrusted(place: Place, how: str, top: Path) -> Iterator[tuple[tuple[File, .
     if how == "nosuid":
         yield tuple(file.replace(nosuid=True) for file in fill(uapi.MS_NOSUID)), top
         return
-    with waiting(fill_elsewhere) as pid:
+    with held(fill_elsewhere) as pid:
         if how == "outside":
             fd = os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY)
             syscalls.setns(fd, kernel.CLONE_NEWNS)
@@ -294,33 +288,6 @@ def untrusted(place: Place, how: str, top: Path) -> Iterator[tuple[tuple[File, .
         flags = {"foreign": how == "foreign", "outside": how == "outside"}
         files = tuple(file.replace(path=name, **flags) for file, name in zip(place.files, names))
         yield files, Path(f"/proc/{pid}/root{top}") if how == "foreign" else top
-
-
-@contextmanager
-def waiting(prepare: Callable[[], object]) -> Iterator[int]:
-    """A child that has prepared itself and waits until the end of the block."""
-    ready, go = os.pipe(), os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        try:
-            os.close(ready[0])
-            os.close(go[1])
-            prepare()
-            os.write(ready[1], b"x")
-            os.read(go[0], 1)
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            os._exit(0)
-    for fd in (ready[1], go[0]):
-        os.close(fd)
-    try:
-        assert os.read(ready[0], 1) == b"x", "the child has failed"
-        yield pid
-    finally:
-        for fd in (ready[0], go[1]):
-            os.close(fd)
-        os.waitpid(pid, 0)
 
 
 def test_the_grid_has_both_outcomes_of_every_rule(place: Place) -> None:
