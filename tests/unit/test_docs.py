@@ -136,7 +136,7 @@ def names_in(module: str) -> set[str]:
 def test_functions_exist(path: Path) -> None:
     """A function that a document names is one of its module."""
     text = path.read_text("utf-8")
-    named = re.findall(r"`(?:nstool\.)?(syscalls|sandbox\.[a-z]+)\.([a-z_0-9]+)\(", text)
+    named = re.findall(r"`(?:nstool\.)?(syscalls|(?:sandbox|inspect|security)\.[a-z]+)\.([a-z_0-9]+)\(", text)
     assert named
     assert [f"{module}.{name}" for module, name in named if name not in names_in(module)] == []
 
