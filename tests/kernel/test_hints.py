@@ -100,6 +100,7 @@ def own_userns(lines: str = "0 0 4294967295") -> None:
 # ---- processes and namespaces ----
 
 
+@pytest.mark.vm_full
 def test_no_privilege() -> None:
     """An ordinary user gets no uts namespace without a user namespace."""
     error = features.try_steps(0, init("unshare", uapi.CLONE_NEWUTS), as_user=True)
@@ -108,6 +109,7 @@ def test_no_privilege() -> None:
     assert error.errno == errno.EPERM
 
 
+@pytest.mark.vm_full
 def test_no_privilege_of_the_caller(as_user: InChild) -> None:
     """The same, when it is the launcher that has none."""
     expect(as_user(features.try_steps, uapi.CLONE_NEWUTS), "EPERM", "no_privilege")
@@ -136,6 +138,7 @@ def test_namespace_limit_reached(in_child: InChild) -> None:
     expect(in_child(act), "ENOSPC", "namespace_limit_reached", limit="user.max_uts_namespaces", allowed=1)
 
 
+@pytest.mark.vm_full
 def test_outer_filter(in_child: InChild) -> None:
     """The filter of an outer container answers clone3 with ENOSYS, as Docker's did."""
 
@@ -151,6 +154,7 @@ def test_outer_filter(in_child: InChild) -> None:
     expect(in_child(act), "ENOSYS", "outer_filter", name="clone3")
 
 
+@pytest.mark.vm_full
 def test_outer_filter_is_not_blamed_for_another_call(in_child: InChild) -> None:
     """A filter that refuses setns is there; the limit is what refuses clone3."""
 
@@ -167,6 +171,7 @@ def test_outer_filter_is_not_blamed_for_another_call(in_child: InChild) -> None:
     expect(in_child(act), "ENOSPC", "namespace_limit_zero", limit="user.max_uts_namespaces")
 
 
+@pytest.mark.vm_full
 def test_chrooted(in_child: InChild, tmp_path: Path) -> None:
     """The caller lives in a chroot that is no mount point."""
 
@@ -211,11 +216,13 @@ def refused_with(limit: int) -> KernelError:
     return caught.value
 
 
+@pytest.mark.vm_full
 def test_sandbox_process_limit(in_child: InChild) -> None:
     """Root has as many processes as it likes, init and the command of its sandbox have not."""
     expect(in_child(refused_with, 1), "EAGAIN", "sandbox_process_limit", limit=1)
 
 
+@pytest.mark.vm_full
 @pytest.mark.needs("newuidmap")
 def test_process_limit_of_a_helper(as_user: InChild) -> None:
     """newuidmap needs two more processes than there are, the caller and init; others of this user may be there, too."""
@@ -225,6 +232,7 @@ def test_process_limit_of_a_helper(as_user: InChild) -> None:
     assert error.checked
 
 
+@pytest.mark.vm_full
 @pytest.mark.needs("newuidmap")
 def test_process_limit_counts_sandboxes(as_user: InChild) -> None:
     """The two processes of a sandbox have other ids, and count for the user who made it."""
@@ -243,6 +251,7 @@ def test_process_limit_counts_sandboxes(as_user: InChild) -> None:
     assert error.checked
 
 
+@pytest.mark.vm_full
 @pytest.mark.parametrize("limit", [0, 200])
 def test_file_size_limit(in_child: InChild, limit: int) -> None:
     """The journal cannot be begun, or breaks off where the limit is."""
@@ -261,6 +270,7 @@ def test_file_size_limit(in_child: InChild, limit: int) -> None:
     assert error.call.endswith("/journal')")
 
 
+@pytest.mark.vm_full
 def test_file_size_limit_in_memory(in_child: InChild) -> None:
     """A file in memory has a size too: the copy of nsexec that init runs from."""
 
@@ -294,6 +304,7 @@ def test_pids_limit(in_child: InChild, name: str) -> None:
         directory.rmdir()
 
 
+@pytest.mark.vm_full
 @pytest.mark.needs("cgroup_pids", "veth", "nft")
 @pytest.mark.parametrize("allowed", [1, 2])
 def test_pids_limit_of_a_link(in_child: InChild, name: str, allowed: int) -> None:
@@ -359,6 +370,7 @@ def joined(path: str, kind: int, flags: int = 0) -> KernelError | None:
     return plan_of(flags, init("setns", Fd("ns"), kind), before=(opened,), maps=maps() if flags else ())
 
 
+@pytest.mark.vm_full
 def test_not_a_namespace() -> None:
     """A net namespace is joined as a uts namespace; a plain file as one."""
     path = "/proc/self/ns/net"
@@ -374,11 +386,13 @@ def test_owned_elsewhere() -> None:
     expect(joined(path, NET, USER), "EPERM", "owned_elsewhere", path=path)
 
 
+@pytest.mark.vm_full
 def test_own_userns_joined() -> None:
     """One cannot join the user namespace that one lives in."""
     expect(joined("/proc/self/ns/user", USER), "EINVAL", "own_userns_joined")
 
 
+@pytest.mark.vm_full
 def test_namespace_gone() -> None:
     """No such process, no such named namespace: the path is named, once."""
     for path in ("/proc/4194305/ns/net", "/run/netns/nstool-no-such"):
@@ -416,6 +430,7 @@ def test_set_tid_not_allowed() -> None:
     expect(set_tid(31999, USER), "EPERM", "set_tid_not_allowed")
 
 
+@pytest.mark.vm_full
 def test_set_tid_too_high() -> None:
     """No pid is above kernel.pid_max."""
     highest = int(Path("/proc/sys/kernel/pid_max").read_text())
@@ -423,6 +438,7 @@ def test_set_tid_too_high() -> None:
     expect(set_tid(pid, USER | PID), "EINVAL", "set_tid_too_high", pid=pid, highest=highest)
 
 
+@pytest.mark.vm_full
 def test_pidns_dead(in_child: InChild) -> None:
     """The pid namespace for children has lost its first process."""
 
@@ -456,6 +472,7 @@ def test_fd_limit(in_child: InChild) -> None:
 # ---- ids ----
 
 
+@pytest.mark.vm_full
 def test_map_needs_privilege(as_user: InChild) -> None:
     """An ordinary user maps one id, its own."""
 
@@ -476,12 +493,14 @@ def test_setgroups_not_denied(as_user: InChild) -> None:
     expect(as_user(act), "EPERM", "setgroups_not_denied")
 
 
+@pytest.mark.vm_full
 def test_map_written_twice() -> None:
     """A map is written once."""
     again = launcher("write_proc", "uid_map", "0 0 1\n")
     expect(plan_of(USER, maps=(*maps(), again)), "EPERM", "map_written_twice")
 
 
+@pytest.mark.vm_full
 def test_setgroups_too_late() -> None:
     """After gid_map it cannot be denied."""
     late = launcher("write_proc", "setgroups", "deny")
@@ -502,6 +521,7 @@ def test_map_of_root(in_child: InChild) -> None:
     expect(in_child(act), "EPERM", "map_of_root")
 
 
+@pytest.mark.vm_full
 def test_map_outside_own(in_child: InChild) -> None:
     """A nested namespace maps only what its parent has."""
 
@@ -514,6 +534,7 @@ def test_map_outside_own(in_child: InChild) -> None:
     assert cause("map_outside_own", file="uid_map", first=5, last=5) in causes
 
 
+@pytest.mark.vm_full
 def test_map_malformed() -> None:
     """Ranges overlap."""
     number, said = told(plan_of(USER, maps=maps(uid="0 1000 10\n5 2000 10\n")))
@@ -543,6 +564,7 @@ def spawned(*argv: str) -> KernelError | None:
     return plan_of(USER, maps=(launcher("spawn", argv),))
 
 
+@pytest.mark.vm_full
 @pytest.mark.needs("newuidmap")
 def test_newuidmap_refusals(as_user: InChild, user: Any, tmp_path: Path) -> None:
     """Each way in which the helper can be there and not help is told from the others."""
@@ -564,6 +586,7 @@ def test_newuidmap_refusals(as_user: InChild, user: Any, tmp_path: Path) -> None
     expect(error, "EPERM", "ids_not_subordinate", file="/etc/subuid", range="1-5", user=user.name)
 
 
+@pytest.mark.vm_full
 @pytest.mark.needs("newuidmap")
 def test_helper_no_new_privs(as_user: InChild, user: Any) -> None:
     """A caller with no_new_privs gets no help from set-user-ID programs."""
@@ -601,6 +624,7 @@ def test_helper_nosuid(in_child: InChild, user: Any, tmp_path: Path) -> None:
             parent.chmod(parent.stat().st_mode & ~stat.S_IXOTH)
 
 
+@pytest.mark.vm_full
 @pytest.mark.needs("newuidmap")
 def test_user_has_no_account(in_child: InChild, user: Any) -> None:
     """newuidmap stops for a uid without an account."""
@@ -616,6 +640,7 @@ def test_user_has_no_account(in_child: InChild, user: Any) -> None:
     assert cause("user_has_no_account", uid=654321) in causes
 
 
+@pytest.mark.vm_full
 def test_id_not_mapped() -> None:
     """Only mapped ids can be taken; groups likewise."""
     expect(
@@ -629,18 +654,21 @@ def test_id_not_mapped() -> None:
     expect(error, "EINVAL", "id_not_mapped", id=7, map="gid_map")
 
 
+@pytest.mark.vm_full
 def test_setgroups_denied() -> None:
     """After deny nobody inside sets groups."""
     error = features.try_steps(USER, init("setgroups", b""), mapped=True)
     expect(error, "EPERM", "setgroups_denied")
 
 
+@pytest.mark.vm_full
 def test_ids_need_capability(as_user: InChild) -> None:
     """Without a user namespace an ordinary user stays who it is."""
     error = as_user(features.try_steps, 0, init("setresuid", 0, 0, 0))
     expect(error, "EPERM", "ids_need_capability", capability="CAP_SETUID")
 
 
+@pytest.mark.vm_full
 def test_fsid_not_mapped(tmp_path: Path) -> None:
     """Who makes a directory needs an id in the maps."""
     mount = init("mount", "none", str(tmp_path), "tmpfs", 0, None)
@@ -650,6 +678,7 @@ def test_fsid_not_mapped(tmp_path: Path) -> None:
     expect(error, "EOVERFLOW", "fsid_not_mapped")
 
 
+@pytest.mark.vm_full
 def test_capabilities_that_the_caller_lacks(as_user: InChild) -> None:
     """capset, the bounding set and the securebits of an ordinary user."""
     admin = 1 << uapi.CAP_SYS_ADMIN
@@ -660,6 +689,7 @@ def test_capabilities_that_the_caller_lacks(as_user: InChild) -> None:
     expect(error, "EPERM", "no_setpcap")
 
 
+@pytest.mark.vm_full
 def test_not_in_bounding(in_child: InChild) -> None:
     """What is outside of the bounding set does not become inheritable."""
 
@@ -677,6 +707,7 @@ def test_not_in_bounding(in_child: InChild) -> None:
     assert cause("not_in_bounding", capabilities="CAP_SYS_TIME") in causes
 
 
+@pytest.mark.vm_full
 def test_securebits_locked(in_child: InChild) -> None:
     """Locked bits stay."""
 
@@ -703,6 +734,7 @@ def new_fs(fstype: str, **options: str) -> tuple[Step, ...]:
     return (*steps, init("fsmount", Fd("fs"), 1, 0, result="mount"))
 
 
+@pytest.mark.vm_full
 def test_sources(tmp_path: Path, in_child: InChild) -> None:
     """A source that is missing, in a circle, or unbindable."""
     path = str(tmp_path / "a/b")
@@ -719,6 +751,7 @@ def test_sources(tmp_path: Path, in_child: InChild) -> None:
     expect(in_child(act), "EINVAL", "source_unbindable", point=str(tmp_path))
 
 
+@pytest.mark.vm_full
 def test_source_closed(as_user: InChild, user: Any) -> None:
     """A directory above the source is closed to who opens it."""
     closed = Path(user.home, "closed")
@@ -760,6 +793,7 @@ def launched(spec: Spec) -> KernelError:
     return caught.value
 
 
+@pytest.mark.vm_full
 def test_targets(tmp_path: Path) -> None:
     """A target that is missing, behind a symlink, or below a file: where the root is the plan's own."""
     root = directory_root(tmp_path)
@@ -799,6 +833,7 @@ def test_overlay_layers_overlap(tmp_path: Path, inner: str) -> None:
     expect(launched(spec), "ELOOP", "overlay_layers_overlap", inner=layers[0], outer=layers[1])
 
 
+@pytest.mark.vm_full
 @pytest.mark.parametrize("source", ["", "/file"])
 def test_target_below_a_file_of_a_mount(tmp_path: Path, source: str) -> None:
     """Where places to mount on are made, none is made below a file; check says the same before, once."""
@@ -813,6 +848,7 @@ def test_target_below_a_file_of_a_mount(tmp_path: Path, source: str) -> None:
     ]
 
 
+@pytest.mark.vm_full
 def test_place_to_mount_on_below_a_pipe(tmp_path: Path) -> None:
     """It is made where nothing is: what stands in its way is named."""
     root = directory_root(tmp_path)
@@ -822,6 +858,7 @@ def test_place_to_mount_on_below_a_pipe(tmp_path: Path) -> None:
     expect(launched(spec), "ENOTDIR", "target_not_directory", file="/pipe")
 
 
+@pytest.mark.vm_full
 def test_root_that_may_not_be_entered(tmp_path: Path) -> None:
     """By init, whose ids do not own it; by the command, where init may all."""
     root = directory_root(tmp_path)
@@ -835,6 +872,7 @@ def test_root_that_may_not_be_entered(tmp_path: Path) -> None:
     assert told(launched(shared)) == ("EACCES", "/ cannot be searched by host uid 1000, which the command runs as")
 
 
+@pytest.mark.vm_full
 def test_kinds_differ(tmp_path: Path) -> None:
     """A directory is not mounted on a file."""
     (tmp_path / "file").write_text("")
@@ -866,12 +904,14 @@ def test_target_shared(in_child: InChild, tmp_path: Path) -> None:
     expect(in_child(act), "EINVAL", "target_shared", target=str(tmp_path / "pin"), point=str(tmp_path))
 
 
+@pytest.mark.vm_full
 def test_not_a_mount_point(tmp_path: Path) -> None:
     """Propagation is a thing of mount points."""
     error = features.try_steps(NS, init("mount", None, str(tmp_path), None, uapi.MS_PRIVATE, None))
     expect(error, "EINVAL", "not_a_mount_point")
 
 
+@pytest.mark.vm_full
 def test_filesystem_absent() -> None:
     """No kernel has it."""
     error = features.try_steps(NS, init("fsopen", "nosuchfs", 1, result="fs"))
@@ -916,6 +956,7 @@ def test_filesystem_options() -> None:
     expect(error, "EPERM", "filesystem_not_in_userns", fstype="devtmpfs")
 
 
+@pytest.mark.vm_full
 def test_ids_that_a_joined_user_namespace_lacks(in_child: InChild) -> None:
     """Its map is the one that counts, not the caller's own: for devpts' gid=5, and for the command's user."""
 
@@ -1010,6 +1051,7 @@ def test_overlay_upper_unfit(tmp_path: Path, in_child: InChild) -> None:
     expect(in_child(act), "EINVAL", "overlay_upper_unfit", path=str(tmp_path / "m"), fstype="overlay")
 
 
+@pytest.mark.vm_full
 def test_upper_not_writable(tmp_path: Path) -> None:
     """The upper layer belongs to somebody else than the sandbox's root."""
     upper = launcher("open_tree", CWD, str(tmp_path), uapi.OPEN_TREE_CLONE, result="upper")
@@ -1019,6 +1061,7 @@ def test_upper_not_writable(tmp_path: Path) -> None:
     expect(error, "EACCES", "upper_not_writable", path=str(tmp_path), uid=1879048192)
 
 
+@pytest.mark.vm_full
 def test_making_in_the_root(tmp_path: Path) -> None:
     """A read-only root, and one that belongs to somebody else."""
     mkdir = init("mkdirat", CWD, "/nstool-test-dir", 0o755)
@@ -1038,12 +1081,14 @@ def test_making_in_the_root(tmp_path: Path) -> None:
     expect(error, "EACCES", "root_not_writable", path="/", host="/", uid=1879048192)
 
 
+@pytest.mark.vm_full
 def test_no_mknod(tmp_path: Path) -> None:
     """A user namespace makes no device nodes."""
     node = init("mknodat", CWD, str(tmp_path / "null"), uapi.S_IFCHR | 0o666, 259)
     expect(features.try_steps(USER | NS, node, mapped=True), "EPERM", "no_mknod")
 
 
+@pytest.mark.vm_full
 def test_device_cgroup(in_child: InChild, tmp_path: Path, name: str) -> None:
     """The devices cgroup of version 1 says no."""
     mount = next(
@@ -1135,6 +1180,7 @@ def test_cgroup_files(name: str) -> None:
         directory.rmdir()
 
 
+@pytest.mark.vm_full
 def test_cpuset_empty(in_child: InChild, name: str) -> None:
     """A cpuset of version 1 without cpus takes no process."""
     lines = Path("/proc/self/mountinfo").read_text().splitlines()
@@ -1162,6 +1208,7 @@ def test_cgroup_not_delegated(as_user: InChild, user: Any, cgroup2: Path) -> Non
     expect(as_user(features.run_trial, plan), "EACCES", "cgroup_not_delegated", cgroup=cgroup2.parent)
 
 
+@pytest.mark.vm_full
 def test_paths_outside(as_user: InChild, in_child: InChild, tmp_path: Path, user: Any) -> None:
     """A directory that is missing, not ours, read-only, or full; a name that is taken; a file that is not ours."""
     path = str(tmp_path / "no/x")
@@ -1203,6 +1250,7 @@ def test_sysctls(in_child: InChild) -> None:
     expect(in_child(act), "EROFS", "proc_sys_read_only")
 
 
+@pytest.mark.vm_full
 def test_oom_score_lower(as_user: InChild) -> None:
     """An ordinary user does not go below what a privileged process has set."""
 
@@ -1246,6 +1294,7 @@ def refused(root: Path, *command: str, **changes: Any) -> KernelError:
     return launched(Spec(command=command, root=Root(type="directory", path=str(root)), **changes))
 
 
+@pytest.mark.vm_full
 def test_command_not_there(tmp_path: Path) -> None:
     """Nowhere; on the host alone; a symlink to nowhere; below a file."""
     root = directory_root(tmp_path)
@@ -1259,6 +1308,7 @@ def test_command_not_there(tmp_path: Path) -> None:
     expect(error, "ENOENT", "directory_on_path", path="/bin/busybox/x", file="/bin/busybox")
 
 
+@pytest.mark.vm_full
 def test_relative_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is looked for in the working directory inside, which is named; how to bring in a file of the caller's."""
     monkeypatch.chdir(tmp_path)
@@ -1269,6 +1319,7 @@ def test_relative_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         assert (f"--mount {tmp_path} --cwd {tmp_path}" in error.remedy) is (command == "./hi")
 
 
+@pytest.mark.vm_full
 def test_relative_command_from_where_the_caller_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who enters no mount namespace stays in the caller's working directory."""
     from nstool.sandbox.join import enter
@@ -1280,6 +1331,7 @@ def test_relative_command_from_where_the_caller_is(tmp_path: Path, monkeypatch: 
     expect(caught.value, "ENOENT", "command_relative", **words)
 
 
+@pytest.mark.vm_full
 def test_covered(tmp_path: Path) -> None:
     """A command, and a working directory, below a directory of the host that the sandbox covers."""
     (tmp_path / "hi").write_text("#!/bin/sh\n")
@@ -1304,6 +1356,7 @@ def test_interpreters(tmp_path: Path) -> None:
     assert error.cause.startswith(cause("loader_missing", file="/bin/c").partition("<loader>")[0] + "/lib")
 
 
+@pytest.mark.vm_full
 def test_not_executable(tmp_path: Path) -> None:
     """No x bit; a directory; a closed directory above; a mount without exec; a script that cannot be read."""
     root = directory_root(tmp_path)
@@ -1324,6 +1377,7 @@ def test_not_executable(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.vm_full
 def test_formats_and_sizes(tmp_path: Path) -> None:
     """Neither program nor script; another machine's; arguments that are too long."""
     root = directory_root(tmp_path)
@@ -1339,6 +1393,7 @@ def test_formats_and_sizes(tmp_path: Path) -> None:
     expect(error, "E2BIG", "argument_too_long", what="argv[1]", size=131073, most=131072)
 
 
+@pytest.mark.vm_full
 def test_being_written(tmp_path: Path) -> None:
     """The file is open for writing."""
     root = directory_root(tmp_path)
@@ -1346,6 +1401,7 @@ def test_being_written(tmp_path: Path) -> None:
         expect(refused(root, "busybox"), "ETXTBSY", "being_written", file="/bin/busybox", pid=os.getpid())
 
 
+@pytest.mark.vm_full
 def test_interpreter_loop(tmp_path: Path) -> None:
     """A script that is its own interpreter."""
     root = directory_root(tmp_path)
@@ -1353,6 +1409,7 @@ def test_interpreter_loop(tmp_path: Path) -> None:
     expect(refused(root, "a"), "ELOOP", "interpreter_loop", file="/bin/a")
 
 
+@pytest.mark.vm_full
 def test_working_directory(tmp_path: Path) -> None:
     """Missing, a file, closed."""
     root = directory_root(tmp_path)

@@ -91,6 +91,7 @@ def test_every_kind_of_process_becomes_what_is_predicted(place: Place) -> None:
     assert differences(place, cases) == []
 
 
+@pytest.mark.vm_full
 @settings(max_examples=50, deadline=None, suppress_health_check=FIXTURES)
 @given(data=st.data())
 def test_any_process_becomes_what_is_predicted(place: Place, data: st.DataObject) -> None:
@@ -119,6 +120,7 @@ def test_every_change_of_uids_leaves_what_is_predicted(place: Place) -> None:
     assert uid_differences(place, cases) == []
 
 
+@pytest.mark.vm_full
 @settings(max_examples=30, deadline=None, suppress_health_check=FIXTURES)
 @given(data=st.data())
 def test_a_change_of_uids_leaves_what_is_predicted(place: Place, data: st.DataObject) -> None:
