@@ -286,8 +286,11 @@ def _aligned(lines: list[list[str]], right: Sequence[bool]) -> str:
     if sys.stdout.isatty():
         import shutil
 
-        excess = sum(widths) + 2 * (len(widths) - 1) - shutil.get_terminal_size().columns
+        room = shutil.get_terminal_size().columns
         cut = [number for number, numbers in enumerate(right) if not numbers]
+        for number in cut:  # first at once: a command line may have megabytes
+            widths[number] = min(widths[number], max(room, NARROWEST))
+        excess = sum(widths) + 2 * (len(widths) - 1) - room
         while excess > 0 and widths[widest := max(cut, key=widths.__getitem__)] > NARROWEST:
             widths[widest] -= 1
             excess -= 1
@@ -300,18 +303,29 @@ def _aligned(lines: list[list[str]], right: Sequence[bool]) -> str:
 
 def _padded(text: str, width: int, at_right: bool) -> str:
     text = text or "-"
-    room = width - _width(text)
-    if room < 0:
-        while room < 1:  # one for the dots
-            text, room = text[:-1], width - _width(text[:-1])
-        return text + "…"
-    return " " * room + text if at_right else text + " " * room
+    if _width(text) > width:
+        text = f"{_beginning(text, width - 1)}…"
+    room = " " * (width - _width(text))
+    return room + text if at_right else text + room
+
+
+def _beginning(text: str, width: int) -> str:
+    """Return as much of a text as takes no more columns of a terminal than this."""
+    if text.isascii():
+        return text[:width]
+    for number, char in enumerate(text):
+        width -= _width_of(char)
+        if width < 0:
+            return text[:number]
+    return text
 
 
 def _width(text: str) -> int:
     """Return how many columns of a terminal a text takes."""
-    if text.isascii():
-        return len(text) or 1  # what is empty is shown as a dash
+    return (len(text) or 1) if text.isascii() else sum(map(_width_of, text))  # what is empty is shown as a dash
+
+
+def _width_of(char: str) -> int:
     from unicodedata import combining, east_asian_width
 
-    return sum(0 if combining(char) else 2 if east_asian_width(char) in "WF" else 1 for char in text)
+    return 0 if combining(char) else 2 if east_asian_width(char) in "WF" else 1

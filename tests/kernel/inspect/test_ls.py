@@ -8,7 +8,8 @@ import pty
 import subprocess
 import sys
 import termios
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -70,32 +71,36 @@ def test_scripts_get_whole_fields_with_tabs_between(in_child: Callable[..., Any]
     in_child(act)
 
 
+@contextmanager
+def called(*words: str) -> Iterator[int]:
+    """Pid of a process in a uts namespace of its own whose command line is this."""
+    pid = os.fork()
+    if pid == 0:
+        kernel.unshare(uapi.CLONE_NEWUTS)
+        kernel.prctl(kernel.PR_SET_PDEATHSIG, 9)
+        os.execv("/usr/bin/sleep", [*words, "1000"])
+    try:
+        while os.readlink(f"/proc/{pid}/exe") != os.path.realpath("/usr/bin/sleep"):
+            continue
+        yield pid
+    finally:
+        os.kill(pid, 9)
+        os.waitpid(pid, 0)
+
+
 def test_a_hostile_command_line_stays_in_its_field(in_child: Callable[..., Any]) -> None:
     """It may hold tabs, newlines, escapes, what is no UTF-8: a field stays a field, a line a line, JSON says all."""
 
     def act() -> None:
-        kernel.unshare(uapi.CLONE_NEWUTS)
-        kernel.prctl(kernel.PR_SET_PDEATHSIG, 9)
-        os.execv("/usr/bin/sleep", [HOSTILE, "1000"])
-
-    def look() -> None:
-        pid = os.fork()
-        if pid == 0:
-            act()
-        try:
-            while os.readlink(f"/proc/{pid}/exe") != os.path.realpath("/usr/bin/sleep"):
-                continue
+        with called(HOSTILE) as pid:
             text = ls("uts", "--raw", "--columns", "inode,command,pid", "--where", f"pid == {pid}")
             inode, command, last = text.removesuffix("\n").split("\t")
             assert (inode, last) == (str(os.stat(f"/proc/{pid}/ns/uts").st_ino), str(pid))
             assert command == "a\\tb\\nc\\x1b[31m\\u202e[bold]\\xff 1000"
             (row,) = json.loads(ls("uts", "--json", "--where", f"pid == {pid}"))["namespaces"]
             assert row["command"] == [HOSTILE, "1000"]
-        finally:
-            os.kill(pid, 9)
-            os.waitpid(pid, 0)
 
-    in_child(look)
+    in_child(act)
 
 
 def test_json_has_every_field(in_child: Callable[..., Any]) -> None:
@@ -209,11 +214,12 @@ def test_every_column_can_be_shown_and_asked_for() -> None:
     assert ls("user", "--raw", "--columns", ",".join(FIELDS), "--where", condition)
 
 
-def test_a_terminal_is_not_overfull() -> None:
-    """The widest columns are cut to what there is; elsewhere nothing is cut."""
+def on_a_terminal(*words: str) -> list[str]:
+    """Return the lines that nstool ls prints on a terminal of 84 columns."""
     leader, follower = pty.openpty()
     termios.tcsetwinsize(follower, (24, 84))
-    done = subprocess.Popen([NSTOOL, "ls", "user", "mnt"], stdout=follower, stderr=subprocess.DEVNULL)
+    environment = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
+    done = subprocess.Popen([NSTOOL, "ls", *words], stdout=follower, stderr=subprocess.DEVNULL, env=environment)
     os.close(follower)
     text = b""
     while True:
@@ -224,9 +230,29 @@ def test_a_terminal_is_not_overfull() -> None:
         text += block
     os.close(leader)
     assert done.wait() == 0
-    lines = text.decode().splitlines()
+    return text.decode().splitlines()
+
+
+def test_a_terminal_is_not_overfull() -> None:
+    """The widest columns are cut to what there is; elsewhere nothing is cut."""
+    lines = on_a_terminal("user", "mnt")
     assert lines[0].startswith("type ")
     assert max(map(len, lines)) <= 84
+
+
+@pytest.mark.parametrize("char", ["x", "é", "漢", "e\u0301"])
+def test_a_command_line_of_any_length_is_cut_at_once(in_child: Callable[..., Any], char: str) -> None:
+    """100 kB of letters that take a column, two, or none: nobody waits for it, and the line is as long as it may be."""
+
+    def act() -> None:
+        with called(char * (100_000 // len(char.encode()))) as pid:
+            line = on_a_terminal("uts", "--columns", "pid,command", "--where", f"pid == {pid}")[-1]
+            assert line.split()[0] == str(pid)
+            assert line.endswith("…")
+            columns = sum(2 if letter == "漢" else letter != "\u0301" for letter in line)
+            assert columns in (83, 84)  # where two columns are one too many
+
+    in_child(act)
 
 
 def test_a_reader_that_goes_away_is_no_error() -> None:
