@@ -8,7 +8,7 @@ import time
 from errno import EINVAL, ENAMETOOLONG
 
 from nstool.frozen import Frozen
-from nstool.inspect.namespaces import Census, Process, census, root_of
+from nstool.inspect.namespaces import Census, Process, census
 from nstool.inspect.proc import Proc, ProcessGone
 from nstool.security import capabilities, idmap
 
@@ -198,7 +198,7 @@ def _card(proc: Proc, process: Process, started: float, for_children: dict[str, 
     if (stat := proc.stat()).starttime != process.start:
         raise ProcessGone(f"process {process.pid} has ended, and another has its number")
     try:
-        root = root_of(proc)
+        root = proc.root()
     except FileNotFoundError:
         root = ""
     return Card(

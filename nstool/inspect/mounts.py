@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import select
-from errno import EINVAL, ENAMETOOLONG, ENOENT, ENOSYS, ENOTTY, EPERM
+from errno import EINVAL, ENOENT, ENOSYS, ENOTTY, EPERM
 
 from nstool import syscalls, uapi
 from nstool.errors import KernelError
@@ -101,9 +101,11 @@ def of(proc: Proc) -> Mounts:
             listed = listing(proc, look)
             if root_mount(proc) == root:
                 break
-        namespace, top = proc.inode("mnt"), _root_path(proc, unread)
+        namespace, top = proc.inode("mnt"), proc.root()
     except FileNotFoundError:  # but for a zombie, all processes have these files
         raise ended(proc) from None
+    if not top:
+        unread["root"] = "it is deeper than the 4096 bytes that the kernel says of a path"
     states = covers(listed, root)
     outside = None
     if told is not None:
@@ -153,16 +155,6 @@ def listing(proc: Proc, also: Callable[[], None] = lambda: None) -> tuple[Mount,
 def _is_whole(listed: Sequence[Mount]) -> bool:
     # The one parent that is not in the list is that of the root, or the root where no mount's root is made that.
     return len({mount.parent for mount in listed} - {mount.id for mount in listed}) <= 1
-
-
-def _root_path(proc: Proc, unread: dict[str, str]) -> str:
-    try:
-        return proc.link("root")
-    except OSError as error:
-        if error.errno != ENAMETOOLONG:
-            raise
-        unread["root"] = "it is deeper than the 4096 bytes that the kernel says of a path"
-        return ""
 
 
 def root_mount(proc: Proc, name: str = "root") -> int:

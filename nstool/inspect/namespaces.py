@@ -346,7 +346,7 @@ class _Reader:
         for pid, tid in tasks:
             try:
                 with Proc(pid, tid) as proc:
-                    root = root_of(proc)
+                    root = proc.root()
                     if root in views:
                         continue
                     text = proc.bytes("mountinfo")
@@ -567,16 +567,6 @@ class _Reader:
                 continue
             return f"the first, {pid}: {cause}; {remedy}"
         return "they have ended meanwhile"
-
-
-def root_of(proc: Proc) -> str:
-    """Return the root directory of a process as the reader sees it, "" if its path is longer than a page."""
-    try:
-        return proc.link("root")
-    except OSError as error:
-        if error.errno != ENAMETOOLONG:
-            raise
-        return ""
 
 
 def _own_pid() -> tuple[int, bool]:

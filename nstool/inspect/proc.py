@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from errno import ENAMETOOLONG
 
 from nstool.closing import ByFd
 from nstool.errors import SandboxGone
@@ -133,6 +134,15 @@ class Proc(ByFd):
         except (FileNotFoundError, ProcessLookupError):
             self.check()
             raise
+
+    def root(self) -> str:
+        """Return the root directory as the reader sees it, "" if its path is longer than a page."""
+        try:
+            return self.link("root")
+        except OSError as error:
+            if error.errno != ENAMETOOLONG:
+                raise
+            return ""
 
     def list(self, name: str) -> list[str]:
         """Return the entries of a directory of the process, as "task" or "fd", in the order of the kernel."""

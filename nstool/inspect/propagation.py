@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from nstool.sandbox.mountinfo import Mount
 
 _CANDIDATES = 4  # processes of a namespace that are asked, should the first ones end meanwhile
+_ENDED = (ProcessGone, FileNotFoundError, ProcessLookupError)  # waited for, or not
 
 
 class Graph(Frozen):
@@ -56,11 +57,11 @@ def _all() -> tuple[tuple[View, ...], tuple[int, ...]]:
     hidden = []
     for proc in processes():
         try:
-            namespace, root = proc.inode("mnt"), proc.link("root")
+            namespace, root = proc.inode("mnt"), proc.root()
         except PermissionError:
             hidden.append(proc.pid)
             continue
-        except (ProcessGone, FileNotFoundError):  # it has ended; waited for or not
+        except _ENDED:
             continue
         found.setdefault(namespace, _Seen()).processes += 1
         candidates = roots.setdefault(namespace, {}).setdefault(root, [])
@@ -74,7 +75,7 @@ def _all() -> tuple[tuple[View, ...], tuple[int, ...]]:
                         if proc.inode("mnt") == namespace:
                             found[namespace].add(proc, listing(proc))
                             break
-                except (ProcessGone, FileNotFoundError, PermissionError, KernelError):  # ended, or hidden by now
+                except (*_ENDED, PermissionError, KernelError):  # or hidden by now
                     continue
     return tuple(seen.view(namespace) for namespace, seen in found.items() if seen.pid), tuple(hidden)
 

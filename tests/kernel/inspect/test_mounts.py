@@ -482,6 +482,33 @@ def test_the_whole_host(in_child: Act) -> None:
     assert in_child(act) == (True, 2, 0)
 
 
+@pytest.mark.needs("root")
+def test_a_root_deeper_than_a_page_stops_nobody(in_child: Act) -> None:
+    """The kernel refuses to say its path (ENAMETOOLONG); the mounts of the host are told all the same."""
+
+    def act() -> Any:
+        private_mounts()
+
+        def deep() -> None:
+            kernel.unshare(kernel.CLONE_NEWNS)
+            os.chdir("/tmp")
+            for _ in range(20):
+                os.mkdir("d" * 250)
+                os.chdir("d" * 250)
+            os.mkdir("x")
+            kernel.mount("tmpfs", "x", "tmpfs")
+            os.chroot(".")
+
+        with held(deep) as pid:
+            with pytest.raises(OSError, match="File name too long"):
+                os.readlink(f"/proc/{pid}/root")
+            inode = os.stat(f"/proc/{pid}/ns/mnt").st_ino
+            (view,) = (view for view in graph().namespaces if view.namespace == inode)
+            return [mount.target for mount in view.mounts], mounts(pid).root, mounts(pid).unread["root"]
+
+    assert in_child(act) == (["/x"], "", "it is deeper than the 4096 bytes that the kernel says of a path")
+
+
 # ---- who may not be asked ----
 
 
