@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 def layers_of(mount: Mount) -> Iterator[tuple[str, str]]:
     """Yield ("upper" or "lower", directory) of an overlay, topmost first, as its options name them.
 
-    A colon in a directory's name is written "\\:"; layers of file data only (after "::") are lower ones too.
+    A colon in a directory's name is written "\\:", but where layers were given one by one (lowerdir+, Linux 6.8): there
+    every character is of the name. Layers of file data only (after "::") are lower ones too.
     """
     options = [option.partition("=")[::2] for option in mount.super_options]
     for name, value in options:
@@ -25,7 +26,7 @@ def layers_of(mount: Mount) -> Iterator[tuple[str, str]]:
             for part in _colons(unescape(value)):
                 yield "lower", _plain(part)
         elif name in ("lowerdir+", "datadir+"):
-            yield "lower", _plain(unescape(value))
+            yield "lower", unescape(value)
 
 
 def _colons(text: str) -> list[str]:

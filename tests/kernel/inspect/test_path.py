@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from nstool import syscalls, uapi
 from nstool.errors import KernelError
 from nstool.inspect.paths import Here, There, from_host, locate
 from nstool.inspect.proc import ProcessGone
@@ -41,8 +43,6 @@ def pivot(path: str) -> None:
     kernel.mount("none", "/", flags=kernel.MS_REC | kernel.MS_PRIVATE)
     kernel.mount(path, path, flags=kernel.MS_BIND | kernel.MS_REC)
     os.chdir(path)
-    from nstool import syscalls
-
     syscalls.pivot_root(".", ".")
     syscalls.umount2(".", kernel.MNT_DETACH)
     os.chdir("/")
@@ -76,8 +76,6 @@ def asked_there(pid: int, path: str) -> tuple[int, int] | str:
 
 def said(found: There) -> tuple[int, int] | str:
     """Return the same of what was located."""
-    import errno
-
     if found.found.refusal is not None:
         return os.strerror(getattr(errno, found.found.refusal.errno))
     file = found.found.file
@@ -387,6 +385,34 @@ def test_overlays(in_child: Act) -> None:
     assert merged == ["/kept"]
     assert here == ["/tmp/r/kept"]
     assert why == ""
+
+
+@pytest.mark.needs("root", "overlay")
+def test_layers_given_one_by_one_have_names_as_they_are(in_child: Act) -> None:
+    """No character of them is special: not what is between layers elsewhere, nor what escapes that. fsconfig(2)."""
+
+    def act() -> Any:
+        private_mounts()
+        os.mkdir("/tmp/r")
+        overlay = syscalls.fsopen("overlay")
+        for name in ("a\\b", "c:d", "e\\:f"):
+            os.mkdir(f"/tmp/{name}")
+            Path(f"/tmp/{name}/file").touch()
+            try:
+                syscalls.fsconfig(overlay, uapi.FSCONFIG_SET_STRING, "lowerdir+", f"/tmp/{name}")
+            except KernelError as error:
+                if error.errno != errno.EINVAL:
+                    raise
+                return "Linux 6.8 and later have lowerdir+"
+        syscalls.fsconfig(overlay, uapi.FSCONFIG_CMD_CREATE)
+        mounted = syscalls.fsmount(overlay)
+        syscalls.move_mount(mounted, "", uapi.AT_FDCWD, "/tmp/r", uapi.MOVE_MOUNT_F_EMPTY_PATH)
+        return [(layer.path, layer.there) for layer in locate(os.getpid(), "/tmp/r/file").found.layers]
+
+    assert in_child(act) in (
+        [(f"/tmp/{name}/file", True) for name in ("a\\b", "c:d", "e\\:f")],
+        "Linux 6.8 and later have lowerdir+",
+    )
 
 
 @pytest.mark.needs("root")
