@@ -85,8 +85,9 @@ class Group(Frozen):
 class HostMap(Frozen):
     """A host at about one time. made: seconds since the epoch. groups: that of the host first, then by their oldest.
 
-    uid_maps, gid_maps: of the user namespaces with a process, by inode; outside as the reader sees it. mounts: how many
-    the oldest process of a mount namespace sees, by inode.
+    uid_maps, gid_maps: of the user namespaces with a process, by inode; outside as the reader sees it, but of the
+    reader's own namespace, user_namespace, as the one above it does. mounts: how many the oldest process of a mount
+    namespace sees, by inode.
     """
 
     host: str
@@ -99,6 +100,7 @@ class HostMap(Frozen):
     uid_maps: dict[int, tuple[IdMap, ...]]
     gid_maps: dict[int, tuple[IdMap, ...]]
     mounts: dict[int, int]
+    user_namespace: int
 
 
 def host_map() -> HostMap:
@@ -147,6 +149,7 @@ def host_map() -> HostMap:
         uid_maps=uid_maps,
         gid_maps=gid_maps,
         mounts=mounts,
+        user_namespace=os.stat("/proc/self/ns/user").st_ino,
     )
 
 

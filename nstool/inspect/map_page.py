@@ -125,7 +125,6 @@ def _maps(lines: tuple[IdMap, ...] | None) -> list[list[int]] | None:
 
 
 def _process(found: HostMap, card: Card) -> dict[str, Any]:
-    user = card.namespaces.get("user", 0)
     return {
         "ppid": card.ppid,
         "comm": card.comm,
@@ -136,8 +135,8 @@ def _process(found: HostMap, card: Card) -> dict[str, Any]:
         "namespaces": card.namespaces,
         "for_children": card.for_children,
         "user": user_name(card.uids[1]),
-        "uids": [[uid, idmap.to_inside(found.uid_maps.get(user, ()), uid)] for uid in card.uids],
-        "gids": [[gid, idmap.to_inside(found.gid_maps.get(user, ()), gid)] for gid in card.gids],
+        "uids": _ids(found, card, card.uids, found.uid_maps),
+        "gids": _ids(found, card, card.gids, found.gid_maps),
         "groups": list(card.groups),
         "capabilities": {name: capabilities.in_words(mask) for name, mask in card.capabilities.items()},
         "no_new_privs": card.no_new_privs,
@@ -146,6 +145,18 @@ def _process(found: HostMap, card: Card) -> dict[str, Any]:
         "cgroups": _cgroups(card),
         "root": card.root,
     }
+
+
+def _ids(
+    found: HostMap, card: Card, ids: tuple[int, ...], maps: dict[int, tuple[IdMap, ...]]
+) -> list[tuple[int | None, ...]]:
+    """Return (id, the same in the process's user namespace) of each, None for none; (id,) where no map is known."""
+    user = card.namespaces.get("user", 0)
+    if user == found.user_namespace:  # as the reader sees them is as they are there
+        return [(number, number) for number in ids]
+    if user not in maps:
+        return [(number,) for number in ids]
+    return [(number, idmap.to_inside(maps[user], number)) for number in ids]
 
 
 def _cgroups(card: Card) -> list[list[str]]:

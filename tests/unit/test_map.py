@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from nstool.inspect.map import Card, HostMap, groups, made_by
 from nstool.inspect.map_dot import dot
-from nstool.inspect.map_page import page
+from nstool.inspect.map_page import data, page
 from nstool.inspect.namespaces import Census, Namespace, Process
+from nstool.spec.model import IdMap
 
 ID = "0123456789abcdef" * 4
 POD = "pod01234567-89ab-cdef-0123-456789abcdef"
@@ -125,7 +126,23 @@ def host_map(name: str) -> HostMap:
     empty = Namespace("net", 99, None, (), 0, "", (), None, None, 1, 0, (), {})
     process = Process(1, 0, name, "S", 1, 0, one.namespaces)
     census = Census((*namespaces, empty), (process,), (), (name,))
-    return HostMap(name, name, 0.0, 0, census, groups({1: one}), {1: one}, {1: ()}, {1: ()}, {2: 3})
+    return HostMap(name, name, 0.0, 0, census, groups({1: one}), {1: one}, {1: ()}, {1: ()}, {2: 3}, 0)
+
+
+def test_ids_are_told_as_they_are_inside() -> None:
+    """By the map; in the reader's own namespace they are those already; without a map nobody says that there is none.
+
+    user_namespaces(7): who reads the map of its own namespace sees the ids of the one above.
+    """
+    plain = host_map("sh")
+    maps = {1: (IdMap(inside=0, outside=5, count=1),)}
+    one = plain.cards[1].replace(uids=(5, 5, 5, 6))
+    for changes, uids in (
+        ({"uid_maps": maps}, [(5, 0), (5, 0), (5, 0), (6, None)]),
+        ({"uid_maps": maps, "user_namespace": 1}, [(5, 5), (5, 5), (5, 5), (6, 6)]),
+        ({"uid_maps": {}}, [(5,), (5,), (5,), (6,)]),
+    ):
+        assert data(plain.replace(cards={1: one}, **changes))["processes"][1]["uids"] == uids
 
 
 class Page(HTMLParser):

@@ -322,7 +322,7 @@
     const text = ([outside, inside]) =>
       inside === null
         ? `${outside} (not mapped)`
-        : inside === outside
+        : inside === undefined || inside === outside // no map was read
           ? `${outside}`
           : `${inside} (outside ${outside})`;
     const each = numbers.map(text);

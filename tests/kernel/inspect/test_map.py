@@ -20,7 +20,7 @@ import pytest
 from nstool import uapi
 from nstool.inspect.map import HostMap, host_map
 from nstool.inspect.map_dot import dot, svg
-from nstool.inspect.map_page import page
+from nstool.inspect.map_page import data, page
 from tests.support import kernel
 from tests.support.user import User
 from tests.support.waiting import in_pid_namespace, waiting
@@ -123,6 +123,22 @@ def test_a_card_is_what_proc_says(in_child: Callable[..., Any]) -> None:
             assert btime <= now
 
     in_child(in_pid_namespace, act)
+
+
+@pytest.mark.needs("userns")
+def test_ids_in_the_readers_own_user_namespace(in_child: Callable[..., Any]) -> None:
+    """Its map has, to who is in it, ids of the namespace above; those of its processes are told as they are in it."""
+
+    def act() -> None:
+        kernel.unshare(uapi.CLONE_NEWUSER)
+        Path("/proc/self/setgroups").write_text("deny")
+        for kind in ("uid", "gid"):
+            Path(f"/proc/self/{kind}_map").write_text("7 0 1\n")
+        assert (os.getuid(), os.getgid()) == (7, 7)
+        told = data(host_map())["processes"][os.getpid()]
+        assert told["uids"] == told["gids"] == [(7, 7)] * 4
+
+    in_child(act)
 
 
 def test_the_page_shows_in_a_browser_what_it_says(in_child: Callable[..., Any], tmp_path: Path) -> None:
