@@ -42,7 +42,8 @@ class Card(Frozen):
     namespaces, for_children: inodes by type; for_children: where its children will be, and it is not.
     capabilities: masks by the name of the set. pids: in each pid namespace from the reader's down to its own.
     cgroups: as /proc/PID/cgroup has them: (controllers, path); version 2 has none. root: as the reader sees it, empty
-    for a zombie. Both are empty too where the kernel says that a path is too long.
+    for a zombie, and where it has taken other credentials since. Both are empty too where the kernel says that a path
+    is too long.
     """
 
     pid: int
@@ -127,12 +128,14 @@ def host_map() -> HostMap:
         if ns.oldest and ns.type in ("user", "mnt"):
             try:
                 with Proc(ns.oldest) as proc:
+                    if proc.inode(ns.type) != ns.inode:  # has moved, or is a later one with its pid
+                        continue
                     if ns.type == "user":
                         uid_maps[ns.inode] = idmap.parse_map(proc.read("uid_map"))
                         gid_maps[ns.inode] = idmap.parse_map(proc.read("gid_map"))
                     else:
                         mounts[ns.inode] = proc.bytes("mountinfo").count(b"\n")
-            except (ProcessGone, FileNotFoundError, ProcessLookupError):
+            except (ProcessGone, FileNotFoundError, ProcessLookupError, PermissionError):  # ended, or as above
                 continue
             except OSError as error:
                 if error.errno != EINVAL:  # a zombie by now
@@ -202,7 +205,7 @@ def _card(proc: Proc, process: Process, started: float, for_children: dict[str, 
         raise ProcessGone(f"process {process.pid} has ended, and another has its number")
     try:
         root = proc.root()
-    except FileNotFoundError:
+    except (FileNotFoundError, PermissionError):  # a zombie; a set-user-ID program since the census
         root = ""
     return Card(
         pid=process.pid,

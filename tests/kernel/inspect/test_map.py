@@ -21,6 +21,7 @@ from nstool import uapi
 from nstool.inspect.map import HostMap, host_map
 from nstool.inspect.map_dot import dot, svg
 from nstool.inspect.map_page import data, page
+from nstool.inspect.namespaces import census
 from tests.support import kernel
 from tests.support.user import User
 from tests.support.waiting import in_pid_namespace, waiting
@@ -139,6 +140,28 @@ def test_ids_in_the_readers_own_user_namespace(in_child: Callable[..., Any]) -> 
         assert told["uids"] == told["gids"] == [(7, 7)] * 4
 
     in_child(act)
+
+
+def test_what_has_changed_since_the_census_is_not_mixed_in(
+    in_child: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that has become another user's may not be looked into; one that has moved tells of where it is now."""
+
+    def act() -> None:
+        with waiting() as (pid, _), waiting(container, "away", uapi.CLONE_NEWUSER | uapi.CLONE_NEWNS) as (away, _):
+            before = census()
+            moved = [ns.replace(oldest=away) if ns.type in ("user", "mnt") else ns for ns in before.namespaces]
+            monkeypatch.setattr("nstool.inspect.map.census", lambda: before.replace(namespaces=tuple(moved)))
+            found = host_map()
+            assert set(found.uid_maps) == {found.cards[away].namespaces["user"]}
+            assert set(found.mounts) == {found.cards[away].namespaces["mnt"]}
+            os.seteuid(1)
+            found = host_map()
+            os.seteuid(0)
+            assert (found.cards[pid].root, found.cards[pid].comm) == ("", before.processes[0].comm)
+            assert (found.uid_maps, found.mounts) == ({}, {})
+
+    in_child(in_pid_namespace, act)
 
 
 def test_the_page_shows_in_a_browser_what_it_says(in_child: Callable[..., Any], tmp_path: Path) -> None:
