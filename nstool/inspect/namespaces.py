@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-from errno import EACCES, EBADF, EINVAL, ENAMETOOLONG, ENOENT, ENOTTY, EPERM, ESRCH
+from errno import EACCES, EBADF, EINVAL, ENAMETOOLONG, ENOENT, EPERM, ESRCH
 
 from nstool import kinds, uapi
 from nstool.errors import NotSupported
@@ -298,7 +298,10 @@ class _Reader:
                 if target not in self.sockets:
                     if pidfd < 0:
                         pidfd = _pidfd(proc)
-                    self.sockets[target] = self.network(pidfd, number)
+                    told = self.network(pidfd, number, target)
+                    if told is None:
+                        continue
+                    self.sockets[target] = told
                 name = self.sockets[target]
                 if name and name != net:
                     self.pin(name, Pin("socket", proc.pid, tid, number))
@@ -306,16 +309,22 @@ class _Reader:
             if pidfd >= 0:
                 os.close(pidfd)
 
-    def network(self, pidfd: int, number: int) -> str:
-        """Return the network namespace of a socket of another process, "" where that is not told."""
+    def network(self, pidfd: int, number: int, target: str) -> str | None:
+        """Return the network namespace of a socket of another process, "" where that is refused.
+
+        None where the process has it no more: closed, ended, or the number is another file's by now.
+        """
         from nstool import syscalls
 
         try:
             with Fd(syscalls.pidfd_getfd(pidfd, number)) as socket:
+                if os.readlink(f"/proc/self/fd/{socket}") != target:
+                    return None
                 fd = fcntl.ioctl(socket, uapi.SIOCGSKNS)
         except OSError as error:
-            # Refused, closed, ended, or another file by now.
-            if error.errno in (EPERM, EBADF, ESRCH, ENOTTY, EINVAL):
+            if error.errno in (EBADF, ESRCH):
+                return None
+            if error.errno in (EPERM, EACCES):  # by ptrace(2); by a security module
                 return ""
             raise
         with Fd(fd):

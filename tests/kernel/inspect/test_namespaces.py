@@ -434,6 +434,35 @@ def test_a_socket_keeps_its_network(in_child: Callable[..., Any]) -> None:
     in_child(in_pid_namespace, act)  # others give the inodes again
 
 
+@pytest.mark.parametrize("instead", ["closed", "another"])
+def test_a_socket_that_is_closed_meanwhile_is_told_of_the_next(
+    in_child: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, instead: str
+) -> None:
+    """The first process has closed it before it is asked, or has another at its number; the second has it still."""
+    getfd = syscalls.pidfd_getfd
+
+    def act() -> None:
+        back = os.open("/proc/self/ns/net", os.O_RDONLY)
+        other = socket.socket()
+        kernel.unshare(uapi.CLONE_NEWNET)
+        number, sock = own("net"), socket.socket()
+        syscalls.setns(back)
+        os.close(back)
+        first = iter([9999 if instead == "closed" else other.fileno()])
+
+        def late(pidfd: int, fd: int) -> int:
+            return getfd(pidfd, next(first, fd) if fd == sock.fileno() else fd)
+
+        with waiting() as (heir, _):
+            monkeypatch.setattr(syscalls, "pidfd_getfd", late)
+            all_ = census()
+            assert list(first) == []
+            assert the("net", number, all_).pins == (Pin("socket", heir, fd=sock.fileno()),)
+            assert not [note for note in all_.notes if "did not tell" in note]
+
+    in_child(in_pid_namespace, act)
+
+
 def test_children_to_come_keep_a_namespace(in_child: Callable[..., Any]) -> None:
     """unshare(CLONE_NEWTIME), and CLONE_NEWPID whose init has ended: nobody is in them."""
 
