@@ -297,11 +297,11 @@ class _Reader:
             for number, target in sockets:
                 if target not in self.sockets:
                     if pidfd < 0:
-                        pidfd = _pidfd(proc)
+                        pidfd = _pidfd(proc, tid)
                     told = self.network(pidfd, number, target)
-                    if told is None:
+                    if told is None and pidfd >= 0:
                         continue
-                    self.sockets[target] = told
+                    self.sockets[target] = told or ""
                 name = self.sockets[target]
                 if name and name != net:
                     self.pin(name, Pin("socket", proc.pid, tid, number))
@@ -602,19 +602,30 @@ def _link(proc: Proc, file: str) -> str:
         return ""
 
 
-def _pidfd(proc: Proc) -> int:
-    # The pid may be another's by now: then the directory is dead.
+def _pidfd(proc: Proc, tid: int) -> int:
+    # -1 where this kernel has none of a thread. The pid may be another's by now: then the directory is dead.
     try:
-        pidfd = os.pidfd_open(proc.pid)
+        pidfd = _thread(tid) if tid else os.pidfd_open(proc.pid)
     except ProcessLookupError:
         proc.check()
         raise
     try:
         proc.check()
     except ProcessGone:
-        os.close(pidfd)
+        if pidfd >= 0:
+            os.close(pidfd)
         raise
     return pidfd
+
+
+def _thread(tid: int) -> int:
+    # Of a process whose main thread has ended another has the fds.
+    try:
+        return os.pidfd_open(tid, uapi.PIDFD_THREAD)
+    except OSError as error:
+        if error.errno != EINVAL:  # before Linux 6.9; there no socket of it tells
+            raise
+        return -1
 
 
 def _bound(text: bytes) -> list[Mount]:

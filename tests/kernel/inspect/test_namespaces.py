@@ -386,7 +386,7 @@ def test_a_thread_elsewhere_is_told(in_child: Callable[..., Any]) -> None:
 
 
 def test_a_process_whose_main_thread_has_ended(in_child: Callable[..., Any]) -> None:
-    """The others live on: their namespaces are told as theirs, and their fds are looked at."""
+    """The others live on: their namespaces are told as theirs, and their fds are looked at, sockets from Linux 6.9."""
 
     def act() -> None:
         told, tell = os.pipe()
@@ -394,24 +394,40 @@ def test_a_process_whose_main_thread_has_ended(in_child: Callable[..., Any]) -> 
         if pid == 0:
             kernel.unshare(uapi.CLONE_NEWUTS)
             fd = new("net")
+            back = os.open("/proc/self/ns/net", os.O_RDONLY)
+            kernel.unshare(uapi.CLONE_NEWNET)
+            abroad, sock = own("net"), socket.socket()
+            syscalls.setns(back)
 
             def rest() -> None:
                 tid = threading.get_native_id()
                 while processes.read(os.getpid()).state != "Z":  # type: ignore[union-attr]
                     pass
-                os.write(tell, struct.pack("4Q", tid, own("uts", "thread-self"), os.fstat(fd).st_ino, fd))
+                os.write(
+                    tell,
+                    struct.pack("6Q", tid, own("uts", "thread-self"), os.fstat(fd).st_ino, fd, abroad, sock.fileno()),
+                )
                 signal.pause()
 
             threading.Thread(target=rest).start()
             ctypes.CDLL(None).syscall(60, 0)  # exit(2) of this thread alone
-        tid, uts, net, fd = struct.unpack("4Q", os.read(told, 32))
+        tid, uts, net, fd, abroad, sock = struct.unpack("6Q", os.read(told, 48))
         all_ = census()
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
         assert the("uts", uts, all_).pins == (Pin("thread", pid, tid),)
         assert the("net", net, all_).pins == (Pin("fd", pid, tid, fd),)
         assert pid in the("user", own("user"), all_).pids
+        if threads:
+            assert the("net", abroad, all_).pins == (Pin("socket", pid, tid, sock),)
+        else:
+            assert any("sockets did not tell" in note for note in all_.notes)
 
+    try:
+        os.close(os.pidfd_open(os.getpid(), uapi.PIDFD_THREAD))
+        threads = True
+    except OSError:  # EINVAL before Linux 6.9
+        threads = False
     in_child(act)
 
 
