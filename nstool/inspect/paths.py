@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 _TRIES = 3  # to walk a tree that changes
 _NO_PATH = "it was reached by a magic link, so it may have no path, and is not looked for elsewhere"
 _NO_CWD = "the working directory is not below the root directory, or was removed: it has no path"
+_NOT_FOLLOWED = (
+    "you may not follow the symlink yourself, by fs.protected_symlinks or a security module; what is said is where it"
+    " leads, proc_sys_fs(5)"
+)
 _CHANGED = "the tree changes while it is walked: what is said here may be true no more"
 
 
@@ -202,23 +206,26 @@ class Side(Closing):
         """Return what a path is, and an O_PATH fd of it, the caller's to close; -1 where it leads nowhere."""
         for attempt in range(_TRIES):
             with self.walker.walk(path) as walked:
-                settled = walked.own or self._as_the_kernel(path, walked)
-                if settled or attempt == _TRIES - 1:
-                    found = self._located(path, walked, () if settled else (_CHANGED,))
+                doubt = "" if walked.own else self._doubt(path, walked)
+                if doubt != _CHANGED or attempt == _TRIES - 1:
+                    found = self._located(path, walked, (doubt,) if doubt else ())
                     return found, os.dup(walked.fd) if walked.fd >= 0 else -1
         raise AssertionError("the last attempt returns")
 
-    def _as_the_kernel(self, path: str, walked: Walked) -> bool:
-        # The kernel walks the whole path at once; nothing can change in between.
+    def _doubt(self, path: str, walked: Walked) -> str:
+        # The kernel walks the whole path at once; nothing can change in between. What to say if it ends elsewhere.
         whole = self.absolute(path)
         if not whole or not path or len(os.fsencode(path)) >= PATH_MAX:
-            return True
+            return ""
         try:
             fd = open_in_root(self.root, whole, uapi.O_PATH | uapi.O_CLOEXEC)
-        except KernelError:
-            return walked.refusal is not None
+        except KernelError as error:
+            if walked.refusal is not None:
+                return ""
+            # Directories were walked with the same rights, symlinks were read and not followed.
+            return _NOT_FOLLOWED if error.errno == EACCES and any(step.link for step in walked.steps) else _CHANGED
         try:
-            return walked.fd >= 0 and identity(fd) == identity(walked.fd)
+            return "" if walked.fd >= 0 and identity(fd) == identity(walked.fd) else _CHANGED
         finally:
             os.close(fd)
 

@@ -527,6 +527,36 @@ def turn(stop: int) -> None:
 
 
 @pytest.mark.needs("root")
+def test_a_symlink_that_the_caller_may_not_follow(in_child: Act, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a sticky directory of everybody's those of others are followed by no one: nothing changes, and it is said.
+
+    proc_sys_fs(5), protected_symlinks. Where that is off it stays so, for it holds for the whole host: then what the
+    kernel would answer is put into its mouth.
+    """
+    protected = Path("/proc/sys/fs/protected_symlinks").read_text() == "1\n"
+
+    def refuse(*_: object) -> int:
+        raise KernelError("openat2", errno.EACCES)
+
+    def act() -> Any:
+        private_mounts()
+        os.chmod("/tmp", 0o1777)
+        Path("/tmp/file").touch()
+        os.symlink("file", "/tmp/link")
+        os.lchown("/tmp/link", 4711, 4711)
+        with held(lambda: None) as pid:
+            found = locate(pid, "/tmp/link")
+        return asked_there(os.getpid(), "/tmp/link"), found.found.path, found.found.notes, rights(found)[3]
+
+    if not protected:
+        monkeypatch.setattr("nstool.inspect.paths.open_in_root", refuse)
+    own, path, notes, refused = in_child(act)
+    assert (own == "Permission denied", refused) == (protected, "EACCES" if protected else "")
+    assert path == "/tmp/file"
+    assert [("protected_symlinks" in note, "changes" in note) for note in notes] == [(True, False)]
+
+
+@pytest.mark.needs("root")
 def test_working_directories_without_a_path(in_child: Act) -> None:
     """Removed, or outside of the root: relative paths are walked all the same, and it is said that there is no path."""
 
