@@ -92,7 +92,9 @@ def _print_steps(found: Located) -> None:
         printed_table(("", "", "", "", ""), rows, heading=False)
     if found.refusal is not None:
         stop = found.refusal
-        _say(f"no file: {stop.errno} at {stop.name} in {stop.at or '/'}: {stop.why}")
+        at = stop.at or "a directory without a path"
+        place = f" at {stop.name} in {at}" if stop.name else f" at {stop.at}" if stop.at else ""
+        _say(f"no file: {stop.errno}{place}: {stop.why}")
 
 
 def _print_file(found: Located) -> None:

@@ -52,7 +52,11 @@ class Step(Frozen):
 
 
 class Refusal(Frozen):
-    """Why a walk went no further. errno: as "ENOENT". at: how far it came. name: what was looked for there."""
+    """Why a walk went no further. errno: as "ENOENT".
+
+    at: how far it came, "" for what has no path. name: what was looked for there, "" for nothing: at itself is no
+    directory, or the whole path is none that can be walked.
+    """
 
     errno: str
     at: str
@@ -189,8 +193,12 @@ class Walker:
         walked = Walked()
         length = len(os.fsencode(path))
         if length == 0 or length >= PATH_MAX:
-            error = ENAMETOOLONG if length else ENOENT
-            walked.refusal = _refusal(error, "", path[:64])
+            if length:
+                walked.refusal = _refusal(
+                    ENAMETOOLONG, "", "", f"it has {length} bytes, and {PATH_MAX - 1} are the most"
+                )
+            else:
+                walked.refusal = _refusal(ENOENT, "", "", "the empty path is no file's")
             return walked
         absolute = path.startswith("/")
         walked.fd = os.dup(self.root if absolute else self.cwd)

@@ -765,6 +765,32 @@ def test_names_of_any_kind(in_child: Act) -> None:
     assert path == WEIRD
 
 
+@pytest.mark.needs("root")
+def test_it_is_said_where_a_walk_ended(in_child: Act) -> None:
+    """By a path, where that has one: a working directory that was removed is not the root."""
+
+    def act() -> list[str]:
+        private_mounts()
+        Path("/tmp/file").touch()
+        os.mkdir("/tmp/gone")
+
+        def removed() -> None:
+            os.chdir("/tmp/gone")
+            os.rmdir("/tmp/gone")
+
+        with held(removed) as pid:
+            paths = ("x", "/tmp/x/y", "/tmp/file/", "", "/" * 4096)
+            return [nstool("path", str(pid), path)[1].splitlines()[-1] for path in paths]
+
+    assert in_child(act) == [
+        "no file: ENOENT at x in a directory without a path: there is no such name in it",
+        "no file: ENOENT at x in /tmp: there is no such name in it",
+        "no file: ENOTDIR at /tmp/file: it is no directory",
+        "no file: ENOENT: the empty path is no file's",
+        "no file: ENAMETOOLONG: it has 4096 bytes, and 4095 are the most",
+    ]
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
