@@ -248,7 +248,7 @@ def _with_number(number: int, source: Namespace) -> Iterator[Proc]:
             with Proc(pid, tid) as proc:
                 tids = _row(proc.status(), "NSpid")
                 if len(tids) > depth and tids[depth] == number and _is_at(proc, source, depth):
-                    yield Proc(pid, tid)
+                    yield proc  # held: opened anew it might be another
                     return
         except SandboxGone:  # between the listing and now
             continue
