@@ -57,9 +57,10 @@ def command(output: str, force: bool) -> int:
 
 def _drawn(found: HostMap, form: str) -> bytes:
     if form in (".svg", ".dot"):
-        from nstool.inspect.map_dot import dot, svg
+        from nstool.cli import picture
+        from nstool.inspect.map_dot import dot
 
-        return svg(dot(found)) if form == ".svg" else dot(found).encode()
+        return picture.drawn(dot(found), form) if form == ".svg" else dot(found).encode()
     from nstool.inspect import map_page
 
     if form == ".html":

@@ -9,11 +9,15 @@ from nstool.plan.describe import printable
 
 _DOT = (".dot", ".gv")
 _DRAWN = (".svg", ".png", ".pdf")
+_SECONDS = 300.0  # that dot may take
 
 
 def label(text: str) -> str:
     """Return a quoted string of DOT, each line of the text on a line of its own, left aligned; whatever is in it."""
-    lines = (printable(line).replace("\\", "\\\\").replace('"', '\\"') for line in text.split("\n"))
+    # Within quotes of DOT a backslash may begin an escape, & an entity of HTML.
+    lines = (
+        printable(line).replace("\\", "\\\\").replace('"', '\\"').replace("&", "&amp;") for line in text.split("\n")
+    )
     return '"' + "".join(f"{line}\\l" for line in lines) + '"'
 
 
@@ -32,22 +36,22 @@ def write(path: str, dot: str, overwrite: bool) -> None:
 
     check(path)
     kind = os.path.splitext(path)[1]
-    data = dot.encode("utf-8", "backslashreplace")
-    to_file(path, _drawn(data, kind) if kind in _DRAWN else data, 0o666, overwrite)
+    to_file(path, drawn(dot, kind) if kind in _DRAWN else dot.encode(), 0o666, overwrite)
 
 
-def _drawn(data: bytes, kind: str) -> bytes:
+def drawn(dot: str, kind: str) -> bytes:
+    """Return what Graphviz makes of DOT. kind: ".svg", ".png" or ".pdf". Raises NotSupported if it cannot."""
     import subprocess
 
+    what, instead = f"a picture as {kind[1:]}", "write DOT: a name that ends with .dot"
     try:
-        done = subprocess.run(["dot", f"-T{kind[1:]}"], input=data, capture_output=True, check=False)
+        done = subprocess.run(["dot", f"-T{kind[1:]}"], input=dot.encode(), capture_output=True, timeout=_SECONDS)
     except FileNotFoundError:
-        raise NotSupported(
-            f"a picture as {kind}",
-            "there is no dot, the program of Graphviz that draws it",
-            "install graphviz, or write DOT: a name that ends with .dot",
-        ) from None
-    if done.returncode != 0:
-        reason = done.stderr.decode(errors="replace").strip()
-        raise NotSupported(f"a picture as {kind}", f"dot failed: {reason}", "write DOT: a name that ends with .dot")
+        cause = "there is no dot, the program of Graphviz that draws it"
+        raise NotSupported(what, cause, f"install graphviz, or {instead}") from None
+    except subprocess.TimeoutExpired:
+        raise NotSupported(what, f"dot took more than {_SECONDS:g} s", instead) from None
+    if done.returncode:
+        reason = done.stderr.decode(errors="replace").strip() or f"it ended with status {done.returncode}"
+        raise NotSupported(what, f"dot failed: {reason}", instead)
     return done.stdout

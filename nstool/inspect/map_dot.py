@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import html
 import math
-import subprocess
 
-from nstool.errors import NotSupported
 from nstool.inspect import words
 from nstool.inspect.map import Group, HostMap
 from nstool.inspect.namespaces import Namespace
@@ -15,7 +13,6 @@ from nstool.plan.describe import printable
 LONGEST = 40  # characters of a line
 MAPS = 3  # lines of a uid_map
 SHAPE = 0.4  # cells beside each other to those below each other: a cell is wider than it is high
-SECONDS = 300.0  # that dot may take
 
 _HEAD = """digraph namespaces {
   rankdir=LR; ranksep=0.6; nodesep=0.2; fontname="DejaVu Sans"; fontsize=14; labelloc=t;
@@ -63,22 +60,6 @@ class _Space:
 
     def folds(self) -> bool:
         return bool(self.ns and self.ns.parent and len(self.cells) < 2 and not self.below and not self.base)
-
-
-def svg(text: str) -> bytes:
-    """Return the graph as SVG. Raises NotSupported where there is no dot(1), or it fails."""
-    try:
-        done = subprocess.run(["dot", "-Tsvg"], input=text.encode(), capture_output=True, timeout=SECONDS)
-    except FileNotFoundError:
-        raise NotSupported(
-            "drawing SVG", "there is no program dot", "install graphviz, or write a file.dot or file.html"
-        ) from None
-    except subprocess.TimeoutExpired:
-        raise NotSupported("drawing SVG", f"dot took more than {SECONDS:g} s", "write a file.html") from None
-    if done.returncode:
-        words = done.stderr.decode(errors="replace").strip() or f"it ended with status {done.returncode}"
-        raise NotSupported("drawing SVG", f"dot cannot draw it: {words}", "write a file.html") from None
-    return done.stdout
 
 
 def _box(found: HostMap, space: _Space) -> str:

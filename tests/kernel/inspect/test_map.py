@@ -18,8 +18,9 @@ from typing import Any
 import pytest
 
 from nstool import uapi
+from nstool.cli.picture import drawn
 from nstool.inspect.map import HostMap, host_map
-from nstool.inspect.map_dot import dot, svg
+from nstool.inspect.map_dot import dot
 from nstool.inspect.map_page import data, page
 from nstool.inspect.namespaces import census
 from tests.support import kernel
@@ -213,7 +214,7 @@ def test_the_picture_has_every_group(in_child: Callable[..., Any]) -> None:
     def act() -> tuple[bytes, list[str]]:
         with scene(), waiting(container, "<b>&\"'\\", uapi.CLONE_NEWNET), waiting(container, "", uapi.CLONE_NEWUTS):
             found = host_map()
-            return svg(dot(found)), [ns.name for ns in found.census.namespaces if ns.type == "user"]
+            return drawn(dot(found), ".svg"), [ns.name for ns in found.census.namespaces if ns.type == "user"]
 
     picture, users = in_child(in_pid_namespace, act)
     words = [element.text or "" for element in ET.fromstring(picture).iter("{http://www.w3.org/2000/svg}text")]
@@ -258,8 +259,8 @@ def test_without_graphviz_it_is_said_what_to_do(tmp_path: Path) -> None:
     """Nothing is left of the file."""
     text = run("-o", str(tmp_path / "map.svg"), status=125, env={"PATH": str(tmp_path)})
     assert text.splitlines()[1:] == [
-        "cause: there is no program dot",
-        "remedy: install graphviz, or write a file.dot or file.html",
+        "cause: there is no dot, the program of Graphviz that draws it",
+        "remedy: install graphviz, or write DOT: a name that ends with .dot",
     ]
     assert list(tmp_path.iterdir()) == []
 

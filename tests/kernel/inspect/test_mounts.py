@@ -7,6 +7,7 @@ import os
 import random
 import subprocess
 import sys
+import xml.etree.ElementTree as ET
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -629,8 +630,8 @@ def test_graphviz_draws_the_graph(in_child: Act, tmp_path: Path) -> None:
     def act() -> Any:
         private_mounts()
         tmpfs(WEIRD.replace('"', ""))
-        tmpfs('/tmp/"quoted\\"')
-        for path in (WEIRD, '/tmp/"quoted\\"'):
+        tmpfs('/tmp/"quoted\\"&lt;')
+        for path in (WEIRD, '/tmp/"quoted\\"&lt;'):
             kernel.mount("none", path, flags=MS_SHARED)
         with held(lambda: None) as pid:
             os.mkdir("/tmp/out")
@@ -641,3 +642,5 @@ def test_graphviz_draws_the_graph(in_child: Act, tmp_path: Path) -> None:
     assert status == 0
     assert text.rstrip().endswith("</svg>")
     assert [number for number in numbers if f"peer group {number}<" not in text] == []
+    texts = [element.text or "" for element in ET.fromstring(text).iter("{http://www.w3.org/2000/svg}text")]
+    assert any('/tmp/"quoted\\\\"&lt;' in line for line in texts)
