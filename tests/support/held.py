@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from nstool.sandbox.mountinfo import unescape
 from tests.support import kernel
 
 
@@ -53,6 +54,11 @@ def private_mounts() -> None:
     """Enter a mount namespace of one's own, with an empty /tmp."""
     kernel.unshare(kernel.CLONE_NEWNS)
     kernel.mount("none", "/", flags=kernel.MS_REC | kernel.MS_PRIVATE)
+    # What others of this host have mounted there would be listed still, as covered.
+    below = [line.split()[4] for line in Path("/proc/self/mountinfo").read_bytes().split(b"\n") if b" /tmp/" in line]
+    for target in below[::-1]:
+        if target.startswith(b"/tmp/"):
+            kernel.umount(unescape(os.fsdecode(target)), kernel.MNT_DETACH)
     kernel.mount("tmpfs", "/tmp", "tmpfs")
 
 
