@@ -64,8 +64,8 @@ class Statmount(Frozen):
 
     mask: STATMOUNT_*, which fields are valid. *_id: unique ids, never used again; *_id_old: those
     of /proc/PID/mountinfo. mnt_attr: MOUNT_ATTR_*. mnt_propagation: MS_SHARED and the like.
-    mnt_uidmap, mnt_gidmap: lines "inside outside count" of an id-mapped mount, outside as the caller's
-    user namespace has it (Linux 6.15).
+    sb_source, fs_subtype ("sshfs" of fuse.sshfs): Linux 6.13. mnt_uidmap, mnt_gidmap: lines "inside
+    outside count" of an id-mapped mount, outside as the caller's user namespace has it (Linux 6.15).
     """
 
     mask: int
@@ -88,6 +88,7 @@ class Statmount(Frozen):
     mnt_ns_id: int
     sb_source: str
     mnt_opts: str
+    fs_subtype: str = ""
     mnt_uidmap: tuple[str, ...] = ()
     mnt_gidmap: tuple[str, ...] = ()
 
@@ -106,6 +107,7 @@ _STATMOUNT_STRINGS = {
     "fs_type": uapi.STATMOUNT_FS_TYPE,
     "mnt_root": uapi.STATMOUNT_MNT_ROOT,
     "mnt_point": uapi.STATMOUNT_MNT_POINT,
+    "fs_subtype": uapi.STATMOUNT_FS_SUBTYPE,
     "sb_source": uapi.STATMOUNT_SB_SOURCE,
     "mnt_opts": uapi.STATMOUNT_MNT_OPTS,
 }
@@ -485,7 +487,7 @@ def statmount(mnt_id: int, mask: int | None = None, mnt_ns_id: int = 0) -> Statm
     """
     if mask is None:
         mask = (uapi.STATMOUNT_MNT_NS_ID << 1) - 1 | uapi.STATMOUNT_MNT_OPTS | uapi.STATMOUNT_SB_SOURCE
-        mask |= uapi.STATMOUNT_MNT_UIDMAP | uapi.STATMOUNT_MNT_GIDMAP
+        mask |= uapi.STATMOUNT_FS_SUBTYPE | uapi.STATMOUNT_MNT_UIDMAP | uapi.STATMOUNT_MNT_GIDMAP
     size = 4096
     while True:
         buffer = ffi.new("char[]", size)

@@ -86,6 +86,8 @@ def _print(found: Mounts, as_tree: bool) -> None:
         click.echo(f"note: {len(covered)} covered: paths do not lead there; what was opened before still does")
     if "outside" in found.unread:
         click.echo(f"note: mounts that are not below its root directory are unknown: {found.unread['outside']}")
+    if "source" in found.unread:
+        click.echo(f"note: some sources are unknown: {found.unread['source']}")
     if "uid_map" in found.unread:
         click.echo(f"note: the maps of idmapped mounts are unknown: {found.unread['uid_map']}")
 

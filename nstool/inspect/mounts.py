@@ -34,12 +34,13 @@ class Mounted(Frozen):
     """One mount, as a process has it.
 
     mount: of mountinfo; for one out of its reach the target is below the root of the namespace, "" where that cannot
-    be said. state: REACHED, its target leads to it; COVERED, another mount lies over it or over a directory on the
-    way, so that only a process that is in it already uses it; OUTSIDE, not below the root directory of the process.
-    covered_by: id of the mount that lies over it, 0 for none. Both are of paths: an open file or working directory
-    reaches whatever it was opened on. unique_id: never used again, 0 where the kernel tells none (Linux 6.8).
-    idmapped: owners are shown through a map (Linux 5.12). uid_map, gid_map: that map, outside as the caller's user
-    namespace has it; None where the kernel tells none (Linux 6.15).
+    be said, and before Linux 6.13 the source is "" and the type of FUSE "fuse" alone. state: REACHED, its target leads
+    to it; COVERED, another mount lies over it or over a directory on the way, so that only a process that is in it
+    already uses it; OUTSIDE, not below the root directory of the process. covered_by: id of the mount that lies over
+    it, 0 for none. Both are of paths: an open file or working directory reaches whatever it was opened on.
+    unique_id: never used again, 0 where the kernel tells none (Linux 6.8). idmapped: owners are shown through a map
+    (Linux 5.12). uid_map, gid_map: that map, outside as the caller's user namespace has it; None where the kernel tells
+    none (Linux 6.15).
     """
 
     mount: Mount
@@ -111,7 +112,12 @@ def of(proc: Proc) -> Mounts:
     if told is not None:
         below = {mount.id for mount in listed}
         others = [one for number, one in told.items() if number not in below]
-        outside = tuple(_mounted(_from_statmount(one), (OUTSIDE, 0), one, unread) for one in others)
+        # Of a mount that has none, the kernel tells as little as of any before it told sources.
+        sources = any(one.mask & uapi.STATMOUNT_SB_SOURCE for one in told.values())
+        if others and not sources:
+            unread["source"] = "Linux 6.13 and later tell the source of a mount that is out of reach, statmount(2)"
+        nameless = "none" if sources else ""
+        outside = tuple(_mounted(_from_statmount(one, nameless), (OUTSIDE, 0), one, unread) for one in others)
     found = tuple(_mounted(mount, states[mount.id], (told or {}).get(mount.id), unread) for mount in listed)
     return Mounts(
         pid=proc.pid,
@@ -259,10 +265,12 @@ _ATTRIBUTES = {
     uapi.MOUNT_ATTR_IDMAP: "idmapped",
 }
 _ATIME = {uapi.MOUNT_ATTR_RELATIME: ("relatime",), uapi.MOUNT_ATTR_NOATIME: ("noatime",)}
+# In the order of mountinfo; statmount tells no other.
+_SUPER_FLAGS = {uapi.MS_SYNCHRONOUS: "sync", uapi.MS_DIRSYNC: "dirsync", uapi.MS_LAZYTIME: "lazytime"}
 
 
-def _from_statmount(told: Statmount) -> Mount:
-    # As mountinfo would have it.
+def _from_statmount(told: Statmount, nameless: str) -> Mount:
+    # As mountinfo would have it. nameless: the source of what has none that is told.
     nearest = told.propagate_from if told.propagate_from != told.mnt_master else 0  # said only where it says more
     ties = {"shared": told.mnt_peer_group, "master": told.mnt_master, "propagate_from": nearest}
     groups = [f"{word}:{number}" for word, number in ties.items() if number]
@@ -273,6 +281,11 @@ def _from_statmount(told: Statmount) -> Mount:
         *(word for flag, word in _ATTRIBUTES.items() if told.mnt_attr & flag),
         *_ATIME.get(told.mnt_attr & uapi.MOUNT_ATTR__ATIME, ()),
     ]
+    super_options = [
+        "ro" if told.sb_flags & uapi.MS_RDONLY else "rw",
+        *(word for flag, word in _SUPER_FLAGS.items() if told.sb_flags & flag),
+        *filter(None, told.mnt_opts.split(",")),
+    ]
     return Mount(
         id=told.mnt_id_old,
         parent=told.mnt_parent_id_old,
@@ -281,9 +294,7 @@ def _from_statmount(told: Statmount) -> Mount:
         target=told.mnt_point,
         options=tuple(options),
         propagation=",".join(groups) or "private",
-        type=told.fs_type,
-        source=told.sb_source or "none",
-        super_options=("ro" if told.sb_flags & uapi.MS_RDONLY else "rw", *told.mnt_opts.split(","))
-        if told.mnt_opts
-        else ("ro" if told.sb_flags & uapi.MS_RDONLY else "rw",),
+        type=f"{told.fs_type}.{told.fs_subtype}" if told.fs_subtype else told.fs_type,
+        source=told.sb_source or nameless,
+        super_options=tuple(super_options),
     )

@@ -252,15 +252,45 @@ def test_what_statmount_tells_is_what_mountinfo_tells(in_child: Act) -> None:
         kernel.mount("none", "/tmp/y", flags=kernel.MS_BIND | kernel.MS_REMOUNT | kernel.MS_RDONLY | 2 | 4 | 8)
         tmpfs("/tmp/z")
         kernel.mount("none", "/tmp/z", flags=MS_UNBINDABLE)
+        os.mkdir("/tmp/flags")
+        kernel.mount("a b", "/tmp/flags", "tmpfs", 1 | 16 | 128 | 1 << 25, "size=1m")  # ro, sync, dirsync, lazytime
+        os.mkdir("/tmp/fuse")
+        fuse = os.open("/dev/fuse", os.O_RDWR)
+        kernel.mount("it", "/tmp/fuse", "fuse.sub", 0, f"fd={fuse},rootmode=40000,user_id=0,group_id=0")
         with held(lambda: os.chroot("/tmp/new")) as pid:
             theirs = {entry.mount.id: entry.mount for entry in mounts(pid).outside or ()}
         own = [entry.mount for entry in mounts(os.getpid()).mounts if entry.mount.target.startswith("/tmp/")]
-        return [(theirs[mount.id].replace(super_options=()), mount.replace(super_options=())) for mount in own]
+        return [(theirs[mount.id], mount) for mount in own]
 
     pairs = in_child(act)
-    assert [mount.target for mount, _ in pairs] == ["/tmp/x", "/tmp/y", "/tmp/z"]
+    assert [mount.target for mount, _ in pairs] == ["/tmp/x", "/tmp/y", "/tmp/z", "/tmp/flags", "/tmp/fuse"]
     for told, read in pairs:
         assert told == read
+
+
+@pytest.mark.needs("root")
+def test_a_source_that_the_kernel_does_not_tell_is_unknown(in_child: Act, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before Linux 6.13, here without what later ones add; after that a mount without a source has "none"."""
+    statmount = syscalls.statmount
+
+    def earlier(number: int, mnt_ns_id: int = 0) -> syscalls.Statmount:
+        mask = uapi.STATMOUNT_MNT_NS_ID << 1
+        return statmount(number, mask - 1 | uapi.STATMOUNT_MNT_OPTS, mnt_ns_id)
+
+    def act() -> Any:
+        private_mounts()
+        tmpfs("/tmp/x")
+        os.mkdir("/tmp/new")
+        with held(lambda: os.chroot("/tmp/new")) as pid:
+            found = [mounts(pid)]
+            monkeypatch.setattr(syscalls, "statmount", earlier)
+            found.append(mounts(pid))
+        return [((one.outside or ())[-1].mount.source, one.unread) for one in found]
+
+    now, then = in_child(act)
+    assert now == ("tmpfs", {})
+    assert then[0] == ""
+    assert "Linux 6.13" in then[1]["source"]
 
 
 @pytest.mark.needs("root")
