@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from errno import EACCES, ELOOP, ENOENT, ENOTDIR
 
 from nstool import uapi
@@ -12,6 +13,7 @@ from nstool.frozen import Frozen
 from nstool.inspect.access import Access, access
 from nstool.inspect.covers import COVERED, OUTSIDE, REACHED
 from nstool.inspect.mounts import Mounts, mount_id, of
+from nstool.inspect.nsfs import Fd
 from nstool.inspect.overlay import layers_of
 from nstool.inspect.proc import Proc, own_pid
 from nstool.inspect.walk import PATH_MAX, Refusal, Step, Walked, Walker, identity, kind_of, open_in_root, open_names
@@ -337,10 +339,9 @@ class Side(Closing):
                 rest = found.path[len(directory.rstrip("/")) :]
                 if _is_below(found.path, directory) and _is_below(rest or "/", entry.mount.root):
                     path = (entry.mount.target.rstrip("/") + rest[len(top) :]) or "/"
-                    hidden = next((layer + rest for layer in above if os.path.lexists(layer + rest)), "")
-                    why = f"a layer above has another of that name, {hidden}" if hidden else ""
+                    why = next(filter(None, (_hidden(layer, rest) for layer in above)), "")
                     yield Seen(path, entry.mount.id, why or self._shown(entry, path, wanted, role))
-                above.append(directory.rstrip("/"))
+                above.append(directory)
 
     def _shown(self, entry: Mounted, path: str, wanted: os.stat_result, role: str) -> str:
         if entry.state == COVERED:
@@ -402,5 +403,31 @@ def _layers(mount: Mount, inside: str) -> Iterator[Layer]:
     if mount.type != "overlay":
         return
     for role, directory in layers_of(mount):
-        path = directory.rstrip("/") + inside
-        yield Layer(role, path, os.path.isabs(directory) and os.path.lexists(path))
+        found = _in_layer(directory, inside)
+        yield Layer(role, directory.rstrip("/") + inside, found is not None and not _is_whiteout(found))
+
+
+def _in_layer(directory: str, path: str) -> os.stat_result | None:
+    # Below a layer an overlay follows no symlink, and whoever laid it out may have made some that lead anywhere.
+    if not os.path.isabs(directory):
+        return None
+    names = [name for name in path.split("/") if name]
+    try:
+        with Fd(os.open(directory, os.O_PATH | os.O_CLOEXEC)) as top, Fd(open_names(top, names)) as place:
+            return os.fstat(place)
+    except OSError:  # whatever it is, the caller does not find it there
+        return None
+
+
+def _is_whiteout(found: os.stat_result) -> bool:
+    # "This has been removed": overlayfs, "whiteouts and opaque directories".
+    return stat.S_ISCHR(found.st_mode) and found.st_rdev == 0
+
+
+def _hidden(layer: str, path: str) -> str:
+    # Why a file of a layer below is not seen through this one; "" if it is.
+    found = _in_layer(layer, path)
+    if found is None:
+        return ""
+    place = layer.rstrip("/") + path
+    return f"a layer above {'says it is removed' if _is_whiteout(found) else 'has another of that name'}, {place}"

@@ -354,22 +354,29 @@ def test_overlays(in_child: Act) -> None:
         lower, upper = "/tmp/lo:w er", "/tmp/up"
         for path in (lower, upper, "/tmp/work", "/tmp/r"):
             os.mkdir(path)
-        for name in ("kept", "changed"):
+        for name in ("kept", "changed", "removed"):
             Path(lower, name).write_text(name)
+        os.symlink("/etc", f"{lower}/dir")
         options = f"lowerdir={lower.replace(':', chr(92) + ':')},upperdir={upper},workdir=/tmp/work"
         kernel.mount("overlay", "/tmp/r", "overlay", 0, options)
         Path("/tmp/r/changed").write_text("by the overlay")
+        os.unlink("/tmp/r/removed")
+        os.unlink("/tmp/r/dir")
+        os.mkdir("/tmp/r/dir")
+        Path("/tmp/r/dir/passwd").touch()
         with held(lambda: pivot("/tmp/r")) as pid:
             there = locate(pid, "/kept")
             layers = [(layer.role, layer.path, layer.there) for layer in there.found.layers]
             through = {
                 name: [(s.path, s.why.partition(",")[0]) for s in from_host(pid, f"{lower}/{name}").through]
-                for name in ("kept", "changed")
+                for name in ("kept", "changed", "removed")
             }
+            linked = [(layer.path, layer.there) for layer in locate(pid, "/dir/passwd").found.layers]
             up = [(s.path, s.why) for s in from_host(pid, f"{upper}/changed").through]
             merged = [seen.path for seen in from_host(pid, "/tmp/r/kept").there]
             return (
                 layers,
+                linked,
                 through,
                 up,
                 merged,
@@ -377,10 +384,12 @@ def test_overlays(in_child: Act) -> None:
                 from_host(pid, f"{lower}/kept").why_not,
             )
 
-    layers, through, up, merged, here, why = in_child(act)
+    layers, linked, through, up, merged, here, why = in_child(act)
     assert layers == [("upper", "/tmp/up/kept", False), ("lower", "/tmp/lo:w er/kept", True)]
     assert through["kept"] == [("/kept", "")]
     assert through["changed"] == [("/changed", "a layer above has another of that name")]
+    assert through["removed"] == [("/removed", "a layer above says it is removed")]
+    assert linked == [("/tmp/up/dir/passwd", True), ("/tmp/lo:w er/dir/passwd", False)]
     assert up == [("/changed", "")]
     assert merged == ["/kept"]
     assert here == ["/tmp/r/kept"]
