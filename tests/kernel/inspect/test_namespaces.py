@@ -20,7 +20,7 @@ import pytest
 
 from nstool import syscalls, uapi
 from nstool.errors import KernelError, NotSupported
-from nstool.inspect import nsfs
+from nstool.inspect import namespaces, nsfs
 from nstool.inspect.map import host_map
 from nstool.inspect.namespaces import Census, Namespace, Pin, census
 from tests.support import kernel, processes
@@ -326,7 +326,7 @@ def test_below_a_chroot_where_nobody_sees_more(in_child: Callable[..., Any]) -> 
     in_child(act)
 
 
-def test_in_a_mount_namespace_without_a_process(in_child: Callable[..., Any]) -> None:
+def test_in_a_mount_namespace_without_a_process(in_child: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """A mount namespace that an fd keeps; bound in it a second, which is nowhere else; bound in that, a network.
 
     It is joined to be read; nobody is left in it.
@@ -365,6 +365,12 @@ def test_in_a_mount_namespace_without_a_process(in_child: Callable[..., Any]) ->
         for kind, number in (("mnt", outside), ("mnt", inside), ("net", net)):
             ns = the(kind, number, all_)
             assert (ns.pids, ns.owner, ns.unread) == ((), own("user"), {})
+        with monkeypatch.context() as patched:  # one in another, and so on, ends somewhere, and that is said
+            patched.setattr(namespaces, "DEEPEST", 1)
+            all_ = census()
+            assert the("mnt", inside, all_).pins == (Pin("mount", path="/tmp/mnt", mnt=outside),)
+            assert found("net", net, all_) is None
+            assert [note for note in all_.notes if f"is not known of mnt:[{inside}]" in note]
         os.close(fd)
         assert found("net", net) is None
 
@@ -665,6 +671,8 @@ def test_what_a_link_leads_to_by_now_is_not_opened(tmp_path: Any) -> None:
     link.symlink_to("fifo")
     assert nsfs.open_link(str(link), own("net")) == -1
     assert nsfs.open_link("/proc/self/ns/uts", own("net")) == -1
+    (tmp_path / "file").touch()
+    assert nsfs.open_link(str(tmp_path / "file"), inode(str(tmp_path / "file"))) == -1  # by chance, the same number
     fd = nsfs.open_link("/proc/self/ns/net", own("net"))
     assert os.fstat(fd).st_ino == own("net")
     os.close(fd)

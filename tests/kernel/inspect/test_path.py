@@ -464,6 +464,19 @@ def test_links_of_proc_are_those_of_the_process(in_child: Act) -> None:
 
 
 @pytest.mark.needs("root")
+def test_proc_of_a_pid_namespace_above_has_the_process_by_its_number_there(in_child: Act) -> None:
+    """Not by that in its own namespace, which is another process's: 1 is the init of the one above."""
+
+    def act() -> Any:
+        kernel.unshare(0x20000000)  # CLONE_NEWPID, for children
+        with held(lambda: None) as pid:
+            return pid, locate(pid, "/proc/self").found.path
+
+    pid, path = in_child(act)
+    assert path == f"/proc/{pid}"
+
+
+@pytest.mark.needs("root")
 def test_nothing_is_opened(in_child: Act) -> None:
     """A fifo has neither reader nor writer afterwards, a socket no connection: all fds are O_PATH."""
 
@@ -583,14 +596,21 @@ def test_working_directories_without_a_path(in_child: Act) -> None:
             os.chdir("/tmp")
             os.chroot("/tmp/r")
 
-        with held(removed) as one, held(outside) as two:
-            found = [locate(one, "."), locate(two, "file"), locate(two, "r/x"), locate(two, "../tmp/r/../r")]
-            return [
-                (said(there) == asked_there(pid, there.found.asked), there.found.path, len(there.found.notes))
-                for there, pid in zip(found, (one, two, two, two))
-            ]
+        def covered() -> None:
+            os.mkdir("/tmp/c")
+            Path("/tmp/c/file").touch()
+            os.chdir("/tmp/c")
+            tmpfs("/tmp/c")
+            Path("/tmp/c/file").touch()
 
-    assert in_child(act) == [(True, "", 1), (True, "", 1), (True, "", 1), (True, "/", 0)]
+        with held(removed) as one, held(outside) as two, held(covered) as three:
+            asked = [(one, "."), (two, "file"), (two, "r/x"), (two, "../tmp/r/../r"), (three, "file")]
+            found = [(locate(pid, path).found, said(locate(pid, path)), asked_there(pid, path)) for pid, path in asked]
+            return [(ours == theirs, told.path, list(told.notes)) for told, ours, theirs in found]
+
+    told = in_child(act)
+    without = ["the working directory is not below the root directory, or was removed: it has no path"]
+    assert told == [(True, "", without)] * 3 + [(True, "/", []), (True, "", without)]
 
 
 @pytest.mark.needs("root")
