@@ -78,6 +78,7 @@ class Where:
         except (ValueError, RecursionError, MemoryError):  # a zero byte; hundreds of brackets
             raise SpecError(f"{quoted(text)} is no condition", place) from None
         self._text = text.strip()
+        self._skipped = len(text) - len(text.lstrip())
         self._test = self._condition(tree.body)
 
     def __call__(self, row: Row) -> bool:
@@ -177,8 +178,15 @@ class Where:
         return quoted((node and ast.get_source_segment(self._text, node)) or self._text)
 
     def _error(self, node: ast.expr | None, message: str) -> SpecError:
-        at = f" at character {node.col_offset + 1}" if node is not None and node.col_offset else ""
-        return SpecError(f"{self._source(node)}{at} {message}", self.place)
+        return SpecError(f"{self._source(node)}{self._at(node)} {message}", self.place)
+
+    def _at(self, node: ast.expr | None) -> str:
+        if node is None or (node.lineno == 1 and not node.col_offset):
+            return ""
+        if node.lineno > 1:
+            return f" in line {node.lineno}"
+        before = self._text.encode()[: node.col_offset].decode()  # Python counts bytes here
+        return f" at character {self._skipped + len(before) + 1}"
 
 
 def _syntax(text: str, error: SyntaxError) -> str:
@@ -189,4 +197,4 @@ def _syntax(text: str, error: SyntaxError) -> str:
         left = left.replace(sign, " ")
     if "=" in left:
         return "= compares nothing; write =="
-    return f"{error.msg} at character {error.offset or 1}"
+    return f"{error.msg} at character {len(text) - len(text.lstrip()) + (error.offset or 1)}"
