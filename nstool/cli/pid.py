@@ -78,14 +78,14 @@ def _here(number: int, source: Namespace, own: Namespace) -> int:
 def _translate(number: int, source: Namespace, target: Namespace, as_json: bool) -> int:
     import json
 
-    from nstool.errors import visible
     from nstool.inspect.pids import translate
+    from nstool.plan.describe import printable
 
     found = translate(number, source, target)
     if as_json:
         click.echo(json.dumps(found.asdict(), indent=2))
     else:
-        click.echo(visible(_sentence(found)))
+        click.echo(printable(_sentence(found)))
     return 0 if found.tid else NOT_THERE
 
 

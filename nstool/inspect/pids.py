@@ -86,9 +86,9 @@ def numbers(tid: int) -> Numbers:
                 inits = [_init(namespace) for namespace in chain.namespaces]
         except KernelError as error:
             unread["namespace"] = error.cause
-        proc.check()
+        comm = proc.stat().comm
         levels = map(Level, range(len(tids)), namespaces, tids, tgids, pgids, sids, inits)
-        return Numbers(tid, tgids[0], status["Name"], tuple(levels), unread)
+        return Numbers(tid, tgids[0], comm, tuple(levels), unread)
 
 
 def translate(number: int, source: Namespace, target: Namespace, road: str = "") -> Translation:
@@ -176,10 +176,10 @@ def _by_ioctl(number: int, source: Namespace, target: Namespace) -> Translation:
                 tid = _ask(syscalls.ns_get_pid_in_pidns, target, here)
                 pid = _ask(syscalls.ns_get_tgid_in_pidns, target, here)
             reason = "" if tid else _why_not(proc, target)
-            proc.check()
+            comm = proc.stat().comm
     except ProcessGone:
         raise ProcessGone(_nobody(number, source, own)) from None
-    return Translation(number, source.inode, target.inode, tid, pid, here, status["Name"], reason, "ioctl")
+    return Translation(number, source.inode, target.inode, tid, pid, here, comm, reason, "ioctl")
 
 
 def _ask(call: Callable[[int, int], int], namespace: Namespace, number: int) -> int:
@@ -233,9 +233,9 @@ def _by_nspid(number: int, source: Namespace, target: Namespace) -> Translation:
             depth = len(_inodes(target)) - 1
             found = depth == 0 or (len(tids) > depth and _is_at(proc, target, depth))
             reason = "" if found else _why_not(proc, target)
-            proc.check()
+            comm = proc.stat().comm
             tid, pid = (tids[depth], tgids[depth]) if found else (0, 0)
-            return Translation(number, source.inode, target.inode, tid, pid, tids[0], status["Name"], reason, "NSpid")
+            return Translation(number, source.inode, target.inode, tid, pid, tids[0], comm, reason, "NSpid")
     raise ProcessGone(_nobody(number, source, own))
 
 

@@ -41,8 +41,9 @@ class ProcessGone(SandboxGone):
 class Stat(Frozen):
     """What /proc/PID/stat tells, the numbers that are of use here. proc_pid_stat(5).
 
-    comm: up to 15 bytes, whatever is in them. state: one letter, see ``state_text``. ppid, pgrp, session, tpgid: in the
-    reader's pid namespace, 0 for what is not visible there. tty: device number. starttime: clock ticks since boot.
+    comm: up to 15 bytes, of a thread of the kernel up to 63, whatever is in them, and not escaped as in the
+    status file. state: one letter, see ``state_text``. ppid, pgrp, session, tpgid: in the reader's pid namespace, 0 for
+    what is not visible there. tty: device number. starttime: clock ticks since boot.
     """
 
     pid: int

@@ -273,6 +273,23 @@ def test_command_line(three: Deep) -> None:
     assert "is not visible in" in refused.out
 
 
+def test_a_name_of_any_kind_stays_on_its_line(in_child: Callable[..., Any]) -> None:
+    """The names are those that the processes have, not as the status file escapes them; what is printed is a line."""
+
+    def act() -> Any:
+        Path("/proc/self/comm").write_text("a\n\\ \x1b[1m")
+        pid = os.getpid()
+        with nsfile.own("pid") as own:
+            names = {numbers(pid).comm, *(translate(pid, own, own, road).comm for road in ("", "NSpid"))}
+        shown = [boxes.nstool("pid", str(pid), *words).out for words in ([], ["--to", str(pid)])]
+        return names, [text.splitlines()[0] for text in shown]
+
+    names, (table, sentence) = in_child(act)
+    assert names == {"a\n\\ \x1b[1m"}
+    assert table.endswith("(a\\n\\\\ \\x1b[1m)")
+    assert "(a\\n\\\\ \\x1b[1m) is " in sentence
+
+
 @pytest.mark.parametrize(
     ("words", "text"),
     [
