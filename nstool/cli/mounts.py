@@ -191,18 +191,18 @@ def _propagation(pids: list[int], output: str, force: bool, as_json: bool) -> in
 
 
 def _hidden(pids: Sequence[int]) -> str:
+    from nstool.errors import SandboxGone
     from nstool.sandbox.facts import why_hidden
 
-    shown = (
-        f"{len(pids)} processes may not be looked into"
-        if len(pids) > 1
-        else f"process {pids[0]} may not be looked into"
-    )
-    try:
-        cause, remedy = why_hidden(pids[0])
-    except (FileNotFoundError, ProcessLookupError):  # ended meanwhile
-        return shown
-    return f"{shown}{', the first' if len(pids) > 1 else ''} because {cause}; {remedy}"
+    shown = f"{len(pids)} processes" if len(pids) > 1 else f"process {pids[0]}"
+    for pid in pids:
+        try:
+            cause, remedy = why_hidden(pid)
+        except SandboxGone:  # ended meanwhile
+            continue
+        first = f", {pid} " if len(pids) > 1 else " "
+        return f"{shown} may not be looked into{first}because {cause}; {remedy}"
+    return f"{shown} could not be looked into, and ended meanwhile"
 
 
 def _print_groups(found: Graph) -> None:

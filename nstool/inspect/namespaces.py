@@ -7,7 +7,7 @@ import os
 from errno import EACCES, EBADF, EINVAL, ENAMETOOLONG, ENOENT, EPERM, ESRCH
 
 from nstool import kinds, uapi
-from nstool.errors import NotSupported
+from nstool.errors import NotSupported, SandboxGone
 from nstool.frozen import Frozen
 from nstool.inspect import nsfs
 from nstool.inspect.nsfs import Fd
@@ -572,7 +572,7 @@ class _Reader:
         for pid in self.hidden:
             try:
                 cause, remedy = why_hidden(pid)
-            except (FileNotFoundError, ProcessLookupError):  # ended meanwhile
+            except SandboxGone:  # ended meanwhile
                 continue
             return f"the first, {pid}: {cause}; {remedy}"
         return "they have ended meanwhile"

@@ -75,10 +75,7 @@ def why_hidden(pid: int) -> tuple[str, str]:
     """Return (cause, remedy) of what the kernel has refused of a process. Raises SandboxGone if it has ended."""
     from nstool.sandbox import facts
 
-    try:
-        return facts.why_hidden(pid)
-    except (FileNotFoundError, ProcessLookupError):
-        raise SandboxGone(f"process {pid} has ended") from None
+    return facts.why_hidden(pid)
 
 
 def named(target: str, kind: str, place: str) -> Namespace:

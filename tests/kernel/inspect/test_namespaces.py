@@ -19,10 +19,12 @@ from typing import Any
 import pytest
 
 from nstool import syscalls, uapi
+from nstool.cli.mounts import _hidden as hidden
 from nstool.errors import KernelError, NotSupported
 from nstool.inspect import namespaces, nsfs
 from nstool.inspect.map import host_map
 from nstool.inspect.namespaces import Census, Namespace, Pin, census
+from nstool.sandbox import facts
 from tests.support import kernel, processes
 from tests.support.waiting import in_pid_namespace, thread, waiting
 
@@ -757,6 +759,28 @@ def test_an_ordinary_user_is_told_what_could_not_be_seen(as_user: Callable[..., 
             assert the(kind, own(kind), all_).pids
 
     as_user(act)
+
+
+def test_a_hidden_process_that_ends_meanwhile_is_not_asked_why(
+    as_user: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next that is there is told with the cause; if none is, that is said. No process that has gone is an error."""
+    gone = os.fork()
+    if gone == 0:
+        os._exit(0)
+    os.waitpid(gone, 0)
+    why = facts.why_hidden
+    late = {"first": lambda pid: why(gone if pid == 1 else pid), "all": lambda pid: why(gone)}
+
+    def act(who: str) -> str:
+        monkeypatch.setattr(facts, "why_hidden", late[who])
+        shown = hidden((1, 2))
+        return "; ".join((census().notes[0], shown))
+
+    assert "run as root" in as_user(act, "first")
+    text = as_user(act, "all")
+    assert "they have ended meanwhile" in text
+    assert "2 processes could not be looked into, and ended meanwhile" in text
 
 
 def owner(name: str) -> int:
