@@ -388,8 +388,12 @@ class _Reader:
             if not pid:
                 self.shut.append(entry.name)
                 return
-            with Proc(pid) as proc:
-                mounts = _bound(proc.bytes("mountinfo"))
+            try:
+                with Proc(pid) as proc:
+                    mounts = _bound(proc.bytes("mountinfo"))
+            except (ProcessGone, PermissionError):  # hidepid hides what cannot be dumped, too
+                self.shut.append(entry.name)
+                return
             for mount in mounts:
                 self.pin(mount.root, Pin("mount", path=mount.target, mnt=entry.inode))
                 found = self.entries[mount.root]

@@ -105,7 +105,8 @@ class Proc(ByFd):
         self.tid = tid or pid
         path = f"/proc/{pid}/task/{tid}" if tid else f"/proc/{pid}"
         try:
-            self.fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            # Where hidepid=noaccess refuses all that is in it, it can be held all the same.
+            self.fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         except (FileNotFoundError, ProcessLookupError):
             raise self.gone() from None
 

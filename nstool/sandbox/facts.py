@@ -186,6 +186,11 @@ def why_hidden(pid: int) -> tuple[str, str]:
         own, theirs = (_status(path) for path in ("/proc/thread-self/status", f"/proc/{pid}/status"))
     except (FileNotFoundError, ProcessLookupError):
         raise SandboxGone(f"process {pid} has ended") from None
+    except PermissionError:
+        return (
+            "/proc is mounted with hidepid=noaccess, and you have no CAP_SYS_PTRACE over it, proc(5)",
+            "run as root, or as the user whose process it is",
+        )
     have = int(own["CapEff"], 16)
     if have >> uapi.CAPABILITIES["sys_ptrace"] & 1:
         # All user namespaces are below the first one, over which the capability holds.

@@ -24,6 +24,7 @@ from nstool.errors import KernelError, NotSupported
 from nstool.inspect import namespaces, nsfs
 from nstool.inspect.map import host_map
 from nstool.inspect.namespaces import Census, Namespace, Pin, census
+from nstool.inspect.propagation import graph
 from nstool.sandbox import facts
 from tests.support import kernel, processes
 from tests.support.waiting import in_pid_namespace, thread, waiting
@@ -816,6 +817,35 @@ def test_hidden_processes_are_not_even_counted_and_that_is_said(in_child: Callab
             as_nobody(uapi.CAP_KILL)
             assert len(notes_of("hidepid")) == 1
             assert len(census().processes) == 1
+
+    in_child(in_pid_namespace, act)
+
+
+def test_processes_that_are_listed_and_no_more_are_hidden_ones(in_child: Callable[..., Any]) -> None:
+    """hidepid=noaccess: others are in the list, and nothing of them may be opened. They are counted, with the cause."""
+
+    def act() -> None:
+        kernel.mount("proc", "/proc", "proc", 0, "hidepid=noaccess")
+        with waiting() as (pid, _):
+            as_nobody(uapi.CAP_KILL)
+            all_ = census()
+            assert all_.hidden == graph().hidden == (pid,)
+            assert [process.pid for process in all_.processes] == [os.getpid()]
+            assert "the first, 2: /proc is mounted with hidepid=noaccess" in all_.notes[0]
+
+    in_child(in_pid_namespace, act)
+
+
+@pytest.mark.parametrize("hidepid", ["noaccess", "invisible"])
+def test_a_visitor_that_is_hidden_is_no_error(in_child: Callable[..., Any], hidepid: str) -> None:
+    """Who may join a mount namespace and not trace the child that has joined: what is bound there is not known."""
+
+    def act() -> None:
+        kernel.mount("proc", "/proc", "proc", 0, f"hidepid={hidepid}")
+        fd = new("mnt")
+        as_nobody(uapi.CAP_SYS_ADMIN, uapi.CAP_SYS_CHROOT)
+        number = os.fstat(fd).st_ino
+        assert [f"mnt:[{number}]" in note for note in notes_of("mount namespaces without a process")] == [True]
 
     in_child(in_pid_namespace, act)
 
