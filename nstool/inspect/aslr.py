@@ -8,6 +8,7 @@ the first mapping is that of its loader, below which everything else is mapped. 
 from __future__ import annotations
 
 import os
+import select
 import signal
 from errno import EPERM, ESRCH
 
@@ -163,35 +164,63 @@ def _launch(path: str, command: Sequence[str], value: int | None) -> dict[str, i
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:
+        os.close(reader)
         _exec_traced(path, command, value, writer)
     os.close(writer)
+    lives = True
     try:
-        status = os.waitpid(pid, os.WUNTRACED)[1]
-        if not os.WIFSTOPPED(status):
+        lives = _stopped(pid, signal.SIGSTOP)
+        if lives:
+            # From now on it goes with us, also if we are killed: else it would be let go, and run.
+            syscalls.ptrace(uapi.PTRACE_SETOPTIONS, pid, 0, uapi.PTRACE_O_EXITKILL)
+            syscalls.ptrace(uapi.PTRACE_CONT, pid)
+            lives = _stopped(pid, signal.SIGTRAP)
+        if not lives:
             raise _failure(os.read(reader, 100), path)
-        try:
-            with Proc(pid) as proc:
-                return _layout(proc)
-        except PermissionError as error:
-            raise KernelError(
-                f'open("/proc/{pid}/maps")',
-                error.errno or EPERM,
-                causes=(f"you may execute {path} but not read it, so that its processes may not be looked into",),
-                remedies=("run as root, or measure another program",),
-                checked=True,
-            ) from None
-        finally:
-            os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
+        return _layout_of(pid, path)
     finally:
         os.close(reader)
+        if lives:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+
+
+def _stopped(pid: int, by: int) -> bool:
+    # Whether it has come to the stop with this signal, or else ended. Others that come meanwhile it gets.
+    while os.WIFSTOPPED(status := os.waitpid(pid, os.WUNTRACED)[1]):
+        if os.WSTOPSIG(status) == by:
+            return True
+        syscalls.ptrace(uapi.PTRACE_CONT, pid, 0, os.WSTOPSIG(status))
+    return False
+
+
+def _layout_of(pid: int, path: str) -> dict[str, int]:
+    try:
+        with Proc(pid) as proc:
+            return _layout(proc)
+    except PermissionError as error:
+        raise KernelError(
+            f'open("/proc/{pid}/maps")',
+            error.errno or EPERM,
+            causes=(f"you may execute {path} but not read it, so that its processes may not be looked into",),
+            remedies=("run as root, or measure another program",),
+            checked=True,
+        ) from None
 
 
 def _exec_traced(path: str, command: Sequence[str], value: int | None, writer: int) -> NoReturn:
-    # The kernel stops a traced process at its exec, with SIGTRAP. What fails is told: "call errno".
-    call = "ptrace"
+    # It stops twice: by itself, to be bound to its tracer; then the kernel stops it at its exec, with SIGTRAP. Until it
+    # is bound the death signal is, which an exec may clear. What fails is told: "call errno".
+    call = "prctl"
     try:
+        syscalls.prctl(uapi.PR_SET_PDEATHSIG, signal.SIGKILL)
+        answers = select.poll()
+        answers.register(writer, 0)
+        if answers.poll(0):  # nobody reads: the tracer was killed before
+            os._exit(127)
+        call = "ptrace"
         syscalls.ptrace(uapi.PTRACE_TRACEME)
+        os.kill(os.getpid(), signal.SIGSTOP)
         call = "personality"
         if value is not None:
             syscalls.personality(value)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from nstool.inspect import aslr
 from nstool.security.aslr import spread
 from tests.kernel.rows import boxes
 from tests.support import kernel
+from tests.support.held import private_mounts
 from tests.support.probes import REPOSITORY
 
 pytestmark = pytest.mark.needs("native")
@@ -94,6 +96,49 @@ def test_what_is_launched_never_runs(tmp_path: Path) -> None:
     assert not trace.exists()
     with pytest.raises(ChildProcessError):
         os.waitpid(-1, os.WNOHANG)
+
+
+@pytest.mark.parametrize("program", ["/bin/sh", "set-user-ID"])
+@pytest.mark.orphans
+@pytest.mark.needs("root")
+def test_what_is_launched_never_runs_also_if_who_measures_is_killed(in_child: Callable[..., Any], program: str) -> None:
+    """Its tracer's end lets a traced process go on, ptrace(2); a death signal is cleared where ids change, prctl(2)."""
+
+    def act() -> bytes:
+        private_mounts()
+        path = "/tmp/program"
+        Path(path).write_bytes(Path("/bin/sh").resolve().read_bytes())
+        os.chown(path, 4711, 4711)
+        os.chmod(path, 0o4755 if program == "set-user-ID" else 0o755)
+        reader, writer = os.pipe()
+        os.set_inheritable(writer, True)
+        pid = os.fork()
+        if pid == 0:
+            try:
+                os.close(reader)
+                aslr._layout = lambda proc: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[assignment, return-value]
+                aslr.measure(("sh", "-c", f"echo it runs >/proc/self/fd/{writer}"), 1, executable=path)
+            finally:
+                os._exit(1)
+        os.close(writer)
+        assert os.WTERMSIG(os.waitpid(pid, 0)[1]) == signal.SIGKILL
+        with open(reader, "rb") as pipe:
+            return pipe.read()
+
+    assert in_child(act) == b""
+
+
+def test_a_signal_that_comes_meanwhile_is_no_exec() -> None:
+    """A stop by another signal shows the measuring program itself, not what it launches."""
+    code = (
+        "import os, signal, sys; signal.signal(signal.SIGWINCH, lambda *_: None); from nstool import syscalls;"
+        "from nstool.inspect import aslr; old = syscalls.personality;"
+        "syscalls.personality = lambda value: (os.kill(os.getpid(), signal.SIGWINCH), old(value))[1];"
+        f"print(*[one.lowest for one in aslr.measure(('true',), 2, value={ADDR_NO_RANDOMIZE}).regions.values()])"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    plain = aslr.measure(("true",), 2, value=ADDR_NO_RANDOMIZE)
+    assert shown.split()[:4] == [str(one.lowest) for one in plain.regions.values()][:4]
 
 
 @pytest.mark.parametrize(
