@@ -109,7 +109,8 @@ def _host(settings: Settings) -> str:
     if settings.rnd_compat_bits is not None:
         bits += f" (32 bit programs 2^{settings.rnd_compat_bits})"
     legacy = "; mappings grow upwards (vm.legacy_va_layout)" if settings.legacy else ""
-    return f"host: {settings.randomize} randomised (kernel.randomize_va_space){bits}{legacy}"
+    what = "unknown what is" if settings.randomize is None else settings.randomize
+    return f"host: {what} randomised (kernel.randomize_va_space){bits}{legacy}"
 
 
 def _persona(persona: Persona) -> str:

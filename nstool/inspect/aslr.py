@@ -32,13 +32,13 @@ REGIONS = ("executable", "heap", "mappings", "vdso", "stack")
 
 class Settings(Frozen):
     """Of the host. randomize: "all", "all but the heap", "nothing". rnd_bits, rnd_compat_bits: of mmap's base, in
-    pages, for 64 and 32 bit programs; None where the reader may not read them. legacy: mappings grow upwards.
+    pages, for 64 and 32 bit programs. legacy: mappings grow upwards. None where the reader may not read it.
     """
 
-    randomize: str
+    randomize: str | None
     rnd_bits: int | None
     rnd_compat_bits: int | None
-    legacy: bool
+    legacy: bool | None
 
 
 class Persona(Frozen):
@@ -75,11 +75,13 @@ class Measured(Frozen):
 
 def settings() -> Settings:
     """Return what the host randomises."""
+    randomize = _number("/proc/sys/kernel/randomize_va_space")
+    legacy = _number("/proc/sys/vm/legacy_va_layout")
     return Settings(
-        randomize=_SETTING.get(_number("/proc/sys/kernel/randomize_va_space") or 0, "all"),
+        randomize=None if randomize is None else _SETTING.get(randomize, "all"),
         rnd_bits=_number("/proc/sys/vm/mmap_rnd_bits"),
         rnd_compat_bits=_number("/proc/sys/vm/mmap_rnd_compat_bits"),
-        legacy=bool(_number("/proc/sys/vm/legacy_va_layout")),
+        legacy=None if legacy is None else legacy != 0,
     )
 
 
@@ -118,7 +120,7 @@ def _layout(proc: Proc) -> dict[str, int]:
     except FileNotFoundError:  # a thread of the kernel
         return {}
     found = {"stack": int(fields[_START_STACK - 3]), "heap": int(fields[_START_BRK - 3])}
-    for line in proc.read("maps").splitlines():
+    for line in filter(None, proc.read("maps").split("\n")):  # not splitlines: of a path only the newline is escaped
         words = line.split(None, 5)
         start, name = int(words[0].partition("-")[0], 16), words[5] if len(words) > 5 else ""
         if name == exe:

@@ -108,7 +108,7 @@ def mode(flags: int) -> str:
 def _info(text: str) -> dict[str, list[str]]:
     # A key may come several times: tfd of epoll, "inotify wd".
     found: dict[str, list[str]] = {}
-    for line in text.splitlines():
+    for line in filter(None, text.split("\n")):
         key, _, value = line.partition(":")
         found.setdefault(key, []).append(value.strip())
     return found

@@ -176,6 +176,34 @@ def test_a_process_and_launches_of_its_program() -> None:
 
 
 @pytest.mark.needs("root")
+def test_settings_that_may_not_be_read_are_unknown(in_child: Callable[..., Any]) -> None:
+    """As where /proc/sys is masked: that nothing is randomised would be false."""
+
+    def act() -> Any:
+        private_mounts()
+        kernel.mount("none", "/proc/sys", "tmpfs")
+        return aslr.settings(), boxes.nstool("aslr", "--launches", "2").lines[0]
+
+    settings, line = in_child(act)
+    assert set(settings.asdict().values()) == {None}
+    assert line.startswith("host: unknown what is randomised")
+
+
+def test_maps_with_any_path(tmp_path: Path) -> None:
+    """What ends a line for Python does not for the kernel, which escapes the newline alone."""
+    program = tmp_path / "a\x0b\r\x1c\u2028b"
+    program.write_bytes(Path("/usr/bin/sleep").read_bytes())
+    program.chmod(0o755)
+    with subprocess.Popen(["setarch", "-R", program, "1000"]) as process:
+        try:
+            while os.readlink(f"/proc/{process.pid}/exe") != str(program):
+                continue
+            assert aslr.process(process.pid).layout["executable"] == 0x555555554000
+        finally:
+            process.kill()
+
+
+@pytest.mark.needs("root")
 def test_a_thread_of_the_kernel_has_no_addresses() -> None:
     assert aslr.process(2).layout == {}
     ran = boxes.nstool("aslr", "2", "--launches", "2")
