@@ -253,6 +253,8 @@ def _reaches(side: Side, name: str, can: str) -> str:
     inode = side.facts.namespaces.get("user")
     if inode is None or f"user:[{inode}]" == kinds.INITIAL_USERNS:
         return f"may {can}" + (", as far as it belongs to its user namespace" if inode is None else "")
+    if name in reach.ELSEWHERE:
+        return f"may {reach.ELSEWHERE[name]}"
     return reach.NOTHING if name in reach.FIRST_ONLY else f"may {can}, as far as it belongs to its user namespace"
 
 

@@ -81,12 +81,21 @@ CAPABILITIES: dict[str, str] = {
 # in any other they let a process do nothing. user_namespaces(7), "Interaction of user namespaces and other types".
 FIRST_ONLY: frozenset[str] = frozenset(
     (
-        *("audit_control", "audit_read", "audit_write", "block_suspend", "ipc_lock", "linux_immutable", "mac_admin"),
-        *("mac_override", "mknod", "sys_boot", "sys_module", "sys_pacct", "sys_rawio", "sys_time", "sys_tty_config"),
-        *("syslog", "wake_alarm"),
+        *("audit_control", "audit_read", "audit_write", "block_suspend", "lease", "linux_immutable", "mac_override"),
+        *("mknod", "sys_module", "sys_pacct", "sys_rawio", "sys_tty_config", "syslog", "wake_alarm"),
     )
 )
 NOTHING = "has it in a user namespace where it lets it do nothing: the kernel asks for it over the first one"
+# Those of which another user namespace gives a small part only, and which. ``{one}`` has it there.
+ELSEWHERE: dict[str, str] = {
+    # shmctl_do_lock of ipc/shm.c; the amount is still that of RLIMIT_MEMLOCK
+    "ipc_lock": "lock and unlock System V segments of others in ipc namespaces that belong to its user namespace",
+    "mac_admin": "change the policy of an AppArmor namespace, if one was made for its user namespace",
+    # reboot_pid_ns: reboot(2), "Behavior inside PID namespaces"
+    "sys_boot": "end pid namespaces that belong to its user namespace, by reboot(2) from within",
+    # proc_timens_set_offset: time_namespaces(7)
+    "sys_time": "set the clock offsets of time namespaces that belong to its user namespace, while nobody is in them",
+}
 NEW_CAPABILITY = "use a capability that is newer than this table"
 
 SETS: dict[str, str] = {

@@ -28,6 +28,7 @@ PTRACE_SEIZE, PTRACE_INTERRUPT, PTRACE_DETACH = 0x4206, 0x4207, 17
 SYS_CAPSET, SYS_SETRESUID, SYS_SETNS, SYS_GETTID = 126, 117, 308, 186
 WALL = 0x40000000
 CAPS = {"chown": 0, "dac_override": 1, "dac_read_search": 2, "fowner": 3, "kill": 5, "net_bind_service": 10}
+CAPS |= {"ipc_lock": 14, "sys_boot": 22, "sys_time": 25, "mknod": 27, "lease": 28}
 CAPS |= {"sys_chroot": 18, "sys_ptrace": 19, "sys_admin": 21, "sys_nice": 23, "sys_resource": 24, "setuid": 7}
 
 _libc = ctypes.CDLL(None, use_errno=True)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
+import fcntl
 import json
 import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,8 @@ from nstool.sandbox.facts import facts
 from nstool.sandbox.launch import launch
 from nstool.spec.load import from_dict
 from tests.kernel.rows import boxes
+from tests.support import actors, kernel
+from tests.support.held import private_mounts
 
 pytestmark = pytest.mark.needs("root", "native")
 
@@ -166,21 +171,112 @@ def test_a_capability_in_a_user_namespace_reaches_that_only() -> None:
     assert meaning.startswith(f"{other} may mount")
     assert meaning.endswith("as far as it belongs to its user namespace")
     assert f"capabilities of {one} hold over {other}'s" in rows["namespaces", "user"].meaning
-    assert "lets it do nothing" in rows["capabilities", "sys_time"].meaning
+    assert "lets it do nothing" in rows["capabilities", "sys_module"].meaning
+    assert "clock offsets of time namespaces" in rows["capabilities", "sys_time"].meaning
 
 
-@pytest.mark.parametrize("name", sorted({"mknod", "ipc_lock", "linux_immutable"}))
-def test_a_capability_that_lets_nothing_in_a_user_namespace(name: str, tmp_path: Path) -> None:
+def below_root(namespaces: int, act: Callable[[], bool]) -> bool:
+    """Return what comes of it as root of a user namespace with uids 100000 to 100009, in namespaces of that."""
+    ready, go, done = os.pipe(), os.pipe(), os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            kernel.unshare(kernel.CLONE_NEWUSER)
+            os.write(ready[1], b"x")
+            os.read(go[0], 1)
+            os.setresgid(0, 0, 0)
+            os.setresuid(0, 0, 0)
+            kernel.prctl(kernel.PR_SET_DUMPABLE, 1)
+            kernel.unshare(namespaces)
+            os.write(done[1], b"yes" if act() else b"no")
+        finally:
+            os._exit(0)
+    os.read(ready[0], 1)
+    for name in ("uid_map", "gid_map"):
+        Path(f"/proc/{pid}/{name}").write_text("0 100000 10\n")
+    os.write(go[1], b"x")
+    os.waitpid(pid, 0)
+    os.close(done[1])
+    return {b"yes": True, b"no": False}[os.read(done[0], 3)]
+
+
+def lock_a_segment_of_another(capable: Callable[[], None]) -> int:
+    reader, writer = os.pipe()
+    if os.fork() == 0:
+        os.setresuid(5, 5, 5)
+        os.write(writer, bytes([LIBC.shmget(0x77, 4096, 0o1666)]))
+        os._exit(0)
+    segment = os.read(reader, 1)[0]
+    os.wait()
+    capable()
+    return LIBC.shmctl(segment, 11, None)  # SHM_LOCK
+
+
+def restart(capable: Callable[[], None]) -> int:
+    init = os.fork()
+    if init == 0:
+        if (child := os.fork()) == 0:
+            capable()
+            LIBC.reboot(0x1234567)  # LINUX_REBOOT_CMD_RESTART
+            os._exit(0)
+        os.waitpid(child, 0)
+        os._exit(0)
+    return 0 if os.WIFSIGNALED(os.waitpid(init, 0)[1]) else -1  # it is init that ends
+
+
+def set_offsets(capable: Callable[[], None]) -> int:
+    capable()
+    fd = os.open("/proc/self/timens_offsets", os.O_WRONLY)
+    return LIBC.write(fd, b"monotonic 100 0", 15)
+
+
+def take_a_lease(capable: Callable[[], None]) -> int:
+    capable()
+    return LIBC.fcntl(os.open("/tmp/of-another", os.O_RDONLY), 1024, fcntl.F_RDLCK)  # F_SETLEASE
+
+
+def make_a_device(capable: Callable[[], None]) -> int:
+    capable()
+    return LIBC.mknod(b"/tmp/device", 0o20600, os.makedev(1, 3))
+
+
+LIBC = ctypes.CDLL(None)
+DONE_BY: dict[str, tuple[int, Callable[[Callable[[], None]], int], bool]] = {
+    "ipc_lock": (0x08000000, lock_a_segment_of_another, True),
+    "sys_boot": (0x20000000, restart, True),
+    "sys_time": (0x80, set_offsets, True),
+    "lease": (0, take_a_lease, False),
+    "mknod": (0, make_a_device, False),
+}
+
+
+@pytest.mark.parametrize("name", DONE_BY)
+def test_what_a_capability_does_in_a_user_namespace_below(in_child: Callable[..., Any], name: str) -> None:
+    """Some of those that are about the whole host have a part there, which the kernel refuses without; others none."""
+    namespaces, act, counts = DONE_BY[name]
+
+    def refused(*names: str) -> bool:
+        return not below_root(namespaces, lambda: act(partial(actors.capabilities, names)) >= 0)
+
+    def act_twice() -> tuple[bool, bool]:
+        private_mounts()
+        os.chmod("/tmp", 0o1777)
+        Path("/tmp/of-another").touch()
+        os.chown("/tmp/of-another", 100005, 100005)
+        return refused(name), refused()
+
+    with_it, without = in_child(act_twice)
+    assert without
+    assert with_it != counts
+    assert (name in reach.ELSEWHERE) == counts
+    assert (name in reach.FIRST_ONLY) != counts
+
+
+def test_a_capability_that_lets_nothing_in_a_user_namespace(tmp_path: Path) -> None:
     """The kernel refuses what root of a user namespace asks for by it."""
-    scripts = {
-        "mknod": f"mknod {tmp_path}/device c 1 3",
-        "ipc_lock": 'python3 -c "import ctypes, mmap; m = mmap.mmap(-1, 1 << 20); '
-        "a = ctypes.addressof(ctypes.c_char.from_buffer(m)); "
-        'raise SystemExit(ctypes.CDLL(None).mlock(ctypes.c_void_p(a), ctypes.c_size_t(1 << 20)) != 0)"',
-        "linux_immutable": f"touch {tmp_path}/file && chattr +i {tmp_path}/file",
-    }
-    assert name in reach.FIRST_ONLY
-    command = ["prlimit", "--memlock=0:0", "unshare", "--user", "--map-root-user", "sh", "-c", scripts[name]]
+    assert "linux_immutable" in reach.FIRST_ONLY
+    script = f"touch {tmp_path}/file && chattr +i {tmp_path}/file"
+    command = ["unshare", "--user", "--map-root-user", "sh", "-c", script]
     assert subprocess.run(command, capture_output=True).returncode != 0
 
 
