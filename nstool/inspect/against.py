@@ -22,6 +22,7 @@ from nstool.inspect.diff import (
     Side,
     map_words,
     mount_words,
+    reaches,
     read_ipc,
     set_words,
     within,
@@ -151,18 +152,18 @@ def _capabilities(spec: Spec, side: Side) -> Iterator[Row]:
     for name, mask in sets.items():
         asked, found = mask & known, side.facts.capabilities[name].mask
         if name == "effective" and asked != found:
-            yield from _effective(asked, found)
+            yield from _effective(asked, found, side)
         else:
             yield _row("capabilities", name, set_words(asked), set_words(found), "capabilities")
     yield _unknown("capabilities", "securebits", " ".join(spec.securebits) or "none", _SELF_ONLY)
 
 
-def _effective(asked: int, found: int) -> Iterator[Row]:
+def _effective(asked: int, found: int, side: Side) -> Iterator[Row]:
     for name in capabilities.names(asked ^ found):
-        can = reach.CAPABILITIES.get(name, reach.NEW_CAPABILITY)
         if found & capabilities.mask((name,)):
-            yield Row("capabilities", name, "", "yes", DIFFERENT, f"it may {can}")
+            yield Row("capabilities", name, "", "yes", DIFFERENT, f"it {reaches(side, name)}")
         else:
+            can = reach.CAPABILITIES.get(name, reach.NEW_CAPABILITY)
             yield Row("capabilities", name, "yes", "", DIFFERENT, f"it may not {can}")
 
 

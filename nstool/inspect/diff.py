@@ -244,12 +244,13 @@ def _effective(one: Side, other: Side, masks: list[int]) -> Iterator[Row]:
             continue
         (name,) = capabilities.names(1 << bit)
         side = one if has[0] else other
-        can = reach.CAPABILITIES.get(name, reach.NEW_CAPABILITY)
         words = ("yes", "") if has[0] else ("", "yes")
-        yield _row("capabilities", name, words, DIFFERENT, f"{side.name} {_reaches(side, name, can)}")
+        yield _row("capabilities", name, words, DIFFERENT, f"{side.name} {reaches(side, name)}")
 
 
-def _reaches(side: Side, name: str, can: str) -> str:
+def reaches(side: Side, name: str) -> str:
+    """Return what an effective capability lets a process do, in its user namespace: "may …"."""
+    can = reach.CAPABILITIES.get(name, reach.NEW_CAPABILITY)
     inode = side.facts.namespaces.get("user")
     if inode is None or f"user:[{inode}]" == kinds.INITIAL_USERNS:
         return f"may {can}" + (", as far as it belongs to its user namespace" if inode is None else "")

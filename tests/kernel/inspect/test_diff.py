@@ -495,6 +495,15 @@ def test_a_sandbox_is_what_its_spec_asks_for_and_departs_where_that_is_changed(c
     assert found.alike is (not expected)
 
 
+def test_capabilities_beyond_a_spec_are_those_of_its_user_namespace() -> None:
+    """Root of a user namespace has them all, and may not load code into the kernel."""
+    with living("unshare", "--user", "--map-root-user") as pid:
+        rows = {row.what: row for row in against(pid, from_dict({"command": ["cat"]})).rows}
+    assert rows["sys_admin"].meaning.startswith("it may mount")
+    assert rows["sys_admin"].meaning.endswith("as far as it belongs to its user namespace")
+    assert rows["sys_module"].meaning == f"it {reach.NOTHING}"
+
+
 @pytest.mark.needs("nsexec", "cgroup_memory", "cgroup_pids", "cgroup_cpu")
 def test_limits_of_cgroups_are_compared(name: str) -> None:
     spec = from_dict(
