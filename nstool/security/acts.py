@@ -44,7 +44,7 @@ FOREVER = (uapi.SIGKILL, uapi.SIGSTOP)  # sig_kernel_only: no handler, cannot be
 
 # Files below /proc/PID that show its memory, by mm_access, and the others that need a right, to the access mode that
 # opening or reading them needs. Of ns, fd and map_files: their links; to list fd its mode is enough. proc_pid(5)
-MM_FILES = ("environ", "maps", "smaps", "auxv", "pagemap", "numa_maps")
+MM_FILES = ("environ", "maps", "smaps", "smaps_rollup", "auxv", "pagemap", "numa_maps")
 PROC_FILES: dict[str, str] = {
     **dict.fromkeys((*MM_FILES, "ns", "root", "cwd", "exe", "fd", "fdinfo", "map_files", "io"), "READ_FSCREDS"),
     **dict.fromkeys(("mem", "syscall", "personality"), "ATTACH_FSCREDS"),
@@ -490,7 +490,7 @@ def _install(a: Task, b: Task, kind: str, wanted: list[str], host: Host) -> Iter
     function = f"{_PREFIX.get(kind, kind)}_install"
     if kind == "user":
         yield _other_userns(a.cred.user_ns, target, man)
-    if kind in ("user", "time", "mnt"):
+    if kind in ("user", "time"):
         yield _single_threaded(a, kind, man, wanted)
     which = B_USERNS if kind == "user" else f"the owner of B's {kind} namespace"
     over = capable(a.cred, target, "sys_admin", host, which=which)
@@ -504,6 +504,8 @@ def _install(a: Task, b: Task, kind: str, wanted: list[str], host: Host) -> Iter
         for name in ("sys_chroot", "sys_admin") if kind == "mnt" else ("sys_admin",):
             rule = capable(a.cred, inside, name, host, which=which)
             yield Check(function, f"has A CAP_{name.upper()} where it will be?", man, "EPERM", (rule,))
+    if kind == "mnt":
+        yield _single_threaded(a, kind, man, wanted)
     if kind == "pid":
         below = None if not a.pid_ns or not b.pid_ns else a.pid_ns[0] in b.pid_ns
         needs = PID_NS if below is None else ""
@@ -543,28 +545,30 @@ def mount(a: Task, host: Host) -> Verdict:
     A new filesystem moreover must be of a type that user namespaces may mount, unless A is privileged in the initial.
     """
     notes = ("what is locked stays: mounts that came together from a more privileged mount namespace",)
-    return _in_own(a, "mount", "may_mount", "mnt", "sys_admin", host, "mount(2)", notes, "the mount topology")
+    man, domain = "mount(2)", "the mount topology"
+    return _in_own(a, "mount", "may_mount", "sb_mount", "mnt", host, man, notes, domain)
 
 
 def sethostname(a: Task, host: Host) -> Verdict:
     """May A set the names of its uts namespace? sethostname(2)."""
-    return _in_own(a, "set the host name", "sethostname", "uts", "sys_admin", host, "sethostname(2)")
+    # No hook of its own: a module may refuse the capability.
+    return _in_own(a, "set the host name", "sethostname", "capable", "uts", host, "sethostname(2)")
 
 
 def _in_own(
     a: Task,
     action: str,
     function: str,
+    hook: str,
     kind: str,
-    capability: str,
     host: Host,
     man: str,
     notes: tuple[str, ...] = (),
     domain: str = "",
 ) -> Verdict:
-    rule = capable(a.cred, owner(a, kind), capability, host, which=f"the owner of A's {kind} namespace")
+    rule = capable(a.cred, owner(a, kind), "sys_admin", host, which=f"the owner of A's {kind} namespace")
     question = f"is A privileged over its {kind} namespace?"
-    checks = (acting(a), Check(function, question, man, "EPERM", (rule,)), module(function, (a,), host), seccomp(a))
+    checks = (acting(a), Check(function, question, man, "EPERM", (rule,)), module(hook, (a,), host), seccomp(a))
     return verdict(a, action, "", checks, host, notes=notes, landlock=domain)
 
 

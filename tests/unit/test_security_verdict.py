@@ -134,6 +134,13 @@ def test_security_modules(labels: tuple[str | None, str | None], permissive: boo
     assert acts.ptrace(a, b, HOST.replace(permissive=permissive)).answer == answer
 
 
+def test_security_modules_are_asked_by_hooks_that_there_are() -> None:
+    """As linux/lsm_hook_defs.h has them."""
+    a = task(7, namespaces={kind: Ns(1, INITIAL) for kind in ("mnt", "uts")}, cred=cred(caps=1 << uapi.CAP_SYS_ADMIN))
+    asked = [[check.function for check in ask(a, HOST).checks][2] for ask in (acts.mount, acts.sethostname)]
+    assert asked == ["security_sb_mount", "security_capable"]
+
+
 def test_seccomp_in_strict_mode() -> None:
     assert acts.mount(task(7, seccomp=1, namespaces={"mnt": Ns(1, CHILD)}), HOST).answer == "no"
 
