@@ -67,32 +67,37 @@ class ProcessCaps(Frozen):
 def process_caps(pid: int) -> ProcessCaps:
     """Read the rights of a process and of each of its threads. Raises ProcessGone.
 
-    A thread that ends meanwhile is left out. The securebits are known of the calling thread alone.
+    pid: that of one of its threads will do. A thread that ends meanwhile is left out. The securebits are known of the
+    calling thread alone.
     """
-    with Proc(pid) as proc:
-        unknown: dict[str, str] = {}
-        main = _thread(proc)
-        others = []
-        for tid in sorted(int(name) for name in proc.list("task")):
-            if tid != pid:
-                try:
-                    with Proc(pid, tid) as thread:
-                        others.append(_thread(thread))
-                except ProcessGone:
-                    continue
+    with Proc(pid) as asked, Proc(int(asked.status()["Tgid"])) as proc:
+        asked.check()  # else the number of its process might be another's by now
+        return _process_caps(proc)
+
+
+def _process_caps(proc: Proc) -> ProcessCaps:
+    unknown: dict[str, str] = {}
+    main = _thread(proc)
+    others = []
+    for tid in sorted(int(name) for name in proc.list("task")):
+        if tid != proc.pid:
+            try:
+                with Proc(proc.pid, tid) as thread:
+                    others.append(_thread(thread))
+            except ProcessGone:
+                continue
+    proc.check()
+    threads = (main, *others)
+    if any(thread.securebits is None for thread in threads):
+        unknown["securebits"] = "the kernel tells a thread only its own, prctl(2)"
+    try:
+        userns = _user_namespace(proc)
+    except PermissionError:
         proc.check()
-        threads = (main, *others)
-        if any(thread.securebits is None for thread in threads):
-            unknown["securebits"] = "the kernel tells a thread only its own, prctl(2)"
-        try:
-            userns = _user_namespace(proc)
-        except PermissionError:
-            proc.check()
-            userns = None
-            unknown["userns"] = "; ".join(why_hidden(pid))
-        last = capabilities.last_cap()
-        lacking = capabilities.full(last) & ~main.sets.bounding
-        return ProcessCaps(pid, main.command, threads, lacking, userns, unknown)
+        userns = None
+        unknown["userns"] = "; ".join(why_hidden(proc.pid))
+    lacking = capabilities.full(capabilities.last_cap()) & ~main.sets.bounding
+    return ProcessCaps(proc.pid, main.command, threads, lacking, userns, unknown)
 
 
 def _thread(proc: Proc) -> ThreadCaps:

@@ -125,9 +125,7 @@ def subject(pid: int = 0) -> Subject:
         else:
             unknown["securebits"] = "the kernel tells a process only its own, prctl(2); taken as none"
             if int(status["Threads"]) > 1 and _threads_differ(proc.pid):
-                unknown["thread"] = (
-                    f"its threads do not all have the same rights; those of the first, {proc.pid}, taken"
-                )
+                unknown["thread"] = f"its threads do not all have the same rights; those of thread {proc.pid} taken"
         tracer = ""
         if int(status["TracerPid"]):
             tracer, why = _tracer(int(status["TracerPid"]), namespaces)

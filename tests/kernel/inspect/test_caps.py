@@ -192,6 +192,8 @@ def test_every_thread_is_read() -> None:
         assert found.main.sets.permitted != KILL
         shown = nstool("caps", "show", os.getpid()).stdout
         assert f"thread {tid}" in shown.splitlines()[0]
+        assert process_caps(tid) == found  # asked for by the thread it is the process nevertheless
+        assert nstool("caps", "show", tid).stdout == shown
 
 
 @as_root
