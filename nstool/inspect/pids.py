@@ -152,7 +152,7 @@ def _init(namespace: Namespace) -> int | None:
     with nsfile.own("pid") as own:
         try:
             return translate(1, namespace, own).tid or None
-        except (ProcessGone, KernelError):  # it has ended, and the rest is about to; or hidepid
+        except (ProcessGone, KernelError, PermissionError):  # it has ended, and the rest is about to; or hidepid
             return None
 
 
@@ -242,7 +242,7 @@ def _by_nspid(number: int, source: Namespace, target: Namespace) -> Translation:
 def _with_number(number: int, source: Namespace) -> Iterator[Proc]:
     """Yield the task that has this number in the namespace. All processes are asked first, then all threads."""
     depth = len(_inodes(source)) - 1
-    refused: list[KernelError] = []
+    refused: list[OSError] = []
     for pid, tid in _leaders_then_threads(depth):
         try:
             with Proc(pid, tid) as proc:
@@ -252,7 +252,7 @@ def _with_number(number: int, source: Namespace) -> Iterator[Proc]:
                     return
         except SandboxGone:  # between the listing and now
             continue
-        except KernelError as error:  # another may be the one
+        except (KernelError, PermissionError) as error:  # another may be the one
             refused.append(error)
     if refused:
         raise refused[0]
@@ -267,7 +267,7 @@ def _leaders_then_threads(depth: int) -> Iterator[tuple[int, int]]:
             with Proc(pid) as process:
                 if len(_row(process.status(), "NSpid")) > depth:
                     yield from ((pid, int(tid)) for tid in process.list("task") if int(tid) != pid)
-        except ProcessGone:
+        except (ProcessGone, PermissionError):  # said already of the process itself
             continue
 
 

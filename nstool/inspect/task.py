@@ -492,7 +492,7 @@ def _census() -> dict[int, _Row]:
     for proc in processes():
         try:
             found[proc.pid] = _row(proc.pid, proc.status())
-        except (ProcessGone, ProcessLookupError):
+        except (ProcessGone, ProcessLookupError, PermissionError):  # ended; or hidden, hidepid of proc(5)
             continue
     return found
 

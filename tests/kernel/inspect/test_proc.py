@@ -14,9 +14,12 @@ import pytest
 
 from nstool import uapi
 from nstool.inspect.proc import Proc, ProcessGone, Stat, pids, processes
+from tests.kernel.rows import boxes
 from tests.support import kernel
 from tests.support.held import held
 from tests.support.waiting import thread
+
+SECONDS = 120.0
 
 
 @contextmanager
@@ -171,3 +174,28 @@ def test_kernel_threads_have_no_command() -> None:
     for pid in done.stdout.split()[:1]:
         with Proc(int(pid)) as proc:
             assert proc.command() == ()
+
+
+@pytest.mark.needs("root", "user")
+def test_processes_that_hidepid_lists_and_hides_are_left_out(
+    in_child: Callable[..., Any], as_user: Callable[..., Any]
+) -> None:
+    """With hidepid=1 the directories of others are there and may not be opened. proc(5)."""
+
+    def look() -> Any:
+        me = str(os.getpid())
+        seen = [proc.pid for proc in processes()]
+        words = (("task", me), ("creds", me), ("pid", me), ("can", me, "kill-group", me), ("net", me), ("task", "1"))
+        return seen, os.getpid(), os.listdir("/proc"), [boxes.nstool(*row) for row in words]
+
+    def act() -> Any:
+        kernel.unshare(kernel.CLONE_NEWNS)
+        kernel.mount("none", "/", flags=kernel.MS_REC | kernel.MS_PRIVATE)
+        kernel.mount("proc", "/proc", "proc", data="hidepid=1")
+        return as_user(look, timeout=SECONDS)
+
+    seen, own, listed, told = in_child(act, timeout=2 * SECONDS)
+    assert "1" in listed
+    assert seen == [own]
+    assert [(ran.status, ran.err) for ran in told[:5]] == [(0, "")] * 5
+    assert (told[5].status, "/proc is mounted with hidepid=1" in told[5].err) == (125, True)
