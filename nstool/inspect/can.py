@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import os
 import stat
-import struct
-from errno import EACCES, EINVAL, ELOOP, ENODATA, ENOENT, ENOSYS, ENOTTY, EOPNOTSUPP, EPERM, ESRCH, errorcode
+from errno import EACCES, EINVAL, ELOOP, ENODATA, EOPNOTSUPP, EPERM, errorcode
 from functools import cached_property
 
 from nstool import kinds, syscalls, uapi
 from nstool.errors import KernelError, SpecError
 from nstool.inspect import within
+from nstool.inspect.dumpable import is_dumpable
 from nstool.inspect.mounts import listing, mount_id
 from nstool.inspect.proc import Proc, ProcessGone, processes
 from nstool.inspect.walk import Refusal, Step, Walked, Walker
@@ -463,7 +463,7 @@ class _TaskReader:
         """Whether it is dumpable, None if that is unknown, and how that is known."""
         if kernel:
             return None, "it has no memory of its own"
-        told = _coredump_mask(self.proc.pid, int(self.proc.status()["Tgid"]))
+        told = is_dumpable(self.proc.pid, int(self.proc.status()["Tgid"]))
         if told is not None:
             return told, f"PIDFD_GET_INFO tells that it is{'' if told else ' not'}"
         # Files of a process belong to its effective ids, of one that is not dumpable to a root. proc_pid(5)
@@ -519,34 +519,6 @@ def _cred(status: dict[str, str], user_ns: UserNs | None) -> Cred:
         permitted=int(status["CapPrm"], 16),
         user_ns=user_ns,
     )
-
-
-def _coredump_mask(pid: int, tgid: int) -> bool | None:
-    """Whether the kernel tells that the process is dumpable: PIDFD_INFO_COREDUMP, Linux 6.16. None if it does not."""
-    import fcntl
-
-    try:
-        fd = os.pidfd_open(pid, 0 if pid == tgid else uapi.PIDFD_THREAD)
-    except OSError as error:
-        if error.errno in (EINVAL, ENOENT, ENOSYS, ESRCH):  # a thread before Linux 6.9; the caller checks for its end
-            return None
-        raise
-    try:
-        info = bytearray(struct.pack("Q", uapi.PIDFD_INFO_COREDUMP).ljust(uapi.PIDFD_INFO_SIZE_VER1, b"\0"))
-        fcntl.ioctl(fd, _PIDFD_GET_INFO, info)
-    except OSError as error:
-        if error.errno in (EINVAL, ENOTTY, ESRCH):  # older than Linux 6.13, or 6.16
-            return None
-        raise
-    finally:
-        os.close(fd)
-    answered = struct.unpack_from("Q", info)[0] & uapi.PIDFD_INFO_COREDUMP
-    mask = struct.unpack_from("I", info, 64)[0] if answered else 0
-    return None if not mask else bool(mask & uapi.PIDFD_COREDUMP_USER)
-
-
-# _IOWR(PIDFS_IOCTL_MAGIC, 11, struct pidfd_info): its size tells the kernel which of the structs is meant.
-_PIDFD_GET_INFO = 3 << 30 | uapi.PIDFD_INFO_SIZE_VER1 << 16 | 0xFF << 8 | 11
 
 
 class _Mounts:

@@ -12,6 +12,7 @@ from nstool import kinds, uapi
 from nstool.errors import SandboxGone
 from nstool.frozen import Frozen
 from nstool.inspect import fds, nsfile
+from nstool.inspect.dumpable import is_dumpable
 from nstool.inspect.fds import Fd, Holder
 from nstool.inspect.nsfile import why_hidden
 from nstool.inspect.proc import Proc, ProcessGone, Stat, processes
@@ -458,6 +459,9 @@ class _Reader:
 
             value = syscalls.prctl(uapi.PR_GET_DUMPABLE)
             return ("yes", "") if value == 1 else ("no", f"PR_GET_DUMPABLE is {value}")
+        told = is_dumpable(self.pid, self.pid)
+        if told is not None:
+            return "yes" if told else "no", "PIDFD_GET_INFO tells it"
         # The files of an undumpable process belong to root of the user namespace that its memory is of. proc(5)
         owner = os.stat("stat", dir_fd=self.proc.fd).st_uid
         effective = known.uids.effective

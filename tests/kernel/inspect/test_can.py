@@ -107,7 +107,7 @@ def act_on_processes() -> Any:
 
 def without_pidfd_info(pids: dict[str, int]) -> Any:
     """As as_read_here, where no ioctl tells whether a process is dumpable."""
-    can._coredump_mask = lambda pid, tgid: None  # of this actor, which ends with the test
+    can.is_dumpable = lambda pid, tgid: None  # of this actor, which ends with the test
     return as_read_here(pids)
 
 
