@@ -208,10 +208,17 @@ def others(sockets: Iterable[Socket]) -> dict[int, Socket]:
     """Return inode → the other end in the same network namespace: of UNIX sockets, and of connections to oneself."""
     sockets = tuple(sockets)
     by_inode = {one.inode: one for one in sockets if one.inode}
-    by_ends = {(one.type, one.local, one.remote): one for one in sockets if one.remote}
+    by_ends = {(one.type, *map(_plain, (one.local, one.remote))): one for one in sockets if one.remote}
     found = {}
     for one in sockets:
-        other = by_inode.get(one.peer) if one.peer else by_ends.get((one.type, one.remote, one.local))
+        ends = map(_plain, (one.remote, one.local))
+        other = by_inode.get(one.peer) if one.peer else by_ends.get((one.type, *ends))
         if other is not None and one.inode and (one.peer or one.remote):
             found[one.inode] = other
     return found
+
+
+def _plain(end: str) -> str:
+    # A server that listens on [::] has clients of IPv4 too, whose addresses it sees mapped. ipv6(7)
+    address, _, port = end.rpartition(":")
+    return f"{address[8:-1]}:{port}" if address.startswith("[::ffff:") and "." in address else end

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -399,6 +400,18 @@ def test_open_files_by_kind_with_their_other_ends() -> None:
         for mine, theirs in (told["both"], told["both"][::-1]):
             assert {(one.pid, one.fd) for one in files[mine].others} == {(who, theirs) for who in (pid, child.pid)}
         assert {(one.pid, one.fd) for one in files[told["event"]].others} == {(child.pid, told["event"])}
+
+
+def test_the_client_of_a_server_for_both_versions_of_ip() -> None:
+    """Who listens on [::] sees a client of IPv4 at a mapped address, which is the same end. ipv6(7)"""
+    with (
+        socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True) as listener,
+        socket.create_connection(("127.0.0.1", listener.getsockname()[1])) as client,
+        listener.accept()[0] as server,
+    ):
+        files = by_fd(card(os.getpid()))
+        assert [one.fd for one in files[client.fileno()].others] == [server.fileno()]
+        assert [one.fd for one in files[server.fileno()].others] == [client.fileno()]
 
 
 @pytest.mark.needs("root")
