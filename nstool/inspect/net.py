@@ -40,6 +40,7 @@ _NEIGHBOUR = {1: "incomplete", 2: "reachable", 4: "stale", 8: "delay", 16: "prob
 _NEIGHBOUR |= {64: "noarp", 128: "permanent"}
 _IFF_UP, _IFF_LOOPBACK = uapi.IFF_UP, uapi.IFF_LOOPBACK
 _COUNTERS = ("bytes", "packets", "errors", "dropped")
+_ALL_BITS = 0xFFFFFFFF  # of a mask; of what a rule suppresses: nothing
 _NONE = -1  # of a namespace id: this namespace has given none
 
 _SYSCTLS = "/proc/sys/net"
@@ -338,10 +339,12 @@ def _rule(row: Any) -> Rule:
         words.insert(0, "not")
     if to := _network(row, "dst"):
         words.append(f"to {to}")
-    for key, word in (("fwmark", "fwmark"), ("iifname", "iif"), ("oifname", "oif"), ("ip_proto", "ipproto")):
-        value = row.get(f"fra_{key}") if row.get(f"fra_{key}") is not None else row.get(key)
-        if value:
-            words.append(f"{word} {value:#x}" if word == "fwmark" else f"{word} {value}")
+    mark, mask = row.get("fwmark") or 0, row.get("fwmask") or 0
+    if mark or mask:
+        words.append(f"fwmark {hex(mark) if mark else 0}" + (f"/{mask:#x}" if mask not in (0, _ALL_BITS) else ""))
+    for key, word in (("iifname", "iif"), ("oifname", "oif"), ("ip_proto", "ipproto"), ("tun_id", "tun_id")):
+        if value := row.get(key):
+            words.append(f"{word} {value}")
     for key, word in (("uid_range", "uidrange"), ("sport_range", "sport"), ("dport_range", "dport")):
         if value := row.get(key):
             words.append(f"{word} {value['start']}-{value['end']}")
@@ -353,6 +356,12 @@ def _rule(row: Any) -> Rule:
     action = _ACTIONS.get(row["action"], str(row["action"]))
     if action == "lookup":
         action += f" {_TABLES.get(table, table)}"
+        for key in (
+            "suppress_prefixlen",
+            "suppress_ifgroup",
+        ):  # a route that it finds and that is of these does not count
+            if (value := row.get(key)) not in (None, _ALL_BITS):
+                action += f" {key.replace('len', 'length')} {value}"
     elif action == "goto":
         action += f" {row.get('goto')}"
     return Rule(_FAMILIES[row["family"]], row.get("priority") or 0, " ".join(words), action)

@@ -151,6 +151,35 @@ def test_devices_routes_rules_and_neighbours_are_those_of_ip(in_child: Callable[
         assert (row["dst"], row.get("lladdr", ""), row["dev"], row["state"][0].lower()) in mine
 
 
+@pytest.mark.needs("root", "native", "ip")
+@pytest.mark.parametrize(
+    "words",
+    [
+        "not from all fwmark 0xca6c lookup 51820",
+        "from all fwmark 0x1/0xff lookup 7",
+        "from all fwmark 0/0xf lookup 7",
+        "from all lookup main suppress_prefixlength 0",
+        "from all lookup main suppress_ifgroup 3",
+        "from all tun_id 5 lookup main",
+    ],
+)
+def test_a_rule_is_told_whole(in_child: Callable[..., Any], words: str) -> None:
+    """In the words of ip-rule(8): one that looks up what a mask or a length leaves is not one for all."""
+
+    def act() -> tuple[str, list[str]]:
+        kernel.unshare(kernel.CLONE_NEWNET)
+        run("ip", "rule", "add", *words.split(), "priority", "99")
+        with nsfile.own("net") as own:
+            found = network(own).rules
+        return run("ip", "rule", "show", "priority", "99"), [
+            f"{one.selector} {one.action}" for one in found if one.priority == 99
+        ]
+
+    shown, told = in_child(act)
+    assert told == [words]
+    assert shown.split() == ["99:", *words.split()]
+
+
 def route(one: Any) -> tuple[Any, ...]:
     return (one.type, one.destination, one.table, one.hops, one.source, one.metric, one.protocol, one.flags)
 
