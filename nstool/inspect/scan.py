@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
-from errno import EACCES, EINVAL, ELOOP, ENOENT, ENOTDIR, ENOTSUP, EOVERFLOW, EPERM
+from errno import E2BIG, EACCES, EINVAL, ELOOP, ENOENT, ENOTDIR, ENOTSUP, EOVERFLOW, EPERM
 
 from nstool.errors import KernelError
 from nstool.frozen import Frozen
@@ -147,6 +147,8 @@ class Scan:
         except OSError as error:
             if error.errno == ENOTSUP:
                 self._without_attributes.add(device)
+            elif error.errno == E2BIG:  # more names than the kernel lists, so that this one is asked for
+                return True
             elif error.errno not in (ENOENT, ENOTDIR, EACCES, EPERM, ELOOP):  # gone, or exchanged for another meanwhile
                 raise
             return False

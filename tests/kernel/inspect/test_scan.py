@@ -21,6 +21,7 @@ from nstool.inspect.scan import Privileged, Scan, Unread
 from nstool.security import filecaps
 from nstool.security.filecaps import FileCaps
 from tests.support import kernel
+from tests.support.held import private_mounts
 
 InChild = Callable[..., Any]
 NET_RAW = 1 << 13
@@ -172,6 +173,23 @@ def test_filesystems_without_attributes_are_searched(in_child: InChild) -> None:
 
 
 @pytest.mark.needs("user")
+def test_a_file_with_more_attributes_than_are_listed_hides_nothing(in_child: InChild) -> None:
+    """listxattr(2) then is refused, E2BIG: neither its own capabilities nor the files behind it are passed over."""
+
+    def act() -> Any:
+        private_mounts()
+        before, big = make(Path("/tmp/before"), 0o4755), make(Path("/tmp/big"), 0o755, FileCaps(NET_RAW))
+        for number in range(300):
+            os.setxattr(big, f"trusted.{'x' * 230}{number}", b"")
+        with pytest.raises(OSError, match="too long"):
+            os.listxattr(big)
+        after = make(Path("/tmp/after"), 0o4755)
+        return {str(path) for path in (before, big, after)}, {item.path for item in Scan("/tmp")}
+
+    expected, items = in_child(act)
+    assert items == expected
+
+
 def test_what_may_not_be_searched_is_said(as_user: Callable[..., Any]) -> None:
     """A directory that may not be read; one whose names may be read, but not what they are."""
 
