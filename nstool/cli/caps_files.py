@@ -115,10 +115,15 @@ def _each(files: tuple[str, ...], act: Callable[[str], FileCaps | None], json_wa
         if json_wanted:
             found.append({"path": path, "capabilities": _caps_as_json(caps)})
         else:
-            click.echo(f"{visible(path)} {say(caps)}")
+            click.echo(f"{_name(path)} {say(caps)}")
     if json_wanted:
         click.echo(as_json(found))
     return status
+
+
+def _name(path: str) -> str:
+    # On one line, whatever who made it called it.
+    return visible(path).replace("\n", "\\x0a")
 
 
 def say(caps: FileCaps | None) -> str:
@@ -203,11 +208,10 @@ def _print_found(search: Scan) -> None:
 
     for item in search:
         if isinstance(item, Unread):
-            click.echo(f"note: not searched: {visible(item.path)}: {visible(item.why)}", err=True)
+            click.echo(f"note: not searched: {_name(item.path)}: {visible(item.why)}", err=True)
         else:
             owner = f"{item.uid}:{item.gid}"
-            path = visible(item.path).replace("\n", "\\x0a")
-            click.echo(f"{stat.S_IMODE(item.mode):04o} {owner:<11} {_what(item)}  {path}")
+            click.echo(f"{stat.S_IMODE(item.mode):04o} {owner:<11} {_what(item)}  {_name(item.path)}")
 
 
 def _what(item: Privileged) -> str:

@@ -88,8 +88,9 @@ def _of_spec(target: str, path: str) -> Difference:
 
 def _print(found: Difference, *, all_: bool) -> None:
     from rich.table import Table
+    from rich.text import Text
 
-    from nstool.cli.console import cell, cells, for_lines
+    from nstool.cli.console import cell, for_lines
     from nstool.inspect.diff import ALIKE, DIFFERENT, UNKNOWN, counted
 
     console = for_lines()
@@ -98,13 +99,14 @@ def _print(found: Difference, *, all_: bool) -> None:
     for title in (found.first, found.second, "what it means"):
         table.add_column(cell(title))
     area = ""
-    for what, row in _merged(shown):
+    for names, row in _merged(shown):
         if row.area != area:
             area = row.area
             table.add_row(cell(_TITLES.get(area, area), "bold"))
         style = "" if row.state == ALIKE else "green"
         meaning = row.meaning if row.state == DIFFERENT else "alike"
-        table.add_row(cells(f"  {what}"), cell(row.first, style), cell(row.second, style), cell(meaning))
+        things = Text("\n").join(cell(f"  {name}") for name in names)
+        table.add_row(things, cell(row.first, style), cell(row.second, style), cell(meaning))
     if table.row_count:
         console.print(table)
     for what, why in _unknown(found.rows):
@@ -126,7 +128,7 @@ def _unknown(rows: tuple[Row, ...]) -> list[tuple[str, str]]:
     return [(", ".join(what), why) for why, what in found.items()]
 
 
-def _merged(rows: list[Row]) -> list[tuple[str, Row]]:
+def _merged(rows: list[Row]) -> list[tuple[list[str], Row]]:
     """Return the rows with what they are about; those that say the same of several things are made one."""
     found: dict[tuple[str, ...], list[Row]] = {}
     for row in rows:
@@ -137,7 +139,7 @@ def _merged(rows: list[Row]) -> list[tuple[str, Row]]:
     return [_one(same) for same in found.values()]
 
 
-def _one(same: list[Row]) -> tuple[str, Row]:
+def _one(same: list[Row]) -> tuple[list[str], Row]:
     row = same[0]
     names = [one.what for one in same[:_MOST]]
     if len(same) > _MOST:
@@ -146,4 +148,4 @@ def _one(same: list[Row]) -> tuple[str, Row]:
         texts = {getattr(one, side) for one in same}
         if len(texts) > 1:
             row = row.replace(**{side: f"{len(same)} of them"})
-    return "\n  ".join(names), row
+    return names, row

@@ -370,6 +370,7 @@ def test_hostile_names_cannot_write_to_the_terminal(tmp_path: Path) -> None:
     Path(os.fsdecode(path)).write_bytes(b"")
     done = nstool("caps", "get", os.fsdecode(path))
     assert "\x1b" not in done.stdout
+    assert done.stdout.count("\n") == 1
     assert json.loads(nstool("caps", "get", "--json", os.fsdecode(path)).stdout)[0]["path"] == os.fsdecode(path)
 
 

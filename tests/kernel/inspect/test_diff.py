@@ -338,6 +338,16 @@ def test_device_files_in_dev() -> None:
     assert rows["/dev/zero"].second == ""
 
 
+def test_no_name_adds_a_line() -> None:
+    """Who makes mounts and device files may call them what it likes."""
+    script = 'mount -t tmpfs none /dev; mknod "/dev/a\n  forged" b 7 99; mknod "/dev/b\x1b[31m" b 7 99; exec "$@"'
+    with living("unshare", "--mount", "sh", "-c", script, "sh") as other:
+        shown = boxes.nstool("diff", str(os.getpid()), str(other)).out
+    assert "a\\n  forged" in shown
+    assert not [line for line in shown.splitlines() if line.strip().startswith("forged")]
+    assert "\x1b" not in shown
+
+
 def test_a_dev_that_has_too_much_in_it_or_leads_astray() -> None:
     """Thousands of files are not looked at; a symlink for /dev leads within the root of the process."""
     script = 'mount -t tmpfs none /dev; (cd /dev; seq 5000 | xargs touch); exec "$@"'
