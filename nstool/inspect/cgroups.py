@@ -6,7 +6,7 @@ cgroups(7), cgroup_namespaces(7); kernel documentation, admin-guide/cgroup-v2 an
 from __future__ import annotations
 
 import os
-from errno import ENODATA, ENODEV, ENOENT, ENOTSUP, EOPNOTSUPP
+from errno import EACCES, ENODATA, ENODEV, ENOENT, ENOTSUP, EOPNOTSUPP, EPERM
 
 from nstool.errors import KernelError, SpecError
 from nstool.frozen import Frozen
@@ -61,7 +61,8 @@ class Membership(Frozen):
 
     path: as the caller sees it. inside: as the process does, in its cgroup namespace; None if that is unknown.
     directory: where the caller finds it, "" if nowhere. removed: it has no directory any more. uid, gid: who owns the
-    directory, None if it is not found. frozen: None where that is not told. processes: in this very cgroup.
+    directory, None if it is not found. frozen: None where that is not told. processes: in this very cgroup, None where
+    that is not told, as of a threaded one, whose processes its domain has.
     """
 
     hierarchy: Hierarchy
@@ -98,7 +99,7 @@ class Cgroups(Frozen):
 class Node(Frozen):
     """One cgroup of a tree, in the order of a walk. depth: 0 for the one that the walk began with.
 
-    processes: in this very one, None where it may not be read; total: with those below. memory: bytes, pids: tasks,
+    processes: in this very one, None as in Membership; total: with those below. memory: bytes, pids: tasks,
     cpu_us: microseconds, all with what is below; None where nothing counts it.
     """
 
@@ -314,8 +315,10 @@ def _frozen(directory: str) -> bool | None:
 
 def _count(directory: str) -> int | None:
     try:
-        return len(read(f"{directory}/cgroup.procs").split())
-    except PermissionError:
+        return len(_text(f"{directory}/cgroup.procs").split())
+    except OSError as error:
+        if error.errno not in (EACCES, EPERM, *_NO_TEXT):
+            raise
         return None
 
 
@@ -475,10 +478,17 @@ def _cpu(directory: str) -> int | None:
 def read(path: str) -> str:
     """Return the text of a file of a cgroup, "" if it has none of that name, or was removed, or is threaded."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        with open(fd, "rb", buffering=0) as file:
-            return file.read().decode("utf-8", "surrogateescape")
+        return _text(path)
     except OSError as error:
-        if error.errno not in (ENOENT, ENODEV, EOPNOTSUPP):
+        if error.errno not in _NO_TEXT:
             raise
         return ""
+
+
+_NO_TEXT = (ENOENT, ENODEV, EOPNOTSUPP)
+
+
+def _text(path: str) -> str:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    with open(fd, "rb", buffering=0) as file:
+        return file.read().decode("utf-8", "surrogateescape")

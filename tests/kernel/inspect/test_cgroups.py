@@ -464,13 +464,24 @@ def test_the_tree_counts_processes(in_child: Act, nest: Callable[[str], Nest]) -
 
 
 @pytest.mark.needs("root", "cgroup2")
-def test_a_threaded_cgroup_has_no_list_of_processes(nest: Callable[[str], Nest]) -> None:
-    """EOPNOTSUPP for cgroup.procs: it counts none, and the rest is told."""
+def test_a_threaded_cgroup_has_no_list_of_processes(in_child: Act, nest: Callable[[str], Nest]) -> None:
+    """EOPNOTSUPP for cgroup.procs: how many have threads there is not told, and not none; their domain has them."""
     one = nest("")
     one.write(2, "cgroup.type", "threaded")
-    nodes = tree(named(one.top).cgroups[0])
-    assert [node.processes for node in nodes] == [0, 0, 0]
-    assert len(nodes) == 3
+
+    def enter() -> None:
+        one.enter(1)
+        one.write(2, "cgroup.threads", "0")
+
+    def act() -> Any:
+        with held(enter) as pid:
+            inside = next(member for member in cgroups(pid).cgroups if member.hierarchy.mount == one.mount)
+            return tree(named(one.top).cgroups[0]), inside, nstool("cgroups", one.top, "--tree")[1]
+
+    nodes, inside, shown = in_child(act)
+    assert [(node.processes, node.total) for node in nodes] == [(0, 1), (1, 1), (None, 0)]
+    assert (inside.directory, inside.processes) == (one.directories[2], None)
+    assert shown.splitlines()[-1].split()[:2] == ["b", "?"]
 
 
 @pytest.mark.needs("root")
