@@ -211,7 +211,33 @@ def may_open(a: Task, walk: Walk, want: str, host: Host) -> Verdict:
         yield seccomp(a)
 
     verb = {"read": "open", "write": "write", "exec": "execute"}[want]
-    return _verdict(a, verb, walk, checks(), host, changes=want == "write")
+    notes = (_CREATING,) if want == "write" and _in_sticky(a, walk, host) else ()
+    return _verdict(a, verb, walk, checks(), host, changes=want == "write", notes=notes, unless=_busy(walk.last, want))
+
+
+_CREATING = "by open(2) with O_CREAT, as of a shell's >, fs.protected_regular or protected_fifos may refuse it: EACCES"
+
+
+def _in_sticky(a: Task, walk: Walk, host: Host) -> bool:
+    # may_create_in_sticky: of a file that is neither A's nor the directory's owner's. proc_sys_fs(5)
+    above, last = _above(walk), walk.last
+    if above is None or last is None or last.kind not in (stat.S_IFREG, stat.S_IFIFO):
+        return False
+    owned = either((host.same(last.uid, a.cred.fsuid), host.same(last.uid, above.uid)))
+    return bool(above.mode & stat.S_ISVTX and above.mode & (stat.S_IWOTH | stat.S_IWGRP)) and not owned
+
+
+def _busy(last: Inode | None, want: str) -> Iterator[str]:
+    if last is None or last.kind != stat.S_IFREG:
+        return
+    if want == "exec":
+        yield "the file is open for writing: ETXTBSY, execve(2)"
+    if want == "write" and last.mode & 0o111:
+        yield "the file is being executed: ETXTBSY, open(2)"
+
+
+def _above(walk: Walk) -> Inode | None:
+    return next((step for step in reversed(walk.steps) if step.kind == stat.S_IFDIR), None)
 
 
 def _last(a: Task, inode: Inode, want: str, host: Host) -> Iterator[Check]:
@@ -359,7 +385,7 @@ def delete(a: Task, walk: Walk, host: Host) -> Verdict:
     def checks() -> Iterator[Check]:
         yield acting(a)
         yield from way(a, walk, host)
-        above = next((step for step in reversed(walk.steps) if step.kind == stat.S_IFDIR), None)
+        above = _above(walk)
         if walk.last is not None and above is not None:
             yield from _deletable(a, above, walk.last, host)
             yield module("path_unlink", (a,), host)
@@ -398,12 +424,15 @@ def _verdict(
     *,
     changes: bool,
     notes: tuple[str, ...] = (),
+    unless: Iterable[str] = (),
 ) -> Verdict:
-    unless = []
+    unless = [*unless]
     last = walk.last
     if last is not None:
         if changes and None in (last.immutable, last.append):
             unless.append("the file is immutable or append-only, chattr(1): you may not read its flags")
+        if changes and last.fstype == "btrfs":
+            unless.append("its btrfs subvolume is read-only: EROFS, btrfs-property(8)")
         if last.fstype == "overlay":
             unless.append("who mounted the overlay may not do it with the layer below")
         if last.kind in (stat.S_IFBLK, stat.S_IFCHR):

@@ -200,6 +200,30 @@ def test_flags_that_may_not_be_read_are_said() -> None:
     assert any("immutable" in text for text in verdict.unless)
 
 
+@pytest.mark.parametrize(
+    ("mode", "above", "uid", "noted"),
+    [
+        (0o1777, 0, 2000, True),
+        (0o1770, 0, 2000, True),
+        (0o1777, 2000, 2000, False),
+        (0o1777, 0, 1000, False),
+        (0o777, 0, 2000, False),
+        (0o1755, 0, 2000, False),
+    ],
+)
+def test_protected_files_are_noted(mode: int, above: int, uid: int, noted: bool) -> None:
+    """Of another's file in a sticky directory that others write to: open(2) with O_CREAT may be refused."""
+    way = walk(Inode("/t", stat.S_IFDIR | mode, above, 1000), last=file(0o666, uid))
+    assert any("O_CREAT" in note for note in files.may_open(task(7), way, "write", HOST).notes) == noted
+    assert files.may_open(task(7), way, "read", HOST).notes == ()
+
+
+def test_a_subvolume_may_be_read_only() -> None:
+    way = walk(last=file(0o666, fstype="btrfs"))
+    assert any("subvolume" in text for text in files.may_open(task(7), way, "write", HOST).unless)
+    assert not any("subvolume" in text for text in files.may_open(task(7), way, "read", HOST).unless)
+
+
 def test_an_owner_that_an_id_mapped_mount_lacks_is_not_known() -> None:
     last = file(0o666, 65534, 65534, idmapped=True)
     assert files.may_open(task(7), walk(last=last), "write", HOST).answer == "unknown"

@@ -11,6 +11,8 @@ import stat
 import struct
 import subprocess
 from collections.abc import Callable, Iterator
+from errno import ETXTBSY
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -269,3 +271,25 @@ def test_files_of_proc_are_said_to_have_rules_of_their_own() -> None:
         assert (verdict.answer, verdict.deciding[0].function) == ("unknown", "inode_permission")
     verdict = can.may_open(me, "/proc/self/root/etc/passwd")
     assert (verdict.answer, verdict.deciding[0].function) == ("unknown", "pick_link")
+
+
+def test_a_busy_file_is_said_to_be_hidden(tmp_path: Path) -> None:
+    """Nothing tells of a file whether it is executed, or open for writing: then ETXTBSY turns a yes round."""
+    path = tmp_path / "program"
+    path.write_bytes(Path("/bin/sleep").read_bytes())
+    path.chmod(0o755)
+    me = os.getpid()
+    verdicts = {want: can.may_open(me, str(path), want) for want in ("read", "write", "exec")}
+    with subprocess.Popen([path, "1000"]) as process:
+        try:
+            while os.readlink(f"/proc/{process.pid}/exe") != str(path):
+                continue
+            refused = [actors.try_write(str(path)), actors.try_open(str(path))]
+        finally:
+            process.kill()
+    with path.open("ab"):
+        refused.append(actors.try_exec(str(path)))
+    assert refused == [ETXTBSY, 0, ETXTBSY]
+    assert [verdict.answer for verdict in verdicts.values()] == ["yes"] * 3
+    hidden = {want: any("ETXTBSY" in text for text in verdict.unless) for want, verdict in verdicts.items()}
+    assert hidden == {"read": False, "write": True, "exec": True}
