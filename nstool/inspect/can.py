@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from nstool.sandbox.mountinfo import Mount
 
 _EVERY = ((0, 0xFFFFFFFF),)
+_TRIES = 10  # to read a process while it does not change its rights
+_RIGHTS = ("Name", "Uid", "Gid", "Groups", "NSpid", "CapPrm", "CapEff", "NoNewPrivs", "Seccomp", "TracerPid")
 _PF_KTHREAD = 0x00200000  # of the flags in proc_pid_stat(5)
 _PORT_START = "/proc/sys/net/ipv4/ip_unprivileged_port_start"
 
@@ -187,11 +189,16 @@ class Reader:
 
     def _read(self, pid: int) -> Task:
         with Proc(pid) as proc:
-            try:
-                task = _TaskReader(self, proc).task()
-            except (FileNotFoundError, ProcessLookupError):  # of a file that is there while the process is
-                proc.check()
-                raise
+            for _ in range(_TRIES):
+                try:
+                    before = proc.status()
+                    task = _TaskReader(self, proc, before).task()
+                    now = proc.status()
+                except (FileNotFoundError, ProcessLookupError):  # of a file that is there while the process is
+                    proc.check()
+                    raise
+                if _rights(before) == _rights(now):
+                    break  # else it has changed its rights meanwhile: what was read is of two processes, as it were
             proc.check()
             return task
 
@@ -323,13 +330,14 @@ def _refused(looker: _Looker, path: str, refusal: Refusal) -> Walk:
 class _TaskReader:
     """Reads one task below its directory in /proc."""
 
-    def __init__(self, reader: Reader, proc: Proc) -> None:
+    def __init__(self, reader: Reader, proc: Proc, status: dict[str, str]) -> None:
         self.reader = reader
         self.proc = proc
+        self.status = status
         self.unread: dict[str, str] = {}
 
     def task(self) -> Task:
-        status = self.proc.status()
+        status = self.status
         stat_ = self.proc.stat()
         kernel = bool(stat_.flags & _PF_KTHREAD)
         user_ns = self.user_ns()
@@ -463,7 +471,7 @@ class _TaskReader:
         """Whether it is dumpable, None if that is unknown, and how that is known."""
         if kernel:
             return None, "it has no memory of its own"
-        told = is_dumpable(self.proc.pid, int(self.proc.status()["Tgid"]))
+        told = is_dumpable(self.proc.pid, int(self.status["Tgid"]))
         if told is not None:
             return told, f"PIDFD_GET_INFO tells that it is{'' if told else ' not'}"
         # Files of a process belong to its effective ids, of one that is not dumpable to a root. proc_pid(5)
@@ -494,6 +502,10 @@ class _TaskReader:
         if len(line) > 1 and owner != _root(uid_map):
             line = line[1:]
         return tuple(line)
+
+
+def _rights(status: dict[str, str]) -> list[object]:
+    return [status["State"][:1] in "ZX", *(status.get(key) for key in _RIGHTS)]
 
 
 def _root(lines: tuple[IdMap, ...]) -> int:

@@ -502,6 +502,40 @@ def test_processes_that_end_meanwhile_are_gone_or_answered() -> None:
     assert answers <= {"gone", "yes", "no", "unknown"}
 
 
+def test_who_changes_its_rights_meanwhile_is_read_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else its ids would be those before, and its namespaces and files those after."""
+    go, done = os.pipe(), os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.read(go[0], 1)
+            kernel.unshare(NEWUTS)
+            actors.become(USER)
+            os.write(done[1], b"x")
+            signal.pause()
+        finally:
+            os._exit(0)
+    namespaces = can._TaskReader.namespaces
+    told: list[bytes] = []
+
+    def change_first(reader: Any) -> Any:
+        if not told:
+            os.write(go[1], b"x")
+            told.append(os.read(done[0], 1))
+        return namespaces(reader)
+
+    monkeypatch.setattr(can._TaskReader, "namespaces", change_first)
+    try:
+        task = can.Reader().task(pid)
+        assert task.namespaces["uts"].inode == os.stat(f"/proc/{pid}/ns/uts").st_ino
+        assert (task.cred.uid, task.cred.effective) == (USER, 0)
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        for fd in (*go, *done):
+            os.close(fd)
+
+
 def test_a_zombie_acts_no_more() -> None:
     pid = os.fork()
     if pid == 0:
