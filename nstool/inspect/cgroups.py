@@ -401,8 +401,6 @@ def _limits(member: Membership) -> Iterator[Bound]:
         files = rule.files
         levels: list[Level] = []
         for directory in chain:
-            if levels and rule.needs and read(f"{directory}/{rule.needs}").strip() == "0":
-                break  # what is below is not counted here
             levels.append(Level(directory, {name: read(f"{directory}/{name}").strip() for name in files}))
             if rule.flat:
                 break

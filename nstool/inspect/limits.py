@@ -35,8 +35,9 @@ class Level(Frozen):
 
 
 class Rule(Frozen):
-    """How a controller limits. files: that tell it, the first names it. needs: a file that is not 0 where what is below
-    is counted too. flat: what is above does not count. parse: text of the files to values by suffix of the name.
+    """How a controller limits. files: that tell it, the first names it. flat: what is above does not count.
+
+    parse: text of the files to values by suffix of the name.
     """
 
     controller: str
@@ -44,7 +45,6 @@ class Rule(Frozen):
     files: tuple[str, ...]
     parse: Callable[[dict[str, str]], dict[str, float | None]] | None = None
     used: str = ""
-    needs: str = ""
     flat: bool = False
 
 
@@ -159,9 +159,8 @@ V1: tuple[Rule, ...] = (
         "bytes",
         ("memory.limit_in_bytes", "memory.usage_in_bytes"),
         used="memory.usage_in_bytes",
-        needs="memory.use_hierarchy",
     ),
-    Rule("memory", "bytes", ("memory.memsw.limit_in_bytes", _MEMSW), used=_MEMSW, needs="memory.use_hierarchy"),
+    Rule("memory", "bytes", ("memory.memsw.limit_in_bytes", _MEMSW), used=_MEMSW),
     Rule("pids", "tasks", ("pids.max", "pids.current"), used="pids.current"),
     Rule("cpu", "cpus", ("cpu.cfs_quota_us", "cpu.cfs_period_us"), _cfs_quota),
     Rule("cpuset", "list", ("cpuset.cpus", "cpuset.effective_cpus")),
