@@ -151,12 +151,23 @@ def hierarchies() -> tuple[Hierarchy, ...]:
 
 
 def unmounted() -> tuple[str, ...]:
-    """Return the controllers that are in no hierarchy, neither of version 1 nor of version 2. /proc/cgroups."""
-    used = {name for one in hierarchies() for name in one.controllers}
+    """Return the controllers that are in no hierarchy, neither of version 1 nor of version 2. /proc/cgroups.
+
+    Where version 2 is mounted what it does without a controller of that name is not among them.
+    """
+    trees = hierarchies()
+    used = {name for one in trees for name in one.controllers}
+    if any(one.version == 2 and one.mount for one in trees):
+        used |= _WITHOUT_CONTROLLER
     with open("/proc/cgroups", "rb") as file:
         rows = [line.split() for line in file.read().decode().splitlines() if not line.startswith("#")]
     names = {"blkio": "io"}  # in version 2
     return tuple(row[0] for row in rows if row[1] == "0" and names.get(row[0], row[0]) not in used)
+
+
+# perf_event is in version 2 if it is in no other, and not listed; cpu.stat counts time, eBPF programs decide about devices,
+# and every cgroup has cgroup.freeze.
+_WITHOUT_CONTROLLER = {"perf_event", "cpuacct", "devices", "freezer"}
 
 
 def cgroups(pid: int) -> Cgroups:
