@@ -165,8 +165,8 @@ def unmounted() -> tuple[str, ...]:
     return tuple(row[0] for row in rows if row[1] == "0" and names.get(row[0], row[0]) not in used)
 
 
-# perf_event is in version 2 if it is in no other, and not listed; cpu.stat counts time, eBPF programs decide about devices,
-# and every cgroup has cgroup.freeze.
+# perf_event is in version 2 if it is in no other, and is not listed; cpu.stat counts time, eBPF programs decide about
+# devices, and every cgroup has cgroup.freeze.
 _WITHOUT_CONTROLLER = {"perf_event", "cpuacct", "devices", "freezer"}
 
 

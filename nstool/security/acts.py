@@ -372,7 +372,7 @@ def _yama(a: Task, b: Task, scope: int, by_capability: Rule) -> Check:
         named = "whether B has named A, or one of its ancestors, by prctl(PR_SET_PTRACER): only B can tell"
         rules = [
             Rule("task_is_descendant", "does B descend from A?", a.tgid in b.ancestors, (*facts, line)),
-            Rule("ptracer_exception_found", "is A B's tracer already?", 0 < b.tracer == a.pid),
+            Rule("ptracer_exception_found", "is A B's tracer already?", b.tracer in (a.pid, a.tgid)),
             by_capability,
             Rule("ptracer_exception_found", "has B named A as its tracer?", None, (*facts,), named),
         ]

@@ -41,25 +41,42 @@ def answers(verdict: Verdict) -> tuple[str, str]:
 
 
 @pytest.mark.parametrize(
-    ("scope", "caps", "ancestors", "tracer", "answer"),
+    ("scope", "caps", "ancestors", "answer"),
     [
-        (0, 0, (), 0, "yes"),
-        (1, 0, (7, 1), 0, "yes"),
-        (1, 0, (8, 1), 0, "unknown"),
-        (1, PTRACE, (8, 1), 0, "yes"),
-        (2, 0, (7, 1), 0, "no"),
-        (2, PTRACE, (), 0, "yes"),
-        (3, PTRACE, (7, 1), 0, "no"),
+        (0, 0, (), "yes"),
+        (1, 0, (7, 1), "yes"),
+        (1, 0, (8, 1), "unknown"),
+        (1, PTRACE, (8, 1), "yes"),
+        (2, 0, (7, 1), "no"),
+        (2, PTRACE, (), "yes"),
+        (3, PTRACE, (7, 1), "no"),
     ],
 )
-def test_yama(scope: int, caps: int, ancestors: tuple[int, ...], tracer: int, answer: str) -> None:
+def test_yama(scope: int, caps: int, ancestors: tuple[int, ...], answer: str) -> None:
     """0 asks nothing, 1 for a descendant or one who names its tracer, 2 for the capability, 3 lets nobody."""
-    a, b = task(7, cred=cred(caps=caps)), task(9, ancestors=ancestors, tracer=tracer)
+    a, b = task(7, cred=cred(caps=caps)), task(9, ancestors=ancestors)
     verdict = acts.ptrace(a, b, HOST.replace(yama=scope))
     assert verdict.answer == answer
     assert all(check.function == "yama_ptrace_access_check" for check in verdict.deciding if answer != "yes")
     if answer == "unknown":
         assert "PR_SET_PTRACER" in verdict.needs[0]
+
+
+def test_yama_lets_the_tracer_and_its_threads_write_too() -> None:
+    """Who has attached already is not asked for its ancestors: /proc/PID/mem, process_vm_writev(2)."""
+    host, b = HOST.replace(yama=1), task(9, ancestors=(8, 1), tracer=7)
+    thread = task(71, tgid=7)
+    assert [acts.read(a, b, host, "mem").answer for a in (task(7), thread)] == ["yes", "yes"]
+    assert acts.read(task(6), b, host, "mem").answer == "unknown"
+    assert acts.read(task(7), b.replace(tracer=0), host, "mem").answer == "unknown"
+
+
+def test_an_init_that_is_traced_is_sent_what_it_has_no_handler_for() -> None:
+    """Its tracer sees it, sig_ignored of kernel/signal.c; SIGKILL never comes from beside."""
+    a, b = task(7), task(9, init=True)
+    assert acts.signal(a, b, HOST, uapi.SIGTERM).answer == "no"
+    assert acts.signal(a, b.replace(tracer=5), HOST, uapi.SIGTERM).answer == "yes"
+    assert acts.signal(a, b.replace(tracer=5), HOST, uapi.SIGKILL).answer == "no"
 
 
 def test_yama_does_not_ask_who_only_reads() -> None:

@@ -16,6 +16,7 @@ from nstool.errors import SpecError
 from nstool.inspect.cgroups import Cgroups, cgroups, hierarchies, named, tree, unmounted
 from nstool.inspect.limits import Bound
 from nstool.inspect.proc import ProcessGone
+from nstool.inspect.task import card
 from tests.kernel.inspect.test_mounts import nstool
 from tests.support import kernel, probes
 from tests.support.held import held, private_mounts
@@ -227,6 +228,20 @@ def test_the_tightest_quota(in_child: Act, nest: Callable[[str], Nest]) -> None:
     assert (limit.value, limit.directory, limit.own) == (0.5, one.directories[1], None)
     assert found.usage.throttled is not None
     assert found.counted["cpu"] == one.directories[2]
+
+
+@pytest.mark.needs("root", "cgroup_cpu")
+def test_the_weight_of_a_task_is_that_of_its_cgroup(in_child: Act, nest: Callable[[str], Nest]) -> None:
+    """What nstool task shows of its scheduling."""
+    one = nest("cpu")
+    file = "cpu.weight" if one.version == 2 else "cpu.shares"
+    one.write(2, file, "37")
+
+    def act() -> Any:
+        with held(one.enter) as pid:
+            return card(pid).scheduling.weights
+
+    assert in_child(act)[file] == "37"
 
 
 @pytest.mark.needs("root", "cgroup_cpuset")

@@ -18,7 +18,7 @@ from nstool.inspect import nsfile
 from nstool.inspect.creds import MAPPED, UNKNOWN, UNMAPPED, Credentials, Id, credentials
 from nstool.spec.model import IdMap
 from tests.kernel.rows import boxes
-from tests.support import kernel
+from tests.support import actors, kernel
 from tests.support.user import User
 from tests.support.waiting import thread
 
@@ -134,6 +134,22 @@ def test_in_the_terms_of_the_namespace_between(inner: Inner) -> None:
     assert terms.whose == "asked for"
     for key, ids in (("Uid", terms.uids), ("Gid", terms.gids), ("Groups", terms.groups)):
         assert plain(ids) == [int(word) for word in rows[key].split()]
+
+
+def test_in_the_terms_of_a_namespace_that_the_reader_may_see_and_not_join(
+    in_child: Callable[..., Any], inner: Inner
+) -> None:
+    """With CAP_SYS_PTRACE: the maps are read of the process that it was named by."""
+
+    def act() -> Any:
+        actors.become(4711, keep=("sys_ptrace", "dac_override"))  # the other for Python's files
+        return terms()
+
+    def terms() -> Any:
+        with nsfile.named(str(inner.outer), "user", "--in") as asked:
+            return credentials(inner.pid, asked).terms[-1]
+
+    assert in_child(act) == terms()
 
 
 def test_ids_without_a_map_are_told_from_a_real_65534(inner: Inner) -> None:

@@ -76,6 +76,25 @@ def rows(pid: int, what: str) -> list[dict[str, str]]:
 
 
 @pytest.mark.needs("root")
+def test_a_segment_that_is_locked(in_child: Act) -> None:
+    """Into memory, shmctl(2); as ipcs(1) says."""
+
+    def enter() -> None:
+        kernel.unshare(CLONE_NEWIPC)
+        for lock in (11, 12):  # SHM_LOCK, SHM_UNLOCK
+            LIBC.shmctl(LIBC.shmget(0, ctypes.c_size_t(4096), IPC_CREAT | 0o600), lock, None)
+
+    def act() -> Any:
+        with held(enter) as pid:
+            listed = [line.split()[1:] for line in inside(pid, "ipcs", "-m").splitlines() if line.startswith("0x")]
+            return {one.id: one.locked for one in ipc(pid).segments}, {int(row[0]): "locked" in row for row in listed}
+
+    ours, theirs = in_child(act)
+    assert ours == theirs
+    assert sorted(ours.values()) == [False, True]
+
+
+@pytest.mark.needs("root")
 def test_system_v_objects_agree_with_lsipc(in_child: Act) -> None:
     def act() -> Any:
         with held(some_objects) as pid:
