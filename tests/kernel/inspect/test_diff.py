@@ -127,10 +127,11 @@ CHANGES: dict[str, tuple[tuple[str, ...], str, set[tuple[str, str]], str]] = {
 @pytest.mark.parametrize("case", CHANGES)
 def test_one_difference_is_found_and_no_other(case: str) -> None:
     before, code, expected, words = CHANGES[case]
-    # Both in a network namespace of the same kind, so that a new one differs in nothing of the host's.
+    # Both in a network or ipc namespace of the same kind, so that a new one differs in nothing of the host's.
     # It takes over whether the host forwards, which changes as other sandboxes come and go: so it is said.
     script = f'{forward(0)}; exec "$@"'
     outer = ("unshare", "--net", "sh", "-c", script, "sh") if case in ("net", "sysctl") else ()
+    outer = ("unshare", "--ipc") if case in ("ipc", "shmmax") else outer
     if case == "net":
         before = outer
     with living(*outer) as one, living(*before, code=code) as other:
