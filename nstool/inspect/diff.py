@@ -353,17 +353,11 @@ def _mount(target: str, first: Mount, second: Mount, one: Side, other: Side) -> 
                 texts = [word if yes else "" for yes in has]
                 meaning = _say(reach.MOUNTS[word], side.name, rest.name)
                 rows.append(_row("mounts", target, texts, DIFFERENT, meaning))
-        if set(first.super_options) - _CHANGING != set(second.super_options) - _CHANGING:
-            texts = [",".join(m.super_options) for m in (first, second)]
-            rows.append(_row("mounts", target, texts, DIFFERENT, reach.MOUNTS["options"]))
     if first.propagation != second.propagation:  # with the peer groups, which say between whom
         texts = [first.propagation, second.propagation]
         rows.append(_row("mounts", target, texts, DIFFERENT, reach.MOUNTS["propagation"]))
     text = mount_words(first)
     yield from rows or [Row("mounts", target, text, text, ALIKE)]
-
-
-_CHANGING = {"ro", "rw"}  # told by the row about "ro"
 
 
 def mount_words(mount: Mount) -> str:

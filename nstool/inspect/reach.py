@@ -123,7 +123,6 @@ MOUNTS: dict[str, str] = {
     "noexec": "programs there can be executed by {other}, not by {one}",
     "nosymfollow": "symbolic links there are followed for {other}, not for {one}",
     "propagation": "what is mounted below on one side of the propagation shows, or does not show, on the other",
-    "options": "the file system is mounted with other options",
 }
 
 CGROUPS: dict[str, str] = {

@@ -467,6 +467,10 @@ DEPARTURES: dict[str, tuple[dict[str, Any], set[str]]] = {
         {"mounts": [{"source": "/etc", "target": "/mnt", "exec": False}, {"source": "/usr", "target": "/media"}]},
         {"/mnt", "/media source"},
     ),
+    "propagation of a mount": (
+        {"mounts": [{"source": "/etc", "target": "/mnt", "propagation": "shared"}]},
+        {"/mnt propagation"},
+    ),
     "root": ({"root": {"type": "tmpfs"}}, {"/"}),
     "namespaces": ({"namespaces": {"ipc": "host", "cgroup": "host"}, "ipc": {}}, {"ipc", "cgroup"}),
     "clock": ({"namespaces": {"boottime_offset": 3601}}, {"clock boottime"}),
@@ -504,6 +508,14 @@ def test_a_sandbox_is_what_its_spec_asks_for_and_departs_where_that_is_changed(c
     assert {row.what for row in rows} == expected
     assert all(row.meaning for row in rows)
     assert found.alike is (not expected)
+
+
+@pytest.mark.needs("nsexec", "timens", "cgroupns")
+def test_as_many_filters_may_be_other_filters(sandbox: int) -> None:
+    """What each lets pass nobody is told; one more is another."""
+    rows = {row.what: row for row in difference(sandbox, sandbox).rows}
+    assert (rows["seccomp"].state, rows["seccomp"].first) == (UNKNOWN, "1 filter")
+    assert different(difference(os.getpid(), sandbox))["confinement", "seccomp"].second == "1 filter"
 
 
 def test_capabilities_beyond_a_spec_are_those_of_its_user_namespace() -> None:
