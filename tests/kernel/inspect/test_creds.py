@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,8 @@ from nstool import syscalls
 from nstool.errors import SpecError
 from nstool.inspect import nsfile
 from nstool.inspect.creds import MAPPED, UNKNOWN, UNMAPPED, Credentials, Id, credentials
+from nstool.inspect.execution import subject
+from nstool.security import filecaps
 from nstool.spec.model import IdMap
 from tests.kernel.rows import boxes
 from tests.support import actors, kernel
@@ -150,6 +153,21 @@ def test_in_the_terms_of_a_namespace_that_the_reader_may_see_and_not_join(
             return credentials(inner.pid, asked).terms[-1]
 
     assert in_child(act) == terms()
+
+
+@pytest.mark.parametrize(("rootid", "counts"), [(100000, True), (100010, True), (100011, False)])
+def test_roots_of_the_namespaces_above_own_file_capabilities(inner: Inner, rootid: int, counts: bool) -> None:
+    """Those of a file count below the namespace whose root they name, as the kernel has it. capabilities(7)."""
+    assert (rootid in subject(inner.pid).process.owners) == counts
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as directory:
+        os.chmod(directory, 0o755)
+        file = Path(directory, "cat")
+        file.write_bytes(Path("/bin/cat").read_bytes())
+        file.chmod(0o755)
+        filecaps.write(str(file), filecaps.FileCaps(1 << 5, rootid=rootid, revision=3))
+        command = ["nsenter", "--user", f"--target={inner.pid}", "-S", "5", "-G", "8", "--", file, "/proc/self/status"]
+        text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert f"CapPrm:\t{(1 << 5 if counts else 0):016x}" in text.splitlines()
 
 
 def test_ids_without_a_map_are_told_from_a_real_65534(inner: Inner) -> None:

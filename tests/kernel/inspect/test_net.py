@@ -316,7 +316,12 @@ def test_settings_that_differ_from_a_fresh_namespace() -> None:
 
 def test_a_device_is_compared_with_the_default_of_a_fresh_one() -> None:
     fresh = {"net/ipv4/conf/default/rp_filter": "0", "net/ipv4/conf/lo/rp_filter": "2", "net/core/x": "1"}
+    # What the kernel sets by itself is no setting: of a device without neighbours, and where no group has a number.
+    fresh |= {"net/ipv6/conf/default/accept_dad": "1", "net/ipv4/ping_group_range": "65534 65534"}
     values = {
+        "net/ipv6/conf/eth0/accept_dad": "-1",
+        "net/ipv6/conf/eth1/accept_dad": "0",
+        "net/ipv4/ping_group_range": "1 0",
         "net/ipv4/conf/eth0/rp_filter": "1",
         "net/ipv4/conf/eth1/rp_filter": "0",
         "net/ipv4/conf/lo/rp_filter": "2",
@@ -326,6 +331,7 @@ def test_a_device_is_compared_with_the_default_of_a_fresh_one() -> None:
     assert [(one.name, one.value, one.fresh) for one in differing(values, fresh)] == [
         ("net/core/x", "2", "1"),
         ("net/ipv4/conf/eth0/rp_filter", "1", "0"),
+        ("net/ipv6/conf/eth1/accept_dad", "0", "1"),
     ]
 
 

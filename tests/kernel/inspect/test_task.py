@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import time
@@ -400,6 +402,26 @@ def test_open_files_by_kind_with_their_other_ends() -> None:
         for mine, theirs in (told["both"], told["both"][::-1]):
             assert {(one.pid, one.fd) for one in files[mine].others} == {(who, theirs) for who in (pid, child.pid)}
         assert {(one.pid, one.fd) for one in files[told["event"]].others} == {(child.pid, told["event"])}
+
+
+@pytest.mark.needs("root")
+def test_files_of_other_kinds_are_told_by_what_is_in_them() -> None:
+    """Marks of fanotify(7), the type of a map of bpf(2), a timer that is not set."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    marks = libc.fanotify_init(0x1, os.O_RDONLY)
+    for path in (b"/etc/passwd", b"/etc/group"):
+        libc.fanotify_mark(marks, 0x1, ctypes.c_uint64(0x20), -100, path)  # FAN_MARK_ADD, FAN_OPEN
+    array = struct.pack("IIII", 2, 4, 8, 1).ljust(128, b"\0")  # BPF_MAP_TYPE_ARRAY: sizes of key and value, entries
+    table = libc.syscall(321, 0, array, 128)
+    timer = libc.timerfd_create(7, os.O_CLOEXEC)
+    try:
+        files = by_fd(card(os.getpid()))
+        assert (files[marks].kind, files[marks].detail) == ("fanotify", "2 marks")
+        assert (files[table].kind, files[table].detail) == ("bpf-map", "map type 2")
+        assert (files[timer].kind, files[timer].detail) == ("timerfd", "boottime, disarmed")
+    finally:
+        for fd in (marks, table, timer):
+            os.close(fd)
 
 
 def test_the_client_of_a_server_for_both_versions_of_ip() -> None:
