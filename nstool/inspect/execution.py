@@ -439,6 +439,11 @@ class _Walk:
                 if format.recognises(path, head):
                     if "C" in format.flags:
                         self.source = len(self.files) - 1
+                    if "F" in format.flags:
+                        self.view.unknown[f"interpreter of {path}"] = (
+                            f"binfmt_misc holds the file that was {format.interpreter} when its format was registered "
+                            "(flag F), whoever may reach it now; taken as what the process finds by that name"
+                        )
                     return _Next(format.interpreter), 0, ""
             interpreter = binfmt.interpreter(head)
             if interpreter is not None:

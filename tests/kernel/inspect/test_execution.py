@@ -506,9 +506,15 @@ def binfmt_misc_in_a_user_namespace() -> str:
 
 
 @pytest.mark.needs("userns")
-@pytest.mark.parametrize("rule", [":nst:M::NSTx::{probe}:", ":nst:M::NSTx::{probe}:C", ":nst:E::nst::{probe}:", None])
+@pytest.mark.parametrize(
+    "rule",
+    [":nst:M::NSTx::{probe}:", ":nst:M::NSTx::{probe}:C", ":nst:M::NSTx::{probe}:F", ":nst:E::nst::{probe}:", None],
+)
 def test_formats_of_binfmt_misc_are_known(place: Place, rule: str | None) -> None:
-    """By magic bytes and by extension; with the flag C the bits of the file count, else those of its interpreter."""
+    """By magic bytes and by extension; with the flag C the bits of the file count, else those of its interpreter.
+
+    With the flag F it is not said for certain which file that is.
+    """
     if reason := binfmt_misc_in_a_user_namespace():
         # Older kernels have one for the host, which is not a test's to change; there nothing may be said to be known.
         assert kernel.release() < (6, 7), reason
@@ -529,6 +535,7 @@ def test_formats_of_binfmt_misc_are_known(place: Place, rule: str | None) -> Non
     agree(told)
     expected = f"ok {ALICE} {BOB if rule and rule.endswith('C') else ALICE}"
     assert told.kernel.startswith(expected if rule else "errno 8")
+    assert (f"interpreter of {path}" in told.seen.unknown) == bool(rule and rule.endswith("F"))
 
 
 # The surroundings
