@@ -78,6 +78,10 @@ def kill_group(a: Task, members: Sequence[Task], b: Task, host: Host, number: in
 
     members: the processes of the group that the reader sees, B among them.
     """
+    unseen: tuple[Rule, ...] = ()
+    if not b.pgrp:  # its leader is in a pid namespace above the reader's, where others of the group may be
+        fact = "the leader of the group has no number where you are"
+        unseen = (Rule("check_kill_permission", "may A signal a member that you do not see?", None, (fact,), PID_NS),)
 
     def checks() -> Iterator[Check]:
         yield acting(a)
@@ -87,7 +91,7 @@ def kill_group(a: Task, members: Sequence[Task], b: Task, host: Host, number: in
             "is there a member that A may signal?",
             "kill(2)",
             "EPERM",
-            tuple(_member(a, member, host, number) for member in members),
+            (*(_member(a, member, host, number) for member in members), *unseen),
         )
         yield seccomp(a)
 

@@ -71,6 +71,14 @@ def test_yama_lets_the_tracer_and_its_threads_write_too() -> None:
     assert acts.read(task(7), b.replace(tracer=0), host, "mem").answer == "unknown"
 
 
+def test_a_group_of_which_not_all_is_seen_is_not_refused_for_certain() -> None:
+    """Where its leader is in a pid namespace above the reader's, others of the group may be there."""
+    a, b = task(7, pgrp=5, pgids=(5,)), task(9, pgrp=5, pgids=(5,), cred=cred(5))
+    assert acts.kill_group(a, (b,), b, HOST).answer == "no"
+    a, b = a.replace(pgrp=0, pgids=(0,)), b.replace(pgrp=0, pgids=(0,))
+    assert acts.kill_group(a, (b,), b, HOST).answer == "unknown"
+
+
 def test_an_init_that_is_traced_is_sent_what_it_has_no_handler_for() -> None:
     """Its tracer sees it, sig_ignored of kernel/signal.c; SIGKILL never comes from beside."""
     a, b = task(7), task(9, init=True)
