@@ -211,7 +211,7 @@ class Reader:
             try:
                 if proc.stat().pgrp == pgrp and proc.pid != pid:
                     members.append(self.task(proc.pid))
-            except ProcessGone:  # ended meanwhile
+            except (ProcessGone, PermissionError):  # ended meanwhile; or hidden, hidepid of proc(5)
                 continue
         return tuple(members)
 

@@ -244,7 +244,7 @@ def _inside(proc: Proc, own: dict[int, str], unread: dict[str, str]) -> dict[int
     try:
         if not os.path.exists("/proc/self/ns/cgroup") or proc.inode("cgroup") == _own_namespace():
             return own
-        text, _ = call(proc, "cgroup", _text, proc.fd, keep=(proc.fd,))
+        text, _ = call(proc, "cgroup", _membership_of, proc.fd, keep=(proc.fd,))
     except FileNotFoundError:
         unread["inside"] = "a process that has ended is in no cgroup namespace any more"
     except (PermissionError, KernelError) as error:
@@ -255,7 +255,7 @@ def _inside(proc: Proc, own: dict[int, str], unread: dict[str, str]) -> dict[int
     return {}
 
 
-def _text(proc: int) -> str:
+def _membership_of(proc: int) -> str:
     # Of /proc/PID/cgroup, of a process that has this directory.
     with open(os.open("cgroup", os.O_RDONLY | os.O_CLOEXEC, dir_fd=proc), "rb") as file:
         return os.fsdecode(file.read())
