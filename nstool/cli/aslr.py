@@ -63,8 +63,9 @@ def command(ctx: click.Context, target: str, launches: int, as_json: bool) -> in
         raise click.UsageError("give a TARGET or a COMMAND, not both")
     if ctx.obj == () or (words and not words[0]):
         raise click.UsageError("COMMAND is empty: nothing follows --")
+    pid = process(target) if target else 0
     settings = aslr.settings()
-    known = aslr.process(process(target)) if target else None
+    known = aslr.process(pid) if pid else None
     measured = _of_process(known, launches) if known else aslr.measure(words or (_SMALL,), launches)
     if as_json:
         found = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -37,9 +36,9 @@ def show(target: str | None, json_wanted: bool) -> int:
     """
     from nstool.cli.console import for_lines
     from nstool.inspect.caps import process_caps
-    from nstool.inspect.proc import process
+    from nstool.inspect.proc import own_pid, process
 
-    found = process_caps(process(target) if target else os.getpid())
+    found = process_caps(process(target) if target else own_pid())
     if json_wanted:
         click.echo(as_json(_as_json(found)))
         return 0

@@ -12,7 +12,7 @@ from errno import EACCES, EINVAL, ENODEV, EPERM
 from nstool import uapi
 from nstool.errors import KernelError, SandboxGone
 from nstool.frozen import Frozen
-from nstool.inspect import fds, nsfile, sockets
+from nstool.inspect import fds, sockets
 from nstool.inspect.fds import Holder
 from nstool.inspect.nsfile import Namespace
 from nstool.inspect.proc import processes

@@ -6,12 +6,13 @@ import os
 from errno import ENAMETOOLONG
 
 from nstool.closing import ByFd
-from nstool.errors import SandboxGone
+from nstool.errors import KernelError, NotSupported, SandboxGone
 from nstool.frozen import Frozen
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import NoReturn
 
 _STATES = {
     "R": "running",
@@ -36,6 +37,10 @@ def state_text(state: str) -> str:
 
 class ProcessGone(SandboxGone):
     """The process that was named does not exist, or has ended while it was read. Exit status 2."""
+
+
+class Hidden(KernelError, PermissionError):
+    """All files of a process are refused, hidepid=noaccess of proc(5): with the cause and what to do."""
 
 
 class Stat(Frozen):
@@ -97,7 +102,8 @@ class Proc(ByFd):
     """The directory of a process, /proc/PID, or of a thread, /proc/PID/task/TID. A context manager.
 
     What it reads is of that very process: ProcessGone is raised once that has ended and been reaped. Whatever else the
-    kernel refuses is an OSError, PermissionError most often: ``sandbox.facts.why_hidden`` tells why.
+    kernel refuses is an OSError, PermissionError most often: ``sandbox.facts.why_hidden`` tells why; Hidden, which is
+    one and tells it, where not even its status may be read.
     """
 
     def __init__(self, pid: int, tid: int = 0) -> None:
@@ -121,9 +127,8 @@ class Proc(ByFd):
             fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self.fd)
             with open(fd, "rb") as file:
                 return file.read()
-        except (FileNotFoundError, ProcessLookupError):
-            self.check()
-            raise
+        except (FileNotFoundError, ProcessLookupError, PermissionError) as error:
+            self._explain(error)
 
     def read(self, name: str) -> str:
         """Return the text of a file of the process; bytes that are no UTF-8 as os.fsdecode gives them."""
@@ -133,9 +138,8 @@ class Proc(ByFd):
         """Return what a symbolic link of the process says, as "net:[4026531840]" for ns/net."""
         try:
             return os.readlink(name, dir_fd=self.fd)
-        except (FileNotFoundError, ProcessLookupError):
-            self.check()
-            raise
+        except (FileNotFoundError, ProcessLookupError, PermissionError) as error:
+            self._explain(error)
 
     def root(self) -> str:
         """Return the root directory as the reader sees it, "" if its path is longer than a page."""
@@ -154,17 +158,15 @@ class Proc(ByFd):
                 return os.listdir(fd)
             finally:
                 os.close(fd)
-        except (FileNotFoundError, ProcessLookupError):
-            self.check()
-            raise
+        except (FileNotFoundError, ProcessLookupError, PermissionError) as error:
+            self._explain(error)
 
     def open(self, name: str, flags: int = os.O_RDONLY) -> int:
         """Return an fd of a file of the process, as ns/net; the caller's to close."""
         try:
             return os.open(name, flags | os.O_CLOEXEC, dir_fd=self.fd)
-        except (FileNotFoundError, ProcessLookupError):
-            self.check()
-            raise
+        except (FileNotFoundError, ProcessLookupError, PermissionError) as error:
+            self._explain(error)
 
     def inode(self, kind: str) -> int:
         """Return the inode of the process's namespace of this kind, which names it while it lives. namespaces(7)."""
@@ -191,16 +193,43 @@ class Proc(ByFd):
         return tuple(text.removesuffix("\0").split("\0")) if text else ()
 
     def check(self) -> None:
-        """Raise ProcessGone if it has ended and been reaped."""
+        """Raise ProcessGone if it has ended and been reaped, Hidden if the reader may not even know that."""
         try:
             os.stat("stat", dir_fd=self.fd)
         except (FileNotFoundError, ProcessLookupError):
             raise self.gone() from None
+        except PermissionError as error:
+            raise self._hidden(error) from None
+
+    def _explain(self, error: OSError) -> NoReturn:
+        # Of what has been refused: why, if it is not this one file.
+        self.check()
+        raise error
+
+    def _hidden(self, error: OSError) -> Hidden:
+        from nstool.sandbox.facts import why_hidden
+
+        cause, remedy = why_hidden(self.pid)
+        call = f'open("/proc/{self.pid}/stat")'
+        return Hidden(
+            call,
+            error.errno or 0,
+            why="to look at the process",
+            causes=(f"you may not look into process {self.pid}: {cause}",),
+            remedies=(remedy,),
+            checked=True,
+        )
 
 
 def own_pid() -> int:
-    """Return the caller's pid as /proc has it, which may be that of another pid namespace than the caller's."""
-    return int(os.readlink("/proc/self"))
+    """Return the caller's pid as /proc has it, which may be that of another pid namespace than the caller's.
+
+    Raises NotSupported where it has none there.
+    """
+    try:
+        return int(os.readlink("/proc/self"))
+    except FileNotFoundError:
+        raise _no_numbers() from None
 
 
 def pids() -> list[int]:
@@ -218,6 +247,24 @@ def of_own_namespace() -> bool:
     return len(row.split()) == 2  # the numbers begin at the namespace of /proc and end at the reader's own
 
 
+def check_numbers() -> None:
+    """Raise NotSupported unless a number of the reader's names the same process in /proc. pid_namespaces(7)."""
+    if not of_own_namespace():
+        raise _no_numbers()
+
+
+def _no_numbers() -> NotSupported:
+    if os.path.lexists("/proc/self"):  # which is there also for who has no number
+        cause = "the /proc that is mounted here belongs to another pid namespace than yours, whose numbers mean others"
+    else:
+        cause = "no proc file system is mounted on /proc"
+    return NotSupported(
+        "numbers of processes",
+        cause,
+        "mount one of your own, in a mount namespace of your own: unshare --mount --mount-proc, or nstool enter",
+    )
+
+
 def processes() -> Iterator[Proc]:
     """Yield each process, open while the caller has it; those that end meanwhile are left out."""
     for pid in pids():
@@ -230,15 +277,18 @@ def processes() -> Iterator[Proc]:
 
 
 def process(target: str) -> int:
-    """Return the pid that TARGET means on every command line: a pid, or the name of a sandbox: its command.
+    """Return the pid that TARGET means on every command line: of a process or thread, or of a sandbox: its command.
 
-    Raises SpecError or SandboxGone.
+    Raises SpecError, SandboxGone, Hidden; NotSupported where the numbers of /proc are others' than the reader's.
     """
     from nstool.sandbox import rundir
     from nstool.sandbox.join import pid_of
     from nstool.sandbox.launch import payload_pid
 
+    check_numbers()
     if pid := pid_of(target):
+        with Proc(pid) as proc:
+            proc.check()
         return pid
     record = rundir.find_running(target)
     return payload_pid(record.init_pid) if record.spec.get("init", True) else record.init_pid

@@ -16,6 +16,7 @@ from nstool import uapi
 from nstool.inspect.proc import Proc, ProcessGone, Stat, pids, processes
 from tests.kernel.rows import boxes
 from tests.support import kernel
+from tests.support.child import run_in_child
 from tests.support.held import held
 from tests.support.waiting import thread
 
@@ -196,4 +197,62 @@ def test_processes_that_hidepid_lists_and_hides_are_left_out(
     listed, told = in_child(act, timeout=2 * SECONDS)
     assert "1" in listed
     assert [(ran.status, ran.err) for ran in told[:5]] == [(0, "")] * 5, told
-    assert (told[5].status, "/proc is mounted with hidepid=1" in told[5].err) == (125, True)
+    assert (told[5].status, "/proc is mounted with hidepid=noaccess" in told[5].err) == (125, True)
+
+
+NAMING = (
+    *(
+        f"{name} 1"
+        for name in ("task", "creds", "pid", "caps show", "net", "mounts", "ipc --in", "cgroups", "show", "aslr")
+    ),
+    "diff 1 2",
+    "can 1 read 2",
+    "path 1 /",
+)
+
+
+def ask_all() -> list[boxes.Ran]:
+    return [boxes.nstool(*line.split()) for line in NAMING]
+
+
+@pytest.mark.needs("root")
+def test_numbers_of_another_pid_namespace_are_refused_by_all(in_child: Callable[..., Any]) -> None:
+    """In a pid namespace of one's own, below the /proc of another, process 1 is not process 1. pid_namespaces(7)."""
+
+    def act() -> list[boxes.Ran]:
+        kernel.unshare(uapi.CLONE_NEWPID)
+        return run_in_child(ask_all, timeout=SECONDS)
+
+    for ran in in_child(act, timeout=2 * SECONDS):
+        assert (ran.status, ran.out) == (125, ""), ran
+        assert "cause: the /proc that is mounted here belongs to another pid namespace than yours" in ran.err
+        assert "remedy: mount one of your own" in ran.err
+
+
+@pytest.mark.needs("root")
+def test_without_proc_nothing_is_said_to_have_ended(in_child: Callable[..., Any]) -> None:
+    def act() -> list[boxes.Ran]:
+        kernel.unshare(kernel.CLONE_NEWNS)
+        kernel.mount("none", "/", flags=kernel.MS_REC | kernel.MS_PRIVATE)
+        kernel.mount("none", "/proc", "tmpfs")
+        return [*ask_all(), boxes.nstool("caps", "show")]
+
+    for ran in in_child(act, timeout=2 * SECONDS):
+        assert (ran.status, ran.out) == (125, ""), ran
+        assert "cause: no proc file system is mounted on /proc" in ran.err
+
+
+@pytest.mark.needs("root", "user")
+def test_a_process_that_hidepid_hides_is_told_alike_by_all(
+    in_child: Callable[..., Any], as_user: Callable[..., Any]
+) -> None:
+    def act() -> Any:
+        kernel.unshare(kernel.CLONE_NEWNS)
+        kernel.mount("none", "/", flags=kernel.MS_REC | kernel.MS_PRIVATE)
+        kernel.mount("proc", "/proc", "proc", data="hidepid=1")
+        return as_user(ask_all, timeout=SECONDS)
+
+    for ran in in_child(act, timeout=2 * SECONDS):
+        assert (ran.status, ran.out) == (125, ""), ran
+        assert "cause: you may not look into process 1: /proc is mounted with hidepid=noaccess" in ran.err
+        assert "remedy: run as root, or as the user whose process it is" in ran.err
