@@ -301,7 +301,7 @@ class Side(Closing):
         # Why the file is not seen at the path where this mount has it; "" if it is.
         if entry.state == COVERED:
             return f"this mount is covered by {self._name(entry.covered_by)}"
-        seen = self._look(path)
+        seen = self._look(entry, path)
         if isinstance(seen, str):
             return seen
         found, over = seen
@@ -310,16 +310,30 @@ class Side(Closing):
         same = (found.st_dev, found.st_ino) == (wanted.st_dev, wanted.st_ino)
         return "" if same else "another file has that name by now"
 
-    def _look(self, path: str) -> tuple[os.stat_result, int] | str:
-        # A file by a path without symlinks, with the id of its mount; or why there is none.
+    def _look(self, entry: Mounted, path: str) -> tuple[os.stat_result, int] | str:
+        # A file by a path without symlinks, with the id of its mount; or why there is none on this mount.
+        names = [name for name in path.split("/") if name]
         try:
-            fd = open_names(self.root, [name for name in path.split("/") if name])
+            fd = open_names(self.root, names)
         except KernelError as error:
-            return _NOT_OPENED.get(error.errno or 0, str(error.strerror))
+            why = _NOT_OPENED.get(error.errno or 0, str(error.strerror))
+            return self._covered_way(entry, names) or why
         try:
             return os.fstat(fd), mount_id(fd)
         finally:
             os.close(fd)
+
+    def _covered_way(self, entry: Mounted, names: list[str]) -> str:
+        # What lies on a directory of the way, below the target of the mount; "" if nothing.
+        first = len([name for name in entry.mount.target.split("/") if name])
+        for count in range(len(names) - 1, first - 1, -1):
+            try:
+                with Fd(open_names(self.root, names[:count])) as fd:
+                    over = mount_id(fd)
+            except KernelError:  # this one is not there either
+                continue
+            return "" if over == entry.mount.id else f"it is covered on the way by {self._name(over)}"
+        return ""
 
     def _name(self, number: int) -> str:
         entry = self.mounts.get(number)
@@ -346,7 +360,7 @@ class Side(Closing):
     def _shown(self, entry: Mounted, path: str, wanted: os.stat_result, role: str) -> str:
         if entry.state == COVERED:
             return f"this overlay is covered by {self._name(entry.covered_by)}"
-        seen = self._look(path)
+        seen = self._look(entry, path)
         if isinstance(seen, str):
             return seen
         # A file of the upper layer is shown, under whichever inode number; of a lower one the number is kept where
@@ -374,9 +388,9 @@ class Side(Closing):
 
 
 _NOT_OPENED = {
-    ENOENT: "there is no such name any more",
-    ENOTDIR: "a directory on the way is none any more",
-    ELOOP: "a directory on the way is a symlink by now",
+    ENOENT: "there is no such name there",
+    ENOTDIR: "a directory on the way is none there",
+    ELOOP: "a directory on the way is a symlink there",
     EACCES: "you have no search permission on a directory on the way",
 }
 

@@ -283,7 +283,7 @@ def test_why_a_file_is_not_seen(in_child: Act) -> None:
     def act() -> Any:
         private_mounts()
         tmpfs("/tmp/fs")
-        os.makedirs("/tmp/fs/part/x")
+        os.makedirs("/tmp/fs/part/x/deep/down")
         os.makedirs("/tmp/fs/other")
         tmpfs("/tmp/elsewhere")
         tmpfs("/tmp/r")
@@ -303,6 +303,7 @@ def test_why_a_file_is_not_seen(in_child: Act) -> None:
         with held(chroot("/tmp/r")) as plain, held(cover) as covered, held(between) as inner:
             return [
                 why_not(inner, "/tmp/fs/part/x"),
+                why_not(inner, "/tmp/fs/part/x/deep/down"),
                 why_not(plain, "/tmp/fs/part/x"),
                 why_not(covered, "/tmp/fs/part/x"),
                 why_not(plain, "/tmp/fs/other"),
@@ -310,9 +311,11 @@ def test_why_a_file_is_not_seen(in_child: Act) -> None:
                 why_not(plain, "/tmp/nothing"),
             ]
 
-    inner, seen, covered, other, elsewhere, nothing = in_child(act)
+    inner, below, seen, covered, other, elsewhere, nothing = in_child(act)
     assert "/part/x: it is covered there by mount" in inner
     assert "on /part/x" in inner
+    assert "/part/x/deep/down: it is covered on the way by mount" in below
+    assert "on /part/x" in below
     assert seen == ["/part/x"]
     assert "/part/x: this mount is covered by mount" in covered
     assert "on /part" in covered
