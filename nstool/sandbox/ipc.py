@@ -234,8 +234,8 @@ def _refused_limit(name: str, value: str, error: OSError) -> KernelError:
         causes, remedies = (f"{value} is out of the range that this kernel allows",), ("choose another value",)
     elif error.errno in (EACCES, EPERM):
         causes = (
-            "only uid 0 of the user namespace that owns the ipc namespace may set its limits: you may not become it, or "
-            "it maps none",
+            "only uid 0 of the user namespace that owns the ipc namespace may set its limits: you may not "
+            "become it, or it maps none",
             "/proc/sys is read-only here",
         )
         remedies = ("run as root, or as who made that user namespace, with a map of 0", "mount /proc/sys writable")
