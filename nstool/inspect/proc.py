@@ -30,6 +30,11 @@ _STATES = {
 }
 
 
+def title(pid: int, tid: int) -> str:
+    """Return what a process or one of its threads is called in sentences."""
+    return f"process {pid}" if tid == pid else f"thread {tid} of process {pid}"
+
+
 def state_text(state: str) -> str:
     """Return a state of a task, which /proc has as a letter, in words."""
     return _STATES.get(state, state)
@@ -48,7 +53,8 @@ class Stat(Frozen):
 
     comm: up to 15 bytes, of a thread of the kernel up to 63, whatever is in them, and not escaped as in the
     status file. state: one letter, see ``state_text``. ppid, pgrp, session, tpgid: in the reader's pid namespace, 0 for
-    what is not visible there. tty: device number. starttime: clock ticks since boot.
+    what is not visible there. tty: device number. starttime: clock ticks since boot. exit_code: of who has ended, as
+    wait(2) gives it; 0 also for who may not know it.
     """
 
     pid: int
@@ -70,6 +76,7 @@ class Stat(Frozen):
     processor: int
     rt_priority: int
     policy: int
+    exit_code: int
 
     @property
     def state_text(self) -> str:
@@ -95,7 +102,14 @@ _FIELDS = {
     "processor": 39,
     "rt_priority": 40,
     "policy": 41,
+    "exit_code": 52,
 }
+
+
+def real_name(status: dict[str, str]) -> str:
+    """Return the name of a task from its status, where the kernel escapes two characters."""
+    name, *rest = status["Name"].split("\\\\")
+    return "\\".join(part.replace("\\n", "\n") for part in (name, *rest))
 
 
 class Proc(ByFd):
@@ -118,7 +132,7 @@ class Proc(ByFd):
 
     def gone(self) -> ProcessGone:
         """Return the error that says it has ended."""
-        what = f"process {self.pid}" if self.tid == self.pid else f"thread {self.tid} of process {self.pid}"
+        what = title(self.pid, self.tid)
         return ProcessGone(f"there is no {what}, or it has ended; ps -e lists those that there are")
 
     def bytes(self, name: str) -> bytes:
