@@ -94,11 +94,12 @@ def _plain(measured: Measured) -> dict[str, object]:
 
 def _print(settings: Settings, known: Process | None, measured: Measured | None) -> None:
     from nstool.cli.console import cell, for_lines
+    from nstool.inspect.proc import title
 
     console = for_lines()
     console.print(cell(_host(settings)))
     if known:
-        console.print(cell(f"process {known.pid} ({known.comm}): personality {_persona(known.persona)}"))
+        console.print(cell(f"{title(known.tgid, known.pid)} ({known.comm}): personality {_persona(known.persona)}"))
         for name, address in known.layout.items():
             console.print(cell(f"  {name:12} {address:#x}"))
     if measured:

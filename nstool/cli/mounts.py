@@ -133,9 +133,10 @@ def _tree(found: Mounts) -> Tree:
     from rich.tree import Tree
 
     from nstool.cli.console import cell
+    from nstool.inspect.proc import whose
 
     entries = found.by_id()
-    top = Tree(cell(f"{found.command} ({found.pid}), mnt:[{found.namespace}], root {found.root}"))
+    top = Tree(cell(f"{whose(found.command, found.pid, found.tgid)}, mnt:[{found.namespace}], root {found.root}"))
     nodes = {0: top}
     children: dict[int, list[Mounted]] = {}
     for entry in entries.values():

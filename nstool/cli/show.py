@@ -63,12 +63,13 @@ def render(isolation: Isolation, console: Console, published: Sequence[str] = ()
     from rich.table import Table
 
     from nstool.cli.console import cell, cells
+    from nstool.inspect.proc import whose
 
     inside, outside = isolation.inside, isolation.outside
     table = Table(box=None)
     table.add_column("", no_wrap=True)
     for side, facts in _sides(isolation):
-        table.add_column(cell(f"{side}: {facts.command} ({facts.pid})"), overflow="fold")
+        table.add_column(cell(f"{side}: {whose(facts.command, facts.pid, facts.tgid)}"), overflow="fold")
     for title, rows in _sections(isolation).items():
         table.add_row(cell(title, "bold"))
         for name, text in rows.items():

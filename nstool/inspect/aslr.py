@@ -55,9 +55,13 @@ class Persona(Frozen):
 
 
 class Process(Frozen):
-    """A process that was asked for. layout: address by name of REGIONS; a region that it has not is left out."""
+    """A process that was asked for, or a thread of process tgid.
+
+    layout: address by name of REGIONS; a region that it has not is left out.
+    """
 
     pid: int
+    tgid: int
     comm: str
     persona: Persona
     layout: dict[str, int]
@@ -109,7 +113,7 @@ def process(pid: int) -> Process:
             layout = _layout(proc)
         except PermissionError as error:
             raise refused(pid, "personality", error, "how its addresses are randomised") from None
-        return Process(pid, proc.stat().comm, persona(value), layout)
+        return Process(pid, proc.tgid(), proc.stat().comm, persona(value), layout)
 
 
 def _layout(proc: Proc) -> dict[str, int]:

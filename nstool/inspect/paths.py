@@ -92,9 +92,13 @@ class Located(Frozen):
 
 
 class There(Frozen):
-    """A path of a process. found: the file. here: where the caller has the same one. access: of the process."""
+    """A path of a process, or of a thread of process tgid.
+
+    found: the file. here: where the caller has the same one. access: of the process.
+    """
 
     pid: int
+    tgid: int
     command: str
     found: Located
     here: tuple[Seen, ...]
@@ -109,6 +113,7 @@ class Here(Frozen):
     """
 
     pid: int
+    tgid: int
     command: str
     found: Located
     there: tuple[Seen, ...]
@@ -133,7 +138,7 @@ def locate(pid: int, path: str) -> There:
         finally:
             if fd >= 0:
                 os.close(fd)
-        return There(pid, side.facts.command, found, here, rights)
+        return There(pid, side.facts.tgid, side.facts.command, found, here, rights)
 
 
 def from_host(pid: int, path: str) -> Here:
@@ -152,7 +157,8 @@ def from_host(pid: int, path: str) -> Here:
                 os.close(fd)
         seen = next((one for one in (*there, *through) if not one.why), None)
         rights = access(side.proc, side.root, seen.path) if seen else Access(unknown="it has no path to it")
-        return Here(pid, side.facts.command, found, there, through, "" if seen else side.why_not(found, there), rights)
+        why_not = "" if seen else side.why_not(found, there)
+        return Here(pid, side.facts.tgid, side.facts.command, found, there, through, why_not, rights)
 
 
 class Side(Closing):

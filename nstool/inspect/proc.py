@@ -35,6 +35,11 @@ def title(pid: int, tid: int) -> str:
     return f"process {pid}" if tid == pid else f"thread {tid} of process {pid}"
 
 
+def whose(name: str, pid: int, tgid: int) -> str:
+    """Return who has something: "cat (4711)", "worker (thread 4712 of process 4711)"."""
+    return f"{name} ({pid if pid == tgid else title(tgid, pid)})"
+
+
 def state_text(state: str) -> str:
     """Return a state of a task, which /proc has as a letter, in words."""
     return _STATES.get(state, state)
@@ -205,6 +210,10 @@ class Proc(ByFd):
         """Return the argument vector, as the process shows it; empty for a thread of the kernel or a zombie."""
         text = self.read("cmdline")
         return tuple(text.removesuffix("\0").split("\0")) if text else ()
+
+    def tgid(self) -> int:
+        """Return the pid of its process: its own number, unless it was opened by that of a thread."""
+        return int(self.status()["Tgid"])
 
     def check(self) -> None:
         """Raise ProcessGone if it has ended and been reaped, Hidden if the reader may not even know that."""
