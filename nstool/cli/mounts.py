@@ -73,6 +73,7 @@ def command(targets: tuple[str, ...], as_tree: bool, peers: bool, output: str, f
 
 def _print(found: Mounts, as_tree: bool) -> None:
     from nstool.cli.console import for_lines, printed_table
+    from nstool.inspect.proc import title
 
     covered = [entry for entry in found.mounts if entry.covered_by]
     if as_tree:
@@ -80,6 +81,8 @@ def _print(found: Mounts, as_tree: bool) -> None:
     else:
         entries = found.by_id()
         printed_table(_COLUMNS, [_row(entry, entries) for entry in entries.values()])
+        if found.pid != found.tgid:
+            click.echo(f"note: these are the mounts of {title(found.tgid, found.pid)}")
     if not found.mounts:
         click.echo(f"note: no mount of its namespace is below its root directory {_quoted(found.root)}")
     if covered:

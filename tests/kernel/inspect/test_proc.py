@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 from collections.abc import Callable, Iterator
@@ -256,3 +257,26 @@ def test_a_process_that_hidepid_hides_is_told_alike_by_all(
         assert (ran.status, ran.out) == (125, ""), ran
         assert "cause: you may not look into process 1: /proc is mounted with hidepid=noaccess" in ran.err
         assert "remedy: run as root, or as the user whose process it is" in ran.err
+
+
+@pytest.mark.needs("root", "native")
+def test_a_thread_is_one_for_all(in_child: Callable[..., Any]) -> None:
+    """By its tid it is taken, said to be a thread, and what it has of its own is its own."""
+
+    def act() -> Any:
+        pid = str(os.getpid())
+        with thread(lambda: kernel.unshare(uapi.CLONE_NEWNET)) as tid:
+            net = os.readlink(f"/proc/self/task/{tid}/ns/net")
+            lines = [line.replace(" 1", f" {tid}").replace(" 2", f" {pid}") for line in NAMING]
+            told = {line: boxes.nstool(*line.split()) for line in lines}
+            asked = json.loads(boxes.nstool("caps", "show", str(tid), "--json").out)
+            return pid, str(tid), net, told, asked
+
+    pid, tid, net, told, asked = in_child(act, timeout=SECONDS)
+    for line, ran in told.items():
+        assert (ran.status, ran.err) == (1 if line.startswith("diff") else 0, ""), (line, ran)
+        assert f"thread {tid} of process {pid}" in ran.out, (line, ran.out)
+    assert told[f"net {tid}"].lines[0].startswith(net)
+    assert net in told[f"task {tid}"].out
+    assert net.partition("[")[2].rstrip("]") in told[f"diff {tid} {pid}"].out
+    assert (asked["pid"], asked["tid"], asked["threads"][0]["tid"]) == (int(pid), int(tid), int(tid))
