@@ -102,8 +102,12 @@ def _print(settings: Settings, known: Process | None, measured: Measured | None)
         console.print(cell(f"{title(known.tgid, known.pid)} ({known.comm}): personality {_persona(known.persona)}"))
         for name, address in known.layout.items():
             console.print(cell(f"  {name:12} {address:#x}"))
+        if known.why_none:
+            console.print(cell(f"nothing is measured: {known.why_none}"))
     if measured:
         _measured(measured)
+    for name, why in settings.unread.items():
+        console.print(cell(f"note: {name} unknown: {why}"))
 
 
 def _host(settings: Settings) -> str:

@@ -15,7 +15,7 @@ from errno import EPERM, ESRCH
 from nstool import syscalls, uapi
 from nstool.errors import KernelError
 from nstool.frozen import Frozen
-from nstool.inspect.proc import Proc
+from nstool.inspect.proc import Proc, Stat
 from nstool.sandbox.inside import refused
 from nstool.security.aslr import Spread, spread, tied
 
@@ -32,13 +32,15 @@ REGIONS = ("executable", "heap", "mappings", "vdso", "stack")
 
 class Settings(Frozen):
     """Of the host. randomize: "all", "all but the heap", "nothing". rnd_bits, rnd_compat_bits: of mmap's base, in
-    pages, for 64 and 32 bit programs. legacy: mappings grow upwards. None where the reader may not read it.
+    pages, for 64 and 32 bit programs. legacy: mappings grow upwards. None where the reader may not read it, or the
+    kernel has it not. unread: why it may not be read, by the name of the sysctl.
     """
 
     randomize: str | None
     rnd_bits: int | None
     rnd_compat_bits: int | None
     legacy: bool | None
+    unread: dict[str, str]
 
 
 class Persona(Frozen):
@@ -57,7 +59,7 @@ class Persona(Frozen):
 class Process(Frozen):
     """A process that was asked for, or a thread of process tgid.
 
-    layout: address by name of REGIONS; a region that it has not is left out.
+    layout: address by name of REGIONS; a region that it has not is left out. why_none: why it has none at all, or "".
     """
 
     pid: int
@@ -65,6 +67,7 @@ class Process(Frozen):
     comm: str
     persona: Persona
     layout: dict[str, int]
+    why_none: str
 
 
 class Measured(Frozen):
@@ -79,21 +82,26 @@ class Measured(Frozen):
 
 def settings() -> Settings:
     """Return what the host randomises."""
-    randomize = _number("/proc/sys/kernel/randomize_va_space")
-    legacy = _number("/proc/sys/vm/legacy_va_layout")
+    unread: dict[str, str] = {}
+    randomize = _number("kernel.randomize_va_space", unread)
+    legacy = _number("vm.legacy_va_layout", unread)
     return Settings(
         randomize=None if randomize is None else _SETTING.get(randomize, "all"),
-        rnd_bits=_number("/proc/sys/vm/mmap_rnd_bits"),
-        rnd_compat_bits=_number("/proc/sys/vm/mmap_rnd_compat_bits"),
+        rnd_bits=_number("vm.mmap_rnd_bits", unread),
+        rnd_compat_bits=_number("vm.mmap_rnd_compat_bits", unread),
         legacy=None if legacy is None else legacy != 0,
+        unread=unread,
     )
 
 
-def _number(path: str) -> int | None:
+def _number(name: str, unread: dict[str, str]) -> int | None:
     try:
-        with open(path) as file:
+        with open(f"/proc/sys/{name.replace('.', '/')}") as file:
             return int(file.read())
-    except (PermissionError, FileNotFoundError):  # root's to read; or a kernel built without it
+    except FileNotFoundError:  # a kernel built without it
+        return None
+    except PermissionError:
+        unread[name] = "the kernel lets root of the host alone read it; run as root"
         return None
 
 
@@ -113,7 +121,14 @@ def process(pid: int) -> Process:
             layout = _layout(proc)
         except PermissionError as error:
             raise refused(pid, "personality", error, "how its addresses are randomised") from None
-        return Process(pid, proc.tgid(), proc.stat().comm, persona(value), layout)
+        stat = proc.stat()
+        return Process(pid, proc.tgid(), stat.comm, persona(value), layout, "" if layout else _why_none(stat))
+
+
+def _why_none(stat: Stat) -> str:
+    if stat.state in "ZX":
+        return "it has ended, and has no memory any more; of its other threads, if any, each has it still"
+    return "a thread of the kernel has no memory of its own"
 
 
 def _layout(proc: Proc) -> dict[str, int]:
@@ -121,7 +136,7 @@ def _layout(proc: Proc) -> dict[str, int]:
     fields = text[text.rindex(") ") + 2 :].split()
     try:
         exe = proc.link("exe")
-    except FileNotFoundError:  # a thread of the kernel
+    except FileNotFoundError:  # a thread of the kernel, a zombie
         return {}
     found = {"stack": int(fields[_START_STACK - 3]), "heap": int(fields[_START_BRK - 3])}
     for line in filter(None, proc.read("maps").split("\n")):  # not splitlines: of a path only the newline is escaped

@@ -185,7 +185,7 @@ def test_settings_that_may_not_be_read_are_unknown(in_child: Callable[..., Any])
         return aslr.settings(), boxes.nstool("aslr", "--launches", "2").lines[0]
 
     settings, line = in_child(act)
-    assert set(settings.asdict().values()) == {None}
+    assert {value for name, value in settings.asdict().items() if name != "unread"} == {None}
     assert line.startswith("host: unknown what is randomised")
 
 
@@ -208,19 +208,35 @@ def test_a_thread_of_the_kernel_has_no_addresses() -> None:
     assert aslr.process(2).layout == {}
     ran = boxes.nstool("aslr", "2", "--launches", "2")
     assert (ran.status, "launches" in ran.out) == (0, False)
+    assert "nothing is measured: a thread of the kernel has no memory of its own" in ran.lines
+
+
+def test_a_zombie_has_no_addresses() -> None:
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0)
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    try:
+        ran = boxes.nstool("aslr", str(pid), "--launches", "2")
+    finally:
+        os.waitpid(pid, 0)
+    assert (ran.status, "launches" in ran.out) == (0, False)
+    assert any(line.startswith("nothing is measured: it has ended") for line in ran.lines)
 
 
 @pytest.mark.needs("root", "user")
 def test_an_ordinary_user_measures_and_is_told_what_it_may_not(as_user: Callable[..., Any]) -> None:
-    def act() -> tuple[int, Any, str]:
+    def act() -> tuple[int, Any, str, list[str]]:
         found = aslr.measure(("true",), 10)
+        lines = boxes.nstool("aslr", "--launches", "2").lines
         try:
             aslr.process(1)
         except KernelError as error:
-            return found.regions["stack"].distinct, aslr.settings().rnd_bits, error.cause
-        return 0, 0, "not refused"
+            return found.regions["stack"].distinct, aslr.settings().rnd_bits, error.cause, lines
+        return 0, 0, "not refused", lines
 
-    distinct, rnd_bits, cause = as_user(act)
+    distinct, rnd_bits, cause, lines = as_user(act)
+    assert "note: vm.mmap_rnd_bits unknown: the kernel lets root of the host alone read it; run as root" in lines
     assert distinct > 5
     assert rnd_bits is None
     assert "you may not look into process 1" in cause
