@@ -548,18 +548,19 @@ class _Reader:
         if told is not None:
             return "yes" if told else "no", "PIDFD_GET_INFO tells it"
         # The files of an undumpable process belong to root of the user namespace that its memory is of. proc(5)
-        owner = os.stat("stat", dir_fd=self.proc.fd).st_uid
-        effective = known.uids.effective
-        if owner != effective:
-            return "no", f"its files in /proc belong to uid {owner}, not to its own uid {effective}"
-        if effective == _overflow_uid() and effective not in (line.outside for line in known.uid_map):
-            return "unknown", "its uid has no number in your user namespace, nor has the owner of its files in /proc"
-        if effective in (line.outside for line in known.uid_map if line.inside == 0):
-            who = "root of its user namespace" + (f", uid {effective} for you" if effective else "")
-            return "unknown", f"it runs as {who}, to whom its files in /proc belong either way"
-        if effective == 0:
+        file = os.stat("stat", dir_fd=self.proc.fd)
+        owner, own = (file.st_uid, file.st_gid), (known.uids.effective, known.gids.effective)
+        if owner != own:
+            return "no", f"its files in /proc belong to {_ids(owner)}, not to its own {_ids(own)}"
+        mapped = [{line.inside: line.outside for line in lines} for lines in (known.uid_map, known.gid_map)]
+        if own == (0, 0):
             return "unknown", "it runs as root, to whom its files in /proc belong either way"
-        return "yes", f"its files in /proc belong to its uid {effective}"
+        if own == (mapped[0].get(0), mapped[1].get(0)):
+            who = f"root of its user namespace, for you {_ids(own)}"
+            return "unknown", f"it runs as {who}, to whom its files in /proc belong either way"
+        if own[0] == _overflow_uid() and own[0] not in mapped[0].values():
+            return "unknown", "its uid has no number in your user namespace, nor has the owner of its files in /proc"
+        return "yes", f"its files in /proc belong to its {_ids(own)}"
 
     def environment(self) -> tuple[str, ...] | None:
         text = self.try_to("environment", lambda: self.proc.read("environ"))
@@ -589,6 +590,10 @@ def _inodes(proc: Proc) -> dict[str, int]:
         except (FileNotFoundError, PermissionError):  # it has ended but for its status; it is not the reader's to see
             continue
     return found
+
+
+def _ids(ids: tuple[int, int]) -> str:
+    return f"uid {ids[0]}, gid {ids[1]}"
 
 
 def _overflow_uid() -> int:

@@ -698,6 +698,22 @@ def test_whether_a_process_is_dumpable(
     assert card(os.getpid()).dumpable == ("yes", "")
 
 
+@pytest.mark.needs("user", "userns")
+def test_root_of_a_user_namespace_is_said_to_be_that(
+    as_user: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before Linux 6.16 nothing tells whether it is dumpable; why not is said in the reader's ids."""
+    monkeypatch.setattr("nstool.inspect.task.is_dumpable", lambda pid, tgid: None)
+
+    def act() -> Any:
+        with program("told = 0", "unshare", "--user", "--map-root-user") as (pid, _):
+            return card(pid).dumpable, os.getuid(), os.getgid()
+
+    (answer, why), uid, gid = as_user(act)
+    assert answer == "unknown"
+    assert why.startswith(f"it runs as root of its user namespace, for you uid {uid}, gid {gid}, to whom its files")
+
+
 def test_environment_only_if_asked_for() -> None:
     with program("told = 0", env={"ONE": "two words", "PYTHONPATH": ""}) as (pid, _):
         assert card(pid).environment is None
