@@ -24,7 +24,7 @@ from nstool.inspect.map_page import data, page
 from nstool.inspect.namespaces import census
 from tests.support import kernel
 from tests.support.user import User
-from tests.support.waiting import in_pid_namespace, waiting
+from tests.support.waiting import in_pid_namespace, thread, waiting
 
 NSTOOL = str(Path(sys.prefix) / "bin/nstool")
 EVIL = "</script><script>document.title='seized'</script>\u202e\x1b[31m"
@@ -165,6 +165,15 @@ def test_what_has_changed_since_the_census_is_not_mixed_in(
             assert (found.uid_maps, found.mounts) == ({}, {})
 
     in_child(in_pid_namespace, act)
+
+
+def test_a_thread_that_has_left_is_with_its_process() -> None:
+    """In the namespaces that it is in and its process is not."""
+    with thread(lambda: kernel.unshare(uapi.CLONE_NEWNET | uapi.CLONE_NEWUTS)) as tid:
+        links = [os.readlink(f"/proc/self/task/{tid}/ns/{kind}") for kind in ("net", "uts")]
+        processes = data(host_map())["processes"]
+    assert processes[os.getpid()]["elsewhere"] == {tid: links}
+    assert processes[os.getppid()]["elsewhere"] == {}
 
 
 SHOWN = "</script><script>document.title='seized'</script>\\u202e\\x1b[31m 1000"
