@@ -611,7 +611,7 @@ def setgroups(groups: Sequence[int]) -> None:
     The raw call, as setresuid. Raises KernelError: EPERM without CAP_SETGID or when
     /proc/PID/setgroups says deny; EINVAL for more than 65536 or an id without a map.
     """
-    check("setgroups", lib.nst_setgroups(len(groups), list(groups[:32])), len(groups), list(groups[:32]))
+    check("setgroups", lib.nst_setgroups(len(groups), list(groups)), len(groups), list(groups[:32]))
 
 
 def capget(pid: int = 0) -> CapSets:

@@ -767,6 +767,15 @@ def test_ids_change_for_the_calling_thread_alone(in_child: InChild) -> None:
 
 
 @pytest.mark.needs("root")
+def test_as_many_groups_as_are_given(in_child: InChild) -> None:
+    def act() -> list[str]:
+        syscalls.setgroups(range(1000, 1100))
+        return status("Groups")
+
+    assert in_child(act) == [str(number) for number in range(1000, 1100)]
+
+
+@pytest.mark.needs("root")
 def test_capabilities_are_those_of_proc(in_child: InChild) -> None:
     """capget reads what /proc/PID/status shows, and capset changes it, above bit 31 too."""
 
