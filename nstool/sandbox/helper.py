@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import select
 import time
-from errno import EIO, ETIMEDOUT
+from errno import ECHILD, EIO, ETIMEDOUT
 
 from nstool import syscalls, uapi
 from nstool.closing import Closing
@@ -51,7 +51,7 @@ class Helper(Closing):
         poll.register(file, select.POLLIN)
         poll.register(self.pidfd, select.POLLIN)
         while not (ready := dict(poll.poll(_GLANCE))):
-            if syscalls.waitid(uapi.P_PIDFD, self.pidfd, uapi.WSTOPPED | uapi.WNOHANG) is not None:
+            if self.is_stopped():
                 self.kill()
                 raise KernelError(self.what, EIO, why="somebody in there has stopped the child that was to look there")
             if time.monotonic() > self.end:
@@ -59,6 +59,15 @@ class Helper(Closing):
                 raise KernelError(self.what, ETIMEDOUT, why="the child that was to look there has given no answer")
         if file.fileno() not in ready and not poll_now(file):
             raise KernelError(self.what, EIO, why="the child that was to look there has ended before it answered")
+
+    def is_stopped(self) -> bool:
+        """Return whether it has been stopped by a signal."""
+        try:
+            return syscalls.waitid(uapi.P_PIDFD, self.pidfd, uapi.WSTOPPED | uapi.WNOHANG) is not None
+        except KernelError as error:
+            if error.errno != ECHILD:  # ECHILD: it has ended, and a SIGCHLD handler of the host's has taken it
+                raise
+            return False
 
     def kill(self) -> None:
         """Kill it, if it has not ended."""
@@ -75,6 +84,8 @@ class Helper(Closing):
             self.kill()
             try:
                 os.waitpid(self.pid, 0)
+            except ChildProcessError:  # a SIGCHLD handler of the host's has taken it
+                return
             finally:
                 os.close(self.pidfd)
                 self.pidfd = -1

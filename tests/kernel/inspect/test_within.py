@@ -362,6 +362,16 @@ def test_an_answer_that_is_none_is_an_error(in_child: Act, said: bytes) -> None:
     assert in_child(act) == "what the child that was to look there has said is no answer"
 
 
+def test_who_has_its_children_taken_by_the_kernel_may_ask_too(by_both: Act) -> None:
+    """A host program that ignores SIGCHLD, or waits for all children, takes the child from its caller."""
+
+    def act() -> int:
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+        return inside.call({}, abs, -7)
+
+    assert by_both(act) == 7
+
+
 @pytest.mark.orphans
 def test_the_child_ends_with_its_caller(by_both: Act) -> None:
     """Even one that is killed while the child waits for what never comes."""
