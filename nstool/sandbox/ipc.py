@@ -10,7 +10,8 @@ from nstool import syscalls
 from nstool.errors import KernelError, SpecError
 from nstool.frozen import Frozen
 from nstool.namespaces.ipc import FILES
-from nstool.sandbox.inside import call, open_namespace, shut
+from nstool.sandbox.helper import shut
+from nstool.sandbox.inside import call, open_namespace
 from nstool.spec import values
 
 TYPE_CHECKING = False
@@ -158,13 +159,14 @@ def _inside(pid: int, function: Callable[..., T], *args: object) -> T:
 
 def _set_all_as_root(limits: Mapping[str, str]) -> tuple[Change, ...]:
     # No capability helps: the kernel asks whether it is uid 0 of the owner that writes. ipc/ipc_sysctl.c
+    parent = os.getppid()
     try:
         os.setresgid(0, 0, 0)
         os.setresuid(0, 0, 0)
     except OSError as error:
         if error.errno not in (EINVAL, EPERM):  # EINVAL: it maps no 0; the limit may be another's, or is refused
             raise
-    shut()  # other ids have let others trace it
+    shut(parent)  # other ids have let others trace it
     return _set_all(limits)
 
 
