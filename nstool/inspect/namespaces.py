@@ -11,7 +11,9 @@ from nstool.errors import NotSupported, SandboxGone
 from nstool.frozen import Frozen
 from nstool.inspect import nsfs
 from nstool.inspect.nsfs import Fd
-from nstool.inspect.proc import Proc, ProcessGone, processes
+from nstool.inspect.patience import CAUSE, REMEDY, Turns
+from nstool.inspect.proc import Proc, ProcessGone
+from nstool.inspect.proc import pids as all_pids
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from nstool.sandbox.mountinfo import Mount
 
 INITIAL_PIDNS = "pid:[4026531836]"  # PROC_PID_INIT_INO, linux/proc_ns.h
+TOLD = 10  # numbers of processes in a note
 DEEPEST = 8  # mount namespaces without a process, each bound in the one before
 
 # Files of /proc/PID/ns: where a process is, and where its later children will be.
@@ -29,6 +32,7 @@ _CHILDREN = tuple(kind.children_file for kind in kinds.KINDS.values() if kind.ch
 _OF_PROCESS = ("ns/user", "ns/pid", "ns/time")
 
 _ENDED = "the process has ended meanwhile"
+_HELD = f"the process does not let itself be read: {CAUSE}"
 _NO_FD = "its file is covered by another mount, or cannot be reached without waiting for a filesystem"
 _OUTSIDE = "its owner is outside your user namespace; only from there the kernel tells, ioctl_nsfs(2)"
 _ABOVE = "it has no parent, or that is above what you may see from here, ioctl_nsfs(2)"
@@ -117,7 +121,7 @@ class Census(Frozen):
     notes: tuple[str, ...]
 
 
-def census() -> Census:
+def census(turns: Turns | None = None) -> Census:
     """Return every namespace that is told of by a process, thread, fd, socket, bind mount, child or possession.
 
     Works for anybody, within what may be seen: ``Census.notes``. It is no snapshot: processes are read one after the
@@ -125,16 +129,30 @@ def census() -> Census:
     Of sockets a copy is taken for a moment, pidfd_getfd(2). Mount namespaces without a process are joined by a child to
     read their mounts, setns(2).
 
+    A process that does not let itself be read is left out after some seconds, and is one of the hidden. turns: knows
+    of such ones; the caller's, to read on with it. What waited for it is a thread of the caller, until the process goes
+    on or the caller ends.
+
     Not found: what only the kernel holds: an fd in flight (unix(7)) or of io_uring, a detached mount of a namespace's
     file, the pid, ipc or network namespace of a mounted proc, mqueue or sysfs, a pid namespace for children that has no
     init yet (its link is missing then); fds of a thread with a table of its own (CLONE_FILES); mounts outside the roots
     of all processes of a mount namespace.
     """
-    reader = _Reader()
+    reader = _Reader(turns or Turns())
     reader.read_processes()
     reader.read_mounts()
     reader.relate()
     return reader.result()
+
+
+def held_in_words(turns: Turns) -> tuple[str, ...]:
+    """Return the note on processes that do not let themselves be read, none if there are none."""
+    if not turns.held:
+        return ()
+    several = len(turns.held) > 1
+    what = f"{len(turns.held)} processes do not let themselves" if several else "1 process does not let itself"
+    numbers = ", ".join(map(str, (*turns.held,)[:TOLD])) + (", …" if len(turns.held) > TOLD else "")
+    return (f"{what} be read, not at all or not to the end: {numbers}; the first: {CAUSE}; {REMEDY}",)
 
 
 class _Entry:
@@ -175,10 +193,12 @@ class _Seen:
 
 
 class _Reader:
-    def __init__(self) -> None:
+    def __init__(self, turns: Turns) -> None:
+        self.turns = turns
         self.own, self.same_pids = _own_pid()
         self.entries: dict[str, _Entry] = {}  # by name
         self.new: list[_Entry] = []  # not asked yet
+        self.asking: _Entry | None = None
         self.seen: dict[int, _Seen] = {}
         self.sets: dict[tuple[str, ...], list[int]] = {}  # processes by their links: few sets, however many processes
         self.hidden: list[int] = []
@@ -196,23 +216,36 @@ class _Reader:
     def entry(self, name: str) -> _Entry:
         found = self.entries.get(name)
         if found is None:
+            self.turns.go_on()
             found = self.entries[name] = _Entry(name)
             self.new.append(found)
         return found
 
     def pin(self, name: str, pin: Pin) -> None:
+        self.turns.go_on()
         self.entry(name).pins.append(pin)
 
     # ---- processes, their threads and fds ----
 
     def read_processes(self) -> None:
-        for proc in processes():
-            try:
-                self.read_process(proc)
-            except (ProcessGone, FileNotFoundError, ProcessLookupError):  # has ended, or is just ending
-                continue
-            except PermissionError:
-                self.hidden.append(proc.pid)
+        waiting = all_pids()[::-1]
+
+        def step() -> None:
+            while waiting:
+                self.turns.go_on()
+                pid = waiting.pop()
+                if not self.turns.may(pid):
+                    continue
+                try:
+                    with Proc(pid) as proc:
+                        self.read_process(proc)
+                except (ProcessGone, FileNotFoundError, ProcessLookupError):  # has ended, or is just ending
+                    continue
+                except PermissionError:
+                    self.turns.go_on()
+                    self.hidden.append(pid)
+
+        self.turns.run(step)
         for links, pids in self.sets.items():
             own = links[: len(self.types)]
             for name in filter(None, own):
@@ -231,6 +264,7 @@ class _Reader:
                 net, tid = _link(proc, f"task/{alive}/ns/net"), alive
         if net:
             self.read_fds(proc, tid, net)
+        self.turns.go_on()
         self.seen[proc.pid] = seen
         self.sets.setdefault(links, []).append(proc.pid)
 
@@ -346,13 +380,22 @@ class _Reader:
         for name, entry in self.entries.items():
             if entry.type == "mnt" and not entry.pids:
                 tasks[name] = [(pin.pid, pin.tid) for pin in entry.pinned("thread")]
-        for name, found in tasks.items():
-            self.read_mounts_of(self.entries[name], found)
+        waiting = list(tasks.items())[::-1]
+
+        def step() -> None:
+            while waiting:
+                name, found = waiting[-1]
+                self.read_mounts_of(self.entries[name], found)
+                waiting.pop()
+
+        self.turns.run(step)
 
     def read_mounts_of(self, entry: _Entry, tasks: list[tuple[int, int]]) -> None:
         # Whose root is the namespace's own sees all; without one, each other root shows what is below it.
         views: dict[str, tuple[int, int, bytes]] = {}
         for pid, tid in tasks:
+            if not self.turns.may(pid):
+                continue
             try:
                 with Proc(pid, tid) as proc:
                     root = proc.root()
@@ -372,6 +415,7 @@ class _Reader:
                 views = {root: view}
                 break
             views[root] = view
+        self.turns.go_on()
         known: set[int] = set()
         for pid, tid, text in views.values():
             for mount in _bound(text):
@@ -407,12 +451,20 @@ class _Reader:
 
     def relate(self) -> None:
         """Ask every namespace for its owner and parent; those that nothing else tells of are found by this."""
-        while self.new:
-            entry = self.new.pop()
-            fd = -1 if entry.asked else next(self.ways(entry), -1)
-            if fd >= 0:
-                with Fd(fd):
-                    self.ask(entry, fd)
+
+        def step() -> None:
+            if self.asking:  # by a way that leads over a process that is held
+                self.new.append(self.asking)
+            while self.new:
+                self.turns.go_on()
+                entry = self.asking = self.new.pop()
+                fd = -1 if entry.asked else next(self.ways(entry), -1)
+                if fd >= 0:
+                    with Fd(fd):
+                        self.ask(entry, fd)
+            self.asking = None
+
+        self.turns.run(step)
 
     def ways(self, entry: _Entry) -> Iterator[int]:
         """Yield an fd of a namespace, the caller's, for each way to it that still leads there."""
@@ -426,21 +478,23 @@ class _Reader:
             if fd >= 0:
                 yield fd
         for pin in entry.pinned("mount"):
-            if pin.pid or pin.mnt == self.own_mnt:
+            if (pin.pid or pin.mnt == self.own_mnt) and self.turns.may(pin.pid):
                 fd = nsfs.open_bound(f"{_task(pin)}/root", pin.path, entry.inode)
                 if fd >= 0:
                     yield fd
 
     def links_to(self, entry: _Entry) -> Iterator[str]:
         for pid in entry.pids:
-            yield f"/proc/{pid}/ns/{entry.type}"
+            if self.turns.may(pid):
+                yield f"/proc/{pid}/ns/{entry.type}"
         files = {"thread": f"ns/{entry.type}", "for_children": f"ns/{entry.type}_for_children", "fd": "fd"}
         for pin in entry.pins:
-            if pin.how in files:
+            if pin.how in files and self.turns.may(pin.pid):
                 yield f"{_task(pin)}/{files[pin.how]}" + (f"/{pin.fd}" if pin.fd >= 0 else "")
 
     def ask(self, entry: _Entry, fd: int, depth: int = 0) -> None:
         """Ask a namespace by an fd, which stays open, and those that it names."""
+        self.turns.go_on()
         if entry.asked:
             return
         entry.asked = True
@@ -483,12 +537,13 @@ class _Reader:
                 self.pin(entry.parent, Pin("child", namespace=entry.name))
         order = {kind: number for number, kind in enumerate(kinds.KINDS)}
         found.sort(key=lambda entry: (order[entry.type], entry.inode))
-        return Census(
-            tuple([self.namespace(entry) for entry in found]),
-            self.processes(),
-            tuple(self.hidden),
-            tuple(self.notes()),
-        )
+        told: list[tuple[Namespace, ...]] = []
+        notes: list[tuple[str, ...]] = []
+        # Once more where a process does not let itself be read; what was read is remembered.
+        self.turns.run(lambda: told.append(tuple([self.namespace(entry) for entry in found])))
+        self.turns.run(lambda: notes.append(tuple(self.notes())))
+        hidden = tuple(sorted({*self.hidden, *self.turns.held}))
+        return Census(told[-1], self.processes(), hidden, notes[-1])
 
     def namespace(self, entry: _Entry) -> Namespace:
         pids = tuple(sorted(entry.pids))
@@ -501,7 +556,8 @@ class _Reader:
             oldest, comm = first.pid, first.comm
             command, uid = self.command(first)
             if uid is None:
-                unread = unread | {"command": _ENDED, "uid": _ENDED}
+                why = _HELD if first.pid in self.turns.held else _ENDED
+                unread = unread | {"command": why, "uid": why}
         owner = self.entries[entry.owner] if entry.owner else None
         parent = self.entries[entry.parent].inode if entry.parent else None
         return Namespace(
@@ -523,6 +579,8 @@ class _Reader:
     def command(self, seen: _Seen) -> tuple[tuple[str, ...], int | None]:
         """Return the command line and the effective user id of a process; None for that if it has ended."""
         found = self.commands.get(seen.pid)
+        if found is None and not self.turns.may(seen.pid):
+            return (), None
         if found is None:
             try:
                 with Proc(seen.pid) as proc:
@@ -551,6 +609,7 @@ class _Reader:
                 f"{len(self.hidden)} of {len(self.hidden) + len(self.seen)} processes could not be looked into: they"
                 f" are in no count, and what only they are in or keep is missing; {self.why()}"
             )
+        yield from held_in_words(self.turns)
         if self.unlisted:
             yield f"the fds of {self.unlisted} processes may not be listed; run with CAP_DAC_READ_SEARCH, as root does"
         if refused := sum(not name for name in self.sockets.values()):
@@ -574,12 +633,14 @@ class _Reader:
         from nstool.sandbox.facts import why_hidden
 
         for pid in self.hidden:
+            if not self.turns.may(pid):
+                continue
             try:
                 cause, remedy = why_hidden(pid)
             except SandboxGone:  # ended meanwhile
                 continue
             return f"the first, {pid}: {cause}; {remedy}"
-        return "they have ended meanwhile"
+        return "they have ended meanwhile, or do not let themselves be read"
 
 
 def _own_pid() -> tuple[int, bool]:

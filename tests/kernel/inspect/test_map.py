@@ -152,9 +152,9 @@ def test_what_has_changed_since_the_census_is_not_mixed_in(
             before = census()
             moved = [ns.replace(oldest=away) if ns.type in ("user", "mnt") else ns for ns in before.namespaces]
             later = [one.replace(start=one.start + (one.pid == pid)) for one in before.processes]
-            monkeypatch.setattr("nstool.inspect.map.census", lambda: before.replace(processes=tuple(later)))
+            monkeypatch.setattr("nstool.inspect.map.census", lambda turns: before.replace(processes=tuple(later)))
             assert set(host_map().cards) == {1, away}  # the other is a later one with its pid
-            monkeypatch.setattr("nstool.inspect.map.census", lambda: before.replace(namespaces=tuple(moved)))
+            monkeypatch.setattr("nstool.inspect.map.census", lambda turns: before.replace(namespaces=tuple(moved)))
             found = host_map()
             assert set(found.uid_maps) == {found.cards[away].namespaces["user"]}
             assert set(found.mounts) == {found.cards[away].namespaces["mnt"]}
