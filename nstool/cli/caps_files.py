@@ -289,5 +289,5 @@ def _summary(search: Scan) -> str:
     if search.elsewhere:
         text += f"; {search.elsewhere} mount points of other filesystems not entered, --all-filesystems does"
     if search.unread:
-        text += f"; {search.unread} directories not or not wholly searched"
+        text += f"; {search.unread} directories or entries not or not wholly searched"
     return text
