@@ -40,5 +40,5 @@ def _watch(place: str) -> None:
                     f"nstool: process {pid} does not let itself be read: {CAUSE}; {REMEDY}", file=sys.stderr, flush=True
                 )
                 os._exit(CANNOT)
-    except FileNotFoundError:  # /proc has been covered or unmounted
+    except (FileNotFoundError, ProcessLookupError):  # it is ending; /proc has been covered or unmounted
         return

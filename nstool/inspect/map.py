@@ -180,7 +180,7 @@ def _note(
                 uid_maps[ns.inode] = idmap.parse_map(proc.read("uid_map"))
                 gid_maps[ns.inode] = idmap.parse_map(proc.read("gid_map"))
             else:
-                mounts[ns.inode] = proc.bytes("mountinfo").count(b"\n")
+                mounts[ns.inode] = sum(1 for _ in proc.lines("mountinfo"))
     except (ProcessGone, FileNotFoundError, ProcessLookupError, PermissionError):  # ended, or as above
         return
     except OSError as error:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import fcntl
 import os
+from contextlib import suppress
 from errno import EACCES, EBADF, EINVAL, ENAMETOOLONG, ENOENT, EPERM, ESRCH
 
 from nstool import kinds, uapi
-from nstool.errors import NotSupported, SandboxGone
+from nstool.errors import KernelError, NotSupported, SandboxGone
 from nstool.frozen import Frozen
 from nstool.inspect import nsfs
 from nstool.inspect.nsfs import Fd
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from nstool.sandbox.mountinfo import Mount
 
 INITIAL_PIDNS = "pid:[4026531836]"  # PROC_PID_INIT_INO, linux/proc_ns.h
+PINS = 16  # of one sort that are told of one process, or mount namespace, and a namespace
+ROOTS = 16  # of the processes of a mount namespace from which its mounts are read
+LARGE = 64  # open files of a process from which on it is asked whether another has the same
 TOLD = 10  # numbers of processes in a note
 DEEPEST = 8  # mount namespaces without a process, each bound in the one before
 
@@ -47,6 +51,7 @@ class Pin(Frozen):
     "owned": namespace belongs to this user namespace.
     pid: 0 where mnt is the reader's or has no process. tid: 0 for the main thread, or all of them. fd: -1 for none.
     mnt: inode. namespace: as "net:[4026531840]".
+    more: so many others of the same process and sort, or of the same mount namespace, are not listed.
     """
 
     how: str
@@ -56,6 +61,7 @@ class Pin(Frozen):
     path: str = ""
     mnt: int = 0
     namespace: str = ""
+    more: int = 0
 
 
 class Namespace(Frozen):
@@ -91,6 +97,10 @@ class Namespace(Frozen):
     def pinned(self, how: str) -> tuple[Pin, ...]:
         """Return the pins of one sort."""
         return tuple(pin for pin in self.pins if pin.how == how)
+
+    def count(self, how: str) -> int:
+        """Return how many pins of one sort there are, with those that are not listed."""
+        return sum(1 + pin.more for pin in self.pins if pin.how == how)
 
 
 class Process(Frozen):
@@ -136,7 +146,8 @@ def census(turns: Turns | None = None) -> Census:
     Not found: what only the kernel holds: an fd in flight (unix(7)) or of io_uring, a detached mount of a namespace's
     file, the pid, ipc or network namespace of a mounted proc, mqueue or sysfs, a pid namespace for children that has no
     init yet (its link is missing then); fds of a thread with a table of its own (CLONE_FILES); mounts outside the roots
-    of all processes of a mount namespace.
+    of all processes of a mount namespace, of which it may have ROOTS, else a note says so. Of what keeps one namespace
+    in one way the first PINS of a process are told, and how many more there are.
     """
     reader = _Reader(turns or Turns())
     reader.read_processes()
@@ -175,6 +186,41 @@ class _Entry:
         return [pin for pin in self.pins if pin.how == how]
 
 
+class _Held:
+    # What keeps one namespace in one way: the first of them, and how many there are.
+    __slots__ = ("count", "first")
+
+    def __init__(self) -> None:
+        self.first: list[Pin] = []
+        self.count = 0
+
+    def add(self, pin: Pin) -> None:
+        self.count += 1
+        if len(self.first) < PINS:
+            self.first.append(pin)
+
+    def of(self, pid: int, tid: int) -> _Held:
+        """Return the same, of another process."""
+        held = _Held()
+        held.first = [pin.replace(pid=pid, tid=tid) for pin in self.first]
+        held.count = self.count
+        return held
+
+    def pins(self) -> list[Pin]:
+        more = self.count - len(self.first)
+        return [*self.first[:-1], self.first[-1].replace(more=more)] if more else self.first
+
+
+class _Table:
+    # Open files of a process, which others may share.
+    __slots__ = ("found", "pid", "tid")
+
+    def __init__(self, pid: int, tid: int, found: dict[tuple[str, str], _Held]) -> None:
+        self.pid = pid
+        self.tid = tid
+        self.found = found
+
+
 class _Seen:
     # A process as it was read. links: the targets of _Reader.files, "" for none.
     __slots__ = ("comm", "links", "pid", "ppid", "start", "state", "threads")
@@ -205,6 +251,8 @@ class _Reader:
         self.sockets: dict[str, str] = {}  # "socket:[1]" to the name of its network namespace, "" if that is not told
         self.unlisted = 0  # processes whose fds may not be listed
         self.shut: list[str] = []  # mount namespaces that were not joined
+        self.rootless: dict[str, int] = {}  # mount namespaces to how many processes were not asked for mounts
+        self.tables: list[_Table] = []  # large ones, in the order of kcmp(2)
         self.commands: dict[int, tuple[tuple[str, ...], int | None]] = {}
         there = set(os.listdir("/proc/self/ns"))
         self.files = tuple(f"ns/{name}" for name in (*_OWN, *_CHILDREN) if name in there)
@@ -299,33 +347,79 @@ class _Reader:
         except PermissionError:
             self.unlisted += 1
             return
-        sockets = []
         with Fd(directory):
             try:
                 numbers = os.listdir(directory)
             except (FileNotFoundError, ProcessLookupError):  # ended meanwhile; what was reaped is gone
                 proc.check()
                 return
-            for number in numbers:
-                try:
-                    target = os.readlink(number, dir_fd=directory)
-                except (FileNotFoundError, ProcessLookupError):  # closed meanwhile
-                    continue
-                except OSError as error:
-                    if error.errno != ENAMETOOLONG:  # the path of a file in directories that are more than a page deep
-                        raise
-                    continue
-                what, bracket, _ = target.partition(":[")
-                if not bracket:
-                    continue
-                if what == "socket":
-                    sockets.append((int(number), target))
-                elif what in kinds.KINDS:
-                    self.pin(target, Pin("fd", proc.pid, tid, int(number)))
-        if sockets and self.same_pids:
-            self.read_sockets(proc, tid, net, sockets)
+            table = None
+            if len(numbers) > LARGE and self.same_pids:
+                table, place = self.table_of(proc.pid, tid)
+            if table:
+                found = table.found
+            else:
+                found = self.read_table(proc, tid, directory, numbers)
+                if len(numbers) > LARGE and self.same_pids:
+                    self.turns.go_on()
+                    self.tables.insert(place, _Table(proc.pid, tid, found))
+        for (how, name), held in found.items():
+            if how == "fd" or name != net:
+                own = held if not table else held.of(proc.pid, tid)
+                self.turns.go_on()
+                self.entry(name).pins += own.pins()
 
-    def read_sockets(self, proc: Proc, tid: int, net: str, sockets: list[tuple[int, str]]) -> None:
+    def table_of(self, pid: int, tid: int) -> tuple[_Table | None, int]:
+        """Return what was read of the table of open files that the process shares with another, clone(2).
+
+        And where it is, or would be, among the tables.
+        """
+        from nstool import syscalls
+
+        low, high = 0, len(self.tables)
+        while low < high:
+            middle = (low + high) // 2
+            table = self.tables[middle]
+            order = -1
+            if self.turns.may(pid, table.pid):
+                with suppress(KernelError):  # one has ended; you may not look into one; a kernel without kcmp
+                    order = syscalls.kcmp(tid or pid, table.tid or table.pid, uapi.KCMP_FILES)
+            self.turns.go_on()
+            if order < 0:
+                del self.tables[middle]
+                high -= 1
+                continue
+            if order == 0:
+                return table, middle
+            low, high = (low, middle) if order == 1 else (middle + 1, high)
+        return None, low
+
+    def read_table(self, proc: Proc, tid: int, directory: int, numbers: list[str]) -> dict[tuple[str, str], _Held]:
+        found: dict[tuple[str, str], _Held] = {}
+        sockets = []
+        for number in numbers:
+            try:
+                target = os.readlink(number, dir_fd=directory)
+            except (FileNotFoundError, ProcessLookupError):  # closed meanwhile
+                continue
+            except OSError as error:
+                if error.errno != ENAMETOOLONG:  # the path of a file in directories that are more than a page deep
+                    raise
+                continue
+            what, bracket, _ = target.partition(":[")
+            if not bracket:
+                continue
+            if what == "socket":
+                sockets.append((int(number), target))
+            elif what in kinds.KINDS:
+                _hold(found, "fd", target, Pin("fd", proc.pid, tid, int(number)))
+        if sockets and self.same_pids:
+            self.read_sockets(proc, tid, sockets, found)
+        return found
+
+    def read_sockets(
+        self, proc: Proc, tid: int, sockets: list[tuple[int, str]], found: dict[tuple[str, str], _Held]
+    ) -> None:
         pidfd = -1
         try:
             for number, target in sockets:
@@ -335,10 +429,10 @@ class _Reader:
                     told = self.network(pidfd, number, target)
                     if told is None and pidfd >= 0:
                         continue
+                    self.turns.go_on()
                     self.sockets[target] = told or ""
-                name = self.sockets[target]
-                if name and name != net:
-                    self.pin(name, Pin("socket", proc.pid, tid, number))
+                if name := self.sockets[target]:
+                    _hold(found, "socket", name, Pin("socket", proc.pid, tid, number))
         finally:
             if pidfd >= 0:
                 os.close(pidfd)
@@ -391,8 +485,10 @@ class _Reader:
         self.turns.run(step)
 
     def read_mounts_of(self, entry: _Entry, tasks: list[tuple[int, int]]) -> None:
-        # Whose root is the namespace's own sees all; without one, each other root shows what is below it.
-        views: dict[str, tuple[int, int, bytes]] = {}
+        # Whose root is the namespace's own sees all; without one, each other root shows what is below it. Who is in it
+        # chooses how many roots there are, and how many mounts.
+        views: dict[str, tuple[int, int, list[Mount]]] = {}
+        others = 0
         for pid, tid in tasks:
             if not self.turns.may(pid):
                 continue
@@ -401,7 +497,10 @@ class _Reader:
                     root = proc.root()
                     if root in views:
                         continue
-                    text = proc.bytes("mountinfo")
+                    if len(views) == ROOTS and root != "/":
+                        others += 1
+                        continue
+                    mounts = _bound(proc)
                     if proc.inode("mnt") != entry.inode:  # has moved meanwhile
                         continue
             except ProcessGone:
@@ -410,18 +509,23 @@ class _Reader:
                 if error.errno in (ENOENT, ESRCH, EINVAL, EACCES):  # a zombie by now, or has other credentials by now
                     continue
                 raise
-            view = (0 if pid == self.own else pid, tid, text)
+            view = (0 if pid == self.own else pid, tid, mounts)
             if root == "/":
-                views = {root: view}
+                views, others = {root: view}, 0
                 break
             views[root] = view
-        self.turns.go_on()
+        found: dict[tuple[str, str], _Held] = {}
         known: set[int] = set()
-        for pid, tid, text in views.values():
-            for mount in _bound(text):
+        for pid, tid, mounts in views.values():
+            for mount in mounts:
                 if mount.id not in known:
                     known.add(mount.id)
-                    self.pin(mount.root, Pin("mount", pid, tid, path=mount.target, mnt=entry.inode))
+                    _hold(found, "mount", mount.root, Pin("mount", pid, tid, path=mount.target, mnt=entry.inode))
+        self.turns.go_on()
+        if others:
+            self.rootless[entry.name] = others
+        for (_, name), held in found.items():
+            self.entry(name).pins += held.pins()
 
     def visit(self, entry: _Entry, fd: int, depth: int) -> None:
         """Pin what is bound in a mount namespace in which no process is."""
@@ -434,18 +538,23 @@ class _Reader:
                 return
             try:
                 with Proc(pid) as proc:
-                    mounts = _bound(proc.bytes("mountinfo"))
+                    mounts = _bound(proc)
             except (ProcessGone, PermissionError):  # hidepid hides what cannot be dumped, too
                 self.shut.append(entry.name)
                 return
+            held: dict[tuple[str, str], _Held] = {}
             for mount in mounts:
-                self.pin(mount.root, Pin("mount", path=mount.target, mnt=entry.inode))
-                found = self.entries[mount.root]
-                if not found.asked:
-                    inner = nsfs.open_bound(f"/proc/{pid}/root", mount.target, found.inode)
-                    if inner >= 0:
-                        with Fd(inner):
-                            self.ask(found, inner, depth + 1)
+                _hold(held, "mount", mount.root, Pin("mount", path=mount.target, mnt=entry.inode))
+            for (_, name), places in held.items():
+                self.turns.go_on()
+                found = self.entry(name)
+                found.pins += places.pins()
+                for place in places.first:
+                    if not found.asked:
+                        inner = nsfs.open_bound(f"/proc/{pid}/root", place.path, found.inode)
+                        if inner >= 0:
+                            with Fd(inner):
+                                self.ask(found, inner, depth + 1)
 
     # ---- what the namespaces themselves tell ----
 
@@ -622,6 +731,11 @@ class _Reader:
                 f"what is bound in mount namespaces without a process is not known of {', '.join(self.shut)}; run with"
                 " CAP_SYS_ADMIN and CAP_SYS_CHROOT"
             )
+        for name, processes in self.rootless.items():
+            yield (
+                f"what is bound in {name} is told as {ROOTS} of its processes see it; {processes} have other roots than"
+                " those"
+            )
         if not self.same_pids:
             yield "/proc is of a pid namespace above yours: sockets are not asked for their network; look from there"
         elif os.readlink("/proc/self/ns/pid") != INITIAL_PIDNS:
@@ -693,14 +807,21 @@ def _thread(tid: int) -> int:
         return -1
 
 
-def _bound(text: bytes) -> list[Mount]:
+def _hold(found: dict[tuple[str, str], _Held], how: str, name: str, pin: Pin) -> None:
+    held = found.get((how, name))
+    if held is None:
+        held = found[how, name] = _Held()
+    held.add(pin)
+
+
+def _bound(proc: Proc) -> list[Mount]:
     # Bind mounts of namespace files: their root is the name, "net:[4026531840]". proc_pid_mountinfo(5)
-    lines = [line for line in text.split(b"\n") if b" - nsfs " in line]
+    lines = [line for line in proc.lines("mountinfo") if b" - nsfs " in line]
     if not lines:
         return []
     from nstool.sandbox.mountinfo import read_mounts
 
-    return list(read_mounts(os.fsdecode(b"\n".join(lines))))
+    return list(read_mounts(os.fsdecode(b"".join(lines))))
 
 
 def _task(pin: Pin) -> str:

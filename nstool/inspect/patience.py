@@ -38,16 +38,16 @@ class Turns:
 
     def __init__(self) -> None:
         self.held: dict[int, None] = {}
-        self._at = 0
+        self._at: tuple[int, ...] = ()
         self._reader = get_ident()
         self._tastings = 0
 
-    def may(self, pid: int) -> bool:
-        """Say that ``pid`` will be read now; return False for one that is held, which must not be."""
+    def may(self, *pids: int) -> bool:
+        """Say that these processes will be read now; return False if one is held, which must not be."""
         self.go_on()
-        if pid in self.held:
+        if self.held and not self.held.keys().isdisjoint(pids):
             return False
-        self._at = pid
+        self._at = pids
         return True
 
     def go_on(self) -> None:
@@ -61,14 +61,14 @@ class Turns:
         Raises what step raises.
         """
         while (at := self._run(step)) is not None:
-            self.held[at] = None
+            self.held |= dict.fromkeys(at)
             # To wait for each alone is too long if there are many; not each time, as a look at all costs something too.
             if len(self.held) >= 1 << self._tastings:
                 self._tastings += 1
                 self.held |= dict.fromkeys(_taste())
 
-    def _run(self, step: Callable[[], Any]) -> int | None:
-        # Return the process at which step does not go on; None when it is done.
+    def _run(self, step: Callable[[], Any]) -> tuple[int, ...] | None:
+        # Return the processes at which step does not go on; None when it is done.
         done = allocate_lock()
         failed: list[BaseException] = []
         place: list[str] = []
@@ -84,6 +84,7 @@ class Turns:
                 done.release()
 
         before = self._reader
+        self._at = ()
         done.acquire()
         try:
             start_new_thread(read, ())
@@ -92,7 +93,7 @@ class Turns:
         wait = Wait()
         try:
             while not done.acquire(timeout=LOOK):
-                if place and _seconds(place[0], wait) >= (SOON if len(self.held) > MANY else SECONDS):
+                if place and self._at and _seconds(place[0], wait) >= (SOON if len(self.held) > MANY else SECONDS):
                     return self._at
         finally:
             self._reader = before
@@ -168,7 +169,7 @@ def _held_now() -> Sequence[int]:
 def _seconds(place: str, wait: Wait) -> float:
     try:
         return wait.seconds(place)
-    except FileNotFoundError:  # the thread has ended
+    except (FileNotFoundError, ProcessLookupError):  # the thread has ended, or is just ending
         return 0.0
 
 
