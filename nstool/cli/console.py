@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NoReturn
 
+import click
 import rich.console
 from rich.text import Text
 
@@ -11,6 +12,10 @@ from nstool.plan.describe import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+
+
+MANY = 300  # rows from which on a table is plain lines: rich measures and wraps each cell several times
+WIDEST = 60  # to which a column of such lines is filled up
 
 
 class Console(rich.console.Console):
@@ -44,10 +49,24 @@ def heading(pid: int, tid: int, name: str) -> Text:
 
 
 def printed_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, heading: bool = True) -> None:
-    """Print a table of texts as they stand, each row on a line."""
+    """Print a table of texts as they stand, each row on a line.
+
+    One of many rows has no colours, and its columns are in line as far as their texts are not too long.
+    """
+    rows = list(rows)
+    if len(rows) > MANY:
+        click.echo("\n".join(_lines([columns, *rows] if heading else rows)))
+        return
     from rich.table import Table
 
     table = Table(*columns, box=None, show_header=heading)
     for row in rows:
         table.add_row(*map(cell, row))
     for_lines().print(table)
+
+
+def _lines(rows: Sequence[Sequence[str]]) -> Iterable[str]:
+    texts = [[printable(text) for text in row] for row in rows]
+    widths = [min(max(map(len, column)), WIDEST) for column in zip(*texts)]
+    for row in texts:
+        yield (" " + "  ".join(text.ljust(width) for text, width in zip(row, widths))).rstrip()
