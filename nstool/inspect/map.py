@@ -119,7 +119,7 @@ def host_map() -> HostMap:
     cards: dict[int, Card] = {}
     processes = list(found.processes[::-1])
 
-    def read_cards() -> None:
+    def read() -> None:
         while processes:
             turns.go_on()
             process = processes.pop()
@@ -132,21 +132,18 @@ def host_map() -> HostMap:
                 continue
             turns.go_on()
             cards[card.pid] = card
-
-    uid_maps: dict[int, tuple[IdMap, ...]] = {}
-    gid_maps: dict[int, tuple[IdMap, ...]] = {}
-    mounts: dict[int, int] = {}
-    namespaces = [ns for ns in found.namespaces if ns.oldest and ns.type in ("user", "mnt")]
-
-    def read_namespaces() -> None:
         while namespaces:
             turns.go_on()
             ns = namespaces.pop()
             if turns.may(ns.oldest):
                 _note(ns, uid_maps, gid_maps, mounts)
 
-    turns.run(read_cards)
-    turns.run(read_namespaces)
+    uid_maps: dict[int, tuple[IdMap, ...]] = {}
+    gid_maps: dict[int, tuple[IdMap, ...]] = {}
+    mounts: dict[int, int] = {}
+    namespaces = [ns for ns in found.namespaces if ns.oldest and ns.type in ("user", "mnt")]
+
+    turns.run(read)
     if held := held_in_words(turns):
         notes = (*(note for note in found.notes if note not in known), *held)
         found = found.replace(hidden=tuple(sorted({*found.hidden, *turns.held})), notes=notes)

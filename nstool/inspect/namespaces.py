@@ -18,7 +18,7 @@ from nstool.inspect.proc import pids as all_pids
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from nstool.sandbox.mountinfo import Mount
 
@@ -150,10 +150,8 @@ def census(turns: Turns | None = None) -> Census:
     in one way the first PINS of a process are told, and how many more there are.
     """
     reader = _Reader(turns or Turns())
-    reader.read_processes()
-    reader.read_mounts()
-    reader.relate()
-    return reader.result()
+    reader.turns.run(reader.read)
+    return reader.found[-1]
 
 
 def held_in_words(turns: Turns) -> tuple[str, ...]:
@@ -245,6 +243,11 @@ class _Reader:
         self.entries: dict[str, _Entry] = {}  # by name
         self.new: list[_Entry] = []  # not asked yet
         self.asking: _Entry | None = None
+        # What is still to be read: each goes on where it was, should a process not let itself be read.
+        self.parts = [self.result, self.relate, self.read_mounts, self.list_mounts, self.place, self.read_processes]
+        self.waiting = all_pids()[::-1]
+        self.mounts: list[tuple[_Entry, list[tuple[int, int]]]] = []
+        self.found: list[Census] = []
         self.seen: dict[int, _Seen] = {}
         self.sets: dict[tuple[str, ...], list[int]] = {}  # processes by their links: few sets, however many processes
         self.hidden: list[int] = []
@@ -273,27 +276,31 @@ class _Reader:
         self.turns.go_on()
         self.entry(name).pins.append(pin)
 
+    def read(self) -> None:
+        while self.parts:
+            self.parts[-1]()
+            self.turns.go_on()
+            self.parts.pop()
+
     # ---- processes, their threads and fds ----
 
     def read_processes(self) -> None:
-        waiting = all_pids()[::-1]
-
-        def step() -> None:
-            while waiting:
+        while self.waiting:
+            self.turns.go_on()
+            pid = self.waiting.pop()
+            if not self.turns.may(pid):
+                continue
+            try:
+                with Proc(pid) as proc:
+                    self.read_process(proc)
+            except (ProcessGone, FileNotFoundError, ProcessLookupError):  # has ended, or is just ending
+                continue
+            except PermissionError:
                 self.turns.go_on()
-                pid = waiting.pop()
-                if not self.turns.may(pid):
-                    continue
-                try:
-                    with Proc(pid) as proc:
-                        self.read_process(proc)
-                except (ProcessGone, FileNotFoundError, ProcessLookupError):  # has ended, or is just ending
-                    continue
-                except PermissionError:
-                    self.turns.go_on()
-                    self.hidden.append(pid)
+                self.hidden.append(pid)
 
-        self.turns.run(step)
+    def place(self) -> None:
+        """Put the processes that were read into their namespaces."""
         for links, pids in self.sets.items():
             own = links[: len(self.types)]
             for name in filter(None, own):
@@ -462,8 +469,8 @@ class _Reader:
 
     # ---- bind mounts ----
 
-    def read_mounts(self) -> None:
-        """Pin what is bound in the mount namespaces of processes and threads."""
+    def list_mounts(self) -> None:
+        """Find the processes and threads of which mounts are to be read."""
         tasks: dict[str, list[tuple[int, int]]] = {}
         for links, pids in self.sets.items():
             if name := links[self.mnt]:  # a zombie has none
@@ -474,15 +481,13 @@ class _Reader:
         for name, entry in self.entries.items():
             if entry.type == "mnt" and not entry.pids:
                 tasks[name] = [(pin.pid, pin.tid) for pin in entry.pinned("thread")]
-        waiting = list(tasks.items())[::-1]
+        self.mounts = [(self.entries[name], found) for name, found in tasks.items()][::-1]
 
-        def step() -> None:
-            while waiting:
-                name, found = waiting[-1]
-                self.read_mounts_of(self.entries[name], found)
-                waiting.pop()
-
-        self.turns.run(step)
+    def read_mounts(self) -> None:
+        """Pin what is bound in the mount namespaces of processes and threads."""
+        while self.mounts:
+            self.read_mounts_of(*self.mounts[-1])
+            self.mounts.pop()
 
     def read_mounts_of(self, entry: _Entry, tasks: list[tuple[int, int]]) -> None:
         # Whose root is the namespace's own sees all; without one, each other root shows what is below it. Who is in it
@@ -560,20 +565,16 @@ class _Reader:
 
     def relate(self) -> None:
         """Ask every namespace for its owner and parent; those that nothing else tells of are found by this."""
-
-        def step() -> None:
-            if self.asking:  # by a way that leads over a process that is held
-                self.new.append(self.asking)
-            while self.new:
-                self.turns.go_on()
-                entry = self.asking = self.new.pop()
-                fd = -1 if entry.asked else next(self.ways(entry), -1)
-                if fd >= 0:
-                    with Fd(fd):
-                        self.ask(entry, fd)
-            self.asking = None
-
-        self.turns.run(step)
+        if self.asking:  # by a way that leads over a process that is held
+            self.new.append(self.asking)
+        while self.new:
+            self.turns.go_on()
+            entry = self.asking = self.new.pop()
+            fd = -1 if entry.asked else next(self.ways(entry), -1)
+            if fd >= 0:
+                with Fd(fd):
+                    self.ask(entry, fd)
+        self.asking = None
 
     def ways(self, entry: _Entry) -> Iterator[int]:
         """Yield an fd of a namespace, the caller's, for each way to it that still leads there."""
@@ -631,9 +632,10 @@ class _Reader:
 
     # ---- the result ----
 
-    def result(self) -> Census:
+    def result(self) -> None:
         # A bind mount keeps what it binds, though no fd may be had of it; all else that could not be asked has gone.
         found = []
+        kept: dict[str, list[Pin]] = {}
         for entry in self.entries.values():
             if not entry.asked and entry.pinned("mount"):
                 entry.unread = dict.fromkeys(("id", "parent", "owner", "owner_uid"), _NO_FD)
@@ -641,20 +643,19 @@ class _Reader:
                 continue
             found.append(entry)
             if entry.owner:
-                self.pin(entry.owner, Pin("owned", namespace=entry.name))
+                kept.setdefault(entry.owner, []).append(Pin("owned", namespace=entry.name))
             if entry.parent:
-                self.pin(entry.parent, Pin("child", namespace=entry.name))
+                kept.setdefault(entry.parent, []).append(Pin("child", namespace=entry.name))
         order = {kind: number for number, kind in enumerate(kinds.KINDS)}
         found.sort(key=lambda entry: (order[entry.type], entry.inode))
-        told: list[tuple[Namespace, ...]] = []
-        notes: list[tuple[str, ...]] = []
-        # Once more where a process does not let itself be read; what was read is remembered.
-        self.turns.run(lambda: told.append(tuple([self.namespace(entry) for entry in found])))
-        self.turns.run(lambda: notes.append(tuple(self.notes())))
+        # Here a process may not let itself be read, too.
+        namespaces = tuple([self.namespace(entry, kept.get(entry.name, ())) for entry in found])
+        notes = tuple(self.notes())
         hidden = tuple(sorted({*self.hidden, *self.turns.held}))
-        return Census(told[-1], self.processes(), hidden, notes[-1])
+        self.turns.go_on()
+        self.found.append(Census(namespaces, self.processes(), hidden, notes))
 
-    def namespace(self, entry: _Entry) -> Namespace:
+    def namespace(self, entry: _Entry, kept: Sequence[Pin]) -> Namespace:
         pids = tuple(sorted(entry.pids))
         unread = entry.unread
         oldest, comm = 0, ""
@@ -681,7 +682,7 @@ class _Reader:
             parent=parent,
             owner=owner.inode if owner else parent if entry.type == "user" else None,
             owner_uid=owner.owner_uid if owner else entry.owner_uid,
-            pins=tuple(entry.pins),
+            pins=(*entry.pins, *kept),
             unread=unread,
         )
 

@@ -68,8 +68,8 @@ def test_one_that_is_held_later_is_passed_by(
 
     def act() -> None:
         with fuse.to_be_held() as ((late,), hold), waiting() as (behind, _):
-            then = getattr(_Reader, step)
-            monkeypatch.setattr(_Reader, step, lambda reader: (hold(), then(reader))[1])
+            then, todo = getattr(_Reader, step), [hold]
+            monkeypatch.setattr(_Reader, step, lambda reader: (todo and todo.pop()(), then(reader))[1])
             found = census()
             assert found.hidden == (late,)
             assert {late, behind} <= {process.pid for process in found.processes}
