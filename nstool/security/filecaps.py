@@ -229,8 +229,12 @@ def _target(directory: int, link: int, name: str, path: str, follow: bool) -> st
     from nstool import syscalls
 
     if not follow:
-        text = f"{path}: {real_path(link)} is a symbolic link, which is not followed; name the file: "
-        raise SpecError(f"{text}{os.path.realpath(path)}, or say --follow")
+        try:
+            other = f": {os.path.realpath(path)}"
+        except OSError:  # exchanged for no link meanwhile
+            other = ""
+        text = f"{path}: {real_path(link)} is a symbolic link, which is not followed"
+        raise SpecError(f"{text}; name the file{other}, or say --follow")
     # One of /proc that only looks like one, as /proc/PID/root, is refused: ELOOP.
     os.close(syscalls.openat2(directory, name, os.O_PATH | os.O_CLOEXEC, 0, uapi.RESOLVE_NO_MAGICLINKS))
     return os.readlink("", dir_fd=link)
