@@ -15,6 +15,7 @@ from __future__ import annotations
 from nstool import uapi
 from nstool.errors import NotSupported, SpecError
 from nstool.frozen import Frozen
+from nstool.namespaces import mounting
 from nstool.namespaces.user import Maps
 from nstool.plan.host import MASKED_PROC, READONLY_PROC, SCRATCH, Host
 from nstool.plan.steps import INIT, LAUNCHER, UNDO, Fd, Step
@@ -24,15 +25,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-EEXIST = 17
-EMPTY = uapi.AT_EMPTY_PATH
-RECURSIVE = uapi.AT_RECURSIVE
-CLONE_TREE = uapi.OPEN_TREE_CLONE | uapi.OPEN_TREE_CLOEXEC
-BY_FD = uapi.MOVE_MOUNT_F_EMPTY_PATH | uapi.MOVE_MOUNT_T_EMPTY_PATH
-# After the pivot "/" is the new root, so nothing outside can be reached; no symlink of a hostile
-# root is followed either, so a mount lies where the spec says.
-NO_LINKS = uapi.RESOLVE_NO_SYMLINKS | uapi.RESOLVE_NO_MAGICLINKS | uapi.RESOLVE_IN_ROOT
-SAFE = uapi.MOUNT_ATTR_NOSUID | uapi.MOUNT_ATTR_NODEV
 PROPAGATION = {
     "private": uapi.MS_PRIVATE,
     "slave": uapi.MS_SLAVE,
@@ -122,8 +114,8 @@ def _hold(spec: Spec, files: dict[str, str], covers: bool) -> list[Step]:
     layers = [layer for prefix, lower in _overlays(spec) for layer in _layer_names(prefix, lower)]
     if not (files or covers or layers):
         return []
-    flags = SAFE | uapi.MOUNT_ATTR_NOEXEC
-    steps = _new("tmpfs", "hold", {"mode": "755", "size": "256k"}, flags, "files made for this sandbox")
+    flags = mounting.SAFE | uapi.MOUNT_ATTR_NOEXEC
+    steps = mounting.filesystem("tmpfs", "hold", {"mode": "755", "size": "256k"}, flags, "files made for this sandbox")
     if covers:
         steps.append(Step(INIT, "mkdirat", (Fd("hold"), "dir", 0o555), "the empty directory to cover with"))
         steps.append(
@@ -136,84 +128,8 @@ def _hold(spec: Spec, files: dict[str, str], covers: bool) -> list[Step]:
         steps.append(Step(INIT, "mkdirat", (Fd("hold"), name, 0o755), "a place for a layer of an overlay"))
     where = (Fd("hold"), "", uapi.AT_FDCWD, HOLD, uapi.MOVE_MOUNT_F_EMPTY_PATH)
     steps.append(Step(INIT, "move_mount", where, "attach it: it goes away with the old root"))
-    steps.append(_attributes(INIT, "hold", uapi.MOUNT_ATTR_RDONLY, "nobody writes there", recursive=False))
+    steps.append(mounting.attributes(INIT, "hold", uapi.MOUNT_ATTR_RDONLY, "nobody writes there", recursive=False))
     return steps
-
-
-# ---- small pieces ----
-
-
-def _tree(who: str, path: str, name: str, why: str, recursive: bool = True) -> Step:
-    flags = CLONE_TREE | (RECURSIVE if recursive else 0)
-    return Step(who, "open_tree", (uapi.AT_FDCWD, path, flags), why, result=name)
-
-
-def _attributes(
-    who: str,
-    name: str,
-    set_: int,
-    why: str,
-    clear: int = 0,
-    propagation: int = 0,
-    recursive: bool = True,
-    userns: str = "",
-) -> Step:
-    flags = EMPTY | (RECURSIVE if recursive else 0)
-    fd: Fd | int = Fd(userns) if userns else -1
-    return Step(who, "mount_setattr", (Fd(name), "", flags, set_, clear, propagation, fd), why)
-
-
-def _target(path: str, name: str, why: str, directory: Fd | int = uapi.AT_FDCWD, follow: bool = False) -> Step:
-    resolve = uapi.RESOLVE_IN_ROOT if follow else NO_LINKS
-    return Step(INIT, "openat2", (directory, path, uapi.O_PATH | uapi.O_CLOEXEC, 0, resolve), why, result=name)
-
-
-def _attach(name: str, target: str, why: str) -> Step:
-    return Step(INIT, "move_mount", (Fd(name), "", Fd(target), "", BY_FD), why)
-
-
-def _new(fstype: str, name: str, options: dict[str, str], attributes: int, why: str, who: str = INIT) -> list[Step]:
-    """A new filesystem as a detached mount: fsopen, its options, create, fsmount."""
-    context = "fs"
-    steps = [Step(who, "fsopen", (fstype, uapi.FSOPEN_CLOEXEC), why, result=context)]
-    for key, value in options.items():
-        kind = uapi.FSCONFIG_SET_STRING if value else uapi.FSCONFIG_SET_FLAG
-        args = (Fd(context), kind, key, value or None, 0)
-        steps.append(Step(who, "fsconfig", args, f"{key}={value}" if value else key))
-    create = (Fd(context), uapi.FSCONFIG_CMD_CREATE, None, None, 0)
-    steps.append(Step(who, "fsconfig", create, f"make the {fstype}"))
-    mounted = (Fd(context), uapi.FSMOUNT_CLOEXEC, attributes)
-    steps.append(Step(who, "fsmount", mounted, "a mount of it, not attached yet", result=name))
-    return steps
-
-
-def _parents(path: str) -> list[str]:
-    pieces = [p for p in path.split("/") if p]
-    return ["/" + "/".join(pieces[:i]) for i in range(1, len(pieces) + 1)]
-
-
-def _make_directories(paths: list[str]) -> list[Step]:
-    # No parent is reached over a symlink: one of a hostile root could lead anywhere.
-    steps: list[Step] = []
-    for path in paths:
-        parent, _, name = path.rpartition("/")
-        if parent:
-            steps.append(_target(parent, "parent", "no symlink is followed"))
-        directory = Fd("parent") if parent else uapi.AT_FDCWD
-        where = (directory, name if parent else path, 0o755)
-        steps.append(Step(INIT, "mkdirat", where, "a place to mount on", ignore=EEXIST))
-    return steps
-
-
-def _make_file(path: str) -> list[Step]:
-    parent, _, name = path.rpartition("/")
-    flags = uapi.O_CREAT | uapi.O_EXCL
-    made = (Fd("parent"), name, b"", flags, 0o444)
-    return [
-        *_make_directories(_parents(path)[:-1]),
-        _target(parent or "/", "parent", "no symlink is followed"),
-        Step(INIT, "write_file", made, "a place to bind a file", ignore=EEXIST),
-    ]
 
 
 def _may_make(spec: Spec, host: Host, path: str) -> bool:
@@ -257,15 +173,17 @@ def _root(spec: Spec, host: Host, opener: str, opened: list[Step], userns: str, 
         raise _no_idmap("root.idmap")
     if root.type == "tmpfs":
         options = {"mode": "755", "size": str(root.size)}
-        return [*_new("tmpfs", "root", options, SAFE, "an empty root in memory"), *_pivot()]
+        return [*mounting.filesystem("tmpfs", "root", options, mounting.SAFE, "an empty root in memory"), *_pivot()]
     if root.type == "overlay":
         layers = _overlay("", root.lower, root.upper, root.size, root.idmap, opener, opened, userns)
         return [
             *layers,
-            *_new("overlay", "root", _layer_options("", root.lower), SAFE, "the layers as one tree"),
+            *mounting.filesystem(
+                "overlay", "root", _layer_options("", root.lower), mounting.SAFE, "the layers as one tree"
+            ),
             *_pivot(),
         ]
-    attributes = SAFE | (0 if root.writable or root.type == "tarball" else uapi.MOUNT_ATTR_RDONLY)
+    attributes = mounting.SAFE | (0 if root.writable or root.type == "tarball" else uapi.MOUNT_ATTR_RDONLY)
     attributes |= uapi.MOUNT_ATTR_IDMAP if root.idmap else 0
     path = {"host": "/", "directory": root.path}.get(root.type) or f"{host.roots}/{name}"
     why = f"root {'writable' if root.writable else 'read-only'}, no set-user-ID, no device nodes"
@@ -273,12 +191,12 @@ def _root(spec: Spec, host: Host, opener: str, opened: list[Step], userns: str, 
     propagation = _first(spec.mount_propagation)
 
     def finished(tree: str) -> Step:
-        return _attributes(opener, tree, attributes, why, propagation=propagation, userns=mapped)
+        return mounting.attributes(opener, tree, attributes, why, propagation=propagation, userns=mapped)
 
     if host.top:
         return _shadow(path, host, opener, opened, finished)
     whose = "a private copy of the host's mounts" if root.type == "host" else "the tree that becomes the root"
-    opened += [_tree(opener, path, "root", whose), finished("root")]
+    opened += [mounting.tree(opener, path, "root", whose), finished("root")]
     return _pivot()
 
 
@@ -311,8 +229,12 @@ def _shadow(directory: str, host: Host, opener: str, opened: list[Step], finishe
     """
     flags = uapi.O_PATH | uapi.O_DIRECTORY | uapi.O_CLOEXEC
     opened.append(Step(opener, "openat2", (uapi.AT_FDCWD, directory, flags, 0, 0), "the root directory", result="tree"))
-    steps = _new(
-        "tmpfs", "root", {"mode": "755", "size": "64k"}, SAFE, "the root lacks mount points, so a root of its entries"
+    steps = mounting.filesystem(
+        "tmpfs",
+        "root",
+        {"mode": "755", "size": "64k"},
+        mounting.SAFE,
+        "the root lacks mount points, so a root of its entries",
     )
     steps += _pivot()
     for number, (name, kind, link) in enumerate(host.top):
@@ -325,7 +247,7 @@ def _shadow(directory: str, host: Host, opener: str, opened: list[Step], finishe
             Step(
                 opener,
                 "open_tree",
-                (Fd("tree"), name, CLONE_TREE | RECURSIVE | uapi.AT_SYMLINK_NOFOLLOW),
+                (Fd("tree"), name, mounting.CLONE_TREE | mounting.RECURSIVE | uapi.AT_SYMLINK_NOFOLLOW),
                 "an entry of the root",
                 result=fd,
             )
@@ -337,7 +259,7 @@ def _shadow(directory: str, host: Host, opener: str, opened: list[Step], finishe
             steps.append(
                 Step(INIT, "write_file", (uapi.AT_FDCWD, path, b"", uapi.O_CREAT, 0o444), "a file of the root")
             )
-        steps += [_target(path, "at", "where it goes"), _attach(fd, "at", "bind it")]
+        steps += [mounting.target(path, "at", "where it goes"), mounting.attach(fd, "at", "bind it")]
     return steps
 
 
@@ -366,26 +288,36 @@ def _overlay(
     *names, top = _layer_names(prefix, lower)
     for name, path in zip(names, lower):
         mapped = userns if idmap else ""
-        flags = SAFE | uapi.MOUNT_ATTR_RDONLY | (uapi.MOUNT_ATTR_IDMAP if mapped else 0)
-        opened.append(_tree(opener, path, name, "a layer of the overlay"))
+        flags = mounting.SAFE | uapi.MOUNT_ATTR_RDONLY | (uapi.MOUNT_ATTR_IDMAP if mapped else 0)
+        opened.append(mounting.tree(opener, path, name, "a layer of the overlay"))
         opened.append(
-            _attributes(opener, name, flags, "a layer is only read", propagation=uapi.MS_PRIVATE, userns=mapped)
+            mounting.attributes(opener, name, flags, "a layer is only read", propagation=uapi.MS_PRIVATE, userns=mapped)
         )
         steps.append(_layer(name))
     if upper:
         # The ids on disk are those inside, so that the next sandbox, with other ids, owns the changes too.
-        flags = SAFE | (uapi.MOUNT_ATTR_IDMAP if userns else 0)
-        opened.append(_tree(opener, upper, top, "the layer that keeps the changes"))
+        flags = mounting.SAFE | (uapi.MOUNT_ATTR_IDMAP if userns else 0)
+        opened.append(mounting.tree(opener, upper, top, "the layer that keeps the changes"))
         opened.append(
-            _attributes(opener, top, flags, "no set-user-ID, no devices", propagation=uapi.MS_PRIVATE, userns=userns)
+            mounting.attributes(
+                opener, top, flags, "no set-user-ID, no devices", propagation=uapi.MS_PRIVATE, userns=userns
+            )
         )
     else:
         options = {"mode": "755", "size": str(size)}
-        steps += _new("tmpfs", top, options, SAFE, "the layer of changes, thrown away with the sandbox")
+        steps += mounting.filesystem(
+            "tmpfs", top, options, mounting.SAFE, "the layer of changes, thrown away with the sandbox"
+        )
     steps.append(_layer(top))
     for name in ("upper", "work"):
         steps.append(
-            Step(INIT, "mkdirat", (Fd(top), name, 0o755), "overlayfs wants both on one filesystem", ignore=EEXIST)
+            Step(
+                INIT,
+                "mkdirat",
+                (Fd(top), name, 0o755),
+                "overlayfs wants both on one filesystem",
+                ignore=mounting.EEXIST,
+            )
         )
     return steps
 
@@ -459,8 +391,8 @@ def _remove(spec: Spec, host: Host, maps: Maps | None, name: str) -> tuple[Step,
 def _bound(name: str, opener: str, opened: list[Step]) -> None:
     """Open the host's own /proc or /dev, which the spec asks for, as a tree of this name."""
     flags = uapi.MOUNT_ATTR_NOSUID | uapi.MOUNT_ATTR_NOEXEC
-    opened.append(_tree(opener, f"/{name}", name, f"the host's own /{name}"))
-    opened.append(_attributes(opener, name, flags, "no set-user-ID, no programs", propagation=uapi.MS_PRIVATE))
+    opened.append(mounting.tree(opener, f"/{name}", name, f"the host's own /{name}"))
+    opened.append(mounting.attributes(opener, name, flags, "no set-user-ID, no programs", propagation=uapi.MS_PRIVATE))
 
 
 def _proc(spec: Spec, host: Host, opener: str, opened: list[Step]) -> list[Step]:
@@ -476,13 +408,13 @@ def _proc(spec: Spec, host: Host, opener: str, opened: list[Step]) -> list[Step]
             options["hidepid"] = spec.hidepid
         if spec.proc_subset:
             options["subset"] = spec.proc_subset
-        flags = SAFE | uapi.MOUNT_ATTR_NOEXEC
-        steps += _new(
+        flags = mounting.SAFE | uapi.MOUNT_ATTR_NOEXEC
+        steps += mounting.filesystem(
             "proc", "proc", options, flags, "a /proc of this pid namespace; processes of other users are hidden"
         )
     if _own_root(spec, host):
-        steps += _make_directories(["/proc"])
-    steps += [_target("/proc", "at", "where it goes"), _attach("proc", "at", "mount /proc")]
+        steps += mounting.make_directories(["/proc"])
+    steps += [mounting.target("/proc", "at", "where it goes"), mounting.attach("proc", "at", "mount /proc")]
     return steps
 
 
@@ -499,11 +431,14 @@ def _closed(spec: Spec, host: Host) -> tuple[tuple[str, ...], list[Step]]:
     steps: list[Step] = []
     for number, path in enumerate(used):
         options = {"mode": "755", "size": "64k"}
-        flags = SAFE | uapi.MOUNT_ATTR_NOEXEC
-        steps += _new(
+        flags = mounting.SAFE | uapi.MOUNT_ATTR_NOEXEC
+        steps += mounting.filesystem(
             "tmpfs", f"closed{number}", options, flags, f"{path} of the host does not show, what is mounted there does"
         )
-        steps += [_target(path, "at", "where it goes"), _attach(f"closed{number}", "at", f"mount {path}")]
+        steps += [
+            mounting.target(path, "at", "where it goes"),
+            mounting.attach(f"closed{number}", "at", f"mount {path}"),
+        ]
     return tuple(path for path in host.covered if path not in used and path not in itself), steps
 
 
@@ -554,10 +489,10 @@ def _cover(wanted: list[tuple[Fd | int, str, bool]]) -> list[Step]:
     steps: list[Step] = []
     for directory, name, is_directory in wanted:
         what = name if directory == uapi.AT_FDCWD else f"/proc/{name}"
-        source = (Fd("hold"), "dir" if is_directory else "file", CLONE_TREE)
+        source = (Fd("hold"), "dir" if is_directory else "file", mounting.CLONE_TREE)
         steps.append(Step(INIT, "open_tree", source, "a copy of the cover", result="cover"))
-        steps.append(_target(name, "at", "what is covered", directory))
-        steps.append(_attach("cover", "at", f"{what} tells of the host or acts on it: covered"))
+        steps.append(mounting.target(name, "at", "what is covered", directory))
+        steps.append(mounting.attach("cover", "at", f"{what} tells of the host or acts on it: covered"))
     return steps
 
 
@@ -571,12 +506,18 @@ def _readonly(spec: Spec, host: Host) -> list[Step]:
         wanted.append((uapi.AT_FDCWD, path))
     for directory, name in wanted:
         steps.append(
-            Step(INIT, "open_tree", (directory, name, CLONE_TREE | RECURSIVE), "a copy of it", result="readonly")
+            Step(
+                INIT,
+                "open_tree",
+                (directory, name, mounting.CLONE_TREE | mounting.RECURSIVE),
+                "a copy of it",
+                result="readonly",
+            )
         )
-        flags = uapi.MOUNT_ATTR_RDONLY | SAFE | (uapi.MOUNT_ATTR_NOEXEC if directory != uapi.AT_FDCWD else 0)
-        steps.append(_attributes(INIT, "readonly", flags, "read-only"))
-        steps.append(_target(name, "at", "where it is", directory))
-        steps.append(_attach("readonly", "at", f"{name} can only be read"))
+        flags = uapi.MOUNT_ATTR_RDONLY | mounting.SAFE | (uapi.MOUNT_ATTR_NOEXEC if directory != uapi.AT_FDCWD else 0)
+        steps.append(mounting.attributes(INIT, "readonly", flags, "read-only"))
+        steps.append(mounting.target(name, "at", "where it is", directory))
+        steps.append(mounting.attach("readonly", "at", f"{name} can only be read"))
     return steps
 
 
@@ -586,11 +527,13 @@ def _dev(spec: Spec, host: Host, maps: Maps | None, opener: str, opened: list[St
     _check_own("/dev", host)
     if spec.dev == "bind":
         _bound("dev", opener, opened)
-        places = _make_directories(["/dev"]) if _own_root(spec, host) else []
-        return [*places, _target("/dev", "at", "where it goes"), _attach("dev", "at", "mount /dev")]
+        places = mounting.make_directories(["/dev"]) if _own_root(spec, host) else []
+        return [*places, mounting.target("/dev", "at", "where it goes"), mounting.attach("dev", "at", "mount /dev")]
     flags = uapi.MOUNT_ATTR_NOSUID | uapi.MOUNT_ATTR_NOEXEC
     steps: list[Step] = []
-    make: list[Step] = _new("tmpfs", "dev", {"mode": "755", "size": "64k"}, flags, "a /dev of its own", who=opener)
+    make: list[Step] = mounting.filesystem(
+        "tmpfs", "dev", {"mode": "755", "size": "64k"}, flags, "a /dev of its own", who=opener
+    )
     for name, (major, minor) in DEVICES.items():
         if opener == LAUNCHER:
             node = (Fd("dev"), name, uapi.S_IFCHR | 0o666, major << 8 | minor)
@@ -600,7 +543,7 @@ def _dev(spec: Spec, host: Host, maps: Maps | None, opener: str, opened: list[St
             make.append(Step(LAUNCHER, "fchmodat", (Fd("dev"), name, 0o666), "whatever the umask"))
         else:
             opened.append(
-                _tree(
+                mounting.tree(
                     INIT,
                     f"/dev/{name}",
                     f"dev_{name}",
@@ -620,14 +563,17 @@ def _dev(spec: Spec, host: Host, maps: Maps | None, opener: str, opened: list[St
     else:
         steps += make
     if _own_root(spec, host):
-        steps += _make_directories(["/dev"])
-    steps += [_target("/dev", "at", "where it goes"), _attach("dev", "at", "mount /dev")]
+        steps += mounting.make_directories(["/dev"])
+    steps += [mounting.target("/dev", "at", "where it goes"), mounting.attach("dev", "at", "mount /dev")]
     if opener == INIT:
         for name in DEVICES:
-            steps += [_target(name, "at", "its place", Fd("dev")), _attach(f"dev_{name}", "at", f"bind /dev/{name}")]
+            steps += [
+                mounting.target(name, "at", "its place", Fd("dev")),
+                mounting.attach(f"dev_{name}", "at", f"bind /dev/{name}"),
+            ]
     if spec.dev == "private":
         steps += _dev_mounts(spec, maps)
-    steps.append(_attributes(INIT, "dev", uapi.MOUNT_ATTR_RDONLY, "nothing is added to /dev", recursive=False))
+    steps.append(mounting.attributes(INIT, "dev", uapi.MOUNT_ATTR_RDONLY, "nothing is added to /dev", recursive=False))
     return steps
 
 
@@ -637,15 +583,20 @@ def _dev_mounts(spec: Spec, maps: Maps | None) -> list[Step]:
     options = {"newinstance": "", "ptmxmode": "0666", "mode": "0620"}
     if maps is None or any(m.inside <= 5 < m.inside + m.count for m in maps.gid):
         options["gid"] = "5"
-    no = SAFE | uapi.MOUNT_ATTR_NOEXEC
-    steps += _new("devpts", "pts", options, uapi.MOUNT_ATTR_NOSUID | uapi.MOUNT_ATTR_NOEXEC, "terminals of its own")
-    steps += [_target("pts", "at", "where it goes", Fd("dev")), _attach("pts", "at", "mount /dev/pts")]
+    no = mounting.SAFE | uapi.MOUNT_ATTR_NOEXEC
+    steps += mounting.filesystem(
+        "devpts", "pts", options, uapi.MOUNT_ATTR_NOSUID | uapi.MOUNT_ATTR_NOEXEC, "terminals of its own"
+    )
+    steps += [mounting.target("pts", "at", "where it goes", Fd("dev")), mounting.attach("pts", "at", "mount /dev/pts")]
     size = str(spec.tmp_size or Spec.tmp_size)  # for the kernel 0 is no limit
-    steps += _new("tmpfs", "shm", {"mode": "1777", "size": size}, no, "POSIX shared memory of its own")
-    steps += [_target("shm", "at", "where it goes", Fd("dev")), _attach("shm", "at", "mount /dev/shm")]
+    steps += mounting.filesystem("tmpfs", "shm", {"mode": "1777", "size": size}, no, "POSIX shared memory of its own")
+    steps += [mounting.target("shm", "at", "where it goes", Fd("dev")), mounting.attach("shm", "at", "mount /dev/shm")]
     if spec.namespaces.ipc == "new":
-        steps += _new("mqueue", "mqueue", {}, no, "POSIX message queues of this ipc namespace")
-        steps += [_target("mqueue", "at", "where it goes", Fd("dev")), _attach("mqueue", "at", "mount /dev/mqueue")]
+        steps += mounting.filesystem("mqueue", "mqueue", {}, no, "POSIX message queues of this ipc namespace")
+        steps += [
+            mounting.target("mqueue", "at", "where it goes", Fd("dev")),
+            mounting.attach("mqueue", "at", "mount /dev/mqueue"),
+        ]
     return steps
 
 
@@ -670,14 +621,16 @@ def _scratch_paths(spec: Spec, host: Host) -> tuple[str, ...]:
 
 def _scratch(spec: Spec, host: Host) -> list[Step]:
     steps: list[Step] = []
-    flags = SAFE | uapi.MOUNT_ATTR_NOEXEC
+    flags = mounting.SAFE | uapi.MOUNT_ATTR_NOEXEC
     for number, path in enumerate(_scratch_paths(spec, host)):
         name = f"scratch{number}"
         if spec.root.type != "host" and path not in host.root:
-            steps += _make_directories(_parents(path))
+            steps += mounting.make_directories(mounting.parents(path))
         mode = "755" if path == "/run" else "1777"
-        steps += _new("tmpfs", name, {"mode": mode, "size": str(spec.tmp_size)}, flags, f"an empty {path} of its own")
-        steps += [_target(path, "at", "where it goes"), _attach(name, "at", f"mount {path}")]
+        steps += mounting.filesystem(
+            "tmpfs", name, {"mode": mode, "size": str(spec.tmp_size)}, flags, f"an empty {path} of its own"
+        )
+        steps += [mounting.target(path, "at", "where it goes"), mounting.attach(name, "at", f"mount {path}")]
     return steps
 
 
@@ -687,9 +640,9 @@ def _files(files: dict[str, str], spec: Spec, host: Host) -> list[Step]:
     for number, path in enumerate(files):
         fd = f"file{number}"
         if _may_make(spec, host, path):
-            steps += _make_file(path)
-        steps.append(Step(INIT, "open_tree", (Fd("hold"), fd, CLONE_TREE), "a copy of it", result=fd))
-        steps += [_target(path, "at", "where it goes", follow=True), _attach(fd, "at", f"bind {path}")]
+            steps += mounting.make_file(path)
+        steps.append(Step(INIT, "open_tree", (Fd("hold"), fd, mounting.CLONE_TREE), "a copy of it", result=fd))
+        steps += [mounting.target(path, "at", "where it goes", follow=True), mounting.attach(fd, "at", f"bind {path}")]
     return steps
 
 
@@ -721,12 +674,19 @@ def _mount(
         elif mount.type == "devpts":
             options = {"newinstance": "", "ptmxmode": "0666", "mode": "0620"}
         flags = _flags(mount if mount.type == "proc" else mount.replace(writable=True))
-        steps += _new(mount.type, name, options, flags, f"a {mount.type} on {mount.target}")
+        steps += mounting.filesystem(mount.type, name, options, flags, f"a {mount.type} on {mount.target}")
     if _may_make(spec, host, mount.target):
-        steps += _make_directories(_parents(mount.target)) if kind == "dir" else _make_file(mount.target)
+        steps += (
+            mounting.make_directories(mounting.parents(mount.target))
+            if kind == "dir"
+            else mounting.make_file(mount.target)
+        )
     if not any(_below(mount.target, made) for made in _made(spec, host)):
         _check_target(spec, mount, number, kind, host)
-    steps += [_target(mount.target, "at", "where it goes"), _attach(name, "at", f"mount {mount.target}")]
+    steps += [
+        mounting.target(mount.target, "at", "where it goes"),
+        mounting.attach(name, "at", f"mount {mount.target}"),
+    ]
     return steps
 
 
@@ -740,7 +700,9 @@ def _overlay_mount(spec: Spec, mount: Mount, number: int, opener: str, opened: l
     options = _layer_options(prefix, mount.lower)
     return [
         *layers,
-        *_new("overlay", f"mount{number}", options, _flags(mount), f"layers as one tree for {mount.target}"),
+        *mounting.filesystem(
+            "overlay", f"mount{number}", options, _flags(mount), f"layers as one tree for {mount.target}"
+        ),
     ]
 
 
@@ -754,10 +716,10 @@ def _bind(spec: Spec, mount: Mount, name: str, opener: str, opened: list[Step], 
         raise _no_idmap(f"mounts[{spec.mounts.index(mount)}].idmap")
     propagation = PROPAGATION[mount.propagation] if mount.propagation else _first(spec.mount_propagation)
     set_ = _flags(mount) | (uapi.MOUNT_ATTR_IDMAP if mount.idmap else 0)
-    opened.append(_tree(opener, mount.source, name, f"the source of {mount.target}", mount.recursive))
+    opened.append(mounting.tree(opener, mount.source, name, f"the source of {mount.target}", mount.recursive))
     mapped = userns if mount.idmap else ""
     opened.append(
-        _attributes(
+        mounting.attributes(
             opener, name, set_, _words(mount), propagation=propagation, recursive=mount.recursive, userns=mapped
         )
     )
@@ -822,15 +784,17 @@ def _last(spec: Spec, host: Host, closed: int) -> list[Step]:
             propagation = PROPAGATION[mount.propagation]
             why = f"{mount.target} is {mount.propagation}, as asked for"
             steps.append(
-                _attributes(INIT, f"mount{number}", 0, why, propagation=propagation, recursive=mount.recursive)
+                mounting.attributes(INIT, f"mount{number}", 0, why, propagation=propagation, recursive=mount.recursive)
             )
     for number in range(closed):
         steps.append(
-            _attributes(INIT, f"closed{number}", uapi.MOUNT_ATTR_RDONLY, "nothing is added there", recursive=False)
+            mounting.attributes(
+                INIT, f"closed{number}", uapi.MOUNT_ATTR_RDONLY, "nothing is added there", recursive=False
+            )
         )
     if (spec.root.type in ("tmpfs", "overlay", "tarball") or host.top) and not spec.root.writable:
         steps.append(
-            _attributes(
+            mounting.attributes(
                 INIT, "root", uapi.MOUNT_ATTR_RDONLY, "the root is read-only now that it is furnished", recursive=False
             )
         )

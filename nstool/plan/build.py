@@ -17,7 +17,7 @@ from __future__ import annotations
 from nstool import uapi
 from nstool.errors import NotSupported, SpecError
 from nstool.kinds import JOIN_ORDER, KINDS
-from nstool.namespaces import cgroup, ipc, mnt, net, pid, time, user, uts
+from nstool.namespaces import cgroup, ipc, mnt, mounting, net, pid, time, user, uts
 from nstool.plan import cgroups
 from nstool.plan.host import Host
 from nstool.plan.lease import Lease
@@ -324,7 +324,7 @@ def terminal_steps(spec: Spec) -> tuple[Step, ...]:
         Step(
             INIT,
             "openat2",
-            (uapi.AT_FDCWD, path, flags, 0, mnt.NO_LINKS),
+            (uapi.AT_FDCWD, path, flags, 0, mounting.NO_LINKS),
             "a terminal of its own",
             result="ptmx",
             man="pts(4)",
