@@ -77,6 +77,7 @@ PAGES: dict[str, str] = {
     "Spec.proc": "proc(5)",
     "Spec.hidepid": "proc(5)",
     "Spec.proc_subset": "proc(5)",
+    "Spec.proc_show": "proc(5)",
     "Spec.dev": "null(4)",
     "Spec.tmp_size": "tmpfs(5)",
     "Spec.mask_paths": "mount(2)",

@@ -227,6 +227,7 @@ OPTIONS: tuple[Option, ...] = (
     Option("--proc", "proc", "HOW"),
     Option("--hidepid", "hidepid", "HOW"),
     Option("--proc-subset", "proc_subset", "SUBSET"),
+    Option("--proc-show", "proc_show", "NAME", how="add"),
     Option("--dev", "dev", "HOW"),
     Option("--tmp-size", "tmp_size", "SIZE", values.size),
     Option("--mask-path", "mask_paths", "PATH", how="add", help="A path that appears empty inside."),

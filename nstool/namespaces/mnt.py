@@ -15,9 +15,11 @@ from __future__ import annotations
 from nstool import uapi
 from nstool.errors import NotSupported, SpecError
 from nstool.frozen import Frozen
-from nstool.namespaces import mounting
+from nstool.namespaces import mounting, system_root
+from nstool.namespaces.proc_views import SYS, Views
 from nstool.namespaces.user import Maps
-from nstool.plan.host import MASKED_PROC, READONLY_PROC, SCRATCH, Host
+from nstool.plan.host import SCRATCH, Host
+from nstool.plan.lease import Lease
 from nstool.plan.steps import INIT, LAUNCHER, UNDO, Fd, Step
 from nstool.spec.model import IdMap, Mount, Spec
 
@@ -49,6 +51,7 @@ DEV_LINKS = {
 }
 # Where the launcher's old root holds what is built before the pivot; it goes with the old root.
 HOLD = "/dev"
+_SMALL = 256 << 10  # bytes for what else is there
 
 
 class Parts(Frozen):
@@ -62,8 +65,8 @@ class Parts(Frozen):
     undo: tuple[Step, ...] = ()
 
 
-def parts(spec: Spec, host: Host, maps: Maps | None, files: dict[str, str], name: str = "") -> Parts:
-    """Plan the mount namespace. files: path inside → content of small generated files. name: of the sandbox.
+def parts(spec: Spec, host: Host, maps: Maps | None, files: dict[str, str], lease: Lease, hostname: str = "") -> Parts:
+    """Plan the mount namespace. files: path inside → content of small generated files. hostname: "" if not its own.
 
     Raises SpecError for a mount that has no place in the root, NotSupported for what this host cannot do.
     """
@@ -72,7 +75,12 @@ def parts(spec: Spec, host: Host, maps: Maps | None, files: dict[str, str], name
     opened: list[Step] = []
     inside: list[Step] = []
     early: list[Step] = []
+    name = lease.name
+    views = Views(spec, host, lease, hostname)
     root = _root(spec, host, opener, opened, userns, name)
+    if spec.root.type == "system":
+        inside += system_root.furnish(host, files)
+        files = {}
     inside += _proc(spec, host, opener, opened)
     inside += _dev(spec, host, maps, opener, opened)
     inside += _scratch(spec, host)
@@ -83,11 +91,13 @@ def parts(spec: Spec, host: Host, maps: Maps | None, files: dict[str, str], name
         if mount.type == "overlay":
             early += _overlay_mount(spec, mount, number, opener, opened, userns)
         inside += _mount(spec, mount, number, host, opener, opened, userns)
+    inside += _command(host)
     inside += _files(files, spec, host)
     covered = _covered(spec, host, closed)
+    inside += views.cover()
     inside += _cover(covered)
     inside += _readonly(spec, host)
-    hold = _hold(spec, files, bool(covered))
+    hold = _hold(spec, host, files, views, bool(covered))
     before = (*_unpack(spec, host, maps, name), *(s for s in opened if s.who == LAUNCHER))
     sources = tuple(s for s in opened if s.who == INIT)
     last = _last(spec, host, sum(step.call == "fsmount" for step in opened_up))
@@ -109,18 +119,23 @@ def _propagation(spec: Spec) -> Step:
     )
 
 
-def _hold(spec: Spec, files: dict[str, str], covers: bool) -> list[Step]:
+def _hold(spec: Spec, host: Host, files: dict[str, str], views: Views, covers: bool) -> list[Step]:
     """A small tmpfs in the old root with what is bound into the new one: a tree is copied only from a mount."""
     layers = [layer for prefix, lower in _overlays(spec) for layer in _layer_names(prefix, lower)]
+    layers += system_root.layers(host)
+    covers = covers or bool(host.layers) or bool(views)
     if not (files or covers or layers):
         return []
     flags = mounting.SAFE | uapi.MOUNT_ATTR_NOEXEC
-    steps = mounting.filesystem("tmpfs", "hold", {"mode": "755", "size": "256k"}, flags, "files made for this sandbox")
+    steps = mounting.filesystem(
+        "tmpfs", "hold", {"mode": "755", "size": str(_SMALL + views.size())}, flags, "files made for this sandbox"
+    )
     if covers:
         steps.append(Step(INIT, "mkdirat", (Fd("hold"), "dir", 0o555), "the empty directory to cover with"))
         steps.append(
             Step(INIT, "write_file", (Fd("hold"), "file", b"", uapi.O_CREAT, 0o444), "the empty file to cover with")
         )
+    steps += views.hold()
     for number, (path, content) in enumerate(files.items()):
         made = (Fd("hold"), f"file{number}", content, uapi.O_CREAT, 0o444)
         steps.append(Step(INIT, "write_file", made, f"the content of {path}"))
@@ -141,6 +156,8 @@ def _may_make(spec: Spec, host: Host, path: str) -> bool:
 
 def _is_bound(host: Host, path: str) -> bool:
     # Whether the path lies in an entry of a root that is built of its entries: nothing is made in those.
+    if any(path == part.path or _below(path, part.path) for part in host.shown):
+        return True
     first = path.split("/")[1]
     return any(name == first and kind == "dir" for name, kind, _ in host.top)
 
@@ -157,7 +174,7 @@ def _check_own(path: str, host: Host) -> None:
 
 def _own_root(spec: Spec, host: Host) -> bool:
     # Whether mount points may be made: the root is ours alone, or the spec makes it writable.
-    return spec.root.type in ("tmpfs", "overlay", "tarball") or spec.root.writable or bool(host.top)
+    return spec.root.type in ("system", "tmpfs", "overlay", "tarball") or spec.root.writable or bool(host.top)
 
 
 def _below(path: str, directory: str) -> bool:
@@ -171,6 +188,10 @@ def _root(spec: Spec, host: Host, opener: str, opened: list[Step], userns: str, 
     root = spec.root
     if root.idmap and not userns:
         raise _no_idmap("root.idmap")
+    if root.type == "system":
+        opened += system_root.sources(host, opener)
+        size = root.size if root.writable else 0
+        return [*system_root.early(host, HOLD), *system_root.root(host, size), *_pivot()]
     if root.type == "tmpfs":
         options = {"mode": "755", "size": str(root.size)}
         return [*mounting.filesystem("tmpfs", "root", options, mounting.SAFE, "an empty root in memory"), *_pivot()]
@@ -448,15 +469,12 @@ def _made(spec: Spec, host: Host) -> tuple[str, ...]:
     return (*_scratch_paths(spec, host), *tmpfs, *(host.covered if spec.root.type == "host" else ()))
 
 
-def _covered(spec: Spec, host: Host, closed: tuple[str, ...]) -> list[tuple[Fd | int, str, bool]]:
-    """What is covered: (directory fd, path, whether it is a directory)."""
-    wanted: list[tuple[Fd | int, str, bool]] = []
-    if spec.proc != "none" and not spec.proc_subset:
-        wanted += [(Fd("proc"), name, host.proc_files[name]) for name in MASKED_PROC if name in host.proc_files]
-    wanted += [(uapi.AT_FDCWD, path, True) for path in closed]
+def _covered(spec: Spec, host: Host, closed: tuple[str, ...]) -> list[tuple[str, bool]]:
+    """What is covered: (path, whether it is a directory)."""
+    wanted = [(path, True) for path in closed]
     for number, path in enumerate(spec.mask_paths):
         _check_protected(path, f"mask_paths[{number}]", host)
-        wanted.append((uapi.AT_FDCWD, path, _is_directory(path, spec, host)))
+        wanted.append((path, _is_directory(path, spec, host)))
     return wanted
 
 
@@ -484,37 +502,29 @@ def _check_protected(path: str, place: str, host: Host) -> None:
         )
 
 
-def _cover(wanted: list[tuple[Fd | int, str, bool]]) -> list[Step]:
-    """Cover what describes the host or acts on it: files with an empty file, directories with an empty directory."""
+def _cover(wanted: list[tuple[str, bool]]) -> list[Step]:
+    """Cover what is not to be seen: files with an empty file, directories with an empty directory."""
     steps: list[Step] = []
-    for directory, name, is_directory in wanted:
-        what = name if directory == uapi.AT_FDCWD else f"/proc/{name}"
+    for path, is_directory in wanted:
         source = (Fd("hold"), "dir" if is_directory else "file", mounting.CLONE_TREE)
         steps.append(Step(INIT, "open_tree", source, "a copy of the cover", result="cover"))
-        steps.append(mounting.target(name, "at", "what is covered", directory))
-        steps.append(mounting.attach("cover", "at", f"{what} tells of the host or acts on it: covered"))
+        steps.append(mounting.target(path, "at", "what is covered"))
+        steps.append(mounting.attach("cover", "at", f"{path} tells of the host or acts on it: covered"))
     return steps
 
 
 def _readonly(spec: Spec, host: Host) -> list[Step]:
     steps: list[Step] = []
     wanted: list[tuple[Fd | int, str]] = []
-    if spec.proc != "none" and not spec.proc_subset:
-        wanted += [(Fd("proc"), name) for name in READONLY_PROC]
+    if spec.proc != "none" and not spec.proc_subset and SYS in spec.proc_show:
+        wanted.append((Fd("proc"), SYS))
     for number, path in enumerate(spec.readonly_paths):
         _check_protected(path, f"readonly_paths[{number}]", host)
         wanted.append((uapi.AT_FDCWD, path))
     for directory, name in wanted:
-        steps.append(
-            Step(
-                INIT,
-                "open_tree",
-                (directory, name, mounting.CLONE_TREE | mounting.RECURSIVE),
-                "a copy of it",
-                result="readonly",
-            )
-        )
-        flags = uapi.MOUNT_ATTR_RDONLY | mounting.SAFE | (uapi.MOUNT_ATTR_NOEXEC if directory != uapi.AT_FDCWD else 0)
+        source = (directory, name, mounting.CLONE_TREE | mounting.RECURSIVE)
+        steps.append(Step(INIT, "open_tree", source, "a copy of it", result="readonly"))
+        flags = uapi.MOUNT_ATTR_RDONLY | mounting.SAFE | (uapi.MOUNT_ATTR_NOEXEC if name == SYS else 0)
         steps.append(mounting.attributes(INIT, "readonly", flags, "read-only"))
         steps.append(mounting.target(name, "at", "where it is", directory))
         steps.append(mounting.attach("readonly", "at", f"{name} can only be read"))
@@ -615,7 +625,7 @@ def _scratch_paths(spec: Spec, host: Host) -> tuple[str, ...]:
         path
         for path in paths
         if path not in targets
-        and (root in ("host", "tmpfs", "tarball") or path in host.root or (makes and path.count("/") == 1))
+        and (root in ("system", "host", "tmpfs", "tarball") or path in host.root or (makes and path.count("/") == 1))
     )
 
 
@@ -632,6 +642,20 @@ def _scratch(spec: Spec, host: Host) -> list[Step]:
         )
         steps += [mounting.target(path, "at", "where it goes"), mounting.attach(name, "at", f"mount {path}")]
     return steps
+
+
+def _command(host: Host) -> list[Step]:
+    """The command's file, where the default root would not have it."""
+    if host.command is None:
+        return []
+    path = host.command.path
+    name, copy = system_root.part(host.command)
+    return [
+        *mounting.make_file(path),
+        *copy,
+        mounting.target(path, "at", "where it goes"),
+        mounting.attach(name, "at", f"show {path}, the command"),
+    ]
 
 
 def _files(files: dict[str, str], spec: Spec, host: Host) -> list[Step]:
@@ -792,7 +816,7 @@ def _last(spec: Spec, host: Host, closed: int) -> list[Step]:
                 INIT, f"closed{number}", uapi.MOUNT_ATTR_RDONLY, "nothing is added there", recursive=False
             )
         )
-    if (spec.root.type in ("tmpfs", "overlay", "tarball") or host.top) and not spec.root.writable:
+    if (spec.root.type in ("system", "tmpfs", "overlay", "tarball") or host.top) and not spec.root.writable:
         steps.append(
             mounting.attributes(
                 INIT, "root", uapi.MOUNT_ATTR_RDONLY, "the root is read-only now that it is furnished", recursive=False

@@ -18,7 +18,7 @@ from nstool import uapi
 from nstool.errors import NotSupported, SpecError
 from nstool.kinds import JOIN_ORDER, KINDS
 from nstool.namespaces import cgroup, ipc, mnt, mounting, net, pid, time, user, uts
-from nstool.plan import cgroups
+from nstool.plan import cgroups, identity
 from nstool.plan.host import Host
 from nstool.plan.lease import Lease
 from nstool.plan.steps import CHILD, INIT, LAUNCHER, PAYLOAD, UNDO, Fd, Plan, Step
@@ -40,7 +40,10 @@ def plan(spec: Spec, host: Host, lease: Lease) -> Plan:
     joined = joins(spec)
     outer = _outer(joined, new, host)
     idmaps = maps(spec, host, lease) if "user" in new else None
-    mounts = mnt.parts(spec, host, idmaps, _files(spec, host, lease), lease.name) if "mnt" in new else mnt.Parts()
+    hostname = uts.hostname(spec, lease) if spec.namespaces.uts == "new" else ""
+    mounts = mnt.Parts()
+    if "mnt" in new:
+        mounts = mnt.parts(spec, host, idmaps, _files(spec, host, lease, hostname), lease, hostname)
     groups = _cgroups(spec, host, lease)
     links = _links(spec, lease)
     terminal = terminals(spec, host)
@@ -161,19 +164,21 @@ def _links(spec: Spec, lease: Lease) -> tuple[Step, ...]:
     return network.steps(spec.net, lease)
 
 
-def _files(spec: Spec, host: Host, lease: Lease) -> dict[str, str]:
+def _files(spec: Spec, host: Host, lease: Lease, name: str) -> dict[str, str]:
+    """The small files that are made for the sandbox: path to content. name: of its host."""
+    own = identity.files(spec, lease, name) if spec.root.type == "system" else {}
+    mounted = {mount.target for mount in spec.mounts}
+    made = own | _network_files(spec, host, lease, name)
+    return {path: text for path, text in made.items() if path not in mounted}
+
+
+def _network_files(spec: Spec, host: Host, lease: Lease, name: str) -> dict[str, str]:
     if spec.net.mode not in ("veth", "bridge") and not spec.net.dns and not spec.net.hosts:
         return {}
     from nstool.network import plan as network  # late: most sandboxes have no link
 
-    name = uts.hostname(spec, lease) if spec.namespaces.uts == "new" else ""
     made = network.files(spec.net, lease, name, host.nameservers)
-    mounted = {mount.target for mount in spec.mounts}
-    return {
-        host.resolv_conf if path == "/etc/resolv.conf" else path: text
-        for path, text in made.items()
-        if path not in mounted
-    }
+    return {host.resolv_conf if path == "/etc/resolv.conf" else path: text for path, text in made.items()}
 
 
 # ---- namespaces to join ----

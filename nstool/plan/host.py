@@ -9,48 +9,13 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from nstool.plan.cgroups import Layout
 
-# Files of /proc that describe the host or act on it; covered inside (those that this host has).
-MASKED_PROC: tuple[str, ...] = (
-    "acpi",
-    "asound",
-    "bus",
-    "cmdline",
-    "config.gz",
-    "diskstats",
-    "driver",
-    "dynamic_debug",
-    "fs",
-    "interrupts",
-    "iomem",
-    "ioports",
-    "irq",
-    "kallsyms",
-    "kcore",
-    "key-users",
-    "keys",
-    "kmsg",
-    "kpagecgroup",
-    "kpagecount",
-    "kpageflags",
-    "latency_stats",
-    "modules",
-    "mtrr",
-    "partitions",
-    "pressure",
-    "sched_debug",
-    "schedstat",
-    "scsi",
-    "slabinfo",
-    "softirqs",
-    "sysrq-trigger",
-    "sysvipc",
-    "timer_list",
-    "timer_stats",
-    "tty",
-    "vmallocinfo",
-    "zoneinfo",
+# What the default root shows of the host, where the host has it: programs, and what of /etc they read to run at all.
+# "*" stands for the rest of a name.
+SHOWN: tuple[str, ...] = (
+    *("/bin", "/lib", "/lib32", "/lib64", "/libx32", "/sbin", "/usr"),
+    *("/etc/alternatives", "/etc/crypto-policies", "/etc/fonts", "/etc/java-*", "/etc/ld.so.cache", "/etc/localtime"),
+    *("/etc/mime.types", "/etc/os-release", "/etc/pki", "/etc/protocols", "/etc/services", "/etc/ssl"),
 )
-READONLY_PROC: tuple[str, ...] = ("sys",)
 
 # Directories of the host that its read-only root does not show: private, or not of the OS.
 COVERED: tuple[str, ...] = ("/boot", "/home", "/lost+found", "/media", "/mnt", "/root", "/sys")
@@ -65,16 +30,35 @@ class SubIds(Frozen):
     count: int
 
 
+class Shown(Frozen):
+    """A part of the host that the default root shows on path. kind: "dir", "file" or "link" (to ``link``).
+
+    layer: index in ``Host.layers``; -1: no overlay can show it, it is bound itself. source: where the part is in that
+    layer, "" for the layer itself; of what is bound, on the host. below: path lies in another part, which has the place
+    for it.
+    """
+
+    path: str
+    kind: str
+    link: str = ""
+    layer: int = -1
+    source: str = ""
+    below: bool = False
+
+
 class Host(Frozen):
     """Facts of this machine and of the calling process.
 
     capabilities: effective mask. last_cap: highest capability number of this kernel.
     privileged: the caller may do everything in the namespaces it lives in (effective CAP_SYS_ADMIN).
     subuid, subgid: the caller's ranges. newuidmap, newgidmap: absolute paths, empty if absent.
-    proc_files: names in /proc, True for directories. root: paths of the wanted root that exist as
-    directories among those that a plan may mount on. covered, scratch: COVERED and SCRATCH as they
-    really lie on this host. top: entries of a directory root as
-    (name, kind, link target), kind "dir", "file" or "link". source_kinds: bind source to "dir" or
+    proc_files: names in /proc but those that views.SHOWN has and sys, True for directories. sysctls: the settings that
+    views.SETTINGS names, by their path below /proc/sys, with their text; "" for what is live. processors: how many the
+    caller may use; cpuinfo, release, version: as /proc and uname(2) have them. root: paths of the wanted root that
+    exist as directories among those that a plan may mount on. covered, scratch: COVERED and SCRATCH as they
+    really lie on this host. shown, layers: of the default root: its parts, and the directories of the host that they
+    lie in; command: the part that is the command's file, where that lies in none of the others. top: entries of a
+    directory root as (name, kind, link target), kind "dir", "file" or "link". source_kinds: bind source to "dir" or
     "file". targets: what a mount or a masked path finds in the root: "dir", "file", "" for nothing,
     "link PATH" for a symlink on the way; what the plan makes itself is not in it. roots: directory of
     unpacked tarballs. nameservers: usable inside. terminals: those of fds 0, 1, 2 that are terminals;
@@ -92,9 +76,17 @@ class Host(Frozen):
     newuidmap: str = ""
     newgidmap: str = ""
     proc_files: dict[str, bool] = {}
+    sysctls: dict[str, str] = {}
+    processors: int = 1
+    cpuinfo: str = ""
+    release: str = ""
+    version: str = ""
     root: frozenset[str] = frozenset()
     covered: tuple[str, ...] = ()
     scratch: tuple[str, ...] = ()
+    shown: tuple[Shown, ...] = ()
+    layers: tuple[str, ...] = ()
+    command: Shown | None = None
     top: tuple[tuple[str, str, str], ...] = ()
     source_kinds: dict[str, str] = {}
     targets: dict[str, str] = {}

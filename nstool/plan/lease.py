@@ -11,7 +11,8 @@ class Lease(Frozen):
     cgroup: name of its directory in each hierarchy, as "nstool-web-1a2b3c".
     link: name of the host end of the veth pair (at most 15 bytes). address, gateway and their
     IPv6 forms with prefix length: "10.200.3.2/30"; empty where the spec needs no network.
-    monotonic, boottime: offsets in seconds that make its clocks begin at zero.
+    monotonic, boottime: offsets in seconds that make its clocks begin at zero; begin: when that is, seconds since 1970.
+    machine_id, boot_id: random, as machine-id(5) and random(4) write them.
     """
 
     name: str
@@ -26,3 +27,6 @@ class Lease(Frozen):
     gateway6: str = ""
     monotonic: int = 0
     boottime: int = 0
+    begin: int = 0
+    machine_id: str = ""
+    boot_id: str = ""

@@ -21,8 +21,11 @@ TOKENS = Lease(
     cgroup="nstool-token-cgroup",
     monotonic=-1999999903,
     boottime=-1999999904,
+    begin=1999999905,
+    machine_id="nstool-token-machine",
+    boot_id="nstool-token-boot",
 )
-_FIELDS = ("name", "uid_base", "gid_base", "cgroup", "monotonic", "boottime")
+_FIELDS = ("name", "uid_base", "gid_base", "cgroup", "monotonic", "boottime", "begin", "machine_id", "boot_id")
 _NAME, _ID = "nstool-token-", "199999990"  # what the tokens begin with
 
 

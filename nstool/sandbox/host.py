@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import os
 import stat
+from functools import cache
+from itertools import takewhile
 
 from nstool.errors import NotSupported, SpecError
 from nstool.kinds import KINDS
-from nstool.plan.host import COVERED, MASKED_PROC, SCRATCH, Host, SubIds
+from nstool.namespaces import system_root
+from nstool.plan import views
+from nstool.plan.host import COVERED, SCRATCH, Host, Shown, SubIds
 from nstool.sandbox import cgroups
+from nstool.sandbox import shown as shown_parts
 from nstool.spec.model import Mount, Spec
 
 TYPE_CHECKING = False
@@ -38,6 +43,7 @@ def read(spec: Spec, terminals: tuple[int, ...] = ()) -> Host:
     directory = spec.root.path if spec.root.type == "directory" else ""
     prefix = directory.rstrip("/")
     exist = _directories(spec)
+    shown, layers, command = shown_parts.read(spec, privileged) if spec.root.type == "system" else ((), (), None)
     return Host(
         uid=uid,
         gid=gid,
@@ -45,17 +51,20 @@ def read(spec: Spec, terminals: tuple[int, ...] = ()) -> Host:
         capabilities=capabilities,
         last_cap=_last_cap(),
         privileged=privileged,
-        proc_files=_proc_files() if spec.proc != "none" and not spec.proc_subset else {},
+        **_proc(spec),
         root=exist,
         covered=_real((*COVERED, *_left_out(spec))) if spec.root.type == "host" else (),
         scratch=_real(SCRATCH) if spec.root.type == "host" else (),
+        shown=shown,
+        layers=layers,
+        command=command,
         top=_top(directory, spec, exist) if directory else (),
         source_kinds=_source_kinds(spec),
-        targets=_targets(prefix, spec) if spec.root.type in ("host", "directory") else {},
+        targets=_targets(prefix, spec, shown) if spec.root.type in ("system", "host", "directory") else {},
         roots=_roots() if spec.root.type == "tarball" else "",
         cgroups=cgroups.layout(),
         nameservers=_nameservers() if network else (),
-        resolv_conf=_resolv_conf(prefix) if network or spec.net.dns else RESOLV_CONF,
+        resolv_conf=_resolv_conf(prefix) if (network or spec.net.dns) and spec.root.type != "system" else RESOLV_CONF,
         terminals=terminals,
         term=os.environ.get("TERM", ""),
         randomize_va_space=int(_read("/proc/sys/kernel/randomize_va_space") or 2) if spec.aslr == "on" else 2,
@@ -201,9 +210,38 @@ def _kind(path: str) -> str:
     return "dir" if stat.S_ISDIR(mode) else "link" if stat.S_ISLNK(mode) else "file"
 
 
-def _proc_files() -> dict[str, bool]:
-    kinds = {name: _kind("/proc/" + name) for name in MASKED_PROC}
-    return {name: kind == "dir" for name, kind in kinds.items() if kind in ("dir", "file")}
+def _proc(spec: Spec) -> dict[str, Any]:
+    """The facts that the views of /proc are made of."""
+    if spec.proc == "none" or spec.proc_subset:
+        return {}
+    with os.scandir("/proc") as entries:
+        found = {entry.name: entry.is_dir() for entry in entries if not (entry.name.isdecimal() or entry.is_symlink())}
+    for name in (*views.SHOWN, "sys"):
+        found.pop(name, None)
+    for number, name in enumerate(spec.proc_show):
+        if name != "sys" and name not in found:
+            raise SpecError(
+                f"/proc has no {name!r} that would be hidden; nstool plan shows what is", f"proc_show[{number}]"
+            )
+    system = os.uname()
+    settings = {path: _read(f"/proc/sys/{path}") for path in views.SETTINGS}
+    live = (*views.LIVE, *(f"kernel/{name}" for name in views.IPC))
+    return {
+        "proc_files": found,
+        "sysctls": {path: text for path, text in settings.items() if text}
+        | {path: "" for path in live if os.path.exists(f"/proc/sys/{path}")},
+        "processors": len(os.sched_getaffinity(0)),
+        "cpuinfo": _cpuinfo(),
+        "release": system.release,
+        "version": system.version,
+    }
+
+
+@cache
+def _cpuinfo() -> str:
+    # Of the first processor: of a machine with hundreds the whole takes milliseconds.
+    with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
+        return "".join(takewhile(str.strip, file))
 
 
 def _real(paths: tuple[str, ...]) -> tuple[str, ...]:
@@ -222,25 +260,33 @@ def _directories(spec: Spec) -> frozenset[str]:
     )
 
 
-def _targets(prefix: str, spec: Spec) -> dict[str, str]:
+def _targets(prefix: str, spec: Spec, shown: tuple[Shown, ...]) -> dict[str, str]:
     """What the targets of mounts, masks and read-only paths are, in the root or in the mount that they lie in."""
-    found = {path: _target(prefix, path, spec.mounts) for path in ("/proc", "/dev", *(m.target for m in spec.mounts))}
+
+    def lies(path: str) -> str:
+        if spec.root.type == "system" and not shown_parts.is_shown(path, shown):
+            made = path in ("/", *system_root.DIRECTORIES)
+            return _target("", path, spec.mounts, "dir" if made else "")
+        return _target(prefix, path, spec.mounts)
+
+    found = {path: lies(path) for path in ("/proc", "/dev", *(m.target for m in spec.mounts))}
     mounted = {
         mount.target: "dir" if mount.type != "bind" or os.path.isdir(mount.source) else "file" for mount in spec.mounts
     }
     for path in (*spec.mask_paths, *spec.readonly_paths):
-        found[path] = mounted.get(path) or _target(prefix, path, spec.mounts)
+        found[path] = mounted.get(path) or lies(path)
     return found
 
 
-def _target(prefix: str, path: str, mounts: tuple[Mount, ...]) -> str:
+def _target(prefix: str, path: str, mounts: tuple[Mount, ...], alone: str | None = None) -> str:
+    """alone: the answer where no mount is above, if it is known."""
     above = [mount for mount in mounts if path.startswith(mount.target.rstrip("/") + "/")]
     if above:
         mount = max(above, key=lambda mount: len(mount.target))
         if mount.type != "bind":
             return _UNKNOWN
         return _found(mount.source.rstrip("/"), path[len(mount.target.rstrip("/")) :], mount.target)
-    return _found(prefix, path, "")
+    return _found(prefix, path, "") if alone is None else alone
 
 
 _UNKNOWN = "dir"

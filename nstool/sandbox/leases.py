@@ -17,7 +17,7 @@ fd6e:7374:6f6f:: that ends in the IPv4 network.
 from __future__ import annotations
 
 import os
-from time import CLOCK_BOOTTIME, CLOCK_MONOTONIC, clock_gettime
+from time import CLOCK_BOOTTIME, CLOCK_MONOTONIC, clock_gettime, time
 
 from nstool.errors import NotSupported, SpecError
 from nstool.plan.lease import Lease
@@ -47,7 +47,7 @@ def take(spec: Spec) -> Lease:
     """
     name = rundir.claim(spec.name)
     try:
-        fields: dict[str, Any] = {"name": name, "cgroup": cgroup_name(name), **clocks()}
+        fields: dict[str, Any] = {"name": name, "cgroup": cgroup_name(name), **ids(), **clocks()}
         if spec.namespaces.user == "new" and not spec.uid_map:
             fields["uid_base"], fields["gid_base"], fields["count"] = take_ids(name)
         if spec.net.mode in NET_MODES and spec.namespaces.net == "new":
@@ -77,13 +77,23 @@ def unregistered() -> Lease:
     now = clocks()
     lease = _unregistered
     if lease.monotonic != now["monotonic"] or lease.boottime != now["boottime"]:
-        lease = _unregistered = Lease(name="", **now)  # type: ignore[arg-type]
+        lease = _unregistered = Lease(name="", **ids(), **now)  # type: ignore[arg-type]
     return lease
 
 
-def clocks() -> dict[str, int]:
-    """Return the fields monotonic and boottime of a lease: offsets that make these clocks begin at zero."""
+def ids() -> dict[str, str]:
+    """Return the fields machine_id and boot_id of a lease. machine-id(5), random(4)."""
+    digits = os.urandom(16).hex()
     return {
+        "machine_id": os.urandom(16).hex(),
+        "boot_id": "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:])),
+    }
+
+
+def clocks() -> dict[str, int]:
+    """Return the fields monotonic, boottime and begin of a lease: offsets that make these clocks begin at zero."""
+    return {
+        "begin": int(time()),
         "monotonic": -int(clock_gettime(CLOCK_MONOTONIC)),
         "boottime": -int(clock_gettime(CLOCK_BOOTTIME)),
     }

@@ -89,6 +89,6 @@ def _root(spec: Spec, file: str) -> str:
     if root.type == "overlay":  # the topmost layer that has it is the one that is seen
         layers = [*([root.upper] if root.upper else []), *root.lower]
         return next((d for d in layers if os.path.lexists(f"{d}/etc/{file}")), root.lower[0])
-    if root.type == "host":
+    if root.type in ("system", "host"):
         return ""
     raise SpecError(f"a root of type {root.type} has no {file} file to look {spec.user!r} up in: write numbers", "user")

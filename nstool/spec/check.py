@@ -25,7 +25,7 @@ SECUREBITS: tuple[str, ...] = tuple(
 )
 # The words that a key can have, by class and field of the model; the JSON Schema lists them too.
 CHOICES: dict[str, tuple[str, ...]] = {
-    "Root.type": ("host", "directory", "overlay", "tmpfs", "tarball"),
+    "Root.type": ("system", "host", "directory", "overlay", "tmpfs", "tarball"),
     "Mount.type": MOUNT_TYPES,
     "Mount.propagation": ("", *PROPAGATION),
     "Publish.protocol": ("tcp", "udp"),
@@ -272,9 +272,9 @@ def _namespaces(spec: Spec) -> None:
 
 def _root(spec: Spec) -> None:
     root = spec.root
-    if root.type != "host":
+    if root.type not in ("system", "host"):
         _needs_new(spec, "mnt", ("root",), f"root of type {root.type}")
-    if root.type == "host" and spec.namespaces.mnt != "new" and root.writable:
+    if root.type in ("system", "host") and spec.namespaces.mnt != "new" and root.writable:
         _needs_new(spec, "mnt", ("root", "writable"), "a writable root")
     if root.type in ("directory", "tarball"):
         if not root.path:
@@ -292,7 +292,7 @@ def _root(spec: Spec) -> None:
     if root.idmap:
         _needs_new(spec, "user", ("root", "idmap"), "idmap")
     _between(("root", "size"), root.size, 0, 1 << 62, "size in bytes")
-    if _written(root, "size") and (root.type in ("host", "directory") or root.upper):
+    if _written(root, "size") and (root.type in ("system", "host", "directory") or root.upper):
         what = "with an upper layer" if root.upper else f"of type {root.type}"
         _fail(("root", "size"), f"a root {what} has no size of its own: it lies on the host; leave size out")
     if root.size == 0 and root.type == "tmpfs":

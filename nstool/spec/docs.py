@@ -5,7 +5,8 @@ from __future__ import annotations
 DOCS: dict[str, str] = {
     "Spec.command": "The command and its arguments, a list: one word an element.",
     "Spec.name": "Name of the sandbox; absent: one is made up.",
-    "Spec.root": 'What is seen as "/": "/" (the host, read-only), a directory, a tarball, "tmpfs", layers "a:b:c".',
+    "Spec.root": 'What is seen as "/": "system" (the host\'s programs), "/" (the host), a directory, a tarball, '
+    '"tmpfs", layers "a:b:c".',
     "Spec.hostname": "Host name in the new uts namespace, at most 64 bytes.",
     "Spec.domainname": "NIS domain name in the new uts namespace.",
     "Spec.user": 'Who the command runs as inside: "uid", "uid:gid", or names of the root\'s passwd and group.',
@@ -20,6 +21,8 @@ DOCS: dict[str, str] = {
     '"none".',
     "Spec.hidepid": "What a private /proc shows of other users' processes, proc(5).",
     "Spec.proc_subset": '"pid" hides all of /proc but the processes, proc(5).',
+    "Spec.proc_show": "Names in /proc that are shown as the host has them, not empty or made of the sandbox's limits; "
+    "sys: all settings.",
     "Spec.dev": '/dev: "private" (the few safe nodes, pts, shm and mqueue), "nodes" (without these three), '
     '"bind" (the host\'s), "none".',
     "Spec.tmp_size": "Size of each of the private /tmp, /var/tmp and /run, and of /dev/shm; 0: those of the root.",

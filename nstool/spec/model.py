@@ -47,13 +47,14 @@ class Mount(Frozen):
 class Root(Frozen):
     """What the sandbox sees as "/".
 
-    type: "host" (the host's own root, read-only, private directories covered), "directory",
+    type: "system" (the programs of the host, read-only, and nothing else of it), "host" (the host's own
+    root, read-only, private directories covered), "directory",
     "overlay" (``lower`` directories, first is the top; ``upper`` kept or, if empty, thrown away),
     "tmpfs" (empty, with the mounts of the spec), "tarball" (unpacked for this sandbox).
     size: bytes of the tmpfs or of the thrown-away upper layer.
     """
 
-    type: str = "host"
+    type: str = "system"
     path: str = ""
     lower: tuple[str, ...] = ()
     upper: str = ""
@@ -174,7 +175,8 @@ class Spec(Frozen):
     pass_fds: fds of the caller by number, given to the command from fd 3 on, in this order.
     terminal: "auto" (a terminal of its own if the caller has one), "never", "always".
     securebits: names as in capabilities(7) in lower case; seccomp: "default" or "none".
-    proc: "private" (default), "none", "bind"; hidepid: "invisible", "off" ...
+    proc: "private" (default), "none", "bind"; hidepid: "invisible", "off" ... proc_show: names in /proc that are
+    shown as the host has them, "sys" for its settings.
     aslr: "on", "off" (personality ADDR_NO_RANDOMIZE). personality: "", "linux32".
     next_pid: pid of the command in the pid namespace, 0 for the kernel's choice (clone3 set_tid).
     subreaper: the command is a child subreaper. die_with_parent: ends with the launcher.
@@ -196,6 +198,7 @@ class Spec(Frozen):
     proc: str = "private"
     hidepid: str = "invisible"
     proc_subset: str = ""
+    proc_show: tuple[str, ...] = ()
     dev: str = "private"
     tmp_size: int = 64 << 20
     mask_paths: tuple[str, ...] = ()

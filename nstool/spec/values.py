@@ -272,16 +272,20 @@ def publish_text(port: Publish) -> str:
 
 
 def root(value: object) -> Root:
-    """Return a root: "/" is the host's, "/dir", "x.tar.gz", "tmpfs", "a:b:c" or a list for an overlay."""
+    """Return a root: "system", "/" (the host's), "/dir", "x.tar.gz", "tmpfs", "a:b:c" or a list for an overlay."""
     if isinstance(value, (list, tuple)):
         return Root(type="overlay", lower=words(value))
     text = _string(value, "a path, an array of directories or a table")
-    if text in ("/", "host"):
+    if text == "system":
         return Root()
+    if text in ("/", "host"):
+        return Root(type="host")
     if text == "tmpfs":
         return Root(type="tmpfs")
     if not text:
-        raise SpecError('an empty root; write "/" for the host\'s own, read-only, or "tmpfs" for an empty one')
+        raise SpecError(
+            'an empty root; write "system" for the host\'s programs, "/" for all of it, or "tmpfs" for an empty one'
+        )
     if ":" in text:
         return Root(type="overlay", lower=tuple(text.split(":")))
     return Root(type="tarball" if text.endswith(_ARCHIVES) else "directory", path=text)

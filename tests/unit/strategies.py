@@ -13,7 +13,8 @@ from nstool.errors import SpecError
 from nstool.kinds import KINDS
 from nstool.plan.calls import CALLS
 from nstool.plan.cgroups import CONTROLLERS, Controller, Layout
-from nstool.plan.host import COVERED, MASKED_PROC, SCRATCH, Host, SubIds
+from nstool.plan import views
+from nstool.plan.host import COVERED, SCRATCH, Host, Shown, SubIds
 from nstool.plan.lease import Lease
 from nstool.plan.steps import CHILD, INIT, LAUNCHER, PAYLOAD, UNDO, Fd, Plan, Step
 from nstool.spec.check import CHOICES, check
@@ -261,6 +262,19 @@ def callers(draw: st.DrawFn) -> dict[str, Any]:
     return user
 
 
+PROC_FILES = ("acpi", "cpuinfo", "kcore", "keys", "loadavg", "meminfo", "stat", "tty")
+SYSCTLS = (*views.SETTINGS, *views.LIVE, *(f"kernel/{name}" for name in views.IPC))
+SHOWN = (
+    Shown("/usr", "dir", layer=0, source="usr"),
+    Shown("/usr/local", "dir", layer=1, below=True),
+    Shown("/usr/share/one", "file", source="/usr/share/one", below=True),
+    Shown("/bin", "link", "usr/bin"),
+    Shown("/etc/ssl", "dir", layer=0, source="etc/ssl"),
+    Shown("/etc/services", "file", layer=0, source="etc/services"),
+)
+COMMAND = Shown("/opt/tool/run", "file", layer=0, source="opt/tool/run")
+
+
 @st.composite
 def hosts(draw: st.DrawFn, spec: Spec) -> Host:
     """A machine and a caller on which this spec may be planned; its files as host.read would find them."""
@@ -270,7 +284,11 @@ def hosts(draw: st.DrawFn, spec: Spec) -> Host:
     if spec.root.type == "directory" and not spec.root.writable:
         top = draw(st.sampled_from(((), (("usr", "dir", ""), ("bin", "link", "usr/bin"), ("init", "file", "")))))
     facts: dict[str, Any] = {
-        "proc_files": dict.fromkeys(draw(subsets(MASKED_PROC)), draw(st.booleans())),
+        "proc_files": draw(st.dictionaries(st.sampled_from(PROC_FILES), st.booleans())),
+        "sysctls": draw(st.dictionaries(st.sampled_from(SYSCTLS), st.sampled_from(("", "1\n")))),
+        "shown": draw(st.sampled_from((SHOWN, SHOWN[:1]))) if spec.root.type == "system" else (),
+        "layers": ("/", "/usr/local") if spec.root.type == "system" else (),
+        "command": draw(st.sampled_from((None, COMMAND))) if spec.root.type == "system" else None,
         "root": here,
         "covered": draw(subsets(COVERED)) if spec.root.type == "host" else (),
         "scratch": draw(subsets(SCRATCH)) if spec.root.type == "host" else (),

@@ -9,7 +9,7 @@ import pytest
 from nstool import uapi
 from nstool.kinds import KINDS
 from nstool.plan import build
-from nstool.plan.host import Host, SubIds
+from nstool.plan.host import Host, Shown, SubIds
 from nstool.plan.lease import Lease
 from nstool.plan.steps import CHILD, INIT, LAUNCHER, PAYLOAD, UNDO, Fd, Plan, Step
 from nstool.spec.model import Capabilities, IdMap, Ipc, Limits, Mount, Namespaces, Net, Root, Spec
@@ -24,7 +24,10 @@ LEAVE = "leave the old root"
 # ---- the plans that are looked at ----
 
 ROOT_HOST = Host(
-    proc_files={"kcore": False, "fs": True},
+    proc_files={"kcore": False, "fs": True, "loadavg": False},
+    sysctls={"kernel/ostype": "Linux\n", "net": ""},
+    shown=(Shown("/bin", "link", "usr/bin"), Shown("/usr", "dir", layer=0, source="usr")),
+    layers=("/",),
     root=frozenset({"/proc", "/dev", "/tmp", "/data"}),
     covered=("/root",),
     scratch=("/tmp",),
@@ -369,7 +372,7 @@ def test_kernel_settings_are_written_before_proc_sys_is_read_only(plan: Plan) ->
     """The files of /proc/sys are those of the writer's namespaces, and nobody inside writes them later."""
     written = [n for n in at(plan, INIT, "write_file", CWD) if str(plan.steps[n].args[1]).startswith("/proc/sys/")]
     assert len(written) == 2
-    in_order(one(plan, INIT, "wait"), written, at(plan, INIT, "move_mount", "<readonly"))
+    in_order(one(plan, INIT, "wait"), written, at(plan, INIT, "move_mount", "<cover>", ..., "<proc>", "sys"))
 
 
 # ---- mounts ----
@@ -680,8 +683,8 @@ launcher openat2 '/sys/fs/cgroup/memory/x/nstool-web/tasks' -> cgroup_procs_memo
 launcher openat2 '/sys/fs/cgroup/pids/x/nstool-web/tasks' -> cgroup_procs_pids
 launcher openat2 '/sys/fs/cgroup/cpu/x/nstool-web/tasks' -> cgroup_procs_cpu
 launcher openat2 '/sys/fs/cgroup/unified/x/nstool-web' -> cgroup
-launcher open_tree '/' -> root
-launcher mount_setattr <root>
+launcher open_tree '/' -> layer0
+launcher mount_setattr <layer0>
 launcher fsopen 'tmpfs' -> fs
 launcher fsconfig <fs> 'mode' '755'
 launcher fsconfig <fs> 'size' '64k'
@@ -733,22 +736,70 @@ init     write_file '/proc/self/oom_score_adj' '500\n'
 init     mount '/'
 init     fsopen 'tmpfs' -> fs
 init     fsconfig <fs> 'mode' '755'
-init     fsconfig <fs> 'size' '256k'
+init     fsconfig <fs> 'size' '286720'
 init     fsconfig <fs>
 init     fsmount <fs> -> hold
 init     mkdirat <hold> 'dir'
 init     write_file <hold> 'file'
+init     write_file <hold> 'view-loadavg' '0.00 0.00 0.00 1/1 1\n'
+init     mkdirat <hold> 'sys'
+init     mkdirat <hold> 'sys/kernel'
+init     mkdirat <hold> 'sys/kernel/random'
+init     mkdirat <hold> 'sys/net'
+init     write_file <hold> 'sys/kernel/ostype' 'Linux\n'
+init     write_file <hold> 'sys/kernel/random/boot_id' '\n'
+init     write_file <hold> 'sys/kernel/hostname' 'web\n'
+init     write_file <hold> 'sys/kernel/domainname' '(none)\n'
+init     write_file <hold> 'sys/kernel/threads-max' '256\n'
+init     mkdirat <hold> 'layer0'
+init     mkdirat <hold> 'shown0'
 init     move_mount <hold> '/dev'
 init     mount_setattr <hold>
+init     move_mount <layer0> '/dev/layer0'
+init     fsopen 'overlay' -> fs
+init     fsconfig <fs> 'lowerdir' '/dev/layer0:/dev/dir'
+init     fsconfig <fs>
+init     fsmount <fs> -> shown0
+init     move_mount <shown0> '/dev/shown0'
+init     fsopen 'tmpfs' -> fs
+init     fsconfig <fs> 'mode' '755'
+init     fsconfig <fs> 'size' '1m'
+init     fsconfig <fs>
+init     fsmount <fs> -> root
 init     move_mount <root> '/'
 init     fchdir <root>
 init     pivot_root '.' '.'
+init     mkdirat <root> 'etc'
+init     mkdirat <root> 'var'
+init     mkdirat <root> 'var/cache'
+init     mkdirat <root> 'var/lib'
+init     mkdirat <root> 'var/log'
+init     mkdirat <root> 'home'
+init     mkdirat <root> 'root'
+init     mkdirat <root> 'opt'
+init     mkdirat <root> 'srv'
+init     mkdirat <root> 'mnt'
+init     symlinkat '/run' <root> 'var/run'
+init     symlinkat '/run/lock' <root> 'var/lock'
+init     symlinkat '/proc/self/mounts' <root> 'etc/mtab'
+init     symlinkat 'usr/bin' <root> 'bin'
+init     open_tree <shown0> 'usr' -> part
+init     mkdirat <root> 'usr'
+init     move_mount <part> <root> 'usr'
+init     write_file <root> 'etc/passwd' 'root:x:0:0:root:/root:/bin/sh\ndaemon:x:1:1:daemon:/:/usr/sbin/nologin\nbin:x:2:2:bin:/:/usr/sbin/nologin\nmail:x:8:8:mail:/:/usr/sbin/nologin\nwww-data:x:33:33:www-data:/:/usr/sbin/nologin\nuser:x:1000:1000:user:/:/bin/sh\nnobody:x:65534:65534:nobody:/:/usr/sbin/nologin\n'
+init     write_file <root> 'etc/group' 'root:x:0:\ndaemon:x:1:\nbin:x:2:\ntty:x:5:\nmail:x:8:\nwww-data:x:33:\nuser:x:1000:\nnogroup:x:65534:\n'
+init     write_file <root> 'etc/nsswitch.conf' 'passwd: files\ngroup: files\nshadow: files\nhosts: files dns\nnetworks: files\nprotocols: files\nservices: files\nethers: files\nrpc: files\n'
+init     write_file <root> 'etc/hosts' '127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n127.0.1.1\tweb\n'
+init     write_file <root> 'etc/machine-id' '\n'
+init     write_file <root> 'etc/hostname' 'web\n'
 init     fsopen 'proc' -> fs
 init     fsconfig <fs> 'hidepid' 'invisible'
 init     fsconfig <fs>
 init     fsmount <fs> -> proc
+init     mkdirat '/proc'
 init     openat2 '/proc' -> at
 init     move_mount <proc> <at>
+init     mkdirat '/dev'
 init     openat2 '/dev' -> at
 init     move_mount <dev> <at>
 init     fsopen 'devpts' -> fs
@@ -780,21 +831,38 @@ init     fsconfig <fs>
 init     fsmount <fs> -> scratch0
 init     openat2 '/tmp' -> at
 init     move_mount <scratch0> <at>
-init     open_tree <hold> 'dir' -> cover
-init     openat2 <proc> 'fs' -> at
-init     move_mount <cover> <at>
+init     mkdirat '/var'
+init     openat2 '/var' -> parent
+init     mkdirat <parent> 'tmp'
+init     fsopen 'tmpfs' -> fs
+init     fsconfig <fs> 'mode' '1777'
+init     fsconfig <fs> 'size' '67108864'
+init     fsconfig <fs>
+init     fsmount <fs> -> scratch1
+init     openat2 '/var/tmp' -> at
+init     move_mount <scratch1> <at>
+init     mkdirat '/run'
+init     fsopen 'tmpfs' -> fs
+init     fsconfig <fs> 'mode' '755'
+init     fsconfig <fs> 'size' '67108864'
+init     fsconfig <fs>
+init     fsmount <fs> -> scratch2
+init     openat2 '/run' -> at
+init     move_mount <scratch2> <at>
 init     open_tree <hold> 'file' -> cover
-init     openat2 <proc> 'kcore' -> at
-init     move_mount <cover> <at>
+init     move_mount <cover> <proc> 'kcore'
 init     open_tree <hold> 'dir' -> cover
-init     openat2 '/root' -> at
-init     move_mount <cover> <at>
-init     open_tree <proc> 'sys' -> readonly
-init     mount_setattr <readonly>
-init     openat2 <proc> 'sys' -> at
-init     move_mount <readonly> <at>
+init     move_mount <cover> <proc> 'fs'
+init     open_tree <hold> 'view-loadavg' -> cover
+init     move_mount <cover> <proc> 'loadavg'
+init     open_tree <proc> 'sys/net' -> live0
+init     mount_setattr <live0>
+init     open_tree <hold> 'sys' -> cover
+init     move_mount <cover> <proc> 'sys'
+init     move_mount <live0> <proc> 'sys/net'
 init     umount2 '.'
 init     chdir '/'
+init     mount_setattr <root>
 init     prctl PR_SET_DUMPABLE
 init     clone3 0
 init     close_range 3 4294967295 0

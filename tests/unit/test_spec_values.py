@@ -83,8 +83,9 @@ def test_no_published_ports(text):
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("/", Root()),
-        ("host", Root()),
+        ("/", Root(type="host")),
+        ("host", Root(type="host")),
+        ("system", Root()),
         ("tmpfs", Root(type="tmpfs")),
         ("/srv/root", Root(type="directory", path="/srv/root")),
         ("x.tar.zst", Root(type="tarball", path="x.tar.zst")),

@@ -1,0 +1,94 @@
+"""What of /proc is covered, and by what: an empty file or directory, or a text of the sandbox's own. proc(5)."""
+
+from __future__ import annotations
+
+from nstool import uapi
+from nstool.namespaces import mounting
+from nstool.plan import views
+from nstool.plan.host import Host
+from nstool.plan.lease import Lease
+from nstool.plan.steps import INIT, Fd, Step
+from nstool.spec.model import Spec
+
+SYS = "sys"  # the directory of /proc, and in the hold what takes its place
+
+
+class Views:
+    """The steps for one sandbox: what they need in the hold, and the covers after /proc is mounted."""
+
+    def __init__(self, spec: Spec, host: Host, lease: Lease, hostname: str) -> None:
+        wanted = spec.proc != "none" and not spec.proc_subset
+        self.hidden = views.hidden(spec, host) if wanted else {}
+        self.texts = views.texts(spec, host, lease) if wanted else {}
+        self.own_sys = wanted and SYS not in spec.proc_show
+        self.sysctls = views.sysctls(spec, host, lease, hostname) if self.own_sys else {}
+        self.live = views.live(spec, host) if self.own_sys else ()
+
+    def __bool__(self) -> bool:
+        return bool(self.hidden or self.own_sys)
+
+    def size(self) -> int:
+        """Bytes that the files in the hold take, in whole pages."""
+        return sum(-(-len(text) // 4096) * 4096 for text in (*self.texts.values(), *self.sysctls.values()))
+
+    def hold(self) -> list[Step]:
+        """The steps that make the files in the hold."""
+        steps = [_file(_view(name), text, f"what /proc/{name} says") for name, text in self.texts.items()]
+        if not self.own_sys:
+            return steps
+        directories: dict[str, None] = {SYS: None}
+        for path in (*self.sysctls, *self.live):
+            directories |= dict.fromkeys(f"{SYS}{part}" for part in mounting.parents("/" + path)[:-1])
+        directories |= dict.fromkeys(f"{SYS}/{path}" for path in self.live if path in _DIRECTORIES)
+        for path in directories:
+            steps.append(Step(INIT, "mkdirat", (Fd("hold"), path, 0o555), "a directory of /proc/sys"))
+        for path, text in self.sysctls.items():
+            steps.append(_file(f"{SYS}/{path}", text, f"what /proc/sys/{path} says"))
+        for path in self.live:
+            if path not in _DIRECTORIES:
+                steps.append(_file(f"{SYS}/{path}", "", f"the place of /proc/sys/{path}"))
+        return steps
+
+    def cover(self) -> list[Step]:
+        """The steps that cover what tells of the host."""
+        steps: list[Step] = []
+        for name, directory in self.hidden.items():
+            view = _view(name) if name in self.texts else "dir" if directory else "file"
+            why = (
+                "says what holds for the sandbox" if name in self.texts else "tells of the host or acts on it: covered"
+            )
+            steps += _cover(view, name, f"/proc/{name} {why}")
+        if not self.own_sys:
+            return steps
+        flags = mounting.SAFE | uapi.MOUNT_ATTR_NOEXEC | uapi.MOUNT_ATTR_RDONLY
+        for number, path in enumerate(self.live):
+            source = (Fd("proc"), f"{SYS}/{path}", mounting.CLONE_TREE)
+            why = f"/proc/sys/{path} is of the sandbox's namespaces"
+            steps.append(Step(INIT, "open_tree", source, why, result=f"live{number}"))
+            steps.append(mounting.attributes(INIT, f"live{number}", flags, "read-only", recursive=False))
+        steps += _cover(SYS, SYS, "/proc/sys has the settings that programs ask for")
+        for number, path in enumerate(self.live):
+            where = (Fd(f"live{number}"), "", Fd("proc"), f"{SYS}/{path}", uapi.MOVE_MOUNT_F_EMPTY_PATH)
+            steps.append(Step(INIT, "move_mount", where, "back to its place"))
+        return steps
+
+
+_DIRECTORIES = ("net", "fs/mqueue")  # of what is live; the others are files
+
+
+def _view(name: str) -> str:
+    return f"view-{name}"
+
+
+def _file(name: str, text: str, why: str) -> Step:
+    return Step(INIT, "write_file", (Fd("hold"), name, text, uapi.O_CREAT, 0o444), why)
+
+
+def _cover(view: str, name: str, why: str) -> list[Step]:
+    # By the path below the /proc that was just mounted: nothing of it is a symlink, and nobody else is in here yet.
+    source = (Fd("hold"), view, mounting.CLONE_TREE)
+    where = (Fd("cover"), "", Fd("proc"), name, uapi.MOVE_MOUNT_F_EMPTY_PATH)
+    return [
+        Step(INIT, "open_tree", source, "a copy of the cover", result="cover"),
+        Step(INIT, "move_mount", where, why),
+    ]
