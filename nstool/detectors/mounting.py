@@ -199,9 +199,10 @@ def kinds_differ(scene: Scene) -> Answer:
     if not isinstance(source, Fd) or not isinstance(to, Fd):
         return False
     view = _view_before(scene)
-    tree, target = view.trees.get(source.name), view.places.get(to.name, "")
-    if tree is None or not target:
+    tree, directory = view.trees.get(source.name), view.places.get(to.name, "")
+    if tree is None or not directory:
         return None
+    target = f"{directory.rstrip('/')}/{scene.text('to_path')}".rstrip("/")
     if "" in tree.made:
         kind = tree.made[""][0]
     elif tree.hosts:

@@ -208,9 +208,11 @@ class View:
             else:
                 self._held[os.path.basename(str(to_path))] = tree
             return
-        where = self.places.get(to.name, "")
+        if self.own_root and to.name not in self.places:  # of what is kept in the old root
+            return
+        where = _join(self.places.get(to.name, ""), str(to_path))
         self.places[source.name] = where
-        self.attached.append((where or "/", tree))
+        self.attached.append((where, tree))
 
     def _mkdirat(self, step: Step) -> None:
         self._make(step.args[0], str(step.args[1]), "dir")

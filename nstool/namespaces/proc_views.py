@@ -60,17 +60,16 @@ class Views:
             steps += _cover(view, name, f"/proc/{name} {why}")
         if not self.own_sys:
             return steps
+        # What is live goes into the tree that takes the place of all, which is copied with it.
         flags = mounting.SAFE | uapi.MOUNT_ATTR_NOEXEC | uapi.MOUNT_ATTR_RDONLY
-        for number, path in enumerate(self.live):
-            source = (Fd("proc"), f"{SYS}/{path}", mounting.CLONE_TREE)
-            why = f"/proc/sys/{path} is of the sandbox's namespaces"
-            steps.append(Step(INIT, "open_tree", source, why, result=f"live{number}"))
-            steps.append(mounting.attributes(INIT, f"live{number}", flags, "read-only", recursive=False))
-        steps += _cover(SYS, SYS, "/proc/sys has the settings that programs ask for")
-        for number, path in enumerate(self.live):
-            where = (Fd(f"live{number}"), "", Fd("proc"), f"{SYS}/{path}", uapi.MOVE_MOUNT_F_EMPTY_PATH)
-            steps.append(Step(INIT, "move_mount", where, "back to its place"))
-        return steps
+        for path in self.live:
+            name = f"{SYS}/{path}"
+            source = (Fd("proc"), name, mounting.CLONE_TREE)
+            steps.append(Step(INIT, "open_tree", source, f"/proc/{name} is of the sandbox's namespaces", result="live"))
+            steps.append(mounting.attributes(INIT, "live", flags, "read-only", recursive=False))
+            where = (Fd("live"), "", Fd("hold"), name, uapi.MOVE_MOUNT_F_EMPTY_PATH)
+            steps.append(Step(INIT, "move_mount", where, "its place in what /proc/sys will be"))
+        return [*steps, *_cover(SYS, SYS, "/proc/sys has the settings that programs ask for", mounting.RECURSIVE)]
 
 
 _DIRECTORIES = ("net", "fs/mqueue")  # of what is live; the others are files
@@ -84,9 +83,9 @@ def _file(name: str, text: str, why: str) -> Step:
     return Step(INIT, "write_file", (Fd("hold"), name, text, uapi.O_CREAT, 0o444), why)
 
 
-def _cover(view: str, name: str, why: str) -> list[Step]:
+def _cover(view: str, name: str, why: str, flags: int = 0) -> list[Step]:
     # By the path below the /proc that was just mounted: nothing of it is a symlink, and nobody else is in here yet.
-    source = (Fd("hold"), view, mounting.CLONE_TREE)
+    source = (Fd("hold"), view, mounting.CLONE_TREE | flags)
     where = (Fd("cover"), "", Fd("proc"), name, uapi.MOVE_MOUNT_F_EMPTY_PATH)
     return [
         Step(INIT, "open_tree", source, "a copy of the cover", result="cover"),

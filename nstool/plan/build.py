@@ -167,6 +167,8 @@ def _links(spec: Spec, lease: Lease) -> tuple[Step, ...]:
 def _files(spec: Spec, host: Host, lease: Lease, name: str) -> dict[str, str]:
     """The small files that are made for the sandbox: path to content. name: of its host."""
     own = identity.files(spec, lease, name) if spec.root.type == "system" else {}
+    if host.resolver:
+        own["/etc/resolv.conf"] = host.resolver
     mounted = {mount.target for mount in spec.mounts}
     made = own | _network_files(spec, host, lease, name)
     return {path: text for path, text in made.items() if path not in mounted}

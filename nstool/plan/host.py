@@ -61,7 +61,8 @@ class Host(Frozen):
     directory root as (name, kind, link target), kind "dir", "file" or "link". source_kinds: bind source to "dir" or
     "file". targets: what a mount or a masked path finds in the root: "dir", "file", "" for nothing,
     "link PATH" for a symlink on the way; what the plan makes itself is not in it. roots: directory of
-    unpacked tarballs. nameservers: usable inside. terminals: those of fds 0, 1, 2 that are terminals;
+    unpacked tarballs. nameservers: usable inside; resolver: the text of resolv.conf, where the network is another's.
+    terminals: those of fds 0, 1, 2 that are terminals;
     term: their TERM. randomize_va_space: as /proc/sys/kernel has it.
     """
 
@@ -93,6 +94,7 @@ class Host(Frozen):
     roots: str = ""
     cgroups: Layout | None = None
     nameservers: tuple[str, ...] = ()
+    resolver: str = ""
     resolv_conf: str = "/etc/resolv.conf"
     terminals: tuple[int, ...] = ()
     term: str = ""

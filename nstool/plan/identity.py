@@ -6,6 +6,8 @@ from nstool.namespaces import user
 from nstool.plan.lease import Lease
 from nstool.spec.model import Spec
 
+ETC: tuple[str, ...] = ("passwd", "group", "nsswitch.conf", "hosts", "machine-id", "hostname")  # what it makes there
+
 # What Debian and the others agree on, passwd(5), group(5).
 _ACCOUNTS = {0: "root", 1: "daemon", 2: "bin", 8: "mail", 33: "www-data", 65534: "nobody"}
 _GROUPS = {0: "root", 1: "daemon", 2: "bin", 5: "tty", 8: "mail", 33: "www-data", 65534: "nogroup"}

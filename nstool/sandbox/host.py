@@ -10,7 +10,7 @@ from itertools import takewhile
 from nstool.errors import NotSupported, SpecError
 from nstool.kinds import KINDS
 from nstool.namespaces import system_root
-from nstool.plan import views
+from nstool.plan import identity, views
 from nstool.plan.host import COVERED, SCRATCH, Host, Shown, SubIds
 from nstool.sandbox import cgroups
 from nstool.sandbox import shown as shown_parts
@@ -64,6 +64,7 @@ def read(spec: Spec, terminals: tuple[int, ...] = ()) -> Host:
         roots=_roots() if spec.root.type == "tarball" else "",
         cgroups=cgroups.layout(),
         nameservers=_nameservers() if network else (),
+        resolver=_read(RESOLV_CONF) if shown and spec.net.mode in ("host", "join") else "",
         resolv_conf=_resolv_conf(prefix) if (network or spec.net.dns) and spec.root.type != "system" else RESOLV_CONF,
         terminals=terminals,
         term=os.environ.get("TERM", ""),
@@ -265,8 +266,9 @@ def _targets(prefix: str, spec: Spec, shown: tuple[Shown, ...]) -> dict[str, str
 
     def lies(path: str) -> str:
         if spec.root.type == "system" and not shown_parts.is_shown(path, shown):
-            made = path in ("/", *system_root.DIRECTORIES)
-            return _target("", path, spec.mounts, "dir" if made else "")
+            file = path.startswith("/etc/") and path.removeprefix("/etc/") in identity.ETC
+            kind = "file" if file else "dir" if path in ("/", *system_root.DIRECTORIES) else ""
+            return _target("", path, spec.mounts, kind)
         return _target(prefix, path, spec.mounts)
 
     found = {path: lies(path) for path in ("/proc", "/dev", *(m.target for m in spec.mounts))}

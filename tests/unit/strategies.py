@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from nstool import uapi
 from nstool.errors import SpecError
 from nstool.kinds import KINDS
+from nstool.plan import views
 from nstool.plan.calls import CALLS
 from nstool.plan.cgroups import CONTROLLERS, Controller, Layout
-from nstool.plan import views
 from nstool.plan.host import COVERED, SCRATCH, Host, Shown, SubIds
 from nstool.plan.lease import Lease
 from nstool.plan.steps import CHILD, INIT, LAUNCHER, PAYLOAD, UNDO, Fd, Plan, Step

@@ -15,7 +15,7 @@ import pytest
 
 from nstool.errors import KernelError, NotSupported, SpecError
 from nstool.sandbox.launch import launch
-from nstool.spec.model import IdMap, Mount
+from nstool.spec.model import IdMap, Mount, Root
 from tests.kernel.rows import boxes
 from tests.kernel.rows.conftest import Act
 from tests.support import kernel
@@ -280,7 +280,7 @@ def _root() -> dict[str, Any]:
 )
 def test_a_mount_without_a_place_is_refused(act: Act, mount: str, message: str) -> None:
     """Before anything is done: status 2, what is wrong and what to do."""
-    ran = act(boxes.nstool_run, "--mount", mount, "--", "true")
+    ran = act(boxes.nstool_run, "--root", "/", "--mount", mount, "--", "true")
     assert ran.status == 2, ran
     assert message in ran.err
 
@@ -348,7 +348,7 @@ def test_the_propagation_of_the_root(as_root: Act, word: str) -> None:
     def look() -> tuple[set[str], set[str]]:
         kernel.unshare(kernel.CLONE_NEWNS)
         kernel.mount("none", "/", "", kernel.MS_REC | MS_SHARED)
-        with boxes.box(mount_propagation=word) as box:
+        with boxes.box(mount_propagation=word, root=Root(type="host")) as box:
             return boxes.mounts(box.pid)["/"].fields, boxes.mounts("self")["/"].fields
 
     fields, host = as_root(look)
@@ -570,7 +570,7 @@ def test_no_proc_and_no_dev_on_the_hosts_root(act: Act) -> None:
     """The host's own do not show there: its processes, its devices."""
 
     def look() -> str:
-        ran = boxes.run("ls", "-A", "/proc", "/dev", proc="none", dev="none", terminal="never")
+        ran = boxes.run("ls", "-A", "/proc", "/dev", proc="none", dev="none", terminal="never", root=Root(type="host"))
         assert ran.status == 0, ran
         return ran.out
 
@@ -578,7 +578,6 @@ def test_no_proc_and_no_dev_on_the_hosts_root(act: Act) -> None:
 
 
 def _tmpfs() -> Any:
-    from nstool.spec.model import Root
 
     return Root(type="tmpfs")
 

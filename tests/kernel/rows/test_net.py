@@ -65,11 +65,11 @@ def test_names_are_known_without_a_link(act: Act, mode: str) -> None:
 
     def look() -> tuple[str, str]:
         with boxes.box(net=net, namespaces=shared, hostname="web") as box:
-            return box.ask("cat /etc/hosts"), box.ask("cat /etc/resolv.conf")
+            return box.ask("cat /etc/hosts"), box.ask("cat /etc/resolv.conf 2>/dev/null || echo none")
 
     hosts, servers = act(look)
     assert hosts.splitlines()[2:] == ["127.0.1.1\tweb", "192.0.2.9\tdb"]
-    assert servers == Path("/etc/resolv.conf").read_text()
+    assert servers == (Path("/etc/resolv.conf").read_text() if mode == "host" else "none\n")
 
 
 def test_name_servers_are_those_asked_for(act: Act) -> None:
