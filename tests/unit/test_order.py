@@ -658,7 +658,9 @@ def in_words(step: Step) -> str:
     def word(arg: object) -> str:
         if isinstance(arg, Fd):
             return f"<{arg.name}>"
-        return "bytes" if isinstance(arg, bytes) else repr(arg)
+        if isinstance(arg, bytes):
+            return "bytes"
+        return "text" if isinstance(arg, str) and len(arg) > 50 else repr(arg)
 
     args: list[object] = [arg for arg in step.args if arg and not isinstance(arg, int)]
     words = [word(arg) for arg in args[:3]] or [str(arg) for arg in step.args[:3]]
@@ -676,7 +678,7 @@ launcher mkdirat '/sys/fs/cgroup/memory/x/nstool-web'
 launcher mkdirat '/sys/fs/cgroup/pids/x/nstool-web'
 launcher mkdirat '/sys/fs/cgroup/cpu/x/nstool-web'
 launcher mkdirat '/sys/fs/cgroup/unified/x/nstool-web'
-launcher write_file '/sys/fs/cgroup/memory/x/nstool-web/memory.limit_in_bytes' bytes
+launcher write_file text bytes
 launcher write_file '/sys/fs/cgroup/pids/x/nstool-web/pids.max' bytes
 launcher write_file '/sys/fs/cgroup/cpu/x/nstool-web/cpu.shares' bytes
 launcher openat2 '/sys/fs/cgroup/memory/x/nstool-web/tasks' -> cgroup_procs_memory
@@ -786,10 +788,10 @@ init     symlinkat 'usr/bin' <root> 'bin'
 init     open_tree <shown0> 'usr' -> part
 init     mkdirat <root> 'usr'
 init     move_mount <part> <root> 'usr'
-init     write_file <root> 'etc/passwd' 'root:x:0:0:root:/root:/bin/sh\ndaemon:x:1:1:daemon:/:/usr/sbin/nologin\nbin:x:2:2:bin:/:/usr/sbin/nologin\nmail:x:8:8:mail:/:/usr/sbin/nologin\nwww-data:x:33:33:www-data:/:/usr/sbin/nologin\nuser:x:1000:1000:user:/:/bin/sh\nnobody:x:65534:65534:nobody:/:/usr/sbin/nologin\n'
-init     write_file <root> 'etc/group' 'root:x:0:\ndaemon:x:1:\nbin:x:2:\ntty:x:5:\nmail:x:8:\nwww-data:x:33:\nuser:x:1000:\nnogroup:x:65534:\n'
-init     write_file <root> 'etc/nsswitch.conf' 'passwd: files\ngroup: files\nshadow: files\nhosts: files dns\nnetworks: files\nprotocols: files\nservices: files\nethers: files\nrpc: files\n'
-init     write_file <root> 'etc/hosts' '127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n127.0.1.1\tweb\n'
+init     write_file <root> 'etc/passwd' text
+init     write_file <root> 'etc/group' text
+init     write_file <root> 'etc/nsswitch.conf' text
+init     write_file <root> 'etc/hosts' text
 init     write_file <root> 'etc/machine-id' '\n'
 init     write_file <root> 'etc/hostname' 'web\n'
 init     fsopen 'proc' -> fs
@@ -855,11 +857,11 @@ init     open_tree <hold> 'dir' -> cover
 init     move_mount <cover> <proc> 'fs'
 init     open_tree <hold> 'view-loadavg' -> cover
 init     move_mount <cover> <proc> 'loadavg'
-init     open_tree <proc> 'sys/net' -> live0
-init     mount_setattr <live0>
+init     open_tree <proc> 'sys/net' -> live
+init     mount_setattr <live>
+init     move_mount <live> <hold> 'sys/net'
 init     open_tree <hold> 'sys' -> cover
 init     move_mount <cover> <proc> 'sys'
-init     move_mount <live0> <proc> 'sys/net'
 init     umount2 '.'
 init     chdir '/'
 init     mount_setattr <root>
