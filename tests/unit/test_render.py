@@ -573,7 +573,7 @@ def test_small_script() -> None:
 
 def test_fds_of_a_mount_become_one_command() -> None:
     """fsopen to move_mount, and open_tree to move_mount, are one mount each, by a tool of the old root."""
-    text = shell(DEFAULT.replace(root=Root("host"), proc_show=("sys",)))
+    text = shell(planned(root=Root("host"), proc_show=("sys",)))
     proc = text[text.index("fsopen: a /proc") :]
     calls = "".join(rf"# \d+ {call}: .*\n" for call in ("fsconfig", "fsconfig", "fsmount", "openat2", "move_mount"))
     command = r"\$old\$mount -n -c -t proc -o hidepid=invisible,nosuid,nodev,noexec none /proc\n"
