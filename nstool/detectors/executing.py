@@ -349,12 +349,19 @@ def interpreter_loop(scene: Scene) -> Answer:
 # ---- the working directory ----
 
 
+def directory_on_host_only(scene: Scene) -> Answer:
+    """The directory is not in the sandbox's root, and the host has it at the same path."""
+    if scene.step.call != "chdir" or scene.by_launcher or not os.path.isdir(scene.path) or covered(scene):
+        return False
+    return {"path": scene.path} if scene.view.locate(scene.path).kind == "absent" else False
+
+
 def directory_missing(scene: Scene) -> Answer:
-    """The directory is not in the sandbox's root."""
+    """The directory is not in the sandbox's root, nor on the host at the same path."""
     if scene.step.call != "chdir" or scene.by_launcher:
         return False
     place = scene.view.locate(scene.path)
-    if place.kind != "absent" or covered(scene):
+    if place.kind != "absent" or covered(scene) or directory_on_host_only(scene):
         return None if place.kind == "unknown" else False
     return {"path": scene.path, "missing": place.missing}
 

@@ -1377,6 +1377,15 @@ EXECUTING: tuple[Row, ...] = (
     _row(
         "chdir",
         "ENOENT",
+        executing.directory_on_host_only,
+        "{path} is on this host, and not in the command's root",
+        "bind it when the sandbox is made (--mount {path}), or show all of the host: --root /",
+        "chdir(2)",
+        predicts=True,
+    ),
+    _row(
+        "chdir",
+        "ENOENT",
         executing.directory_missing,
         "{missing} is not in the command's root",
         "choose another cwd (--cwd), or make the directory in the root",

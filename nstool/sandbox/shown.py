@@ -23,7 +23,11 @@ def read(spec: Spec, privileged: bool) -> Found:
     reader = _Reader(privileged)
     parts = [part for path in _existing() for part in reader.parts(path)]
     command = _command(spec, parts)
-    file = reader.file(command, os.path.realpath(command)) if command else None
+    file = None
+    if command:
+        real = os.path.realpath(command)
+        # Through an overlay the ids of the sandbox go the whole way to it.
+        file = reader.file(command, real) if _open_to_all(real) else Shown(command, "file", source=real)
     return tuple(parts), tuple(reader.layers), file
 
 
@@ -87,6 +91,14 @@ class _Reader:
         return self.layers.index(directory)
 
 
+def _open_to_all(path: str) -> bool:
+    """Whether everybody may go to a file and read it, by the modes alone."""
+    above = [path[:at] or "/" for at, character in enumerate(path) if character == "/"]
+    return all(os.stat(directory).st_mode & stat.S_IXOTH for directory in above) and bool(
+        os.stat(path).st_mode & stat.S_IROTH
+    )
+
+
 def _command(spec: Spec, parts: list[Shown]) -> str:
     """Return the command's path if that names a file which the root would not have otherwise."""
     path = spec.command[0] if spec.command else ""
@@ -96,7 +108,8 @@ def _command(spec: Spec, parts: list[Shown]) -> str:
     own = ("/proc", "/dev", *(mount.target.rstrip("/") for mount in spec.mounts))
     if is_shown(path, parts) or any(path == other or path.startswith(other + "/") for other in own):
         return ""
-    return path if os.path.isfile(path) else ""
+    executable = os.path.isfile(path) and os.stat(path).st_mode & 0o111
+    return path if executable else ""
 
 
 def _mount_points() -> list[str]:

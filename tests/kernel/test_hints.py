@@ -1335,9 +1335,11 @@ def test_relative_command_from_where_the_caller_is(tmp_path: Path, monkeypatch: 
 def test_covered(tmp_path: Path) -> None:
     """A command, and a working directory, below a directory of the host that the sandbox covers."""
     (tmp_path / "hi").write_text("#!/bin/sh\n")
-    for spec in (Spec(command=(f"{tmp_path}/hi",)), Spec(command=("true",), cwd=str(tmp_path))):
+    host = Spec(command=("true",), root=Root(type="host"))
+    for spec in (host.replace(command=(f"{tmp_path}/hi",)), host.replace(cwd=str(tmp_path))):
         path = spec.command[0] if spec.cwd == "/" else spec.cwd
         expect(launched(spec), "ENOENT", "covered", path=path, directory="/tmp")
+    expect(launched(Spec(command=("true",), cwd=str(tmp_path))), "ENOENT", "directory_on_host_only", path=str(tmp_path))
     nowhere = launched(Spec(command=(f"{tmp_path}/no",)))
     expect(nowhere, "ENOENT", "command_nowhere", command=f"{tmp_path}/no", searched=f"{tmp_path}/no")
 

@@ -645,7 +645,8 @@ def test_shown_plan_is_the_one_that_runs(name: str) -> None:
 
 
 def like(step: Step) -> str:
-    """A step without what is leased: host ids, the random end of a cgroup's name, where its clocks begin."""
+    """A step without what is leased: host ids, random ids and ends of names, where its clocks begin."""
     text = re.sub(r"(nstool-[\w.-]+-)[0-9a-f]{6}", r"\1", repr(step))
-    text = re.sub(r"(monotonic|boottime) -?\d+ \d+", r"\1", text)
+    text = re.sub(r"(monotonic|boottime) -?\d+ \d+|(btime) \d+", r"\1\2", text)
+    text = re.sub(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|[0-9a-f]{32}", "random", text)
     return re.sub(r"\b0 \d+ 65536", "0 ID 65536", text)
