@@ -11,6 +11,7 @@ from nstool.plan.steps import INIT, Fd, Step
 from nstool.spec.model import Spec
 
 SYS = "sys"  # the directory of /proc, and in the hold what takes its place
+REAL = "real"  # where the hold has the kernel's
 
 
 class Views:
@@ -36,7 +37,7 @@ class Views:
         steps = [_file(_view(name), text, f"what /proc/{name} says") for name, text in self.texts.items()]
         if not self.own_sys:
             return steps
-        directories: dict[str, None] = {SYS: None}
+        directories: dict[str, None] = {REAL: None, SYS: None}
         for path in (*self.sysctls, *self.live):
             directories |= dict.fromkeys(f"{SYS}{part}" for part in mounting.parents("/" + path)[:-1])
         directories |= dict.fromkeys(f"{SYS}/{path}" for path in self.live if path in _DIRECTORIES)
@@ -60,16 +61,20 @@ class Views:
             steps += _cover(view, name, f"/proc/{name} {why}")
         if not self.own_sys:
             return steps
-        # What is live goes into the tree that takes the place of all, which is copied with it.
+        # The real one is kept where the covers come from, so that what is live of it can be copied when it is covered.
+        real = (Fd("proc"), SYS, mounting.CLONE_TREE)
+        steps.append(Step(INIT, "open_tree", real, "the kernel's /proc/sys", result="real"))
+        keep = (Fd("real"), "", Fd("hold"), REAL, uapi.MOVE_MOUNT_F_EMPTY_PATH)
+        steps.append(Step(INIT, "move_mount", keep, "keep it until the end"))
+        steps += _cover(SYS, SYS, "/proc/sys has the settings that programs ask for")
         flags = mounting.SAFE | uapi.MOUNT_ATTR_NOEXEC | uapi.MOUNT_ATTR_RDONLY
         for path in self.live:
-            name = f"{SYS}/{path}"
-            source = (Fd("proc"), name, mounting.CLONE_TREE)
-            steps.append(Step(INIT, "open_tree", source, f"/proc/{name} is of the sandbox's namespaces", result="live"))
+            why = f"/proc/sys/{path} is of the sandbox's namespaces"
+            steps.append(Step(INIT, "open_tree", (Fd("real"), path, mounting.CLONE_TREE), why, result="live"))
             steps.append(mounting.attributes(INIT, "live", flags, "read-only", recursive=False))
-            where = (Fd("live"), "", Fd("hold"), name, uapi.MOVE_MOUNT_F_EMPTY_PATH)
-            steps.append(Step(INIT, "move_mount", where, "its place in what /proc/sys will be"))
-        return [*steps, *_cover(SYS, SYS, "/proc/sys has the settings that programs ask for", mounting.RECURSIVE)]
+            where = (Fd("live"), "", Fd("proc"), f"{SYS}/{path}", uapi.MOVE_MOUNT_F_EMPTY_PATH)
+            steps.append(Step(INIT, "move_mount", where, "show it"))
+        return steps
 
 
 _DIRECTORIES = ("net", "fs/mqueue")  # of what is live; the others are files
@@ -83,9 +88,9 @@ def _file(name: str, text: str, why: str) -> Step:
     return Step(INIT, "write_file", (Fd("hold"), name, text, uapi.O_CREAT, 0o444), why)
 
 
-def _cover(view: str, name: str, why: str, flags: int = 0) -> list[Step]:
+def _cover(view: str, name: str, why: str) -> list[Step]:
     # By the path below the /proc that was just mounted: nothing of it is a symlink, and nobody else is in here yet.
-    source = (Fd("hold"), view, mounting.CLONE_TREE | flags)
+    source = (Fd("hold"), view, mounting.CLONE_TREE)
     where = (Fd("cover"), "", Fd("proc"), name, uapi.MOVE_MOUNT_F_EMPTY_PATH)
     return [
         Step(INIT, "open_tree", source, "a copy of the cover", result="cover"),
