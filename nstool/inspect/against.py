@@ -295,7 +295,7 @@ def _mounts(spec: Spec, side: Side) -> Iterator[Row]:
         yield _unknown("mounts", "mounts", "", side.unread("mounts"))
         return
     seen = {mount.target: mount for mount in side.facts.mounts}
-    yield from _root(spec, seen.get("/"))
+    yield from _root(spec, seen)
     for wanted in spec.mounts:
         yield from _mount(wanted, seen.get(wanted.target), spec)
         if wanted.type == "bind" and wanted.target in seen:
@@ -308,19 +308,24 @@ def _mounts(spec: Spec, side: Side) -> Iterator[Row]:
             yield _row("mounts", f"{what} {path}", "ro", words, "mounts")
 
 
-# Type of root in the spec to that of the file system at "/"; that of a directory is its own.
-_ROOTS = {"overlay": "overlay", "tmpfs": "tmpfs", "tarball": "tmpfs"}
-
-
-def _root(spec: Spec, mount: Mount | None) -> Iterator[Row]:
+def _root(spec: Spec, seen: dict[str, Mount]) -> Iterator[Row]:
+    mount = seen.get("/")
     if mount is None:
         yield _row("mounts", "/", spec.root.type, "nothing mounted", "mounts")
         return
-    if spec.root.type in ("overlay", "tmpfs"):
-        yield _row("mounts", "/", _ROOTS[spec.root.type], mount.type, "mounts")
+    found = _root_type(seen, {mount.target for mount in spec.mounts})
+    # The tree of a directory, a tarball or the host is on any file system.
+    asked = spec.root.type if spec.root.type in ("system", "tmpfs", "overlay") or found == "system" else found
+    yield _row("mounts", "/", asked, found, "mounts")
     if spec.root.type != "tarball" and not spec.root.writable:
         yield _row("mounts", "/", "ro", "ro" if mount.read_only else "rw", "mounts")
     yield _row("mounts", "mount_propagation", spec.mount_propagation, _kind(mount), "propagation")
+
+
+def _root_type(seen: dict[str, Mount], asked: set[str]) -> str:
+    """Return "system" for a root that shows programs of the host as the default does, else its file system."""
+    programs = "/usr" in seen and "/usr" not in asked
+    return "system" if programs and seen["/"].type == "tmpfs" else seen["/"].type
 
 
 def _kind(mount: Mount) -> str:

@@ -91,12 +91,13 @@ def _bound(shown: Shown) -> str:
 
 def _show(shown: Shown, made: set[str]) -> list[Step]:
     inside = shown.path[1:]
-    steps = _directories(shown.path.rpartition("/")[0], made)
+    # A mount below another part has its place there.
+    steps = [] if shown.below else _directories(shown.path.rpartition("/")[0], made)
     if shown.kind == "link":
         return [*steps, Step(INIT, "symlinkat", (shown.link, Fd("root"), inside), "a symlink of the host")]
     name, copy = part(shown)
     steps += copy
-    if not shown.below:  # a mount below another part has its place there
+    if not shown.below:
         if shown.kind == "dir":
             steps += _directories(shown.path, made)
         else:

@@ -425,7 +425,8 @@ def test_script_makes_what_run_makes_for_an_ordinary_user(
 
 def test_a_mount_below_a_closed_directory_keeps_no_script_from_running(name: str, user: User) -> None:
     """An ordinary user's script cannot reach it, to make it read-only, nor can who is inside reach it."""
-    spec = Spec(("grep", "-c", " /srv/closed/m ", "/proc/self/mountinfo"), name, limits=Limits(memory=0, pids=0, cpu=0))
+    command = ("grep", "-c", " /srv/closed/m ", "/proc/self/mountinfo")
+    spec = Spec(command, name, Root(type="host"), limits=Limits(memory=0, pids=0, cpu=0))
 
     def act() -> tuple[int, str, str]:
         kernel.unshare(kernel.CLONE_NEWNS)

@@ -465,13 +465,14 @@ DEPARTURES: dict[str, tuple[dict[str, Any], set[str]]] = {
     "ipc": ({"ipc": {"shmmax": 1, "msgmax": 2}}, {"kernel/shmmax", "kernel/msgmax"}),
     "mounts": (
         {"mounts": [{"source": "/etc", "target": "/mnt", "exec": False}, {"source": "/usr", "target": "/media"}]},
-        {"/mnt", "/media source"},
+        {"/mnt", "/media"},
     ),
     "propagation of a mount": (
         {"mounts": [{"source": "/etc", "target": "/mnt", "propagation": "shared"}]},
         {"/mnt propagation"},
     ),
     "root": ({"root": {"type": "tmpfs"}}, {"/"}),
+    "all of the host": ({"root": "/"}, {"/"}),
     "namespaces": ({"namespaces": {"ipc": "host", "cgroup": "host"}, "ipc": {}}, {"ipc", "cgroup"}),
     "clock": ({"namespaces": {"boottime_offset": 3601}}, {"clock boottime"}),
     "hidepid": ({"hidepid": "off"}, {"/proc hidepid"}),
