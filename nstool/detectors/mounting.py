@@ -200,7 +200,7 @@ def kinds_differ(scene: Scene) -> Answer:
         return False
     view = _view_before(scene)
     tree, directory = view.trees.get(source.name), view.places.get(to.name, "")
-    if tree is None or not directory:
+    if tree is None or not directory or tree.fstype == "unknown":
         return None
     target = f"{directory.rstrip('/')}/{scene.text('to_path')}".rstrip("/")
     if "" in tree.made:

@@ -35,6 +35,8 @@ class Tree:
         """Return the tree of a path below this one, as a bind mount of it shows."""
         part = Tree(tuple(_join(host, path) for host in self.hosts), self.fstype, self.attributes)
         prefix = path.strip("/")
+        if prefix and not self.hosts and self.fstype not in ("", "tmpfs", "overlay"):
+            part.fstype = "unknown"  # a file or a directory that the kernel makes
         for name, kind in self.made.items():
             if name == prefix or name.startswith(prefix + "/"):
                 part.made[name[len(prefix) :].strip("/")] = kind

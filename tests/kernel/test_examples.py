@@ -61,7 +61,7 @@ CHAPTERS: dict[str, tuple[str, ...]] = {
         "writing to it                      [Errno 30]",
         "overlay, a file replaced inside    ['changed']\n",
         "upper/new                          kept\n",
-        "/etc/passwd                        the same file\n",
+        "/usr                               the same one\n",
     ),
     "chapter6_propagation": (
         "/tmp/a/b, mount",
