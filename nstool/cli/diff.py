@@ -87,26 +87,25 @@ def _of_spec(target: str, path: str) -> Difference:
 
 
 def _print(found: Difference, *, all_: bool) -> None:
-    from rich.table import Table
-    from rich.text import Text
-
-    from nstool.cli.console import cell, for_lines
+    from nstool.cli.console import Table, cell, for_lines
     from nstool.inspect.diff import ALIKE, DIFFERENT, UNKNOWN, counted
 
     console = for_lines()
     shown = [row for row in found.rows if row.state == DIFFERENT or (all_ and row.state == ALIKE)]
-    table = Table("", box=None)
-    for title in (found.first, found.second, "what it means"):
-        table.add_column(cell(title))
+    table = Table("", found.first, found.second, "what it means", below=(3,), once=True)
     area = ""
-    for names, row in _merged(shown):
-        if row.area != area:
-            area = row.area
-            table.add_row(cell(_TITLES.get(area, area), "bold"))
-        style = "" if row.state == ALIKE else "green"
-        meaning = row.meaning if row.state == DIFFERENT else "alike"
-        things = Text("\n").join(cell(f"  {name}") for name in names)
-        table.add_row(things, cell(row.first, style), cell(row.second, style), cell(meaning))
+    for same in _alike(shown):
+        if same[0].area != area:
+            area = same[0].area
+            table.add_line(cell(_TITLES.get(area, area), "bold"))
+        listed = same if all_ else same[:_MOST]
+        for row in listed:
+            style = "" if row.state == ALIKE else "green"
+            sides = (_side(row, text, len(same) > 1) for text in (row.first, row.second))
+            meaning = row.meaning if row.state == DIFFERENT else "alike"
+            table.add_row(cell(f"  {row.what}"), *(cell(text, style) for text in sides), cell(meaning))
+        if len(same) > len(listed):
+            table.add_line(cell(f"  and {len(same) - len(listed)} more of which the same is said; --all lists them"))
     if table.row_count:
         console.print(table)
     for what, why in _unknown(found.rows):
@@ -128,24 +127,19 @@ def _unknown(rows: tuple[Row, ...]) -> list[tuple[str, str]]:
     return [(", ".join(what), why) for why, what in found.items()]
 
 
-def _merged(rows: list[Row]) -> list[tuple[list[str], Row]]:
-    """Return the rows with what they are about; those that say the same of several things are made one."""
+def _alike(rows: list[Row]) -> list[list[Row]]:
+    """Return the rows in groups of which the same is said."""
     found: dict[tuple[str, ...], list[Row]] = {}
     for row in rows:
-        # What only one side has is said together, whatever it is there.
-        alone = row.area in ("mounts", "devices") and not (row.first and row.second)
-        sides = ("yes" if row.first else "", "yes" if row.second else "") if alone else (row.first, row.second)
-        found.setdefault((row.area, row.state, row.meaning, *sides, "" if row.meaning else row.what), []).append(row)
-    return [_one(same) for same in found.values()]
+        # Who has what the other lacks is a part of what is said.
+        lacking = ("first" if row.first else "", "second" if row.second else "")
+        key = (row.area, row.state, row.meaning, *lacking, "" if row.meaning else row.what)
+        found.setdefault(key, []).append(row)
+    return list(found.values())
 
 
-def _one(same: list[Row]) -> tuple[list[str], Row]:
-    row = same[0]
-    names = [one.what for one in same[:_MOST]]
-    if len(same) > _MOST:
-        names.append(f"and {len(same) - _MOST} more, which --json lists")
-    for side in ("first", "second"):
-        texts = {getattr(one, side) for one in same}
-        if len(texts) > 1:
-            row = row.replace(**{side: f"{len(same)} of them"})
-    return names, row
+def _side(row: Row, text: str, among_several: bool) -> str:
+    """Return a side of a row; "no" or "-" for what it has not."""
+    if not text:
+        return "no" if "yes" in (row.first, row.second) else "-"
+    return text.split(" ")[0] if among_several and row.area == "mounts" else text

@@ -1,0 +1,71 @@
+"""Tables: nothing is shortened, whatever the width; what has no room goes below its row or is said to be left out."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+
+from nstool.cli.console import Console, Table, cell
+
+PATH = "/sys/fs/cgroup/memory/a-cgroup-with-a-long-name/below"
+HEADS = ("id", "path", "options", "state", "what it is")
+ROWS = (("1", PATH, "rw,relatime", "shared", "words that go on for longer than any terminal is wide, " * 3), ("2", "/"))
+
+
+def printed(table: Table, width: int) -> list[str]:
+    file = io.StringIO()
+    Console(file=file, width=width).print(table)
+    return file.getvalue().splitlines()
+
+
+def table(**how: object) -> Table:
+    made = Table(*HEADS, **how)  # type: ignore[arg-type]
+    for row in ROWS:
+        made.add_row(*map(cell, row))
+    return made
+
+
+@pytest.mark.parametrize("width", range(24, 240, 9))
+def test_nothing_is_shortened_and_no_line_ends_in_blanks(width: int) -> None:
+    """Of each cell every character is there, at any width, in lines that fit."""
+    lines = printed(table(fixed=(0, 1), below=(4,)), width)
+    assert all(len(line) <= width and line == line.rstrip() for line in lines)
+    text = "".join(lines)
+    for word in ("rw,relatime", "shared", PATH, "terminal"):
+        assert all(text.count(letter) >= word.count(letter) for letter in word)
+    assert "…" not in text
+
+
+def test_a_wide_terminal_gets_a_line_a_row() -> None:
+    lines = printed(table(), 400)
+    assert len(lines) == 3
+    assert lines[2] == " 2   /"
+
+
+def test_what_has_no_room_goes_below_its_row() -> None:
+    lines = printed(table(fixed=(0, 1), below=(4,)), 80)
+    at = next(number for number, line in enumerate(lines) if PATH in line)
+    assert lines[at + 1].startswith("        words that go on")
+    assert lines[1].split() == ["what", "it", "is"]
+
+
+def test_columns_left_out_are_named() -> None:
+    lines = printed(table(fixed=(0, 1), spare=(2, 3, 4)), 64)
+    assert lines[0].split() == ["id", "path"]
+    assert lines[-1] == " not shown for want of room: options, state, what it is"
+
+
+def test_what_rows_have_alike_below_them_is_said_once() -> None:
+    made = Table("", "what it means", below=(1,), once=True)
+    for name in ("one", "two"):
+        made.add_row(name, "the same of both, in more words than go beside them on a line")
+    lines = printed(made, 40)
+    assert [line.strip() for line in lines[2:5]] == ["one", "two", "the same of both, in more words"]
+
+
+def test_lines_of_a_cell_stay_lines() -> None:
+    made = Table("a", "b")
+    made.add_row("1\n2", "x")
+    made.add_line("across")
+    assert printed(made, 80) == [" a  b", " 1  x", " 2", " across"]
