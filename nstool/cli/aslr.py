@@ -119,16 +119,14 @@ def _persona(persona: Persona) -> str:
 
 
 def _measured(measured: Measured) -> None:
-    from rich.table import Table
-
-    from nstool.cli.console import cell, for_lines
+    from nstool.cli.console import Table, cell, for_lines
     from nstool.security.aslr import most_shown
 
     console = for_lines()
     launches = measured.launches
     what = " ".join(measured.program)
     console.print(cell(f"{launches} launches of {what}, personality {_persona(measured.persona)}", "bold"))
-    table = Table("begins at", "bits that varied", "", "span", "different", "entropy at least", "from", "to", box=None)
+    table = Table("begins at", "bits that varied", "", "span", "different", "entropy at least", "from", "to")
     for name, region in measured.regions.items():
         table.add_row(*map(cell, (name, *_row(region))))
     console.print(table)

@@ -255,11 +255,9 @@ def _who(who: Subject, options: dict[str, Any]) -> str:
 
 def render(found: Prediction, console: Console) -> None:
     """Print the rules with formulas and numbers, then the outcome: before beside after, what changes in green."""
-    from rich.table import Table
+    from nstool.cli.console import Table, cell
 
-    from nstool.cli.console import cell
-
-    rules = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    rules = Table()
     for rule in found.rules:
         rules.add_row(cell(rule.name, "bold"), cell(rule.formula))
         rules.add_row("", cell(rule.numbers))
@@ -268,7 +266,7 @@ def render(found: Prediction, console: Console) -> None:
     if found.after is None:
         console.print(cell(f"it fails: {found.errno_name}: {found.why}", "red"), soft_wrap=True)
         return
-    table = Table("", "before", "after", box=None)
+    table = Table("", "before", "after")
     before, after = _rows(found.before), _rows(found.after)
     for name, text in before.items():
         table.add_row(cell(name), cell(text), cell(after[name], "green" if text != after[name] else ""))

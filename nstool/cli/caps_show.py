@@ -49,15 +49,11 @@ def show(target: str | None, json_wanted: bool) -> int:
 
 def render(found: ProcessCaps, console: Console) -> None:
     """Print the table: one row a fact, one column for each kind of thread."""
-    from rich.table import Table
-
-    from nstool.cli.console import cell, cells
+    from nstool.cli.console import Table, cell, cells
     from nstool.security import capabilities
 
     kinds = _kinds(found)
-    table = Table("", box=None)
-    for threads in kinds:
-        table.add_column(cell(_title(found, threads, len(kinds) > 1)))
+    table = Table("", *(_title(found, threads, len(kinds) > 1) for threads in kinds))
     rows: dict[str, list[str]] = {}
     for threads in kinds:
         one = threads[0]
@@ -72,8 +68,8 @@ def render(found: ProcessCaps, console: Console) -> None:
         table.add_row(cell(name), *(cells(text, "green" if text != texts[0] else "") for text in texts))
     console.print(table)
     lacking = " ".join(capabilities.names(found.lacking)) or "nothing"
-    console.print(cell(f"missing from the bounding set: {lacking}"), soft_wrap=True)
-    console.print(cell(f"they hold in {_where(found)}"), soft_wrap=True)
+    console.print(cell(f"missing from the bounding set: {lacking}"))
+    console.print(cell(f"they hold in {_where(found)}"))
 
 
 def _kinds(found: ProcessCaps) -> list[list[ThreadCaps]]:

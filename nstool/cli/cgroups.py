@@ -84,17 +84,20 @@ def _print(found: Cgroups) -> None:
         click.echo(f"{_plain(found.command)} ({found.pid}){namespace}")
     rows = [_row(one) for one in found.cgroups]
     kept = [number for number in range(len(_COLUMNS)) if any(row[number] for row in rows)]
-    printed_table([_COLUMNS[n] for n in kept], [[row[n] for n in kept] for row in rows])
+    below = [kept.index(n) for n in (3, 4) if n in kept]
+    columns, shown = [_COLUMNS[n] for n in kept], [[row[n] for n in kept] for row in rows]
+    printed_table(columns, shown, fixed=(0, kept.index(2)), below=below)
     click.echo()
     # Of huge pages only what is limited.
     limits = [one for one in found.limits if one.value is not None or not one.name.startswith("hugetlb.")]
     if limits:
-        printed_table(("limit", "holds", "set by", "used there", "of its own"), [_limit(one) for one in limits])
+        columns = ["limit", "holds", "used there", "of its own", "set by"]
+        printed_table(columns, [_limit(one) for one in limits], below=(4,))
     else:
         click.echo("no controller limits it")
     if used := _usage(found.usage, found.counted):
         click.echo()
-        printed_table(("used", "", "by all in"), used)
+        printed_table(("used", "", "by all in"), used, fixed=(0, 1, 2))
     for note in (*_delegations(found.cgroups), *found.notes):
         click.echo(f"note: {_plain(note)}")
     if "inside" in found.unread:
@@ -122,7 +125,7 @@ def _row(one: Membership) -> Sequence[str]:
 def _limit(one: Bound) -> Sequence[str]:
     own = _value(one.own, one.unit) if one.own != one.value or not one.directory else "the same"
     used = "" if one.used is None else _value(one.used, one.unit)
-    return (one.name, _value(one.value, one.unit), one.directory or "nobody", used, own)
+    return (one.name, _value(one.value, one.unit), used, own, one.directory or "nobody")
 
 
 def _value(value: float | str | None, unit: str) -> str:

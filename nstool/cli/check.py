@@ -67,14 +67,10 @@ def _show_features(features: tuple[Feature, ...], as_json: bool) -> int:
 
         click.echo(json.dumps([feature.asdict() for feature in features], indent=2))
         return 0
-    from rich.table import Table
-
-    from nstool.cli.console import cell, for_lines
+    from nstool.cli.console import Table, cell, for_lines
 
     console = for_lines()
-    table = Table(box=None, pad_edge=False, show_edge=False)
-    for title in ("feature", "", "found by", "what to do"):
-        table.add_column(title, overflow="fold", ratio=1 if console.is_terminal and " " in title else None)
+    table = Table("feature", "", "found by", "what to do", fixed=(0, 1))
     area = ""
     for feature in features:
         if feature.area != area:

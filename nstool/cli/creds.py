@@ -67,16 +67,15 @@ _WHAT = {"chain": "not all of its user namespaces may be read", "its own": "its 
 
 
 def _ids(found: Credentials, console: Console) -> None:
-    from rich.table import Table
+    from nstool.cli.console import Table, cell
 
-    from nstool.cli.console import cell
-
-    table = Table("", box=None)
+    heads: list[str] = []
     columns: dict[int | None, list[Terms]] = {}
     for terms in found.terms:
         columns.setdefault(terms.namespace, []).append(terms)
     for same in columns.values():
-        table.add_column(cell(f"{' and '.join(terms.whose for terms in same)}, {_inode(same[0])}"))
+        heads.append(f"{' and '.join(terms.whose for terms in same)}, {_inode(same[0])}")
+    table = Table("", *heads)
     shown = [same[0] for same in columns.values()]
     for what in ("uid", "gid"):
         for number, which in enumerate(("real", "effective", "saved", "filesystem")):
@@ -103,11 +102,9 @@ def _groups(groups: tuple[Id, ...]) -> str:
 
 
 def _spaces(chain: tuple[UserNamespace, ...], console: Console) -> None:
-    from rich.table import Table
+    from nstool.cli.console import Table, cell, cells
 
-    from nstool.cli.console import cell, cells
-
-    table = Table("user namespaces", "owner", "uid map", "gid map", "setgroups", box=None)
+    table = Table("user namespaces", "owner", "uid map", "gid map", "setgroups")
     for space in chain:
         where = "  " * space.depth + f"user:[{space.inode}]"
         owner = "unknown" if space.owner is None else _words(space.owner)
@@ -131,11 +128,9 @@ def _denied(space: UserNamespace) -> str:
 
 
 def _limits(chain: tuple[UserNamespace, ...], console: Console) -> None:
-    from rich.table import Table
+    from nstool.cli.console import Table, cell
 
-    from nstool.cli.console import cell
-
-    table = Table("limits", *(f"user:\\[{space.inode}]" for space in chain), box=None)
+    table = Table("limits", *(f"user:[{space.inode}]" for space in chain))
     names = dict.fromkeys(name for space in chain for name in space.limits or ())
     for name in names:
         table.add_row(*map(cell, (name.removeprefix("max_"), *(_limit(space, name) for space in chain))))

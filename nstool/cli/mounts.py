@@ -79,7 +79,8 @@ def _print(found: Mounts, as_tree: bool) -> None:
         for_lines().print(_tree(found))
     else:
         entries = found.by_id()
-        printed_table(_COLUMNS, [_row(entry, entries) for entry in entries.values()])
+        rows = [_row(entry, entries) for entry in entries.values()]
+        printed_table(_COLUMNS, rows, fixed=(0, 1, 2), below=(5, 7))
     if not found.mounts:
         click.echo(f"note: no mount of its namespace is below its root directory {_quoted(found.root)}")
     if covered:

@@ -21,6 +21,7 @@ Examples:
 """
 
 _USUAL = {("from all", "lookup local", 0), ("from all", "lookup main", 32766), ("from all", "lookup default", 32767)}
+_MOST = 3  # processes of a namespace that are named
 _LOCAL = ("unix", "netlink", "packet")  # families of sockets that --all shows
 
 
@@ -66,6 +67,7 @@ def _print(found: Network, *, all_: bool) -> None:
         ("neighbours", "mac", "device", "state"),
         [(n.address, n.mac, n.device, n.state) for n in found.neighbours if all_ or n.state != "noarp"],
         console,
+        fixed=(0, 1),
     )
     _sockets(found, console, all_=all_)
     _nftables(found, console)
@@ -79,8 +81,9 @@ def _print(found: Network, *, all_: bool) -> None:
 
 
 def _who(place: Place) -> str:
-    names = ", ".join(f"{pid} {comm}" for pid, comm in place.processes)
-    more = f" and {place.count - len(place.processes)} more" if place.count > len(place.processes) else ""
+    shown = place.processes[:_MOST]
+    names = ", ".join(f"{pid} {comm}" for pid, comm in shown)
+    more = f" and {place.count - len(shown)} more" if place.count > len(shown) else ""
     living = (
         f"with process{'es' if place.count > 1 else ''} {names}{more}" if names else "without a process that you see"
     )
@@ -88,11 +91,10 @@ def _who(place: Place) -> str:
 
 
 def _devices(devices: tuple[Device, ...], console: Console) -> None:
-    from rich.table import Table
+    from nstool.cli.console import Table, cell, cells
 
-    from nstool.cli.console import cell, cells
-
-    table = Table("devices", "kind", "state", "mtu", "mac", "addresses", "other end", "received", "sent", box=None)
+    heads = ("devices", "kind", "state", "mtu", "mac", "addresses", "other end", "received", "sent")
+    table = Table(*heads, fixed=(0, 5), below=(6,), spare=(4, 7, 8))
     for one in devices:
         kind = " ".join(word for word in (one.kind, one.detail) if word)
         state = one.state if one.up else "off"
@@ -142,7 +144,7 @@ def _routes(routes: tuple[Route, ...], console: Console, *, all_: bool) -> None:
         metric = str(one.metric) if one.metric else ""
         row = (f"{what}{one.destination}", one.table, hops, one.source, metric, one.protocol, " ".join(one.flags))
         rows.append(row)
-    _table(("routes", "table", "", "source", "metric", "made by", ""), rows, console)
+    _table(("routes", "table", "", "source", "metric", "made by", ""), rows, console, fixed=(0, 2, 3))
 
 
 def _rules(rules: tuple[Rule, ...], console: Console, *, all_: bool) -> None:
@@ -162,7 +164,7 @@ def _sockets(found: Network, console: Console, *, all_: bool) -> None:
             continue
         name = f"{one.family} {one.type}" if one.family in _LOCAL else one.type
         rows.append((name, one.state, one.local, one.remote, _owners(owned)))
-    _table(("sockets", "state", "here", "there", "whose"), rows, console)
+    _table(("sockets", "state", "here", "there", "whose"), rows, console, fixed=(0, 2, 3))
     if found.hidden and rows:
         console.print(f" others may be of {found.hidden} processes whose files you may not see")
 
@@ -183,7 +185,7 @@ def _nftables(found: Network, console: Console) -> None:
         return
     console.print(cell(" nftables", "bold"))
     for line in found.ruleset.splitlines() or ["none"]:
-        console.print(cell(f"   {line}".replace("\t", "    ")))
+        console.print(cell(f"   {line}".rstrip().replace("\t", "    ")))
 
 
 def _sysctls(found: Network, console: Console) -> None:
@@ -196,12 +198,16 @@ def _sysctls(found: Network, console: Console) -> None:
     _table(("settings that differ", "here", "in a fresh one"), rows, console)
 
 
-def _table(heads: tuple[str, ...], rows: Iterable[tuple[str, ...]], console: Console, none: str = "none") -> None:
-    from rich.table import Table
+def _table(
+    heads: tuple[str, ...],
+    rows: Iterable[tuple[str, ...]],
+    console: Console,
+    none: str = "none",
+    fixed: Iterable[int] = (0,),
+) -> None:
+    from nstool.cli.console import Table, cell
 
-    from nstool.cli.console import cell
-
-    table = Table(*heads, box=None)
+    table = Table(*heads, fixed=fixed)
     for row in rows:
         table.add_row(*map(cell, row))
     if table.row_count:

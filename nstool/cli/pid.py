@@ -111,13 +111,11 @@ def _show(tid: int, as_json: bool) -> int:
 
 
 def _print(found: Numbers) -> None:
-    from rich.table import Table
-
-    from nstool.cli.console import cell, for_lines, heading
+    from nstool.cli.console import Table, cell, for_lines, heading
 
     console = for_lines()
     console.print(heading(found.pid, found.tid, found.comm))
-    table = Table("", "pid namespace", "pid", "tid", "pgid", "sid", "its init", box=None)
+    table = Table("", "pid namespace", "pid", "tid", "pgid", "sid", "its init", fixed=range(4))
     last = len(found.levels) - 1
     for level in found.levels:
         where = ("yours, " if level.depth == 0 else "") + ("its own" if level.depth == last else "")

@@ -60,15 +60,10 @@ def look(pid: int) -> Isolation:
 
 def render(isolation: Isolation, console: Console, published: Sequence[str] = ()) -> None:
     """Print the table: one row a fact, inside beside outside, what differs in green. published: ports of the host."""
-    from rich.table import Table
-
-    from nstool.cli.console import cell, cells
+    from nstool.cli.console import Table, cell, cells
 
     inside, outside = isolation.inside, isolation.outside
-    table = Table(box=None)
-    table.add_column("", no_wrap=True)
-    for side, facts in _sides(isolation):
-        table.add_column(cell(f"{side}: {facts.command} ({facts.pid})"), overflow="fold")
+    table = Table("", *(f"{side}: {facts.command} ({facts.pid})" for side, facts in _sides(isolation)))
     for title, rows in _sections(isolation).items():
         table.add_row(cell(title, "bold"))
         for name, text in rows.items():
@@ -86,13 +81,9 @@ def _sides(isolation: Isolation) -> tuple[tuple[str, Facts], ...]:
 
 def render_mounts(isolation: Isolation, console: Console) -> None:
     """Print the mounts inside: target, ro, rw or covered (no path leads to it), type, source, options."""
-    from rich.table import Table
+    from nstool.cli.console import Table, cell
 
-    from nstool.cli.console import cell
-
-    table = Table(box=None)
-    for title in ("mounted on", "", "type", "source", "options"):
-        table.add_column(title, overflow="fold")
+    table = Table("mounted on", "", "type", "source", "options", fixed=(0, 1), below=(4,))
     covered = isolation.inside.covered
     for mount in isolation.inside.mounts or ():
         access = "covered" if mount.id in covered else "ro" if mount.read_only else "rw"

@@ -127,11 +127,10 @@ def _no_tracer(found: Card) -> str:
 
 
 def _threads(threads: tuple[Thread, ...], console: Console) -> None:
-    from rich.table import Table
+    from nstool.cli.console import Table, cell
 
-    from nstool.cli.console import cell
-
-    table = Table("threads", "name", "state", "waits in", "system call", "policy", "cpu", "signals waiting", box=None)
+    heads = ("threads", "name", "state", "waits in", "system call", "policy", "cpu", "signals waiting")
+    table = Table(*heads, below=(4,), spare=(5, 6))
     for one in threads[:_MOST]:
         policy = f"{one.policy} {one.rt_priority or one.nice}"
         pending = " ".join(one.pending)
@@ -241,12 +240,10 @@ def _shared(found: Card, kind: str) -> str:
 
 
 def _limits(limits: tuple[Limit, ...], console: Console) -> None:
-    from rich.table import Table
-
-    from nstool.cli.console import cell
+    from nstool.cli.console import Table, cell
     from nstool.security.rlimits import describe, unit
 
-    table = Table("limits", "soft:hard", "used", "", box=None)
+    table = Table("limits", "soft:hard", "used", "")
     for one in limits:
         used = "" if one.used is None else str(one.used)
         table.add_row(*map(cell, (f"{one.name} {unit(one.name)}", describe((one.soft, one.hard)), used, one.note)))
@@ -270,11 +267,9 @@ def _files(found: Card, console: Console, *, all_: bool) -> None:
 
 
 def _fds(fds: tuple[Fd, ...], console: Console) -> None:
-    from rich.table import Table
+    from nstool.cli.console import Table, cell
 
-    from nstool.cli.console import cell
-
-    table = Table("fd", "kind", "mode", "what", "", "other end", box=None)
+    table = Table("fd", "kind", "mode", "what", "", "other end", below=(5,))
     for one in fds:
         others = ", ".join(f"{holder.pid} {holder.comm} fd {holder.fd}" for holder in one.others)
         table.add_row(*map(cell, (str(one.fd), one.kind, one.mode or "path", one.target, one.detail, others)))
@@ -293,11 +288,9 @@ def _section(title: str, rows: Rows, console: Console) -> None:
 
 
 def _rows(rows: Rows, console: Console) -> None:
-    from rich.table import Table
+    from nstool.cli.console import Table, cell
 
-    from nstool.cli.console import cell
-
-    table = Table(box=None, show_header=False)
+    table = Table()
     for name, text in rows:
         table.add_row(cell(f"  {name}"), cell(text))
     console.print(table)

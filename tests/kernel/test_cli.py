@@ -312,7 +312,7 @@ def test_ps_and_show_tell_what_a_sandbox_has_and_uses(name: str) -> None:
         assert words[6:] == [*listed["addresses"], *ports, "sh", "-c", "echo", "ready;", "exec", "cat"]
         shown = nstool("show", name).stdout
         assert [line.split()[-1] for line in shown.splitlines()[-3:]] == ports
-        assert re.search(r"^ +pids\.max +77, 2 used ", shown, re.MULTILINE)
+        assert re.search(r"^ +pids\.max +77, 2 used\b", shown, re.MULTILINE)
         assert json.loads(nstool("show", name, "--json").stdout)["published"] == ports
 
 
@@ -340,6 +340,22 @@ def test_reader_that_goes_away_is_no_error(words: tuple[str, ...]) -> None:
     finally:
         os.close(writer)
     assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, "")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        *(("show", "1"), ("mounts", "self"), ("mounts", "self", "--tree"), ("task", "self", "--fds"), ("net", "self")),
+        *(("cgroups", "1"), ("cgroups",), ("creds", "1"), ("diff", "1", "self", "--all"), ("caps", "show", "1")),
+        *(("can", "self", "signal", "1", "--long"), ("ls",), ("ipc",), ("ps",), ("pid", "self"), ("path", "self", "/")),
+    ],
+    ids=" ".join,
+)
+def test_no_line_of_a_pipe_ends_in_blanks(words: tuple[str, ...]) -> None:
+    """What is compared or copied has no blanks that nobody sees."""
+    done = nstool(*(str(os.getpid()) if word == "self" else word for word in words))
+    assert done.stdout, done.stderr
+    assert [line for line in done.stdout.splitlines() if line != line.rstrip()] == []
 
 
 # The start script, or the entry point of an installed package: its interpreter gets SIGINT when it imports a module.

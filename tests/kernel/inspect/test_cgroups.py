@@ -577,7 +577,7 @@ def test_the_command(in_child: Act, nest: Callable[[str], Nest]) -> None:
         (status, err) == (0, "") for status, _, err in (table, nodes, told, tree_json, every, every_json, by_name)
     )
     row = next(line.split() for line in table[1].splitlines() if line.startswith(" pids.max"))
-    assert row == ["pids.max", "7", one.directories[1], "1", "unlimited"]
+    assert row == ["pids.max", "7", "1", "unlimited", one.directories[1]]
     assert one.path(2) in nodes[1]
     limits = {limit["name"]: limit for limit in json.loads(told[1])["limits"]}
     assert (limits["pids.max"]["value"], limits["pids.max"]["directory"]) == (7, one.directories[1])
