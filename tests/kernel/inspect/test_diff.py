@@ -593,6 +593,4 @@ def test_the_command_has_a_word_for_each_side_of_every_row() -> None:
     with living() as one, living("setpriv", "--bounding-set=-mknod,-net_raw,-chown") as other:
         rows = boxes.nstool("diff", str(one), str(other)).out.splitlines()
     told = {line.split()[0]: line.split()[1:3] for line in rows if line.startswith("   ")}
-    assert {name: told[name] for name in ("mknod", "net_raw", "chown")} == dict.fromkeys(
-        ("mknod", "net_raw", "chown"), ["yes", "no"]
-    )
+    assert [told[name] for name in ("mknod", "net_raw", "chown")] == [["yes", "no"]] * 3
