@@ -13,8 +13,8 @@ EPILOG = """\b
 Examples:
   nstool pid 4711                  which numbers has process (or thread) 4711 here and further in
   nstool pid 1 --ns web            which process of mine is process 1 of the sandbox web
-  nstool pid 4711 --to /run/kept/pid
-                                   which number has my process 4711 in there
+  nstool pid 4711 --to web         which number has my process 4711 in there
+  nstool pid 4711 --to kept/pid    the same of a namespace that `nstool pin --types pid 815 kept` has kept
   nstool pid 7 --ns 4711 --to 815  a number from one container in the terms of another
 """
 
