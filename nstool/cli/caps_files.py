@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import stat
 import sys
+from errno import ELOOP, ENOENT, ENOTDIR
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from nstool.cli.caps_words import as_json, of_set, placed
-from nstool.errors import NstoolError, visible
+from nstool.errors import NstoolError, SpecError, visible
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -37,8 +38,8 @@ Examples:
 def get(files: tuple[str, ...], json_wanted: bool) -> int:
     """Show the capabilities of files, as setcap(8) would set them, with the root id where they have one.
 
-    A root id, as your user namespace has it, limits them to the user namespaces of which that user is root. Symbolic
-    links are not followed.
+    A root id, as your user namespace has it, limits them to the user namespaces of which that user is root. Of a
+    symbolic link those of the file that it leads to are shown, with the path of that.
     """
     return _each(files, _read, json_wanted)
 
@@ -97,8 +98,11 @@ def clear(files: tuple[str, ...], json_wanted: bool) -> int:
 def _read(path: str) -> FileCaps | None:
     from nstool.security import filecaps
 
-    os.stat(path, follow_symlinks=False)  # the attribute of what is not there is an error of its own
-    return filecaps.read(path)
+    fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    try:
+        return filecaps.read(fd)
+    finally:
+        os.close(fd)
 
 
 def _each(files: tuple[str, ...], act: Callable[[str], FileCaps | None], json_wanted: bool) -> int:
@@ -110,15 +114,25 @@ def _each(files: tuple[str, ...], act: Callable[[str], FileCaps | None], json_wa
         try:
             caps = act(path)
         except (NstoolError, OSError) as error:
-            status = report(error)
+            missing = getattr(error, "errno", 0) in (ENOENT, ENOTDIR, ELOOP)
+            status = report(_missing(path) if missing else error)
             continue
         if json_wanted:
-            found.append({"path": path, "capabilities": _caps_as_json(caps)})
+            found.append({"path": path, "file": os.path.realpath(path), "capabilities": _caps_as_json(caps)})
         else:
-            click.echo(f"{_name(path)} {say(caps)}")
+            leads = f" -> {_name(os.path.realpath(path))}" if os.path.islink(path) else ""
+            click.echo(f"{_name(path)}{leads} {say(caps)}")
     if json_wanted:
         click.echo(as_json(found))
     return status
+
+
+def _missing(path: str) -> SpecError:
+    if not path:
+        return SpecError("a FILE is empty; give the path of a file")
+    if os.path.islink(path):
+        return SpecError(f"the symbolic link {path} leads to no file; name one that there is")
+    return SpecError(f"there is no file {path}; give the path of one, as `command -v NAME` prints it")
 
 
 def _name(path: str) -> str:
@@ -168,6 +182,8 @@ def scan(directory: str, all_filesystems: bool, json_wanted: bool) -> int:
     """
     from nstool.inspect.scan import Scan
 
+    if not os.path.lexists(directory):
+        raise SpecError(f"there is no directory {directory or 'without a name'}; give one that there is", "DIRECTORY")
     with _progress() as progress:
         task = progress.add_task("", files=0, found=0, total=None)
 

@@ -343,11 +343,11 @@ def test_files_on_the_command_line(file: Path) -> None:
     link = file.with_name("link")
     link.symlink_to(file)
     done = nstool("caps", "set", "cap_net_raw=ep", link, file.parent, file, "/does/not/exist")
-    assert done.returncode == 125
+    assert done.returncode == 2
     assert done.stdout == f"{file} cap_net_raw=ep\n"
     assert "is a symbolic link, which is not followed" in done.stderr
     assert "is no regular file" in done.stderr
-    assert "/does/not/exist: No such file or directory" in done.stderr
+    assert "there is no file /does/not/exist; give the path of one" in done.stderr
     assert getcap(file) == "cap_net_raw=ep"
     done = nstool("caps", "set", "--rootid", 7, "--json", "cap_kill=ei", file)
     assert json.loads(done.stdout)[0]["capabilities"]["rootid"] == 7
@@ -518,3 +518,21 @@ def test_wrong_words_are_told_with_their_place(words: tuple[str, ...]) -> None:
     assert done.returncode == 2
     assert WRONG[words] in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.needs("root")
+def test_of_a_link_the_file_that_it_leads_to_is_told(tmp_path: Path) -> None:
+    """Named too, and the same as of the file itself; a link that leads nowhere is a bad request."""
+    file, link, loop = tmp_path / "file", tmp_path / "link", tmp_path / "loop"
+    file.touch()
+    link.symlink_to(file)
+    loop.symlink_to(loop)
+    assert nstool("caps", "set", "cap_net_raw=ep", file).returncode == 0
+    assert nstool("caps", "get", link).stdout == f"{link} -> {file} cap_net_raw=ep\n"
+    found = json.loads(nstool("caps", "get", "--json", link).stdout)
+    assert str(file) in str(found)
+    done = nstool("caps", "get", loop)
+    assert (done.returncode, done.stderr) == (
+        2,
+        f"nstool: the symbolic link {loop} leads to no file; name one that there is\n",
+    )

@@ -299,7 +299,10 @@ def test_json_is_one_document(tree: Path) -> None:
 
 def test_a_wrong_directory_is_an_error() -> None:
     done = command("/does/not/exist")
-    assert (done.returncode, done.stderr) == (125, "nstool: /does/not/exist: No such file or directory\n")
+    assert (done.returncode, done.stderr) == (
+        2,
+        "nstool: DIRECTORY: there is no directory /does/not/exist; give one that there is\n",
+    )
 
 
 def test_progress_is_shown_on_a_terminal_only(tree: Path) -> None:
