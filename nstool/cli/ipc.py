@@ -66,15 +66,20 @@ def remove(target: str, objects: tuple[str, ...]) -> int:
     """Remove each OBJECT: shm:ID, sem:ID, msg:ID or mq:/NAME, as the list shows them.
 
     Who waits at a semaphore or a queue is woken with an error. A segment that is attached goes with its last detach.
-    All are tried; exit status 125 if one was refused.
+    All are tried, and what was removed is said; exit status 125 if one was refused.
     """
     from nstool.cli.main import CANNOT, report
     from nstool.sandbox.ipc import read_object, remove
 
     wanted = [read_object(text) for text in objects]
-    refused = remove(wanted, _pid(target))
-    for _, error in refused:
-        report(error)
+    refused = dict(remove(wanted, _pid(target)))
+    for one in wanted:
+        if error := refused.get(one):
+            lists = f"nstool ipc --in {target}" if target else "nstool ipc"
+            error.remedies = tuple(remedy.replace("nstool ipc", lists) for remedy in error.remedies)
+            report(error)
+        else:
+            click.echo(f"removed {_plain(str(one))}")
     return CANNOT if refused else 0
 
 

@@ -6,7 +6,7 @@ import os
 from errno import ENAMETOOLONG
 
 from nstool.closing import ByFd
-from nstool.errors import SandboxGone
+from nstool.errors import SandboxGone, SpecError, no_process
 from nstool.frozen import Frozen
 
 TYPE_CHECKING = False
@@ -112,8 +112,8 @@ class Proc(ByFd):
 
     def gone(self) -> ProcessGone:
         """Return the error that says it has ended."""
-        what = f"process {self.pid}" if self.tid == self.pid else f"thread {self.tid} of process {self.pid}"
-        return ProcessGone(f"there is no {what}, or it has ended; ps -e lists those that there are")
+        what = self.pid if self.tid == self.pid else f"thread {self.tid} of process {self.pid}"
+        return ProcessGone(no_process(what))
 
     def bytes(self, name: str) -> bytes:
         """Return the content of a file of the process. FileNotFoundError: this kernel has no such file."""
@@ -229,10 +229,10 @@ def processes() -> Iterator[Proc]:
             yield proc
 
 
-def process(target: str) -> int:
+def process(target: str, otherwise: str = "") -> int:
     """Return the pid that TARGET means on every command line: a pid, or the name of a sandbox: its command.
 
-    Raises SpecError or SandboxGone.
+    otherwise: what else was looked for, for the message. Raises SpecError or SandboxGone.
     """
     from nstool.sandbox import rundir
     from nstool.sandbox.join import pid_of
@@ -240,5 +240,7 @@ def process(target: str) -> int:
 
     if pid := pid_of(target):
         return pid
-    record = rundir.find_running(target)
+    if not target:
+        raise SpecError("a TARGET is empty; give a pid or the name of a sandbox")
+    record = rundir.find_running(target, f", and it is no pid{otherwise}")
     return payload_pid(record.init_pid) if record.spec.get("init", True) else record.init_pid

@@ -10,7 +10,7 @@ from errno import EINVAL
 from functools import partial
 
 from nstool import kinds, uapi
-from nstool.errors import SandboxGone
+from nstool.errors import SandboxGone, no_process
 from nstool.frozen import Frozen
 from nstool.sandbox.mountinfo import Mount, read_mounts
 from nstool.security import capabilities, idmap, securebits
@@ -174,7 +174,7 @@ def facts(pid: int, addresses: Sequence[str] | None = None, directory: int = -1)
         finally:
             os.close(proc)
     except (FileNotFoundError, ProcessLookupError) as error:
-        raise SandboxGone(f"there is no process {pid}, or it has ended; ps -e lists those that there are") from error
+        raise SandboxGone(no_process(pid)) from error
 
 
 def why_hidden(pid: int) -> tuple[str, str]:
