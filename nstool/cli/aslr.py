@@ -53,8 +53,7 @@ def command(ctx: click.Context, target: str, launches: int, as_json: bool) -> in
     addresses follows how many bits of entropy there are at least, with 95 % confidence. What N launches can show
     at most is said.
     """
-    import json
-
+    from nstool.cli import answer
     from nstool.inspect import aslr
     from nstool.inspect.proc import process
 
@@ -72,7 +71,7 @@ def command(ctx: click.Context, target: str, launches: int, as_json: bool) -> in
             "process": known.asdict() if known else None,
             "measured": _plain(measured) if measured else None,
         }
-        click.echo(json.dumps(found, indent=2))
+        answer.show(found)
     else:
         _print(settings, known, measured)
     return 0

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nstool.cli.caps_words import as_json, of_set, placed
+from nstool.cli import answer
+from nstool.cli.caps_words import of_set, placed
 from nstool.errors import NstoolError, SpecError, visible
 
 if TYPE_CHECKING:
@@ -123,7 +124,7 @@ def _each(files: tuple[str, ...], act: Callable[[str], FileCaps | None], json_wa
             leads = f" -> {_name(os.path.realpath(path))}" if os.path.islink(path) else ""
             click.echo(f"{_name(path)}{leads} {say(caps)}")
     if json_wanted:
-        click.echo(as_json(found))
+        answer.show({"files": found})
     return status
 
 
@@ -253,7 +254,7 @@ def _json_parts(search: Scan) -> Iterator[str]:
 
     from nstool.inspect.scan import Unread
 
-    yield '{"items": ['
+    yield f'{{"version": {answer.VERSION}, "items": ['
     separator = "\n"
     for item in search:
         yield separator + json.dumps(_item(item, isinstance(item, Unread)))

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nstool.cli.caps_words import as_json, placed, say_set, sets_as_json
+from nstool.cli import answer
+from nstool.cli.caps_words import placed, say_set, sets_as_json
 from nstool.errors import SpecError
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ def predict(file: str, json_wanted: bool, **options: Any) -> int:
             "files": [one.asdict() for one in found.program.files],
             "loader": found.program.loader.asdict() if found.program.loader else None,
         }
-        click.echo(as_json({**_as_json(found.subject, found.prediction), "program": program, "unknown": found.unknown}))
+        answer.show({**_as_json(found.subject, found.prediction), "program": program, "unknown": found.unknown})
         return 0
     from nstool.cli.console import cell, for_lines
 
@@ -146,7 +147,7 @@ def after_setuid(json_wanted: bool, start: str | None, uid: str | None, fsuid: i
         what = "setresuid({}, {}, {})".format(*wanted)
     unknown = {key: text for key, text in who.unknown.items() if key != "securebits" or options["securebits"] is None}
     if json_wanted:
-        click.echo(as_json({**_as_json(who, found), "unknown": unknown}))
+        answer.show({**_as_json(who, found), "unknown": unknown})
         return 0
     from nstool.cli.console import cell, for_lines
 

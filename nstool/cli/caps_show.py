@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nstool.cli.caps_words import as_json, of_set, say_set, sets_as_json
+from nstool.cli import answer
+from nstool.cli.caps_words import of_set, say_set, sets_as_json
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -41,7 +42,7 @@ def show(target: str | None, json_wanted: bool) -> int:
 
     found = process_caps(process(target) if target else os.getpid())
     if json_wanted:
-        click.echo(as_json(_as_json(found)))
+        answer.show(_as_json(found))
         return 0
     render(found, for_lines())
     return 0
@@ -178,7 +179,7 @@ def _print_mask(mask: int, json_wanted: bool) -> None:
     from nstool.security import capabilities
 
     if json_wanted:
-        click.echo(as_json(of_set(mask)))
+        answer.show(of_set(mask))
         return
     listed = ",".join(f"cap_{name}" if not name.isdecimal() else name for name in capabilities.names(mask))
     click.echo(f"0x{mask:016x}={listed}")
@@ -189,7 +190,7 @@ def _print_text(sets: CapSets, last: int, json_wanted: bool) -> None:
 
     canonical = capabilities.to_text(sets, last)
     if json_wanted:
-        click.echo(as_json({**sets_as_json(sets), "text": canonical}))
+        answer.show({**sets_as_json(sets), "text": canonical})
         return
     for name in sets.__fields__:
         click.echo(f"{name:12} 0x{getattr(sets, name):016x} {say_set(getattr(sets, name))}")

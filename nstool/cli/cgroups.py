@@ -43,9 +43,9 @@ def command(target: str | None, as_tree: bool, as_json: bool) -> int:
     if as_tree:
         _tree(found.cgroups if found else trees, as_json)
     elif as_json:
-        import json
+        from nstool.cli import answer
 
-        click.echo(json.dumps(found.asdict() if found else [one.asdict() for one in trees], indent=2))
+        answer.show(found.asdict() if found else {"hierarchies": [one.asdict() for one in trees]})
     elif found:
         _print(found)
     else:
@@ -188,23 +188,19 @@ def _tree(places: Sequence[Membership | Hierarchy], as_json: bool) -> None:
 
     told = [(place if isinstance(place, Hierarchy) else place.hierarchy, tree(place)) for place in places]
     if as_json:
-        import json
+        from nstool.cli import answer
 
-        click.echo(
-            json.dumps(
-                [{"hierarchy": one.asdict(), "cgroups": [node.asdict() for node in nodes]} for one, nodes in told],
-                indent=2,
-            )
-        )
+        rows = [{"hierarchy": one.asdict(), "cgroups": [node.asdict() for node in nodes]} for one, nodes in told]
+        answer.show({"trees": rows})
         return
     from nstool.cli.console import printed_table
 
     for one, nodes in told:
         click.echo(f"version {one.version}: {_controllers(one)}, on {_plain(one.mount) or 'nothing'}")
-        rows = [_node(node) for node in nodes]
+        lines = [_node(node) for node in nodes]
         columns = ("cgroup", "processes", "with those below", "memory", "tasks", "cpu time", "owner")
-        kept = [number for number in range(len(columns)) if any(row[number] for row in rows)]
-        printed_table([columns[n] for n in kept], [[row[n] for n in kept] for row in rows])
+        kept = [number for number in range(len(columns)) if any(line[number] for line in lines)]
+        printed_table([columns[n] for n in kept], [[line[n] for n in kept] for line in lines])
 
 
 def _node(node: Node) -> Sequence[str]:

@@ -48,10 +48,10 @@ def command(words: tuple[str, ...], as_json: bool) -> int:
 
 def _show_problems(problems: tuple[Problem, ...], notes: list[str], as_json: bool) -> int:
     if as_json:
-        import json
+        from nstool.cli import answer
 
         told = {"ok": not problems, "problems": [p.asdict() for p in problems], "notes": notes}
-        click.echo(json.dumps(told, indent=2))
+        answer.show(told)
     elif problems:
         click.echo("\n\n".join(map(str, problems)))
     else:
@@ -63,9 +63,9 @@ def _show_problems(problems: tuple[Problem, ...], notes: list[str], as_json: boo
 
 def _show_features(features: tuple[Feature, ...], as_json: bool) -> int:
     if as_json:
-        import json
+        from nstool.cli import answer
 
-        click.echo(json.dumps([feature.asdict() for feature in features], indent=2))
+        answer.show({"features": [feature.asdict() for feature in features]})
         return 0
     from nstool.cli.console import Table, cell, for_lines
 

@@ -32,8 +32,7 @@ def command(target: str, where: str, as_json: bool) -> int:
     kernel as the overflow id, 65534; that is told apart from a real 65534. Then the user namespaces from yours
     down to that of TARGET: who owns each, its maps, and its limits on namespaces and watches (/proc/sys/user).
     """
-    import json
-
+    from nstool.cli import answer
     from nstool.inspect import nsfile
     from nstool.inspect.creds import credentials
     from nstool.inspect.proc import process
@@ -42,7 +41,7 @@ def command(target: str, where: str, as_json: bool) -> int:
     with nsfile.named(where, "user", "--in") if where else nullcontext() as asked:
         found = credentials(pid, asked)
     if as_json:
-        click.echo(json.dumps(found.asdict(), indent=2))
+        answer.show(found.asdict())
     else:
         _print(found)
     return 0

@@ -50,13 +50,13 @@ def command(first: str, second: str, all_: bool, as_json: bool) -> int:
     The exit status is 0 if they are alike, 1 if they differ. What the kernel tells nobody, as the securebits of
     another process, is listed as not known and counts as neither.
     """
-    import json
+    from nstool.cli import answer
 
     found = _of_spec(first, second) if _is_spec(second) else _of_processes(first, second)
     if as_json:
         from nstool.inspect.diff import counted
 
-        click.echo(json.dumps({**found.asdict(), "alike": found.alike, "counts": counted(found.rows)}, indent=2))
+        answer.show({**found.asdict(), "alike": found.alike, "counts": counted(found.rows)})
     else:
         _print(found, all_=all_)
     return 0 if found.alike else DIFFERENT

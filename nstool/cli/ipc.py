@@ -51,9 +51,9 @@ def command(context: click.Context, target: str, as_json: bool) -> int:
 
     found = ipc(process(target) if target else own_pid())
     if as_json:
-        import json
+        from nstool.cli import answer
 
-        click.echo(json.dumps(found.asdict(), indent=2))
+        answer.show(found.asdict())
     else:
         _print(found)
     return 0

@@ -197,7 +197,7 @@ def _sort(namespaces: list[Namespace], keys: list[tuple[str, str]]) -> None:
 
 
 def _print_json(found: Census, wanted: list[Namespace]) -> None:
-    import json
+    from nstool.cli import answer
 
     rows = [
         ns.asdict()
@@ -205,7 +205,7 @@ def _print_json(found: Census, wanted: list[Namespace]) -> None:
         | {"pins": [pin.changed() for pin in ns.pins]}
         for ns in wanted
     ]
-    click.echo(json.dumps({"namespaces": rows, "hidden": found.hidden, "notes": found.notes}))
+    answer.show({"namespaces": rows, "hidden": found.hidden, "notes": found.notes})
 
 
 # ---- rows ----

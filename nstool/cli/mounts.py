@@ -63,9 +63,9 @@ def command(targets: tuple[str, ...], as_tree: bool, peers: bool, output: str, f
 
     found = mounts(pids[0])
     if as_json:
-        import json
+        from nstool.cli import answer
 
-        click.echo(json.dumps(found.asdict(), indent=2))
+        answer.show(found.asdict())
         return 0
     _print(found, as_tree)
     return 0
@@ -179,9 +179,9 @@ def _propagation(pids: list[int], output: str, force: bool, as_json: bool) -> in
         picture.check(output)
     found = graph(pids)
     if as_json:
-        import json
+        from nstool.cli import answer
 
-        click.echo(json.dumps(found.asdict(), indent=2))
+        answer.show(found.asdict())
     elif not output:
         _print_groups(found)
     if output:

@@ -39,15 +39,14 @@ def command(target: str, all_: bool, as_json: bool) -> int:
     It takes CAP_SYS_ADMIN in the user namespace that owns the network namespace: root has it everywhere, an
     ordinary user in the user namespaces it has made.
     """
-    import json
-
+    from nstool.cli import answer
     from nstool.inspect import nsfile
     from nstool.inspect.net import network
 
     with nsfile.named(target, "net", "TARGET") as namespace:
         found = network(namespace)
     if as_json:
-        click.echo(json.dumps(found.asdict(), indent=2))
+        answer.show(found.asdict())
     else:
         _print(found, all_=all_)
     return 0

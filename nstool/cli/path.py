@@ -51,9 +51,9 @@ def command(target: str, path: str | None, own: str | None, as_json: bool) -> in
     pid = process(target)
     found = locate(pid, path) if path is not None else from_host(pid, own or "")
     if as_json:
-        import json
+        from nstool.cli import answer
 
-        click.echo(json.dumps(found.asdict(), indent=2))
+        answer.show(found.asdict())
     else:
         _print(found)
     return 0 if found.found.refusal is None and not getattr(found, "why_not", "") else 1

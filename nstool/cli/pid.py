@@ -76,14 +76,13 @@ def _here(number: int, source: Namespace, own: Namespace) -> int:
 
 
 def _translate(number: int, source: Namespace, target: Namespace, as_json: bool) -> int:
-    import json
-
+    from nstool.cli import answer
     from nstool.inspect.pids import translate
     from nstool.plan.describe import printable
 
     found = translate(number, source, target)
     if as_json:
-        click.echo(json.dumps(found.asdict(), indent=2))
+        answer.show(found.asdict())
     else:
         click.echo(printable(_sentence(found)))
     return 0 if found.tid else NOT_THERE
@@ -98,13 +97,12 @@ def _sentence(found: Translation) -> str:
 
 
 def _show(tid: int, as_json: bool) -> int:
-    import json
-
+    from nstool.cli import answer
     from nstool.inspect.pids import numbers
 
     found = numbers(tid)
     if as_json:
-        click.echo(json.dumps(found.asdict(), indent=2))
+        answer.show(found.asdict())
     else:
         _print(found)
     return 0

@@ -28,9 +28,9 @@ def command(as_json: bool) -> int:
     records = rundir.list_sandboxes(unread)
     facts = [_facts(record, unread) for record in records]
     if as_json:
-        import json  # not msgspec, which takes no command that is not UTF-8
+        from nstool.cli import answer
 
-        click.echo(json.dumps(facts))
+        answer.show({"sandboxes": facts})
     else:
         _print(facts)
     for stray in (*unread, *leases.strays()):

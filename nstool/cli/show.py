@@ -26,8 +26,7 @@ if TYPE_CHECKING:
 @click.option("--mounts", is_flag=True, help="List the mounts inside too.")
 def show(target: str, as_json: bool, mounts: bool) -> int:
     """Show what isolates the command of sandbox NAME, or the process PID, beside what nstool itself sees."""
-    import json
-
+    from nstool.cli import answer
     from nstool.inspect.proc import process
     from nstool.sandbox import rundir
 
@@ -37,7 +36,7 @@ def show(target: str, as_json: bool, mounts: bool) -> int:
     published = record.published if record else []
     notes = [*_hidden(found.inside), *(_departures(record, pid) if record else ())]
     if as_json:
-        click.echo(json.dumps({**found.asdict(), "published": published, "notes": notes}, indent=2))
+        answer.show({**found.asdict(), "published": published, "notes": notes})
         return 0
     from nstool.cli.console import for_lines
 

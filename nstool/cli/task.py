@@ -37,14 +37,13 @@ def command(target: str, list_fds: bool, environment: bool, as_json: bool) -> in
     limits and what is used of them; open files by kind; what confines it, and with whom it shares its namespaces.
     What you may not see is said to be so, with the reason.
     """
-    import json
-
+    from nstool.cli import answer
     from nstool.inspect.proc import process
     from nstool.inspect.task import card
 
     found = card(process(target), environment=environment)
     if as_json:
-        click.echo(json.dumps(found.asdict(), indent=2))
+        answer.show(found.asdict())
         return 0
     from nstool.cli.console import for_lines
 

@@ -37,14 +37,16 @@ def makers() -> Iterator[dict[str, ModuleType]]:
     """The programs that make documents, by name."""
     sys.path.insert(0, str(BOOK))
     try:
-        yield {name: importlib.import_module(name) for name in ("make_spec", "make_cli", "make_man")}
+        yield {name: importlib.import_module(name) for name in ("make_spec", "make_cli", "make_man", "make_json")}
     finally:
         sys.path.remove(str(BOOK))
 
 
-@pytest.mark.parametrize(("maker", "file"), [("make_spec", "spec.md"), ("make_cli", "cli.md")])
+@pytest.mark.parametrize(
+    ("maker", "file"), [("make_spec", "spec.md"), ("make_cli", "cli.md"), ("make_json", "json.md")]
+)
 def test_reference_is_current(makers: dict[str, ModuleType], maker: str, file: str) -> None:
-    """docs/spec.md and docs/cli.md are what their sources say; `make docs` makes them."""
+    """docs/spec.md, docs/cli.md and docs/json.md are what their sources say; `make docs` makes them."""
     assert (BOOK / file).read_text("utf-8") == makers[maker].text(), "run make docs"
 
 

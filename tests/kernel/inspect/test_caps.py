@@ -350,7 +350,7 @@ def test_files_on_the_command_line(file: Path) -> None:
     assert "there is no file /does/not/exist; give the path of one" in done.stderr
     assert getcap(file) == "cap_net_raw=ep"
     done = nstool("caps", "set", "--rootid", 7, "--json", "cap_kill=ei", file)
-    assert json.loads(done.stdout)[0]["capabilities"]["rootid"] == 7
+    assert json.loads(done.stdout)["files"][0]["capabilities"]["rootid"] == 7
     assert nstool("caps", "clear", file).stdout == f"{file} none\n"
 
 
@@ -371,7 +371,7 @@ def test_hostile_names_cannot_write_to_the_terminal(tmp_path: Path) -> None:
     done = nstool("caps", "get", os.fsdecode(path))
     assert "\x1b" not in done.stdout
     assert done.stdout.count("\n") == 1
-    assert json.loads(nstool("caps", "get", "--json", os.fsdecode(path)).stdout)[0]["path"] == os.fsdecode(path)
+    assert json.loads(nstool("caps", "get", "--json", os.fsdecode(path)).stdout)["files"][0]["path"] == os.fsdecode(path)
 
 
 @pytest.mark.needs("user")

@@ -581,9 +581,11 @@ def test_the_command(in_child: Act, nest: Callable[[str], Nest]) -> None:
     assert one.path(2) in nodes[1]
     limits = {limit["name"]: limit for limit in json.loads(told[1])["limits"]}
     assert (limits["pids.max"]["value"], limits["pids.max"]["directory"]) == (7, one.directories[1])
-    assert any(entry["cgroups"][0]["path"] == one.path(2) for entry in json.loads(tree_json[1]) if entry["cgroups"])
+    assert any(
+        entry["cgroups"][0]["path"] == one.path(2) for entry in json.loads(tree_json[1])["trees"] if entry["cgroups"]
+    )
     assert one.mount in every[1]
-    assert one.mount in [entry["mount"] for entry in json.loads(every_json[1])]
+    assert one.mount in [entry["mount"] for entry in json.loads(every_json[1])["hierarchies"]]
     assert one.directories[1] in by_name[1]
 
 
