@@ -62,7 +62,7 @@ def _print_hierarchies(trees: Sequence[Hierarchy]) -> None:
             str(one.version),
             _controllers(one),
             one.mount or "nowhere",
-            "all" if one.whole else f"from {one.top}, and nothing above",
+            "nothing" if not one.mount else "all" if one.whole else f"from {one.top}, and nothing above",
             one.own,
         )
         for one in trees
@@ -73,6 +73,8 @@ def _print_hierarchies(trees: Sequence[Hierarchy]) -> None:
 
 
 def _controllers(tree: Hierarchy) -> str:
+    if tree.version == 2 and not tree.mount:
+        return "unknown"
     return " ".join(tree.controllers) or (f"none, named {tree.name}" if tree.name else "none")
 
 
@@ -94,7 +96,8 @@ def _print(found: Cgroups) -> None:
         columns = ["limit", "holds", "used there", "of its own", "set by"]
         printed_table(columns, [_limit(one) for one in limits], below=(4,))
     else:
-        click.echo("no controller limits it")
+        unseen = not all(one.directory for one in found.cgroups)
+        click.echo("no limit is to be seen" if unseen else "no controller limits it")
     if used := _usage(found.usage, found.counted):
         click.echo()
         printed_table(("used", "", "by all in"), used, fixed=(0, 1, 2))
@@ -196,7 +199,8 @@ def _tree(places: Sequence[Membership | Hierarchy], as_json: bool) -> None:
     from nstool.cli.console import printed_table
 
     for one, nodes in told:
-        click.echo(f"version {one.version}: {_controllers(one)}, on {_plain(one.mount) or 'nothing'}")
+        place = f"on {_plain(one.mount)}" if one.mount else "mounted nowhere"
+        click.echo(f"version {one.version}: {_controllers(one)}, {place}")
         lines = [_node(node) for node in nodes]
         columns = ("cgroup", "processes", "with those below", "memory", "tasks", "cpu time", "owner")
         kept = [number for number in range(len(columns)) if any(line[number] for line in lines)]

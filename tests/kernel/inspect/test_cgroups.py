@@ -623,3 +623,19 @@ def test_bad_requests(words: list[str], message: str) -> None:
     status, out, err = nstool("cgroups", *words)
     assert (status, out) == (2, "")
     assert message in err
+
+
+@pytest.mark.needs("root")
+def test_what_is_mounted_nowhere_is_told_in_whole_sentences(in_child: Act) -> None:
+    """Neither a place nor a part of it is named, and no limit is denied that was not seen."""
+
+    def act() -> Any:
+        private_mounts()
+        subprocess.run(["umount", "--lazy", "--recursive", "/sys/fs/cgroup"], check=True)
+        return nstool("cgroups"), nstool("cgroups", "--tree"), nstool("cgroups", str(os.getpid()))
+
+    told, nodes, own = in_child(act)
+    for line in told[1].splitlines()[1:]:
+        assert line.startswith("note: ") or " nowhere     nothing " in line
+    assert all(line.endswith(", mounted nowhere") for line in nodes[1].splitlines())
+    assert "no limit is to be seen" in own[1]
