@@ -128,6 +128,15 @@ class SandboxGone(NstoolError):
     """The sandbox that was named does not exist or has ended. Exit status 2."""
 
 
+def plural(number: int, what: str) -> str:
+    """Return a number of things in words: "1 process", "2 processes", "3 directories"."""
+    if number == 1:
+        return f"1 {what}"
+    if what.endswith("y"):
+        return f"{number} {what[:-1]}ies"
+    return f"{number} {what}{'es' if what.endswith('s') else 's'}"
+
+
 def no_process(what: object) -> str:
     """Return what every command says of a process that is not there. what: its pid, or "thread 7 of process 5"."""
     who = what if " " in str(what) else f"process {what}"

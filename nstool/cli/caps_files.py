@@ -12,7 +12,7 @@ import click
 
 from nstool.cli import answer
 from nstool.cli.caps_words import of_set, placed
-from nstool.errors import NstoolError, SpecError, visible
+from nstool.errors import NstoolError, SpecError, plural, visible
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -274,9 +274,9 @@ def _totals(search: Scan) -> dict[str, int]:
 
 
 def _summary(search: Scan) -> str:
-    text = f"{search.found} found among {search.files} files in {search.directories} directories"
+    text = f"{search.found} found among {plural(search.files, 'file')} in {plural(search.directories, 'directory')}"
     if search.elsewhere:
-        text += f"; {search.elsewhere} mount points of other filesystems not entered, --all-filesystems does"
+        text += f"; {plural(search.elsewhere, 'mount point')} of other filesystems not entered, --all-filesystems does"
     if search.unread:
-        text += f"; {search.unread} directories not or not wholly searched"
+        text += f"; {plural(search.unread, 'directory')} not or not wholly searched"
     return text

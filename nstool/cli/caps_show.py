@@ -170,6 +170,11 @@ def text(words: tuple[str, ...], json_wanted: bool) -> int:
         _print_text(capabilities.from_text(given, last), last, json_wanted)
     else:
         listed = [word for word in re.split(r"[,\s]+", given) if word]
+        for word in listed:
+            if word.isdecimal():
+                click.echo(
+                    f"note: {word} is taken as the number of a capability, bit {word}; a mask begins with 0x", err=True
+                )
         everything = capabilities.full(last) if "all" in listed else 0
         _print_mask(capabilities.mask(word for word in listed if word != "all") | everything, json_wanted)
     return 0

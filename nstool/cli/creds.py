@@ -6,6 +6,8 @@ from contextlib import nullcontext
 
 import click
 
+from nstool.errors import plural
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from rich.console import Console
@@ -119,7 +121,7 @@ def _map(space: UserNamespace, name: str) -> str:
         return f"unknown: {space.unread[name]}"
     if [line.count for line in lines] == [0xFFFFFFFF]:
         return "all ids as they are"
-    return "\n".join(f"{line.inside} is {line.outside}, {line.count} ids" for line in lines) or "none"
+    return "\n".join(f"{line.inside} is {line.outside}, {plural(line.count, 'id')}" for line in lines) or "none"
 
 
 def _denied(space: UserNamespace) -> str:

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from nstool.errors import plural
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -232,7 +234,8 @@ def _used(name: str, found: Ipc) -> str:
     if found.posix_queues is not None:
         counts["mq_queues_max"] = len(found.posix_queues)
     if name == "sem":
-        return f"{sum(one.count for one in found.semaphores)} semaphores in {len(found.semaphores)} sets"
+        semaphores = plural(sum(one.count for one in found.semaphores), "semaphore")
+        return f"{semaphores} in {plural(len(found.semaphores), 'set')}"
     return str(counts.get(name, ""))
 
 

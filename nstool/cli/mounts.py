@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from nstool.errors import plural
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
@@ -125,7 +127,7 @@ def _states(entry: Mounted, entries: dict[int, Mounted]) -> list[str]:
     if entry.state == OUTSIDE:
         words.append("not below its root directory")
     if entry.uid_map:
-        lines = (f"{line.inside} is {line.outside}, {line.count} ids" for line in entry.uid_map)
+        lines = (f"{line.inside} is {line.outside}, {plural(line.count, 'id')}" for line in entry.uid_map)
         words.append(f"uid map {' and '.join(lines)}")
     return words
 

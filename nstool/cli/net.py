@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import click
 
+from nstool.errors import plural
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -102,7 +104,7 @@ def _devices(devices: tuple[Device, ...], console: Console) -> None:
             *map(cell, (f"{one.index} {one.name}", kind + port, state, str(one.mtu), one.mac)),
             cells("\n".join(one.addresses)),
             cell(_peer(one.peer)),
-            *map(cell, (_counted(one.received), _counted(one.sent))),
+            *map(cell, (_plural(one.received), _plural(one.sent))),
         )
     console.print(table)
 
@@ -119,7 +121,7 @@ def _peer(peer: Peer | None) -> str:
     return f"{name} in net:[{peer.place.inode}], {_who(peer.place)}{why}"
 
 
-def _counted(counters: dict[str, int]) -> str:
+def _plural(counters: dict[str, int]) -> str:
     bad = "".join(f", {counters[name]} {name}" for name in ("errors", "dropped") if counters[name])
     return f"{_bytes(counters['bytes'])} in {counters['packets']}{bad}"
 
@@ -165,7 +167,7 @@ def _sockets(found: Network, console: Console, *, all_: bool) -> None:
         rows.append((name, one.state, one.local, one.remote, _owners(owned)))
     _table(("sockets", "state", "here", "there", "whose"), rows, console, fixed=(0, 2, 3))
     if found.hidden and rows:
-        console.print(f" others may be of {found.hidden} processes whose files you may not see")
+        console.print(f" others may be of {plural(found.hidden, 'process')} whose files you may not see")
 
 
 def _owners(owned: Owned) -> str:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from nstool.errors import plural
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
@@ -124,7 +126,7 @@ def _ids(what: str, facts: Facts) -> str:
 
 
 def _map(maps: Sequence[IdMap]) -> str:
-    return "\n".join(f"{line.inside} is {line.outside}, {line.count} ids" for line in maps) or "none"
+    return "\n".join(f"{line.inside} is {line.outside}, {plural(line.count, 'id')}" for line in maps) or "none"
 
 
 def _capabilities(name: str, facts: Facts) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import click
 
+from nstool.errors import plural
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -22,6 +24,7 @@ Examples:
   nstool task 4711 --json   for programs; all of it, also what the page shortens
 """
 
+_OVERFLOW = 65534  # what the kernel shows of an id that has no number for the reader
 _MOST = 12  # threads or relatives that are shown
 
 
@@ -80,14 +83,46 @@ def _head(found: Card, console: Console) -> None:
             ("directory", _or_why(found, "cwd", found.cwd)),
             ("root", _or_why(found, "root", found.root)),
             ("started", started),
-            ("effective ids", f"uid {ids.uids.effective}, gid {ids.gids.effective}"),
+            ("effective ids", f"{_id('uid', ids.uids.effective)}, {_id('gid', ids.gids.effective)}"),
         ],
         console,
     )
 
 
+def _id(what: str, number: int) -> str:
+    if number != _OVERFLOW:
+        return f"{what} {number}"
+    with open(f"/proc/self/{what}_map") as file:
+        ranges = [[int(word) for word in line.split()] for line in file]
+    if (
+        any(first <= number < first + count for first, _, count in ranges)
+        and len(ranges) == 1
+        and ranges[0][2] > 1 << 31
+    ):
+        return f"{what} {number}"  # all ids have a number here, and this one is its own
+    return (
+        f"{what} {number} (the overflow id: it has no number in your user namespace, or is {number}; see nstool creds)"
+    )
+
+
 def _or_why(found: Card, name: str, value: str | None) -> str:
-    return f"unknown: {found.unread[name]}" if value is None else value
+    return f"unknown: {_why(found, name)}" if value is None else value
+
+
+def _why(found: Card, name: str) -> str:
+    """Return why something is not known; what is the same of many things is left to one note."""
+    why = found.unread[name]
+    return _SEE if why.split(";")[0] == _hidden(found) else why
+
+
+_SEE = "see the note"
+
+
+def _hidden(found: Card) -> str:
+    """Return why the process may not be looked into, "" if it may."""
+    causes = [why.split(";")[0] for why in found.unread.values()]
+    most = max(causes, key=causes.count, default="")
+    return most if causes.count(most) >= 3 else ""
 
 
 def _kin(found: Card, console: Console) -> None:
@@ -104,7 +139,7 @@ def _kin(found: Card, console: Console) -> None:
     for child in kin.children[:_MOST]:
         node.add(cell(_relative(child)))
     if len(kin.children) > _MOST:
-        node.add(cell(f"and {len(kin.children) - _MOST} children more"))
+        node.add(cell(f"and {len(kin.children) - _MOST} more"))
     console.print(cell("kin", "bold"))
     console.print(top)
     rows = [
@@ -158,7 +193,7 @@ def _namespaces(found: Card) -> Rows:
 
     inodes, unread = found.facts.namespaces, found.facts.unread
     if "namespaces" in found.unread:
-        return [("all", f"unknown: {found.unread['namespaces']}")]
+        return [("all", f"unknown: {_why(found, 'namespaces')}")]
     return [
         (kind, f"{kind}:[{inodes[kind]}]{_shared(found, kind)}")
         if kind in inodes
@@ -209,7 +244,7 @@ def _scheduling(found: Card) -> Rows:
 def _confinement(found: Card) -> Rows:
     known = found.facts
     dumpable, why = found.dumpable
-    filters = f", {known.seccomp_filters} filters" if known.seccomp_filters else ""
+    filters = f", {plural(known.seccomp_filters, 'filter')}" if known.seccomp_filters else ""
     return [
         ("capabilities", _capabilities(known.capabilities["effective"].mask)),
         ("no_new_privs", "yes" if known.no_new_privs else "no"),
@@ -255,14 +290,14 @@ def _files(found: Card, console: Console, *, all_: bool) -> None:
     from nstool.cli.console import cell
 
     if found.fds is None:
-        console.print(cell(f"open files unknown: {found.unread['fds']}"))
+        console.print(cell(f"open files unknown: {_why(found, 'fds')}"))
         return
     counts = Counter(one.kind for one in found.fds)
     _section("open files", [(kind, str(number)) for kind, number in counts.most_common()], console)
     if all_:
         _fds(found.fds, console)
         if found.hidden:
-            console.print(f" others may be among {found.hidden} processes whose files you may not see")
+            console.print(f" others may be among {plural(found.hidden, 'process')} whose files you may not see")
 
 
 def _fds(fds: tuple[Fd, ...], console: Console) -> None:
@@ -298,7 +333,12 @@ def _rows(rows: Rows, console: Console) -> None:
 def _notes(found: Card, console: Console) -> None:
     from nstool.cli.console import cell
 
+    hidden = _hidden(found)
+    if hidden:
+        whole = max((why for why in found.unread.values() if why.split(";")[0] == hidden), key=len)
+        console.print(cell(f"note: it may not be looked into, so that much is unknown: {whole}"))
     shown = {"exe", "cwd", "root", "fds", "io", "environment", "namespaces"}
+    shown |= {what for what, why in found.unread.items() if why.split(";")[0] == hidden}
     notes = {why for what, why in found.unread.items() if what not in shown}
     for why in sorted(notes):
         what = ", ".join(sorted(name for name, text in found.unread.items() if text == why and name not in shown))

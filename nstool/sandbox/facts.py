@@ -197,8 +197,8 @@ def why_hidden(pid: int) -> tuple[str, str]:
         first = os.readlink("/proc/self/ns/user") == kinds.INITIAL_USERNS
         more = "" if first else ", or is in a user namespace that is not below yours"
         return (
-            f"you have CAP_SYS_PTRACE, but the process is protected by a security module (Landlock, SELinux, …){more}",
-            "look at it from where it was started, or ask the audit log which module refuses",
+            f"it is protected by a security module (Landlock, SELinux, …), whatever your CAP_SYS_PTRACE{more}",
+            "the audit log may tell which",
         )
     for what, key in (("uid", "Uid"), ("gid", "Gid")):
         mine = own[key].split()[3]  # that of the file system is compared with the other's first three

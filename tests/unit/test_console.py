@@ -7,6 +7,7 @@ import io
 import pytest
 
 from nstool.cli.console import Console, Table, cell
+from nstool.errors import plural
 
 PATH = "/sys/fs/cgroup/memory/a-cgroup-with-a-long-name/below"
 HEADS = ("id", "path", "options", "state", "what it is")
@@ -69,3 +70,11 @@ def test_lines_of_a_cell_stay_lines() -> None:
     made.add_row("1\n2", "x")
     made.add_line("across")
     assert printed(made, 80) == [" a  b", " 1  x", " 2", " across"]
+
+
+@pytest.mark.parametrize(
+    ("number", "what", "words"),
+    [(1, "process", "1 process"), (2, "process", "2 processes"), (0, "id", "0 ids"), (3, "directory", "3 directories")],
+)
+def test_one_of_a_thing_is_not_told_as_several(number: int, what: str, words: str) -> None:
+    assert plural(number, what) == words

@@ -371,7 +371,9 @@ def test_hostile_names_cannot_write_to_the_terminal(tmp_path: Path) -> None:
     done = nstool("caps", "get", os.fsdecode(path))
     assert "\x1b" not in done.stdout
     assert done.stdout.count("\n") == 1
-    assert json.loads(nstool("caps", "get", "--json", os.fsdecode(path)).stdout)["files"][0]["path"] == os.fsdecode(path)
+    assert json.loads(nstool("caps", "get", "--json", os.fsdecode(path)).stdout)["files"][0]["path"] == os.fsdecode(
+        path
+    )
 
 
 @pytest.mark.needs("user")
@@ -536,3 +538,9 @@ def test_of_a_link_the_file_that_it_leads_to_is_told(tmp_path: Path) -> None:
         2,
         f"nstool: the symbolic link {loop} leads to no file; name one that there is\n",
     )
+
+
+def test_a_decimal_number_is_said_to_be_that_of_a_capability() -> None:
+    done = nstool("caps", "text", "10")
+    assert done.stdout == "0x0000000000000400=cap_net_bind_service\n"
+    assert "bit 10; a mask begins with 0x" in done.stderr

@@ -831,7 +831,7 @@ def test_processes_that_are_listed_and_no_more_are_hidden_ones(in_child: Callabl
             all_ = census()
             assert all_.hidden == graph().hidden == (pid,)
             assert [process.pid for process in all_.processes] == [os.getpid()]
-            assert "the first, 2: /proc is mounted with hidepid=noaccess" in all_.notes[0]
+            assert "left out; 2: /proc is mounted with hidepid=noaccess" in all_.notes[0]
 
     in_child(in_pid_namespace, act)
 

@@ -283,7 +283,7 @@ def test_the_command_names_what_it_finds(tree: Path) -> None:
     assert any(line.startswith("6711 0:0") and "set-user-ID set-group-ID" in line for line in lines)
     assert any("cap_net_raw=p [rootid=1000]" in line for line in lines)
     assert all("new\\x0aline" in line for line in lines)
-    assert done.stderr == "8 found among 10 files in 1 directories\n"
+    assert done.stderr == "8 found among 10 files in 1 directory\n"
     assert "\x1b" not in command(tree).stdout
 
 
