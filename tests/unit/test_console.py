@@ -6,6 +6,7 @@ import io
 
 import pytest
 
+from nstool.cli import ls
 from nstool.cli.console import Console, Table, cell
 from nstool.errors import plural
 
@@ -78,3 +79,17 @@ def test_lines_of_a_cell_stay_lines() -> None:
 )
 def test_one_of_a_thing_is_not_told_as_several(number: int, what: str, words: str) -> None:
     assert plural(number, what) == words
+
+
+def test_a_narrow_list_of_namespaces_cuts_the_command_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tree, numbers and paths stay whole; of the words the last gives way first."""
+    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    names = ["namespace", "pid", "user", "paths", "command"]
+    row = ["│  │  └─ user:[4026532180]", "4711", "somebody-else", "/run/netns/blue", "a command that is long"]
+    words = [number for number, name in enumerate(names) if name in ls.FIELDS and ls.FIELDS[name].kind is str]
+    _, line = ls._aligned([names, row], [False, True, False, False, False], words).splitlines()
+    assert line.split("  ")[-1] == "a comma…"
+    assert "user:[4026532180]" in line
+    assert "/run/netns/blue" in line
+    assert "somebod…" in line

@@ -20,7 +20,7 @@ import pytest
 
 from nstool import syscalls, uapi
 from nstool.cli.mounts import _hidden as hidden
-from nstool.errors import KernelError, NotSupported
+from nstool.errors import KernelError, NotSupported, plural
 from nstool.inspect import namespaces, nsfs
 from nstool.inspect.map import host_map
 from nstool.inspect.namespaces import Census, Namespace, Pin, census
@@ -861,7 +861,7 @@ def test_fds_that_may_not_be_listed_are_counted(in_child: Callable[..., Any]) ->
             number = len(all_.processes) - 1
             notes = [note for note in all_.notes if "may not be listed" in note]
             assert notes == [
-                f"the fds of {number} processes may not be listed; run with CAP_DAC_READ_SEARCH, as root does"
+                f"the fds of {plural(number, 'process')} may not be listed; run with CAP_DAC_READ_SEARCH, as root does"
             ]
 
     in_child(in_pid_namespace, act)
