@@ -19,7 +19,7 @@ Examples:
 """
 
 DIFFERENT = 1
-_MOST = 12  # things that are listed of which the same is said
+_MOST = 8  # things that are listed of which the same is said
 _TITLES = {
     "process": "the process",
     "net": "network",
@@ -94,7 +94,7 @@ def _print(found: Difference, *, all_: bool) -> None:
     shown = [row for row in found.rows if row.state == DIFFERENT or (all_ and row.state == ALIKE)]
     table = Table("", found.first, found.second, "what it means", below=(3,), once=True)
     area = ""
-    for same in _alike(shown):
+    for same in _alike(_by_path(shown)):
         if same[0].area != area:
             area = same[0].area
             table.add_line(cell(_TITLES.get(area, area), "bold"))
@@ -102,7 +102,7 @@ def _print(found: Difference, *, all_: bool) -> None:
         for row in listed:
             style = "" if row.state == ALIKE else "green"
             sides = (_side(row, text, len(same) > 1) for text in (row.first, row.second))
-            meaning = row.meaning if row.state == DIFFERENT else "alike"
+            meaning = _meaning(row) if row.state == DIFFERENT else "alike"
             table.add_row(cell(f"  {row.what}"), *(cell(text, style) for text in sides), cell(meaning))
         if len(same) > len(listed):
             table.add_line(cell(f"  and {len(same) - len(listed)} more of which the same is said; --all lists them"))
@@ -127,6 +127,26 @@ def _unknown(rows: tuple[Row, ...]) -> list[tuple[str, str]]:
     return [(", ".join(what), why) for why, what in found.items()]
 
 
+def _by_path(rows: list[Row]) -> list[Row]:
+    """Return the rows; of the options of a mount that the same side has alone one is made: "ro nosuid nodev"."""
+    found: dict[object, Row] = {}
+    for row in rows:
+        alone = row.area == "mounts" and not (row.first and row.second) and " " not in row.first + row.second
+        key = (row.what, bool(row.first), row.state) if alone else len(found)
+        before = found.get(key)
+        if before is not None:
+            first, second = (f"{a} {b}".strip() for a, b in ((before.first, row.first), (before.second, row.second)))
+            row = row.replace(first=first, second=second, meaning=f"{before.meaning}; {row.meaning}")
+        found[key] = row
+    return list(found.values())
+
+
+def _meaning(row: Row) -> str:
+    """Return what a row means; whose a capability is, its columns say."""
+    name, _, rest = row.meaning.partition(" ")
+    return rest if row.area == "capabilities" and "yes" in (row.first, row.second) and name.isdecimal() else row.meaning
+
+
 def _alike(rows: list[Row]) -> list[list[Row]]:
     """Return the rows in groups of which the same is said."""
     found: dict[tuple[str, ...], list[Row]] = {}
@@ -142,4 +162,6 @@ def _side(row: Row, text: str, among_several: bool) -> str:
     """Return a side of a row; "no" or "-" for what it has not."""
     if not text:
         return "no" if "yes" in (row.first, row.second) else "-"
-    return text.split(" ")[0] if among_several and row.area == "mounts" else text
+    # What is mounted there has its options in brackets; among others that only one side has its type is enough.
+    alone = among_several and row.area == "mounts" and not (row.first and row.second) and "(" in text
+    return text.split(" ")[0] if alone else text

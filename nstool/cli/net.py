@@ -145,7 +145,7 @@ def _routes(routes: tuple[Route, ...], console: Console, *, all_: bool) -> None:
         metric = str(one.metric) if one.metric else ""
         row = (f"{what}{one.destination}", one.table, hops, one.source, metric, one.protocol, " ".join(one.flags))
         rows.append(row)
-    _table(("routes", "table", "", "source", "metric", "made by", ""), rows, console, fixed=(0, 2, 3))
+    _table(("routes", "table", "", "source", "metric", "made by", ""), rows, console, fixed=(0, 3), below=(2,))
 
 
 def _rules(rules: tuple[Rule, ...], console: Console, *, all_: bool) -> None:
@@ -205,10 +205,11 @@ def _table(
     console: Console,
     none: str = "none",
     fixed: Iterable[int] = (0,),
+    below: Iterable[int] = (),
 ) -> None:
     from nstool.cli.console import Table, cell
 
-    table = Table(*heads, fixed=fixed)
+    table = Table(*heads, fixed=fixed, below=below)
     for row in rows:
         table.add_row(*map(cell, row))
     if table.row_count:
