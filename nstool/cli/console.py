@@ -85,8 +85,10 @@ class Table:
             yield from _lines([row[n] for n in shown], widths, console)
             after = rows[number + 1] if number + 1 < len(rows) else Text()
             if not self._once or isinstance(after, Text) or any(row[n].plain != after[n].plain for n in below):
-                for n in below:
-                    yield from _across(row[n], room, console, _INDENT)
+                told_below = [row[n] for n in below if row[n].plain]
+                together = Text("  ").join(told_below)
+                for text in (together,) if together.cell_len <= room - _INDENT else told_below:
+                    yield from _across(text, room, console, _INDENT)
         left_out = [self._heads[n].plain for n in self._spare if n not in shown]
         if left_out and self._rows:
             yield from _across(Text(f"not shown for want of room: {', '.join(left_out)}", style="dim"), room, console)
