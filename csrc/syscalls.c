@@ -22,6 +22,7 @@
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
+#include <sys/vfs.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -261,6 +262,14 @@ int nst_openat2(int dirfd, const char *path, uint64_t flags, uint64_t mode, uint
 	return (int)result(syscall(SYS_openat2, dirfd, path, &how, sizeof(how)));
 }
 
+long nst_fstatfs_type(int fd)
+{
+	struct statfs status;
+	if (fstatfs(fd, &status) < 0)
+		return -errno;
+	return (uint32_t)status.f_type;
+}
+
 int nst_close_range(unsigned int first, unsigned int last, unsigned int flags)
 {
 	return (int)result(syscall(SYS_close_range, first, last, flags));
@@ -317,6 +326,23 @@ int nst_setresuid(uint32_t ruid, uint32_t euid, uint32_t suid)
 int nst_setresgid(uint32_t rgid, uint32_t egid, uint32_t sgid)
 {
 	return (int)result(syscall(SYS_setresgid, rgid, egid, sgid));
+}
+
+/* Both return the id that was, whether or not they have changed it; that of -1 is never taken. */
+static int set_fs_id(long call, uint32_t id)
+{
+	syscall(call, id);
+	return (uint32_t)syscall(call, UINT32_MAX) == id ? 0 : -EPERM;
+}
+
+int nst_setfsuid(uint32_t fsuid)
+{
+	return set_fs_id(SYS_setfsuid, fsuid);
+}
+
+int nst_setfsgid(uint32_t fsgid)
+{
+	return set_fs_id(SYS_setfsgid, fsgid);
 }
 
 int nst_setgroups(size_t n, const uint32_t *groups)

@@ -6,7 +6,7 @@
  * the flag). Out parameters are written on success only.
  *
  * The calls that glibc would spread over all threads (setresuid, setresgid, setgroups) are made
- * raw here: they hold for the calling thread, as the kernel has it. nptl(7).
+ * raw here, as setfsuid and setfsgid, of which libc keeps the errors: they hold for the calling thread, as the kernel has it. nptl(7).
  */
 #ifndef NSTOOL_SYSCALLS_H
 #define NSTOOL_SYSCALLS_H
@@ -104,6 +104,7 @@ int nst_fspick(int dirfd, const char *path, unsigned int flags); /* returns an f
 int nst_fsconfig(int fd, unsigned int cmd, const char *key, const void *value, int aux);
 int nst_fsmount(int fd, unsigned int flags, unsigned int attr_flags);			       /* returns an fd */
 int nst_openat2(int dirfd, const char *path, uint64_t flags, uint64_t mode, uint64_t resolve); /* returns an fd */
+long nst_fstatfs_type(int fd); /* returns f_type, *_MAGIC. fstatfs(2) */
 int nst_close_range(unsigned int first, unsigned int last, unsigned int flags);
 
 /* What is known of a mount: the fixed part and its strings into buf. -EOVERFLOW: size is too
@@ -120,6 +121,8 @@ int nst_setdomainname(const char *name, size_t len);
 long nst_personality(unsigned int persona); /* returns the previous one */
 int nst_setresuid(uint32_t ruid, uint32_t euid, uint32_t suid);
 int nst_setresgid(uint32_t rgid, uint32_t egid, uint32_t sgid);
+int nst_setfsuid(uint32_t fsuid);
+int nst_setfsgid(uint32_t fsgid);
 int nst_setgroups(size_t n, const uint32_t *groups);
 int nst_capget(int pid, uint64_t *ret_effective, uint64_t *ret_permitted, uint64_t *ret_inheritable);
 int nst_capset(uint64_t effective, uint64_t permitted, uint64_t inheritable);

@@ -556,6 +556,11 @@ def openat2(dirfd: int, path: Path, flags: int, mode: int = 0, resolve: int = 0)
     return check("openat2", result, dirfd, path, ("O", flags), ("o", mode), ("RESOLVE", resolve))
 
 
+def fstatfs_type(fd: int) -> int:
+    """Return the kind of filesystem that an fd is on, *_MAGIC: f_type of fstatfs(2). fd: may be an O_PATH one."""
+    return check("fstatfs", lib.nst_fstatfs_type(fd), fd)
+
+
 def close_range(first: int, last: int = 0xFFFFFFFF, flags: int = 0) -> None:
     """Close fds first to last, both included. close_range(2), Linux 5.9.
 
@@ -605,13 +610,27 @@ def setresgid(rgid: int, egid: int, sgid: int) -> None:
     check("setresgid", lib.nst_setresgid(_id(rgid), _id(egid), _id(sgid)), rgid, egid, sgid)
 
 
+def setfsuid(fsuid: int) -> None:
+    """Set the user id by which the calling thread is given access to files. setfsuid(2).
+
+    The kernel reports no error: KernelError, EPERM, is raised where the id has not been taken, also for one without a
+    map in the user namespace. Real, effective and saved id stay, and with them who may signal the thread.
+    """
+    check("setfsuid", lib.nst_setfsuid(_id(fsuid)), fsuid)
+
+
+def setfsgid(fsgid: int) -> None:
+    """Set the group id by which the calling thread is given access to files; as ``setfsuid``. setfsgid(2)."""
+    check("setfsgid", lib.nst_setfsgid(_id(fsgid)), fsgid)
+
+
 def setgroups(groups: Sequence[int]) -> None:
     """Set the supplementary groups of the calling thread. setgroups(2).
 
     The raw call, as setresuid. Raises KernelError: EPERM without CAP_SETGID or when
     /proc/PID/setgroups says deny; EINVAL for more than 65536 or an id without a map.
     """
-    check("setgroups", lib.nst_setgroups(len(groups), list(groups[:32])), len(groups), list(groups[:32]))
+    check("setgroups", lib.nst_setgroups(len(groups), list(groups)), len(groups), list(groups[:32]))
 
 
 def capget(pid: int = 0) -> CapSets:

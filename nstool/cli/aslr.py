@@ -62,8 +62,9 @@ def command(ctx: click.Context, target: str, launches: int, as_json: bool) -> in
         raise click.UsageError("give a TARGET or a COMMAND, not both")
     if ctx.obj == () or (words and not words[0]):
         raise click.UsageError("COMMAND is empty: nothing follows --")
+    pid = process(target) if target else 0
     settings = aslr.settings()
-    known = aslr.process(process(target)) if target else None
+    known = aslr.process(pid) if pid else None
     measured = _of_process(known, launches) if known else aslr.measure(words or (_SMALL,), launches)
     if as_json:
         found = {
@@ -92,15 +93,20 @@ def _plain(measured: Measured) -> dict[str, object]:
 
 def _print(settings: Settings, known: Process | None, measured: Measured | None) -> None:
     from nstool.cli.console import cell, for_lines
+    from nstool.inspect.proc import title
 
     console = for_lines()
     console.print(cell(_host(settings)))
     if known:
-        console.print(cell(f"process {known.pid} ({known.comm}): personality {_persona(known.persona)}"))
+        console.print(cell(f"{title(known.tgid, known.pid)} ({known.comm}): personality {_persona(known.persona)}"))
         for name, address in known.layout.items():
             console.print(cell(f"  {name:12} {address:#x}"))
+        if known.why_none:
+            console.print(cell(f"nothing is measured: {known.why_none}"))
     if measured:
         _measured(measured)
+    for name, why in settings.unread.items():
+        console.print(cell(f"note: {name} unknown: {why}"))
 
 
 def _host(settings: Settings) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -32,15 +31,15 @@ Examples:
 def show(target: str | None, json_wanted: bool) -> int:
     """Show the capability sets of a process and of its threads, and the user namespace in which they hold.
 
-    PID is a process, NAME a sandbox, whose command is meant. Without either it is nstool itself, which has what the
-    shell has given it. Threads that differ from the first are shown beside it. The kernel tells a process only its own
-    securebits, so those of another are unknown.
+    PID is a process or thread, NAME a sandbox, whose command is meant. Without either it is nstool itself, which has
+    what the shell has given it. Threads that differ from the first are shown beside it. The kernel tells a process only
+    its own securebits, so those of another are unknown.
     """
     from nstool.cli.console import for_lines
     from nstool.inspect.caps import process_caps
-    from nstool.inspect.proc import process
+    from nstool.inspect.proc import own_pid, process
 
-    found = process_caps(process(target) if target else os.getpid())
+    found = process_caps(process(target) if target else own_pid())
     if json_wanted:
         answer.show(_as_json(found))
         return 0
@@ -83,9 +82,11 @@ def _kinds(found: ProcessCaps) -> list[list[ThreadCaps]]:
 
 
 def _title(found: ProcessCaps, threads: list[ThreadCaps], several: bool) -> str:
-    if threads[0].tid == found.pid:
+    if threads[0].tid == found.tid:
+        from nstool.inspect.proc import title
+
         more = f" and {len(threads) - 1} other threads" if threads[1:] else ""
-        return f"process {found.pid}: {found.command}{more}"
+        return f"{title(found.pid, found.tid)}: {found.command}{more}"
     shown = ", ".join(f"{thread.tid}: {thread.command}" for thread in threads[:3])
     return f"thread {shown}" + (f" and {len(threads) - 3} more" if threads[3:] else "")
 

@@ -80,10 +80,11 @@ def _controllers(tree: Hierarchy) -> str:
 
 def _print(found: Cgroups) -> None:
     from nstool.cli.console import printed_table
+    from nstool.inspect.proc import whose
 
     if found.pid:
         namespace = f", cgroup:[{found.namespace}]" if found.namespace else ""
-        click.echo(f"{_plain(found.command)} ({found.pid}){namespace}")
+        click.echo(f"{whose(_plain(found.command), found.pid, found.tgid)}{namespace}")
     rows = [_row(one) for one in found.cgroups]
     kept = [number for number in range(len(_COLUMNS)) if any(row[number] for row in rows)]
     below = [kept.index(n) for n in (3, 4) if n in kept]

@@ -173,8 +173,9 @@ def for_lines() -> Console:
 
 def heading(pid: int, tid: int, name: str) -> Text:
     """Return the title of what is told about a process or one of its threads."""
-    what = f"process {pid}" if tid == pid else f"thread {tid} of process {pid}"
-    return cell(f"{what} ({name})", "bold")
+    from nstool.inspect.proc import title
+
+    return cell(f"{title(pid, tid)} ({name})", "bold")
 
 
 def printed_table(

@@ -112,7 +112,9 @@ def _pid(target: str) -> int:
 
 
 def _print(found: Ipc) -> None:
-    click.echo(f"ipc:[{found.namespace}], of {_plain(found.command)} ({found.pid})")
+    from nstool.inspect.proc import whose
+
+    click.echo(f"ipc:[{found.namespace}], of {whose(_plain(found.command), found.pid, found.tgid)}")
     _print_table(
         "System V shared memory",
         ("object", "key", "mode", "owner", "inside", "bytes", "attached", "creator", "last", ""),

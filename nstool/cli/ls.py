@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 SHOWN = ("type", "inode", "members", "pid", "user", "owner", "kept", "command")
+ROOMY = 100  # columns of a terminal on which groups are shown too
 NARROWEST = 8  # what a column of words is cut to at most, on a narrow terminal
 TREES = ("owner", "parent")
 
@@ -43,8 +44,11 @@ FIELDS: dict[str, Field] = {
     "id": Field(int, lambda ns: ns.id, "never given again until reboot; Linux 6.18"),
     "members": Field(int, lambda ns: len(ns.pids), "number of processes in it"),
     "pids": Field(list, lambda ns: ns.pids, "all of them"),
+    "tids": Field(list, words.tids, "all threads in it, which may have left their process's"),
     "pid": Field(int, lambda ns: ns.oldest or None, "the one that was started first"),
     "command": Field(str, words.command, "its command line, [its name] if it has none"),
+    "commands": Field(str, words.commands, "those of all processes in it"),
+    "group": Field(str, words.group, "the sandbox, container or service that pid is of, as the map names it"),
     "uid": Field(int, lambda ns: ns.uid, "its effective user id"),
     "user": Field(str, lambda ns: words.user_name(ns.uid), "the name of that"),
     "parent": Field(int, lambda ns: ns.parent, "inode, of user and pid namespaces"),
@@ -106,6 +110,9 @@ Examples:
   nstool ls net                           all network namespaces
   nstool ls --where 'members == 0'        those without a process, and what keeps them
   nstool ls --where '1234 in pids'        those that process 1234 is in
+  nstool ls --where '1235 in tids'        those that thread 1235 is in
+  nstool ls --where "group == 'web'"      those of the sandbox web
+  nstool ls --where "'nginx' in commands" those with a process of nginx
   nstool ls --tree                        what belongs to which user namespace
   nstool ls pid --tree parent             which pid namespace was made in which
   nstool ls net --raw --columns inode     for a script: fields with a tab between them
@@ -147,6 +154,8 @@ def command(
     found = census()
     wanted = [ns for ns in found.namespaces if _wanted(ns, types, tree, condition)]
     _sort(wanted, keys)
+    if columns is None and not raw and not as_json and _has_room() and any(map(words.group, wanted)):
+        names.insert(names.index("command"), "group")
     if as_json:
         _print_json(found, wanted)
     else:
@@ -179,6 +188,12 @@ def _columns(text: str | None, tree: str | None) -> list[str]:
     return shown + [name for name in names if name not in shown] if text.startswith("+") else names
 
 
+def _has_room() -> bool:
+    import shutil
+
+    return not sys.stdout.isatty() or shutil.get_terminal_size().columns >= ROOMY
+
+
 def _wanted(ns: Namespace, types: tuple[str, ...], tree: str | None, condition: Where | None) -> bool:
     if ns.type not in (types or (("user", "pid") if tree == "parent" else KINDS)):
         return False
@@ -202,6 +217,7 @@ def _print_json(found: Census, wanted: list[Namespace]) -> None:
     rows = [
         ns.asdict()
         | {"members": len(ns.pids), "user": words.user_name(ns.uid), "owner_user": words.user_name(ns.owner_uid)}
+        | {"group": words.group(ns)}
         | {"pins": [pin.changed() for pin in ns.pins]}
         for ns in wanted
     ]

@@ -75,6 +75,7 @@ def command(targets: tuple[str, ...], as_tree: bool, peers: bool, output: str, f
 
 def _print(found: Mounts, as_tree: bool) -> None:
     from nstool.cli.console import for_lines, printed_table
+    from nstool.inspect.proc import title
 
     covered = [entry for entry in found.mounts if entry.covered_by]
     if as_tree:
@@ -83,6 +84,8 @@ def _print(found: Mounts, as_tree: bool) -> None:
         entries = found.by_id()
         rows = [_row(entry, entries) for entry in entries.values()]
         printed_table(_COLUMNS, rows, fixed=(0, 1, 2), below=(5, 7))
+        if found.pid != found.tgid:
+            click.echo(f"note: these are the mounts of {title(found.tgid, found.pid)}")
     if not found.mounts:
         click.echo(f"note: no mount of its namespace is below its root directory {_quoted(found.root)}")
     if covered:
@@ -136,9 +139,10 @@ def _tree(found: Mounts) -> Tree:
     from rich.tree import Tree
 
     from nstool.cli.console import cell
+    from nstool.inspect.proc import whose
 
     entries = found.by_id()
-    top = Tree(cell(f"{found.command} ({found.pid}), mnt:[{found.namespace}], root {found.root}"))
+    top = Tree(cell(f"{whose(found.command, found.pid, found.tgid)}, mnt:[{found.namespace}], root {found.root}"))
     nodes = {0: top}
     children: dict[int, list[Mounted]] = {}
     for entry in entries.values():

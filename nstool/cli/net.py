@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from nstool.inspect.net import Device, Network, Owned, Peer, Place, Route, Rule
+    from nstool.inspect.nsfile import Namespace
 
 EPILOG = """\b
 Examples:
@@ -47,18 +48,30 @@ def command(target: str, all_: bool, as_json: bool) -> int:
 
     with nsfile.named(target, "net", "TARGET") as namespace:
         found = network(namespace)
+        thread = _thread(namespace)
     if as_json:
         answer.show(found.asdict())
     else:
-        _print(found, all_=all_)
+        _print(found, thread, all_=all_)
     return 0
 
 
-def _print(found: Network, *, all_: bool) -> None:
+def _thread(namespace: Namespace) -> str:
+    # If it was named by a thread, which may be in another than its process: that it was.
+    from nstool.inspect.proc import Proc, title
+
+    if not namespace.pid:
+        return ""
+    with Proc(namespace.pid) as proc:
+        tgid = proc.tgid()
+    return "" if tgid == namespace.pid else f", of {title(tgid, namespace.pid)}"
+
+
+def _print(found: Network, thread: str, *, all_: bool) -> None:
     from nstool.cli.console import cell, for_lines
 
     console = for_lines()
-    console.print(cell(f"net:[{found.place.inode}], {_who(found.place)}", "bold"))
+    console.print(cell(f"net:[{found.place.inode}], {_who(found.place)}{thread}", "bold"))
     if found.owner is not None:
         console.print(cell(f"belongs to user:[{found.owner}]"))
     _devices(found.devices, console)

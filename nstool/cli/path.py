@@ -60,10 +60,11 @@ def command(target: str, path: str | None, own: str | None, as_json: bool) -> in
 
 
 def _print(answer: There | Here) -> None:
+    from nstool.inspect import proc
     from nstool.inspect.paths import There
 
     found = answer.found
-    whose = f"{answer.command} ({answer.pid})"
+    whose = proc.whose(answer.command, answer.pid, answer.tgid)
     forward = isinstance(answer, There)
     _say(f"{found.asked} of {whose if forward else 'yours'}")
     _print_steps(found)

@@ -38,7 +38,9 @@ def command(number: str, source: str, target: str, as_json: bool) -> int:
     With --to, the exit status is 1 if the process has no number there; the reason is printed.
     """
     from nstool.inspect import nsfile
+    from nstool.inspect.proc import check_numbers
 
+    check_numbers()
     with _namespace(source, "--ns") as from_, _namespace(target, "--to") as to:
         tid = _number(number, source)
         if target:

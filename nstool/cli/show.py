@@ -62,9 +62,11 @@ def look(pid: int) -> Isolation:
 def render(isolation: Isolation, console: Console, published: Sequence[str] = ()) -> None:
     """Print the table: one row a fact, inside beside outside, what differs in green. published: ports of the host."""
     from nstool.cli.console import Table, cell, cells
+    from nstool.inspect.proc import whose
 
     inside, outside = isolation.inside, isolation.outside
-    table = Table("", *(f"{side}: {facts.command} ({facts.pid})" for side, facts in _sides(isolation)))
+    heads = (f"{side}: {whose(facts.command, facts.pid, facts.tgid)}" for side, facts in _sides(isolation))
+    table = Table("", *heads)
     for title, rows in _sections(isolation).items():
         table.add_row(cell(title, "bold"))
         for name, text in rows.items():

@@ -34,11 +34,11 @@ _MOST = 12  # threads or relatives that are shown
 @click.option("--env", "environment", is_flag=True, help="List the environment it was started with.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(target: str, list_fds: bool, environment: bool, as_json: bool) -> int:
-    """Show all that the kernel tells of TARGET, a pid or a sandbox's name.
+    """Show all that the kernel tells of TARGET, a pid, a tid or a sandbox's name.
 
     Its relatives and who would get its children; threads with what each waits for; signals by name; scheduling;
     limits and what is used of them; open files by kind; what confines it, and with whom it shares its namespaces.
-    What you may not see is said to be so, with the reason.
+    What you may not see is said to be so, with the reason. Of a thread, what threads have of their own is its own.
     """
     from nstool.cli import answer
     from nstool.inspect.proc import process
@@ -53,7 +53,7 @@ def command(target: str, list_fds: bool, environment: bool, as_json: bool) -> in
     console = for_lines()
     _head(found, console)
     _kin(found, console)
-    _threads(found.threads, console)
+    _threads(found, console)
     for title, rows in _sections(found).items():
         _section(title, rows, console)
     _limits(found.limits, console)
@@ -68,13 +68,14 @@ def command(target: str, list_fds: bool, environment: bool, as_json: bool) -> in
 def _head(found: Card, console: Console) -> None:
     from datetime import datetime
 
-    from nstool.cli.console import cell
+    from nstool.cli.console import heading
 
-    console.print(cell(f"process {found.pid} ({found.comm}), {found.state}", "bold"))
+    console.print(heading(found.pid, found.tid, found.comm).append(f", {found.state}"))
     started = datetime.fromtimestamp(found.started).astimezone().isoformat(" ", "seconds")
     ids = found.facts
     _rows(
         [
+            *([("ended", found.ended)] if found.ended else []),
             (
                 "command",
                 " ".join(found.command) or ("a thread of the kernel" if found.kernel_thread else "none any more"),
@@ -106,7 +107,9 @@ def _id(what: str, number: int) -> str:
 
 
 def _or_why(found: Card, name: str, value: str | None) -> str:
-    return f"unknown: {_why(found, name)}" if value is None else value
+    if value is not None:
+        return value
+    return "none any more" if found.has_ended else f"unknown: {_why(found, name)}"
 
 
 def _why(found: Card, name: str) -> str:
@@ -135,7 +138,7 @@ def _kin(found: Card, console: Console) -> None:
     node = top
     for relative in reversed(kin.ancestors):
         node = node.add(cell(_relative(relative)))
-    node = node.add(cell(f"{found.pid} {found.comm}", "bold"))
+    node = node.add(cell(f"{found.pid} {found.comm}", "bold"))  # of a thread: its process, by the thread's name
     for child in kin.children[:_MOST]:
         node.add(cell(_relative(child)))
     if len(kin.children) > _MOST:
@@ -146,7 +149,7 @@ def _kin(found: Card, console: Console) -> None:
         ("group, session", f"{kin.group or 'none here'}, {kin.session or 'none here'}"),
         ("terminal", kin.terminal or "none"),
         ("tracer", _relative(kin.tracer) if kin.tracer else _no_tracer(found)),
-        ("orphans", kin.orphans.text),
+        *([] if found.has_ended else [("orphans", kin.orphans.text)]),
     ]
     _rows(rows, console)
 
@@ -160,20 +163,35 @@ def _no_tracer(found: Card) -> str:
     return "one that is not visible here" if found.state == "stopped by its tracer" else "none"
 
 
-def _threads(threads: tuple[Thread, ...], console: Console) -> None:
+def _threads(found: Card, console: Console) -> None:
     from nstool.cli.console import Table, cell
 
-    heads = ("threads", "name", "state", "waits in", "system call", "policy", "cpu", "signals waiting")
-    table = Table(*heads, below=(4,), spare=(5, 6))
-    for one in threads[:_MOST]:
+    heads = ["threads", "name", "state", "waits in", "system call", "policy", "cpu", "signals waiting"]
+    others = {one.tid: text for one in found.threads if (text := _otherwise(one))}
+    table = Table(*heads, *(["not as the process"] if others else []), below=(4, 8) if others else (4,), spare=(5, 6))
+    first = found.threads[:_MOST]
+    shown = [*first, *[one for one in found.threads[_MOST:] if one.tid in others][:_MOST]]
+    for one in shown:
         policy = f"{one.policy} {one.rt_priority or one.nice}"
         pending = " ".join(one.pending)
-        table.add_row(
-            *map(cell, (str(one.tid), one.comm, one.state, one.wchan, one.call, policy, str(one.processor), pending))
-        )
+        row = (str(one.tid), one.comm, one.state, one.wchan, one.call, policy, str(one.processor), pending)
+        table.add_row(*map(cell, row), *([cell(others.get(one.tid, ""))] if others else []))
     console.print(table)
-    if len(threads) > _MOST:
-        console.print(f" and {len(threads) - _MOST} threads more, which --json shows")
+    if len(found.threads) > len(shown):
+        console.print(f" and {len(found.threads) - len(shown)} threads more, which --json shows")
+
+
+def _otherwise(one: Thread) -> str:
+    # What a thread has otherwise than the main thread.
+    words = [f"{kind}:[{inode}]" for kind, inode in one.namespaces.items()]
+    for what, ids in (("uid", one.uids), ("gid", one.gids)):
+        if ids is not None:
+            numbers = (ids.real, ids.effective, ids.saved, ids.filesystem)
+            words.append(f"{what} {numbers[0] if len(set(numbers)) == 1 else '/'.join(map(str, numbers))}")
+    if one.groups is not None:
+        words.append(f"groups {' '.join(map(str, one.groups)) or 'none'}")
+    words += [f"{name} capabilities {_capabilities(set_.mask)}" for name, set_ in one.capabilities.items()]
+    return ", ".join(words)
 
 
 def _sections(found: Card) -> dict[str, Rows]:
@@ -194,10 +212,14 @@ def _namespaces(found: Card) -> Rows:
     inodes, unread = found.facts.namespaces, found.facts.unread
     if "namespaces" in found.unread:
         return [("all", f"unknown: {_why(found, 'namespaces')}")]
+    if found.has_ended:
+        return [(kind, f"{kind}:[{inodes[kind]}]{_shared(found, kind)}") for kind in KINDS if kind in inodes] + [
+            ("others", "none any more, as it has ended")
+        ]
     return [
         (kind, f"{kind}:[{inodes[kind]}]{_shared(found, kind)}")
         if kind in inodes
-        else (kind, f"unknown: {unread[f'namespaces.{kind}']}")
+        else (kind, f"unknown: {found.ended or unread[f'namespaces.{kind}']}")
         for kind in KINDS
     ]
 
@@ -337,6 +359,17 @@ def _notes(found: Card, console: Console) -> None:
     if hidden:
         whole = max((why for why in found.unread.values() if why.split(";")[0] == hidden), key=len)
         console.print(cell(f"note: it may not be looked into, so that much is unknown: {whole}"))
+    others = [one for one in found.threads if _otherwise(one)]
+    if others and found.tid == found.pid:
+        tids = ", ".join(str(one.tid) for one in others[:_MOST]) + (", …" if others[_MOST:] else "")
+        words = {
+            "namespaces": any(one.namespaces for one in others),
+            "ids": any(ids is not None for one in others for ids in (one.uids, one.gids, one.groups)),
+            "capabilities": any(one.capabilities for one in others),
+        }
+        has = f"thread {tids} has" if len(others) == 1 else f"threads {tids} have"
+        what = ", ".join(word for word, is_so in words.items() if is_so)
+        console.print(cell(f"note: its {has} other {what} than its main thread, whose are shown; ask by tid"))
     shown = {"exe", "cwd", "root", "fds", "io", "environment", "namespaces"}
     shown |= {what for what, why in found.unread.items() if why.split(";")[0] == hidden}
     notes = {why for what, why in found.unread.items() if what not in shown}

@@ -9,7 +9,8 @@ from nstool import syscalls, uapi
 from nstool.errors import KernelError
 from nstool.frozen import Frozen
 from nstool.inspect.walk import open_in_root
-from nstool.sandbox.inside import call, shut
+from nstool.sandbox.helper import shut
+from nstool.sandbox.inside import call
 from nstool.security.idmap import parse_map, to_inside
 
 TYPE_CHECKING = False
@@ -59,7 +60,7 @@ def access(proc: Proc, root: int, path: str) -> Access:
         effective = int(status["CapEff"], 16)
         return call({}, _as_other, root, path, userns, theirs, inside, effective, keep=(root, userns))
     except KernelError as error:
-        return Access(unknown=f"the child that was to ask has not answered: {error.strerror}")
+        return Access(unknown=f"the child that was to ask has not answered: {error.why or error.strerror}")
     finally:
         os.close(userns)
 
@@ -81,45 +82,49 @@ def _inside(who: _Who, uid_map: Sequence[IdMap], gid_map: Sequence[IdMap]) -> _W
 
 
 def _as_other(root: int, path: str, userns: int, theirs: _Who, inside: _Who, effective: int) -> Access:
+    parent = os.getppid()
     try:
         foreign = os.fstat(userns).st_ino != os.stat("/proc/self/ns/user").st_ino
         caps = syscalls.capget().effective
         if not foreign:
-            _take(theirs)
+            _take(theirs, parent)
         elif caps >> uapi.CAP_SETUID & caps >> uapi.CAP_SETGID & 1:
             # Also ids without a map there.
-            _take(theirs)
+            _take(theirs, parent)
             permitted = syscalls.capget().permitted
             syscalls.capset(permitted, permitted, 0)
             syscalls.setns(userns, uapi.CLONE_NEWUSER)
+            shut(parent)
         else:
             same = theirs == _who(_own_status())
             syscalls.setns(userns, uapi.CLONE_NEWUSER)
+            shut(parent)
             if not same:
-                _take(inside)
+                _take(inside, parent)
         if effective & ~syscalls.capget().permitted:
             raise KernelError("capset, with capabilities that you have not", EPERM)
         syscalls.capset(effective, effective, 0)
-        shut()  # whose ids it has could trace it
+        shut(parent)
     except KernelError as error:
         return Access(unknown=f"you may not take its ids and capabilities: {error.call}: {error.strerror}")
     return _ask(root, path)
 
 
-def _take(who: _Who) -> None:
-    # Ids of all kinds but those of the file system matter to nothing that is asked.
+def _take(who: _Who, parent: int) -> None:
+    # The ids of the file system are all that counts for what is asked; the others stay, so that whose ids they are may
+    # neither signal nor trace who asks. (A filesystem of FUSE looks at all, and may refuse one to whom it belongs.)
     now = _who(_own_status())
-    if now == who and os.getresuid() == (who.uid,) * 3 and os.getresgid() == (who.gid,) * 3:
+    if now == who:
         return
     if who.uid is None or who.gid is None or None in who.groups:
-        raise KernelError("setresuid, to an id that has no map there", EPERM)
-    syscalls.prctl(uapi.PR_SET_KEEPCAPS, 1)
+        raise KernelError("setfsuid, to an id that has no map there", EPERM)
     if now.groups != who.groups:
         syscalls.setgroups([group for group in who.groups if group is not None])
-    if os.getresgid() != (who.gid,) * 3:
-        syscalls.setresgid(who.gid, who.gid, who.gid)
-    if os.getresuid() != (who.uid,) * 3:
-        syscalls.setresuid(who.uid, who.uid, who.uid)
+    if now.gid != who.gid:
+        syscalls.setfsgid(who.gid)
+    if now.uid != who.uid:
+        syscalls.setfsuid(who.uid)
+    shut(parent)
 
 
 def _ask(root: int, path: str) -> Access:

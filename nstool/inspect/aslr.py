@@ -1,23 +1,25 @@
 """How the addresses of processes are randomised: settings, a process's personality, and what launches show.
 
 A launch is stopped at its exec, before its first instruction, looked at and killed: nothing of the program ever runs,
-so what it would map itself (its heap's further parts, libraries, threads' stacks) is not seen. Of a dynamic program
-the first mapping is that of its loader, below which everything else is mapped. proc_sys_kernel(5), personality(2).
+so what it would map itself (its heap's further parts, libraries, threads' stacks) is not seen. It would run without any
+rights, where they may be given up: set-user-ID bits do not count. Of a dynamic program the first mapping is that of its
+loader, below which everything else is mapped. proc_sys_kernel(5), personality(2).
 """
 
 from __future__ import annotations
 
 import os
-import select
 import signal
+from contextlib import suppress
 from errno import EPERM, ESRCH
 
 from nstool import syscalls, uapi
 from nstool.errors import KernelError
 from nstool.frozen import Frozen
-from nstool.inspect.proc import Proc
+from nstool.inspect.proc import Proc, Stat
 from nstool.sandbox.inside import refused
 from nstool.security.aslr import Spread, spread, tied
+from nstool.security.capabilities import last_cap
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,18 +29,21 @@ if TYPE_CHECKING:
 _SETTING = {0: "nothing", 1: "all but the heap", 2: "all"}
 # Fields of proc_pid_stat(5): where the stack began, where the heap begins.
 _START_STACK, _START_BRK = 28, 47
+_NOBODY = 65534
 REGIONS = ("executable", "heap", "mappings", "vdso", "stack")
 
 
 class Settings(Frozen):
     """Of the host. randomize: "all", "all but the heap", "nothing". rnd_bits, rnd_compat_bits: of mmap's base, in
-    pages, for 64 and 32 bit programs. legacy: mappings grow upwards. None where the reader may not read it.
+    pages, for 64 and 32 bit programs. legacy: mappings grow upwards. None where the reader may not read it, or the
+    kernel has it not. unread: why it may not be read, by the name of the sysctl.
     """
 
     randomize: str | None
     rnd_bits: int | None
     rnd_compat_bits: int | None
     legacy: bool | None
+    unread: dict[str, str]
 
 
 class Persona(Frozen):
@@ -55,12 +60,17 @@ class Persona(Frozen):
 
 
 class Process(Frozen):
-    """A process that was asked for. layout: address by name of REGIONS; a region that it has not is left out."""
+    """A process that was asked for, or a thread of process tgid.
+
+    layout: address by name of REGIONS; a region that it has not is left out. why_none: why it has none at all, or "".
+    """
 
     pid: int
+    tgid: int
     comm: str
     persona: Persona
     layout: dict[str, int]
+    why_none: str
 
 
 class Measured(Frozen):
@@ -75,21 +85,26 @@ class Measured(Frozen):
 
 def settings() -> Settings:
     """Return what the host randomises."""
-    randomize = _number("/proc/sys/kernel/randomize_va_space")
-    legacy = _number("/proc/sys/vm/legacy_va_layout")
+    unread: dict[str, str] = {}
+    randomize = _number("kernel.randomize_va_space", unread)
+    legacy = _number("vm.legacy_va_layout", unread)
     return Settings(
         randomize=None if randomize is None else _SETTING.get(randomize, "all"),
-        rnd_bits=_number("/proc/sys/vm/mmap_rnd_bits"),
-        rnd_compat_bits=_number("/proc/sys/vm/mmap_rnd_compat_bits"),
+        rnd_bits=_number("vm.mmap_rnd_bits", unread),
+        rnd_compat_bits=_number("vm.mmap_rnd_compat_bits", unread),
         legacy=None if legacy is None else legacy != 0,
+        unread=unread,
     )
 
 
-def _number(path: str) -> int | None:
+def _number(name: str, unread: dict[str, str]) -> int | None:
     try:
-        with open(path) as file:
+        with open(f"/proc/sys/{name.replace('.', '/')}") as file:
             return int(file.read())
-    except (PermissionError, FileNotFoundError):  # root's to read; or a kernel built without it
+    except FileNotFoundError:  # a kernel built without it
+        return None
+    except PermissionError:
+        unread[name] = "the kernel lets root of the host alone read it; run as root"
         return None
 
 
@@ -109,7 +124,14 @@ def process(pid: int) -> Process:
             layout = _layout(proc)
         except PermissionError as error:
             raise refused(pid, "personality", error, "how its addresses are randomised") from None
-        return Process(pid, proc.stat().comm, persona(value), layout)
+        stat = proc.stat()
+        return Process(pid, proc.tgid(), stat.comm, persona(value), layout, "" if layout else _why_none(stat))
+
+
+def _why_none(stat: Stat) -> str:
+    if stat.state in "ZX":
+        return "it has ended, and has no memory any more; of its other threads, if any, each has it still"
+    return "a thread of the kernel has no memory of its own"
 
 
 def _layout(proc: Proc) -> dict[str, int]:
@@ -117,7 +139,7 @@ def _layout(proc: Proc) -> dict[str, int]:
     fields = text[text.rindex(") ") + 2 :].split()
     try:
         exe = proc.link("exe")
-    except FileNotFoundError:  # a thread of the kernel
+    except FileNotFoundError:  # a thread of the kernel, a zombie
         return {}
     found = {"stack": int(fields[_START_STACK - 3]), "heap": int(fields[_START_BRK - 3])}
     for line in filter(None, proc.read("maps").split("\n")):  # not splitlines: of a path only the newline is escaped
@@ -141,8 +163,17 @@ def measure(command: Sequence[str], launches: int, *, value: int | None = None, 
     path = executable or _found(command[0])
     seen: dict[str, list[int]] = {}
     layouts = []
-    for _ in range(launches):
-        layouts.append(_launch(path, command, value))
+    # Opened once: a number in /proc may become another process's, and who has no rights may not follow it.
+    try:
+        open_file = os.open(executable, os.O_PATH | os.O_CLOEXEC) if executable else -1
+    except OSError as error:
+        raise KernelError(f'execve("{path}")', error.errno or 0) from None
+    try:
+        for _ in range(launches):
+            layouts.append(_launch(path, command, value, open_file))
+    finally:
+        if open_file >= 0:
+            os.close(open_file)
     for layout in layouts:
         for name, address in layout.items():
             seen.setdefault(name, []).append(address)
@@ -166,37 +197,41 @@ def _found(name: str) -> str:
     return path
 
 
-def _launch(path: str, command: Sequence[str], value: int | None) -> dict[str, int]:
+def _launch(path: str, command: Sequence[str], value: int | None, open_file: int) -> dict[str, int]:
     reader, writer = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        os.close(reader)
-        _exec_traced(path, command, value, writer)
-    os.close(writer)
-    lives = True
+    pid = 0
     try:
-        lives = _stopped(pid, signal.SIGSTOP)
-        if lives:
-            # From now on it goes with us, also if we are killed: else it would be let go, and run.
-            syscalls.ptrace(uapi.PTRACE_SETOPTIONS, pid, 0, uapi.PTRACE_O_EXITKILL)
-            syscalls.ptrace(uapi.PTRACE_CONT, pid)
-            lives = _stopped(pid, signal.SIGTRAP)
-        if not lives:
+        try:
+            parent = os.getpid()
+            pid = os.fork()
+            if pid == 0:
+                _exec_traced(f"/proc/self/fd/{open_file}" if open_file >= 0 else path, command, value, writer, parent)
+        finally:
+            os.close(writer)
+        if not _stops(pid, signal.SIGSTOP):
+            pid = 0
+            raise _failure(os.read(reader, 100), path)
+        # From now on it goes with us, also if we are killed: else it would be let go, and run. The stop at its exec is
+        # an event: a mere SIGTRAP, without that option, would not stop one who blocks it.
+        syscalls.ptrace(uapi.PTRACE_SETOPTIONS, pid, 0, uapi.PTRACE_O_EXITKILL | uapi.PTRACE_O_TRACEEXEC)
+        syscalls.ptrace(uapi.PTRACE_CONT, pid)
+        if not _stops(pid, signal.SIGTRAP | uapi.PTRACE_EVENT_EXEC << 8):
+            pid = 0
             raise _failure(os.read(reader, 100), path)
         return _layout_of(pid, path)
     finally:
         os.close(reader)
-        if lives:
+        if pid:
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
 
 
-def _stopped(pid: int, by: int) -> bool:
-    # Whether it has come to the stop with this signal, or else ended. Others that come meanwhile it gets.
+def _stops(pid: int, wanted: int) -> bool:
+    # Whether it comes to this stop, a signal and an event, or else ends. Signals that come meanwhile it never gets.
     while os.WIFSTOPPED(status := os.waitpid(pid, os.WUNTRACED)[1]):
-        if os.WSTOPSIG(status) == by:
+        if status >> 8 == wanted:
             return True
-        syscalls.ptrace(uapi.PTRACE_CONT, pid, 0, os.WSTOPSIG(status))
+        syscalls.ptrace(uapi.PTRACE_CONT, pid)
     return False
 
 
@@ -214,15 +249,13 @@ def _layout_of(pid: int, path: str) -> dict[str, int]:
         ) from None
 
 
-def _exec_traced(path: str, command: Sequence[str], value: int | None, writer: int) -> NoReturn:
-    # It stops twice: by itself, to be bound to its tracer; then the kernel stops it at its exec, with SIGTRAP. Until it
-    # is bound the death signal is, which an exec may clear. What fails is told: "call errno".
+def _exec_traced(path: str, command: Sequence[str], value: int | None, writer: int, parent: int) -> NoReturn:
+    # It stops twice: by itself, to be bound to its tracer; then the kernel stops it at its exec. Until it is bound the
+    # death signal is, which a change of ids clears. What fails is told: "call errno".
     call = "prctl"
     try:
         syscalls.prctl(uapi.PR_SET_PDEATHSIG, signal.SIGKILL)
-        answers = select.poll()
-        answers.register(writer, 0)
-        if answers.poll(0):  # nobody reads: the tracer was killed before
+        if os.getppid() != parent:  # it was killed before
             os._exit(127)
         call = "ptrace"
         syscalls.ptrace(uapi.PTRACE_TRACEME)
@@ -230,12 +263,36 @@ def _exec_traced(path: str, command: Sequence[str], value: int | None, writer: i
         call = "personality"
         if value is not None:
             syscalls.personality(value)
+        call = "prctl"
+        _become_nobody()
         call = "execve"
         os.execve(path, list(command), dict(os.environ))
     except OSError as error:
         os.write(writer, f"{call} {error.errno}".encode())
     finally:
         os._exit(127)
+
+
+def _become_nobody() -> None:
+    # To be measured needs no rights: should it ever run, then with none. What is kept is lost by the exec: the right to
+    # execute what the caller may.
+    caps = syscalls.capget().effective
+    if caps >> uapi.CAP_SETPCAP & 1:
+        for number in range(last_cap() + 1):
+            syscalls.prctl(uapi.PR_CAPBSET_DROP, number)
+        bits = syscalls.prctl(uapi.PR_GET_SECUREBITS) | uapi.SECBIT_NOROOT | uapi.SECBIT_NOROOT_LOCKED
+        with suppress(KernelError):  # locked otherwise; then no_new_privs alone keeps the exec from giving any
+            syscalls.prctl(uapi.PR_SET_SECUREBITS, bits)
+    if all(caps >> cap & 1 for cap in (uapi.CAP_SETUID, uapi.CAP_SETGID, uapi.CAP_SYS_PTRACE)):  # else not to be read
+        with suppress(KernelError):  # nobody has no map in this user namespace
+            syscalls.prctl(uapi.PR_SET_KEEPCAPS, 1)
+            syscalls.setgroups([])
+            syscalls.setresgid(_NOBODY, _NOBODY, _NOBODY)
+            syscalls.setresuid(_NOBODY, _NOBODY, _NOBODY)
+    kept = syscalls.capget().permitted & 1 << uapi.CAP_DAC_OVERRIDE
+    syscalls.capset(kept, kept, 0)
+    syscalls.prctl(uapi.PR_SET_DUMPABLE, 0)
+    syscalls.prctl(uapi.PR_SET_NO_NEW_PRIVS, 1)
 
 
 def _failure(told: bytes, path: str) -> KernelError:

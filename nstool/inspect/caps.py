@@ -12,7 +12,7 @@ from errno import EPERM
 from nstool import kinds, syscalls, uapi
 from nstool.errors import KernelError
 from nstool.frozen import Frozen
-from nstool.inspect.proc import Proc, ProcessGone
+from nstool.inspect.proc import Proc, ProcessGone, title
 from nstool.sandbox.facts import why_hidden
 from nstool.security import capabilities
 from nstool.security.capabilities import Sets
@@ -46,12 +46,14 @@ class UserNamespace(Frozen):
 
 
 class ProcessCaps(Frozen):
-    """A process and its threads, the main one first. lacking: mask of what no thread's exec can ever gain again.
+    """A process and its threads, the one that was asked for first, tid: the main one, unless another was.
 
-    userns: None where it may not be read. unknown: why, by the name of the fact.
+    lacking: mask of what no thread's exec can ever gain again. userns: None where it may not be read. unknown: why, by
+    the name of the fact.
     """
 
     pid: int
+    tid: int
     command: str
     threads: tuple[ThreadCaps, ...]
     lacking: int
@@ -60,22 +62,22 @@ class ProcessCaps(Frozen):
 
     @property
     def main(self) -> ThreadCaps:
-        """The thread whose id is that of the process."""
+        """The thread that was asked for, or the one whose id is that of the process."""
         return self.threads[0]
 
 
 def process_caps(pid: int) -> ProcessCaps:
     """Read the rights of a process and of each of its threads. Raises ProcessGone.
 
-    pid: that of one of its threads will do. A thread that ends meanwhile is left out. The securebits are known of the
-    calling thread alone.
+    pid: or the tid of one of its threads, which is then the first. A thread that ends meanwhile is left out. The
+    securebits are known of the calling thread alone.
     """
     with Proc(pid) as asked, Proc(int(asked.status()["Tgid"])) as proc:
         asked.check()  # else the number of its process might be another's by now
-        return _process_caps(proc)
+        return _process_caps(proc, pid)
 
 
-def _process_caps(proc: Proc) -> ProcessCaps:
+def _process_caps(proc: Proc, asked: int) -> ProcessCaps:
     unknown: dict[str, str] = {}
     main = _thread(proc)
     others = []
@@ -87,7 +89,9 @@ def _process_caps(proc: Proc) -> ProcessCaps:
             except ProcessGone:
                 continue
     proc.check()
-    threads = (main, *others)
+    threads = tuple(sorted((main, *others), key=lambda thread: thread.tid != asked))
+    if threads[0].tid != asked:
+        raise ProcessGone(f"there is no {title(proc.pid, asked)} any more")
     if any(thread.securebits is None for thread in threads):
         unknown["securebits"] = "the kernel tells a thread only its own, prctl(2)"
     try:
@@ -96,8 +100,8 @@ def _process_caps(proc: Proc) -> ProcessCaps:
         proc.check()
         userns = None
         unknown["userns"] = "; ".join(why_hidden(proc.pid))
-    lacking = capabilities.full(capabilities.last_cap()) & ~main.sets.bounding
-    return ProcessCaps(proc.pid, main.command, threads, lacking, userns, unknown)
+    lacking = capabilities.full(capabilities.last_cap()) & ~threads[0].sets.bounding
+    return ProcessCaps(proc.pid, asked, threads[0].command, threads, lacking, userns, unknown)
 
 
 def _thread(proc: Proc) -> ThreadCaps:

@@ -78,7 +78,7 @@ class Membership(Frozen):
 
 
 class Cgroups(Frozen):
-    """The cgroups of a process, or with pid 0 those that were named.
+    """The cgroups of a process, or of a thread of process tgid, or with pid 0 those that were named.
 
     limits: those that hold, each the tightest from the cgroup up to the top of what the caller sees. usage: of these
     cgroups, with what is below them. counted: in which directory, by controller ("unified": of version 2). notes:
@@ -86,6 +86,7 @@ class Cgroups(Frozen):
     """
 
     pid: int
+    tgid: int
     command: str
     namespace: int
     cgroups: tuple[Membership, ...]
@@ -182,7 +183,7 @@ def cgroups(pid: int) -> Cgroups:
         trees = [one for one in hierarchies() if one.number in lines]
         members = tuple(_membership(one, lines[one.number], inside.get(one.number)) for one in trees)
         namespace = _namespace(proc)
-        return _described(members, pid, proc.stat().comm, namespace, unread)
+        return _described(members, (pid, proc.tgid()), proc.stat().comm, namespace, unread)
 
 
 def named(path: str) -> Cgroups:
@@ -203,7 +204,7 @@ def named(path: str) -> Cgroups:
             f"{path} is neither the directory of a cgroup nor its path in a hierarchy; nstool cgroups --tree lists all",
             "TARGET",
         )
-    return _described(members, 0, "", 0, {})
+    return _described(members, (0, 0), "", 0, {})
 
 
 def tree(member: Membership | Hierarchy) -> tuple[Node, ...]:
@@ -372,7 +373,7 @@ def _marked(directory: str) -> bool:
 
 
 def _described(
-    members: tuple[Membership, ...], pid: int, command: str, namespace: int, unread: dict[str, str]
+    members: tuple[Membership, ...], ids: tuple[int, int], command: str, namespace: int, unread: dict[str, str]
 ) -> Cgroups:
     limits: list[Bound] = []
     places: dict[str, str] = {}
@@ -392,7 +393,8 @@ def _described(
             if not one.hierarchy.whole and one.hierarchy.controllers:
                 notes.append(f"limits of {what} above {one.hierarchy.mount} cannot be seen from here")
     return Cgroups(
-        pid=pid,
+        pid=ids[0],
+        tgid=ids[1],
         command=command,
         namespace=namespace,
         cgroups=members,

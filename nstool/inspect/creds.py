@@ -14,7 +14,7 @@ from nstool.errors import KernelError, SandboxGone, SpecError
 from nstool.frozen import Frozen
 from nstool.inspect import nsfile
 from nstool.inspect.nsfile import Namespace
-from nstool.inspect.proc import Proc, ProcessGone, processes
+from nstool.inspect.proc import Proc, ProcessGone, processes, real_name
 from nstool.sandbox import inside
 from nstool.security import idmap
 from nstool.spec.model import IdMap
@@ -162,7 +162,7 @@ def credentials(tid: int, asked: Namespace | None = None) -> Credentials:
         if asked is not None:
             terms.append(_asked(view, yours, asked))
         pid = int(status["Tgid"])
-        found = Credentials(pid, tid, status["Name"], tuple(terms), _others(pid, status), chain, unread)
+        found = Credentials(pid, tid, real_name(status), tuple(terms), _others(pid, status), chain, unread)
         proc.check()
         return found
 

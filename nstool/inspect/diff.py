@@ -17,7 +17,7 @@ from nstool.frozen import Frozen
 from nstool.inspect import cgroups as groups
 from nstool.inspect import nsfile, reach
 from nstool.inspect.nsfile import Namespace, why_hidden
-from nstool.inspect.proc import Proc
+from nstool.inspect.proc import Proc, title
 from nstool.sandbox import facts, inside
 from nstool.security import capabilities, rlimits
 from nstool.spec.model import IdMap
@@ -81,7 +81,8 @@ class Side(Closing):
         try:
             self.facts: Facts = facts.facts(pid, directory=self.proc.fd)
             self.name = str(pid)  # in sentences
-            self.title = f"{pid} ({self.facts.command})"
+            tgid = self.facts.tgid
+            self.title = f"{pid if pid == tgid else title(tgid, pid)} ({self.facts.command})"
             bounds = {bound.name: bound.value for bound in groups.cgroups(pid).limits}
             self.limits = {
                 what: value for file, what in _LIMITS.items() if isinstance(value := bounds.get(file), int | float)

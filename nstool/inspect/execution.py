@@ -14,7 +14,9 @@ from nstool import syscalls, uapi
 from nstool.closing import Closing
 from nstool.errors import KernelError, SpecError, plural
 from nstool.frozen import Frozen
+from nstool.inspect import kernelfile
 from nstool.inspect.caps import process_caps
+from nstool.inspect.nsfs import Fd
 from nstool.inspect.proc import Proc, ProcessGone, pids, processes
 from nstool.sandbox.facts import why_hidden
 from nstool.sandbox.mountinfo import Mount, read_mounts
@@ -356,22 +358,31 @@ class _View(Closing):
             raise OSError(error.errno, os.strerror(error.errno or 0), path) from None
 
     def formats(self) -> tuple[binfmt.Format, ...]:
+        # Who has a mount namespace may have mounted there what looks like it: that is not opened.
         try:
-            fd = self.open(f"{_MISC}/status", os.O_RDONLY)
-        except OSError:  # not mounted: what is registered cannot be read, and where it is never mounted nothing is
+            top = self.open(_MISC, os.O_PATH | os.O_DIRECTORY)
+        except OSError:  # where it is not there nothing is registered, or what is cannot be read
             return ()
-        with open(fd) as file:
-            if file.read().strip() != "enabled":
+        with Fd(top):
+            kind = syscalls.fstatfs_type(top)
+            if kind == uapi.PROC_SUPER_MAGIC:  # it is not mounted
                 return ()
-        fd = self.open(_MISC, os.O_RDONLY | os.O_DIRECTORY)
-        try:
+            if kind != uapi.BINFMTFS_MAGIC:
+                self.unknown[_MISC] = "what is mounted there is no binfmt_misc; taken as one with nothing registered"
+                return ()
+            try:
+                return self.registered(top)
+            except (OSError, ValueError) as error:
+                self.unknown[_MISC] = f"it cannot be read: {error}; taken as one with nothing registered"
+                return ()
+
+    def registered(self, top: int) -> tuple[binfmt.Format, ...]:
+        if kernelfile.read(top, "status", uapi.BINFMTFS_MAGIC).strip() != b"enabled":
+            return ()
+        with Fd(os.open(f"/proc/self/fd/{top}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)) as fd:
             names = sorted(name for name in os.listdir(fd) if name not in ("status", "register"))
-        finally:
-            os.close(fd)
-        found = []
-        for name in names:
-            with open(self.open(f"{_MISC}/{name}", os.O_RDONLY)) as file:
-                found.append(binfmt.parse_format(name, file.read()))
+        texts = {name: kernelfile.read(top, name, uapi.BINFMTFS_MAGIC) for name in names}
+        found = (binfmt.parse_format(name, os.fsdecode(text)) for name, text in texts.items())
         return tuple(format for format in found if format)
 
     def close_dirs(self) -> None:

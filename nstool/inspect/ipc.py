@@ -125,7 +125,7 @@ class ShmFile(Frozen):
 
 
 class Ipc(Frozen):
-    """An IPC namespace, by one of its processes.
+    """An IPC namespace, by one of its processes, or a thread of process tgid.
 
     namespace: inode. posix_queues: None where they may not be listed. shm_files: None where the process has no
     /dev/shm; they belong to its mount namespace, and others may see them. limits: text of each file of
@@ -134,6 +134,7 @@ class Ipc(Frozen):
     """
 
     pid: int
+    tgid: int
     command: str
     namespace: int
     segments: tuple[Segment, ...]
@@ -165,6 +166,7 @@ def ipc(pid: int) -> Ipc:
             posix = _mounted_queues(unread, notes)
         return Ipc(
             pid=pid,
+            tgid=proc.tgid(),
             command=proc.stat().comm,
             namespace=proc.inode("ipc"),
             segments=tuple(_segment(row, who) for row in _rows(read.shm)),

@@ -81,6 +81,10 @@ def _counts(found: HostMap) -> list[tuple[int, str]]:
 
 def data(found: HostMap) -> dict[str, Any]:
     """Return the map as plain JSON values: what the page shows, and what ``nstool map -o map.json`` writes."""
+    elsewhere: dict[int, dict[int, list[str]]] = {}  # threads that have left their process's namespaces
+    for ns in found.census.namespaces:
+        for pin in ns.pinned("thread"):
+            elsewhere.setdefault(pin.pid, {}).setdefault(pin.tid, []).append(ns.name)
     return {
         "host": found.host,
         "kernel": found.kernel,
@@ -91,7 +95,10 @@ def data(found: HostMap) -> dict[str, Any]:
         "kinds": [{"name": kind.name, "isolates": kind.isolates} for kind in KINDS.values()],
         "namespaces": {ns.name: _namespace(found, ns) for ns in found.census.namespaces},
         "groups": [group.asdict() for group in found.groups],
-        "processes": {card.pid: _process(found, card) for card in found.cards.values()},
+        "processes": {
+            card.pid: _process(found, card) | {"elsewhere": elsewhere.get(card.pid, {})}
+            for card in found.cards.values()
+        },
     }
 
 

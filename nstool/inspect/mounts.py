@@ -56,13 +56,15 @@ class Mounted(Frozen):
 class Mounts(Frozen):
     """The mounts that a process has.
 
-    namespace: inode. root: its root directory as the caller's /proc/PID/root says it, "" if that is too long.
-    root_mount: id of the mount that this directory is on; no mount of the list where a directory was made the root
-    that is no mount's root, chroot(2). mounts: those below that directory, in the kernel's order. outside: the others
-    of its namespace. unread: why something is None or missing, by its name.
+    pid: as asked for; tgid: of its process, which for a thread is another. namespace: inode. root: its root directory
+    as the caller's /proc/PID/root says it, "" if that is too long. root_mount: id of the mount that this directory is
+    on; no mount of the list where a directory was made the root that is no mount's root, chroot(2). mounts: those below
+    that directory, in the kernel's order. outside: the others of its namespace. unread: why something is None or
+    missing, by its name.
     """
 
     pid: int
+    tgid: int
     command: str
     namespace: int
     root: str
@@ -121,6 +123,7 @@ def of(proc: Proc) -> Mounts:
     found = tuple(_mounted(mount, states[mount.id], (told or {}).get(mount.id), unread) for mount in listed)
     return Mounts(
         pid=proc.pid,
+        tgid=proc.tgid(),
         command=proc.stat().comm,
         namespace=namespace,
         root=top,

@@ -7,12 +7,12 @@ routes, eBPF programs. Sockets as far as inspect.sockets knows them.
 from __future__ import annotations
 
 import os
-from errno import EPERM
+from errno import EACCES, EINVAL, ENODEV, EPERM
 
 from nstool import uapi
 from nstool.errors import KernelError, SandboxGone
 from nstool.frozen import Frozen
-from nstool.inspect import fds, nsfile, sockets
+from nstool.inspect import fds, sockets
 from nstool.inspect.fds import Holder
 from nstool.inspect.nsfile import Namespace
 from nstool.inspect.proc import processes
@@ -41,6 +41,7 @@ _NEIGHBOUR |= {64: "noarp", 128: "permanent"}
 _IFF_UP, _IFF_LOOPBACK = uapi.IFF_UP, uapi.IFF_LOOPBACK
 _COUNTERS = ("bytes", "packets", "errors", "dropped")
 _ALL_BITS = 0xFFFFFFFF  # of a mask; of what a rule suppresses: nothing
+_NO_NAME = "its name takes CAP_NET_ADMIN in its namespace, as root has it"
 _NONE = -1  # of a namespace id: this namespace has given none
 
 _SYSCTLS = "/proc/sys/net"
@@ -204,13 +205,15 @@ def network(namespace: Namespace) -> Network:
     seen = inside.call({"net": namespace.fd}, look)
     places = _places()
     devices = _with_peers(namespace, seen.devices, places)
-    with namespace.owner() or nsfile.own("user") as owner:
-        owner_inode = owner.inode
     unread = dict(seen.unread)
+    if owner := namespace.owner():
+        owner.close()
+    else:
+        unread["owner"] = "it belongs to a user namespace that is neither yours nor below it, ioctl_nsfs(2)"
     owners, hidden = fds.holders({f"socket:[{one.inode}]" for one in seen.sockets if one.inode})
     return Network(
         place=places.get(namespace.inode, Place(namespace.inode)),
-        owner=owner_inode,
+        owner=owner.inode if owner else None,
         devices=devices,
         routes=seen.routes,
         rules=seen.rules,
@@ -539,11 +542,9 @@ def _placed(
     inode = inodes.get(peer.nsid)
     name = names.get((peer.nsid, peer.index), "")
     if inode is None:
-        why = "its namespace has no process and no mount that you may see"
+        why = "its namespace has no process and no mount that you may see" + ("" if name else f"; {_NO_NAME}")
         return peer.replace(name=name, why=why)
-    return peer.replace(
-        name=name, place=places[inode], why="" if name else "its name takes CAP_NET_ADMIN in its namespace"
-    )
+    return peer.replace(name=name, place=places[inode], why="" if name else _NO_NAME)
 
 
 def ask_peers(
@@ -563,8 +564,9 @@ def ask_peers(
             try:
                 (link,) = ip.link("get", index=index, if_netnsid=nsid)
                 names[nsid, index] = link.get("ifname")
-            except NetlinkError as error:  # EPERM: not ours to administer; ENODEV: gone meanwhile
-                if error.code not in (EPERM, 19):
+            except NetlinkError as error:
+                # EACCES: its namespace is not ours to administer; ENODEV, EINVAL: the device, or that, is gone
+                if error.code not in (EPERM, EACCES, ENODEV, EINVAL):
                     raise
     return inodes, names
 

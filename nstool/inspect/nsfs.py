@@ -12,6 +12,7 @@ from nstool import uapi
 from nstool.errors import KernelError
 
 TRIES = 8  # at a path, while others mount and unmount
+_MOST_SECONDS = 60.0  # that a visitor may take to join
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -131,15 +132,22 @@ class Visitor:
     """
 
     def __init__(self, fd: int) -> None:
+        from nstool.sandbox.helper import Helper
+
         answer, tell = os.pipe()
         wait, self._go = os.pipe()
-        self._child = os.fork()
-        if self._child == 0:
+        pid = os.fork()
+        if pid == 0:
             _visit(fd, tell, wait, self._go)
         os.close(tell)
         os.close(wait)
-        with open(answer, "rb") as pipe:
-            self._number = int(pipe.read() or 0)
+        with open(answer, "rb", buffering=0) as pipe:
+            self._child = Helper(pid, "mnt namespace", _MOST_SECONDS)
+            try:
+                self._child.wait_for(pipe)
+                self._number = int(pipe.read(20) or 0)
+            except KernelError:  # somebody there has stopped or killed it: it is not looked into
+                self._number = 0
 
     def __enter__(self) -> int:
         return self._number
@@ -148,18 +156,21 @@ class Visitor:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         os.close(self._go)
-        os.waitpid(self._child, 0)
+        self._child.close()
 
 
 def _visit(fd: int, tell: int, wait: int, go: int) -> None:
     from nstool import syscalls
+    from nstool.sandbox.helper import shut
 
     try:
         os.close(go)
+        parent = os.getppid()  # if it has ended before this, reading ends below
         number = os.readlink("/proc/self")  # there may be no /proc where it goes, or another
         # It has all of its parent's memory: where it goes, nobody may trace it (CVE-2016-9962), and it imports nothing.
-        syscalls.prctl(uapi.PR_SET_DUMPABLE, 0)
+        shut(parent)
         syscalls.setns(fd, uapi.CLONE_NEWNS)
+        shut(parent)
         os.write(tell, number.encode())
         os.close(tell)
         os.read(wait, 1)  # until the parent closes its end, or is no more

@@ -92,9 +92,13 @@ class Located(Frozen):
 
 
 class There(Frozen):
-    """A path of a process. found: the file. here: where the caller has the same one. access: of the process."""
+    """A path of a process, or of a thread of process tgid.
+
+    found: the file. here: where the caller has the same one. access: of the process.
+    """
 
     pid: int
+    tgid: int
     command: str
     found: Located
     here: tuple[Seen, ...]
@@ -109,6 +113,7 @@ class Here(Frozen):
     """
 
     pid: int
+    tgid: int
     command: str
     found: Located
     there: tuple[Seen, ...]
@@ -133,7 +138,7 @@ def locate(pid: int, path: str) -> There:
         finally:
             if fd >= 0:
                 os.close(fd)
-        return There(pid, side.facts.command, found, here, rights)
+        return There(pid, side.facts.tgid, side.facts.command, found, here, rights)
 
 
 def from_host(pid: int, path: str) -> Here:
@@ -152,7 +157,8 @@ def from_host(pid: int, path: str) -> Here:
                 os.close(fd)
         seen = next((one for one in (*there, *through) if not one.why), None)
         rights = access(side.proc, side.root, seen.path) if seen else Access(unknown="it has no path to it")
-        return Here(pid, side.facts.command, found, there, through, "" if seen else side.why_not(found, there), rights)
+        why_not = "" if seen else side.why_not(found, there)
+        return Here(pid, side.facts.tgid, side.facts.command, found, there, through, why_not, rights)
 
 
 class Side(Closing):
@@ -301,7 +307,7 @@ class Side(Closing):
         # Why the file is not seen at the path where this mount has it; "" if it is.
         if entry.state == COVERED:
             return f"this mount is covered by {self._name(entry.covered_by)}"
-        seen = self._look(path)
+        seen = self._look(entry, path)
         if isinstance(seen, str):
             return seen
         found, over = seen
@@ -310,16 +316,30 @@ class Side(Closing):
         same = (found.st_dev, found.st_ino) == (wanted.st_dev, wanted.st_ino)
         return "" if same else "another file has that name by now"
 
-    def _look(self, path: str) -> tuple[os.stat_result, int] | str:
-        # A file by a path without symlinks, with the id of its mount; or why there is none.
+    def _look(self, entry: Mounted, path: str) -> tuple[os.stat_result, int] | str:
+        # A file by a path without symlinks, with the id of its mount; or why there is none on this mount.
+        names = [name for name in path.split("/") if name]
         try:
-            fd = open_names(self.root, [name for name in path.split("/") if name])
+            fd = open_names(self.root, names)
         except KernelError as error:
-            return _NOT_OPENED.get(error.errno or 0, str(error.strerror))
+            why = _NOT_OPENED.get(error.errno or 0, str(error.strerror))
+            return self._covered_way(entry, names) or why
         try:
             return os.fstat(fd), mount_id(fd)
         finally:
             os.close(fd)
+
+    def _covered_way(self, entry: Mounted, names: list[str]) -> str:
+        # What lies on a directory of the way, below the target of the mount; "" if nothing.
+        first = len([name for name in entry.mount.target.split("/") if name])
+        for count in range(len(names) - 1, first - 1, -1):
+            try:
+                with Fd(open_names(self.root, names[:count])) as fd:
+                    over = mount_id(fd)
+            except KernelError:  # this one is not there either
+                continue
+            return "" if over == entry.mount.id else f"it is covered on the way by {self._name(over)}"
+        return ""
 
     def _name(self, number: int) -> str:
         entry = self.mounts.get(number)
@@ -346,7 +366,7 @@ class Side(Closing):
     def _shown(self, entry: Mounted, path: str, wanted: os.stat_result, role: str) -> str:
         if entry.state == COVERED:
             return f"this overlay is covered by {self._name(entry.covered_by)}"
-        seen = self._look(path)
+        seen = self._look(entry, path)
         if isinstance(seen, str):
             return seen
         # A file of the upper layer is shown, under whichever inode number; of a lower one the number is kept where
@@ -374,9 +394,9 @@ class Side(Closing):
 
 
 _NOT_OPENED = {
-    ENOENT: "there is no such name any more",
-    ENOTDIR: "a directory on the way is none any more",
-    ELOOP: "a directory on the way is a symlink by now",
+    ENOENT: "there is no such name there",
+    ENOTDIR: "a directory on the way is none there",
+    ELOOP: "a directory on the way is a symlink there",
     EACCES: "you have no search permission on a directory on the way",
 }
 

@@ -15,7 +15,7 @@ from nstool.errors import KernelError, NotSupported, SandboxGone
 from nstool.frozen import Frozen
 from nstool.inspect import nsfile
 from nstool.inspect.nsfile import Namespace
-from nstool.inspect.proc import Proc, ProcessGone, of_own_namespace, pids
+from nstool.inspect.proc import Proc, ProcessGone, check_numbers, pids
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class Translation(Frozen):
 
 def numbers(tid: int) -> Numbers:
     """Return the numbers of a process or thread of the reader's pid namespace. Raises ProcessGone, NotSupported."""
-    _check_proc()
+    check_numbers()
     unread: dict[str, str] = {}
     with Proc(tid) as proc:
         status = proc.status()
@@ -97,7 +97,7 @@ def translate(number: int, source: Namespace, target: Namespace, road: str = "")
     road: one of ROADS; "" for the first that this kernel has. Raises ProcessGone if no task has the number in source,
     or none that the reader can see; KernelError where it cannot be told, with the cause.
     """
-    _check_proc()
+    check_numbers()
     if road != "NSpid":
         try:
             return _by_ioctl(number, source, target)
@@ -105,16 +105,6 @@ def translate(number: int, source: Namespace, target: Namespace, road: str = "")
             if error.errno != ENOTTY or road:  # ENOTTY: Linux before 6.11
                 raise
     return _by_nspid(number, source, target)
-
-
-def _check_proc() -> None:
-    if of_own_namespace():
-        return
-    raise NotSupported(
-        "numbers of processes",
-        "the /proc that is mounted here belongs to another pid namespace than yours, whose numbers mean others",
-        "mount one of your own, in a mount namespace of your own: unshare --mount --mount-proc, or nstool enter",
-    )
 
 
 def _own_inode() -> int:

@@ -6,12 +6,13 @@ import os
 from errno import ENAMETOOLONG
 
 from nstool.closing import ByFd
-from nstool.errors import SandboxGone, SpecError, no_process
+from nstool.errors import KernelError, NotSupported, SandboxGone, SpecError, no_process
 from nstool.frozen import Frozen
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import NoReturn
 
 _STATES = {
     "R": "running",
@@ -29,6 +30,16 @@ _STATES = {
 }
 
 
+def title(pid: int, tid: int) -> str:
+    """Return what a process or one of its threads is called in sentences."""
+    return f"process {pid}" if tid == pid else f"thread {tid} of process {pid}"
+
+
+def whose(name: str, pid: int, tgid: int) -> str:
+    """Return who has something: "cat (4711)", "worker (thread 4712 of process 4711)"."""
+    return f"{name} ({pid if pid == tgid else title(tgid, pid)})"
+
+
 def state_text(state: str) -> str:
     """Return a state of a task, which /proc has as a letter, in words."""
     return _STATES.get(state, state)
@@ -38,12 +49,17 @@ class ProcessGone(SandboxGone):
     """The process that was named does not exist, or has ended while it was read. Exit status 2."""
 
 
+class Hidden(KernelError, PermissionError):
+    """All files of a process are refused, hidepid=noaccess of proc(5): with the cause and what to do."""
+
+
 class Stat(Frozen):
     """What /proc/PID/stat tells, the numbers that are of use here. proc_pid_stat(5).
 
     comm: up to 15 bytes, of a thread of the kernel up to 63, whatever is in them, and not escaped as in the
     status file. state: one letter, see ``state_text``. ppid, pgrp, session, tpgid: in the reader's pid namespace, 0 for
-    what is not visible there. tty: device number. starttime: clock ticks since boot.
+    what is not visible there. tty: device number. starttime: clock ticks since boot. exit_code: of who has ended, as
+    wait(2) gives it; 0 also for who may not know it.
     """
 
     pid: int
@@ -65,6 +81,7 @@ class Stat(Frozen):
     processor: int
     rt_priority: int
     policy: int
+    exit_code: int
 
     @property
     def state_text(self) -> str:
@@ -90,14 +107,22 @@ _FIELDS = {
     "processor": 39,
     "rt_priority": 40,
     "policy": 41,
+    "exit_code": 52,
 }
+
+
+def real_name(status: dict[str, str]) -> str:
+    """Return the name of a task from its status, where the kernel escapes two characters."""
+    name, *rest = status["Name"].split("\\\\")
+    return "\\".join(part.replace("\\n", "\n") for part in (name, *rest))
 
 
 class Proc(ByFd):
     """The directory of a process, /proc/PID, or of a thread, /proc/PID/task/TID. A context manager.
 
     What it reads is of that very process: ProcessGone is raised once that has ended and been reaped. Whatever else the
-    kernel refuses is an OSError, PermissionError most often: ``sandbox.facts.why_hidden`` tells why.
+    kernel refuses is an OSError, PermissionError most often: ``sandbox.facts.why_hidden`` tells why; Hidden, which is
+    one and tells it, where not even its status may be read.
     """
 
     def __init__(self, pid: int, tid: int = 0) -> None:
@@ -112,8 +137,7 @@ class Proc(ByFd):
 
     def gone(self) -> ProcessGone:
         """Return the error that says it has ended."""
-        what = self.pid if self.tid == self.pid else f"thread {self.tid} of process {self.pid}"
-        return ProcessGone(no_process(what))
+        return ProcessGone(no_process(title(self.pid, self.tid)))
 
     def bytes(self, name: str) -> bytes:
         """Return the content of a file of the process. FileNotFoundError: this kernel has no such file."""
@@ -121,9 +145,8 @@ class Proc(ByFd):
             fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self.fd)
             with open(fd, "rb") as file:
                 return file.read()
-        except (FileNotFoundError, ProcessLookupError):
-            self.check()
-            raise
+        except (FileNotFoundError, ProcessLookupError, PermissionError) as error:
+            self._explain(error)
 
     def read(self, name: str) -> str:
         """Return the text of a file of the process; bytes that are no UTF-8 as os.fsdecode gives them."""
@@ -133,9 +156,8 @@ class Proc(ByFd):
         """Return what a symbolic link of the process says, as "net:[4026531840]" for ns/net."""
         try:
             return os.readlink(name, dir_fd=self.fd)
-        except (FileNotFoundError, ProcessLookupError):
-            self.check()
-            raise
+        except (FileNotFoundError, ProcessLookupError, PermissionError) as error:
+            self._explain(error)
 
     def root(self) -> str:
         """Return the root directory as the reader sees it, "" if its path is longer than a page."""
@@ -154,17 +176,15 @@ class Proc(ByFd):
                 return os.listdir(fd)
             finally:
                 os.close(fd)
-        except (FileNotFoundError, ProcessLookupError):
-            self.check()
-            raise
+        except (FileNotFoundError, ProcessLookupError, PermissionError) as error:
+            self._explain(error)
 
     def open(self, name: str, flags: int = os.O_RDONLY) -> int:
         """Return an fd of a file of the process, as ns/net; the caller's to close."""
         try:
             return os.open(name, flags | os.O_CLOEXEC, dir_fd=self.fd)
-        except (FileNotFoundError, ProcessLookupError):
-            self.check()
-            raise
+        except (FileNotFoundError, ProcessLookupError, PermissionError) as error:
+            self._explain(error)
 
     def inode(self, kind: str) -> int:
         """Return the inode of the process's namespace of this kind, which names it while it lives. namespaces(7)."""
@@ -190,17 +210,48 @@ class Proc(ByFd):
         text = self.read("cmdline")
         return tuple(text.removesuffix("\0").split("\0")) if text else ()
 
+    def tgid(self) -> int:
+        """Return the pid of its process: its own number, unless it was opened by that of a thread."""
+        return int(self.status()["Tgid"])
+
     def check(self) -> None:
-        """Raise ProcessGone if it has ended and been reaped."""
+        """Raise ProcessGone if it has ended and been reaped, Hidden if the reader may not even know that."""
         try:
             os.stat("stat", dir_fd=self.fd)
         except (FileNotFoundError, ProcessLookupError):
             raise self.gone() from None
+        except PermissionError as error:
+            raise self._hidden(error) from None
+
+    def _explain(self, error: OSError) -> NoReturn:
+        # Of what has been refused: why, if it is not this one file.
+        self.check()
+        raise error
+
+    def _hidden(self, error: OSError) -> Hidden:
+        from nstool.sandbox.facts import why_hidden
+
+        cause, remedy = why_hidden(self.pid)
+        call = f'open("/proc/{self.pid}/stat")'
+        return Hidden(
+            call,
+            error.errno or 0,
+            why="to look at the process",
+            causes=(f"you may not look into process {self.pid}: {cause}",),
+            remedies=(remedy,),
+            checked=True,
+        )
 
 
 def own_pid() -> int:
-    """Return the caller's pid as /proc has it, which may be that of another pid namespace than the caller's."""
-    return int(os.readlink("/proc/self"))
+    """Return the caller's pid as /proc has it, which may be that of another pid namespace than the caller's.
+
+    Raises NotSupported where it has none there.
+    """
+    try:
+        return int(os.readlink("/proc/self"))
+    except FileNotFoundError:
+        raise _no_numbers() from None
 
 
 def pids() -> list[int]:
@@ -218,6 +269,24 @@ def of_own_namespace() -> bool:
     return len(row.split()) == 2  # the numbers begin at the namespace of /proc and end at the reader's own
 
 
+def check_numbers() -> None:
+    """Raise NotSupported unless a number of the reader's names the same process in /proc. pid_namespaces(7)."""
+    if not of_own_namespace():
+        raise _no_numbers()
+
+
+def _no_numbers() -> NotSupported:
+    if os.path.lexists("/proc/self"):  # which is there also for who has no number
+        cause = "the /proc that is mounted here belongs to another pid namespace than yours, whose numbers mean others"
+    else:
+        cause = "no proc file system is mounted on /proc"
+    return NotSupported(
+        "numbers of processes",
+        cause,
+        "mount one of your own, in a mount namespace of your own: unshare --mount --mount-proc, or nstool enter",
+    )
+
+
 def processes() -> Iterator[Proc]:
     """Yield each process, open while the caller has it; those that end meanwhile are left out."""
     for pid in pids():
@@ -230,15 +299,19 @@ def processes() -> Iterator[Proc]:
 
 
 def process(target: str, otherwise: str = "") -> int:
-    """Return the pid that TARGET means on every command line: a pid, or the name of a sandbox: its command.
+    """Return the pid that TARGET means on every command line: of a process or thread, or of a sandbox: its command.
 
-    otherwise: what else was looked for, for the message. Raises SpecError or SandboxGone.
+    otherwise: what else was looked for, for the message. Raises SpecError, SandboxGone, Hidden; NotSupported where the
+    numbers of /proc are others' than the reader's.
     """
     from nstool.sandbox import rundir
     from nstool.sandbox.join import pid_of
     from nstool.sandbox.launch import payload_pid
 
+    check_numbers()
     if pid := pid_of(target):
+        with Proc(pid) as proc:
+            proc.check()
         return pid
     if not target:
         raise SpecError("a TARGET is empty; give a pid or the name of a sandbox")

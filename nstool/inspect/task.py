@@ -15,21 +15,23 @@ from nstool.inspect import fds, nsfile
 from nstool.inspect.dumpable import is_dumpable
 from nstool.inspect.fds import Fd, Holder
 from nstool.inspect.nsfile import why_hidden
-from nstool.inspect.proc import Proc, ProcessGone, Stat, processes
+from nstool.inspect.proc import Proc, ProcessGone, Stat, processes, real_name, state_text
 from nstool.sandbox import inside
-from nstool.sandbox.facts import Facts, facts
-from nstool.security import signals
+from nstool.sandbox.facts import CapabilitySet, Facts, facts
+from nstool.security import capabilities, signals
+from nstool.security.credentials import Ids
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import TypeVar
+    from typing import Any, TypeVar
 
     from nstool.inspect.sockets import Socket
 
     T = TypeVar("T")
 
 _PF_KTHREAD = 0x200000  # linux/sched.h, in the flags of proc_pid_stat(5)
+_ENDED = tuple(state_text(state) for state in "ZXx")
 _POLICIES = {0: "other", 1: "fifo", 2: "rr", 3: "batch", 5: "idle", 6: "deadline", 7: "ext"}  # sched(7)
 _IO_CLASSES = {0: "none", 1: "realtime", 2: "best effort", 3: "idle"}  # ioprio_set(2)
 _KIB = {"memlock": "VmLck", "as": "VmSize", "data": "VmData", "stack": "VmStk", "rss": "VmRSS"}  # lines of status
@@ -84,6 +86,8 @@ class Thread(Frozen):
     """A thread. wchan: function of the kernel in which it sleeps, or "". call: system call that it is in, or "".
 
     pending, blocked: names of signals. policy, nice, rt_priority: sched(7). processor: where it ran last.
+    namespaces (inode by kind), uids, gids, groups, capabilities (by set): only those that are others than the main
+    thread's, for what they are of is each thread, and not the process.
     """
 
     tid: int
@@ -98,6 +102,11 @@ class Thread(Frozen):
     affinity: str
     pending: tuple[str, ...]
     blocked: tuple[str, ...]
+    namespaces: dict[str, int]
+    uids: Ids | None
+    gids: Ids | None
+    groups: tuple[int, ...] | None
+    capabilities: dict[str, CapabilitySet]
 
 
 class Signals(Frozen):
@@ -135,18 +144,25 @@ class Limit(Frozen):
 
 
 class Card(Frozen):
-    """A process whole.
+    """A process whole, or one of its threads with what is the process's.
 
-    started: seconds since 1970. exe, cwd, root: as readlink(2) has them, None where they may not be read.
-    shared: by kind of namespace, with whom of "parent", "init" (process 1) and "you" it is shared.
+    tid: of the thread, or pid. What belongs to a thread is that thread's: name, state, ids, capabilities, namespaces,
+    scheduling, and what may be its own, as directories and files.
+    ended: of a zombie: how it ended, and who is to wait for it; else "". exit_status: the same as wait(2) gives it,
+    None where not known. started: seconds since 1970. exe, cwd, root: as readlink(2) has them, None where they may not
+    be read. shared: by kind of namespace, with whom of "parent", "init" (process 1), "you", and of a thread "process"
+    (its main thread) it is shared.
     dumpable: "yes", "no", "unknown", and why. fds: None where they may not be read; hidden: processes whose files
     the reader may not see, who may be other ends. environment: None unless asked for. unread: why, by name.
     """
 
     pid: int
+    tid: int
     comm: str
     command: tuple[str, ...]
     state: str
+    ended: str
+    exit_status: int | None
     kernel_thread: bool
     started: float
     exe: str | None
@@ -165,6 +181,11 @@ class Card(Frozen):
     environment: tuple[str, ...] | None
     unread: dict[str, str]
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether it is there only to be waited for."""
+        return self.exit_status is not None or "exit status" in self.unread
+
 
 class _Row(Frozen):
     # What one pass over all processes notes of each.
@@ -179,7 +200,7 @@ class _Row(Frozen):
 
 
 def card(pid: int, *, environment: bool = False) -> Card:
-    """Read a process whole. environment: its environment too. Raises ProcessGone, SandboxGone."""
+    """Read a process whole, or a thread by its tid. environment: its environment too. Raises ProcessGone, Hidden."""
     with Proc(pid) as proc:
         reader = _Reader(proc)
         found = reader.card(environment)
@@ -190,33 +211,41 @@ def card(pid: int, *, environment: bool = False) -> Card:
 class _Reader:
     def __init__(self, proc: Proc) -> None:
         self.proc = proc
-        self.pid = proc.pid
         self.status = proc.status()
         self.stat = proc.stat()
-        if int(self.status["Tgid"]) != self.pid:
-            raise ProcessGone(
-                f"{self.pid} is a thread of process {self.status['Tgid']}, not a process: ask for that; "
-                "its threads are shown"
-            )
+        self.pid, self.tid = int(self.status["Tgid"]), proc.tid
+        self.main = self.status  # of the main thread
+        if self.tid != self.pid:
+            with Proc(self.pid) as process, Proc(self.pid, self.tid) as thread:
+                self.main = process.status()
+                self.stat = thread.stat()  # that of /proc/TID counts for the process
         self.unread: dict[str, str] = {}
         self.rows = _census()
         self.kernel_thread = bool(self.stat.flags & _PF_KTHREAD)
+        self.threads = self.read_threads()
+        # Of a process whose main thread has ended, the others live on.
+        living = self.tid == self.pid and any(one.state not in _ENDED for one in self.threads)
+        self.has_ended = self.stat.state in "ZX" and not living
 
     def card(self, environment: bool) -> Card:
-        known = facts(self.pid, directory=self.proc.fd)
+        known = facts(self.tid, directory=self.proc.fd)
         opened, hidden = self.fds()
+        exit_status = self.exit_status()
         return Card(
             pid=self.pid,
+            tid=self.tid,
             comm=self.stat.comm,
             command=self.proc.command(),
             state=self.stat.state_text,
+            ended=self.how_it_ended(exit_status),
+            exit_status=exit_status,
             kernel_thread=self.kernel_thread,
             started=_boot_time() + self.stat.starttime / os.sysconf("SC_CLK_TCK"),
             exe=self.try_to("exe", lambda: self.proc.link("exe")),
             cwd=self.try_to("cwd", lambda: self.proc.link("cwd")),
             root=self.try_to("root", lambda: self.proc.link("root")),
             kin=self.kin(),
-            threads=self.threads(),
+            threads=self.threads,
             signals=self.signals(),
             scheduling=self.scheduling(known),
             limits=self.limits(known, opened),
@@ -234,13 +263,38 @@ class _Reader:
         try:
             return get()
         except PermissionError:
-            cause, remedy = why_hidden(self.pid)
+            cause, remedy = why_hidden(self.tid)
             self.unread[name] = f"{cause}; {remedy}"
         except (FileNotFoundError, ProcessLookupError):
             self.unread[name] = "a thread of the kernel has none" if self.kernel_thread else "it has ended"
         except OSError as error:
             self.unread[name] = str(error.strerror)
         return None
+
+    # ---- the end ----
+
+    def exit_status(self) -> int | None:
+        if not self.has_ended:
+            return None
+        try:
+            self.proc.link("ns/user")  # of the same right as the number, which is 0 without it
+        except PermissionError:
+            cause, remedy = why_hidden(self.tid)
+            self.unread["exit status"] = f"{cause}; {remedy}"
+            return None
+        except FileNotFoundError:
+            return None
+        return self.stat.exit_code
+
+    def how_it_ended(self, exit_status: int | None) -> str:
+        if self.stat.state not in "ZX":
+            return ""
+        if not self.has_ended:
+            return "its main thread has ended, others have not"
+        how = "how it ended is unknown" if exit_status is None else end_words(exit_status)
+        parent = self.rows.get(int(self.status["PPid"]))
+        who = f", process {parent.pid} ({parent.comm})," if parent else ""
+        return f"{how}; its parent{who} has not waited for it yet"
 
     # ---- kin ----
 
@@ -256,11 +310,18 @@ class _Reader:
             session=self.stat.session,
             terminal=self.terminal(),
             tracer=self.relative(tracer) if tracer else None,
-            orphans=_NO_ORPHANS if self.kernel_thread else orphans(self.own_row(), self.ancestors()),
+            orphans=self.orphans(),
         )
 
+    def orphans(self) -> Orphans:
+        if self.kernel_thread:
+            return Orphans(None, (), "none: a thread of the kernel")
+        if self.has_ended:
+            return Orphans(None, (), "none: it has ended, and its children have gone to others")
+        return orphans(self.own_row(), self.ancestors())
+
     def own_row(self) -> _Row:
-        return _row(self.pid, self.status)
+        return _row(self.pid, self.main)
 
     def ancestors(self) -> list[_Row]:
         found = []
@@ -287,7 +348,9 @@ class _Reader:
 
     # ---- threads and signals ----
 
-    def threads(self) -> tuple[Thread, ...]:
+    def read_threads(self) -> tuple[Thread, ...]:
+        with Proc(self.pid) as main:
+            self.main_namespaces = _inodes(main)
         found = []
         for tid in sorted(map(int, self.proc.list("task"))):
             try:
@@ -314,7 +377,24 @@ class _Reader:
             affinity=status["Cpus_allowed_list"],
             pending=signals.names(int(status["SigPnd"], 16)),
             blocked=signals.names(int(status["SigBlk"], 16)),
+            **self.own_of_thread(thread, status),
         )
+
+    def own_of_thread(self, thread: Proc, status: dict[str, str]) -> dict[str, Any]:
+        # What it has otherwise than the main thread.
+        def other(key: str) -> bool:
+            return status[key] != self.main[key]
+
+        main = self.main_namespaces
+        inodes = _inodes(thread) if thread.tid != self.pid and main else {}
+        sets = {name: int(status[key], 16) for name, key in capabilities.SETS.items() if other(key)}
+        return {
+            "namespaces": {kind: inode for kind, inode in inodes.items() if main.get(kind) != inode},
+            "uids": Ids(*map(int, status["Uid"].split())) if other("Uid") else None,
+            "gids": Ids(*map(int, status["Gid"].split())) if other("Gid") else None,
+            "groups": tuple(map(int, status["Groups"].split())) if other("Groups") else None,
+            "capabilities": {name: CapabilitySet(mask, capabilities.names(mask)) for name, mask in sets.items()},
+        }
 
     def call(self, thread: Proc) -> str:
         return self.try_to("system calls", lambda: call_words(thread.read("syscall"))) or ""
@@ -345,6 +425,9 @@ class _Reader:
     def io(self) -> str | None:
         import psutil
 
+        if self.tid != self.pid:
+            self.unread["io"] = "it is asked of main threads only"
+            return None
         try:
             class_, level = psutil.Process(self.pid).ionice()
         except psutil.AccessDenied:
@@ -424,10 +507,12 @@ class _Reader:
 
     def shared(self, known: Facts) -> dict[str, tuple[str, ...]]:
         if not known.namespaces and not self.kernel_thread and self.stat.state not in "ZX":
-            self.unread["namespaces"] = why_hidden(self.pid)[0]
+            self.unread["namespaces"] = why_hidden(self.tid)[0]
         others = {"parent": int(self.status["PPid"]), "init": 1, "you": os.getpid()}
         found: dict[str, tuple[str, ...]] = {}
         inodes = {who: self.inodes(who, pid) for who, pid in others.items() if pid and pid != self.pid}
+        if self.tid != self.pid:
+            inodes["process"] = self.main_namespaces
         for kind, inode in known.namespaces.items():
             found[kind] = tuple(who for who, theirs in inodes.items() if theirs.get(kind) == inode)
         if self.proc.status()["PPid"] != self.status["PPid"]:  # it has ended, and its number may be another's
@@ -452,7 +537,7 @@ class _Reader:
     def dumpable(self, known: Facts) -> tuple[str, str]:
         if self.kernel_thread:
             return "no", "a thread of the kernel has no memory of its own"
-        if self.stat.state in "ZX":
+        if self.has_ended:
             return "no", "it has ended"
         if self.pid == os.getpid():
             from nstool import syscalls
@@ -463,14 +548,19 @@ class _Reader:
         if told is not None:
             return "yes" if told else "no", "PIDFD_GET_INFO tells it"
         # The files of an undumpable process belong to root of the user namespace that its memory is of. proc(5)
-        owner = os.stat("stat", dir_fd=self.proc.fd).st_uid
-        effective = known.uids.effective
-        if owner != effective:
-            return "no", f"its files in /proc belong to uid {owner}, not to its own uid {effective}"
-        roots = {0, *(line.outside for line in known.uid_map if line.inside == 0)}
-        if effective in roots:
-            return "unknown", f"it runs as root, uid {effective}, to whom its files in /proc belong either way"
-        return "yes", f"its files in /proc belong to its uid {effective}"
+        file = os.stat("stat", dir_fd=self.proc.fd)
+        owner, own = (file.st_uid, file.st_gid), (known.uids.effective, known.gids.effective)
+        if owner != own:
+            return "no", f"its files in /proc belong to {_ids(owner)}, not to its own {_ids(own)}"
+        mapped = [{line.inside: line.outside for line in lines} for lines in (known.uid_map, known.gid_map)]
+        if own == (0, 0):
+            return "unknown", "it runs as root, to whom its files in /proc belong either way"
+        if own == (mapped[0].get(0), mapped[1].get(0)):
+            who = f"root of its user namespace, for you {_ids(own)}"
+            return "unknown", f"it runs as {who}, to whom its files in /proc belong either way"
+        if own[0] == _overflow_uid() and own[0] not in mapped[0].values():
+            return "unknown", "its uid has no number in your user namespace, nor has the owner of its files in /proc"
+        return "yes", f"its files in /proc belong to its {_ids(own)}"
 
     def environment(self) -> tuple[str, ...] | None:
         text = self.try_to("environment", lambda: self.proc.read("environ"))
@@ -481,7 +571,7 @@ def _row(pid: int, status: dict[str, str]) -> _Row:
     numbers = status["NSpid"].split()
     return _Row(
         pid=pid,
-        comm=status["Name"],
+        comm=real_name(status),
         ppid=int(status["PPid"]),
         state=status["State"][0],
         uid=status["Uid"].split()[0],
@@ -489,6 +579,34 @@ def _row(pid: int, status: dict[str, str]) -> _Row:
         levels=len(numbers),
         innermost=int(numbers[-1]),
     )
+
+
+def _inodes(proc: Proc) -> dict[str, int]:
+    # Those that may be read.
+    found = {}
+    for kind in kinds.KINDS:
+        try:
+            found[kind] = proc.inode(kind)
+        except (FileNotFoundError, PermissionError):  # it has ended but for its status; it is not the reader's to see
+            continue
+    return found
+
+
+def _ids(ids: tuple[int, int]) -> str:
+    return f"uid {ids[0]}, gid {ids[1]}"
+
+
+def _overflow_uid() -> int:
+    with open("/proc/sys/kernel/overflowuid") as file:
+        return int(file.read())
+
+
+def end_words(status: int) -> str:
+    """Return a status of wait(2) in words."""
+    if not os.WIFSIGNALED(status):
+        return f"it exited with status {os.WEXITSTATUS(status)}"
+    dumped = ", and dumped core" if os.WCOREDUMP(status) else ""
+    return f"it was killed by {signals.name(os.WTERMSIG(status))}{dumped}"
 
 
 def _census() -> dict[int, _Row]:
@@ -502,8 +620,6 @@ def _census() -> dict[int, _Row]:
 
 
 def _relative(row: _Row, below: int = 0) -> Relative:
-    from nstool.inspect.proc import state_text
-
     return Relative(row.pid, row.comm, state_text(row.state), below)
 
 
@@ -514,9 +630,6 @@ def _below(pid: int, children: dict[int, list[_Row]]) -> int:
         count += len(rows)
         left += [row.pid for row in rows]
     return count
-
-
-_NO_ORPHANS = Orphans(None, (), "none: a thread of the kernel")
 
 
 def orphans(row: _Row, ancestors: list[_Row]) -> Orphans:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import stat
-from errno import EACCES, EAGAIN, ELOOP, ENAMETOOLONG, ENOENT, ENOTDIR, errorcode
+from errno import EACCES, EAGAIN, ELOOP, ENAMETOOLONG, ENOENT, ENOTDIR, ESRCH, EXDEV, errorcode
 
 from nstool import syscalls, uapi
 from nstool.closing import ByFd
 from nstool.errors import KernelError
 from nstool.frozen import Frozen
+from nstool.inspect import kernelfile
 from nstool.inspect.mounts import mount_id
 
 TYPE_CHECKING = False
@@ -323,7 +324,9 @@ class Walker:
         walked.own = True
         number = self._number(walked.fd)
         if not number:
-            walked.refusal = _refusal(ENOENT, walked.path, name, "the process is not in the pid namespace of this proc")
+            walked.refusal = _refusal(
+                ENOENT, walked.path, name, "the process is not in the pid namespace of this proc, or covered there"
+            )
             return None
         link = number if name == "self" else f"{number}/task/{number}"
         walked.steps.append(step.replace(link=link, note="as the process reads it"))
@@ -334,10 +337,14 @@ class Walker:
         start = self.proc.stat().starttime
         for number in reversed(self.proc.status().get("NSpid", "").split()):
             try:
-                with open(os.open(f"{number}/stat", os.O_RDONLY | os.O_CLOEXEC, dir_fd=directory), "rb") as file:
-                    fields = file.read().rpartition(b") ")[2].split()
+                text = kernelfile.read(directory, f"{number}/stat", uapi.PROC_SUPER_MAGIC)
             except (FileNotFoundError, ProcessLookupError):
                 continue
+            except KernelError as error:
+                if error.errno not in (ENOENT, ESRCH, EXDEV):  # EXDEV: something is mounted over it there
+                    raise
+                continue
+            fields = text.rpartition(b") ")[2].split()
             if int(fields[19]) == start:
                 return number
         return ""

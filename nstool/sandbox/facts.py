@@ -85,7 +85,7 @@ class Memory(Frozen):
 
 
 class Facts(Frozen):
-    """One process, as its reader sees it.
+    """One process, as its reader sees it, or one thread: of process tgid.
 
     namespaces: inode by kind, absent where it may not be read. uid_map, gid_map: outside as the reader sees it.
     pids: its pid in each pid namespace from the reader's down to its own. securebits: names.
@@ -96,6 +96,7 @@ class Facts(Frozen):
     """
 
     pid: int
+    tgid: int
     command: str
     namespaces: dict[str, int]
     uid_map: tuple[IdMap, ...]
@@ -241,6 +242,7 @@ class _Reader:
         uts = self.uts()
         return Facts(
             pid=self.pid,
+            tgid=int(status["Tgid"]),
             command=self.read("comm").rstrip("\n"),
             namespaces=self.namespaces(),
             uid_map=idmap.parse_map(self.read("uid_map")),

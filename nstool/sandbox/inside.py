@@ -1,13 +1,13 @@
 """Call a function in other namespaces: in a child, because what has been joined cannot be left. setns(2).
 
 The child has all of its caller's memory, and goes where others may be masters: it cannot be traced (CVE-2016-9962),
-takes no file from a mount namespace that it joins, and ends with its caller.
+takes no file from a mount namespace that it joins, and ends with its caller. The caller takes nothing for granted: a
+child that is stopped there is killed, and what it answers is data.
 """
 
 from __future__ import annotations
 
 import os
-from contextlib import contextmanager
 from errno import EIO, EPERM, ETIMEDOUT
 
 from nstool import syscalls, uapi
@@ -15,11 +15,12 @@ from nstool.errors import KernelError, NstoolError, SandboxGone, no_process
 from nstool.frozen import Frozen
 from nstool.kinds import JOIN_ORDER, KINDS
 from nstool.sandbox.facts import why_hidden
+from nstool.sandbox.helper import Helper, shut
 from nstool.security.idmap import parse_map
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from socket import socket
     from typing import Any, NoReturn, TypeVar
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     T = TypeVar("T")
 
 _MOST_SECONDS = 60.0  # that a caller waits for an answer, should something in there never give one
+_MOST_BYTES = 64 << 20  # of an answer
 _SPAWNED = "import sys; sys.path[:] = sys.argv[2:]; from nstool.sandbox.inside import spawned; spawned(sys.argv[1])"
 
 
@@ -75,10 +77,10 @@ def call(namespaces: Mapping[str, int], function: Callable[..., T], *args: objec
     namespaces: fd by kind; one that the caller is in is not joined, so with none the function is called in a child and
     no more. The user namespace that owns one is joined first where the caller has the privilege only there, as an
     ordinary user in one of its own. function: one of a module, for a caller that has threads is served by a fresh
-    interpreter, into which it and args go by pickle, as what it returns and raises comes back; in another mount
-    namespace it must not import, nor call what loads files, as getpwnam(3). keep: fds that it uses.
-    Raises KernelError: EPERM with the cause for what may not be joined, EIO if the child was killed, ETIMEDOUT if it
-    was because it gave no answer in a minute; RuntimeError for what else than NstoolError and OSError is raised.
+    interpreter, into which it and args go by pickle; what it returns and raises comes back as ``plain`` can tell it. In
+    another mount namespace it must not import, nor call what loads files, as getpwnam(3). keep: fds that it uses.
+    Raises KernelError: EPERM with the cause for what may not be joined, EIO if the child was killed or stopped,
+    ETIMEDOUT if it gave no answer in a minute; RuntimeError for what else than NstoolError and OSError is raised.
     """
     return call_with_maps(namespaces, function, *args, keep=keep)[0]
 
@@ -90,37 +92,52 @@ def call_with_maps(
     import pickle
     import socket
 
+    from nstool.sandbox import plain
+
     name = " and ".join(namespaces) + " namespace" if namespaces else "child"
     request = (dict(namespaces), function, args)
     ours, theirs = socket.socketpair()
-    if syscalls.single_threaded():
-        sent, child = b"", _forked(ours, theirs, request)
-    else:
-        sent, child = pickle.dumps(request), _by_interpreter(theirs, (*namespaces.values(), *keep))
-    with ours, theirs, child as pid:
-        theirs.close()
-        ours.settimeout(_MOST_SECONDS)
-        try:
-            ours.sendall(sent)
-            # While the child waits, its maps can be read as they are seen from here.
-            maps = _maps(pid) if ours.recv(1) == b"u" else None
-            ours.sendall(b"g")
-            data = b"".join(iter(lambda: ours.recv(1 << 16), b""))
-        except ConnectionError:  # it was killed
-            data = b""
-        except TimeoutError:
-            raise KernelError(name, ETIMEDOUT, why="the child that was to look there has given no answer") from None
+    with ours, theirs:
+        if syscalls.single_threaded():
+            sent, pid = b"", _forked(ours, theirs, request)
+        else:
+            sent, pid = pickle.dumps(request), _by_interpreter(theirs, (*namespaces.values(), *keep))
+        with Helper(pid, name, _MOST_SECONDS) as child:
+            theirs.close()
+            ours.settimeout(_MOST_SECONDS)
+            data = bytearray()
+            maps = None
+            try:
+                ours.sendall(sent)
+                child.wait_for(ours)
+                # While the child waits, its maps can be read as they are seen from here.
+                maps = _maps(pid) if ours.recv(1) == b"u" else None
+                ours.sendall(b"g")
+                while True:
+                    child.wait_for(ours)
+                    block = ours.recv(1 << 16)
+                    data += block
+                    if not block or len(data) > _MOST_BYTES:
+                        break
+            except ConnectionError:  # it was killed
+                data.clear()
+            except FileNotFoundError:  # it was killed, so that its maps are not there to be read
+                data.clear()
+            except TimeoutError:
+                raise KernelError(name, ETIMEDOUT, why="the child that was to look there takes no question") from None
     if not data:
         raise KernelError(name, EIO, why="the child that was to look there has ended before it answered")
-    value, error = pickle.loads(data)
-    if error is not None:
+    try:
+        value, error = plain.loads(bytes(data))
+    except (ValueError, TypeError):
+        raise KernelError(name, EIO, why="what the child that was to look there has said is no answer") from None
+    if isinstance(error, (NstoolError, OSError, RuntimeError)):
         raise error
     result: T = value
     return result, maps
 
 
-@contextmanager
-def _forked(ours: socket, theirs: socket, request: tuple[Any, ...]) -> Iterator[int]:
+def _forked(ours: socket, theirs: socket, request: tuple[Any, ...]) -> int:
     try:
         pid = os.fork()
     except BlockingIOError:
@@ -128,15 +145,10 @@ def _forked(ours: socket, theirs: socket, request: tuple[Any, ...]) -> Iterator[
     if pid == 0:
         ours.close()
         _serve(theirs, request)
-    try:
-        yield pid
-    finally:
-        os.kill(pid, uapi.SIGKILL)  # it has answered, or is not to
-        os.waitpid(pid, 0)
+    return pid
 
 
-@contextmanager
-def _by_interpreter(theirs: socket, fds: Iterable[int]) -> Iterator[int]:
+def _by_interpreter(theirs: socket, fds: Iterable[int]) -> int:
     # A fork would inherit the locks that other threads hold.
     import subprocess
     import sys
@@ -146,11 +158,8 @@ def _by_interpreter(theirs: socket, fds: Iterable[int]) -> Iterator[int]:
         child = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=(theirs.fileno(), *fds))
     except BlockingIOError:
         raise _no_process() from None
-    with child:
-        try:
-            yield child.pid
-        finally:
-            child.kill()
+    child.returncode = 0  # another waits for it
+    return child.pid
 
 
 def _no_process() -> KernelError:
@@ -182,36 +191,34 @@ def spawned(fd: str) -> NoReturn:
 
 
 def _serve(link: socket, request: tuple[Any, ...]) -> NoReturn:
-    import pickle
-
     try:
+        import _signal
+
+        from nstool.sandbox import plain
+
+        # A key that stops a terminal's programs stops the caller alone, who would take it for somebody in there.
+        _signal.pthread_sigmask(_signal.SIG_BLOCK, (_signal.SIGTSTP, _signal.SIGTTIN, _signal.SIGTTOU))
         try:
             namespaces, function, args = request
             _enter(link, namespaces)
-            message = pickle.dumps((function(*args), None))
+            message = plain.dumps((function(*args), None))
         except (NstoolError, OSError) as error:
-            message = pickle.dumps((None, error))
+            message = plain.dumps((None, error))
         except Exception as error:  # a bug, which must reach the caller in words
-            message = pickle.dumps((None, RuntimeError(f"{type(error).__name__}: {error}")))
+            message = plain.dumps((None, RuntimeError(f"{type(error).__name__}: {error}")))
         link.sendall(message)
     finally:
         os._exit(0)  # whatever happens, the caller's program goes on in the parent alone
 
 
-def shut() -> None:
-    """Let nobody trace the calling process, and have it end with its parent, until it gains privileges or ids."""
-    syscalls.prctl(uapi.PR_SET_DUMPABLE, 0)
-    syscalls.prctl(uapi.PR_SET_PDEATHSIG, uapi.SIGKILL)
-
-
 def _enter(link: socket, namespaces: Mapping[str, int]) -> None:
-    shut()
+    parent = os.getppid()
+    shut(parent)
     if "mnt" in namespaces:
         _load_nothing()
     joined = b"-"
     try:
-        joined = _join(namespaces)
-        shut()
+        joined = _join(namespaces, parent)
     finally:
         link.sendall(joined)
         if not link.recv(1):  # else the parent has read the maps
@@ -227,7 +234,7 @@ def _load_nothing() -> None:
     locale.setlocale(locale.LC_MESSAGES, "C")
 
 
-def _join(namespaces: Mapping[str, int]) -> bytes:
+def _join(namespaces: Mapping[str, int], parent: int) -> bytes:
     # b"u" if a user namespace was joined.
     joined = b"-"
     for kind in JOIN_ORDER:
@@ -238,20 +245,22 @@ def _join(namespaces: Mapping[str, int]) -> bytes:
         except KernelError as error:
             if error.errno != EPERM:
                 raise
-            _join_by_owner(namespaces[kind], kind, error.call)
+            _join_by_owner(namespaces[kind], kind, error.call, parent)
             joined = b"u"
         if kind == "user":
+            shut(parent)
             joined = b"u"
     return joined
 
 
-def _join_by_owner(namespace: int, kind: str, call_: str) -> None:
+def _join_by_owner(namespace: int, kind: str, call_: str, parent: int) -> None:
     whose = "it belongs to a user namespace that is not yours nor below yours"
     try:
         owner = syscalls.ns_get_userns(namespace)
         whose = f"it belongs to user:[{os.fstat(owner).st_ino}]"
         if not _same(owner, "user"):
             syscalls.setns(owner, uapi.CLONE_NEWUSER)
+            shut(parent)
             syscalls.setns(namespace, KINDS[kind].flag)
             return
     except KernelError:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import os
+from contextlib import contextmanager
 from errno import EACCES, EIDRM, EINVAL, ENOENT, EPERM
 
 from nstool import syscalls
 from nstool.errors import KernelError, SpecError
 from nstool.frozen import Frozen
 from nstool.namespaces.ipc import FILES
+from nstool.sandbox.helper import shut
 from nstool.sandbox.inside import call, open_namespace
 from nstool.spec import values
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from typing import TypeVar
 
     T = TypeVar("T")
@@ -120,7 +122,31 @@ def limit(limits: Mapping[str, str], pid: int = 0) -> tuple[Change, ...]:
 
     Raises as ``remove``, and KernelError for the first that is refused; those before it are set.
     """
-    return _inside(pid, _set_all, dict(limits))
+    if not pid:
+        return _set_all(dict(limits))
+    namespace = open_namespace(pid, "ipc")
+    try:
+        with _owner(namespace) as owner:
+            return call({"ipc": namespace, **owner}, _set_all_as_root if owner else _set_all, dict(limits))
+    finally:
+        os.close(namespace)
+
+
+@contextmanager
+def _owner(namespace: int) -> Iterator[dict[str, int]]:
+    """Give {"user": fd} of the user namespace that a namespace belongs to, nothing if that is the caller's own."""
+    try:
+        fd = syscalls.ns_get_userns(namespace)
+    except KernelError as error:
+        if error.errno != EPERM:  # neither the caller's nor below it: to join it will be refused, with the cause
+            raise
+        yield {}
+        return
+    try:
+        own = os.fstat(fd).st_ino == os.stat("/proc/self/ns/user").st_ino
+        yield {} if own else {"user": fd}
+    finally:
+        os.close(fd)
 
 
 def _inside(pid: int, function: Callable[..., T], *args: object) -> T:
@@ -131,6 +157,19 @@ def _inside(pid: int, function: Callable[..., T], *args: object) -> T:
         return call({"ipc": namespace}, function, *args)
     finally:
         os.close(namespace)
+
+
+def _set_all_as_root(limits: Mapping[str, str]) -> tuple[Change, ...]:
+    # No capability helps: the kernel asks whether it is uid 0 of the owner that writes. ipc/ipc_sysctl.c
+    parent = os.getppid()
+    try:
+        os.setresgid(0, 0, 0)
+        os.setresuid(0, 0, 0)
+    except OSError as error:
+        if error.errno not in (EINVAL, EPERM):  # EINVAL: it maps no 0; the limit may be another's, or is refused
+            raise
+    shut(parent)  # other ids have let others trace it
+    return _set_all(limits)
 
 
 def _set_all(limits: Mapping[str, str]) -> tuple[Change, ...]:
@@ -199,10 +238,11 @@ def _refused_limit(name: str, value: str, error: OSError) -> KernelError:
         causes, remedies = (f"{value} is out of the range that this kernel allows",), ("choose another value",)
     elif error.errno in (EACCES, EPERM):
         causes = (
-            "only root of the user namespace that owns the ipc namespace may set its limits",
+            "only uid 0 of the user namespace that owns the ipc namespace may set its limits: you may not "
+            "become it, or it maps none",
             "/proc/sys is read-only here",
         )
-        remedies = ("run as root", "mount /proc/sys writable")
+        remedies = ("run as root, or as who made that user namespace, with a map of 0", "mount /proc/sys writable")
     return KernelError(
         f'write("{LIMITS[name]}", "{value}")', error.errno or 0, why=f"to set {name}", causes=causes, remedies=remedies
     )

@@ -107,7 +107,10 @@ def _loader(segment: bytes, width: int, read: Callable[[int, int], bytes]) -> tu
 
 
 def parse_format(name: str, text: str) -> Format | None:
-    """Read the file of a format below /proc/sys/fs/binfmt_misc; None for one that is disabled."""
+    """Read the file of a format below /proc/sys/fs/binfmt_misc; None for one that is disabled.
+
+    Raises ValueError for what is none.
+    """
     lines = text.splitlines()
     if lines[:1] != ["enabled"]:
         return None

@@ -125,7 +125,8 @@ class Task(Frozen):
     unread: dict[str, str] = {}
 
     def __str__(self) -> str:
-        return f"{self.pid} ({self.comm})"
+        thread = "" if self.pid == self.tgid else f"thread {self.pid} of process "
+        return f"{thread}{self.tgid} ({self.comm})"
 
 
 class Host(Frozen):

@@ -767,6 +767,32 @@ def test_ids_change_for_the_calling_thread_alone(in_child: InChild) -> None:
 
 
 @pytest.mark.needs("root")
+def test_file_system_ids_change_alone(in_child: InChild) -> None:
+    """By them no user gains a right to signal the thread: real, effective and saved ids stay."""
+
+    def act() -> list[list[str]]:
+        syscalls.setfsgid(8)
+        syscalls.setfsuid(7)
+        return [status("Uid"), status("Gid")]
+
+    assert in_child(act) == [["0", "0", "0", "7"], ["0", "0", "0", "8"]]
+
+
+@pytest.mark.needs("root")
+def test_as_many_groups_as_are_given(in_child: InChild) -> None:
+    def act() -> list[str]:
+        syscalls.setgroups(range(1000, 1100))
+        return status("Groups")
+
+    assert in_child(act) == [str(number) for number in range(1000, 1100)]
+
+
+def test_the_kind_of_a_filesystem() -> None:
+    with open("/proc/self/stat") as file:
+        assert syscalls.fstatfs_type(file.fileno()) == uapi.PROC_SUPER_MAGIC
+
+
+@pytest.mark.needs("root")
 def test_capabilities_are_those_of_proc(in_child: InChild) -> None:
     """capget reads what /proc/PID/status shows, and capset changes it, above bit 31 too."""
 
@@ -1039,6 +1065,7 @@ AS_ROOT: dict[str, tuple[Callable[[], object], int]] = {
         lambda: syscalls.openat2(uapi.AT_FDCWD, "/proc/self/fd/1", 0, resolve=uapi.RESOLVE_NO_MAGICLINKS),
         errno.ELOOP,
     ),
+    "fstatfs": (lambda: syscalls.fstatfs_type(-1), errno.EBADF),
     "close_range": (lambda: syscalls.close_range(10, 5), errno.EINVAL),
     "sethostname": (lambda: syscalls.sethostname("x" * 65), errno.EINVAL),
     "setdomainname": (lambda: syscalls.setdomainname("x" * 65), errno.EINVAL),
@@ -1091,6 +1118,8 @@ AS_NOBODY: dict[str, tuple[Callable[[], object], int]] = {
     "setdomainname": (lambda: syscalls.setdomainname("box"), errno.EPERM),
     "setresuid": (lambda: syscalls.setresuid(0, 0, 0), errno.EPERM),
     "setresgid": (lambda: syscalls.setresgid(0, 0, 0), errno.EPERM),
+    "setfsuid": (lambda: syscalls.setfsuid(0), errno.EPERM),
+    "setfsgid": (lambda: syscalls.setfsgid(0), errno.EPERM),
     "setgroups": (lambda: syscalls.setgroups([0]), errno.EPERM),
     "capset": (lambda: syscalls.capset(1, 1, 0), errno.EPERM),
     "prctl": (lambda: syscalls.prctl(uapi.PR_CAPBSET_DROP, uapi.CAP_KILL), errno.EPERM),
@@ -1146,5 +1175,5 @@ def test_each_call_is_refused_once() -> None:
     }
     records = {"Cloned", "CapSets", "Waited", "Statmount", "MqAttr"}
     own = {"check", "single_threaded", "fscontext_log", "personality"}
-    renamed = {"keyctl_join_session_keyring": "keyctl", "seccomp_set_mode_filter": "seccomp"}
+    renamed = {"keyctl_join_session_keyring": "keyctl", "seccomp_set_mode_filter": "seccomp", "fstatfs_type": "fstatfs"}
     assert {renamed.get(name, name) for name in public - records - own} <= named

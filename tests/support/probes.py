@@ -216,6 +216,7 @@ gcc = _executable("gcc", "gcc")
 capsh = _executable("capsh", "libcap2-bin")
 clang = _executable("clang", "clang")
 dot = _executable("dot", "graphviz")
+chromium = _executable("chromium", "chromium")
 
 
 def _controller(name: str) -> Callable[[], str]:

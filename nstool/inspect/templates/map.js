@@ -374,7 +374,13 @@
         ["seccomp", process.seccomp],
       ]),
       make("h3", {}, "Namespaces"),
-      facts(namespaceRows(process.namespaces)),
+      facts([
+        ...namespaceRows(process.namespaces),
+        ...Object.entries(process.elsewhere).map(([tid, names]) => [
+          `thread ${tid}`,
+          names.map((name) => link(name, name, "mono")),
+        ]),
+      ]),
       make("h3", {}, "Place"),
       facts([
         process.root && ["root", make("span", { class: "mono" }, process.root)],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import select
 import signal
 import subprocess
 import sys
@@ -14,8 +15,10 @@ from typing import Any
 
 import pytest
 
+from nstool import syscalls
 from nstool.errors import KernelError
 from nstool.inspect import aslr
+from nstool.inspect.proc import Proc
 from nstool.security.aslr import spread
 from tests.kernel.rows import boxes
 from tests.support import kernel
@@ -128,6 +131,129 @@ def test_what_is_launched_never_runs_also_if_who_measures_is_killed(in_child: Ca
     assert in_child(act) == b""
 
 
+def measured_and_killed_before(moment: str) -> bytes:
+    """As ``measured_and_killed``, just before this call of what is launched, which it makes after that."""
+    reader, writer = os.pipe()
+    module, _, name = moment.partition(".")
+    there = syscalls if module == "syscalls" else os
+    real, getppid = getattr(there, name), os.getppid
+
+    def prepare() -> None:
+        here = os.getpid()
+
+        def call(*args: Any) -> Any:
+            if os.getpid() != here:
+                os.write(writer, b"k")
+                while getppid() == here:
+                    pass
+            return real(*args)
+
+        setattr(there, name, call)
+
+    def end(pid: int) -> None:
+        os.read(reader, 1)
+        os.kill(pid, signal.SIGKILL)
+
+    return measured_and_killed(prepare, end)
+
+
+def measured_and_killed(prepare: Callable[[], object], end: Callable[[int], object]) -> bytes:
+    """Return what a measured program has written when its measurer is killed, and no process is left that could."""
+    reader, writer = os.pipe()
+    os.set_inheritable(writer, True)
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.close(reader)
+            prepare()
+            aslr.measure(("sh", "-c", f"echo it runs >/proc/self/fd/{writer}"), 1_000)
+        finally:
+            os._exit(1)
+    os.close(writer)
+    end(pid)
+    assert os.WTERMSIG(os.waitpid(pid, 0)[1]) == signal.SIGKILL
+    with open(reader, "rb") as pipe:
+        assert select.select([pipe], [], [], 20)[0], "a launch is left, and waits"
+        return pipe.read()
+
+
+@pytest.mark.orphans
+@pytest.mark.parametrize(
+    "moment",
+    [
+        "os.getppid",
+        "syscalls.prctl",
+        "syscalls.ptrace",
+        "os.kill",
+        "syscalls.capget",
+        "syscalls.capset",
+        "os.execve",
+    ],
+)
+def test_a_launch_ends_with_who_measures_whenever_that_is(in_child: Callable[..., Any], moment: str) -> None:
+    assert in_child(measured_and_killed_before, moment) == b""
+
+
+@pytest.mark.orphans
+def test_a_launch_ends_with_who_measures_at_any_time(in_child: Callable[..., Any]) -> None:
+    """One is killed at forty moments of the launches that follow one another."""
+
+    def act() -> set[bytes]:
+        reader, writer = os.pipe()
+
+        def begin() -> None:
+            os.write(writer, b"b")
+
+        def end(pid: int, late: float) -> None:
+            os.read(reader, 1)
+            select.select([], [], [], late)
+            os.kill(pid, signal.SIGKILL)
+
+        return {measured_and_killed(begin, lambda pid, n=n: end(pid, n * 0.0007)) for n in range(40)}  # type: ignore[misc]
+
+    assert in_child(act, timeout=120) == {b""}
+
+
+def test_who_blocks_the_trap_signal_is_stopped_at_its_exec_too(in_child: Callable[..., Any], tmp_path: Path) -> None:
+    """What nstool is started by may have blocked it: a mask is inherited, and the signal then stops nobody."""
+    trace = tmp_path / "ran"
+
+    def act() -> int:
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTRAP])
+        return aslr.measure(("touch", str(trace)), 3).launches
+
+    assert in_child(act) == 3
+    assert not trace.exists()
+
+
+@pytest.mark.needs("root")
+def test_what_is_launched_has_no_rights(in_child: Callable[..., Any]) -> None:
+    """Should it ever run: it is nobody, can gain nothing, and had only the right to execute what the caller may."""
+
+    def act() -> tuple[list[str], bool]:
+        private_mounts()
+        path = Path("/tmp/program")
+        path.write_bytes(Path("/bin/true").read_bytes())
+        path.chmod(0o4700)
+        seen: list[str] = []
+
+        def look(proc: Proc) -> dict[str, int]:
+            seen.append(proc.read("status"))
+            return layout(proc)
+
+        layout, aslr._layout = aslr._layout, look
+        found = aslr.measure((str(path),), 2)
+        return seen, bool(found.regions)
+
+    (status, _), measured = in_child(act)
+    rows = {name: text.strip() for name, _, text in (line.partition(":") for line in status.split("\n"))}
+    assert measured
+    assert rows["Name"] == "program"
+    assert (rows["Uid"].split(), rows["Gid"].split(), rows["Groups"]) == (["65534"] * 4, ["65534"] * 4, "")
+    assert {int(rows[name], 16) for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")} == {0}
+    assert rows["NoNewPrivs"] == "1"
+
+
 def test_a_signal_that_comes_meanwhile_is_no_exec() -> None:
     """A stop by another signal shows the measuring program itself, not what it launches."""
     code = (
@@ -185,7 +311,7 @@ def test_settings_that_may_not_be_read_are_unknown(in_child: Callable[..., Any])
         return aslr.settings(), boxes.nstool("aslr", "--launches", "2").lines[0]
 
     settings, line = in_child(act)
-    assert set(settings.asdict().values()) == {None}
+    assert {value for name, value in settings.asdict().items() if name != "unread"} == {None}
     assert line.startswith("host: unknown what is randomised")
 
 
@@ -208,19 +334,35 @@ def test_a_thread_of_the_kernel_has_no_addresses() -> None:
     assert aslr.process(2).layout == {}
     ran = boxes.nstool("aslr", "2", "--launches", "2")
     assert (ran.status, "launches" in ran.out) == (0, False)
+    assert "nothing is measured: a thread of the kernel has no memory of its own" in ran.lines
+
+
+def test_a_zombie_has_no_addresses() -> None:
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0)
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    try:
+        ran = boxes.nstool("aslr", str(pid), "--launches", "2")
+    finally:
+        os.waitpid(pid, 0)
+    assert (ran.status, "launches" in ran.out) == (0, False)
+    assert any(line.startswith("nothing is measured: it has ended") for line in ran.lines)
 
 
 @pytest.mark.needs("root", "user")
 def test_an_ordinary_user_measures_and_is_told_what_it_may_not(as_user: Callable[..., Any]) -> None:
-    def act() -> tuple[int, Any, str]:
+    def act() -> tuple[int, Any, str, list[str]]:
         found = aslr.measure(("true",), 10)
+        lines = boxes.nstool("aslr", "--launches", "2").lines
         try:
             aslr.process(1)
         except KernelError as error:
-            return found.regions["stack"].distinct, aslr.settings().rnd_bits, error.cause
-        return 0, 0, "not refused"
+            return found.regions["stack"].distinct, aslr.settings().rnd_bits, error.cause, lines
+        return 0, 0, "not refused", lines
 
-    distinct, rnd_bits, cause = as_user(act)
+    distinct, rnd_bits, cause, lines = as_user(act)
+    assert "note: vm.mmap_rnd_bits unknown: the kernel lets root of the host alone read it; run as root" in lines
     assert distinct > 5
     assert rnd_bits is None
     assert "you may not look into process 1" in cause

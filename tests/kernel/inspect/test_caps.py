@@ -192,8 +192,10 @@ def test_every_thread_is_read() -> None:
         assert found.main.sets.permitted != KILL
         shown = nstool("caps", "show", os.getpid()).stdout
         assert f"thread {tid}" in shown.splitlines()[0]
-        assert process_caps(tid) == found  # asked for by the thread it is the process nevertheless
-        assert nstool("caps", "show", tid).stdout == shown
+        asked = process_caps(tid)  # asked for by the thread, that is the first
+        assert (asked.pid, asked.tid, asked.main.sets.permitted) == (os.getpid(), tid, KILL)
+        assert {one.tid for one in asked.threads} == {one.tid for one in found.threads}
+        assert f"thread {tid} of process {os.getpid()}:" in nstool("caps", "show", tid).stdout.splitlines()[0]
 
 
 @as_root

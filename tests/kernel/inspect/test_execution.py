@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import resource
 import signal
 import stat
 import struct
@@ -33,7 +34,8 @@ from tests.kernel.inspect import executions
 from tests.kernel.inspect.executions import ALICE, BOB, DEATH, NET_RAW, ROOT
 from tests.kernel.inspect.test_execve import enter_userns
 from tests.support import kernel, probes
-from tests.support.held import held
+from tests.support.child import run_in_child
+from tests.support.held import held, private_mounts
 from tests.support.workplace import Workplace
 
 InChild = Callable[..., Any]
@@ -491,7 +493,6 @@ def test_first_lines_are_read_as_the_kernel_reads_them(place: Place, data: st.Da
 
 def binfmt_misc_in_a_user_namespace() -> str:
     """Why binfmt_misc cannot be mounted in a user namespace here: Linux 6.7 can."""
-    from tests.support.child import run_in_child
 
     def mount() -> None:
         enter_userns(MAP, MAP)
@@ -536,6 +537,70 @@ def test_formats_of_binfmt_misc_are_known(place: Place, rule: str | None) -> Non
     expected = f"ok {ALICE} {BOB if rule and rule.endswith('C') else ALICE}"
     assert told.kernel.startswith(expected if rule else "errno 8")
     assert (f"interpreter of {path}" in told.seen.unknown) == bool(rule and rule.endswith("F"))
+
+
+def fifo_as_status(top: Path) -> None:
+    os.mkfifo(top / "status")
+
+
+def device_as_status(top: Path) -> None:
+    (top / "status").touch()
+    kernel.mount("/dev/zero", str(top / "status"), "", kernel.MS_BIND)
+
+
+def fifo_as_format(top: Path) -> None:
+    (top / "status").write_text("enabled")
+    os.mkfifo(top / "one")
+
+
+def nonsense_as_format(top: Path) -> None:
+    (top / "status").write_text("enabled\n")
+    (top / "one").write_text("enabled\ninterpreter /bin/x\noffset zz\n")
+
+
+@pytest.mark.parametrize("lay", [fifo_as_status, device_as_status, fifo_as_format, nonsense_as_format])
+def test_what_is_mounted_instead_of_binfmt_misc_is_not_opened(lay: Callable[[Path], None]) -> None:
+    """Who has a mount namespace mounts what it likes there; for its reader that is no binfmt_misc, and unknown."""
+    top = Path("/proc/sys/fs/binfmt_misc")
+
+    def enter() -> None:
+        private_mounts()
+        kernel.mount("none", str(top), "tmpfs")
+        lay(top)
+
+    def act() -> tuple[str, str]:
+        limit = 4 << 30
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+        with held(enter) as pid:
+            program, unknown = open_program("/bin/true", pid)
+        return program.files[0].path, unknown[str(top)]
+
+    path, why = run_in_child(act, timeout=15)
+    assert (path, why.partition(";")[0]) == ("/bin/true", "what is mounted there is no binfmt_misc")
+
+
+@pytest.mark.needs("userns")
+@pytest.mark.parametrize("what", ["/tmp/fifo", "/dev/zero"])
+def test_what_covers_a_file_of_binfmt_misc_is_not_opened(what: str) -> None:
+    if reason := binfmt_misc_in_a_user_namespace():
+        assert kernel.release() < (6, 7), reason
+        return
+
+    def enter() -> None:
+        enter_userns(MAP, MAP)
+        own_mounts()
+        kernel.mount("tmpfs", "/tmp", "tmpfs")
+        os.mkfifo("/tmp/fifo")
+        kernel.mount("none", "/proc/sys/fs/binfmt_misc", "binfmt_misc")
+        kernel.mount(what, "/proc/sys/fs/binfmt_misc/status", "", kernel.MS_BIND)
+
+    def act() -> dict[str, str]:
+        limit = 4 << 30
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+        with held(enter) as pid:
+            return open_program("/bin/true", pid)[1]
+
+    assert "EXDEV" in run_in_child(act, timeout=15)["/proc/sys/fs/binfmt_misc"]
 
 
 # The surroundings

@@ -18,7 +18,10 @@ from nstool.errors import KernelError
 from nstool.inspect.ipc import Ipc, ipc
 from nstool.inspect.proc import ProcessGone
 from nstool.sandbox.ipc import Object, limit, remove
+from nstool.sandbox.launch import launch
+from nstool.spec.model import Spec
 from tests.kernel.inspect.test_mounts import nstool, tmpfs
+from tests.kernel.rows import boxes
 from tests.support import kernel
 from tests.support.held import held, own_user_namespace, private_mounts
 
@@ -446,7 +449,27 @@ def test_limits_that_an_ordinary_user_may_not_set(as_user: Act) -> None:
 
     text = as_user(act)
     assert "to set shmmni" in text
-    assert "only root of the user namespace" in text
+    assert "only uid 0 of the user namespace" in text
+
+
+@pytest.mark.needs("root", "native", "nsexec")
+def test_limits_of_a_sandbox_are_set_by_root_of_the_host() -> None:
+    """Its ipc namespace belongs to its user namespace, whose uid 0 is another than the host's."""
+    with launch(Spec(command=("sleep", "60"), limits=boxes.UNLIMITED)) as sandbox:
+        before = inside(sandbox.pid, "cat", "/proc/sys/kernel/shmmax")
+        ran = nstool("ipc", "limit", "--in", str(sandbox.pid), "shmmax=64M", "mq_queues_max=5")
+        now = inside(sandbox.pid, "cat", "/proc/sys/kernel/shmmax", "/proc/sys/fs/mqueue/queues_max").split()
+        assert ran == (0, f"shmmax: {before.strip()} -> 67108864\nmq_queues_max: 256 -> 5\n", ""), ran
+        assert now == ["67108864", "5"]
+
+
+@pytest.mark.needs("native", "nsexec", "user", "userns", "newuidmap")
+def test_limits_of_a_sandbox_are_set_by_the_user_who_made_it(as_user: Act) -> None:
+    def act() -> Any:
+        with launch(Spec(command=("sleep", "60"), limits=boxes.UNLIMITED)) as sandbox:
+            return nstool("ipc", "limit", "--in", str(sandbox.pid), "shmmni=7")
+
+    assert as_user(act) == (0, "shmmni: 4096 -> 7\n", "")
 
 
 # ---- /dev/shm ----

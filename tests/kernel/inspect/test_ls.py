@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import socket
 import subprocess
 import sys
 import termios
@@ -17,8 +18,11 @@ import pytest
 
 from nstool import uapi
 from nstool.cli.ls import FIELDS
+from nstool.kinds import KINDS
+from nstool.sandbox.launch import launch
+from nstool.spec.model import Limits, Spec
 from tests.support import kernel
-from tests.support.waiting import waiting
+from tests.support.waiting import thread, waiting
 
 NSTOOL = str(Path(sys.prefix) / "bin/nstool")
 HOSTILE = "a\tb\nc\x1b[31m\u202e[bold]\udcff"
@@ -199,6 +203,62 @@ def test_a_bad_request_is_one_message(words: tuple[str, ...], message: str) -> N
     text = ls(*words, status=2)
     assert message in text
     assert text.count("\n") == 1
+
+
+@pytest.mark.needs("nsexec")
+@pytest.mark.parametrize("limits", [Limits(memory=0, pids=0, cpu=0), Limits()])
+def test_the_namespaces_of_a_sandbox_have_its_name(limits: Limits) -> None:
+    """With a cgroup of its own and without, as all its first processes are called alike."""
+    name = f"group-{os.getpid()}"
+    with launch(Spec(command=("sleep", "60"), name=name, limits=limits)) as sandbox:
+        found = ls("--raw", "--columns", "type,inode", "--where", f"group == '{name}'").splitlines()
+        wanted, own = ({os.readlink(f"/proc/{pid}/ns/{kind}") for kind in KINDS} for pid in (str(sandbox.pid), "self"))
+        assert {f"{kind}:[{inode}]" for kind, inode in (line.split() for line in found)} == wanted - own
+        head, line = ls("net", "--where", f"{sandbox.pid} in pids").splitlines()
+        assert head.split()[-2:] == ["group", "command"]
+        assert line[head.index("group") :].split()[0] == name
+        rows = json.loads(ls("net", "--json", "--where", f"{sandbox.pid} in pids"))["namespaces"]
+        assert [row["group"] for row in rows] == [name]
+
+
+def test_a_thread_and_who_is_not_the_oldest_are_found(in_child: Callable[..., Any]) -> None:
+    """A thread by its tid, where it is and not where its process is; a process by its command."""
+
+    def act() -> Any:
+        kernel.unshare(uapi.CLONE_NEWUTS)
+        own = os.stat("/proc/self/ns/uts").st_ino
+        with subprocess.Popen(["sleep", "612"]) as later, thread(lambda: kernel.unshare(uapi.CLONE_NEWUTS)) as tid:
+            left = os.stat(f"/proc/self/task/{tid}/ns/uts").st_ino
+
+            def asked(condition: str) -> list[str]:
+                return ls("uts", "--raw", "--columns", "inode", "--where", condition).split()
+
+            found = [asked(f"{number} in tids") for number in (tid, os.getpid())], asked("'sleep 612' in commands")
+            net = ls("net", "--raw", "--columns", "inode", "--where", f"{tid} in tids").split()
+            later.kill()
+        return own, left, found, net
+
+    own, left, found, net = in_child(act)
+    assert found == ([[str(left)], [str(own)]], [str(own)])
+    assert net == [str(os.stat("/proc/self/ns/net").st_ino)]
+
+
+def test_what_keeps_it_is_in_plain_words(in_child: Callable[..., Any]) -> None:
+    """Sockets in a network namespace in which no process is."""
+
+    def hold() -> dict[str, int]:
+        kernel.unshare(uapi.CLONE_NEWNET)
+        inode = os.stat("/proc/self/ns/net").st_ino
+        socks = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM).detach() for _ in range(3)]
+        kernel.unshare(uapi.CLONE_NEWNET)
+        return {"inode": inode, "first": min(socks)}
+
+    def act() -> None:
+        with waiting(hold) as (pid, found):
+            kept = ls("--raw", "--columns", "kept", "--where", f"inode == {found['inode']}").strip()
+            assert kept == f"fd {found['first']} (a socket) of {pid}, and 2 more"
+
+    in_child(act)
 
 
 def test_help_tells_every_column() -> None:

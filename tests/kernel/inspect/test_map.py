@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import stat
 import subprocess
@@ -25,7 +24,7 @@ from nstool.inspect.map_page import data, page
 from nstool.inspect.namespaces import census
 from tests.support import kernel
 from tests.support.user import User
-from tests.support.waiting import in_pid_namespace, waiting
+from tests.support.waiting import in_pid_namespace, thread, waiting
 
 NSTOOL = str(Path(sys.prefix) / "bin/nstool")
 EVIL = "</script><script>document.title='seized'</script>\u202e\x1b[31m"
@@ -168,34 +167,46 @@ def test_what_has_changed_since_the_census_is_not_mixed_in(
     in_child(in_pid_namespace, act)
 
 
-def test_the_page_shows_in_a_browser_what_it_says(in_child: Callable[..., Any], tmp_path: Path) -> None:
-    """Hostile names are text; a card for each group, and the card of the process that the address names.
+def test_a_thread_that_has_left_is_with_its_process() -> None:
+    """In the namespaces that it is in and its process is not."""
+    with thread(lambda: kernel.unshare(uapi.CLONE_NEWNET | uapi.CLONE_NEWUTS)) as tid:
+        links = [os.readlink(f"/proc/self/task/{tid}/ns/{kind}") for kind in ("net", "uts")]
+        processes = data(host_map())["processes"]
+    assert processes[os.getpid()]["elsewhere"] == {tid: links}
+    assert processes[os.getppid()]["elsewhere"] == {}
 
-    Where there is no Chromium, what the page holds is looked at without it being run.
-    """
 
-    def act() -> tuple[str, int]:
-        with scene(), waiting(container, EVIL[:15], uapi.CLONE_NEWNET), waiting() as (plain, _):
-            evil = os.fork()
-            if evil == 0:
-                kernel.prctl(kernel.PR_SET_PDEATHSIG, 9)
-                os.execv("/usr/bin/sleep", [EVIL, "1000"])
-            while os.readlink(f"/proc/{evil}/exe") == os.readlink(f"/proc/{plain}/exe"):
-                continue
-            return page(host_map()), evil
+SHOWN = "</script><script>document.title='seized'</script>\\u202e\\x1b[31m 1000"
 
-    text, evil = in_child(in_pid_namespace, act)
+
+def hostile_page() -> tuple[str, int]:
+    """Return the page of a host with five groups and a process whose command is a script, and that one's pid."""
+    with scene(), waiting(container, EVIL[:15], uapi.CLONE_NEWNET), waiting() as (plain, _):
+        evil = os.fork()
+        if evil == 0:
+            kernel.prctl(kernel.PR_SET_PDEATHSIG, 9)
+            os.execv("/usr/bin/sleep", [EVIL, "1000"])
+        while os.readlink(f"/proc/{evil}/exe") == os.readlink(f"/proc/{plain}/exe"):
+            continue
+        return page(host_map()), evil
+
+
+def test_the_page_holds_names_as_text(in_child: Callable[..., Any]) -> None:
+    text, evil = in_child(in_pid_namespace, hostile_page)
     facts = json.loads(text.split('<script type="application/json" id="data">')[1].split("</script>")[0])
-    shown = "</script><script>document.title='seized'</script>\\u202e\\x1b[31m 1000"
-    assert facts["processes"][str(evil)]["command"] == shown
+    assert facts["processes"][str(evil)]["command"] == SHOWN
     assert len(facts["groups"]) == 6
     assert text.count("<script") == 2
-    if not (browser := shutil.which("chromium")):
-        return
+
+
+@pytest.mark.needs("chromium")
+def test_the_page_shows_in_a_browser_what_it_says(in_child: Callable[..., Any], tmp_path: Path) -> None:
+    """Hostile names are text; a card for each group, and the card of the process that the address names."""
+    text, evil = in_child(in_pid_namespace, hostile_page)
     file = tmp_path / "map.html"
     file.write_text(text)
     options = ["--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}/profile"]
-    command = [browser, *options, "--virtual-time-budget=2000", "--dump-dom", f"file://{file}#p{evil}"]
+    command = ["chromium", *options, "--virtual-time-budget=2000", "--dump-dom", f"file://{file}#p{evil}"]
 
     def browse() -> str:
         # In a pid namespace, with which all ends that it starts.
@@ -205,7 +216,7 @@ def test_the_page_shows_in_a_browser_what_it_says(in_child: Callable[..., Any], 
     assert "<title>Namespaces of " in dom
     assert dom.count('<button class="card') == 6
     panel = dom.split('<aside id="detail"')[1].split("</aside>")[0]
-    escaped = shown.replace("<", "&lt;").replace(">", "&gt;")
+    escaped = SHOWN.replace("<", "&lt;").replace(">", "&gt;")
     assert f'<div class="command theirs">{escaped}</div>' in panel
     assert f"process {evil} in " in panel
 

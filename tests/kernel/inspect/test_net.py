@@ -423,6 +423,49 @@ def test_an_ordinary_user_on_its_own_network(as_user: Callable[..., Any]) -> Non
     assert "CAP_NET_ADMIN" in found.unread["nftables"]
 
 
+@pytest.mark.needs("root", "native", "user", "veth")
+def test_an_ordinary_user_is_told_what_the_other_end_takes(
+    as_user: Callable[..., Any], in_child: Callable[..., Any]
+) -> None:
+    """The name of a device in a namespace that is not the reader's to administer is not told, nor who is there."""
+
+    def look() -> list[Any]:
+        return [
+            boxes.nstool("net", target, "--json")
+            for target in (str(os.getpid()), "/proc/self/ns/net", f"/proc/{os.getpid()}/ns/net")
+        ]
+
+    def act() -> list[Any]:
+        kernel.unshare(kernel.CLONE_NEWNET)
+        with living() as other:
+            run("ip", "link", "add", "one", "type", "veth", "peer", "name", "two", "netns", str(other.pid))
+            return as_user(look, timeout=120.0)
+
+    for ran in in_child(act, timeout=240.0):
+        assert (ran.status, ran.err) == (0, "")
+        peer = next(one["peer"] for one in json.loads(ran.out)["devices"] if one["name"] == "one")
+        assert (peer["name"], peer["place"]["inode"]) == ("", None)
+        assert "its name takes CAP_NET_ADMIN in its namespace, as root has it" in peer["why"]
+
+
+@pytest.mark.needs("root", "native", "veth")
+def test_root_of_a_user_namespace_further_in_is_told_so_too(in_child: Callable[..., Any]) -> None:
+    """The network belongs to a user namespace above: that is no reason to name the reader's own as its owner."""
+
+    def act() -> Any:
+        kernel.unshare(kernel.CLONE_NEWNET)
+        with living() as other:
+            run("ip", "link", "add", "one", "type", "veth", "peer", "name", "two", "netns", str(other.pid))
+            command = (*boxes.NSTOOL, "net", "/proc/self/ns/net", "--json")
+            return run("unshare", "-Urpf", "--mount-proc", *command)
+
+    found = json.loads(in_child(act, timeout=120.0))
+    peer = next(one["peer"] for one in found["devices"] if one["name"] == "one")
+    assert (peer["name"], peer["place"]["inode"]) == ("", None)
+    assert found["owner"] is None
+    assert "neither yours nor below it" in found["unread"]["owner"]
+
+
 @pytest.mark.needs("root", "native", "veth")
 def test_command_line() -> None:
     with living("unshare", "--net", code=SERVER) as other:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import resource
 import socket
 import subprocess
 from collections.abc import Callable
@@ -283,7 +284,7 @@ def test_why_a_file_is_not_seen(in_child: Act) -> None:
     def act() -> Any:
         private_mounts()
         tmpfs("/tmp/fs")
-        os.makedirs("/tmp/fs/part/x")
+        os.makedirs("/tmp/fs/part/x/deep/down")
         os.makedirs("/tmp/fs/other")
         tmpfs("/tmp/elsewhere")
         tmpfs("/tmp/r")
@@ -303,6 +304,7 @@ def test_why_a_file_is_not_seen(in_child: Act) -> None:
         with held(chroot("/tmp/r")) as plain, held(cover) as covered, held(between) as inner:
             return [
                 why_not(inner, "/tmp/fs/part/x"),
+                why_not(inner, "/tmp/fs/part/x/deep/down"),
                 why_not(plain, "/tmp/fs/part/x"),
                 why_not(covered, "/tmp/fs/part/x"),
                 why_not(plain, "/tmp/fs/other"),
@@ -310,9 +312,11 @@ def test_why_a_file_is_not_seen(in_child: Act) -> None:
                 why_not(plain, "/tmp/nothing"),
             ]
 
-    inner, seen, covered, other, elsewhere, nothing = in_child(act)
+    inner, below, seen, covered, other, elsewhere, nothing = in_child(act)
     assert "/part/x: it is covered there by mount" in inner
     assert "on /part/x" in inner
+    assert "/part/x/deep/down: it is covered on the way by mount" in below
+    assert "on /part/x" in below
     assert seen == ["/part/x"]
     assert "/part/x: this mount is covered by mount" in covered
     assert "on /part" in covered
@@ -422,6 +426,27 @@ def test_layers_given_one_by_one_have_names_as_they_are(in_child: Act) -> None:
         [(f"/tmp/{name}/file", True) for name in ("a\\b", "c:d", "e\\:f")],
         "Linux 6.8 and later have lowerdir+",
     )
+
+
+@pytest.mark.needs("root")
+@pytest.mark.parametrize("what", ["/tmp/fifo", "/dev/zero"])
+def test_what_covers_a_file_of_proc_is_not_opened(in_child: Act, what: str) -> None:
+    """A reader of a fifo would wait for ever, one of /dev/zero read for ever."""
+
+    def enter() -> None:
+        private_mounts()
+        os.mkfifo("/tmp/fifo")
+        kernel.mount(what, f"/proc/{os.getpid()}/stat", flags=kernel.MS_BIND)
+
+    def act() -> Any:
+        limit = 4 << 30
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+        with held(enter) as pid:
+            refusal = locate(pid, "/proc/self/status").found.refusal
+            assert refusal is not None
+            return refusal.errno, refusal.name
+
+    assert in_child(act, timeout=15) == ("ENOENT", "self")
 
 
 @pytest.mark.needs("root")

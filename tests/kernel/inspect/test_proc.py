@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ from nstool import uapi
 from nstool.inspect.proc import Proc, ProcessGone, Stat, pids, processes
 from tests.kernel.rows import boxes
 from tests.support import kernel
+from tests.support.child import run_in_child
 from tests.support.held import held
 from tests.support.waiting import thread
 
@@ -196,4 +198,85 @@ def test_processes_that_hidepid_lists_and_hides_are_left_out(
     listed, told = in_child(act, timeout=2 * SECONDS)
     assert "1" in listed
     assert [(ran.status, ran.err) for ran in told[:5]] == [(0, "")] * 5, told
-    assert (told[5].status, "/proc is mounted with hidepid=1" in told[5].err) == (125, True)
+    assert (told[5].status, "/proc is mounted with hidepid=noaccess" in told[5].err) == (125, True)
+
+
+NAMING = (
+    *(
+        f"{name} 1"
+        for name in ("task", "creds", "pid", "caps show", "net", "mounts", "ipc --in", "cgroups", "show", "aslr")
+    ),
+    "diff 1 2",
+    "can 1 read 2",
+    "path 1 /",
+)
+
+
+def ask_all() -> list[boxes.Ran]:
+    return [boxes.nstool(*line.split()) for line in NAMING]
+
+
+@pytest.mark.needs("root")
+def test_numbers_of_another_pid_namespace_are_refused_by_all(in_child: Callable[..., Any]) -> None:
+    """In a pid namespace of one's own, below the /proc of another, process 1 is not process 1. pid_namespaces(7)."""
+
+    def act() -> list[boxes.Ran]:
+        kernel.unshare(uapi.CLONE_NEWPID)
+        return run_in_child(ask_all, timeout=SECONDS)
+
+    for ran in in_child(act, timeout=2 * SECONDS):
+        assert (ran.status, ran.out) == (125, ""), ran
+        assert "cause: the /proc that is mounted here belongs to another pid namespace than yours" in ran.err
+        assert "remedy: mount one of your own" in ran.err
+
+
+@pytest.mark.needs("root")
+def test_without_proc_nothing_is_said_to_have_ended(in_child: Callable[..., Any]) -> None:
+    def act() -> list[boxes.Ran]:
+        kernel.unshare(kernel.CLONE_NEWNS)
+        kernel.mount("none", "/", flags=kernel.MS_REC | kernel.MS_PRIVATE)
+        kernel.mount("none", "/proc", "tmpfs")
+        return [*ask_all(), boxes.nstool("caps", "show")]
+
+    for ran in in_child(act, timeout=2 * SECONDS):
+        assert (ran.status, ran.out) == (125, ""), ran
+        assert "cause: no proc file system is mounted on /proc" in ran.err
+
+
+@pytest.mark.needs("root", "user")
+def test_a_process_that_hidepid_hides_is_told_alike_by_all(
+    in_child: Callable[..., Any], as_user: Callable[..., Any]
+) -> None:
+    def act() -> Any:
+        kernel.unshare(kernel.CLONE_NEWNS)
+        kernel.mount("none", "/", flags=kernel.MS_REC | kernel.MS_PRIVATE)
+        kernel.mount("proc", "/proc", "proc", data="hidepid=1")
+        return as_user(ask_all, timeout=SECONDS)
+
+    for ran in in_child(act, timeout=2 * SECONDS):
+        assert (ran.status, ran.out) == (125, ""), ran
+        assert "cause: you may not look into process 1: /proc is mounted with hidepid=noaccess" in ran.err
+        assert "remedy: run as root, or as the user whose process it is" in ran.err
+
+
+@pytest.mark.needs("root", "native")
+def test_a_thread_is_one_for_all(in_child: Callable[..., Any]) -> None:
+    """By its tid it is taken, said to be a thread, and what it has of its own is its own."""
+
+    def act() -> Any:
+        pid = str(os.getpid())
+        with thread(lambda: kernel.unshare(uapi.CLONE_NEWNET)) as tid:
+            net = os.readlink(f"/proc/self/task/{tid}/ns/net")
+            lines = [line.replace(" 1", f" {tid}").replace(" 2", f" {pid}") for line in NAMING]
+            told = {line: boxes.nstool(*line.split()) for line in lines}
+            asked = json.loads(boxes.nstool("caps", "show", str(tid), "--json").out)
+            return pid, str(tid), net, told, asked
+
+    pid, tid, net, told, asked = in_child(act, timeout=SECONDS)
+    for line, ran in told.items():
+        assert (ran.status, ran.err) == (1 if line.startswith("diff") else 0, ""), (line, ran)
+        assert f"thread {tid} of process {pid}" in ran.out, (line, ran.out)
+    assert told[f"net {tid}"].lines[0].startswith(net)
+    assert net in told[f"task {tid}"].out
+    assert net.partition("[")[2].rstrip("]") in told[f"diff {tid} {pid}"].out
+    assert (asked["pid"], asked["tid"], asked["threads"][0]["tid"]) == (int(pid), int(tid), int(tid))

@@ -21,13 +21,17 @@ import pytest
 
 from nstool.errors import SandboxGone
 from nstool.inspect import fds, sockets
+from nstool.inspect.creds import credentials
 from nstool.inspect.dumpable import is_dumpable
 from nstool.inspect.fds import Fd
-from nstool.inspect.proc import Proc, ProcessGone
+from nstool.inspect.proc import Proc, ProcessGone, real_name
 from nstool.inspect.task import Card, card
 from tests.kernel.rows import boxes
 from tests.support import kernel
+from tests.support.held import held
 from tests.support.waiting import thread
+
+SECONDS = 120.0
 
 pytestmark = pytest.mark.needs("native")
 
@@ -254,9 +258,129 @@ def test_a_stopped_process_and_a_zombie() -> None:
         card(pid)
 
 
-def test_a_thread_is_no_process() -> None:
-    with thread() as tid, pytest.raises(SandboxGone, match=f"{tid} is a thread of process {os.getpid()}"):
-        card(tid)
+def test_a_zombie_says_how_it_ended_and_who_is_to_wait() -> None:
+    """Nothing that it had is unknown: it is no more."""
+    for end, words in (
+        (lambda: os._exit(3), "it exited with status 3"),
+        (lambda: os.kill(os.getpid(), signal.SIGTERM), "it was killed by SIGTERM"),
+    ):
+        pid = os.fork()
+        if pid == 0:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            end()
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+        with Proc(os.getpid()) as own:
+            parent = f"process {os.getpid()} ({own.stat().comm})"
+        found = card(pid)
+        lines = boxes.nstool("task", str(pid)).lines
+        _, status = os.waitpid(pid, 0)
+        assert found.exit_status == status
+        assert found.ended == f"{words}; its parent, {parent}, has not waited for it yet"
+        shown = {line.split()[0]: " ".join(line.split()[1:]) for line in lines if line.strip()}
+        assert shown["ended"] == found.ended
+        assert shown["others"] == "none any more, as it has ended"
+        assert "orphans" not in shown
+        assert not any("No such file" in line for line in lines)
+
+
+@pytest.mark.needs("user")
+def test_how_a_zombie_of_another_has_ended_is_not_told(as_user: Callable[..., Any]) -> None:
+    """The kernel says 0 to who may not know, which is none of the ways to end."""
+    pid = os.fork()
+    if pid == 0:
+        os._exit(3)
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    try:
+        told = as_user(lambda: card(pid).replace(limits=()))
+    finally:
+        os.waitpid(pid, 0)
+    if os.geteuid() == 0:
+        assert told.exit_status is None
+        assert told.ended.startswith("how it ended is unknown; its parent")
+        assert "it runs as uid 0" in told.unread["exit status"]
+    else:
+        assert told.exit_status == 3 << 8
+
+
+def test_a_process_whose_main_thread_has_ended_lives() -> None:
+    code = (
+        "import ctypes, threading, time\n"
+        "def end():\n"
+        "    while open(f'/proc/self/task/{os.getpid()}/stat').read().rpartition(') ')[2][0] != 'Z': pass\n"
+        "    print(json.dumps(threading.get_native_id()), flush=True)\n"
+        "    sys.stdin.read(); os._exit(0)\n"
+        "threading.Thread(target=end).start()\n"
+        "ctypes.CDLL(None).syscall(93 if os.uname().machine == 'aarch64' else 60, 0)\n"  # exit(2), of the thread alone
+        "told = 0"
+    )
+    with program(code) as (pid, tid):
+        found, thread_ = card(pid), card(tid)
+        assert (found.state, found.ended, found.has_ended) == (
+            "zombie",
+            "its main thread has ended, others have not",
+            False,
+        )
+        assert "its children would go to" in found.kin.orphans.text
+        assert (
+            next(one for one in found.threads if one.tid == tid).namespaces["net"]
+            == os.stat("/proc/self/ns/net").st_ino
+        )
+        assert (thread_.pid, thread_.tid, thread_.ended) == (pid, tid, "")
+
+
+@pytest.mark.needs("root")
+def test_a_thread_with_namespaces_and_ids_of_its_own(in_child: Callable[..., Any]) -> None:
+    """In the card of its process it stands out; by its tid it is a thread, and what it has of its own is shown."""
+
+    def leave() -> None:
+        kernel.unshare(kernel.CLONE_NEWNET)
+        Path("/proc/thread-self/comm").write_text("worker")
+        ctypes.CDLL(None).setfsuid(44)  # libc makes the other ids the same for all threads
+
+    def act() -> tuple[Any, ...]:
+        pid = os.getpid()
+        with thread(leave) as tid:
+            net = os.stat(f"/proc/self/task/{tid}/ns/net").st_ino
+            shown = [boxes.nstool("task", str(number)) for number in (pid, tid)]
+            return pid, tid, net, card(pid), card(tid), *shown
+
+    pid, tid, net, process, one, shown, by_tid = in_child(act, timeout=SECONDS)
+    row = next(row for row in process.threads if row.tid == tid)
+    assert row.namespaces == {"net": net}
+    assert row.uids is not None
+    assert (row.uids.real, row.uids.effective, row.uids.filesystem, row.gids) == (0, 0, 44, None)
+    assert "dac_override" in process.facts.capabilities["effective"].names
+    assert "dac_override" not in row.capabilities["effective"].names
+    assert all(
+        (row.namespaces, row.uids, row.gids, row.groups, row.capabilities) == ({}, None, None, None, {})
+        for row in process.threads
+        if row.tid != tid
+    )
+    assert process.facts.namespaces["net"] == os.stat("/proc/self/ns/net").st_ino
+    assert f"note: its thread {tid} has other namespaces, ids, capabilities than its main thread" in shown.out
+    assert any(f" net:[{net}], uid 0/0/0/44, " in line for line in shown.lines)
+    assert (one.pid, one.tid, one.comm) == (pid, tid, "worker")
+    assert (one.facts.namespaces["net"], one.facts.uids.filesystem, one.kin.ancestors) == (
+        net,
+        44,
+        process.kin.ancestors,
+    )
+    assert "process" not in one.shared["net"]
+    assert "process" in one.shared["uts"]
+    assert by_tid.lines[0] == f"thread {tid} of process {pid} (worker), sleeping"
+
+
+@pytest.mark.parametrize("name", ["a\nb", "back\\n", "two\\\\n", "\\"])
+def test_names_are_real(name: str) -> None:
+    """Not as the status file has them, which escapes newlines and backslashes. proc_pid_status(5)."""
+    with held(lambda: Path("/proc/self/comm").write_text(name)) as pid, held(lambda: None) as other:
+        assert card(pid).comm == name
+        with Proc(pid) as proc:
+            assert real_name(proc.status()) == name
+        assert credentials(pid).comm == name
+        names = {one.pid: one.comm for one in card(os.getpid()).kin.children}
+        assert names[pid] == name
+        assert other in names
 
 
 def test_a_thread_of_the_kernel() -> None:
@@ -572,6 +696,22 @@ def test_whether_a_process_is_dumpable(
     if os.geteuid() == 0:
         assert act()[0] == (answer if newer else "unknown")
     assert card(os.getpid()).dumpable == ("yes", "")
+
+
+@pytest.mark.needs("user", "userns")
+def test_root_of_a_user_namespace_is_said_to_be_that(
+    as_user: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before Linux 6.16 nothing tells whether it is dumpable; why not is said in the reader's ids."""
+    monkeypatch.setattr("nstool.inspect.task.is_dumpable", lambda pid, tgid: None)
+
+    def act() -> Any:
+        with program("told = 0", "unshare", "--user", "--map-root-user") as (pid, _):
+            return card(pid).dumpable, os.getuid(), os.getgid()
+
+    (answer, why), uid, gid = as_user(act)
+    assert answer == "unknown"
+    assert why.startswith(f"it runs as root of its user namespace, for you uid {uid}, gid {gid}, to whom its files")
 
 
 def test_environment_only_if_asked_for() -> None:

@@ -17,9 +17,10 @@ import pytest
 
 from nstool import syscalls, uapi
 from nstool.errors import KernelError, SpecError
+from nstool.inspect import access, nsfs
 from nstool.inspect.proc import Proc, ProcessGone
 from nstool.inspect.within import call
-from nstool.sandbox import inside
+from nstool.sandbox import inside, plain
 from nstool.sandbox.inside import open_namespace
 from tests.support import kernel
 from tests.support.held import held, own_user_namespace, private_mounts
@@ -148,7 +149,7 @@ def test_namespaces_of_several_owners(by_both: Act) -> None:
     def act() -> Any:
         with held(name_them) as pid, Proc(pid) as proc, Proc(os.getpid()) as own:
             fds = {"uts": proc.open("ns/uts"), "net": own.open("ns/net")}
-            return inside.call(fds, os.uname).nodename
+            return inside.call(fds, os.uname)[1]
 
     assert by_both(act) == "there"
 
@@ -215,6 +216,162 @@ def test_a_child_that_never_answers_is_ended(by_both: Act, monkeypatch: pytest.M
     assert by_both(act) == errno.ETIMEDOUT
 
 
+@pytest.mark.parametrize("number", [signal.SIGSTOP, signal.SIGTSTP])
+def test_a_child_that_is_stopped_is_an_error(by_both: Act, number: int) -> None:
+    """Whoever may do that keeps nobody waiting, and has nothing left of it; the key of a terminal stops no child."""
+
+    def act() -> str:
+        try:
+            inside.call({}, signal.raise_signal, number)
+        except KernelError as error:
+            with pytest.raises(ChildProcessError):
+                os.waitpid(-1, os.WNOHANG)
+            return error.why
+        return "answered"
+
+    assert by_both(act) == (
+        "somebody in there has stopped the child that was to look there" if number == signal.SIGSTOP else "answered"
+    )
+
+
+@pytest.mark.needs("root")
+def test_root_of_a_user_namespace_that_stops_who_looks_there_gains_nothing(by_both: Act) -> None:
+    """It has CAP_KILL over all that has joined it, user_namespaces(7): the caller sees the stop and ends the child."""
+
+    def act() -> Any:
+        told, tell = os.pipe()
+        seen, see = os.pipe()
+
+        def enter() -> None:
+            os.setresgid(12345, 12345, 12345)
+            os.setresuid(12345, 12345, 12345)
+            kernel.unshare(kernel.CLONE_NEWUSER)
+
+        def attack() -> None:
+            enter()
+            os.write(see, b"r")
+            pid = int(os.read(told, 20))
+            os.kill(pid, signal.SIGSTOP)
+
+        attacker = os.fork()
+        if attacker == 0:
+            try:
+                attack()
+            finally:
+                os._exit(0)
+        os.read(seen, 1)
+        with open(f"/proc/{attacker}/ns/user", "rb") as namespace, pytest.raises(KernelError) as caught:
+            inside.call({"user": namespace.fileno()}, _tell_pid_and_wait, tell, see, keep=(tell, see))
+        os.waitpid(attacker, 0)
+        with pytest.raises(ChildProcessError):
+            os.waitpid(-1, os.WNOHANG)
+        return caught.value.why
+
+    assert "has stopped the child" in by_both(act)
+
+
+def _tell_pid_and_wait(tell: int, other: int) -> None:
+    os.write(tell, str(os.getpid()).encode())
+    signal.pause()
+
+
+@pytest.mark.needs("root")
+def test_whose_rights_are_asked_for_may_not_signal_who_asks(in_child: Act) -> None:
+    """The child takes the ids of the file system alone, so that the others' owner has no say; and it stays shut."""
+
+    def act() -> Any:
+        told, tell = os.pipe()
+        answer, say = os.pipe()
+        attacker = os.fork()
+        if attacker == 0:
+            try:
+                os.close(tell)
+                _be_12345()
+                while number := os.read(told, 20):
+                    try:
+                        os.kill(int(number), signal.SIGSTOP)
+                        os.write(say, b"stopped it")
+                    except PermissionError:
+                        os.write(say, b"may not")
+            finally:
+                os._exit(0)
+
+        def look(root: int, path: str) -> access.Access:
+            os.write(tell, str(os.getpid()).encode())
+            shut = (_signal_at_end(), syscalls.prctl(uapi.PR_GET_DUMPABLE))
+            return access.Access(unknown=f"{os.read(answer, 20)!r} {shut} {asked(root, path)}")
+
+        asked, access._ask = access._ask, look
+        found = []
+        for enter in (_be_12345, lambda: (_be_12345(), own_user_namespace())):
+            with held(enter) as pid, Proc(pid) as proc, nsfs.Fd(os.open("/", os.O_PATH)) as root:
+                found.append(access.access(proc, root, "/etc/shadow").unknown)
+        os.close(tell)
+        os.waitpid(attacker, 0)
+        return found
+
+    expected = f"{b'may not'!r} {(9, 0)} {access.Access(False, False, False)}"
+    by_user, by_owner = in_child(act)
+    assert by_user == expected
+    assert "somebody in there has stopped the child" in by_owner  # who has made a user namespace has CAP_KILL over it
+
+
+def _be_12345() -> None:
+    os.setgroups([])
+    os.setresgid(12345, 12345, 12345)
+    os.setresuid(12345, 12345, 12345)
+    kernel.prctl(kernel.PR_SET_DUMPABLE, 1)
+
+
+@pytest.mark.needs("root")
+@pytest.mark.parametrize("number", [signal.SIGSTOP, signal.SIGKILL])
+def test_a_visitor_that_is_stopped_or_killed_is_none(in_child: Act, number: int) -> None:
+    def act() -> Any:
+        syscalls.setns = lambda fd, nstype=0: signal.raise_signal(number)  # type: ignore[assignment]
+        with open("/proc/self/ns/mnt", "rb") as namespace, nsfs.Visitor(namespace.fileno()) as pid:
+            found = pid
+        with pytest.raises(ChildProcessError):
+            os.waitpid(-1, os.WNOHANG)
+        return found
+
+    assert in_child(act, timeout=10) == 0
+
+
+@pytest.mark.needs("root")
+def test_a_visitor_that_is_stopped_later_is_ended_too(in_child: Act) -> None:
+    def act() -> Any:
+        with open("/proc/self/ns/mnt", "rb") as namespace, nsfs.Visitor(namespace.fileno()) as pid:
+            os.kill(pid, signal.SIGSTOP)
+        with pytest.raises(ChildProcessError):
+            os.waitpid(-1, os.WNOHANG)
+        return pid > 0
+
+    assert in_child(act, timeout=10)
+
+
+@pytest.mark.parametrize("said", [b"\x80\x04N.", b"[", b'["tuple", ["nstool", "os", "system", "exit"], null]', b"1"])
+def test_an_answer_that_is_none_is_an_error(in_child: Act, said: bytes) -> None:
+    """Who has taken the child over says what it likes: nothing of that is executed."""
+
+    def act() -> str:
+        plain.dumps = lambda value: said
+        with pytest.raises(KernelError) as caught:
+            inside.call({}, os.getpid)
+        return caught.value.why
+
+    assert in_child(act) == "what the child that was to look there has said is no answer"
+
+
+def test_who_has_its_children_taken_by_the_kernel_may_ask_too(by_both: Act) -> None:
+    """A host program that ignores SIGCHLD, or waits for all children, takes the child from its caller."""
+
+    def act() -> int:
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+        return inside.call({}, abs, -7)
+
+    assert by_both(act) == 7
+
+
 @pytest.mark.orphans
 def test_the_child_ends_with_its_caller(by_both: Act) -> None:
     """Even one that is killed while the child waits for what never comes."""
@@ -246,13 +403,13 @@ def _tell_and_wait(tell: int, wait: int) -> None:
     os.read(wait, 1)
 
 
-def test_what_cannot_be_pickled_is_an_error(in_child: Act) -> None:
+def test_what_cannot_be_told_is_an_error(in_child: Act) -> None:
     def act() -> str:
         with pytest.raises(RuntimeError) as caught:
             inside.call({}, lambda: lambda: 0)
         return str(caught.value)
 
-    assert "pickle" in in_child(act)
+    assert "a function cannot be told" in in_child(act)
 
 
 def test_who_is_not_there() -> None:
