@@ -438,6 +438,7 @@ ACL_OTHER = 0x20
 POSIX_ACL_XATTR_VERSION = 0x0002
 
 # <linux/kcmp.h>: kcmp(2)
+KCMP_FILES = 2
 KCMP_FS = 3
 
 # <linux/keyctl.h>: keyctl(2)

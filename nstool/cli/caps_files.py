@@ -24,6 +24,12 @@ if TYPE_CHECKING:
 
 FILES = click.argument("files", nargs=-1, required=True, metavar="FILE...")
 JSON = click.option("--json", "json_wanted", is_flag=True, help="Print JSON.")
+FOLLOW = click.option("--follow", is_flag=True, help="Follow symbolic links.")
+ANYWAY = click.option(
+    "--anyway",
+    is_flag=True,
+    help="Also a file that is somebody else's, or that others could have exchanged for another one of yours.",
+)
 
 
 @click.command(
@@ -58,22 +64,24 @@ Examples:
 @click.argument("text")
 @FILES
 @click.option("--rootid", type=int, metavar="UID", help="Root of the user namespaces in which they are to count.")
+@FOLLOW
+@ANYWAY
 @JSON
-def set_(text: str, files: tuple[str, ...], rootid: int | None, json_wanted: bool) -> int:
+def set_(text: str, files: tuple[str, ...], rootid: int | None, follow: bool, anyway: bool, json_wanted: bool) -> int:
     """Set the capabilities TEXT of files, instead of those that they have. CAP_SETFCAP is needed, as root has it.
 
     TEXT is as for setcap(8). A file has one effective bit: e goes with all its capabilities or with none. Only regular
-    files have capabilities; symbolic links are not followed. What the kernel then has is printed.
+    files have capabilities; symbolic links are not followed, nor is one on the way. What the kernel then has is
+    printed, with the path that the file has.
+
+    The file and the directories on the way have to be yours or root's, and nobody else's to write: who may rename a
+    directory could have you set the capabilities of another file. A note says if the file has several names.
     """
     from nstool.security import capabilities, filecaps
 
     caps = placed("TEXT", filecaps.from_text, text, rootid, capabilities.last_cap())
 
-    def act(path: str) -> FileCaps | None:
-        filecaps.write(path, caps)
-        return filecaps.read(path)
-
-    return _each(files, act, json_wanted)
+    return _each(files, _changing(lambda fd: filecaps.write(fd, caps), follow, anyway), json_wanted)
 
 
 @click.command(
@@ -84,45 +92,65 @@ Example:
 """,
 )
 @FILES
+@FOLLOW
+@ANYWAY
 @JSON
-def clear(files: tuple[str, ...], json_wanted: bool) -> int:
-    """Take the capabilities from files; those that have none stay as they are. CAP_SETFCAP is needed."""
+def clear(files: tuple[str, ...], follow: bool, anyway: bool, json_wanted: bool) -> int:
+    """Take the capabilities from files; those that have none stay as they are. CAP_SETFCAP is needed.
+
+    Of which files is as for nstool caps set.
+    """
     from nstool.security import filecaps
 
-    def act(path: str) -> FileCaps | None:
-        filecaps.remove(path)
-        return filecaps.read(path)
-
-    return _each(files, act, json_wanted)
+    return _each(files, _changing(filecaps.remove, follow, anyway), json_wanted)
 
 
-def _read(path: str) -> FileCaps | None:
+def _read(path: str) -> tuple[str, FileCaps | None]:
     from nstool.security import filecaps
 
     fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
     try:
-        return filecaps.read(fd)
+        return os.path.realpath(path) if os.path.islink(path) else path, filecaps.read(fd)
     finally:
         os.close(fd)
 
 
-def _each(files: tuple[str, ...], act: Callable[[str], FileCaps | None], json_wanted: bool) -> int:
+def _changing(
+    change: Callable[[int], object], follow: bool, anyway: bool
+) -> Callable[[str], tuple[str, FileCaps | None]]:
+    from nstool.security import filecaps
+
+    def act(path: str) -> tuple[str, FileCaps | None]:
+        fd = filecaps.hold(path, follow=follow, anyway=anyway)
+        try:
+            change(fd)
+            found, real = filecaps.read(fd), filecaps.real_path(fd)
+            if (names := os.fstat(fd).st_nlink) > 1:
+                click.echo(f"note: {visible(real)} is one of {names} names of the file", err=True)
+        finally:
+            os.close(fd)
+        return real, found
+
+    return act
+
+
+def _each(files: tuple[str, ...], act: Callable[[str], tuple[str, FileCaps | None]], json_wanted: bool) -> int:
     # All of them, whatever one says; the exit status is that of the last that failed.
     from nstool.cli.main import report
 
     status, found = 0, []
     for path in files:
         try:
-            caps = act(path)
+            name, caps = act(path)
         except (NstoolError, OSError) as error:
             missing = getattr(error, "errno", 0) in (ENOENT, ENOTDIR, ELOOP)
             status = report(_missing(path) if missing else error)
             continue
         if json_wanted:
-            found.append({"path": path, "file": os.path.realpath(path), "capabilities": _caps_as_json(caps)})
+            found.append({"path": path, "file": name, "capabilities": _caps_as_json(caps)})
         else:
-            leads = f" -> {_name(os.path.realpath(path))}" if os.path.islink(path) else ""
-            click.echo(f"{_name(path)}{leads} {say(caps)}")
+            leads = f"{_name(path)} -> " if os.path.islink(path) else ""
+            click.echo(f"{leads}{_name(name)} {say(caps)}")
     if json_wanted:
         answer.show({"files": found})
     return status
@@ -278,5 +306,6 @@ def _summary(search: Scan) -> str:
     if search.elsewhere:
         text += f"; {plural(search.elsewhere, 'mount point')} of other filesystems not entered, --all-filesystems does"
     if search.unread:
-        text += f"; {plural(search.unread, 'directory')} not or not wholly searched"
+        unread = "1 directory or entry" if search.unread == 1 else f"{search.unread} directories or entries"
+        text += f"; {unread} not or not wholly searched"
     return text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NoReturn
 
+import click
 import rich.console
 from rich.text import Text
 
@@ -18,6 +19,10 @@ _LEAST = 16  # columns of a terminal to which a cell of words is folded before o
 _NARROWEST = 6  # to which any is, where there is no room at all
 _BESIDE = 40  # to which what may go below its row is folded before it does
 _INDENT = 8  # of what is put below a row
+
+
+MANY = 300  # rows from which on a table is plain lines: rich measures and wraps each cell several times
+WIDEST = 60  # to which a column of such lines is filled up
 
 
 class Console(rich.console.Console):
@@ -187,8 +192,22 @@ def printed_table(
     below: Iterable[int] = (),
     spare: Iterable[int] = (),
 ) -> None:
-    """Print a table of texts as they stand, each row on a line if there is room."""
+    """Print a table of texts as they stand, each row on a line if there is room.
+
+    One of many rows has no colours, and its columns are in line as far as their texts are not too long.
+    """
+    rows = list(rows)
+    if len(rows) > MANY:
+        click.echo("\n".join(_plain_lines([columns, *rows] if heading else rows)))
+        return
     table = Table(*(columns if heading else ()), fixed=fixed, below=below, spare=spare)
     for row in rows:
         table.add_row(*map(cell, row))
     for_lines().print(table)
+
+
+def _plain_lines(rows: Sequence[Sequence[str]]) -> Iterable[str]:
+    texts = [[printable(text) for text in row] for row in rows]
+    widths = [min(max(map(len, column)), WIDEST) for column in zip(*texts)]
+    for row in texts:
+        yield (" " + "  ".join(text.ljust(width) for text, width in zip(row, widths))).rstrip()

@@ -35,7 +35,7 @@ class Field(Frozen):
 
 
 def _count(how: str) -> Callable[[Namespace], int]:
-    return lambda ns: sum(pin.how == how for pin in ns.pins)
+    return lambda ns: ns.count(how)
 
 
 FIELDS: dict[str, Field] = {

@@ -163,8 +163,11 @@ def _say(text: str) -> None:
 def _click(argv: list[str]) -> int:
     import click
 
+    from nstool.cli import watch
     from nstool.cli.group import group
 
+    if argv and argv[0] in watch.COMMANDS:
+        watch.watch()
     try:
         result = group.main(args=argv, prog_name="nstool", standalone_mode=False)
         return result if isinstance(result, int) else 0

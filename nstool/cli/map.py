@@ -42,13 +42,11 @@ def command(output: str, force: bool) -> int:
     form = os.path.splitext(output)[1]
     if form not in FORMS:
         raise SpecError(f"{output!r} ends in none of {' '.join(FORMS)}", "--output")
-    if os.path.exists(output) and not force:  # before the work is done
+    if os.path.lexists(output) and not force:  # before the work is done
         raise SpecError("exists; --force overwrites it", output)
     from nstool.inspect.map import host_map
 
     found = host_map()
-    if force and os.path.isfile(output):
-        os.chmod(output, 0o600)
     write(output, _drawn(found, form), 0o600, force)
     for note in found.census.notes:
         click.echo(f"note: {note}", err=True)

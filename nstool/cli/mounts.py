@@ -9,7 +9,7 @@ import click
 from nstool.errors import plural
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from rich.text import Text
     from rich.tree import Tree
@@ -74,11 +74,13 @@ def command(targets: tuple[str, ...], as_tree: bool, peers: bool, output: str, f
 
 
 def _print(found: Mounts, as_tree: bool) -> None:
-    from nstool.cli.console import for_lines, printed_table
+    from nstool.cli.console import MANY, for_lines, printed_table
     from nstool.inspect.proc import title
 
     covered = [entry for entry in found.mounts if entry.covered_by]
-    if as_tree:
+    if as_tree and len(found.by_id()) > MANY:
+        click.echo("\n".join(_tree_lines(found)))
+    elif as_tree:
         for_lines().print(_tree(found))
     else:
         entries = found.by_id()
@@ -139,15 +141,11 @@ def _tree(found: Mounts) -> Tree:
     from rich.tree import Tree
 
     from nstool.cli.console import cell
-    from nstool.inspect.proc import whose
 
     entries = found.by_id()
-    top = Tree(cell(f"{whose(found.command, found.pid, found.tgid)}, mnt:[{found.namespace}], root {found.root}"))
+    children = _children(entries)
+    top = Tree(cell(_top(found)))
     nodes = {0: top}
-    children: dict[int, list[Mounted]] = {}
-    for entry in entries.values():
-        parent = entry.mount.parent if entry.mount.parent in entries and entry.mount.parent != entry.mount.id else 0
-        children.setdefault(parent, []).append(entry)
     todo = [0]
     while todo:
         number = todo.pop()
@@ -155,6 +153,37 @@ def _tree(found: Mounts) -> Tree:
             nodes[entry.mount.id] = nodes[number].add(_branch(entry, entries))
             todo.append(entry.mount.id)
     return top
+
+
+def _tree_lines(found: Mounts) -> Iterator[str]:
+    # The same, of many mounts: rich takes minutes where they are deep.
+    from nstool.cli.console import cell
+
+    entries = found.by_id()
+    children = _children(entries)
+    yield cell(_top(found)).plain
+    tops = children.get(0, [])
+    todo = [(entry, "", entry is tops[-1]) for entry in tops[::-1]]
+    while todo:
+        entry, lead, last = todo.pop()
+        yield f"{lead}{'└── ' if last else '├── '}{_branch(entry, entries).plain}"
+        below = children.get(entry.mount.id, [])
+        lead += "    " if last else "│   "
+        todo += [(one, lead, one is below[-1]) for one in below[::-1]]
+
+
+def _top(found: Mounts) -> str:
+    from nstool.inspect.proc import whose
+
+    return f"{whose(found.command, found.pid, found.tgid)}, mnt:[{found.namespace}], root {found.root}"
+
+
+def _children(entries: dict[int, Mounted]) -> dict[int, list[Mounted]]:
+    found: dict[int, list[Mounted]] = {}
+    for entry in entries.values():
+        parent = entry.mount.parent if entry.mount.parent in entries and entry.mount.parent != entry.mount.id else 0
+        found.setdefault(parent, []).append(entry)
+    return found
 
 
 def _branch(entry: Mounted, entries: dict[int, Mounted]) -> Text:

@@ -328,7 +328,9 @@ def _fds(fds: tuple[Fd, ...], console: Console) -> None:
     table = Table("fd", "kind", "mode", "what", "", "other end", below=(5,))
     for one in fds:
         others = ", ".join(f"{holder.pid} {holder.comm} fd {holder.fd}" for holder in one.others)
-        table.add_row(*map(cell, (str(one.fd), one.kind, one.mode or "path", one.target, one.detail, others)))
+        table.add_row(
+            *map(cell, (str(one.fd), one.kind, one.mode or "path", one.target, one.detail or one.unread, others))
+        )
     console.print(table)
 
 

@@ -19,7 +19,6 @@ from nstool.frozen import Frozen
 from nstool.inspect.proc import Proc, Stat
 from nstool.sandbox.inside import refused
 from nstool.security.aslr import Spread, spread, tied
-from nstool.security.capabilities import last_cap
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -278,8 +277,9 @@ def _become_nobody() -> None:
     # execute what the caller may.
     caps = syscalls.capget().effective
     if caps >> uapi.CAP_SETPCAP & 1:
-        for number in range(last_cap() + 1):
-            syscalls.prctl(uapi.PR_CAPBSET_DROP, number)
+        with suppress(KernelError):  # EINVAL: this kernel has no more
+            for number in range(64):
+                syscalls.prctl(uapi.PR_CAPBSET_DROP, number)
         bits = syscalls.prctl(uapi.PR_GET_SECUREBITS) | uapi.SECBIT_NOROOT | uapi.SECBIT_NOROOT_LOCKED
         with suppress(KernelError):  # locked otherwise; then no_new_privs alone keeps the exec from giving any
             syscalls.prctl(uapi.PR_SET_SECUREBITS, bits)

@@ -47,6 +47,7 @@ class Fd(Frozen):
 
     mode: as of Holder. flags: the rest of open(2), by name. key: names the very object; of eventfds the kernel's
     number. detail: what fdinfo tells of it, in words. others: who holds the other end, or the same eventfd.
+    unread: why it cannot be said what it is, where it cannot; then kind is "unknown" unless the target tells.
     """
 
     fd: int
@@ -57,6 +58,7 @@ class Fd(Frozen):
     detail: str
     key: str = ""
     others: tuple[Holder, ...] = ()
+    unread: str = ""
 
 
 def read(proc: Proc) -> tuple[Fd, ...]:
@@ -74,7 +76,7 @@ def _fd(proc: Proc, number: int) -> Fd:
     target = _target(proc, number)
     info = _info(proc.read(f"fdinfo/{number}"))
     flags = int(info["flags"][0], 8)
-    file = os.stat(f"fd/{number}", dir_fd=proc.fd)
+    file, unread = _stat(proc, number)
     kind = _kind(target, file)
     key = f"eventfd:{info['eventfd-id'][0]}" if "eventfd-id" in info else target
     rest = flags & ~uapi.O_ACCMODE & ~0o100000  # O_LARGEFILE says nothing
@@ -86,7 +88,20 @@ def _fd(proc: Proc, number: int) -> Fd:
         flags=uapi.names("O", rest) if rest else "",
         detail=_detail(kind, target, info, file),
         key=key,
+        unread=unread,
     )
+
+
+def _stat(proc: Proc, number: int) -> tuple[os.stat_result | None, str]:
+    # The filesystem is asked, which may refuse: one of FUSE all but who has mounted it.
+    try:
+        return os.stat(f"fd/{number}", dir_fd=proc.fd), ""
+    except FileNotFoundError:
+        raise
+    except PermissionError:
+        return None, "its filesystem does not let you ask; one of FUSE is for who has mounted it"
+    except OSError as error:
+        return None, f"its filesystem does not answer: {error.strerror}"
 
 
 def _target(proc: Proc, number: int) -> str:
@@ -114,7 +129,7 @@ def _info(text: str) -> dict[str, list[str]]:
     return found
 
 
-def _kind(target: str, file: os.stat_result) -> str:
+def _kind(target: str, file: os.stat_result | None) -> str:
     if target.startswith("anon_inode:"):
         word = target.removeprefix("anon_inode:").strip("[]")
         return _NAMES.get(word, word)
@@ -123,15 +138,17 @@ def _kind(target: str, file: os.stat_result) -> str:
         return "namespace" if word in KINDS else word
     if target.startswith("/memfd:"):
         return "memfd"
+    if file is None:
+        return "unknown"
     if target.startswith(("/dev/pts/", "/dev/tty")) and stat.S_ISCHR(file.st_mode):
         return "terminal"
     return _FILE_KINDS.get(stat.S_IFMT(file.st_mode), "file")
 
 
-def _detail(kind: str, target: str, info: dict[str, list[str]], file: os.stat_result) -> str:
-    if kind in ("file", "memfd"):
+def _detail(kind: str, target: str, info: dict[str, list[str]], file: os.stat_result | None) -> str:
+    if file and kind in ("file", "memfd"):
         return f"{file.st_size} bytes" + (f", at {info['pos'][0]}" if info["pos"][0] != "0" else "")
-    if kind in ("device", "block device"):
+    if file and kind in ("device", "block device"):
         return f"{os.major(file.st_rdev)}:{os.minor(file.st_rdev)}"
     if kind == "eventfd":
         return f"count {int(info['eventfd-count'][0], 16)}"

@@ -8,7 +8,8 @@ import time
 from errno import EINVAL, ENAMETOOLONG
 
 from nstool.frozen import Frozen
-from nstool.inspect.namespaces import Census, Process, census
+from nstool.inspect.namespaces import Census, Namespace, Process, census, held_in_words
+from nstool.inspect.patience import Turns
 from nstool.inspect.proc import Proc, ProcessGone
 from nstool.security import capabilities, idmap
 
@@ -105,8 +106,10 @@ class HostMap(Frozen):
 
 
 def host_map() -> HostMap:
-    """Read the map of this host. Processes that end meanwhile are left out."""
-    found = census()
+    """Read the map of this host. Processes that end meanwhile are left out, and those that do not let themselves be."""
+    turns = Turns()
+    found = census(turns)
+    known = held_in_words(turns)
     boot, tick = _boot_time(), os.sysconf("SC_CLK_TCK")
     to_come: dict[int, dict[str, int]] = {}
     for ns in found.namespaces:
@@ -114,32 +117,36 @@ def host_map() -> HostMap:
             if pin.how == "for_children" and not pin.tid:
                 to_come.setdefault(pin.pid, {})[ns.type] = ns.inode
     cards: dict[int, Card] = {}
-    for process in found.processes:
-        try:
-            with Proc(process.pid) as proc:
-                card = _card(proc, process, boot + process.start / tick, to_come.get(process.pid, {}))
-        except (ProcessGone, FileNotFoundError, ProcessLookupError):  # has ended, or is just ending
-            continue
-        cards[card.pid] = card
+    processes = list(found.processes[::-1])
+
+    def read() -> None:
+        while processes:
+            turns.go_on()
+            process = processes.pop()
+            if not turns.may(process.pid):
+                continue
+            try:
+                with Proc(process.pid) as proc:
+                    card = _card(proc, process, boot + process.start / tick, to_come.get(process.pid, {}))
+            except (ProcessGone, FileNotFoundError, ProcessLookupError):  # has ended, or is just ending
+                continue
+            turns.go_on()
+            cards[card.pid] = card
+        while namespaces:
+            turns.go_on()
+            ns = namespaces.pop()
+            if turns.may(ns.oldest):
+                _note(ns, uid_maps, gid_maps, mounts)
+
     uid_maps: dict[int, tuple[IdMap, ...]] = {}
     gid_maps: dict[int, tuple[IdMap, ...]] = {}
     mounts: dict[int, int] = {}
-    for ns in found.namespaces:
-        if ns.oldest and ns.type in ("user", "mnt"):
-            try:
-                with Proc(ns.oldest) as proc:
-                    if proc.inode(ns.type) != ns.inode:  # has moved, or is a later one with its pid
-                        continue
-                    if ns.type == "user":
-                        uid_maps[ns.inode] = idmap.parse_map(proc.read("uid_map"))
-                        gid_maps[ns.inode] = idmap.parse_map(proc.read("gid_map"))
-                    else:
-                        mounts[ns.inode] = proc.bytes("mountinfo").count(b"\n")
-            except (ProcessGone, FileNotFoundError, ProcessLookupError, PermissionError):  # ended, or as above
-                continue
-            except OSError as error:
-                if error.errno != EINVAL:  # a zombie by now
-                    raise
+    namespaces = [ns for ns in found.namespaces if ns.oldest and ns.type in ("user", "mnt")]
+
+    turns.run(read)
+    if held := held_in_words(turns):
+        notes = (*(note for note in found.notes if note not in known), *held)
+        found = found.replace(hidden=tuple(sorted({*found.hidden, *turns.held})), notes=notes)
     name = os.uname()
     return HostMap(
         host=name.nodename,
@@ -154,6 +161,28 @@ def host_map() -> HostMap:
         mounts=mounts,
         user_namespace=os.stat("/proc/self/ns/user").st_ino,
     )
+
+
+def _note(
+    ns: Namespace,
+    uid_maps: dict[int, tuple[IdMap, ...]],
+    gid_maps: dict[int, tuple[IdMap, ...]],
+    mounts: dict[int, int],
+) -> None:
+    try:
+        with Proc(ns.oldest) as proc:
+            if proc.inode(ns.type) != ns.inode:  # has moved, or is a later one with its pid
+                return
+            if ns.type == "user":
+                uid_maps[ns.inode] = idmap.parse_map(proc.read("uid_map"))
+                gid_maps[ns.inode] = idmap.parse_map(proc.read("gid_map"))
+            else:
+                mounts[ns.inode] = sum(1 for _ in proc.lines("mountinfo"))
+    except (ProcessGone, FileNotFoundError, ProcessLookupError, PermissionError):  # ended, or as above
+        return
+    except OSError as error:
+        if error.errno != EINVAL:  # a zombie by now
+            raise
 
 
 def groups(cards: dict[int, Card]) -> tuple[Group, ...]:

@@ -95,7 +95,7 @@ def _group(group: Group, *, base: bool) -> str:
     number = len(group.pids)
     name = "host" if base and not group.maker else f"{group.maker} {group.name}".strip()
     lines = [
-        f"<B>{_text(name)}</B>",
+        f"<B>{_text(name or '(no name)')}</B>",  # Graphviz takes no tag without content
         _text(f"{number} process{'es' if number > 1 else ''}, the oldest {group.oldest}"),
     ]
     if group.own:

@@ -105,8 +105,8 @@ def data(found: HostMap) -> dict[str, Any]:
 def _namespace(found: HostMap, ns: Namespace) -> dict[str, Any]:
     held = [pin for pin in ns.pins if pin.how not in ("child", "owned")]
     pins = list(dict.fromkeys(map(in_words, held[:PINS])))
-    if len(held) > PINS:
-        pins.append(f"and {len(held) - PINS} more")
+    if more := len(held[PINS:]) + sum(pin.more for pin in held):
+        pins.append(f"and {more} more")
     row: dict[str, Any] = {
         "type": ns.type,
         "inode": ns.inode,

@@ -17,6 +17,7 @@ from nstool.inspect.fds import Holder
 from nstool.inspect.nsfile import Namespace
 from nstool.inspect.proc import processes
 from nstool.inspect.sockets import Socket
+from nstool.network.facts import text
 from nstool.sandbox import inside
 from nstool.sandbox.mountinfo import read_mounts
 
@@ -243,7 +244,7 @@ def look() -> _Seen:
     unread: dict[str, str] = {}
     with IPRoute() as ip:
         links = tuple(ip.get_links())
-        names = {link["index"]: link.get("ifname") for link in links}
+        names = {link["index"]: text(link.get("ifname")) for link in links}
         devices = _devices(links, ip.get_addr(), names)
         routes = tuple(_route(row, names) for row in ip.get_routes() if row["family"] in _FAMILIES)
         rules = tuple(_rule(row) for family in _FAMILIES for row in ip.get_rules(family=family))
@@ -257,24 +258,24 @@ def look() -> _Seen:
 def _devices(links: Iterable[Any], addresses: Iterable[Any], names: dict[int, str]) -> tuple[Device, ...]:
     found: dict[int, list[str]] = {}
     for row in addresses:
-        local, other = row.get("local") or row.get("address"), row.get("address")
+        local, other = text(row.get("local") or row.get("address")), text(row.get("address"))
         length = row["prefixlen"]
         # On a link to a single host IFA_ADDRESS is that host's.
-        shown = f"{local}/{length}" if other in (None, local) else f"{local} peer {other}/{length}"
+        shown = f"{local}/{length}" if other in ("", local) else f"{local} peer {other}/{length}"
         found.setdefault(row["index"], []).append(shown)
     return tuple(_device(link, tuple(found.get(link["index"], ())), names) for link in links)
 
 
 def _device(link: Any, addresses: tuple[str, ...], names: dict[int, str]) -> Device:
     info = link.get("linkinfo")
-    kind = (info.get("kind") if info else None) or ("loopback" if link["flags"] & _IFF_LOOPBACK else "")
+    kind = text(info.get("kind") if info else None) or ("loopback" if link["flags"] & _IFF_LOOPBACK else "")
     counters = link.get("stats64") or link.get("stats") or {}
     return Device(
         index=link["index"],
-        name=link.get("ifname"),
+        name=text(link.get("ifname")),
         kind=kind,
         detail=_detail(kind, info),
-        mac=link.get("address") or "",
+        mac=text(link.get("address")),
         mtu=link.get("mtu"),
         up=bool(link["flags"] & _IFF_UP),
         state=str(link.get("operstate") or "unknown").lower(),
@@ -315,7 +316,7 @@ def _route(row: Any, names: dict[int, str]) -> Route:
         type=_TYPES.get(row["type"], str(row["type"])),
         destination=_network(row, "dst") or "default",
         hops=_hops(row, names),
-        source=row.get("prefsrc") or "",
+        source=text(row.get("prefsrc")),
         metric=row.get("priority") or 0,
         protocol=_PROTOCOLS.get(row["proto"], str(row["proto"])),
         scope=_SCOPES.get(row["scope"], str(row["scope"])),
@@ -333,7 +334,7 @@ def _hops(row: Any, names: dict[int, str]) -> tuple[tuple[str, str], ...]:
 
 def _gateway(row: Any) -> str:
     via = row.get("via")  # a gateway of the other family
-    return row.get("gateway") or (via["addr"] if via else "")
+    return text(row.get("gateway") or (via["addr"] if via else ""))
 
 
 def _rule(row: Any) -> Rule:
@@ -347,7 +348,7 @@ def _rule(row: Any) -> Rule:
         words.append(f"fwmark {hex(mark) if mark else 0}" + (f"/{mask:#x}" if mask not in (0, _ALL_BITS) else ""))
     for key, word in (("iifname", "iif"), ("oifname", "oif"), ("ip_proto", "ipproto"), ("tun_id", "tun_id")):
         if value := row.get(key):
-            words.append(f"{word} {value}")
+            words.append(f"{word} {text(value) if isinstance(value, bytes) else value}")
     for key, word in (("uid_range", "uidrange"), ("sport_range", "sport"), ("dport_range", "dport")):
         if value := row.get(key):
             words.append(f"{word} {value['start']}-{value['end']}")
@@ -371,10 +372,10 @@ def _rule(row: Any) -> Rule:
 
 
 def _network(row: Any, which: str) -> str:
-    address = row.get(which)
+    address = text(row.get(which))
     full = 32 if row["family"] == 2 else 128
     length = row[f"{which}_len"]
-    if address is None:
+    if not address:
         return ""
     return address if length == full else f"{address}/{length}"
 
@@ -382,7 +383,7 @@ def _network(row: Any, which: str) -> str:
 def _neighbour(row: Any, names: dict[int, str]) -> Neighbour:
     words = [word for bit, word in _NEIGHBOUR.items() if row["state"] & bit]
     return Neighbour(
-        row.get("dst") or "", row.get("lladdr") or "", names.get(row["ifindex"], ""), "|".join(words) or "none"
+        text(row.get("dst")), text(row.get("lladdr")), names.get(row["ifindex"], ""), "|".join(words) or "none"
     )
 
 
@@ -563,7 +564,7 @@ def ask_peers(
         for nsid, index in wanted:
             try:
                 (link,) = ip.link("get", index=index, if_netnsid=nsid)
-                names[nsid, index] = link.get("ifname")
+                names[nsid, index] = text(link.get("ifname"))
             except NetlinkError as error:
                 # EACCES: its namespace is not ours to administer; ENODEV, EINVAL: the device, or that, is gone
                 if error.code not in (EPERM, EACCES, ENODEV, EINVAL):

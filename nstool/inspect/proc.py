@@ -11,6 +11,7 @@ from nstool.frozen import Frozen
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import builtins
     from collections.abc import Iterator
     from typing import NoReturn
 
@@ -147,6 +148,16 @@ class Proc(ByFd):
                 return file.read()
         except (FileNotFoundError, ProcessLookupError, PermissionError) as error:
             self._explain(error)
+
+    def lines(self, name: str) -> Iterator[builtins.bytes]:
+        """Yield the lines of a file of the process, however many there are."""
+        try:
+            fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self.fd)
+            with open(fd, "rb", buffering=1 << 16) as file:
+                yield from file
+        except (FileNotFoundError, ProcessLookupError):
+            self.check()
+            raise
 
     def read(self, name: str) -> str:
         """Return the text of a file of the process; bytes that are no UTF-8 as os.fsdecode gives them."""

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import os
 import stat
-from errno import E2BIG, EACCES, EINVAL, ELOOP, ENOENT, ENOTDIR, ENOTSUP, EOVERFLOW, EPERM
+from errno import E2BIG, EACCES, EINVAL, ELOOP, ENOENT, ENOTDIR, ENOTSUP, EOVERFLOW
 
-from nstool.errors import KernelError
+from nstool.errors import KernelError, NotSupported
 from nstool.frozen import Frozen
 from nstool.security import filecaps
 from nstool.security.filecaps import FileCaps
@@ -51,7 +51,7 @@ class Privileged(Frozen):
 
 
 class Unread(Frozen):
-    """A directory that has not been looked into, or not to its end, and why."""
+    """A directory that has not been looked into, or not to its end, or an entry of one, and why."""
 
     path: str
     why: str
@@ -82,6 +82,8 @@ class Scan:
         self._without_attributes: set[int] = set()  # devices whose filesystem has none
 
     def __iter__(self) -> Iterator[Privileged | Unread]:
+        if not os.path.exists("/proc/self/fd"):
+            raise NotSupported("asking files for their attributes", "/proc is not mounted", "mount -t proc proc /proc")
         top = _Directory(os.open(self.directory, _FLAGS), self.directory)
         self.directories += 1
         way = [top]  # from the top down to where we are
@@ -107,31 +109,21 @@ class Scan:
 
     def _read(self, here: _Directory, way: list[_Directory]) -> Iterator[Privileged | Unread]:
         # Look at the entries, up to the end or until enough sub-directories wait.
-        prefix = here.path or f"/proc/self/fd/{here.fd}"
         try:
             for entry in here.entries():
                 try:
-                    info = entry.stat(follow_symlinks=False)
+                    found = self._look(here, entry, way)
                 except FileNotFoundError:  # gone meanwhile
                     continue
-                kind = stat.S_IFMT(info.st_mode)
-                if kind == stat.S_IFREG:
-                    self.files += 1
-                    if self.progress and self.files % TELL == 0:
-                        self.progress(self)
-                    if info.st_mode & (stat.S_ISUID | stat.S_ISGID) or self._has_caps(
-                        f"{prefix}/{entry.name}", info.st_dev
-                    ):
-                        found = _privileged(here.fd, entry.name, _path(way, entry.name))
-                        if found:
-                            yield found
-                elif kind == stat.S_IFDIR:
-                    if info.st_dev == here.device or self.all_filesystems:
-                        here.waiting.append(entry.name)
-                    else:
-                        self.elsewhere += 1
-                    if len(here.waiting) >= BATCH:
-                        return
+                except OSError as error:
+                    if error.errno == EACCES and not os.access(".", os.X_OK, dir_fd=here.fd, effective_ids=True):
+                        raise
+                    yield Unread(_path(way, entry.name), _why(error))
+                    continue
+                if found:
+                    yield found
+                if len(here.waiting) >= BATCH:
+                    return
         except OSError as error:
             here.end()
             why = str(error.strerror)
@@ -139,17 +131,34 @@ class Scan:
                 why = f"{why}: its names may be read, but not what they are (no x for you in its mode)"
             yield Unread(_path(way), why)
 
-    def _has_caps(self, path: str, device: int) -> bool:
+    def _look(self, here: _Directory, entry: os.DirEntry[str], way: list[_Directory]) -> Privileged | None:
+        info = entry.stat(follow_symlinks=False)
+        kind = stat.S_IFMT(info.st_mode)
+        if kind == stat.S_IFREG:
+            self.files += 1
+            if self.progress and self.files % TELL == 0:
+                self.progress(self)
+            if info.st_mode & (stat.S_ISUID | stat.S_ISGID) or self._has_caps(here.fd, entry.name, info.st_dev):
+                return _privileged(here.fd, entry.name, _path(way, entry.name))
+        elif kind == stat.S_IFDIR:
+            if info.st_dev == here.device or self.all_filesystems:
+                here.waiting.append(entry.name)
+            else:
+                self.elsewhere += 1
+        return None
+
+    def _has_caps(self, directory: int, name: str, device: int) -> bool:
         if device in self._without_attributes:
             return False
         try:
-            return filecaps.NAME in os.listxattr(path, follow_symlinks=False)
+            # By the directory that is held: at its path there may be another one by now.
+            return filecaps.NAME in os.listxattr(f"/proc/self/fd/{directory}/{name}", follow_symlinks=False)
         except OSError as error:
             if error.errno == ENOTSUP:
                 self._without_attributes.add(device)
             elif error.errno == E2BIG:  # more names than the kernel lists, so that this one is asked for
                 return True
-            elif error.errno not in (ENOENT, ENOTDIR, EACCES, EPERM, ELOOP):  # gone, or exchanged for another meanwhile
+            elif error.errno not in (ENOENT, ENOTDIR, ELOOP):  # gone, or exchanged for another meanwhile
                 raise
             return False
 
@@ -250,6 +259,13 @@ def _reopen(way: list[_Directory], below: _Directory) -> bool:
             if fd >= 0:
                 os.close(fd)
     return False
+
+
+def _why(error: OSError) -> str:
+    why = str(error.strerror)
+    if error.errno == EACCES:
+        return f"{why}: what it is may not be asked; that is so of a FUSE filesystem which another user has mounted"
+    return why
 
 
 def _privileged(directory: int, name: str, path: str) -> Privileged | None:

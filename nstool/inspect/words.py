@@ -35,7 +35,8 @@ def _some(how: str, pins: list[Pin]) -> str:
     if how in ("child", "owned"):
         return f"{len(pins)} {'children' if how == 'child' and len(pins) > 1 else how}"
     places = list(dict.fromkeys(map(in_words, pins)))  # a mount may be on another of the same file: ip-netns(8) does so
-    return f"{places[0]}, and {len(places) - 1} more" if len(places) > 1 else places[0]
+    others = len(places) - 1 + sum(pin.more for pin in pins)
+    return f"{places[0]}, and {others} more" if others else places[0]
 
 
 def command(ns: Namespace) -> str:

@@ -34,6 +34,11 @@ class Addresses(Frozen):
     routes: tuple[Route, ...]
 
 
+def text(value: str | bytes | None) -> str:
+    """Return a string of netlink, "" for none. One that is no UTF-8, as a device may be named, comes as bytes."""
+    return os.fsdecode(value or "")
+
+
 def addresses(pid: int) -> Addresses:
     """Return the devices, addresses and routes that ``pid`` sees.
 
@@ -70,13 +75,13 @@ def _read() -> Addresses:
         found: dict[int, list[str]] = {}
         for entry in ip.get_addr():
             # On a point-to-point link IFA_ADDRESS is the other end's.
-            address = entry.get("local") or entry.get("address")
+            address = text(entry.get("local") or entry.get("address"))
             found.setdefault(entry["index"], []).append(f"{address}/{entry['prefixlen']}")
         links = tuple(
             Link(
-                name=entry.get("ifname"),
+                name=text(entry.get("ifname")),
                 index=entry["index"],
-                mac=entry.get("address") or "",
+                mac=text(entry.get("address")),
                 mtu=entry.get("mtu"),
                 up=bool(entry["flags"] & 1),  # IFF_UP
                 addresses=tuple(found.get(entry["index"], ())),
@@ -86,8 +91,8 @@ def _read() -> Addresses:
         names = {link.index: link.name for link in links}
         routes = tuple(
             Route(
-                destination=f"{entry.get('dst')}/{entry['dst_len']}" if entry["dst_len"] else "default",
-                gateway=entry.get("gateway") or "",
+                destination=f"{text(entry.get('dst'))}/{entry['dst_len']}" if entry["dst_len"] else "default",
+                gateway=text(entry.get("gateway")),
                 device=names.get(entry.get("oif"), ""),
             )
             for entry in ip.get_routes(table=254)

@@ -119,49 +119,148 @@ def read(path: str | bytes | int) -> FileCaps | None:
         _refused("getxattr", os.fsdecode(name), error)
 
 
-def write(path: str | bytes, caps: FileCaps) -> None:
+def write(path: str | bytes | int, caps: FileCaps) -> None:
     """Set the capabilities of a regular file; those that it had are replaced. CAP_SETFCAP is needed.
 
+    path: as ``hold`` takes it, but whoever owns the directories on the way; or an fd of that.
     In a user namespace that did not mount the filesystem the kernel makes revision 3 of revision 2, the root id being
-    the namespace's. A symbolic link is not followed. Raises SpecError for what is no regular file, KernelError.
+    the namespace's. Raises SpecError for what is no regular file, KernelError.
     """
-    fd = _open(path)
+    fd = path if isinstance(path, int) else hold(path, anyway=True)
     try:
         os.setxattr(f"/proc/self/fd/{fd}", NAME, pack(caps))
     except OSError as error:
-        _refused("setxattr", os.fsdecode(path), error)
+        _refused("setxattr", _name(path), error)
     finally:
-        os.close(fd)
+        if fd != path:
+            os.close(fd)
 
 
-def remove(path: str | bytes) -> bool:
+def remove(path: str | bytes | int) -> bool:
     """Take the capabilities from a regular file; return whether it had any. CAP_SETFCAP is needed.
 
-    A symbolic link is not followed. Raises SpecError for what is no regular file, KernelError.
+    path: as of ``write``. Raises SpecError for what is no regular file, KernelError.
     """
-    fd = _open(path)
+    fd = path if isinstance(path, int) else hold(path, anyway=True)
     try:
         os.removexattr(f"/proc/self/fd/{fd}", NAME)
     except OSError as error:
         if error.errno in (ENODATA, ENOTSUP):
             return False
-        _refused("removexattr", os.fsdecode(path), error)
+        _refused("removexattr", _name(path), error)
     finally:
-        os.close(fd)
+        if fd != path:
+            os.close(fd)
     return True
 
 
-def _open(path: str | bytes) -> int:
-    # Held by an fd, so that what is looked at is what is changed.
-    fd = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
-    mode = os.fstat(fd).st_mode
-    if stat.S_ISREG(mode):
-        return fd
-    os.close(fd)
-    if stat.S_ISLNK(mode):
-        target = os.path.realpath(os.fsdecode(path))
-        raise SpecError(f"{os.fsdecode(path)} is a symbolic link, which is not followed; name the file: {target}")
-    raise SpecError(f"{os.fsdecode(path)} is no regular file; only one that can be executed has capabilities")
+def _name(path: str | bytes | int) -> str:
+    return real_path(path) if isinstance(path, int) else os.fsdecode(path)
+
+
+def real_path(fd: int) -> str:
+    """Return the path that an open file has by now, with " (deleted)" behind it if it has none."""
+    return os.readlink(f"/proc/self/fd/{fd}")
+
+
+def hold(path: str | bytes, *, follow: bool = False, anyway: bool = False) -> int:
+    """Return an fd of a regular file that nobody else can have put in the place of another; the caller's, O_PATH.
+
+    Nobody but the caller and root may own or write the file and each directory on the way, from the working directory
+    or behind "/"; of a directory with the sticky bit, as /tmp, others may be writers. anyway: they may all the same.
+    follow: symbolic links are followed, but not those of /proc that are none, as /proc/PID/exe. Raises SpecError.
+    """
+    name = os.fsdecode(path)
+    fd, strange = _walk(name, follow)
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise SpecError(f"{name} is no regular file; only one that can be executed has capabilities")
+        if strange and not anyway:
+            raise SpecError(f"{name}: {strange[0]}, and may exchange what is there for a file of yours; {_ANYWAY}")
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+_LINKS = 40  # that are followed, as by the kernel, path_resolution(7)
+_ANYWAY = "copy the file to a directory of yours, or say that you mean it: --anyway"
+
+
+def _walk(path: str, follow: bool) -> tuple[int, list[str]]:
+    """Return an fd of what is at path, and what of the way belongs to others, in words."""
+    strange: list[str] = []
+    names = _names(path)
+    links = 0
+    fd = os.open("/" if path.startswith("/") else ".", os.O_PATH | os.O_CLOEXEC)
+    try:
+        if not path.startswith("/"):
+            strange += _others(fd, directory=True)
+        while names:
+            name = names.pop()
+            try:
+                following = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
+            except OSError as error:
+                raise OSError(error.errno, error.strerror, path) from None
+            if stat.S_ISLNK(os.fstat(following).st_mode):
+                links += 1
+                try:
+                    target = _target(fd, following, name, path, follow and links <= _LINKS)
+                finally:
+                    os.close(following)
+                names += _names(target)
+                following = os.open("/", os.O_PATH | os.O_CLOEXEC) if target.startswith("/") else os.dup(fd)
+            else:
+                strange += _others(following, directory=bool(names))
+            os.close(fd)
+            fd = following
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd, strange
+
+
+def _names(path: str) -> list[str]:
+    # The last first. A "/" at the end asks for a directory.
+    return [name for name in (path + "." if path.endswith("/") else path).split("/")[::-1] if name]
+
+
+def _target(directory: int, link: int, name: str, path: str, follow: bool) -> str:
+    from nstool import syscalls
+
+    if not follow:
+        try:
+            other = f": {os.path.realpath(path)}"
+        except OSError:  # exchanged for no link meanwhile
+            other = ""
+        text = f"{path}: {real_path(link)} is a symbolic link, which is not followed"
+        raise SpecError(f"{text}; name the file{other}, or say --follow")
+    # One of /proc that only looks like one, as /proc/PID/root, is refused: ELOOP.
+    os.close(syscalls.openat2(directory, name, os.O_PATH | os.O_CLOEXEC, 0, uapi.RESOLVE_NO_MAGICLINKS))
+    return os.readlink("", dir_fd=link)
+
+
+def _others(fd: int, *, directory: bool) -> list[str]:
+    info = os.fstat(fd)
+    own = (0, os.geteuid())
+    if info.st_uid not in own:
+        return [f"{real_path(fd)} belongs to user {info.st_uid}, who is neither you nor root"]
+    if directory and info.st_mode & stat.S_ISVTX:
+        return []
+    by_group = info.st_mode & stat.S_IWGRP and (info.st_gid not in (0, os.getegid()) or _has_acl(fd))
+    if by_group or info.st_mode & stat.S_IWOTH:
+        who = f"group {info.st_gid} or an access control list" if by_group else "everybody"
+        return [f"{real_path(fd)} can be written by {who}"]
+    return []
+
+
+def _has_acl(fd: int) -> bool:
+    try:
+        return "system.posix_acl_access" in os.listxattr(f"/proc/self/fd/{fd}")
+    except OSError as error:
+        if error.errno != ENOTSUP:  # the filesystem has none
+            raise
+        return False
 
 
 def _refused(call: str, path: str, error: OSError) -> NoReturn:

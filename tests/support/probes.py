@@ -137,6 +137,21 @@ def pid_ioctls() -> str:
 
 
 @probe
+def fuse() -> str:
+    """Root can mount a filesystem of FUSE."""
+    from tests.support import fuse as filesystem
+
+    if not os.path.exists("/dev/fuse"):
+        return "no /dev/fuse; modprobe fuse"
+
+    def try_it() -> None:
+        filesystem.private()
+        os.close(filesystem.mount("/tmp"))
+
+    return _refused(try_it)
+
+
+@probe
 def overlay() -> str:
     """Root can mount an overlay."""
 

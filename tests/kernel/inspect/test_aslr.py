@@ -308,7 +308,9 @@ def test_settings_that_may_not_be_read_are_unknown(in_child: Callable[..., Any])
     def act() -> Any:
         private_mounts()
         kernel.mount("none", "/proc/sys", "tmpfs")
-        return aslr.settings(), boxes.nstool("aslr", "--launches", "2").lines[0]
+        ran = boxes.nstool("aslr", "--launches", "2")
+        assert ran.out, ran
+        return aslr.settings(), ran.lines[0]
 
     settings, line = in_child(act)
     assert {value for name, value in settings.asdict().items() if name != "unread"} == {None}

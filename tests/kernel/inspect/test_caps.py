@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import json
 import os
 import re
+import select
 import signal
 import stat
 import subprocess
@@ -71,8 +74,6 @@ MASKS = st.one_of(
 @settings(max_examples=300, deadline=None)
 def test_the_text_is_that_of_libcap_to_the_letter(sets: CapSets) -> None:
     """cap_to_text(3), whatever the sets, bits without a name included."""
-    import ctypes
-
     library = libcap()
     library.cap_init.restype = ctypes.c_void_p
     caps = ctypes.c_void_p(library.cap_init())
@@ -365,6 +366,101 @@ def test_wrong_capabilities_of_a_file_are_a_bad_request(text: str, file: Path) -
     assert done.returncode == 2
 
 
+def set_raw(*words: object, status: int = 0) -> subprocess.CompletedProcess[str]:
+    done = nstool("caps", "set", "cap_net_raw=p", *words)
+    assert done.returncode == status, done.stderr
+    return done
+
+
+@as_root
+def test_a_way_that_others_may_change_is_refused(file: Path) -> None:
+    """A directory or file that is another's, or that others may write; in /tmp they may not rename what is ours."""
+    way, target = file.parent / "way", file.parent / "way" / "in" / "file"
+    target.parent.mkdir(parents=True)
+    target.write_bytes(b"")
+    for path, uid, mode in ((way, 1000, 0o755), (way, 0, 0o777), (target.parent, 1000, 0o700), (target, 1000, 0o755)):
+        before = path.stat()
+        os.chown(path, uid, 0)
+        path.chmod(mode)
+        done = set_raw(target, status=2)
+        why = "belongs to user 1000" if uid else "can be written by everybody"
+        assert done.stderr.startswith(f"nstool: {target}: {path} {why}")
+        assert "--anyway" in done.stderr
+        assert nstool("caps", "clear", target).returncode == 2
+        assert filecaps.read(str(target)) is None
+        os.chown(path, 0, 0)
+        path.chmod(before.st_mode)
+    os.chown(way, 0, 1000)
+    way.chmod(0o775)
+    assert "can be written by group 1000" in set_raw(target, status=2).stderr
+    assert set_raw("--anyway", target).stdout == f"{target} cap_net_raw=p\n"
+    way.chmod(0o1777)
+    assert set_raw(target).stderr == ""
+    command = [sys.executable, "-m", "nstool.cli.main", "caps", "clear", "file"]
+    done = subprocess.run(command, cwd=target.parent, capture_output=True, text=True)
+    assert done.stdout == f"{target} none\n"
+
+
+@as_root
+def test_no_directory_on_the_way_is_a_symbolic_link_unless_said(file: Path) -> None:
+    """And with the word the path is told that the file really has; what /proc has of such is never followed."""
+    directory = file.parent / "directory"
+    directory.mkdir()
+    target = directory / "file"
+    target.write_bytes(b"")
+    (file.parent / "link").symlink_to("directory")
+    (file.parent / "again").symlink_to(file.parent / "link")
+    (file.parent / "round").symlink_to("round")
+    done = set_raw(file.parent / "again" / "file", status=2)
+    assert "is a symbolic link, which is not followed" in done.stderr
+    assert str(target) in done.stderr
+    done = set_raw("--follow", file.parent / "again" / "file")
+    assert done.stdout == f"{target} cap_net_raw=p\n"
+    assert json.loads(set_raw("--follow", "--json", file.parent / "link" / "file").stdout)["files"][0]["path"] == str(
+        target
+    )
+    with open(target) as held:
+        assert nstool("caps", "set", "=", "--follow", f"/proc/{os.getpid()}/fd/{held.fileno()}").returncode != 0
+    assert set_raw("--follow", file.parent / "round", status=125).stdout == ""
+    os.lchown(file.parent / "link", 1000, 1000)  # the link is another's, and the directory that it is in is not
+
+
+@as_root
+def test_other_names_of_a_file_are_told(file: Path) -> None:
+    os.link(file, file.with_name("other"))
+    assert set_raw(file).stderr == f"note: {file} is one of 2 names of the file\n"
+
+
+@as_root
+def test_who_exchanges_a_directory_for_a_link_reaches_no_other_file(file: Path) -> None:
+    """Whatever is said: what is changed is a file that the way led to without a link."""
+    theirs, own = file.parent / "theirs", file.parent / "own"
+    for directory in (theirs / "a", own):
+        directory.mkdir(parents=True)
+        (directory / "file").write_bytes(b"")
+    (theirs / "b").symlink_to(own)
+    os.chown(theirs, 1000, 1000)
+    stop, end = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.close(end)
+            libc = ctypes.CDLL(None)
+            while not select.select([stop], [], [], 0)[0]:
+                libc.renameat2(-100, os.fsencode(theirs / "a"), -100, os.fsencode(theirs / "b"), 2)
+        finally:
+            os._exit(0)
+    try:
+        for _ in range(200):
+            with contextlib.suppress(SpecError, NotADirectoryError):
+                filecaps.write(str(theirs / "a" / "file"), FileCaps(NET_RAW))
+        assert filecaps.read(str(own / "file")) is None
+    finally:
+        os.close(end)
+        os.close(stop)
+        os.waitpid(pid, 0)
+
+
 @as_root
 def test_hostile_names_cannot_write_to_the_terminal(tmp_path: Path) -> None:
     name = b"\x1b[31m\xff\n[bold]"
@@ -451,7 +547,7 @@ def test_a_read_only_mount_and_a_filesystem_without_attributes_say_so(tmp_path: 
         (tmp_path / "file").write_bytes(b"")
         kernel.mount("none", str(tmp_path), "", kernel.MS_REMOUNT | kernel.MS_BIND | kernel.MS_RDONLY)
         found = []
-        for path in (str(tmp_path / "file"), "/proc/self/status"):
+        for path in (str(tmp_path / "file"), f"/proc/{os.getpid()}/status"):
             try:
                 filecaps.write(path, FileCaps(NET_RAW))
             except KernelError as error:

@@ -18,6 +18,8 @@ import pytest
 
 from nstool import uapi
 from nstool.cli.picture import drawn
+from nstool.cli.write import write
+from nstool.errors import SpecError
 from nstool.inspect.map import HostMap, host_map
 from nstool.inspect.map_dot import dot
 from nstool.inspect.map_page import data, page
@@ -152,9 +154,9 @@ def test_what_has_changed_since_the_census_is_not_mixed_in(
             before = census()
             moved = [ns.replace(oldest=away) if ns.type in ("user", "mnt") else ns for ns in before.namespaces]
             later = [one.replace(start=one.start + (one.pid == pid)) for one in before.processes]
-            monkeypatch.setattr("nstool.inspect.map.census", lambda: before.replace(processes=tuple(later)))
+            monkeypatch.setattr("nstool.inspect.map.census", lambda turns: before.replace(processes=tuple(later)))
             assert set(host_map().cards) == {1, away}  # the other is a later one with its pid
-            monkeypatch.setattr("nstool.inspect.map.census", lambda: before.replace(namespaces=tuple(moved)))
+            monkeypatch.setattr("nstool.inspect.map.census", lambda turns: before.replace(namespaces=tuple(moved)))
             found = host_map()
             assert set(found.uid_maps) == {found.cards[away].namespaces["user"]}
             assert set(found.mounts) == {found.cards[away].namespaces["mnt"]}
@@ -226,13 +228,22 @@ def test_the_picture_has_every_group(in_child: Callable[..., Any]) -> None:
     """dot(1) takes what is written, also with hostile names and with none; the words are in the picture."""
 
     def act() -> tuple[bytes, list[str]]:
-        with scene(), waiting(container, "<b>&\"'\\", uapi.CLONE_NEWNET), waiting(container, "", uapi.CLONE_NEWUTS):
+        with (
+            scene(),
+            waiting(container, "<b>&\"'\\", uapi.CLONE_NEWNET),
+            waiting(container, "", uapi.CLONE_NEWUTS),
+            waiting(container, "  ", uapi.CLONE_NEWIPC),
+        ):
             found = host_map()
             return drawn(dot(found), ".svg"), [ns.name for ns in found.census.namespaces if ns.type == "user"]
 
     picture, users = in_child(in_pid_namespace, act)
     words = [element.text or "" for element in ET.fromstring(picture).iter("{http://www.w3.org/2000/svg}text")]
-    assert [word for word in ("host", "web", "sidecar", "rootless", "inner", "<b>&\"'\\\\") if word not in words] == []
+    assert [
+        word
+        for word in ("host", "web", "sidecar", "rootless", "inner", "<b>&\"'\\\\", "(no name)")
+        if word not in words
+    ] == []
     assert users[0] in words  # the other has one group alone, which stands for it
     assert any(word.startswith("process ") for word in words)
 
@@ -261,6 +272,39 @@ def test_the_file_is_its_owners_alone(tmp_path: Path, form: str) -> None:
     run("-o", str(path), "--force")
     assert path.stat().st_size
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_a_file_that_is_overwritten_is_a_new_one(tmp_path: Path) -> None:
+    """Who owns the old one, has it open or has another name of it has nothing of it; no link is followed."""
+    path, other, own = tmp_path / "map.json", tmp_path / "other", tmp_path / "own"
+    path.write_text("old")
+    os.link(path, other)
+    os.chown(path, 1000, 1000)
+    with path.open() as held:
+        run("-o", str(path), "--force")
+        assert held.read() == "old"
+    assert other.read_text() == "old"
+    found = path.stat()
+    assert (found.st_uid, stat.S_IMODE(found.st_mode), found.st_nlink) == (0, 0o600, 1)
+    assert path.read_text().startswith("{")
+    own.write_text("mine")
+    path.unlink()
+    path.symlink_to(own)
+    text = f"nstool: {path}: is a symbolic link, which is not followed; name the file\n"
+    assert run("-o", str(path), "--force", status=2) == text
+    assert own.read_text() == "mine"
+    assert sorted(os.listdir(tmp_path)) == ["map.json", "other", "own"]
+
+
+def test_a_device_is_written_to_and_stays_one(tmp_path: Path) -> None:
+    """/dev/null is no file that is replaced, whoever may."""
+    null, fifo = tmp_path / "null", tmp_path / "fifo"
+    os.mknod(null, stat.S_IFCHR | 0o666, os.makedev(1, 3))
+    write(str(null), b"x", 0o600, overwrite=True)
+    assert stat.S_ISCHR(os.lstat(null).st_mode)
+    os.mkfifo(fifo)
+    with pytest.raises(SpecError, match="is no regular file"):
+        write(str(fifo), b"x", 0o600, overwrite=True)
 
 
 def test_a_bad_request_is_one_message(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from nstool.inspect.propagation import graph
 from tests.conftest import require
 from tests.support import kernel
 from tests.support.held import held, own_user_namespace, private_mounts
+from tests.support.waiting import waiting
 
 Act = Callable[..., Any]
 
@@ -674,3 +675,36 @@ def test_graphviz_draws_the_graph(in_child: Act, tmp_path: Path) -> None:
     assert [number for number in numbers if f"peer group {number}<" not in text] == []
     texts = [element.text or "" for element in ET.fromstring(text).iter("{http://www.w3.org/2000/svg}text")]
     assert any('/tmp/"quoted\\\\"&lt;' in line for line in texts)
+
+
+def test_many_deep_mounts_are_lines_in_no_time(in_child: Callable[..., Any]) -> None:
+    """Who is looked at chooses how many there are and how deep; all of them are shown, as a table and as a tree."""
+
+    def many() -> None:
+        kernel.unshare(kernel.CLONE_NEWNS)
+        kernel.mount("none", "/", flags=kernel.MS_REC | kernel.MS_PRIVATE)
+        kernel.mount("tmpfs", "/tmp", "tmpfs")
+        os.chdir("/tmp")
+        for _ in range(300):
+            os.mkdir("deep-down")
+            kernel.mount("tmpfs", "deep-down", "tmpfs")
+            os.chdir("deep-down")
+        for _ in range(1500):
+            kernel.mount("tmpfs", ".", "tmpfs")
+
+    def act() -> None:
+        with waiting(many) as (pid, _):
+            with open(f"/proc/{pid}/mountinfo") as file:
+                ids = [line.split()[0] for line in file]
+            begin = sum(os.times()[2:4])  # CPU of the children
+            status, out, _ = nstool("mounts", str(pid))
+            assert (status, [line.split()[0] for line in out.splitlines()[1 : len(ids) + 1]]) == (0, ids)
+            assert out.splitlines()[0].split()[:3] == ["id", "on", "mounted"]
+            status, tree, _ = nstool("mounts", str(pid), "--tree")
+            assert status == 0
+            assert sum("── " in line for line in tree.splitlines()) == len(ids)
+            lines = {line.lstrip("│ ├└─").split("  ")[0]: line for line in tree.splitlines()}
+            assert lines["/tmp/deep-down/deep-down"].index("/tmp") == lines["/tmp/deep-down"].index("/tmp") + 4
+            assert sum(os.times()[2:4]) - begin < 7
+
+    in_child(act, timeout=60)

@@ -25,6 +25,7 @@ from nstool.inspect import namespaces, nsfs
 from nstool.inspect.map import host_map
 from nstool.inspect.namespaces import Census, Namespace, Pin, census
 from nstool.inspect.propagation import graph
+from nstool.inspect.words import pins_in_words
 from nstool.sandbox import facts
 from tests.support import kernel, processes
 from tests.support.waiting import in_pid_namespace, thread, waiting
@@ -957,3 +958,107 @@ def test_ids_are_those_of_the_ioctl() -> None:
         except KernelError:  # before Linux 6.18
             number = None
     assert the("uts", own("uts")).id == number
+
+
+def test_one_namespace_held_many_times_is_told_of_by_some_and_a_number(in_child: Callable[..., Any]) -> None:
+    """Each process tells the first, and how many more there are; who shares a table of files tells the same."""
+
+    def hold() -> tuple[int, int, list[int]]:
+        fd = new("net")
+        number = os.fstat(fd).st_ino
+        for _ in range(499):
+            os.dup(fd)
+        with socket.socket() as abroad:
+            kernel.unshare(uapi.CLONE_NEWNET)
+            for _ in range(300):
+                os.dup(abroad.fileno())
+        sharers = [sharing_files() for _ in range(3)]
+        sockets = [
+            fd for fd in os.listdir("/proc/self/fd") if os.path.realpath(f"/proc/self/fd/{fd}").find("socket:") > 0
+        ]
+        return number, len(sockets), sharers
+
+    def act() -> None:
+        lists: list[int] = []
+        read = namespaces._Reader.read_table
+        with pytest.MonkeyPatch.context() as patch, waiting(hold) as (pid, (number, sockets, sharers)):
+            patch.setattr(
+                namespaces._Reader, "read_table", lambda *words: (lists.append(words[1].pid), read(*words))[1]
+            )
+            all_ = census()
+            for kind_number, how, many in ((number, "fd", 500), (own("net"), "socket", sockets)):
+                ns = the("net", kind_number, all_)
+                for process in (pid, *sharers):
+                    pins = [pin for pin in ns.pinned(how) if pin.pid == process]
+                    assert len(pins) == namespaces.PINS
+                    assert len({pin.fd for pin in pins}) == len(pins)
+                    assert [pin.more for pin in pins] == [0] * (namespaces.PINS - 1) + [many - namespaces.PINS]
+                assert ns.count(how) == 4 * many
+            assert {pid, *sharers} & set(lists) == {pid}
+            assert pins_in_words(the("net", number, all_)).endswith(", and 1999 more")
+
+    in_child(in_pid_namespace, act)
+
+
+def sharing_files() -> int:
+    """Make a child that shares the caller's open files, and waits. clone(2)"""
+    libc = ctypes.CDLL(None, use_errno=True)
+    pid = libc.syscall(ctypes.c_long(56), ctypes.c_ulong(0x400 | signal.SIGCHLD), *[ctypes.c_ulong(0)] * 4)
+    if pid == 0:
+        kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
+        while True:
+            signal.pause()
+    return int(pid)
+
+
+def test_roots_without_end_are_some_and_a_note(in_child: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who is in a mount namespace chooses how many roots its processes have; each shows what is below it."""
+    monkeypatch.setattr(namespaces, "ROOTS", 3)
+
+    def root(depth: int) -> None:
+        os.chroot("/tmp/" + "d/" * depth)
+        os.chdir("/")
+
+    def hide() -> None:
+        private()
+        os.makedirs("/tmp/" + "d/" * 8)
+        bind("/proc/self/ns/net", "/tmp/d/d/d/d/d/d/d/d/net")
+        ready, tell = os.pipe()
+        for depth in range(1, 9):
+            if os.fork() == 0:
+                kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
+                root(depth)
+                os.write(tell, b".")
+                while True:
+                    signal.pause()
+        told = b""
+        while len(told) < 8:
+            told += os.read(ready, 8)
+        root(8)
+
+    def act() -> None:
+        with waiting(hide) as (pid, _):
+            all_ = census()
+            mnt = own("mnt", pid)
+            assert sum(pin.mnt == mnt for pin in the("net", own("net"), all_).pins) == 1
+            (note,) = (note for note in all_.notes if "other roots" in note)
+            assert f"mnt:[{mnt}] is told as 3 of its processes see it; 5 have other roots" in note
+
+    in_child(in_pid_namespace, act)
+
+
+def test_a_namespace_bound_many_times_is_told_of_by_some_and_a_number(in_child: Callable[..., Any]) -> None:
+    """The paths of the first, and how many more there are."""
+
+    def hide() -> None:
+        private()
+        for name in range(100):
+            bind("/proc/self/ns/uts", f"/tmp/{name}")
+
+    def act() -> None:
+        with waiting(hide) as (pid, _):
+            ns = the("uts", own("uts"))
+            pins = [pin for pin in ns.pinned("mount") if pin.mnt == own("mnt", pid)]
+            assert (len(pins), pins[-1].more) == (namespaces.PINS, 100 - namespaces.PINS)
+
+    in_child(in_pid_namespace, act)

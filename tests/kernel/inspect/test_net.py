@@ -350,6 +350,34 @@ def test_counters_are_those_of_snmp() -> None:
         assert (counters["Udp"]["OutDatagrams"], counters["Udp"]["NoPorts"]) == (1, 1)
 
 
+@pytest.mark.needs("root", "native", "veth", "ip")
+def test_names_of_devices_are_any_bytes() -> None:
+    """Of its own, of another end, in a route and a rule: in show, in net and its JSON, as os.fsdecode has them."""
+    name, peer = b"\xff\xfe-v", b"p\xe4\xff"
+    shown = os.fsdecode(name)
+
+    def ip(pid: int, *words: str | bytes) -> None:
+        subprocess.run(["nsenter", "--net", f"--target={pid}", "--", "ip", *words], check=True)
+
+    with living() as one, living() as two:
+        ip(one.pid, "link", "add", name, "type", "veth", "peer", "name", peer, "netns", str(two.pid))
+        ip(one.pid, "link", "set", name, "up")
+        ip(one.pid, "address", "add", "10.9.8.7/24", "dev", name)
+        ip(one.pid, "rule", "add", "iif", name, "table", "77")
+        ip(two.pid, "link", "set", peer, "up")
+        found = of(one.pid)
+        (veth,) = (device for device in found.devices if device.kind == "veth")
+        assert (veth.name, veth.peer.name) == (shown, os.fsdecode(peer))
+        assert shown in {device for route in found.routes for _, device in route.hops}
+        assert any(f"iif {shown}" in rule.selector for rule in found.rules)
+        as_json = json.loads(boxes.nstool("net", str(one.pid), "--json").out)
+        assert shown in {device["name"] for device in as_json["devices"]}
+        assert "10.9.8.7/24" in boxes.nstool("net", str(one.pid)).out
+        inside = json.loads(boxes.nstool("show", str(one.pid), "--json").out)["inside"]
+        assert any(line.startswith(f"{shown} 10.9.8.7/24") for line in inside["addresses"])
+        assert "10.9.8.7/24" in boxes.nstool("show", str(one.pid)).out
+
+
 @pytest.mark.needs("root", "native", "ip")
 def test_a_named_namespace_by_its_name_and_its_file(in_child: Callable[..., Any]) -> None:
     def act() -> list[Any]:

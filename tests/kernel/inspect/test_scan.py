@@ -20,7 +20,7 @@ from nstool.inspect import scan as scan_module
 from nstool.inspect.scan import Privileged, Scan, Unread
 from nstool.security import filecaps
 from nstool.security.filecaps import FileCaps
-from tests.support import kernel
+from tests.support import fuse, kernel
 from tests.support.held import private_mounts
 
 InChild = Callable[..., Any]
@@ -113,6 +113,65 @@ def test_the_same_is_found_however_little_is_remembered(
     assert {item.path for item in search} == expected
     assert (search.directories, search.files) == (9, 10 * 7 + 1)
     assert os.listdir("/proc/self/fd") == before
+
+
+@pytest.mark.needs("fuse")
+def test_an_entry_that_may_not_be_looked_at_hides_none_beside_it(in_child: InChild) -> None:
+    """A FUSE filesystem of somebody else refuses even root its stat; it is named, and all beside it is found."""
+
+    def act() -> tuple[list[Privileged], list[Unread], str]:
+        fuse.private()
+        top = Path("/tmp/top")
+        top.mkdir()
+        for number in range(5):
+            make(top / f"a{number}", 0o4755)
+            (top / f"fuse{number}").mkdir()
+            fuse.mount(str(top / f"fuse{number}"), user=1000)
+            make(top / f"z{number}", 0o755, FileCaps(NET_RAW))
+        items = list(Scan(str(top)))
+        command = [sys.executable, "-m", "nstool.cli.main", "caps", "scan", str(top)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        return (
+            [item for item in items if isinstance(item, Privileged)],
+            [item for item in items if isinstance(item, Unread)],
+            done.stderr,
+        )
+
+    found_, unread, text = in_child(act)
+    assert sorted(item.path for item in found_) == sorted(f"/tmp/top/{word}{n}" for word in "az" for n in range(5))
+    assert sorted(item.path for item in unread) == [f"/tmp/top/fuse{n}" for n in range(5)]
+    assert all("Permission denied" in item.why and "FUSE" in item.why for item in unread)
+    assert "note: not searched: /tmp/top/fuse3: Permission denied" in text
+
+
+@pytest.mark.needs("user")
+def test_a_directory_without_x_is_one_that_was_not_searched(as_user: Callable[..., Any]) -> None:
+    """Not each of its entries."""
+
+    def act() -> list[object]:
+        directory = Path("without-x")
+        directory.mkdir()
+        for number in range(3):
+            (directory / f"file{number}").write_bytes(b"")
+        directory.chmod(0o600)
+        try:
+            return list(Scan("without-x"))
+        finally:
+            directory.chmod(0o700)
+
+    (item,) = as_user(act)
+    assert isinstance(item, Unread)
+    assert "no x for you" in item.why
+
+
+def test_a_directory_that_is_exchanged_is_read_by_what_was_opened(tree: Path) -> None:
+    """The attributes are asked of the files that were listed, not of those at the same path later."""
+    search = iter(Scan(str(tree / "a")))
+    first = next(search)
+    assert isinstance(first, Privileged)
+    (tree / "a").rename(tree / "elsewhere")
+    rest = [item for item in search if isinstance(item, Privileged)]
+    assert {"caps", "caps3"} <= {Path(item.path).name for item in (first, *rest)}
 
 
 def test_a_path_longer_than_the_kernel_takes(tmp_path: Path) -> None:

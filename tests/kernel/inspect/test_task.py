@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import re
 import signal
 import socket
 import struct
@@ -27,9 +28,9 @@ from nstool.inspect.fds import Fd
 from nstool.inspect.proc import Proc, ProcessGone, real_name
 from nstool.inspect.task import Card, card
 from tests.kernel.rows import boxes
-from tests.support import kernel
+from tests.support import fuse, kernel
 from tests.support.held import held
-from tests.support.waiting import thread
+from tests.support.waiting import thread, waiting
 
 SECONDS = 120.0
 
@@ -558,6 +559,30 @@ def test_the_client_of_a_server_for_both_versions_of_ip() -> None:
         files = by_fd(card(os.getpid()))
         assert [one.fd for one in files[client.fileno()].others] == [server.fileno()]
         assert [one.fd for one in files[server.fileno()].others] == [client.fileno()]
+
+
+@pytest.mark.needs("root", "fuse")
+def test_one_file_that_may_not_be_asked_hides_no_other(in_child: Callable[..., Any]) -> None:
+    """A file of FUSE, which refuses even root its stat: it is listed, and so are all others."""
+
+    def hold() -> tuple[int, int]:
+        fuse.private()
+        os.mkdir("/tmp/fuse")
+        fuse.mount("/tmp/fuse", user=1000)
+        return os.open("/tmp/fuse", os.O_PATH), os.open("/dev/null", os.O_RDONLY)
+
+    def act() -> tuple[Card, int, int, str]:
+        with waiting(hold) as (pid, (one, other)):
+            text = subprocess.run([*boxes.NSTOOL, "task", str(pid), "--fds"], capture_output=True, text=True).stdout
+            return card(pid), one, other, text
+
+    found, one, other, text = in_child(act)
+    files = by_fd(found)
+    assert (files[one].kind, files[one].target, files[one].mode) == ("unknown", "/tmp/fuse", "")
+    assert "FUSE" in files[one].unread
+    assert (files[other].kind, files[other].unread) == ("device", "")
+    assert "fds" not in found.unread
+    assert re.search(rf"{one} +unknown +path +/tmp/fuse +its filesystem", text)
 
 
 @pytest.mark.needs("root")
