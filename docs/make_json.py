@@ -76,7 +76,10 @@ COMMANDS: dict[str, tuple[str, dict[str, str]]] = {
     ),
     "caps show": ("inspect.caps:ProcessCaps", {}),
     "caps text": ("", {"mask": "number", "names": "list of text; of a TEXT the three sets, and text"}),
-    "caps get, set, clear": ("", {"files": "list of objects: path, file (where symbolic links lead to), capabilities"}),
+    "caps get, set, clear": (
+        "",
+        {"files": "list of objects: path, asked (the FILE as given, a link perhaps), capabilities"},
+    ),
     "can": (
         "security.verdict:Verdict",
         {

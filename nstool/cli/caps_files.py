@@ -147,7 +147,7 @@ def _each(files: tuple[str, ...], act: Callable[[str], tuple[str, FileCaps | Non
             status = report(_missing(path) if missing else error)
             continue
         if json_wanted:
-            found.append({"path": path, "file": name, "capabilities": _caps_as_json(caps)})
+            found.append({"path": name, "asked": path, "capabilities": _caps_as_json(caps)})
         else:
             leads = f"{_name(path)} -> " if os.path.islink(path) else ""
             click.echo(f"{leads}{_name(name)} {say(caps)}")
