@@ -90,6 +90,8 @@ docs: build ## Make the generated files again: JSON Schema, seccomp filter, refe
 	mv build/spec.md docs/spec.md
 	PYTHONPATH=. $(BIN)/python docs/make_cli.py > build/cli.md
 	mv build/cli.md docs/cli.md
+	PYTHONPATH=. $(BIN)/python docs/make_json.py > build/json.md
+	mv build/json.md docs/json.md
 	PYTHONPATH=. $(BIN)/python docs/make_man.py
 	if command -v mandoc > /dev/null; then mandoc -T lint docs/man/*; fi
 	if command -v dot > /dev/null; then dot -Tsvg docs/architecture.dot -o docs/architecture.svg; fi

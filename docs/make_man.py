@@ -186,7 +186,8 @@ def command_page(name: str) -> str:
         if name in TAKES_A_SPEC:
             parts.append(".PP\nThe options that make the spec are in\n.BR nstool (1).\n")
         own = make_cli.options("" if name == "run" else key, command)
-        names = {option.name for option in OPTIONS}
+        # Of the commands that take a spec those are in nstool(1); another's --env is an option of its own.
+        names = {option.name for option in OPTIONS} if name in TAKES_A_SPEC else set()
         parts += [item(tag, about) for tag, about in own if tag.split(",")[0].split()[0] not in names]
         if command.epilog:
             parts.append(examples(command.epilog))

@@ -128,6 +128,21 @@ class SandboxGone(NstoolError):
     """The sandbox that was named does not exist or has ended. Exit status 2."""
 
 
+def plural(number: int, what: str) -> str:
+    """Return a number of things in words: "1 process", "2 processes", "3 directories"."""
+    if number == 1:
+        return f"1 {what}"
+    if what.endswith("y"):
+        return f"{number} {what[:-1]}ies"
+    return f"{number} {what}{'es' if what.endswith('s') else 's'}"
+
+
+def no_process(what: object) -> str:
+    """Return what every command says of a process that is not there. what: its pid, or "thread 7 of process 5"."""
+    who = what if " " in str(what) else f"process {what}"
+    return f"there is no {who}, or it has ended; ps -e lists those that there are"
+
+
 def visible(text: str) -> str:
     """Return a message with every character escaped that does not print; its lines, and what is escaped, stay."""
     return "".join(c if c.isprintable() or c == "\n" else escaped(c) for c in text)

@@ -53,8 +53,7 @@ def command(ctx: click.Context, target: str, launches: int, as_json: bool) -> in
     addresses follows how many bits of entropy there are at least, with 95 % confidence. What N launches can show
     at most is said.
     """
-    import json
-
+    from nstool.cli import answer
     from nstool.inspect import aslr
     from nstool.inspect.proc import process
 
@@ -73,7 +72,7 @@ def command(ctx: click.Context, target: str, launches: int, as_json: bool) -> in
             "process": known.asdict() if known else None,
             "measured": _plain(measured) if measured else None,
         }
-        click.echo(json.dumps(found, indent=2))
+        answer.show(found)
     else:
         _print(settings, known, measured)
     return 0
@@ -125,16 +124,14 @@ def _persona(persona: Persona) -> str:
 
 
 def _measured(measured: Measured) -> None:
-    from rich.table import Table
-
-    from nstool.cli.console import cell, for_lines
+    from nstool.cli.console import Table, cell, for_lines
     from nstool.security.aslr import most_shown
 
     console = for_lines()
     launches = measured.launches
     what = " ".join(measured.program)
     console.print(cell(f"{launches} launches of {what}, personality {_persona(measured.persona)}", "bold"))
-    table = Table("begins at", "bits that varied", "", "span", "different", "entropy at least", "from", "to", box=None)
+    table = Table("begins at", "bits that varied", "", "span", "different", "entropy at least", "from", "to")
     for name, region in measured.regions.items():
         table.add_row(*map(cell, (name, *_row(region))))
     console.print(table)

@@ -91,9 +91,9 @@ def command(
     _check(action, object_, options)
     verdict = _ask(subject, action, object_ or "", options)
     if as_json:
-        import json
+        from nstool.cli import answer
 
-        click.echo(json.dumps(verdict.report(), indent=2))
+        answer.show(verdict.report())
     else:
         show(verdict, long=long)
     return STATUS[verdict.answer]

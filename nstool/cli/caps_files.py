@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import stat
 import sys
+from errno import ELOOP, ENOENT, ENOTDIR
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from nstool.cli.caps_words import as_json, of_set, placed
-from nstool.errors import NstoolError, visible
+from nstool.cli import answer
+from nstool.cli.caps_words import of_set, placed
+from nstool.errors import NstoolError, SpecError, plural, visible
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -43,8 +45,8 @@ Examples:
 def get(files: tuple[str, ...], json_wanted: bool) -> int:
     """Show the capabilities of files, as setcap(8) would set them, with the root id where they have one.
 
-    A root id, as your user namespace has it, limits them to the user namespaces of which that user is root. Symbolic
-    links are not followed.
+    A root id, as your user namespace has it, limits them to the user namespaces of which that user is root. Of a
+    symbolic link those of the file that it leads to are shown, with the path of that.
     """
     return _each(files, _read, json_wanted)
 
@@ -106,8 +108,11 @@ def clear(files: tuple[str, ...], follow: bool, anyway: bool, json_wanted: bool)
 def _read(path: str) -> tuple[str, FileCaps | None]:
     from nstool.security import filecaps
 
-    os.stat(path, follow_symlinks=False)  # the attribute of what is not there is an error of its own
-    return path, filecaps.read(path)
+    fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    try:
+        return os.path.realpath(path) if os.path.islink(path) else path, filecaps.read(fd)
+    finally:
+        os.close(fd)
 
 
 def _changing(
@@ -138,15 +143,25 @@ def _each(files: tuple[str, ...], act: Callable[[str], tuple[str, FileCaps | Non
         try:
             name, caps = act(path)
         except (NstoolError, OSError) as error:
-            status = report(error)
+            missing = getattr(error, "errno", 0) in (ENOENT, ENOTDIR, ELOOP)
+            status = report(_missing(path) if missing else error)
             continue
         if json_wanted:
-            found.append({"path": name, "capabilities": _caps_as_json(caps)})
+            found.append({"path": name, "asked": path, "capabilities": _caps_as_json(caps)})
         else:
-            click.echo(f"{_name(name)} {say(caps)}")
+            leads = f"{_name(path)} -> " if os.path.islink(path) else ""
+            click.echo(f"{leads}{_name(name)} {say(caps)}")
     if json_wanted:
-        click.echo(as_json(found))
+        answer.show({"files": found})
     return status
+
+
+def _missing(path: str) -> SpecError:
+    if not path:
+        return SpecError("a FILE is empty; give the path of a file")
+    if os.path.islink(path):
+        return SpecError(f"the symbolic link {path} leads to no file; name one that there is")
+    return SpecError(f"there is no file {path}; give the path of one, as `command -v NAME` prints it")
 
 
 def _name(path: str) -> str:
@@ -196,6 +211,8 @@ def scan(directory: str, all_filesystems: bool, json_wanted: bool) -> int:
     """
     from nstool.inspect.scan import Scan
 
+    if not os.path.lexists(directory):
+        raise SpecError(f"there is no directory {directory or 'without a name'}; give one that there is", "DIRECTORY")
     with _progress() as progress:
         task = progress.add_task("", files=0, found=0, total=None)
 
@@ -265,7 +282,7 @@ def _json_parts(search: Scan) -> Iterator[str]:
 
     from nstool.inspect.scan import Unread
 
-    yield '{"items": ['
+    yield f'{{"version": {answer.VERSION}, "items": ['
     separator = "\n"
     for item in search:
         yield separator + json.dumps(_item(item, isinstance(item, Unread)))
@@ -285,9 +302,10 @@ def _totals(search: Scan) -> dict[str, int]:
 
 
 def _summary(search: Scan) -> str:
-    text = f"{search.found} found among {search.files} files in {search.directories} directories"
+    text = f"{search.found} found among {plural(search.files, 'file')} in {plural(search.directories, 'directory')}"
     if search.elsewhere:
-        text += f"; {search.elsewhere} mount points of other filesystems not entered, --all-filesystems does"
+        text += f"; {plural(search.elsewhere, 'mount point')} of other filesystems not entered, --all-filesystems does"
     if search.unread:
-        text += f"; {search.unread} directories or entries not or not wholly searched"
+        unread = "1 directory or entry" if search.unread == 1 else f"{search.unread} directories or entries"
+        text += f"; {unread} not or not wholly searched"
     return text

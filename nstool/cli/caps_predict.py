@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nstool.cli.caps_words import as_json, placed, say_set, sets_as_json
+from nstool.cli import answer
+from nstool.cli.caps_words import placed, say_set, sets_as_json
 from nstool.errors import SpecError
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ def predict(file: str, json_wanted: bool, **options: Any) -> int:
             "files": [one.asdict() for one in found.program.files],
             "loader": found.program.loader.asdict() if found.program.loader else None,
         }
-        click.echo(as_json({**_as_json(found.subject, found.prediction), "program": program, "unknown": found.unknown}))
+        answer.show({**_as_json(found.subject, found.prediction), "program": program, "unknown": found.unknown})
         return 0
     from nstool.cli.console import cell, for_lines
 
@@ -146,7 +147,7 @@ def after_setuid(json_wanted: bool, start: str | None, uid: str | None, fsuid: i
         what = "setresuid({}, {}, {})".format(*wanted)
     unknown = {key: text for key, text in who.unknown.items() if key != "securebits" or options["securebits"] is None}
     if json_wanted:
-        click.echo(as_json({**_as_json(who, found), "unknown": unknown}))
+        answer.show({**_as_json(who, found), "unknown": unknown})
         return 0
     from nstool.cli.console import cell, for_lines
 
@@ -255,11 +256,9 @@ def _who(who: Subject, options: dict[str, Any]) -> str:
 
 def render(found: Prediction, console: Console) -> None:
     """Print the rules with formulas and numbers, then the outcome: before beside after, what changes in green."""
-    from rich.table import Table
+    from nstool.cli.console import Table, cell
 
-    from nstool.cli.console import cell
-
-    rules = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    rules = Table()
     for rule in found.rules:
         rules.add_row(cell(rule.name, "bold"), cell(rule.formula))
         rules.add_row("", cell(rule.numbers))
@@ -268,7 +267,7 @@ def render(found: Prediction, console: Console) -> None:
     if found.after is None:
         console.print(cell(f"it fails: {found.errno_name}: {found.why}", "red"), soft_wrap=True)
         return
-    table = Table("", "before", "after", box=None)
+    table = Table("", "before", "after")
     before, after = _rows(found.before), _rows(found.after)
     for name, text in before.items():
         table.add_row(cell(name), cell(text), cell(after[name], "green" if text != after[name] else ""))

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nstool.cli.caps_words import as_json, of_set, say_set, sets_as_json
+from nstool.cli import answer
+from nstool.cli.caps_words import of_set, say_set, sets_as_json
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -40,7 +41,7 @@ def show(target: str | None, json_wanted: bool) -> int:
 
     found = process_caps(process(target) if target else own_pid())
     if json_wanted:
-        click.echo(as_json(_as_json(found)))
+        answer.show(_as_json(found))
         return 0
     render(found, for_lines())
     return 0
@@ -48,15 +49,11 @@ def show(target: str | None, json_wanted: bool) -> int:
 
 def render(found: ProcessCaps, console: Console) -> None:
     """Print the table: one row a fact, one column for each kind of thread."""
-    from rich.table import Table
-
-    from nstool.cli.console import cell, cells
+    from nstool.cli.console import Table, cell, cells
     from nstool.security import capabilities
 
     kinds = _kinds(found)
-    table = Table("", box=None)
-    for threads in kinds:
-        table.add_column(cell(_title(found, threads, len(kinds) > 1)))
+    table = Table("", *(_title(found, threads, len(kinds) > 1) for threads in kinds))
     rows: dict[str, list[str]] = {}
     for threads in kinds:
         one = threads[0]
@@ -71,8 +68,8 @@ def render(found: ProcessCaps, console: Console) -> None:
         table.add_row(cell(name), *(cells(text, "green" if text != texts[0] else "") for text in texts))
     console.print(table)
     lacking = " ".join(capabilities.names(found.lacking)) or "nothing"
-    console.print(cell(f"missing from the bounding set: {lacking}"), soft_wrap=True)
-    console.print(cell(f"they hold in {_where(found)}"), soft_wrap=True)
+    console.print(cell(f"missing from the bounding set: {lacking}"))
+    console.print(cell(f"they hold in {_where(found)}"))
 
 
 def _kinds(found: ProcessCaps) -> list[list[ThreadCaps]]:
@@ -174,6 +171,11 @@ def text(words: tuple[str, ...], json_wanted: bool) -> int:
         _print_text(capabilities.from_text(given, last), last, json_wanted)
     else:
         listed = [word for word in re.split(r"[,\s]+", given) if word]
+        for word in listed:
+            if word.isdecimal():
+                click.echo(
+                    f"note: {word} is taken as the number of a capability, bit {word}; a mask begins with 0x", err=True
+                )
         everything = capabilities.full(last) if "all" in listed else 0
         _print_mask(capabilities.mask(word for word in listed if word != "all") | everything, json_wanted)
     return 0
@@ -183,7 +185,7 @@ def _print_mask(mask: int, json_wanted: bool) -> None:
     from nstool.security import capabilities
 
     if json_wanted:
-        click.echo(as_json(of_set(mask)))
+        answer.show(of_set(mask))
         return
     listed = ",".join(f"cap_{name}" if not name.isdecimal() else name for name in capabilities.names(mask))
     click.echo(f"0x{mask:016x}={listed}")
@@ -194,7 +196,7 @@ def _print_text(sets: CapSets, last: int, json_wanted: bool) -> None:
 
     canonical = capabilities.to_text(sets, last)
     if json_wanted:
-        click.echo(as_json({**sets_as_json(sets), "text": canonical}))
+        answer.show({**sets_as_json(sets), "text": canonical})
         return
     for name in sets.__fields__:
         click.echo(f"{name:12} 0x{getattr(sets, name):016x} {say_set(getattr(sets, name))}")

@@ -12,13 +12,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-def as_json(value: object) -> str:
-    """Return JSON text; bytes of names that are no UTF-8 as \\udcNN, which json reads back."""
-    import json
-
-    return json.dumps(value, indent=2)
-
-
 def of_set(mask: int) -> dict[str, Any]:
     """Return a set as JSON has it."""
     from nstool.security import capabilities

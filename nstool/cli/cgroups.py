@@ -43,9 +43,9 @@ def command(target: str | None, as_tree: bool, as_json: bool) -> int:
     if as_tree:
         _tree(found.cgroups if found else trees, as_json)
     elif as_json:
-        import json
+        from nstool.cli import answer
 
-        click.echo(json.dumps(found.asdict() if found else [one.asdict() for one in trees], indent=2))
+        answer.show(found.asdict() if found else {"hierarchies": [one.asdict() for one in trees]})
     elif found:
         _print(found)
     else:
@@ -62,7 +62,7 @@ def _print_hierarchies(trees: Sequence[Hierarchy]) -> None:
             str(one.version),
             _controllers(one),
             one.mount or "nowhere",
-            "all" if one.whole else f"from {one.top}, and nothing above",
+            "nothing" if not one.mount else "all" if one.whole else f"from {one.top}, and nothing above",
             one.own,
         )
         for one in trees
@@ -73,6 +73,8 @@ def _print_hierarchies(trees: Sequence[Hierarchy]) -> None:
 
 
 def _controllers(tree: Hierarchy) -> str:
+    if tree.version == 2 and not tree.mount:
+        return "unknown"
     return " ".join(tree.controllers) or (f"none, named {tree.name}" if tree.name else "none")
 
 
@@ -85,17 +87,21 @@ def _print(found: Cgroups) -> None:
         click.echo(f"{whose(_plain(found.command), found.pid, found.tgid)}{namespace}")
     rows = [_row(one) for one in found.cgroups]
     kept = [number for number in range(len(_COLUMNS)) if any(row[number] for row in rows)]
-    printed_table([_COLUMNS[n] for n in kept], [[row[n] for n in kept] for row in rows])
+    below = [kept.index(n) for n in (3, 4) if n in kept]
+    columns, shown = [_COLUMNS[n] for n in kept], [[row[n] for n in kept] for row in rows]
+    printed_table(columns, shown, fixed=(0, kept.index(2)), below=below)
     click.echo()
     # Of huge pages only what is limited.
     limits = [one for one in found.limits if one.value is not None or not one.name.startswith("hugetlb.")]
     if limits:
-        printed_table(("limit", "holds", "set by", "used there", "of its own"), [_limit(one) for one in limits])
+        columns = ["limit", "holds", "used there", "of its own", "set by"]
+        printed_table(columns, [_limit(one) for one in limits], below=(4,))
     else:
-        click.echo("no controller limits it")
+        unseen = not all(one.directory for one in found.cgroups)
+        click.echo("no limit is to be seen" if unseen else "no controller limits it")
     if used := _usage(found.usage, found.counted):
         click.echo()
-        printed_table(("used", "", "by all in"), used)
+        printed_table(("used", "", "by all in"), used, fixed=(0, 1, 2))
     for note in (*_delegations(found.cgroups), *found.notes):
         click.echo(f"note: {_plain(note)}")
     if "inside" in found.unread:
@@ -123,7 +129,7 @@ def _row(one: Membership) -> Sequence[str]:
 def _limit(one: Bound) -> Sequence[str]:
     own = _value(one.own, one.unit) if one.own != one.value or not one.directory else "the same"
     used = "" if one.used is None else _value(one.used, one.unit)
-    return (one.name, _value(one.value, one.unit), one.directory or "nobody", used, own)
+    return (one.name, _value(one.value, one.unit), used, own, one.directory or "nobody")
 
 
 def _value(value: float | str | None, unit: str) -> str:
@@ -186,23 +192,20 @@ def _tree(places: Sequence[Membership | Hierarchy], as_json: bool) -> None:
 
     told = [(place if isinstance(place, Hierarchy) else place.hierarchy, tree(place)) for place in places]
     if as_json:
-        import json
+        from nstool.cli import answer
 
-        click.echo(
-            json.dumps(
-                [{"hierarchy": one.asdict(), "cgroups": [node.asdict() for node in nodes]} for one, nodes in told],
-                indent=2,
-            )
-        )
+        rows = [{"hierarchy": one.asdict(), "cgroups": [node.asdict() for node in nodes]} for one, nodes in told]
+        answer.show({"trees": rows})
         return
     from nstool.cli.console import printed_table
 
     for one, nodes in told:
-        click.echo(f"version {one.version}: {_controllers(one)}, on {_plain(one.mount) or 'nothing'}")
-        rows = [_node(node) for node in nodes]
+        place = f"on {_plain(one.mount)}" if one.mount else "mounted nowhere"
+        click.echo(f"version {one.version}: {_controllers(one)}, {place}")
+        lines = [_node(node) for node in nodes]
         columns = ("cgroup", "processes", "with those below", "memory", "tasks", "cpu time", "owner")
-        kept = [number for number in range(len(columns)) if any(row[number] for row in rows)]
-        printed_table([columns[n] for n in kept], [[row[n] for n in kept] for row in rows])
+        kept = [number for number in range(len(columns)) if any(line[number] for line in lines)]
+        printed_table([columns[n] for n in kept], [[line[n] for n in kept] for line in lines])
 
 
 def _node(node: Node) -> Sequence[str]:

@@ -48,10 +48,10 @@ def command(words: tuple[str, ...], as_json: bool) -> int:
 
 def _show_problems(problems: tuple[Problem, ...], notes: list[str], as_json: bool) -> int:
     if as_json:
-        import json
+        from nstool.cli import answer
 
         told = {"ok": not problems, "problems": [p.asdict() for p in problems], "notes": notes}
-        click.echo(json.dumps(told, indent=2))
+        answer.show(told)
     elif problems:
         click.echo("\n\n".join(map(str, problems)))
     else:
@@ -63,18 +63,14 @@ def _show_problems(problems: tuple[Problem, ...], notes: list[str], as_json: boo
 
 def _show_features(features: tuple[Feature, ...], as_json: bool) -> int:
     if as_json:
-        import json
+        from nstool.cli import answer
 
-        click.echo(json.dumps([feature.asdict() for feature in features], indent=2))
+        answer.show({"features": [feature.asdict() for feature in features]})
         return 0
-    from rich.table import Table
-
-    from nstool.cli.console import cell, for_lines
+    from nstool.cli.console import Table, cell, for_lines
 
     console = for_lines()
-    table = Table(box=None, pad_edge=False, show_edge=False)
-    for title in ("feature", "", "found by", "what to do"):
-        table.add_column(title, overflow="fold", ratio=1 if console.is_terminal and " " in title else None)
+    table = Table("feature", "", "found by", "what to do", fixed=(0, 1))
     area = ""
     for feature in features:
         if feature.area != area:

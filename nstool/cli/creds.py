@@ -6,6 +6,8 @@ from contextlib import nullcontext
 
 import click
 
+from nstool.errors import plural
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from rich.console import Console
@@ -32,8 +34,7 @@ def command(target: str, where: str, as_json: bool) -> int:
     kernel as the overflow id, 65534; that is told apart from a real 65534. Then the user namespaces from yours
     down to that of TARGET: who owns each, its maps, and its limits on namespaces and watches (/proc/sys/user).
     """
-    import json
-
+    from nstool.cli import answer
     from nstool.inspect import nsfile
     from nstool.inspect.creds import credentials
     from nstool.inspect.proc import process
@@ -42,7 +43,7 @@ def command(target: str, where: str, as_json: bool) -> int:
     with nsfile.named(where, "user", "--in") if where else nullcontext() as asked:
         found = credentials(pid, asked)
     if as_json:
-        click.echo(json.dumps(found.asdict(), indent=2))
+        answer.show(found.asdict())
     else:
         _print(found)
     return 0
@@ -67,16 +68,15 @@ _WHAT = {"chain": "not all of its user namespaces may be read", "its own": "its 
 
 
 def _ids(found: Credentials, console: Console) -> None:
-    from rich.table import Table
+    from nstool.cli.console import Table, cell
 
-    from nstool.cli.console import cell
-
-    table = Table("", box=None)
+    heads: list[str] = []
     columns: dict[int | None, list[Terms]] = {}
     for terms in found.terms:
         columns.setdefault(terms.namespace, []).append(terms)
     for same in columns.values():
-        table.add_column(cell(f"{' and '.join(terms.whose for terms in same)}, {_inode(same[0])}"))
+        heads.append(f"{' and '.join(terms.whose for terms in same)}, {_inode(same[0])}")
+    table = Table("", *heads)
     shown = [same[0] for same in columns.values()]
     for what in ("uid", "gid"):
         for number, which in enumerate(("real", "effective", "saved", "filesystem")):
@@ -103,11 +103,9 @@ def _groups(groups: tuple[Id, ...]) -> str:
 
 
 def _spaces(chain: tuple[UserNamespace, ...], console: Console) -> None:
-    from rich.table import Table
+    from nstool.cli.console import Table, cell, cells
 
-    from nstool.cli.console import cell, cells
-
-    table = Table("user namespaces", "owner", "uid map", "gid map", "setgroups", box=None)
+    table = Table("user namespaces", "owner", "uid map", "gid map", "setgroups")
     for space in chain:
         where = "  " * space.depth + f"user:[{space.inode}]"
         owner = "unknown" if space.owner is None else _words(space.owner)
@@ -123,7 +121,7 @@ def _map(space: UserNamespace, name: str) -> str:
         return f"unknown: {space.unread[name]}"
     if [line.count for line in lines] == [0xFFFFFFFF]:
         return "all ids as they are"
-    return "\n".join(f"{line.inside} is {line.outside}, {line.count} ids" for line in lines) or "none"
+    return "\n".join(f"{line.inside} is {line.outside}, {plural(line.count, 'id')}" for line in lines) or "none"
 
 
 def _denied(space: UserNamespace) -> str:
@@ -131,11 +129,9 @@ def _denied(space: UserNamespace) -> str:
 
 
 def _limits(chain: tuple[UserNamespace, ...], console: Console) -> None:
-    from rich.table import Table
+    from nstool.cli.console import Table, cell
 
-    from nstool.cli.console import cell
-
-    table = Table("limits", *(f"user:\\[{space.inode}]" for space in chain), box=None)
+    table = Table("limits", *(f"user:[{space.inode}]" for space in chain))
     names = dict.fromkeys(name for space in chain for name in space.limits or ())
     for name in names:
         table.add_row(*map(cell, (name.removeprefix("max_"), *(_limit(space, name) for space in chain))))

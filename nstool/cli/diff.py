@@ -19,7 +19,7 @@ Examples:
 """
 
 DIFFERENT = 1
-_MOST = 12  # things that are listed of which the same is said
+_MOST = 8  # things that are listed of which the same is said
 _TITLES = {
     "process": "the process",
     "net": "network",
@@ -50,13 +50,13 @@ def command(first: str, second: str, all_: bool, as_json: bool) -> int:
     The exit status is 0 if they are alike, 1 if they differ. What the kernel tells nobody, as the securebits of
     another process, is listed as not known and counts as neither.
     """
-    import json
+    from nstool.cli import answer
 
     found = _of_spec(first, second) if _is_spec(second) else _of_processes(first, second)
     if as_json:
         from nstool.inspect.diff import counted
 
-        click.echo(json.dumps({**found.asdict(), "alike": found.alike, "counts": counted(found.rows)}, indent=2))
+        answer.show({**found.asdict(), "alike": found.alike, "counts": counted(found.rows)})
     else:
         _print(found, all_=all_)
     return 0 if found.alike else DIFFERENT
@@ -87,26 +87,25 @@ def _of_spec(target: str, path: str) -> Difference:
 
 
 def _print(found: Difference, *, all_: bool) -> None:
-    from rich.table import Table
-    from rich.text import Text
-
-    from nstool.cli.console import cell, for_lines
+    from nstool.cli.console import Table, cell, for_lines
     from nstool.inspect.diff import ALIKE, DIFFERENT, UNKNOWN, counted
 
     console = for_lines()
     shown = [row for row in found.rows if row.state == DIFFERENT or (all_ and row.state == ALIKE)]
-    table = Table("", box=None)
-    for title in (found.first, found.second, "what it means"):
-        table.add_column(cell(title))
+    table = Table("", found.first, found.second, "what it means", below=(3,), once=True)
     area = ""
-    for names, row in _merged(shown):
-        if row.area != area:
-            area = row.area
-            table.add_row(cell(_TITLES.get(area, area), "bold"))
-        style = "" if row.state == ALIKE else "green"
-        meaning = row.meaning if row.state == DIFFERENT else "alike"
-        things = Text("\n").join(cell(f"  {name}") for name in names)
-        table.add_row(things, cell(row.first, style), cell(row.second, style), cell(meaning))
+    for same in _alike(_by_path(shown)):
+        if same[0].area != area:
+            area = same[0].area
+            table.add_line(cell(_TITLES.get(area, area), "bold"))
+        listed = same if all_ else same[:_MOST]
+        for row in listed:
+            style = "" if row.state == ALIKE else "green"
+            sides = (_side(row, text, len(same) > 1) for text in (row.first, row.second))
+            meaning = _meaning(row) if row.state == DIFFERENT else "alike"
+            table.add_row(cell(f"  {row.what}"), *(cell(text, style) for text in sides), cell(meaning))
+        if len(same) > len(listed):
+            table.add_line(cell(f"  and {len(same) - len(listed)} more of which the same is said; --all lists them"))
     if table.row_count:
         console.print(table)
     for what, why in _unknown(found.rows):
@@ -128,24 +127,41 @@ def _unknown(rows: tuple[Row, ...]) -> list[tuple[str, str]]:
     return [(", ".join(what), why) for why, what in found.items()]
 
 
-def _merged(rows: list[Row]) -> list[tuple[list[str], Row]]:
-    """Return the rows with what they are about; those that say the same of several things are made one."""
+def _by_path(rows: list[Row]) -> list[Row]:
+    """Return the rows; of the options of a mount that the same side has alone one is made: "ro nosuid nodev"."""
+    found: dict[object, Row] = {}
+    for row in rows:
+        alone = row.area == "mounts" and not (row.first and row.second) and " " not in row.first + row.second
+        key = (row.what, bool(row.first), row.state) if alone else len(found)
+        before = found.get(key)
+        if before is not None:
+            first, second = (f"{a} {b}".strip() for a, b in ((before.first, row.first), (before.second, row.second)))
+            row = row.replace(first=first, second=second, meaning=f"{before.meaning}; {row.meaning}")
+        found[key] = row
+    return list(found.values())
+
+
+def _meaning(row: Row) -> str:
+    """Return what a row means; whose a capability is, its columns say."""
+    name, _, rest = row.meaning.partition(" ")
+    return rest if row.area == "capabilities" and "yes" in (row.first, row.second) and name.isdecimal() else row.meaning
+
+
+def _alike(rows: list[Row]) -> list[list[Row]]:
+    """Return the rows in groups of which the same is said."""
     found: dict[tuple[str, ...], list[Row]] = {}
     for row in rows:
-        # What only one side has is said together, whatever it is there.
-        alone = row.area in ("mounts", "devices") and not (row.first and row.second)
-        sides = ("yes" if row.first else "", "yes" if row.second else "") if alone else (row.first, row.second)
-        found.setdefault((row.area, row.state, row.meaning, *sides, "" if row.meaning else row.what), []).append(row)
-    return [_one(same) for same in found.values()]
+        # Who has what the other lacks is a part of what is said.
+        lacking = ("first" if row.first else "", "second" if row.second else "")
+        key = (row.area, row.state, row.meaning, *lacking, "" if row.meaning else row.what)
+        found.setdefault(key, []).append(row)
+    return list(found.values())
 
 
-def _one(same: list[Row]) -> tuple[list[str], Row]:
-    row = same[0]
-    names = [one.what for one in same[:_MOST]]
-    if len(same) > _MOST:
-        names.append(f"and {len(same) - _MOST} more, which --json lists")
-    for side in ("first", "second"):
-        texts = {getattr(one, side) for one in same}
-        if len(texts) > 1:
-            row = row.replace(**{side: f"{len(same)} of them"})
-    return names, row
+def _side(row: Row, text: str, among_several: bool) -> str:
+    """Return a side of a row; "no" or "-" for what it has not."""
+    if not text:
+        return "no" if "yes" in (row.first, row.second) else "-"
+    # What is mounted there has its options in brackets; among others that only one side has its type is enough.
+    alone = among_several and row.area == "mounts" and not (row.first and row.second) and "(" in text
+    return text.split(" ")[0] if alone else text

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from nstool.errors import plural
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -51,9 +53,9 @@ def command(context: click.Context, target: str, as_json: bool) -> int:
 
     found = ipc(process(target) if target else own_pid())
     if as_json:
-        import json
+        from nstool.cli import answer
 
-        click.echo(json.dumps(found.asdict(), indent=2))
+        answer.show(found.asdict())
     else:
         _print(found)
     return 0
@@ -66,15 +68,20 @@ def remove(target: str, objects: tuple[str, ...]) -> int:
     """Remove each OBJECT: shm:ID, sem:ID, msg:ID or mq:/NAME, as the list shows them.
 
     Who waits at a semaphore or a queue is woken with an error. A segment that is attached goes with its last detach.
-    All are tried; exit status 125 if one was refused.
+    All are tried, and what was removed is said; exit status 125 if one was refused.
     """
     from nstool.cli.main import CANNOT, report
     from nstool.sandbox.ipc import read_object, remove
 
     wanted = [read_object(text) for text in objects]
-    refused = remove(wanted, _pid(target))
-    for _, error in refused:
-        report(error)
+    refused = dict(remove(wanted, _pid(target)))
+    for one in wanted:
+        if error := refused.get(one):
+            lists = f"nstool ipc --in {target}" if target else "nstool ipc"
+            error.remedies = tuple(remedy.replace("nstool ipc", lists) for remedy in error.remedies)
+            report(error)
+        else:
+            click.echo(f"removed {_plain(str(one))}")
     return CANNOT if refused else 0
 
 
@@ -229,7 +236,8 @@ def _used(name: str, found: Ipc) -> str:
     if found.posix_queues is not None:
         counts["mq_queues_max"] = len(found.posix_queues)
     if name == "sem":
-        return f"{sum(one.count for one in found.semaphores)} semaphores in {len(found.semaphores)} sets"
+        semaphores = plural(sum(one.count for one in found.semaphores), "semaphore")
+        return f"{semaphores} in {plural(len(found.semaphores), 'set')}"
     return str(counts.get(name, ""))
 
 

@@ -212,7 +212,7 @@ def _sort(namespaces: list[Namespace], keys: list[tuple[str, str]]) -> None:
 
 
 def _print_json(found: Census, wanted: list[Namespace]) -> None:
-    import json
+    from nstool.cli import answer
 
     rows = [
         ns.asdict()
@@ -221,7 +221,7 @@ def _print_json(found: Census, wanted: list[Namespace]) -> None:
         | {"pins": [pin.changed() for pin in ns.pins]}
         for ns in wanted
     ]
-    click.echo(json.dumps({"namespaces": rows, "hidden": found.hidden, "notes": found.notes}))
+    answer.show({"namespaces": rows, "hidden": found.hidden, "notes": found.notes})
 
 
 # ---- rows ----
@@ -288,14 +288,18 @@ def _print(rows: list[list[str]], names: Sequence[str], headings: bool, raw: boo
         text = "\n".join("\t".join(line) for line in lines)
     else:
         right = [name in FIELDS and FIELDS[name].kind is int for name in names]
-        text = _aligned([list(names), *lines] if headings else lines, right)
+        words = [number for number, name in enumerate(names) if name in FIELDS and FIELDS[name].kind is str]
+        text = _aligned([list(names), *lines] if headings else lines, right, words)
     encoding = sys.stdout.encoding or "utf-8"
     # A terminal that knows no UTF-8 gets what it knows.
     click.echo(text.encode(encoding, "backslashreplace").decode(encoding), nl=bool(text))
 
 
-def _aligned(lines: list[list[str]], right: Sequence[bool]) -> str:
-    """Return lines of columns, numbers at the right; on a terminal the widest columns of words are cut to fit."""
+def _aligned(lines: list[list[str]], right: Sequence[bool], words: Sequence[int]) -> str:
+    """Return lines of columns, numbers at the right; on a terminal the columns of words are cut to fit, the last first.
+
+    Numbers, paths and the tree are never cut.
+    """
     if not lines:
         return ""
     widths = [max(map(_width, column)) for column in zip(*lines)]
@@ -303,13 +307,13 @@ def _aligned(lines: list[list[str]], right: Sequence[bool]) -> str:
         import shutil
 
         room = shutil.get_terminal_size().columns
-        cut = [number for number, numbers in enumerate(right) if not numbers]
-        for number in cut:  # first at once: a command line may have megabytes
+        for number in words:  # first at once: a command line may have megabytes
             widths[number] = min(widths[number], max(room, NARROWEST))
         excess = sum(widths) + 2 * (len(widths) - 1) - room
-        while excess > 0 and widths[widest := max(cut, key=widths.__getitem__)] > NARROWEST:
-            widths[widest] -= 1
-            excess -= 1
+        for number in reversed(words):
+            less = max(0, min(excess, widths[number] - NARROWEST))
+            widths[number] -= less
+            excess -= less
     rows = []
     for line in lines:
         cells = [_padded(text, width, at_right) for text, width, at_right in zip(line, widths, right)]

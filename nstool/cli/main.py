@@ -186,7 +186,10 @@ def _click(argv: list[str]) -> int:
 
             said = foreign.option(error.option_name, [name for param in where.command.params for name in param.opts])
         said = said or (f"see {where.command_path} --help" if where else "")
-        _say(error.format_message().rstrip(".") + (f"; {said}" if said else ""))
+        text = error.format_message()
+        if isinstance(error, click.MissingParameter):  # with what can be chosen, a line each
+            text = " ".join(text.split())
+        _say(text.rstrip(".") + (f"; {said}" if said else ""))
         return BAD_REQUEST
 
 

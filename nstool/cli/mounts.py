@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from nstool.errors import plural
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
@@ -63,9 +65,9 @@ def command(targets: tuple[str, ...], as_tree: bool, peers: bool, output: str, f
 
     found = mounts(pids[0])
     if as_json:
-        import json
+        from nstool.cli import answer
 
-        click.echo(json.dumps(found.asdict(), indent=2))
+        answer.show(found.asdict())
         return 0
     _print(found, as_tree)
     return 0
@@ -82,7 +84,8 @@ def _print(found: Mounts, as_tree: bool) -> None:
         for_lines().print(_tree(found))
     else:
         entries = found.by_id()
-        printed_table(_COLUMNS, [_row(entry, entries) for entry in entries.values()])
+        rows = [_row(entry, entries) for entry in entries.values()]
+        printed_table(_COLUMNS, rows, fixed=(0, 1, 2), below=(5, 7))
         if found.pid != found.tgid:
             click.echo(f"note: these are the mounts of {title(found.tgid, found.pid)}")
     if not found.mounts:
@@ -129,7 +132,7 @@ def _states(entry: Mounted, entries: dict[int, Mounted]) -> list[str]:
     if entry.state == OUTSIDE:
         words.append("not below its root directory")
     if entry.uid_map:
-        lines = (f"{line.inside} is {line.outside}, {line.count} ids" for line in entry.uid_map)
+        lines = (f"{line.inside} is {line.outside}, {plural(line.count, 'id')}" for line in entry.uid_map)
         words.append(f"uid map {' and '.join(lines)}")
     return words
 
@@ -211,9 +214,9 @@ def _propagation(pids: list[int], output: str, force: bool, as_json: bool) -> in
         picture.check(output)
     found = graph(pids)
     if as_json:
-        import json
+        from nstool.cli import answer
 
-        click.echo(json.dumps(found.asdict(), indent=2))
+        answer.show(found.asdict())
     elif not output:
         _print_groups(found)
     if output:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import click
 
+from nstool.errors import plural
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -22,6 +24,7 @@ Examples:
 """
 
 _USUAL = {("from all", "lookup local", 0), ("from all", "lookup main", 32766), ("from all", "lookup default", 32767)}
+_MOST = 3  # processes of a namespace that are named
 _LOCAL = ("unix", "netlink", "packet")  # families of sockets that --all shows
 
 
@@ -39,8 +42,7 @@ def command(target: str, all_: bool, as_json: bool) -> int:
     It takes CAP_SYS_ADMIN in the user namespace that owns the network namespace: root has it everywhere, an
     ordinary user in the user namespaces it has made.
     """
-    import json
-
+    from nstool.cli import answer
     from nstool.inspect import nsfile
     from nstool.inspect.net import network
 
@@ -48,7 +50,7 @@ def command(target: str, all_: bool, as_json: bool) -> int:
         found = network(namespace)
         thread = _thread(namespace)
     if as_json:
-        click.echo(json.dumps(found.asdict(), indent=2))
+        answer.show(found.asdict())
     else:
         _print(found, thread, all_=all_)
     return 0
@@ -79,6 +81,7 @@ def _print(found: Network, thread: str, *, all_: bool) -> None:
         ("neighbours", "mac", "device", "state"),
         [(n.address, n.mac, n.device, n.state) for n in found.neighbours if all_ or n.state != "noarp"],
         console,
+        fixed=(0, 1),
     )
     _sockets(found, console, all_=all_)
     _nftables(found, console)
@@ -92,8 +95,9 @@ def _print(found: Network, thread: str, *, all_: bool) -> None:
 
 
 def _who(place: Place) -> str:
-    names = ", ".join(f"{pid} {comm}" for pid, comm in place.processes)
-    more = f" and {place.count - len(place.processes)} more" if place.count > len(place.processes) else ""
+    shown = place.processes[:_MOST]
+    names = ", ".join(f"{pid} {comm}" for pid, comm in shown)
+    more = f" and {place.count - len(shown)} more" if place.count > len(shown) else ""
     living = (
         f"with process{'es' if place.count > 1 else ''} {names}{more}" if names else "without a process that you see"
     )
@@ -101,11 +105,10 @@ def _who(place: Place) -> str:
 
 
 def _devices(devices: tuple[Device, ...], console: Console) -> None:
-    from rich.table import Table
+    from nstool.cli.console import Table, cell, cells
 
-    from nstool.cli.console import cell, cells
-
-    table = Table("devices", "kind", "state", "mtu", "mac", "addresses", "other end", "received", "sent", box=None)
+    heads = ("devices", "kind", "state", "mtu", "mac", "addresses", "other end", "received", "sent")
+    table = Table(*heads, fixed=(0, 5), below=(6,), spare=(4, 7, 8))
     for one in devices:
         kind = " ".join(word for word in (one.kind, one.detail) if word)
         state = one.state if one.up else "off"
@@ -114,7 +117,7 @@ def _devices(devices: tuple[Device, ...], console: Console) -> None:
             *map(cell, (f"{one.index} {one.name}", kind + port, state, str(one.mtu), one.mac)),
             cells("\n".join(one.addresses)),
             cell(_peer(one.peer)),
-            *map(cell, (_counted(one.received), _counted(one.sent))),
+            *map(cell, (_plural(one.received), _plural(one.sent))),
         )
     console.print(table)
 
@@ -131,7 +134,7 @@ def _peer(peer: Peer | None) -> str:
     return f"{name} in net:[{peer.place.inode}], {_who(peer.place)}{why}"
 
 
-def _counted(counters: dict[str, int]) -> str:
+def _plural(counters: dict[str, int]) -> str:
     bad = "".join(f", {counters[name]} {name}" for name in ("errors", "dropped") if counters[name])
     return f"{_bytes(counters['bytes'])} in {counters['packets']}{bad}"
 
@@ -155,7 +158,7 @@ def _routes(routes: tuple[Route, ...], console: Console, *, all_: bool) -> None:
         metric = str(one.metric) if one.metric else ""
         row = (f"{what}{one.destination}", one.table, hops, one.source, metric, one.protocol, " ".join(one.flags))
         rows.append(row)
-    _table(("routes", "table", "", "source", "metric", "made by", ""), rows, console)
+    _table(("routes", "table", "", "source", "metric", "made by", ""), rows, console, fixed=(0, 3), below=(2,))
 
 
 def _rules(rules: tuple[Rule, ...], console: Console, *, all_: bool) -> None:
@@ -175,9 +178,9 @@ def _sockets(found: Network, console: Console, *, all_: bool) -> None:
             continue
         name = f"{one.family} {one.type}" if one.family in _LOCAL else one.type
         rows.append((name, one.state, one.local, one.remote, _owners(owned)))
-    _table(("sockets", "state", "here", "there", "whose"), rows, console)
+    _table(("sockets", "state", "here", "there", "whose"), rows, console, fixed=(0, 2, 3))
     if found.hidden and rows:
-        console.print(f" others may be of {found.hidden} processes whose files you may not see")
+        console.print(f" others may be of {plural(found.hidden, 'process')} whose files you may not see")
 
 
 def _owners(owned: Owned) -> str:
@@ -196,7 +199,7 @@ def _nftables(found: Network, console: Console) -> None:
         return
     console.print(cell(" nftables", "bold"))
     for line in found.ruleset.splitlines() or ["none"]:
-        console.print(cell(f"   {line}".replace("\t", "    ")))
+        console.print(cell(f"   {line}".rstrip().replace("\t", "    ")))
 
 
 def _sysctls(found: Network, console: Console) -> None:
@@ -209,12 +212,17 @@ def _sysctls(found: Network, console: Console) -> None:
     _table(("settings that differ", "here", "in a fresh one"), rows, console)
 
 
-def _table(heads: tuple[str, ...], rows: Iterable[tuple[str, ...]], console: Console, none: str = "none") -> None:
-    from rich.table import Table
+def _table(
+    heads: tuple[str, ...],
+    rows: Iterable[tuple[str, ...]],
+    console: Console,
+    none: str = "none",
+    fixed: Iterable[int] = (0,),
+    below: Iterable[int] = (),
+) -> None:
+    from nstool.cli.console import Table, cell
 
-    from nstool.cli.console import cell
-
-    table = Table(*heads, box=None)
+    table = Table(*heads, fixed=fixed, below=below)
     for row in rows:
         table.add_row(*map(cell, row))
     if table.row_count:

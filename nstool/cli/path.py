@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from nstool.errors import SpecError
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -40,15 +42,18 @@ def command(target: str, path: str | None, own: str | None, as_json: bool) -> in
     """
     if (path is None) == (own is None):
         raise click.UsageError("give either a PATH of TARGET, or --from-host and a path of yours")
+    if not (path or own):
+        place = "PATH" if own is None else "--from-host"
+        raise SpecError("is empty; / is the root directory, . the working directory", place)
     from nstool.inspect.paths import from_host, locate
     from nstool.inspect.proc import process
 
     pid = process(target)
     found = locate(pid, path) if path is not None else from_host(pid, own or "")
     if as_json:
-        import json
+        from nstool.cli import answer
 
-        click.echo(json.dumps(found.asdict(), indent=2))
+        answer.show(found.asdict())
     else:
         _print(found)
     return 0 if found.found.refusal is None and not getattr(found, "why_not", "") else 1
@@ -82,15 +87,22 @@ def _print_steps(found: Located) -> None:
     from nstool.cli.console import printed_table
 
     # A name that is a plain directory on the same mount as the one before tells nothing.
-    rows, mount = [], 0
+    rows: list[tuple[str, ...]] = []
+    mount = again = 0
     for number, step in enumerate(found.steps):
         last = number == len(found.steps) - 1
         if step.link or step.mount != mount or last or step.note:
             what = f"{step.kind} to {step.link}" if step.kind == "symlink" else step.kind
-            rows.append(("", step.path or "(no path)", what, f"mount {step.mount}", step.note))
+            row = ("", step.path or "(no path)", what, f"mount {step.mount}", step.note)
+            if step.kind == "symlink" and row in rows:  # a loop goes round until the kernel's count is full
+                again += 1
+            else:
+                rows.append(row)
         mount = step.mount
     if rows:
-        printed_table(("", "", "", "", ""), rows, heading=False)
+        printed_table(("", "", "", "", ""), rows, heading=False, fixed=(0, 1))
+    if again:
+        _say(f"   and so on: symlinks that were met before, {again} times")
     if found.refusal is not None:
         stop = found.refusal
         at = stop.at or "a directory without a path"

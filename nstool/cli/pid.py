@@ -13,8 +13,8 @@ EPILOG = """\b
 Examples:
   nstool pid 4711                  which numbers has process (or thread) 4711 here and further in
   nstool pid 1 --ns web            which process of mine is process 1 of the sandbox web
-  nstool pid 4711 --to /run/kept/pid
-                                   which number has my process 4711 in there
+  nstool pid 4711 --to web         which number has my process 4711 in there
+  nstool pid 4711 --to kept/pid    the same of a namespace that `nstool pin --types pid 815 kept` has kept
   nstool pid 7 --ns 4711 --to 815  a number from one container in the terms of another
 """
 
@@ -78,14 +78,13 @@ def _here(number: int, source: Namespace, own: Namespace) -> int:
 
 
 def _translate(number: int, source: Namespace, target: Namespace, as_json: bool) -> int:
-    import json
-
+    from nstool.cli import answer
     from nstool.inspect.pids import translate
     from nstool.plan.describe import printable
 
     found = translate(number, source, target)
     if as_json:
-        click.echo(json.dumps(found.asdict(), indent=2))
+        answer.show(found.asdict())
     else:
         click.echo(printable(_sentence(found)))
     return 0 if found.tid else NOT_THERE
@@ -100,26 +99,23 @@ def _sentence(found: Translation) -> str:
 
 
 def _show(tid: int, as_json: bool) -> int:
-    import json
-
+    from nstool.cli import answer
     from nstool.inspect.pids import numbers
 
     found = numbers(tid)
     if as_json:
-        click.echo(json.dumps(found.asdict(), indent=2))
+        answer.show(found.asdict())
     else:
         _print(found)
     return 0
 
 
 def _print(found: Numbers) -> None:
-    from rich.table import Table
-
-    from nstool.cli.console import cell, for_lines, heading
+    from nstool.cli.console import Table, cell, for_lines, heading
 
     console = for_lines()
     console.print(heading(found.pid, found.tid, found.comm))
-    table = Table("", "pid namespace", "pid", "tid", "pgid", "sid", "its init", box=None)
+    table = Table("", "pid namespace", "pid", "tid", "pgid", "sid", "its init", fixed=range(4))
     last = len(found.levels) - 1
     for level in found.levels:
         where = ("yours, " if level.depth == 0 else "") + ("its own" if level.depth == last else "")

@@ -28,9 +28,9 @@ def command(as_json: bool) -> int:
     records = rundir.list_sandboxes(unread)
     facts = [_facts(record, unread) for record in records]
     if as_json:
-        import json  # not msgspec, which takes no command that is not UTF-8
+        from nstool.cli import answer
 
-        click.echo(json.dumps(facts))
+        answer.show({"sandboxes": facts})
     else:
         _print(facts)
     for stray in (*unread, *leases.strays()):
@@ -104,16 +104,11 @@ def _addresses(record: Record, unread: list[NotSupported]) -> list[str]:
 def _print(sandboxes: list[dict[str, Any]]) -> None:
     import time
 
-    from rich.table import Table
-
-    from nstool.cli.console import cell, for_lines
+    from nstool.cli.console import Table, cell, for_lines
 
     linked = any(facts["addresses"] for facts in sandboxes)
-    table = Table(box=None)
-    for title in ("name", "state", "pid", "launcher", "age"):
-        table.add_column(title, no_wrap=True)
-    for title in ("address", "published", "command") if linked else ("command",):
-        table.add_column(title, overflow="fold")
+    links = ("address", "published") if linked else ()
+    table = Table("name", "state", "pid", "launcher", "age", *links, "command", fixed=range(5 + len(links)))
     for facts in sandboxes:
         row = [facts["name"], facts["state"], str(facts["pid"] or "")]
         row.append(f"{facts['launcher_pid']}{'' if facts['launcher_alive'] else ' (ended)'}")

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from nstool.errors import plural
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
@@ -26,8 +28,7 @@ if TYPE_CHECKING:
 @click.option("--mounts", is_flag=True, help="List the mounts inside too.")
 def show(target: str, as_json: bool, mounts: bool) -> int:
     """Show what isolates the command of sandbox NAME, or the process PID, beside what nstool itself sees."""
-    import json
-
+    from nstool.cli import answer
     from nstool.inspect.proc import process
     from nstool.sandbox import rundir
 
@@ -37,7 +38,7 @@ def show(target: str, as_json: bool, mounts: bool) -> int:
     published = record.published if record else []
     notes = [*_hidden(found.inside), *(_departures(record, pid) if record else ())]
     if as_json:
-        click.echo(json.dumps({**found.asdict(), "published": published, "notes": notes}, indent=2))
+        answer.show({**found.asdict(), "published": published, "notes": notes})
         return 0
     from nstool.cli.console import for_lines
 
@@ -60,16 +61,12 @@ def look(pid: int) -> Isolation:
 
 def render(isolation: Isolation, console: Console, published: Sequence[str] = ()) -> None:
     """Print the table: one row a fact, inside beside outside, what differs in green. published: ports of the host."""
-    from rich.table import Table
-
-    from nstool.cli.console import cell, cells
+    from nstool.cli.console import Table, cell, cells
     from nstool.inspect.proc import whose
 
     inside, outside = isolation.inside, isolation.outside
-    table = Table(box=None)
-    table.add_column("", no_wrap=True)
-    for side, facts in _sides(isolation):
-        table.add_column(cell(f"{side}: {whose(facts.command, facts.pid, facts.tgid)}"), overflow="fold")
+    heads = (f"{side}: {whose(facts.command, facts.pid, facts.tgid)}" for side, facts in _sides(isolation))
+    table = Table("", *heads)
     for title, rows in _sections(isolation).items():
         table.add_row(cell(title, "bold"))
         for name, text in rows.items():
@@ -87,13 +84,9 @@ def _sides(isolation: Isolation) -> tuple[tuple[str, Facts], ...]:
 
 def render_mounts(isolation: Isolation, console: Console) -> None:
     """Print the mounts inside: target, ro, rw or covered (no path leads to it), type, source, options."""
-    from rich.table import Table
+    from nstool.cli.console import Table, cell
 
-    from nstool.cli.console import cell
-
-    table = Table(box=None)
-    for title in ("mounted on", "", "type", "source", "options"):
-        table.add_column(title, overflow="fold")
+    table = Table("mounted on", "", "type", "source", "options", fixed=(0, 1), below=(4,))
     covered = isolation.inside.covered
     for mount in isolation.inside.mounts or ():
         access = "covered" if mount.id in covered else "ro" if mount.read_only else "rw"
@@ -135,7 +128,7 @@ def _ids(what: str, facts: Facts) -> str:
 
 
 def _map(maps: Sequence[IdMap]) -> str:
-    return "\n".join(f"{line.inside} is {line.outside}, {line.count} ids" for line in maps) or "none"
+    return "\n".join(f"{line.inside} is {line.outside}, {plural(line.count, 'id')}" for line in maps) or "none"
 
 
 def _capabilities(name: str, facts: Facts) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import click
 
+from nstool.errors import plural
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -22,6 +24,7 @@ Examples:
   nstool task 4711 --json   for programs; all of it, also what the page shortens
 """
 
+_OVERFLOW = 65534  # what the kernel shows of an id that has no number for the reader
 _MOST = 12  # threads or relatives that are shown
 
 
@@ -37,14 +40,13 @@ def command(target: str, list_fds: bool, environment: bool, as_json: bool) -> in
     limits and what is used of them; open files by kind; what confines it, and with whom it shares its namespaces.
     What you may not see is said to be so, with the reason. Of a thread, what threads have of their own is its own.
     """
-    import json
-
+    from nstool.cli import answer
     from nstool.inspect.proc import process
     from nstool.inspect.task import card
 
     found = card(process(target), environment=environment)
     if as_json:
-        click.echo(json.dumps(found.asdict(), indent=2))
+        answer.show(found.asdict())
         return 0
     from nstool.cli.console import for_lines
 
@@ -82,16 +84,48 @@ def _head(found: Card, console: Console) -> None:
             ("directory", _or_why(found, "cwd", found.cwd)),
             ("root", _or_why(found, "root", found.root)),
             ("started", started),
-            ("effective ids", f"uid {ids.uids.effective}, gid {ids.gids.effective}"),
+            ("effective ids", f"{_id('uid', ids.uids.effective)}, {_id('gid', ids.gids.effective)}"),
         ],
         console,
+    )
+
+
+def _id(what: str, number: int) -> str:
+    if number != _OVERFLOW:
+        return f"{what} {number}"
+    with open(f"/proc/self/{what}_map") as file:
+        ranges = [[int(word) for word in line.split()] for line in file]
+    if (
+        any(first <= number < first + count for first, _, count in ranges)
+        and len(ranges) == 1
+        and ranges[0][2] > 1 << 31
+    ):
+        return f"{what} {number}"  # all ids have a number here, and this one is its own
+    return (
+        f"{what} {number} (the overflow id: it has no number in your user namespace, or is {number}; see nstool creds)"
     )
 
 
 def _or_why(found: Card, name: str, value: str | None) -> str:
     if value is not None:
         return value
-    return "none any more" if found.has_ended else f"unknown: {found.unread[name]}"
+    return "none any more" if found.has_ended else f"unknown: {_why(found, name)}"
+
+
+def _why(found: Card, name: str) -> str:
+    """Return why something is not known; what is the same of many things is left to one note."""
+    why = found.unread[name]
+    return _SEE if why.split(";")[0] == _hidden(found) else why
+
+
+_SEE = "see the note"
+
+
+def _hidden(found: Card) -> str:
+    """Return why the process may not be looked into, "" if it may."""
+    causes = [why.split(";")[0] for why in found.unread.values()]
+    most = max(causes, key=causes.count, default="")
+    return most if causes.count(most) >= 3 else ""
 
 
 def _kin(found: Card, console: Console) -> None:
@@ -108,7 +142,7 @@ def _kin(found: Card, console: Console) -> None:
     for child in kin.children[:_MOST]:
         node.add(cell(_relative(child)))
     if len(kin.children) > _MOST:
-        node.add(cell(f"and {len(kin.children) - _MOST} children more"))
+        node.add(cell(f"and {len(kin.children) - _MOST} more"))
     console.print(cell("kin", "bold"))
     console.print(top)
     rows = [
@@ -130,13 +164,11 @@ def _no_tracer(found: Card) -> str:
 
 
 def _threads(found: Card, console: Console) -> None:
-    from rich.table import Table
-
-    from nstool.cli.console import cell
+    from nstool.cli.console import Table, cell
 
     heads = ["threads", "name", "state", "waits in", "system call", "policy", "cpu", "signals waiting"]
     others = {one.tid: text for one in found.threads if (text := _otherwise(one))}
-    table = Table(*heads, *(["not as the process"] if others else []), box=None)
+    table = Table(*heads, *(["not as the process"] if others else []), below=(4, 8) if others else (4,), spare=(5, 6))
     first = found.threads[:_MOST]
     shown = [*first, *[one for one in found.threads[_MOST:] if one.tid in others][:_MOST]]
     for one in shown:
@@ -179,7 +211,7 @@ def _namespaces(found: Card) -> Rows:
 
     inodes, unread = found.facts.namespaces, found.facts.unread
     if "namespaces" in found.unread:
-        return [("all", f"unknown: {found.unread['namespaces']}")]
+        return [("all", f"unknown: {_why(found, 'namespaces')}")]
     if found.has_ended:
         return [(kind, f"{kind}:[{inodes[kind]}]{_shared(found, kind)}") for kind in KINDS if kind in inodes] + [
             ("others", "none any more, as it has ended")
@@ -234,7 +266,7 @@ def _scheduling(found: Card) -> Rows:
 def _confinement(found: Card) -> Rows:
     known = found.facts
     dumpable, why = found.dumpable
-    filters = f", {known.seccomp_filters} filters" if known.seccomp_filters else ""
+    filters = f", {plural(known.seccomp_filters, 'filter')}" if known.seccomp_filters else ""
     return [
         ("capabilities", _capabilities(known.capabilities["effective"].mask)),
         ("no_new_privs", "yes" if known.no_new_privs else "no"),
@@ -264,12 +296,10 @@ def _shared(found: Card, kind: str) -> str:
 
 
 def _limits(limits: tuple[Limit, ...], console: Console) -> None:
-    from rich.table import Table
-
-    from nstool.cli.console import cell
+    from nstool.cli.console import Table, cell
     from nstool.security.rlimits import describe, unit
 
-    table = Table("limits", "soft:hard", "used", "", box=None)
+    table = Table("limits", "soft:hard", "used", "")
     for one in limits:
         used = "" if one.used is None else str(one.used)
         table.add_row(*map(cell, (f"{one.name} {unit(one.name)}", describe((one.soft, one.hard)), used, one.note)))
@@ -282,22 +312,20 @@ def _files(found: Card, console: Console, *, all_: bool) -> None:
     from nstool.cli.console import cell
 
     if found.fds is None:
-        console.print(cell(f"open files unknown: {found.unread['fds']}"))
+        console.print(cell(f"open files unknown: {_why(found, 'fds')}"))
         return
     counts = Counter(one.kind for one in found.fds)
     _section("open files", [(kind, str(number)) for kind, number in counts.most_common()], console)
     if all_:
         _fds(found.fds, console)
         if found.hidden:
-            console.print(f" others may be among {found.hidden} processes whose files you may not see")
+            console.print(f" others may be among {plural(found.hidden, 'process')} whose files you may not see")
 
 
 def _fds(fds: tuple[Fd, ...], console: Console) -> None:
-    from rich.table import Table
+    from nstool.cli.console import Table, cell
 
-    from nstool.cli.console import cell
-
-    table = Table("fd", "kind", "mode", "what", "", "other end", box=None)
+    table = Table("fd", "kind", "mode", "what", "", "other end", below=(5,))
     for one in fds:
         others = ", ".join(f"{holder.pid} {holder.comm} fd {holder.fd}" for holder in one.others)
         table.add_row(
@@ -318,11 +346,9 @@ def _section(title: str, rows: Rows, console: Console) -> None:
 
 
 def _rows(rows: Rows, console: Console) -> None:
-    from rich.table import Table
+    from nstool.cli.console import Table, cell
 
-    from nstool.cli.console import cell
-
-    table = Table(box=None, show_header=False)
+    table = Table()
     for name, text in rows:
         table.add_row(cell(f"  {name}"), cell(text))
     console.print(table)
@@ -331,6 +357,10 @@ def _rows(rows: Rows, console: Console) -> None:
 def _notes(found: Card, console: Console) -> None:
     from nstool.cli.console import cell
 
+    hidden = _hidden(found)
+    if hidden:
+        whole = max((why for why in found.unread.values() if why.split(";")[0] == hidden), key=len)
+        console.print(cell(f"note: it may not be looked into, so that much is unknown: {whole}"))
     others = [one for one in found.threads if _otherwise(one)]
     if others and found.tid == found.pid:
         tids = ", ".join(str(one.tid) for one in others[:_MOST]) + (", …" if others[_MOST:] else "")
@@ -343,6 +373,7 @@ def _notes(found: Card, console: Console) -> None:
         what = ", ".join(word for word, is_so in words.items() if is_so)
         console.print(cell(f"note: its {has} other {what} than its main thread, whose are shown; ask by tid"))
     shown = {"exe", "cwd", "root", "fds", "io", "environment", "namespaces"}
+    shown |= {what for what, why in found.unread.items() if why.split(";")[0] == hidden}
     notes = {why for what, why in found.unread.items() if what not in shown}
     for why in sorted(notes):
         what = ", ".join(sorted(name for name, text in found.unread.items() if text == why and name not in shown))

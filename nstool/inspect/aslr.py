@@ -188,7 +188,11 @@ def _found(name: str) -> str:
 
     path = name if "/" in name else which(name)
     if path is None:
-        raise KernelError(f'execve("{name}")', ENOENT)
+        cause, remedy = f"no directory of PATH has a program {name}", "give the path of one that there is"
+        raise KernelError(f'execve("{name}")', ENOENT, causes=(cause,), remedies=(remedy,), checked=True)
+    if not os.path.exists(path):
+        cause, remedy = f"there is no file {path}", "give the path of one that there is"
+        raise KernelError(f'execve("{path}")', ENOENT, causes=(cause,), remedies=(remedy,), checked=True)
     return path
 
 

@@ -12,7 +12,7 @@ from errno import EACCES, ELOOP, ENOENT, ENOTDIR, EPERM
 
 from nstool import kinds
 from nstool.closing import Closing
-from nstool.errors import KernelError, SandboxGone
+from nstool.errors import KernelError, SandboxGone, plural
 from nstool.frozen import Frozen
 from nstool.inspect import cgroups as groups
 from nstool.inspect import nsfile, reach
@@ -213,7 +213,7 @@ def ids(one: Side, other: Side) -> Iterator[Row]:
 
 def map_words(maps: tuple[IdMap, ...]) -> str:
     """Return a map as text: "0 is 100000, 65536 ids"."""
-    return "; ".join(f"{line.inside} is {line.outside}, {line.count} ids" for line in maps) or "none"
+    return "; ".join(f"{line.inside} is {line.outside}, {plural(line.count, 'id')}" for line in maps) or "none"
 
 
 # ---- capabilities ----

@@ -12,7 +12,7 @@ from errno import EACCES, EINVAL, ELOOP, ENODATA, ENOEXEC, ENOTSUP, EOVERFLOW, E
 
 from nstool import syscalls, uapi
 from nstool.closing import Closing
-from nstool.errors import KernelError, SpecError
+from nstool.errors import KernelError, SpecError, plural
 from nstool.frozen import Frozen
 from nstool.inspect import kernelfile
 from nstool.inspect.caps import process_caps
@@ -266,7 +266,10 @@ def shares_fs(pid: int = 0) -> tuple[bool, str]:
                 )
             refused += error.errno == EPERM
     if refused:
-        return False, f"{refused} processes may not be asked whether they share its root (CLONE_FS); taken as no"
+        return (
+            False,
+            f"{plural(refused, 'process')} may not be asked whether they share its root (CLONE_FS); taken as no",
+        )
     return False, ""
 
 

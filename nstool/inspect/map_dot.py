@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import math
 
+from nstool.errors import plural
 from nstool.inspect import words
 from nstool.inspect.map import Group, HostMap
 from nstool.inspect.namespaces import Namespace
@@ -84,7 +85,7 @@ def _head(found: HostMap, ns: Namespace | None) -> str:
         lines.append(_text(f"made by {words.user_name(ns.owner_uid)}"))
     if ns.parent:
         lines += [
-            _text(f"uid {line.inside} is {line.outside}, {line.count} ids")
+            _text(f"uid {line.inside} is {line.outside}, {plural(line.count, 'id')}")
             for line in found.uid_maps.get(ns.inode, ())[:MAPS]
         ]
     return "<BR/>".join(lines)

@@ -8,7 +8,7 @@ from contextlib import suppress
 from errno import EACCES, EBADF, EINVAL, ENAMETOOLONG, ENOENT, EPERM, ESRCH
 
 from nstool import kinds, uapi
-from nstool.errors import KernelError, NotSupported, SandboxGone
+from nstool.errors import KernelError, NotSupported, SandboxGone, plural
 from nstool.frozen import Frozen
 from nstool.inspect import nsfs
 from nstool.inspect.nsfs import Fd
@@ -716,12 +716,13 @@ class _Reader:
     def notes(self) -> Iterator[str]:
         if self.hidden:
             yield (
-                f"{len(self.hidden)} of {len(self.hidden) + len(self.seen)} processes could not be looked into: they"
-                f" are in no count, and what only they are in or keep is missing; {self.why()}"
+                f"{len(self.hidden)} of {len(self.hidden) + len(self.seen)} processes could not be looked into, and"
+                f" are left out; {self.why()}"
             )
         yield from held_in_words(self.turns)
         if self.unlisted:
-            yield f"the fds of {self.unlisted} processes may not be listed; run with CAP_DAC_READ_SEARCH, as root does"
+            whose = plural(self.unlisted, "process")
+            yield f"the fds of {whose} may not be listed; run with CAP_DAC_READ_SEARCH, as root does"
         if refused := sum(not name for name in self.sockets.values()):
             yield (
                 f"{refused} of {len(self.sockets)} sockets did not tell their network namespace; run with"
@@ -754,7 +755,7 @@ class _Reader:
                 cause, remedy = why_hidden(pid)
             except SandboxGone:  # ended meanwhile
                 continue
-            return f"the first, {pid}: {cause}; {remedy}"
+            return f"{pid}: {cause}; {remedy}"
         return "they have ended meanwhile, or do not let themselves be read"
 
 

@@ -78,6 +78,10 @@ def why_hidden(pid: int) -> tuple[str, str]:
     return facts.why_hidden(pid)
 
 
+# What is said to have been looked at of what is no pid and no sandbox.
+_ELSEWHERE = ", no file here, and no name in /run/netns, where `ip netns` has them"
+
+
 def named(target: str, kind: str, place: str) -> Namespace:
     """Return the namespace of this kind that TARGET means on a command line.
 
@@ -90,9 +94,9 @@ def named(target: str, kind: str, place: str) -> Namespace:
     if path:
         return _file(path, kind, place)
     try:
-        pid = process(target)
+        pid = process(target, _ELSEWHERE if kind == "net" else ", and there is no such file")
     except SpecError as error:
-        raise SpecError(error.message, place) from None
+        raise SpecError(error.message, place if place.startswith("--") else "") from None
     with Proc(pid) as proc:
         found = of_process(proc, kind)
     found.name = target

@@ -6,7 +6,7 @@ import os
 from errno import ENAMETOOLONG
 
 from nstool.closing import ByFd
-from nstool.errors import KernelError, NotSupported, SandboxGone
+from nstool.errors import KernelError, NotSupported, SandboxGone, SpecError, no_process
 from nstool.frozen import Frozen
 
 TYPE_CHECKING = False
@@ -138,8 +138,7 @@ class Proc(ByFd):
 
     def gone(self) -> ProcessGone:
         """Return the error that says it has ended."""
-        what = title(self.pid, self.tid)
-        return ProcessGone(f"there is no {what}, or it has ended; ps -e lists those that there are")
+        return ProcessGone(no_process(title(self.pid, self.tid)))
 
     def bytes(self, name: str) -> bytes:
         """Return the content of a file of the process. FileNotFoundError: this kernel has no such file."""
@@ -310,10 +309,11 @@ def processes() -> Iterator[Proc]:
             yield proc
 
 
-def process(target: str) -> int:
+def process(target: str, otherwise: str = "") -> int:
     """Return the pid that TARGET means on every command line: of a process or thread, or of a sandbox: its command.
 
-    Raises SpecError, SandboxGone, Hidden; NotSupported where the numbers of /proc are others' than the reader's.
+    otherwise: what else was looked for, for the message. Raises SpecError, SandboxGone, Hidden; NotSupported where the
+    numbers of /proc are others' than the reader's.
     """
     from nstool.sandbox import rundir
     from nstool.sandbox.join import pid_of
@@ -324,5 +324,7 @@ def process(target: str) -> int:
         with Proc(pid) as proc:
             proc.check()
         return pid
-    record = rundir.find_running(target)
+    if not target:
+        raise SpecError("a TARGET is empty; give a pid or the name of a sandbox")
+    record = rundir.find_running(target, f", and it is no pid{otherwise}")
     return payload_pid(record.init_pid) if record.spec.get("init", True) else record.init_pid

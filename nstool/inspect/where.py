@@ -67,6 +67,8 @@ class Where:
         self.words = words or {}
         self.place = place
         self.uses: set[str] = set()
+        if not text.strip():
+            raise SpecError("is empty; write a condition, as 'members == 0'", place)
         if len(text) > LONGEST:
             raise SpecError(f"is longer than {LONGEST} characters", place)
         try:
@@ -190,8 +192,6 @@ class Where:
 
 
 def _syntax(text: str, error: SyntaxError) -> str:
-    if not text.strip():
-        return "is empty; write a condition, as members == 0"
     left = text
     for sign in _SIGNS.values():
         left = left.replace(sign, " ")

@@ -10,7 +10,7 @@ from errno import EINVAL
 from functools import partial
 
 from nstool import kinds, uapi
-from nstool.errors import SandboxGone
+from nstool.errors import SandboxGone, no_process
 from nstool.frozen import Frozen
 from nstool.sandbox.mountinfo import Mount, read_mounts
 from nstool.security import capabilities, idmap, securebits
@@ -175,7 +175,7 @@ def facts(pid: int, addresses: Sequence[str] | None = None, directory: int = -1)
         finally:
             os.close(proc)
     except (FileNotFoundError, ProcessLookupError) as error:
-        raise SandboxGone(f"there is no process {pid}, or it has ended; ps -e lists those that there are") from error
+        raise SandboxGone(no_process(pid)) from error
 
 
 def why_hidden(pid: int) -> tuple[str, str]:
@@ -198,8 +198,8 @@ def why_hidden(pid: int) -> tuple[str, str]:
         first = os.readlink("/proc/self/ns/user") == kinds.INITIAL_USERNS
         more = "" if first else ", or is in a user namespace that is not below yours"
         return (
-            f"you have CAP_SYS_PTRACE, but the process is protected by a security module (Landlock, SELinux, …){more}",
-            "look at it from where it was started, or ask the audit log which module refuses",
+            f"it is protected by a security module (Landlock, SELinux, …), whatever your CAP_SYS_PTRACE{more}",
+            "the audit log may tell which",
         )
     for what, key in (("uid", "Uid"), ("gid", "Gid")):
         mine = own[key].split()[3]  # that of the file system is compared with the other's first three

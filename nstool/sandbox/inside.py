@@ -11,7 +11,7 @@ import os
 from errno import EIO, EPERM, ETIMEDOUT
 
 from nstool import syscalls, uapi
-from nstool.errors import KernelError, NstoolError, SandboxGone
+from nstool.errors import KernelError, NstoolError, SandboxGone, no_process
 from nstool.frozen import Frozen
 from nstool.kinds import JOIN_ORDER, KINDS
 from nstool.sandbox.facts import why_hidden
@@ -68,7 +68,7 @@ def open_namespace(pid: int, kind: str) -> int:
     except (FileNotFoundError, ProcessLookupError):
         if kind in KINDS and not os.path.exists(f"/proc/self/ns/{kind}"):
             raise
-        raise SandboxGone(f"there is no process {pid}, or it has ended; ps -e lists those that there are") from None
+        raise SandboxGone(no_process(pid)) from None
 
 
 def call(namespaces: Mapping[str, int], function: Callable[..., T], *args: object, keep: Iterable[int] = ()) -> T:

@@ -85,7 +85,9 @@ def read_limit(text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     by_sysctl = {path.removeprefix("/proc/sys/").replace("/", "."): known for known, path in LIMITS.items()}
     key = by_sysctl.get(name, name)
-    if not equals or key not in LIMITS:
+    if key in LIMITS and not equals:
+        raise SpecError(f"{key} has no value; write {key}=VALUE")
+    if key not in LIMITS:
         hint = values.suggest(name, LIMITS)
         raise SpecError(f"{values.quoted(name)} is no limit of an ipc namespace; write LIMIT=VALUE{hint}")
     try:

@@ -6,7 +6,7 @@ import os
 import stat
 
 from nstool.closing import Closing
-from nstool.errors import KernelError, SandboxGone, SpecError
+from nstool.errors import KernelError, SandboxGone, SpecError, no_process
 from nstool.kinds import KINDS
 from nstool.plan import join
 from nstool.plan.template import program
@@ -231,7 +231,7 @@ def pid_of(target: str) -> int:
         return 0
     number = target.lstrip("0") or "0"  # which may have more digits than int() takes
     if not os.path.isdir(f"/proc/{number}"):
-        raise SpecError(f"there is no process {number}", target)
+        raise SpecError(no_process(number))
     return int(number)
 
 

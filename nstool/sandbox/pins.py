@@ -22,7 +22,7 @@ def pin(target: str, directory: str, types: tuple[str, ...] = ()) -> list[str]:
     All or none: what was bound is let go when one cannot be.
     """
     check_types(types)
-    pid = pid_of(target) or rundir.find_running(target).init_pid
+    pid = pid_of(target) or rundir.find_running(target, ", and it is no pid").init_pid
     if not host.effective_capabilities() >> uapi.CAP_SYS_ADMIN & 1:
         raise NotSupported(
             "pinning a namespace",

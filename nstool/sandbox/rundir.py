@@ -612,21 +612,26 @@ def list_sandboxes(strays: list[NotSupported] | None = None) -> tuple[Record, ..
     return tuple(records)
 
 
-def find(name: str) -> Record:
-    """Return the live sandbox of this name. Raises SandboxGone if it does not exist or has ended."""
+def find(name: str, otherwise: str = "") -> Record:
+    """Return the live sandbox of this name. Raises SandboxGone if it does not exist or has ended.
+
+    otherwise: what else the name could have been, for the message.
+    """
     check_name(name)
     record = read(name) if name in names() else None
     if record is None:
         others = ", ".join(sorted(names())) or "none"
-        raise SandboxGone(f"there is no sandbox {name!r}; there are: {others}")
+        raise SandboxGone(
+            f"there is no sandbox {name!r}{otherwise}; {'sandboxes ' * bool(otherwise)}there are: {others}"
+        )
     if not record.alive:
         raise SandboxGone(f"sandbox {name!r} has ended; `nstool cleanup` undoes what it left")
     return record
 
 
-def find_running(name: str) -> Record:
+def find_running(name: str, otherwise: str = "") -> Record:
     """As ``find``, of one whose init is there. Raises SandboxGone also while it is made, NotSupported elsewhere."""
-    record = find(name)
+    record = find(name, otherwise)
     if not record.here:
         raise NotSupported(
             f"sandbox {name}",

@@ -345,10 +345,15 @@ def _chown_ok(a: Task, inode: Inode, uid: int | None, host: Host) -> Check:
 def _chgrp_ok(a: Task, inode: Inode, gid: int, host: Host) -> Check:
     own = host.same(a.cred.fsuid, inode.uid)
     theirs = either((host.same(gid, inode.gid), _in_group(a, gid, host)))
-    facts = (f"A: fsuid {a.cred.fsuid}, groups {' '.join(map(str, _groups(a)))}", f"owner {inode.uid}, new group {gid}")
+    facts = (
+        f"A: fsuid {a.cred.fsuid}, groups {' '.join(map(str, _groups(a)))}",
+        f"owner {inode.uid}, group {inode.gid}, new group {gid}",
+    )
     holds = every((own, theirs))
     rules = (
-        Rule("chgrp_ok", "is it A's, and A in the new group?", holds, facts, _ids_needed(holds)),
+        Rule(
+            "chgrp_ok", "is it A's, and the new group one of A's, or its own already?", holds, facts, _ids_needed(holds)
+        ),
         over_inode(a, inode, "chown", host),
     )
     return Check("chgrp_ok", f"may A change the group of {inode}?", "chown(2)", "EPERM", rules)

@@ -338,7 +338,7 @@ def test_command_line_alone() -> None:
     """Without a spec it is the list, as a table or as JSON."""
     status, text = nstool("check", "--json")
     assert status == 0
-    assert {"area", "name", "state", "found", "remedy"} == set(json.loads(text)[0])
+    assert {"area", "name", "state", "found", "remedy"} == set(json.loads(text)["features"][0])
     status, text = nstool("check")
     assert status == 0
     assert "namespaces" in text

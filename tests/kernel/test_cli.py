@@ -127,7 +127,7 @@ def test_a_signal_that_is_handled_ends_nothing() -> None:
 def test_what_stays_of_a_foreground_launch_is_small(name: str) -> None:
     """Launcher and init together keep less than 1 MiB of private memory."""
     with running("run", "--name", name, "--", "sh", "-c", "echo ready; read x") as process:
-        record = json.loads(nstool("ps", "--json").stdout)[0]
+        record = json.loads(nstool("ps", "--json").stdout)["sandboxes"][0]
         kept = 0
         for pid in (process.pid, record["init_pid"]):
             fields = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:])
@@ -250,7 +250,7 @@ def test_terminal_settings_come_back() -> None:
 def test_exec_joins_a_running_sandbox(name: str) -> None:
     """Same namespaces, same ids, no capability, same filter, its own status; the sandbox goes on."""
     with running("run", "--name", name, "--", "sh", "-c", "echo ready; read x") as process:
-        init = json.loads(nstool("ps", "--json").stdout)[0]["init_pid"]
+        init = json.loads(nstool("ps", "--json").stdout)["sandboxes"][0]["init_pid"]
         script = (
             "readlink /proc/self/ns/* | sort -u; id -u; "
             "grep -E 'CapEff|CapBnd|NoNewPrivs|Seccomp:' /proc/self/status; exit 9"
@@ -298,7 +298,7 @@ def test_ps_and_show_tell_what_a_sandbox_has_and_uses(name: str) -> None:
     ports = [f"{free_port()}:80", f"127.0.0.1:{free_port()}:53/udp", f"[::1]:{free_port()}:81"]
     words = ("run", "--name", name, "--net", "veth", *(f"--publish={port}" for port in ports), "--pids", "77")
     with running(*words, "--", "sh", "-c", "echo ready; exec cat") as process:
-        (listed,) = json.loads(nstool("ps", "--json").stdout)
+        (listed,) = json.loads(nstool("ps", "--json").stdout)["sandboxes"]
         assert listed["launcher_pid"] == process.pid
         assert Path(f"/proc/{listed['pid']}/comm").read_text() == "cat\n"
         inside = nstool("enter", name, "--types", "net", "--", "ip", "-json", "address", "show", "eth0")
@@ -312,7 +312,7 @@ def test_ps_and_show_tell_what_a_sandbox_has_and_uses(name: str) -> None:
         assert words[6:] == [*listed["addresses"], *ports, "sh", "-c", "echo", "ready;", "exec", "cat"]
         shown = nstool("show", name).stdout
         assert [line.split()[-1] for line in shown.splitlines()[-3:]] == ports
-        assert re.search(r"^ +pids\.max +77, 2 used ", shown, re.MULTILINE)
+        assert re.search(r"^ +pids\.max +77, 2 used\b", shown, re.MULTILINE)
         assert json.loads(nstool("show", name, "--json").stdout)["published"] == ports
 
 
@@ -340,6 +340,22 @@ def test_reader_that_goes_away_is_no_error(words: tuple[str, ...]) -> None:
     finally:
         os.close(writer)
     assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, "")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        *(("show", "1"), ("mounts", "self"), ("mounts", "self", "--tree"), ("task", "self", "--fds"), ("net", "self")),
+        *(("cgroups", "1"), ("cgroups",), ("creds", "1"), ("diff", "1", "self", "--all"), ("caps", "show", "1")),
+        *(("can", "self", "signal", "1", "--long"), ("ls",), ("ipc",), ("ps",), ("pid", "self"), ("path", "self", "/")),
+    ],
+    ids=" ".join,
+)
+def test_no_line_of_a_pipe_ends_in_blanks(words: tuple[str, ...]) -> None:
+    """What is compared or copied has no blanks that nobody sees."""
+    done = nstool(*(str(os.getpid()) if word == "self" else word for word in words))
+    assert done.stdout, done.stderr
+    assert [line for line in done.stdout.splitlines() if line != line.rstrip()] == []
 
 
 # The start script, or the entry point of an installed package: its interpreter gets SIGINT when it imports a module.
@@ -393,7 +409,7 @@ def test_a_table_shows_what_comes_from_inside_as_it_stands(name: str) -> None:
         listed = nstool("ps")
         line = next(line for line in listed.stdout.splitlines() if line.split()[0] == name)
         assert line.rstrip().endswith("[/x] [red] a\\n\\x1b[31mb\\xff")
-        assert json.loads(nstool("ps", "--json").stdout)[0]["spec"]["command"][-3:] == list(hostile)
+        assert json.loads(nstool("ps", "--json").stdout)["sandboxes"][0]["spec"]["command"][-3:] == list(hostile)
         shown = nstool("show", name)
         assert shown.returncode == 0, shown.stderr
         assert "inside: [/x]\\x1b[1m " in shown.stdout
@@ -430,17 +446,17 @@ def test_signal_reaches_the_command_by_name(name: str) -> None:
 def test_signal_that_nothing_catches_reaches_the_command_alone(name: str, flags: tuple[str, ...]) -> None:
     """STOP stops the command, not init; CONT lets it go on; KILL is the command's end, not init's."""
     with running("run", "--name", name, *flags, "--", "sh", "-c", "echo ready; exec cat") as process:
-        init = json.loads(nstool("ps", "--json").stdout)[0]["init_pid"]
+        init = json.loads(nstool("ps", "--json").stdout)["sandboxes"][0]["init_pid"]
         children = Path(f"/proc/{init}/task/{init}/children").read_text().split()
         command = int(children[0]) if children else init
         try:
             assert nstool("signal", name, "STOP").returncode == 0
             await_state(command, "T")
             assert (state(init) == "T") is (command == init)
-            assert json.loads(nstool("ps", "--json").stdout)[0]["state"] == "stopped"
+            assert json.loads(nstool("ps", "--json").stdout)["sandboxes"][0]["state"] == "stopped"
             assert nstool("signal", name, "CONT").returncode == 0
             await_state(command, "S")
-            assert json.loads(nstool("ps", "--json").stdout)[0]["state"] == "running"
+            assert json.loads(nstool("ps", "--json").stdout)["sandboxes"][0]["state"] == "running"
         finally:
             os.kill(init, signal.SIGCONT)  # an init that is stopped can be ended by nobody but KILL
         assert nstool("signal", name, "KILL").returncode == 0
@@ -494,7 +510,7 @@ def test_detached_sandbox_outlives_the_command_line(name: str, tmp_path: Path) -
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, f"{name}\n", "")
     try:
-        record = json.loads(nstool("ps", "--json").stdout)[0]
+        record = json.loads(nstool("ps", "--json").stdout)["sandboxes"][0]
         assert record["name"] == name
         assert nstool("run", "--name", name, "--", "true").returncode == 2
         supervisor = os.pidfd_open(record["launcher_pid"])
@@ -502,7 +518,7 @@ def test_detached_sandbox_outlives_the_command_line(name: str, tmp_path: Path) -
         assert nstool("signal", name, "TERM").returncode == 0
     assert select.select([supervisor], [], [], DEADLINE)[0], "the supervisor still runs"
     os.close(supervisor)
-    assert json.loads(nstool("ps", "--json").stdout) == []
+    assert json.loads(nstool("ps", "--json").stdout)["sandboxes"] == []
     assert log.read_text() == f"out\nerr\nnstool: {name} was ended by signal 15\n"
 
 
@@ -528,8 +544,8 @@ def test_a_sandbox_that_has_nothing_to_itself_is_listed_all_the_same(as_user: Ca
     def act() -> tuple[str, list[str], int, int]:
         detached = nstool("run", "--detach", "--memory", "0", "--pids", "0", "--cpu", "0", "--", "sleep", "60")
         name = detached.stdout.strip()
-        listed = [box["name"] for box in json.loads(nstool("ps", "--json").stdout)]
-        pidfd = os.pidfd_open(json.loads(nstool("ps", "--json").stdout)[0]["init_pid"])
+        listed = [box["name"] for box in json.loads(nstool("ps", "--json").stdout)["sandboxes"]]
+        pidfd = os.pidfd_open(json.loads(nstool("ps", "--json").stdout)["sandboxes"][0]["init_pid"])
         status = nstool("signal", name, "TERM").returncode
         select.select([pidfd], [], [], DEADLINE)
         os.close(pidfd)
@@ -649,7 +665,7 @@ def test_a_sandbox_of_another_pid_namespace_is_not_acted_on(name: str) -> None:
             assert done.returncode == 125, (words, done)
             assert "cause: it was made in another pid or time namespace" in done.stderr
         listed = subprocess.run([*elsewhere, "ps", "--json"], capture_output=True, check=True)
-        assert [(box["name"], box["state"]) for box in json.loads(listed.stdout)] == [(name, "elsewhere")]
+        assert [(box["name"], box["state"]) for box in json.loads(listed.stdout)["sandboxes"]] == [(name, "elsewhere")]
         cleaned = subprocess.run([*elsewhere, "cleanup"], capture_output=True, check=True)
         assert cleaned.stdout == b"nothing to clean up\n"
 
@@ -658,7 +674,7 @@ def test_run_directory_removed_by_hand_leaves_no_cgroup(name: str, run_dir: Path
     """The supervisor removes the cgroups that it knows of, whatever became of the journal."""
     with running("run", "--name", name, "--", "sh", "-c", "echo ready; read x"):
         groups = cgroups_of(name)
-        init = json.loads(nstool("ps", "--json").stdout)[0]["init_pid"]
+        init = json.loads(nstool("ps", "--json").stdout)["sandboxes"][0]["init_pid"]
         assert f" {init}" not in nstool("ps").stderr
         shutil.rmtree(run_dir / "sandboxes" / name)
         for command in ("ps", "cleanup"):  # they know it no more, and say that it runs

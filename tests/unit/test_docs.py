@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
+import click
 import pytest
 
 from nstool.cli.main import COMMANDS
@@ -36,14 +37,16 @@ def makers() -> Iterator[dict[str, ModuleType]]:
     """The programs that make documents, by name."""
     sys.path.insert(0, str(BOOK))
     try:
-        yield {name: importlib.import_module(name) for name in ("make_spec", "make_cli", "make_man")}
+        yield {name: importlib.import_module(name) for name in ("make_spec", "make_cli", "make_man", "make_json")}
     finally:
         sys.path.remove(str(BOOK))
 
 
-@pytest.mark.parametrize(("maker", "file"), [("make_spec", "spec.md"), ("make_cli", "cli.md")])
+@pytest.mark.parametrize(
+    ("maker", "file"), [("make_spec", "spec.md"), ("make_cli", "cli.md"), ("make_json", "json.md")]
+)
 def test_reference_is_current(makers: dict[str, ModuleType], maker: str, file: str) -> None:
-    """docs/spec.md and docs/cli.md are what their sources say; `make docs` makes them."""
+    """docs/spec.md, docs/cli.md and docs/json.md are what their sources say; `make docs` makes them."""
     assert (BOOK / file).read_text("utf-8") == makers[maker].text(), "run make docs"
 
 
@@ -165,3 +168,18 @@ def test_picture_is_of_its_source() -> None:
     words = [word for label in re.findall(r'label="([^"]+)"', source) for word in re.split(r"\\n", label)]
     picture = (BOOK / "architecture.svg").read_text("utf-8").replace("&#45;", "-")
     assert [word for word in words if word not in picture] == []
+
+
+def test_every_option_of_every_command_is_in_its_page(makers: dict[str, ModuleType]) -> None:
+    """nstool-NAME(1) has what NAME --help has; what makes the spec is in nstool(1)."""
+    of_spec = {option.name for option in OPTIONS} | {option.opposite for option in OPTIONS}
+    missing = []
+    for key, command in makers["make_cli"].commands().items():
+        name = key.split()[0]
+        page = (BOOK / "man" / f"nstool-{name}.1").read_text("utf-8").replace("\\-", "-")
+        tags = set(re.findall(r"--[a-z-]+", "\n".join(re.findall(r"^\.B (-.*)$", page, re.MULTILINE))))
+        known = tags | (of_spec if name in makers["make_man"].TAKES_A_SPEC else set())
+        for param in command.params:
+            given = [*param.opts, *param.secondary_opts] if isinstance(param, click.Option) else []
+            missing += [(key, option) for option in given if option.startswith("--") and option not in known]
+    assert missing == []

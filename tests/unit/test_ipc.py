@@ -68,7 +68,7 @@ def test_limits() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("shmmax", "write LIMIT=VALUE"),
+        ("shmmax", "has no value; write shmmax=VALUE"),
         ("=5", "write LIMIT=VALUE"),
         ("shmmaxx=5", 'did you mean "shmmax"'),
         ("kernel.pid_max=5", "no limit of an ipc namespace"),

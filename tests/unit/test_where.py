@@ -74,7 +74,7 @@ def test_meaning(text: str, true: bool) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "is empty; write a condition, as members == 0"),
+        ("", "is empty; write a condition, as 'members == 0'"),
         ("   ", "is empty"),
         ("members = 0", "= compares nothing; write =="),
         ("members == ", "invalid syntax"),

@@ -97,7 +97,7 @@ class Machine:
         if word == "kernel":
             self.release = rest
         elif word == "features":
-            self.features = json.loads(rest)
+            self.features = json.loads(rest)["features"]
             self.state = "collects tests"
         elif found := _COLLECTED.search(line):
             self.total = int(found[2] or found[1])
@@ -183,7 +183,7 @@ def write(file: Path, machines: list[Machine]) -> None:
     told = {m.release: m.features for m in machines if m.features}
     here = subprocess.run([".venv/bin/nstool", "check", "--json"], cwd=REPOSITORY, stdout=subprocess.PIPE, check=True)
     version = os.uname().release.partition("-")[0]
-    told[f"{version} (a host with cgroup version 1 and 2)"] = json.loads(here.stdout)
+    told[f"{version} (a host with cgroup version 1 and 2)"] = json.loads(here.stdout)["features"]
     states = {
         release: {(f["area"], f["name"]): f["state"] for f in features if f["area"] != "ids"}
         for release, features in told.items()

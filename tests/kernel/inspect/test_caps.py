@@ -346,14 +346,14 @@ def test_files_on_the_command_line(file: Path) -> None:
     link = file.with_name("link")
     link.symlink_to(file)
     done = nstool("caps", "set", "cap_net_raw=ep", link, file.parent, file, "/does/not/exist")
-    assert done.returncode == 125
+    assert done.returncode == 2
     assert done.stdout == f"{file} cap_net_raw=ep\n"
     assert "is a symbolic link, which is not followed" in done.stderr
     assert "is no regular file" in done.stderr
-    assert "/does/not/exist: No such file or directory" in done.stderr
+    assert "there is no file /does/not/exist; give the path of one" in done.stderr
     assert getcap(file) == "cap_net_raw=ep"
     done = nstool("caps", "set", "--rootid", 7, "--json", "cap_kill=ei", file)
-    assert json.loads(done.stdout)[0]["capabilities"]["rootid"] == 7
+    assert json.loads(done.stdout)["files"][0]["capabilities"]["rootid"] == 7
     assert nstool("caps", "clear", file).stdout == f"{file} none\n"
 
 
@@ -416,10 +416,12 @@ def test_no_directory_on_the_way_is_a_symbolic_link_unless_said(file: Path) -> N
     assert str(target) in done.stderr
     done = set_raw("--follow", file.parent / "again" / "file")
     assert done.stdout == f"{target} cap_net_raw=p\n"
-    assert json.loads(set_raw("--follow", "--json", file.parent / "link" / "file").stdout)[0]["path"] == str(target)
+    assert json.loads(set_raw("--follow", "--json", file.parent / "link" / "file").stdout)["files"][0]["path"] == str(
+        target
+    )
     with open(target) as held:
         assert nstool("caps", "set", "=", "--follow", f"/proc/{os.getpid()}/fd/{held.fileno()}").returncode != 0
-    assert set_raw("--follow", file.parent / "round", status=125).stdout == ""
+    assert set_raw("--follow", file.parent / "round", status=2).stdout == ""
     os.lchown(file.parent / "link", 1000, 1000)  # the link is another's, and the directory that it is in is not
 
 
@@ -467,7 +469,9 @@ def test_hostile_names_cannot_write_to_the_terminal(tmp_path: Path) -> None:
     done = nstool("caps", "get", os.fsdecode(path))
     assert "\x1b" not in done.stdout
     assert done.stdout.count("\n") == 1
-    assert json.loads(nstool("caps", "get", "--json", os.fsdecode(path)).stdout)[0]["path"] == os.fsdecode(path)
+    assert json.loads(nstool("caps", "get", "--json", os.fsdecode(path)).stdout)["files"][0]["path"] == os.fsdecode(
+        path
+    )
 
 
 @pytest.mark.needs("user")
@@ -614,3 +618,27 @@ def test_wrong_words_are_told_with_their_place(words: tuple[str, ...]) -> None:
     assert done.returncode == 2
     assert WRONG[words] in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.needs("root")
+def test_of_a_link_the_file_that_it_leads_to_is_told(tmp_path: Path) -> None:
+    """Named too, and the same as of the file itself; a link that leads nowhere is a bad request."""
+    file, link, loop = tmp_path / "file", tmp_path / "link", tmp_path / "loop"
+    file.touch()
+    link.symlink_to(file)
+    loop.symlink_to(loop)
+    assert nstool("caps", "set", "cap_net_raw=ep", file).returncode == 0
+    assert nstool("caps", "get", link).stdout == f"{link} -> {file} cap_net_raw=ep\n"
+    found = json.loads(nstool("caps", "get", "--json", link).stdout)
+    assert str(file) in str(found)
+    done = nstool("caps", "get", loop)
+    assert (done.returncode, done.stderr) == (
+        2,
+        f"nstool: the symbolic link {loop} leads to no file; name one that there is\n",
+    )
+
+
+def test_a_decimal_number_is_said_to_be_that_of_a_capability() -> None:
+    done = nstool("caps", "text", "10")
+    assert done.stdout == "0x0000000000000400=cap_net_bind_service\n"
+    assert "bit 10; a mask begins with 0x" in done.stderr

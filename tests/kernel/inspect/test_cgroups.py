@@ -577,13 +577,15 @@ def test_the_command(in_child: Act, nest: Callable[[str], Nest]) -> None:
         (status, err) == (0, "") for status, _, err in (table, nodes, told, tree_json, every, every_json, by_name)
     )
     row = next(line.split() for line in table[1].splitlines() if line.startswith(" pids.max"))
-    assert row == ["pids.max", "7", one.directories[1], "1", "unlimited"]
+    assert row == ["pids.max", "7", "1", "unlimited", one.directories[1]]
     assert one.path(2) in nodes[1]
     limits = {limit["name"]: limit for limit in json.loads(told[1])["limits"]}
     assert (limits["pids.max"]["value"], limits["pids.max"]["directory"]) == (7, one.directories[1])
-    assert any(entry["cgroups"][0]["path"] == one.path(2) for entry in json.loads(tree_json[1]) if entry["cgroups"])
+    assert any(
+        entry["cgroups"][0]["path"] == one.path(2) for entry in json.loads(tree_json[1])["trees"] if entry["cgroups"]
+    )
     assert one.mount in every[1]
-    assert one.mount in [entry["mount"] for entry in json.loads(every_json[1])]
+    assert one.mount in [entry["mount"] for entry in json.loads(every_json[1])["hierarchies"]]
     assert one.directories[1] in by_name[1]
 
 
@@ -621,3 +623,19 @@ def test_bad_requests(words: list[str], message: str) -> None:
     status, out, err = nstool("cgroups", *words)
     assert (status, out) == (2, "")
     assert message in err
+
+
+@pytest.mark.needs("root")
+def test_what_is_mounted_nowhere_is_told_in_whole_sentences(in_child: Act) -> None:
+    """Neither a place nor a part of it is named, and no limit is denied that was not seen."""
+
+    def act() -> Any:
+        private_mounts()
+        subprocess.run(["umount", "--lazy", "--recursive", "/sys/fs/cgroup"], check=True)
+        return nstool("cgroups"), nstool("cgroups", "--tree"), nstool("cgroups", str(os.getpid()))
+
+    told, nodes, own = in_child(act)
+    for line in told[1].splitlines()[1:]:
+        assert line.startswith("note: ") or " nowhere     nothing " in line
+    assert all(line.endswith(", mounted nowhere") for line in nodes[1].splitlines())
+    assert "no limit is to be seen" in own[1]

@@ -587,3 +587,11 @@ def test_bad_requests(words: tuple[str, ...], text: str, tmp_path: Path) -> None
     ran = boxes.nstool("diff", *(word.format(me=os.getpid(), bad=bad) for word in words))
     assert (ran.status, ran.out) == (2, "")
     assert text in ran.err
+
+
+def test_the_command_has_a_word_for_each_side_of_every_row() -> None:
+    """What one side lacks is "no" or "-"; no cell is left empty, for that would be read as something."""
+    with living() as one, living("setpriv", "--bounding-set=-mknod,-net_raw,-chown") as other:
+        rows = boxes.nstool("diff", str(one), str(other)).out.splitlines()
+    told = {line.split()[0]: line.split()[1:3] for line in rows if line.startswith("   ")}
+    assert [told[name] for name in ("mknod", "net_raw", "chown")] == [["yes", "no"]] * 3

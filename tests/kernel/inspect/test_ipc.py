@@ -332,10 +332,13 @@ def test_objects_are_removed(in_child: Act) -> None:
             after = ipc(pid)
             left = [len(rows(pid, what)) for what in "sq"]
             marked = [(one.key, one.removed, one.attached) for one in after.segments]
-            return ran, left, marked, after.posix_queues, inside(pid, "ipcs", "-m")
+            again = nstool("ipc", "rm", "--in", str(pid), "sem:4711")
+            return (*ran, len(words)), left, marked, after.posix_queues, inside(pid, "ipcs", "-m"), (again[2], pid)
 
-    ran, left, marked, posix, text = in_child(act)
-    assert ran == (0, "", "")
+    (status, out, err, number), left, marked, posix, text, (again, pid) = in_child(act)
+    assert (status, err) == (0, "")
+    assert [line.split(":")[0].split()[0] for line in out.splitlines()] == ["removed"] * number
+    assert f"remedy: nstool ipc --in {pid} lists those there are" in again
     assert left == [0, 0]
     assert marked == [(0, True, 1)]
     assert posix == ()
@@ -394,7 +397,7 @@ def test_what_is_refused_says_why(in_child: Act) -> None:
         ("mq:/jobs", errno.EPERM),
     ]
     assert all("is another user's" in cause and "or as root" in remedy for _, _, cause, remedy in others)
-    assert ran[:2] == (125, "")
+    assert ran[:2] == (125, "removed sem:0\n")
     assert ran[2].count("remedy: nstool ipc lists those there are") == 2
     assert left == 0
 
@@ -555,7 +558,7 @@ def test_the_table_and_json(in_child: Act) -> None:
     [
         (["rm"], "OBJECT"),
         (["rm", "shm:x"], "no id of a shared memory segment"),
-        (["limit", "shmmax"], "write LIMIT=VALUE"),
+        (["limit", "shmmax"], "write shmmax=VALUE"),
         (["limit", "--in", "no-such-box", "shmmni=5"], "no-such-box"),
         (["--in", "4194305"], "there is no process 4194305"),
         (["--in", "1", "rm", "shm:1"], "write the options after the word"),

@@ -111,7 +111,7 @@ def test_json_has_every_field(in_child: Callable[..., Any]) -> None:
     def act() -> None:
         with waiting(box) as (pid, found):
             told = json.loads(ls("net", "--json", "--where", f"owner == {found['user']}"))
-            assert set(told) == {"namespaces", "hidden", "notes"}
+            assert set(told) == {"version", "namespaces", "hidden", "notes"}
             rows = {row["inode"]: row for row in told["namespaces"]}
             assert set(rows) == {found["net"], found["held"]}
             held, own = rows[found["held"]], rows[found["net"]]

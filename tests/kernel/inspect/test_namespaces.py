@@ -20,7 +20,7 @@ import pytest
 
 from nstool import syscalls, uapi
 from nstool.cli.mounts import _hidden as hidden
-from nstool.errors import KernelError, NotSupported
+from nstool.errors import KernelError, NotSupported, plural
 from nstool.inspect import namespaces, nsfs
 from nstool.inspect.map import host_map
 from nstool.inspect.namespaces import Census, Namespace, Pin, census
@@ -832,7 +832,7 @@ def test_processes_that_are_listed_and_no_more_are_hidden_ones(in_child: Callabl
             all_ = census()
             assert all_.hidden == graph().hidden == (pid,)
             assert [process.pid for process in all_.processes] == [os.getpid()]
-            assert "the first, 2: /proc is mounted with hidepid=noaccess" in all_.notes[0]
+            assert "left out; 2: /proc is mounted with hidepid=noaccess" in all_.notes[0]
 
     in_child(in_pid_namespace, act)
 
@@ -862,7 +862,7 @@ def test_fds_that_may_not_be_listed_are_counted(in_child: Callable[..., Any]) ->
             number = len(all_.processes) - 1
             notes = [note for note in all_.notes if "may not be listed" in note]
             assert notes == [
-                f"the fds of {number} processes may not be listed; run with CAP_DAC_READ_SEARCH, as root does"
+                f"the fds of {plural(number, 'process')} may not be listed; run with CAP_DAC_READ_SEARCH, as root does"
             ]
 
     in_child(in_pid_namespace, act)
@@ -995,7 +995,7 @@ def test_one_namespace_held_many_times_is_told_of_by_some_and_a_number(in_child:
                     assert [pin.more for pin in pins] == [0] * (namespaces.PINS - 1) + [many - namespaces.PINS]
                 assert ns.count(how) == 4 * many
             assert {pid, *sharers} & set(lists) == {pid}
-            assert pins_in_words(the("net", number, all_)).endswith(" +1999")
+            assert pins_in_words(the("net", number, all_)).endswith(", and 1999 more")
 
     in_child(in_pid_namespace, act)
 

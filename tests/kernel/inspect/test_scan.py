@@ -342,7 +342,7 @@ def test_the_command_names_what_it_finds(tree: Path) -> None:
     assert any(line.startswith("6711 0:0") and "set-user-ID set-group-ID" in line for line in lines)
     assert any("cap_net_raw=p [rootid=1000]" in line for line in lines)
     assert all("new\\x0aline" in line for line in lines)
-    assert done.stderr == "8 found among 10 files in 1 directories\n"
+    assert done.stderr == "8 found among 10 files in 1 directory\n"
     assert "\x1b" not in command(tree).stdout
 
 
@@ -358,7 +358,10 @@ def test_json_is_one_document(tree: Path) -> None:
 
 def test_a_wrong_directory_is_an_error() -> None:
     done = command("/does/not/exist")
-    assert (done.returncode, done.stderr) == (125, "nstool: /does/not/exist: No such file or directory\n")
+    assert (done.returncode, done.stderr) == (
+        2,
+        "nstool: DIRECTORY: there is no directory /does/not/exist; give one that there is\n",
+    )
 
 
 def test_progress_is_shown_on_a_terminal_only(tree: Path) -> None:

@@ -774,7 +774,7 @@ def test_command_line() -> None:
         assert found["pid"] == pid
         assert found["environment"] is None
     gone = boxes.nstool("task", str(pid))
-    assert (gone.status, gone.err.startswith(f"nstool: {pid}: there is no process")) == (2, True)
+    assert (gone.status, gone.err.startswith(f"nstool: there is no process {pid}")) == (2, True)
 
 
 def test_processes_that_come_and_go_are_no_error() -> None:
