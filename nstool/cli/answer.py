@@ -1,6 +1,6 @@
 """The JSON of the commands that look: an object with its version, and one rule for names and for what there is not.
 
-docs/adr/0013-json-of-what-is-read.md says why, docs/json.md lists the keys.
+docs/adr/0014-json-of-what-is-read.md says why, docs/json.md lists the keys.
 """
 
 from __future__ import annotations
