@@ -20,7 +20,7 @@ HEAD = """\
 
 With `--json` each of these prints one object. Its `version` is {version}: a higher one comes when a key goes or means
 something else; keys may be added at any time, so a reader leaves alone what it does not know. Why it is so:
-[adr/0013](adr/0014-json-of-what-is-read.md).
+[adr/0014](adr/0014-json-of-what-is-read.md).
 
 - `null` is what there is not, or what is not known; then `unread` says why, by the name of the field.
 - `comm` is the kernel's name of a process, a text of up to 15 bytes; `command` is its argument vector, a list of texts.
