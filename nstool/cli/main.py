@@ -20,7 +20,7 @@ NOT_EXECUTABLE = 126
 NOT_FOUND = 127
 READER_GONE = 128 + 13  # as of a program that SIGPIPE ends
 
-FILES = 24  # that a command may have open at once, besides the standard streams: a launch has most
+FILES = 28  # that a command may have open at once, besides the standard streams: a launch has most
 
 # Sub-command to (module, one sentence). A module is imported when its command is called.
 COMMANDS: dict[str, tuple[str, str]] = {
