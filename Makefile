@@ -16,6 +16,7 @@ BENCH   := benchmarks/run.py
 BUILD_PACKAGES := gcc libc6-dev libcap-dev libseccomp2
 USE_PACKAGES   := nftables uidmap iproute2 strace busybox-static shellcheck graphviz libcap2-bin
 FUZZ_PACKAGES  := clang libclang-rt-dev
+TEST_PACKAGES  := $(FUZZ_PACKAGES) chromium
 LINT_PACKAGES  := clang-format
 VAGRANT_PACKAGES := vagrant vagrant-libvirt libvirt-daemon-system libvirt-clients dnsmasq-base iptables \
 	qemu-system-x86 qemu-utils mmdebstrap fdisk e2fsprogs rsync openssh-client
@@ -49,7 +50,7 @@ build: .venv/.installed $(NATIVE) $(BIN)/nsexec ## Set up everything: packages, 
 run: build ## Start the example service in a sandbox, show what isolates it, stop it.
 	@$(BIN)/python $(SERVICE) $(ARGS)
 
-test: build .venv/.fuzz-packages ## Run all the tests that this machine can, then say what was skipped and why.
+test: build .venv/.test-packages ## Run all the tests that this machine can, then say what was skipped and why.
 	@$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup -q $(ARGS)
 
 test-unit: ## Run the tests that need neither build nor root.
@@ -112,6 +113,10 @@ clean: ## Remove all that make has made.
 
 .venv/.fuzz-packages: scripts/packages | .venv/.installed
 	@scripts/packages $(FUZZ_PACKAGES)
+	@touch $@
+
+.venv/.test-packages: scripts/packages | .venv/.installed
+	@scripts/packages $(TEST_PACKAGES)
 	@touch $@
 
 .venv/.vm-packages: scripts/packages | .venv/.installed
