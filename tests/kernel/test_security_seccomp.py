@@ -28,7 +28,7 @@ InChild = Callable[..., Any]
 PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 38, 22, 2
 SIGCHLD = 17
 HIGH = 1 << 32
-TIOCSTI, TIOCLINUX = 0x5412, 0x541C
+TIOCSTI, TIOCLINUX, TIOCSETD = 0x5412, 0x541C, 0x5423
 REFUSED = [name for group in table.REFUSED for name in group.names]
 MISSING = [name for group in table.MISSING for name in group.names]
 
@@ -174,9 +174,9 @@ def in_terminal(request: int, argument: bytes, filtered: bool) -> int:
 
 @pytest.mark.needs("root")
 @pytest.mark.parametrize("high", [0, HIGH, 0xFFFFFFFF << 32, 1 << 63])
-@pytest.mark.parametrize(("request_", "argument"), [(TIOCSTI, b"x"), (TIOCLINUX, b"\x02")])
+@pytest.mark.parametrize(("request_", "argument"), [(TIOCSTI, b"x"), (TIOCLINUX, b"\x02"), (TIOCSETD, b"\0\0\0\0")])
 def test_typing_into_the_terminal_is_refused(request_: int, argument: bytes, high: int, in_child: InChild) -> None:
-    """With any high half of the request, because the kernel ignores that half; without the filter it is not EPERM."""
+    """So is another line discipline. With any high half of the request, because the kernel ignores that half; without the filter it is not EPERM."""
     assert in_child(in_terminal, high | request_, argument, True) == errno.EPERM
     assert in_child(in_terminal, high | request_, argument, False) != errno.EPERM
 
