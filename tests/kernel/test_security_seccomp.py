@@ -176,7 +176,10 @@ def in_terminal(request: int, argument: bytes, filtered: bool) -> int:
 @pytest.mark.parametrize("high", [0, HIGH, 0xFFFFFFFF << 32, 1 << 63])
 @pytest.mark.parametrize(("request_", "argument"), [(TIOCSTI, b"x"), (TIOCLINUX, b"\x02"), (TIOCSETD, b"\0\0\0\0")])
 def test_typing_into_the_terminal_is_refused(request_: int, argument: bytes, high: int, in_child: InChild) -> None:
-    """So is another line discipline. With any high half of the request, because the kernel ignores that half; without the filter it is not EPERM."""
+    """And another line discipline; with any high half of the request, because the kernel ignores that half.
+
+    Without the filter the answer is not EPERM.
+    """
     assert in_child(in_terminal, high | request_, argument, True) == errno.EPERM
     assert in_child(in_terminal, high | request_, argument, False) != errno.EPERM
 
