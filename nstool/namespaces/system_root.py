@@ -29,7 +29,11 @@ def sources(host: Host, opener: str) -> list[Step]:
     steps = []
     # A user namespace copies no mount without those on it. Of an overlay they are no part.
     recursive = opener == INIT
-    bound = [part for part in (*host.shown, host.command) if part and part.kind != "link" and part.layer < 0]
+    bound = [
+        part
+        for part in (*host.shown, host.command)
+        if part and part.kind != "link" and part.layer < 0 and part.content is None
+    ]
     trees = [(f"layer{number}", path) for number, path in enumerate(host.layers)]
     trees += [(_bound(part), part.source) for part in bound]
     for name, path in trees:
@@ -95,6 +99,9 @@ def _show(shown: Shown, made: set[str]) -> list[Step]:
     steps = [] if shown.below else _directories(shown.path.rpartition("/")[0], made)
     if shown.kind == "link":
         return [*steps, Step(INIT, "symlinkat", (shown.link, Fd("root"), inside), "a symlink of the host")]
+    if shown.content is not None:
+        write = (Fd("root"), inside, shown.content, uapi.O_CREAT, 0o444)
+        return [*steps, Step(INIT, "write_file", write, f"a copy of {shown.path} of the host")]
     name, copy = part(shown)
     steps += copy
     if not shown.below:

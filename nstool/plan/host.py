@@ -35,7 +35,7 @@ class Shown(Frozen):
 
     layer: index in ``Host.layers``; -1: no overlay can show it, it is bound itself. source: where the part is in that
     layer, "" for the layer itself; of what is bound, on the host. below: path lies in another part, which has the place
-    for it.
+    for it. content: of a small file that is copied, where no overlay can show it.
     """
 
     path: str
@@ -44,6 +44,7 @@ class Shown(Frozen):
     layer: int = -1
     source: str = ""
     below: bool = False
+    content: bytes | None = None
 
 
 class Host(Frozen):

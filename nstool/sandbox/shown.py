@@ -10,6 +10,8 @@ from nstool.plan.host import SHOWN, Shown
 from nstool.sandbox.mountinfo import unescape
 from nstool.spec.model import Spec
 
+LARGEST = 128 << 10  # bytes of a file that is copied
+
 Found = tuple[tuple[Shown, ...], tuple[str, ...], Shown | None]
 
 
@@ -27,7 +29,11 @@ def read(spec: Spec, privileged: bool) -> Found:
     if command:
         real = os.path.realpath(command)
         # Through an overlay the ids of the sandbox go the whole way to it.
-        file = reader.file(command, real) if _open_to_all(real) else Shown(command, "file", source=real)
+        file = (
+            reader.file(command, real).replace(content=None)
+            if _open_to_all(real)
+            else Shown(command, "file", source=real)
+        )
     return tuple(parts), tuple(reader.layers), file
 
 
@@ -77,7 +83,7 @@ class _Reader:
         directory = self.point(real) if self.privileged else os.path.dirname(real)
         locked = not self.privileged and any(point.startswith(directory.rstrip("/") + "/") for point in self.points)
         if directory == real or locked:  # mounted itself, or in one directory with mounts: no overlay has it
-            return Shown(path, "file", source=real)
+            return Shown(path, "file", source=real, content=_content(real) if locked else None)
         return Shown(path, "file", layer=self.layer(directory), source=real[len(directory) :].lstrip("/"))
 
     def point(self, path: str) -> str:
@@ -89,6 +95,16 @@ class _Reader:
         if directory not in self.layers:
             self.layers.append(directory)
         return self.layers.index(directory)
+
+
+def _content(path: str) -> bytes | None:
+    """Return what is in a small file, None if it is large or may not be read."""
+    try:
+        with open(path, "rb") as file:
+            data = file.read(LARGEST + 1)
+    except PermissionError:
+        return None
+    return data if len(data) <= LARGEST else None
 
 
 def _open_to_all(path: str) -> bool:

@@ -135,7 +135,9 @@ ALLOWED: tuple[Group, ...] = (
 REFUSED_ARGUMENTS: tuple[Rule, ...] = (
     Rule("ioctl", ((1, LOW32, 0x5412),), "TIOCSTI types into the terminal as if the user had"),
     Rule("ioctl", ((1, LOW32, 0x541C),), "TIOCLINUX pastes into the console and reads its screen"),
-    Rule("ioctl", ((1, LOW32, 0x5423),), "TIOCSETD sets a line discipline: seldom used code of the kernel, as a module"),
+    Rule(
+        "ioctl", ((1, LOW32, 0x5423),), "TIOCSETD sets a line discipline: seldom used code of the kernel, as a module"
+    ),
 )
 
 _STREAM = {"default": 0, "TCP": 6, "MPTCP": 262}

@@ -319,6 +319,7 @@ def test_fd_that_is_not_open() -> None:
     assert said == "nstool: --pass-fd: fd 77 is not open in the launcher\n"
 
 
+@pytest.mark.vm_full
 def test_command_line() -> None:
     """0 for all can be done, 125 for something cannot, 2 for a bad spec; --json has the same."""
     quiet = ("--memory", "0", "--pids", "0", "--cpu", "0")
@@ -334,6 +335,7 @@ def test_command_line() -> None:
     assert "--nosuchoption" in text
 
 
+@pytest.mark.vm_full
 def test_command_line_alone() -> None:
     """Without a spec it is the list, as a table or as JSON."""
     status, text = nstool("check", "--json")

@@ -39,7 +39,7 @@ from tests.support.held import held, private_mounts
 from tests.support.workplace import Workplace
 
 InChild = Callable[..., Any]
-pytestmark = [pytest.mark.vm, pytest.mark.needs("root", "native", "gcc")]
+pytestmark = [pytest.mark.vm, pytest.mark.vm_full, pytest.mark.needs("root", "native", "gcc")]
 libc = ctypes.CDLL(None, use_errno=True)
 BASE = 100_000
 MAP = f"0 {BASE} 5000\n"

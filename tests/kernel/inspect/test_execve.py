@@ -104,6 +104,7 @@ def ids() -> st.SearchStrategy[int]:
     return st.sampled_from([-1, ROOT, ALICE, BOB])
 
 
+@pytest.mark.vm_full
 def test_every_change_of_uids_leaves_what_is_predicted(place: Place) -> None:
     """All ids before and all calls, with few sets and securebits: every seventh of the combinations."""
     full, users = place.full, (ROOT, ALICE, BOB)
@@ -246,6 +247,7 @@ def test_in_a_nested_user_namespace_the_root_ids_above_count(place: Place, in_ch
     assert in_child(act) == []
 
 
+@pytest.mark.vm_full
 @pytest.mark.parametrize("how", ["nosuid", "foreign", "outside"])
 def test_where_privilege_is_not_trusted_it_is_not_given(place: Place, how: str, in_child: InChild) -> None:
     """On a nosuid mount, by a mount of another mount namespace, on a filesystem of a user namespace below."""
@@ -292,6 +294,7 @@ def untrusted(place: Place, how: str, top: Path) -> Iterator[tuple[tuple[File, .
         yield files, Path(f"/proc/{pid}/root{top}") if how == "foreign" else top
 
 
+@pytest.mark.vm_full
 def test_the_grid_has_both_outcomes_of_every_rule(place: Place) -> None:
     """No rule goes untested: each fires for some case of the grid, and for some it does not."""
     names: dict[str, int] = {}

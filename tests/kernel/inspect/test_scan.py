@@ -25,7 +25,7 @@ from tests.support.held import private_mounts
 
 InChild = Callable[..., Any]
 NET_RAW = 1 << 13
-pytestmark = [pytest.mark.vm, pytest.mark.needs("root", "native")]
+pytestmark = [pytest.mark.vm, pytest.mark.vm_full, pytest.mark.needs("root", "native")]
 
 
 def make(path: Path, mode: int, caps: FileCaps | None = None) -> Path:

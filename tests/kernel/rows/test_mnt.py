@@ -86,6 +86,7 @@ def test_each_word_is_in_mountinfo(as_root: Act, shared: Path, word: str, there:
     assert not absent & options
 
 
+@pytest.mark.vm_full
 def test_the_words_act(as_root: Act, shared: Path) -> None:
     """noexec refuses to run, nosymfollow to follow, dev opens a node that nodev refuses."""
     os.mknod(shared / "node", stat.S_IFCHR | 0o666, os.makedev(1, 3))

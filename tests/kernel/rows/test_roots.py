@@ -155,6 +155,7 @@ HOSTILE: dict[str, Callable[[Path], None]] = {
 FDS = (*range(3, 16), 60, 61, 100, 101)  # where the engine, or the plan, puts what it opens
 
 
+@pytest.mark.vm_full
 def test_no_path_of_a_hostile_root_leads_out_through_an_fd(act: Act, tree: Path) -> None:
     """Neither the working directory nor the command is found behind a link to /proc/self/fd (CVE-2024-21626)."""
     for number in FDS:
@@ -505,6 +506,7 @@ def test_check_of_a_writable_root_looks_into_it(act: Act, tree: Path) -> None:
     assert "only-here" not in ran.out
 
 
+@pytest.mark.vm_full
 def test_the_command_line_knows_a_tarball(act: Act, tree: Path, place: Path) -> None:
     """--root x.tar.gz; a second time too."""
     path = make_tar(place / "root.tar.gz", tree=tree, mode="w:gz")
@@ -837,6 +839,7 @@ sys.stdin.read()
 """
 
 
+@pytest.mark.vm_full
 @pytest.mark.orphans
 def test_the_tree_is_removed_after_a_kill(act: Act, tree: Path, place: Path, name: str) -> None:
     """The launcher is killed; nstool cleanup removes what it had unpacked, from the journal."""

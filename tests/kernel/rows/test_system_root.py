@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import socket
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,9 @@ def test_the_mounts_tell_nothing_of_the_host(act: Act) -> None:
     host = boxes.mounts("self")
     devices = {line.source for line in host.values() if line.source.startswith("/")}
     nodes = {f"/dev/{name}" for name in ("null", "zero", "full", "random", "urandom", "tty")}  # a user's are bound
+    if found["/usr"].type != "overlay":  # the kernel lets no user lay one over what others are mounted on
+        assert any(point.startswith("/usr/") for point in host)
+        nodes |= {point for point in found if f"{point}/".startswith("/usr/")}
     kinds = {line.type for point, line in found.items() if point not in nodes}
     assert kinds <= {"tmpfs", "overlay", "proc", "devpts", "mqueue"}
     assert [line for line in found.values() if line.source in devices] == []
@@ -141,6 +145,35 @@ def test_what_is_mounted_in_the_programs_is_shown(who: str, in_child: Act, user:
 
     expected = "a directory that is mounted\na file that is mounted\n"
     assert in_child(look) == (0, expected, "")
+
+
+@pytest.mark.needs("root", "native", "nsexec", "user")
+@pytest.mark.parametrize("who", ["root", "user"])
+def test_files_beside_a_mount_are_what_they_are(who: str, in_child: Act, user: User, tmp_path: Path) -> None:
+    """In /etc, as containers have it: a user's sandbox gets copies, for no overlay may be laid there."""
+    (tmp_path / "name").write_text("the host's name\n")
+
+    def look() -> tuple[str, str]:
+        host_with()
+        kernel.mount(str(tmp_path / "name"), "/etc/hostname", flags=kernel.MS_BIND)
+        if who == "user":
+            user.become()
+        with boxes.box() as box:
+            mounts = boxes.mounts(box.pid)
+            return box.ask("md5sum < /etc/ld.so.cache; cat /etc/hostname; hostname"), str(
+                mounts.get("/etc/ld.so.cache")
+            )
+
+    said, mount = in_child(look)
+    total, *names = said.splitlines()
+    assert total == sum_of("/etc/ld.so.cache")
+    assert names[0] == names[1] != "the host's name"
+    assert kind == ("overlay" if who == "root" else "")
+
+
+def sum_of(path: str) -> str:
+    with open(path, "rb") as file:
+        return subprocess.run(["md5sum"], stdin=file, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def test_accounts_names_and_ids_are_its_own(act: Act) -> None:

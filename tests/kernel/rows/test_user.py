@@ -333,6 +333,7 @@ def rights(draw: st.DrawFn) -> dict[str, Any]:
     }
 
 
+@pytest.mark.vm_full
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(words=rights())
 def test_the_five_sets_are_those_of_the_spec_or_it_is_refused(act: Act, words: dict[str, Any]) -> None:
