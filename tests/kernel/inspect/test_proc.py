@@ -267,7 +267,8 @@ def test_a_thread_is_one_for_all(in_child: Callable[..., Any]) -> None:
         pid = str(os.getpid())
         with thread(lambda: kernel.unshare(uapi.CLONE_NEWNET)) as tid:
             net = os.readlink(f"/proc/self/task/{tid}/ns/net")
-            lines = [line.replace(" 1", f" {tid}").replace(" 2", f" {pid}") for line in NAMING]
+            named = {"1": str(tid), "2": pid}
+            lines = [" ".join(named.get(word, word) for word in line.split()) for line in NAMING]
             told = {line: boxes.nstool(*line.split()) for line in lines}
             asked = json.loads(boxes.nstool("caps", "show", str(tid), "--json").out)
             return pid, str(tid), net, told, asked
