@@ -225,7 +225,7 @@ def _proc(spec: Spec) -> dict[str, Any]:
                 f"/proc has no {name!r} that would be hidden; nstool plan shows what is", f"proc_show[{number}]"
             )
     system = os.uname()
-    settings = {path: _read(f"/proc/sys/{path}") for path in views.SETTINGS}
+    settings = {path: _setting(path) for path in views.SETTINGS}
     live = (*views.LIVE, *(f"kernel/{name}" for name in views.IPC))
     return {
         "proc_files": found,
@@ -236,6 +236,17 @@ def _proc(spec: Spec) -> dict[str, Any]:
         "release": system.release,
         "version": system.version,
     }
+
+
+def _setting(path: str) -> str:
+    try:
+        fd = os.open(f"/proc/sys/{path}", os.O_RDONLY | os.O_CLOEXEC)
+    except (FileNotFoundError, PermissionError):  # not of this kernel, or nobody's to read
+        return ""
+    try:
+        return os.read(fd, 4096).decode("utf-8", "replace")
+    finally:
+        os.close(fd)
 
 
 @cache

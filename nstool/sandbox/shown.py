@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import stat
-from fnmatch import fnmatchcase
 
 from nstool.plan.host import SHOWN, Shown
 from nstool.sandbox.mountinfo import unescape
@@ -46,8 +45,8 @@ def _existing() -> list[str]:
     found = []
     for path in SHOWN:
         if path.endswith("*"):
-            directory, _, pattern = path.rpartition("/")
-            found += [f"{directory}/{name}" for name in sorted(os.listdir(directory)) if fnmatchcase(name, pattern)]
+            directory, _, start = path[:-1].rpartition("/")
+            found += [f"{directory}/{name}" for name in sorted(os.listdir(directory)) if name.startswith(start)]
         elif os.path.lexists(path):
             found.append(path)
     return found
