@@ -90,6 +90,7 @@ class Turns:
             start_new_thread(read, ())
         except RuntimeError:  # no more threads for this user or cgroup: then it is read without a way out
             read()
+            place.clear()
         wait = Wait()
         try:
             while not done.acquire(timeout=LOOK):
@@ -97,6 +98,9 @@ class Turns:
                     return self._at
         finally:
             self._reader = before
+        # It is about to end; until it has, the kernel takes the process for one with threads: clone3(2), unshare(2).
+        while place and os.path.exists(place[0]):
+            sleep(0.0001)
         if failed:
             raise failed[0]
         return None

@@ -151,3 +151,11 @@ def test_what_asks_for_that_process_ends_with_the_cause(in_child: Callable[..., 
             assert done.stderr.count("\n") == 1
 
     in_child(in_pid_namespace, act, timeout=30)
+
+
+def test_no_thread_is_left_of_a_reading_that_goes_on() -> None:
+    """Whoever has read can clone, and join namespaces, at once."""
+    before = set(os.listdir("/proc/self/task"))
+    for _ in range(200):
+        patience.Turns().run(lambda: None)
+        assert set(os.listdir("/proc/self/task")) == before
