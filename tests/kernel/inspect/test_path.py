@@ -320,9 +320,10 @@ def test_why_a_file_is_not_seen(in_child: Act) -> None:
     assert seen == ["/part/x"]
     assert "/part/x: this mount is covered by mount" in covered
     assert "on /part" in covered
-    assert "/tmp/fs/part/x: this mount is not below its root directory" in covered
-    assert "this mount is not below its root directory" in other
-    assert "this mount is not below its root directory" in elsewhere
+    if tuple(map(int, os.uname().release.split(".")[:2])) >= (6, 8):  # statmount(2) tells of those outside too
+        assert "/tmp/fs/part/x: this mount is not below its root directory" in covered
+        assert "this mount is not below its root directory" in other
+        assert "this mount is not below its root directory" in elsewhere
     assert nothing == "there is no such file here"
 
 
