@@ -270,7 +270,7 @@ def test_run_directory_of_an_ordinary_user(as_user: Callable[..., Any], user: Us
 @pytest.mark.parametrize("kind", ["directory", "symlink", "pipe"])
 def test_run_directory_that_another_user_has_taken(as_user: Callable[..., Any], user: User, kind: str) -> None:
     """In a sticky directory, as /tmp is: nobody is told to remove what only root can."""
-    shared = Path(user.home, "shared")
+    shared = Path(user.home, f"shared-{kind}")
     taken = shared / "run"
 
     def act() -> NotSupported:
