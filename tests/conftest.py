@@ -34,6 +34,8 @@ def pytest_configure(config: pytest.Config) -> None:
         _end_in_order()
         user.undo_killed()
         user.remove_stale()
+    if worker or not config.getoption("numprocesses", None):  # the process that runs tests
+        _ignore_for_itself_alone()
     config.stash[WORKPLACE] = workplaces.open_workplace(worker)
 
 
@@ -45,6 +47,14 @@ def _end_in_order() -> None:
 
     signal.signal(signal.SIGTERM, interrupt)
     os.register_at_fork(after_in_child=lambda: signal.signal(signal.SIGTERM, signal.SIG_DFL))
+
+
+def _ignore_for_itself_alone() -> None:
+    """Let no child inherit that signals are ignored, as under nohup(1) or in the background: sh(1) cannot trap them."""
+    ignored = [number for number in (signal.SIGHUP, signal.SIGINT) if signal.getsignal(number) == signal.SIG_IGN]
+    for number in ignored:
+        signal.signal(number, lambda number, frame: None)  # execve(2) makes the default of a handler
+        os.register_at_fork(after_in_child=lambda number=number: signal.signal(number, signal.SIG_DFL))
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

@@ -261,3 +261,17 @@ def test_a_run_that_is_killed_leaves_nothing(tmp_path: Path, number: signal.Sign
         assert "1 passed" in run.stdout.read()
     assert not Path(base).exists()
     assert not any(path.exists() for path in left)
+
+
+@pytest.mark.needs("root", "nft")
+def test_the_table_of_a_script_is_found_and_removed(workplace: Workplace) -> None:
+    """No journal tells of it, as a script of `nstool plan --sh` has none."""
+    table = f"nstool_sh_ns_{int(workplace.nets[0].network_address) + 1:08x}"
+    address = workplace.nets[0].network_address + 2
+    check = leaks.LeakCheck(workplace)
+    rules = f"table inet {table} {{ set s {{ type ipv4_addr; elements = {{ {address} }}; }} }}"
+    subprocess.run(["nft", rules], check=True)
+    left = check.wait(0)
+    assert table in leaks.report(left)
+    check.tidy(left)
+    assert check.wait(0) == {}

@@ -340,7 +340,11 @@ def started(path: str, place: Workplace) -> Iterator[subprocess.Popen[str]]:
         try:
             yield process
         finally:
-            process.kill()
+            process.terminate()  # of a test that fails, too, the script undoes what it has made
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
 
 
 @pytest.mark.orphans

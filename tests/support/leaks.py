@@ -95,6 +95,21 @@ class LeakCheck:
                 kernel.umount(point, kernel.MNT_DETACH)
         if "run directory" in left:
             user.undo(self.place.own)
+        for family, table in _script_tables(self.place):
+            subprocess.run(["nft", "delete", "table", family, table], check=False)
+
+
+def _script_tables(place: Workplace) -> list[tuple[str, str]]:
+    """Tables of scripts of `nstool plan --sh`, each named after its link: no journal tells of them."""
+    if os.geteuid() != 0 or shutil.which("nft") is None:
+        return []
+    listed = subprocess.run(["nft", "list", "tables"], check=True, capture_output=True, text=True).stdout
+    rows = [line.split() for line in listed.splitlines()]
+    return [(family, name) for _, family, name in rows if name.startswith("nstool_sh_") and place.is_own(_link(name))]
+
+
+def _link(table: str) -> str:
+    return table.removeprefix("nstool_sh_").replace("_", "-")
 
 
 def report(left: Snapshot) -> str:
