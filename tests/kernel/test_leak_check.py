@@ -269,8 +269,9 @@ def test_the_table_of_a_script_is_found_and_removed(workplace: Workplace) -> Non
     table = f"nstool_sh_ns_{int(workplace.nets[0].network_address) + 1:08x}"
     address = workplace.nets[0].network_address + 2
     check = leaks.LeakCheck(workplace)
-    rules = f"table inet {table} {{ set s {{ type ipv4_addr; elements = {{ {address} }}; }} }}"
-    subprocess.run(["nft", rules], check=True)
+    rules = ("table inet {0}", "set inet {0} s {{ type ipv4_addr; }}", "element inet {0} s {{ {1} }}")
+    for rule in (rule.format(table, address) for rule in rules):
+        subprocess.run(["nft", f"add {rule}"], check=True)
     left = check.wait(0)
     assert table in leaks.report(left)
     check.tidy(left)
