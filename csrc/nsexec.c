@@ -243,6 +243,8 @@ static uint8_t *prepare(const char *file, char *const *args)
 	if (find(plan, "send_fd"))
 		die(USAGE, "this plan needs nstool (a terminal of its own); use nstool run, or terminal = never", file,
 		    0);
+	if (find(plan, "attest"))
+		die(USAGE, "this plan needs nstool (attestation); use nstool run, or attest = false", file, 0);
 	if (((struct nst_plan *)plan)->n_given > 3)
 		die(USAGE, "this plan needs more fds from its caller than the standard streams; use nstool run", file,
 		    0);

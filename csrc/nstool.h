@@ -73,12 +73,13 @@ struct nst_failure {
 
 /* What goes over the control socket (SOCK_SEQPACKET), either way. */
 enum nst_type {
-	NST_MSG_RELEASE = 1,  /* launcher: the wait step is over */
+	NST_MSG_RELEASE = 1,  /* launcher: the wait step, or the attest step, is over */
 	NST_MSG_SIGNAL = 2,   /* launcher: forward signal `detail` to the payload */
 	NST_MSG_FAILED = 16,  /* init: step, error, detail */
 	NST_MSG_STARTED = 17, /* init: the payload runs; pid as init sees it */
 	NST_MSG_EXITED = 18,  /* init: the payload ended; status as wait(2) gives it, usage below */
 	NST_MSG_FD = 19,      /* init: an fd comes with this message; detail is its slot */
+	NST_MSG_READY = 20,   /* payload: all is done but the exec, at the attest step */
 };
 
 struct nst_message {
@@ -145,7 +146,7 @@ struct nst_run {
 	const uint8_t *plan;
 	int32_t *slots;
 	enum nst_who who;
-	int control;	     /* socket, for wait, release, send_fd */
+	int control;	     /* socket, for wait, release, send_fd, attest */
 	int child_pid;	     /* for write_proc and spawn, launcher only */
 	const int32_t *keep; /* what close_range leaves open, the engine's own; they close at exec. -1 is none */
 	int n_keep;

@@ -102,6 +102,7 @@ PAGES: dict[str, str] = {
     "Spec.subreaper": "prctl(2)",
     "Spec.die_with_parent": "prctl(2)",
     "Spec.oom_score_adj": "proc(5)",
+    "Spec.attest": "proc(5)",
     "Root.type": "pivot_root(2)",
     "Root.path": "open_tree(2)",
     "Root.lower": "mount(8)",

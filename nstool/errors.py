@@ -124,6 +124,25 @@ class NotSupported(NstoolError):
         return f"{self.what}: not possible on this host\ncause: {self.cause}\nremedy: {self.remedy}"
 
 
+class NotAttested(NstoolError):
+    """A sandbox is not what its spec asks for; it was ended before its command ran. Exit status 125.
+
+    differences: for each property the key of the spec, what it asks for, and what the kernel says.
+    """
+
+    def __init__(self, differences: tuple[tuple[str, str, str], ...]) -> None:
+        super().__init__(differences)
+        self.differences = differences
+
+    def __str__(self) -> str:
+        lines = [f"{name}: wanted {wanted}, found {found}" for name, wanted, found in self.differences]
+        return (
+            "the sandbox is not what was asked for, and was ended before its command ran\n"
+            + "\n".join(lines)
+            + "\nremedy: report it, with what nstool plan prints; attest = false (--no-attest) starts it all the same"
+        )
+
+
 class SandboxGone(NstoolError):
     """The sandbox that was named does not exist or has ended. Exit status 2."""
 

@@ -366,6 +366,7 @@ OPTIONS: tuple[Option, ...] = (
         "The sandbox ends when its launcher does; if not, it runs on, and a later command undoes it.",
     ),
     Option("--oom-score-adj", "oom_score_adj", "SCORE", values.integer),
+    _flag("--attest", "attest"),
 )
 BY_NAME: dict[str, Option] = {option.name: option for option in OPTIONS}
 _OPPOSITES: dict[str, Option] = {option.opposite: option for option in OPTIONS if option.how == "flag"}

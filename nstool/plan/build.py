@@ -354,12 +354,13 @@ def _payload(spec: Spec, host: Host, maps: user.Maps | None, terminal: tuple[int
         *fd_steps(spec, terminal),
         *pid.payload_steps(spec),
         *hardened(spec, host, maps, terminal),
+        *((Step(PAYLOAD, "attest", (), "the launcher reads back that all is as asked for"),) if spec.attest else ()),
+        execute(spec, host, terminal),
     )
 
 
 def hardened(spec: Spec, host: Host, maps: user.Maps | None, terminal: tuple[int, ...]) -> tuple[Step, ...]:
-    """What every command of this spec gets, the first and those that are run in the sandbox later."""
-    environment = {"PATH": PATH, **({"TERM": host.term} if terminal and host.term else {}), **spec.env}
+    """What every command of this spec gets before it executes, the first and those that are run in the sandbox later."""
     return (
         *((CONTROLLING,) if terminal else ()),
         close_step(spec),
@@ -384,17 +385,14 @@ def hardened(spec: Spec, host: Host, maps: user.Maps | None, terminal: tuple[int
         *pid.death_steps(spec),
         *_no_new_privs(spec),
         *_seccomp(spec),
-        Step(
-            PAYLOAD,
-            "execve",
-            (
-                candidates(spec.command[0], environment["PATH"]),
-                spec.command,
-                tuple(f"{k}={v}" for k, v in environment.items()),
-            ),
-            "the command",
-        ),
     )
+
+
+def execute(spec: Spec, host: Host, terminal: tuple[int, ...]) -> Step:
+    """The last step: the command of the spec takes over."""
+    environment = {"PATH": PATH, **({"TERM": host.term} if terminal and host.term else {}), **spec.env}
+    files = candidates(spec.command[0], environment["PATH"])
+    return Step(PAYLOAD, "execve", (files, spec.command, tuple(f"{k}={v}" for k, v in environment.items())), "the command")
 
 
 def candidates(command: str, path: str) -> tuple[str, ...]:

@@ -79,6 +79,7 @@ send_fd          fd:f                                                   unix(7)
 external         name:s args:x                                          -
 futex_wake                                                              futex(2)
 futex_wait                                                              futex(2)
+attest                                                                  unix(7)
 """
 
 

@@ -59,6 +59,7 @@ def into_sandbox(spec: Spec, host: Host, target: Target) -> Plan:
         *build.fd_steps(spec, terminal),
         *pid.payload_steps(spec),
         *build.hardened(spec, host, maps, terminal),
+        build.execute(spec, host, terminal),
     )
     given = (*_STREAMS, *(f"pass{n}" for n in range(len(spec.pass_fds))), "target")
     return Plan(steps, given, True, True)

@@ -214,6 +214,7 @@ _BY_CALL = {
     "wait": "go on",
     "futex_wake": "go on",
     "futex_wait": "go on",
+    "attest": "attestation",
     "seccomp": "system calls",
     "execve": "the command",
     "send_fd": "terminal",

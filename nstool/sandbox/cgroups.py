@@ -31,7 +31,7 @@ def layout(root: str = "") -> Layout:
     the paths in the result are without it.
     """
     mounts = _mounts(_read(f"{root}/proc/self/mountinfo"))
-    own = _own(_read(f"{root}/proc/self/cgroup"))
+    own = own_paths(_read(f"{root}/proc/self/cgroup"))
     unified = mounts.get(UNIFIED, ("", "/"))
     base = _base(root, *unified, own.get(UNIFIED, "/")) if unified[0] else ""
     found = {}
@@ -82,8 +82,8 @@ def _name(controller: str) -> str:
     return "io" if controller == "blkio" else controller  # one name for both versions
 
 
-def _own(text: str) -> dict[str, str]:
-    """Return controller (UNIFIED for cgroup2) to the path of this process. /proc/PID/cgroup: id:controllers:path."""
+def own_paths(text: str) -> dict[str, str]:
+    """Return controller (UNIFIED for cgroup2) to the path of a process, of its cgroup file: id:controllers:path."""
     paths = {}
     for line in text.splitlines():
         _, controllers, path = line.split(":", 2)

@@ -90,7 +90,7 @@ def _no_image(call: str, error: OSError) -> KernelError:
 
 
 class Message(Frozen):
-    """What init told: type is one of FAILED, STARTED, EXITED, FD. See struct nst_message."""
+    """What init told: type is one of FAILED, STARTED, EXITED, FD, READY. See struct nst_message."""
 
     type: int
     step: int
@@ -107,6 +107,7 @@ FAILED: int = lib.NST_MSG_FAILED
 STARTED: int = lib.NST_MSG_STARTED
 EXITED: int = lib.NST_MSG_EXITED
 FD: int = lib.NST_MSG_FD
+READY: int = lib.NST_MSG_READY
 # Messages that are read after init's end: its own are among the first, as many as a socket holds, unix(7). Whoever else
 # holds its end of the socket could send for ever.
 LATE = 4096
@@ -197,9 +198,16 @@ class Process:
 
             _signal.pidfd_send_signal(self.pidfd, number)
             return
+        self._send(lib.NST_MSG_SIGNAL, number)
+
+    def release(self) -> None:
+        """Let the payload go on from its attest step. Raises ProcessLookupError when it has ended."""
+        self._send(lib.NST_MSG_RELEASE, 0)
+
+    def _send(self, kind: int, detail: int) -> None:
         import _socket
 
-        message = ffi.new("struct nst_message *", {"type": lib.NST_MSG_SIGNAL, "detail": number})
+        message = ffi.new("struct nst_message *", {"type": kind, "detail": detail})
         end = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET, 0, os.dup(self.control))
         try:
             end.send(ffi.buffer(message), _socket.MSG_NOSIGNAL)

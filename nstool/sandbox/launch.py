@@ -464,7 +464,7 @@ class Prepared:
                 process = engine.start(
                     program, given, lambda name, args, pid: _external(context, name, args, pid), self._cloned(lease)
                 )
-                terminal = report(process)
+                terminal = report(process, self._attest(lease, groups))
             finally:
                 for fd in opened:
                     os.close(fd)
@@ -474,6 +474,14 @@ class Prepared:
         sandbox = Sandbox(self.spec, program, lease, process, context, groups)
         sandbox.terminal = terminal
         return sandbox
+
+    def _attest(self, lease: Lease, groups: dict[str, str]) -> Callable[[int], None] | None:
+        if not self.spec.attest:
+            return None
+        from nstool.sandbox import attest  # late: who wants none loads none
+
+        wanted = attest.Wanted(self.spec, self._host, lease, groups)
+        return lambda pid: attest.check(pid, wanted)
 
     def _cgroups(self, lease: Lease) -> dict[str, str]:
         return {name: path.replace(TOKENS.cgroup, lease.cgroup) for name, path in self._cgroup_paths.items()}
@@ -675,9 +683,19 @@ def _is_open(fd: int) -> bool:
     return True
 
 
-def report(process: engine.Process) -> int:
+def _attested(process: engine.Process, attest: Callable[[int], None]) -> None:
+    """Attest the process that waits before its exec, and let it go on; of one that has ended the next message tells."""
+    try:
+        attest(payload_pid(process.pid) if process.program.init else process.pid)
+        process.release()
+    except (SandboxGone, ProcessLookupError):
+        return
+
+
+def report(process: engine.Process, attest: Callable[[int], None] | None = None) -> int:
     """Wait until the command runs. Returns the terminal's master or -1.
 
+    attest: called with the pid of the command's process when that waits before its exec; an exception ends it.
     Raises KernelError for a step that was refused, NstoolError if init was killed; the process is gone then.
     """
     terminal = -1
@@ -690,6 +708,9 @@ def report(process: engine.Process) -> int:
                 return terminal
             if message.type == engine.FD:
                 terminal = fd
+            elif message.type == engine.READY and attest is not None:
+                _attested(process, attest)
+                attest = None
             elif message.type == engine.FAILED:
                 raise engine.failed(process.program.plan, message.step, message.error, message.detail)
             else:  # STARTED, or what only a command that runs can have sent

@@ -180,7 +180,8 @@ class Spec(Frozen):
     aslr: "on", "off" (personality ADDR_NO_RANDOMIZE). personality: "", "linux32".
     next_pid: pid of the command in the pid namespace, 0 for the kernel's choice (clone3 set_tid).
     subreaper: the command is a child subreaper. die_with_parent: ends with the launcher.
-    umask: permission bits that new files lack.
+    umask: permission bits that new files lack. attest: before the command starts the launcher reads back from outside
+    whether all is as asked for.
     """
 
     command: tuple[str, ...] = ()
@@ -231,3 +232,4 @@ class Spec(Frozen):
     subreaper: bool = False
     die_with_parent: bool = True
     oom_score_adj: int = 500
+    attest: bool = True

@@ -87,6 +87,7 @@ def _every_call() -> Plan:
         Step(PAYLOAD, "futex_wait", (), ""),
         Step(PAYLOAD, "setrlimit", (7, 10, -1), ""),
         Step(PAYLOAD, "drop_bounding", (1,), ""),
+        Step(PAYLOAD, "attest", (), ""),
         Step(PAYLOAD, "execve", (("/bin/a", "/bin/b"), ("a", "", "b"), ("A=b", "")), ""),
         Step(UNDO, "unlinkat", (-100, "/sys/fs/cgroup/x", 0x200), ""),
         Step(UNDO, "ioctl", (0, SIOCSIFFLAGS, bytes(range(64))), ""),

@@ -266,8 +266,9 @@ class Comparison:
             if call.result < 0 and call.result != -step.ignore and step.call != "drop_bounding":
                 raise Mismatch(f"{step} failed: {call}")
         later = self.launcher.calls[self.launcher.at :]
-        if any(call.name == "sendto" and call.args[2] == 64 for call in later):  # not one of netlink
-            raise Mismatch("the launcher released init once more")
+        released = sum(call.name == "sendto" and call.args[2] == 64 for call in later)  # not one of netlink
+        if released != sum(step.call == "attest" for step in self.plan.steps):
+            raise Mismatch(f"the launcher released somebody {released} times after its steps")
         if self.payload.calls[self.payload.at - 1].name != "execve":
             raise Mismatch("there is more to the payload than the plan says")
         if self.plan.init:  # nothing comes between the last step of init and its report
@@ -442,6 +443,13 @@ class Comparison:
 
     def do_release(self, actor: Actor, step: Step) -> Call:
         call = self.take(actor, step, "sendto", ANY, ANY, 64, MSG_NOSIGNAL)
+        if not call.args[1].startswith(RELEASE):
+            raise Mismatch(f"{step}: {call}")
+        return call
+
+    def do_attest(self, actor: Actor, step: Step) -> Call:
+        self.take(actor, step, "write", ANY, ANY, 64)
+        call = self.take(actor, step, "read", ANY, ANY, 64)
         if not call.args[1].startswith(RELEASE):
             raise Mismatch(f"{step}: {call}")
         return call

@@ -184,6 +184,8 @@ WRONG_ROLE: list[tuple[str, str]] = [
     ("clone3", UNDO),
     ("wait", LAUNCHER),
     ("wait", CHILD),
+    ("attest", LAUNCHER),
+    ("attest", INIT),
     ("send_fd", LAUNCHER),
     ("send_fd", UNDO),
     ("close", CHILD),

@@ -605,12 +605,14 @@ def test_death_signal_is_set_after_the_ids(plan: Plan) -> None:
 
 
 @where("")
-def test_filter_is_last_but_exec(plan: Plan) -> None:
-    """The filter may forbid any of the steps before it, and needs no_new_privs, seccomp(2)."""
-    execve = one(plan, PAYLOAD, "execve")
-    in_order(one(plan, PAYLOAD, "prctl", uapi.PR_SET_NO_NEW_PRIVS), one(plan, PAYLOAD, "seccomp"), execve)
-    assert one(plan, PAYLOAD, "seccomp") == execve - 1
-    assert execve == every(plan, PAYLOAD)[-1]
+def test_filter_is_last_but_attestation_and_exec(plan: Plan) -> None:
+    """The filter may forbid any of the steps before it, and needs no_new_privs, seccomp(2).
+
+    What is attested is the whole: nothing comes after it but the exec.
+    """
+    filter_ = one(plan, PAYLOAD, "seccomp")
+    in_order(one(plan, PAYLOAD, "prctl", uapi.PR_SET_NO_NEW_PRIVS), filter_)
+    assert every(plan, PAYLOAD)[-3:] == [filter_, one(plan, PAYLOAD, "attest"), one(plan, PAYLOAD, "execve")]
 
 
 # ---- init ----
@@ -901,6 +903,7 @@ payload  chdir '/'
 payload  prctl PR_SET_PDEATHSIG
 payload  prctl PR_SET_NO_NEW_PRIVS
 payload  seccomp bytes
+payload  attest
 payload  execve ('true',)
 undo     unlinkat '/sys/fs/cgroup/memory/x/nstool-web'
 undo     unlinkat '/sys/fs/cgroup/pids/x/nstool-web'

@@ -190,6 +190,10 @@ def _wait(s: Script, _: Step) -> Lines:
     return ["#   it was waiting for this file to be there"]
 
 
+def _attest(s: Script, _: Step) -> Lines:
+    return ["#   nothing reads back what a script has made: nstool attest PID SPEC does"]
+
+
 def _futex(s: Script, _: Step) -> Lines:
     return ["#   not needed: no process of this script is inside beside the command"]
 
@@ -296,6 +300,7 @@ FORMS: dict[str, Callable[[Script, Step], Lines]] = {
     "release": _release,
     "futex_wake": _futex,
     "futex_wait": _futex,
+    "attest": _attest,
     "exec_init": _exec_init,
     "execve": payload.execve,
     "write_proc": _write_proc,
