@@ -15,10 +15,12 @@ if TYPE_CHECKING:
     from nstool import syscalls as syscalls
     from nstool import uapi as uapi
     from nstool.errors import KernelError as KernelError
+    from nstool.errors import NotAttested as NotAttested
     from nstool.errors import NotSupported as NotSupported
     from nstool.errors import NstoolError as NstoolError
     from nstool.errors import SandboxGone as SandboxGone
     from nstool.errors import SpecError as SpecError
+    from nstool.inspect.attested import attest as attest
     from nstool.network.facts import Addresses as Addresses
     from nstool.plan.steps import Plan as Plan
     from nstool.plan.steps import Step as Step
@@ -60,6 +62,7 @@ _PUBLIC = {
     "Mount": ("nstool.spec.model", "Mount"),
     "Namespaces": ("nstool.spec.model", "Namespaces"),
     "Net": ("nstool.spec.model", "Net"),
+    "NotAttested": ("nstool.errors", "NotAttested"),
     "NotSupported": ("nstool.errors", "NotSupported"),
     "NstoolError": ("nstool.errors", "NstoolError"),
     "Plan": ("nstool.plan.steps", "Plan"),
@@ -71,6 +74,7 @@ _PUBLIC = {
     "Spec": ("nstool.spec.model", "Spec"),
     "SpecError": ("nstool.errors", "SpecError"),
     "Step": ("nstool.plan.steps", "Step"),
+    "attest": ("nstool.inspect.attested", "attest"),
     "launch": ("nstool.sandbox.launch", "launch"),
     "launch_async": ("nstool.sandbox.aio", "launch_async"),
     "load": ("nstool.spec.load", "load"),

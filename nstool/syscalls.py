@@ -335,6 +335,23 @@ def ptrace(request: int, pid: int = 0, addr: int = 0, data: int = 0) -> int:
     return check("ptrace", lib.nst_ptrace(request, pid, addr, data), ("PTRACE", request), pid, addr, data)
 
 
+def seccomp_filter(pid: int, index: int) -> bytes | None:
+    """Return a seccomp filter of a stopped tracee: an array of struct sock_filter; None past the last. ptrace(2).
+
+    index: 0 is the newest. Raises KernelError: EACCES without CAP_SYS_ADMIN in the first user namespace, or to who has
+    a filter himself; EIO from a kernel without CONFIG_CHECKPOINT_RESTORE.
+    """
+    arguments = "PTRACE_SECCOMP_GET_FILTER", pid, index
+    number = lib.nst_ptrace(uapi.PTRACE_SECCOMP_GET_FILTER, pid, index, 0)
+    if number == -errno.ENOENT:
+        return None
+    check("ptrace", number, *arguments)
+    program = ffi.new("uint8_t[]", 8 * number)
+    where = int(ffi.cast("uintptr_t", program))
+    check("ptrace", lib.nst_ptrace(uapi.PTRACE_SECCOMP_GET_FILTER, pid, index, where), *arguments)
+    return bytes(program)
+
+
 # Mounts
 
 

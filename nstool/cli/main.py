@@ -43,6 +43,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "task": ("nstool.cli.task", "Show all that the kernel tells of a process."),
     "net": ("nstool.cli.net", "Show the network of a process, with its other ends."),
     "aslr": ("nstool.cli.aslr", "Measure how addresses are randomised."),
+    "attest": ("nstool.cli.attest", "Check that a sandbox or a process still is what its spec asks for."),
     "diff": ("nstool.cli.diff", "Say in what two processes differ, and what that means."),
     "caps": ("nstool.cli.caps", "Explain capabilities of processes and files."),
     "can": ("nstool.cli.can", "Say whether a process may act on another, and why."),

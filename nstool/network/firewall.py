@@ -294,6 +294,16 @@ def listing(family: str) -> str:
         raise
 
 
+def chains(family: str) -> str:
+    """Return our table of this family as nft(8) prints it, without what is in its sets; empty if there is none."""
+    try:
+        return _nft("", "-t", "list", "table", family, "nstool")
+    except KernelError as error:
+        if error.errno in (errno.ENOENT, errno.EOPNOTSUPP):
+            return ""
+        raise
+
+
 def _nft(script: str, *words: str) -> str:
     import subprocess
 

@@ -130,6 +130,17 @@ def _bridge_attach(shared: Shared, args: dict[str, Any]) -> None:
             ip.brport("set", index=port, isolated=int(args["isolated"]), mode=0)
 
 
+def port_isolated(name: str) -> bool:
+    """Whether a port of a bridge is isolated from other isolated ones. bridge(8)."""
+    return _apart(lambda: _port_isolated(name))
+
+
+def _port_isolated(name: str) -> bool:
+    with _netlink() as ip:
+        index = _index(ip, name)
+        return index is not None and bool(ip.get_links(index)[0].get(("linkinfo", "slave_data", "isolated")))
+
+
 def check_bridge(shared: Shared, name: str, *, allocated: bool) -> None:
     """Refuse a bridge that is not ours for a sandbox whose address or gateway we chose. Raises NotSupported."""
     if allocated and name not in shared.state.get(BRIDGES, {}) and _apart(lambda: _exists(name)):

@@ -360,7 +360,7 @@ def _payload(spec: Spec, host: Host, maps: user.Maps | None, terminal: tuple[int
 
 
 def hardened(spec: Spec, host: Host, maps: user.Maps | None, terminal: tuple[int, ...]) -> tuple[Step, ...]:
-    """What every command of this spec gets before it executes, the first and those that are run in the sandbox later."""
+    """What every command of this spec gets before its exec, the first and those that are run in the sandbox later."""
     return (
         *((CONTROLLING,) if terminal else ()),
         close_step(spec),
@@ -392,7 +392,9 @@ def execute(spec: Spec, host: Host, terminal: tuple[int, ...]) -> Step:
     """The last step: the command of the spec takes over."""
     environment = {"PATH": PATH, **({"TERM": host.term} if terminal and host.term else {}), **spec.env}
     files = candidates(spec.command[0], environment["PATH"])
-    return Step(PAYLOAD, "execve", (files, spec.command, tuple(f"{k}={v}" for k, v in environment.items())), "the command")
+    return Step(
+        PAYLOAD, "execve", (files, spec.command, tuple(f"{k}={v}" for k, v in environment.items())), "the command"
+    )
 
 
 def candidates(command: str, path: str) -> tuple[str, ...]:

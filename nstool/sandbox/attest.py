@@ -23,6 +23,7 @@ from nstool.plan.lease import Lease
 from nstool.sandbox.cgroups import own_paths
 from nstool.sandbox.mountinfo import unescape
 from nstool.security import capabilities as caps
+from nstool.security import rlimits
 from nstool.spec.model import Spec
 
 TYPE_CHECKING = False
@@ -36,7 +37,8 @@ if TYPE_CHECKING:
 _READ = 1 << 16
 _PAGE = 4096
 _UNTRACED = "you may not look into it, ptrace(2)"
-_DEV = "/dev"
+_NAMED = "none but what the spec names"
+_SHOWN = 5  # paths of a list
 
 
 class Property(Frozen):
@@ -49,13 +51,15 @@ class Property(Frozen):
 
 
 class Wanted(Frozen):
-    """What a process is to have. lease: None when it is not known any more, so that ids and cgroups are not either.
+    """What a process is to have. lease: None when it is not known any more, and with it ids and clocks.
 
-    cgroups: of the sandbox, controller to directory. launch: it waits before its exec, nothing has run in it.
+    name: of the sandbox, empty if it has none. cgroups: of the sandbox, controller to directory. launch: the process
+    waits before its exec, and nothing has run in it.
     """
 
     spec: Spec
     host: Host
+    name: str = ""
     lease: Lease | None = None
     cgroups: dict[str, str] = {}
     launch: bool = True
@@ -212,8 +216,11 @@ def _confinement(status: dict[str, str], wanted: Wanted) -> Iterator[Row]:
             own.close()
         found = int(status["Seccomp_filters"])
         holds = found == filters if wanted.launch else found >= filters
-        yield "seccomp", f"mode 2, filters {filters}", f"mode {status['Seccomp']}, filters {found}", holds and (
-            status["Seccomp"] == "2"
+        yield (
+            "seccomp",
+            f"mode 2, filters {filters}",
+            f"mode {status['Seccomp']}, filters {found}",
+            holds and (status["Seccomp"] == "2"),
         )
 
 
@@ -285,18 +292,21 @@ def _limits(seen: _Seen, wanted: Wanted) -> Iterator[Row]:
         for name, asked in spec.limits.rlimits.items():
             found = _rlimit(lines, name)
             holds = found == asked if wanted.launch else _is_most(found[0], asked[0]) and _is_most(found[1], asked[1])
-            yield f"limits.rlimits.{name}", str(asked), str(found), holds
+            yield f"limits.rlimits.{name}", rlimits.describe(asked), rlimits.describe(found), holds
     if not wanted.cgroups:
         return
-    if wanted.lease:
-        paths = own_paths(seen.read("cgroup"))
-        for name, directory in wanted.cgroups.items():
-            path = paths.get(name) or paths.get(UNIFIED, "")
-            yield _row(f"cgroup {name}", os.path.basename(directory), os.path.basename(path))
+    paths = own_paths(seen.read("cgroup"))
+    for name, directory in wanted.cgroups.items() if wanted.lease or wanted.name else ():  # else they are the process's
+        path = paths.get(name) or paths.get(UNIFIED, "")
+        yield _row(f"cgroup {name}", os.path.basename(directory), os.path.basename(path))
     layout = wanted.host.cgroups
     for path, text in limit_files(spec.limits, layout, wanted.cgroups).items() if layout else ():
-        with open(path) as file:
-            yield _limit(os.path.basename(path), text.strip(), file.read().strip())
+        try:
+            with open(path) as file:
+                found_ = file.read().strip()
+        except FileNotFoundError:  # the root of a hierarchy has none
+            found_ = "none"
+        yield _limit(os.path.basename(path), text.strip(), found_)
 
 
 def _limit(name: str, asked: str, found: str) -> Row:
@@ -378,7 +388,7 @@ def _mounts(seen: _Seen, wanted: Wanted) -> Iterator[Row]:
     if asked:
         yield _row("root", asked, mounts.types["/"])
     yield _all_but("set-user-ID on", mounts.suid, _places(spec, "suid"))
-    yield _all_but("device files on", mounts.dev, (_DEV, *_places(spec, "dev")))
+    yield _all_but("device files on", mounts.dev, ("/dev", *_places(spec, "dev")))
     yield _all_but("writable", mounts.writable, _writable(spec))
     if spec.mount_propagation == "private":
         yield _all_but("propagation of", mounts.carried, tuple(m.target for m in spec.mounts if m.propagation))
@@ -393,7 +403,13 @@ def _mounts(seen: _Seen, wanted: Wanted) -> Iterator[Row]:
 
 def _all_but(what: str, found: list[str], allowed: tuple[str, ...]) -> Row:
     others = [path for path in found if not any(_is_in(path, place) for place in allowed)]
-    return f"mounts {what}", "none but what the spec names", " ".join(others) or "none but what the spec names", not others
+    return f"mounts {what}", _NAMED, _some(others) or _NAMED, not others
+
+
+def _some(paths: list[str]) -> str:
+    """Return paths in a line, the first few of many."""
+    rest = len(paths) - _SHOWN
+    return " ".join(paths[:_SHOWN]) + (f" and {rest} more" if rest > 0 else "")
 
 
 def _is_in(path: str, place: str) -> bool:
@@ -428,7 +444,7 @@ def _covers(spec: Spec, host: Host, mounts: _Mounts) -> Iterator[Row]:
         covered += [f"/proc/{name}" for name in views.hidden(spec, host)]
         covered.append("/proc/sys")
     shown = [path for path in covered if path not in mounts.types]
-    yield "covered paths", "all covered", f"not covered: {' '.join(shown)}" if shown else "all covered", not shown
+    yield "covered paths", "all covered", f"not covered: {_some(shown)}" if shown else "all covered", not shown
 
 
 def _proc(spec: Spec, mounts: _Mounts) -> Iterator[Row]:
@@ -439,4 +455,12 @@ def _proc(spec: Spec, mounts: _Mounts) -> Iterator[Row]:
         yield _row("proc_subset", spec.proc_subset, options.get("subset", "all"))
 
 
-_PARTS: tuple[Callable[[_Seen, Wanted], Iterator[Row]], ...] = (_namespaces, _ids, _process, _limits, _mounts)
+def _net(seen: _Seen, wanted: Wanted) -> Iterator[Row]:
+    spec = wanted.spec
+    if spec.net.mode in ("veth", "bridge") and wanted.name:
+        from nstool.network import attested  # late: most sandboxes have no link
+
+        yield from attested.rows(seen.pid, spec.net, wanted.name)
+
+
+_PARTS: tuple[Callable[[_Seen, Wanted], Iterator[Row]], ...] = (_namespaces, _ids, _process, _limits, _mounts, _net)

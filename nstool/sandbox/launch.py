@@ -480,7 +480,7 @@ class Prepared:
             return None
         from nstool.sandbox import attest  # late: who wants none loads none
 
-        wanted = attest.Wanted(self.spec, self._host, lease, groups)
+        wanted = attest.Wanted(self.spec, self._host, lease.name, lease, groups)
         return lambda pid: attest.check(pid, wanted)
 
     def _cgroups(self, lease: Lease) -> dict[str, str]:

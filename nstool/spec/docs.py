@@ -51,8 +51,8 @@ DOCS: dict[str, str] = {
     "Spec.subreaper": "The command is a child subreaper, PR_SET_CHILD_SUBREAPER(2const).",
     "Spec.die_with_parent": "The sandbox ends when its launcher does; false: it runs on; a later command undoes it.",
     "Spec.oom_score_adj": "How soon the kernel kills the command when memory is short, -1000 to 1000, proc(5).",
-    "Spec.attest": "Before the command starts it is read back from outside whether all is as asked for; a difference ends "
-    "the sandbox.",
+    "Spec.attest": "Before the command starts it is read back from outside that all is as asked for; a difference "
+    "ends the sandbox.",
     "Root.type": "What kind of root.",
     "Root.path": "The directory or the tarball.",
     "Root.lower": "Layers of an overlay, the top one first.",

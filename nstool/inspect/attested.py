@@ -1,0 +1,132 @@
+"""Attest a sandbox, or a process, at any time after its launch: is it still what its spec asks for?"""
+
+from __future__ import annotations
+
+import os
+
+from nstool.errors import KernelError, SandboxGone, SpecError, no_process
+from nstool.frozen import Frozen
+from nstool.plan.cgroups import UNIFIED, Layout
+from nstool.plan.cgroups import wanted as wanted_controllers
+from nstool.sandbox import host, rundir
+from nstool.sandbox.attest import Property, Wanted
+from nstool.sandbox.attest import attest as properties
+from nstool.sandbox.cgroups import own_paths
+from nstool.sandbox.launch import payload_pid, resolve
+from nstool.spec.model import Spec
+
+_WALL = 0x40000000  # wait for a tracee that is no child, waitpid(2)
+_PATIENCE = 1.0  # seconds for a process to stop, which one in uninterruptible sleep does not
+
+
+class Attestation(Frozen):
+    """What was found. target: a sandbox's name or a pid, as it was given; pid: of the process that was read."""
+
+    target: str
+    pid: int
+    properties: tuple[Property, ...]
+
+    @property
+    def holds(self) -> bool:
+        """Whether nothing that could be read departs from what is wanted."""
+        return all(one.holds is not False for one in self.properties)
+
+    @property
+    def failed(self) -> tuple[Property, ...]:
+        """The properties that do not hold."""
+        return tuple(one for one in self.properties if one.holds is False)
+
+
+def attest(target: str | int, spec: Spec | None = None, *, read_filter: bool = False) -> Attestation:
+    """Read back whether a process has every protection that a spec asks for; it may have more. proc(5).
+
+    target: name of a sandbox, whose command is read, or a pid. spec: None for what the sandbox was made from.
+    read_filter: compare the seccomp filter itself: it needs CAP_SYS_ADMIN, and stops the process for a moment by
+    ptrace(2), PTRACE_SECCOMP_GET_FILTER. Raises SpecError, SandboxGone, KernelError for a filter that may not be read.
+    """
+    name = str(target)
+    record = rundir.find_running(name) if name in rundir.names() else None
+    if record is not None:
+        from nstool.spec.load import from_dict
+
+        pid = payload_pid(record.init_pid) if record.spec.get("init", True) else record.init_pid
+        spec = from_dict(record.spec) if spec is None else spec
+    elif name.isascii() and name.isdecimal() and int(name):
+        pid = int(name)
+        if spec is None:
+            raise SpecError("the spec is needed with which the process is compared", "SPEC")
+    else:
+        raise SpecError(f"{name!r} is no pid, and there is no sandbox of this name; nstool ps lists them", "TARGET")
+    spec = resolve(spec)
+    facts = host.read(spec, ())
+    groups = record.cgroups if record is not None else _cgroups(pid, spec, facts.cgroups)
+    wanted = Wanted(spec, facts, name if record is not None else "", None, groups, launch=False)
+    found = properties(pid, wanted)
+    if read_filter and spec.seccomp != "none":
+        found = (*found, _filter(pid, spec))
+    return Attestation(name, pid, found)
+
+
+def _cgroups(pid: int, spec: Spec, layout: Layout | None) -> dict[str, str]:
+    """Return controller to directory of the cgroups that a process is in, of those that its limits need."""
+    if layout is None:
+        return {}
+    try:
+        with open(f"/proc/{pid}/cgroup") as file:
+            paths = own_paths(file.read())
+    except (FileNotFoundError, ProcessLookupError):
+        raise SandboxGone(no_process(pid)) from None
+    found = {}
+    for name in wanted_controllers(spec.limits):
+        controller = layout.controllers[name]
+        path = paths.get(name if controller.version == 1 else UNIFIED)
+        if path is not None:
+            found[name] = controller.mount + path.rstrip("/")
+    return found
+
+
+def _filter(pid: int, spec: Spec) -> Property:
+    from nstool.security.seccomp import INSTRUCTION, load_filter
+
+    wanted = load_filter(spec.seccomp)
+    count = f"{len(wanted) // INSTRUCTION} instructions"
+    found = filters(pid)
+    if wanted in found:
+        return Property("seccomp", f"the filter itself, {count}", "that filter", True)
+    others = ", ".join(str(len(one) // INSTRUCTION) for one in found) or "no"
+    return Property("seccomp", f"the filter itself, {count}", f"filters of {others} instructions", False)
+
+
+def filters(pid: int) -> tuple[bytes, ...]:
+    """Return the seccomp filters of a process, the newest first: each an array of struct sock_filter. ptrace(2).
+
+    The process is stopped for a moment. Raises KernelError: EPERM to who may not trace it, EACCES without
+    CAP_SYS_ADMIN.
+    """
+    from nstool import syscalls, uapi
+
+    syscalls.ptrace(uapi.PTRACE_SEIZE, pid)
+    try:
+        syscalls.ptrace(uapi.PTRACE_INTERRUPT, pid)
+        _await_stop(pid)
+        found: list[bytes] = []
+        while (program := syscalls.seccomp_filter(pid, len(found))) is not None:
+            found.append(program)
+        return tuple(found)
+    finally:
+        syscalls.ptrace(uapi.PTRACE_DETACH, pid)
+
+
+def _await_stop(pid: int) -> None:
+    import time
+
+    end = time.monotonic() + _PATIENCE
+    while True:
+        reported, status = os.waitpid(pid, os.WNOHANG | _WALL)
+        if reported and os.WIFSTOPPED(status):
+            return
+        if reported:
+            raise SandboxGone(no_process(pid))
+        if time.monotonic() > end:
+            raise KernelError("ptrace(PTRACE_INTERRUPT)", 16, why=f"process {pid} does not stop")
+        time.sleep(0.001)
