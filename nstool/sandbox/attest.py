@@ -76,24 +76,29 @@ class _Seen:
             raise SandboxGone(no_process(pid)) from None
 
     def read(self, name: str) -> str:
-        fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self.fd)
-        try:
-            data = os.read(fd, _READ)
-            while more := os.read(fd, _READ):
-                data += more
-        finally:
-            os.close(fd)
-        return os.fsdecode(data)
+        return _text(os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self.fd))
 
     def inode(self, kind: str) -> int:
         return os.stat(f"ns/{kind}", dir_fd=self.fd).st_ino
 
-    def fields(self, name: str) -> dict[str, str]:
-        """Return the lines "Key: value" of a file."""
-        return {key: value.strip() for key, _, value in (line.partition(":") for line in self.read(name).split("\n"))}
+    def status(self) -> Callable[[str], str]:
+        """Return what gives the value of a line of the status file. proc_pid_status(5)."""
+        text = self.read("status")
+        return lambda key: text.partition(f"\n{key}:\t")[2].partition("\n")[0]
 
     def close(self) -> None:
         os.close(self.fd)
+
+
+def _text(fd: int) -> str:
+    """Return what is in a file that is open for reading, and close it."""
+    try:
+        data = os.read(fd, _READ)
+        while more := os.read(fd, _READ):
+            data += more
+    finally:
+        os.close(fd)
+    return os.fsdecode(data)
 
 
 def attest(pid: int, wanted: Wanted) -> tuple[Property, ...]:
@@ -147,7 +152,7 @@ def _namespaces(seen: _Seen, wanted: Wanted) -> Iterator[Row]:
 
 
 def _ids(seen: _Seen, wanted: Wanted) -> Iterator[Row]:
-    spec, status = wanted.spec, seen.fields("status")
+    spec, status = wanted.spec, seen.status()
     maps = _maps(wanted) if spec.namespaces.user == "new" else None
     found = [_map(seen.read(name)) for name in ("uid_map", "gid_map")]
     if maps is not None:
@@ -159,14 +164,14 @@ def _ids(seen: _Seen, wanted: Wanted) -> Iterator[Row]:
         for name, lines, asked in zip(("uid_map", "gid_map"), found, (spec.uid_map, spec.gid_map)):
             if not asked:
                 yield _row(name, "without id 0 of the host", _without_root(lines))
-    numbers = zip(("uid", "gid"), user.ids(spec), found, (status["Uid"], status["Gid"]))
+    numbers = zip(("uid", "gid"), user.ids(spec), found, (status("Uid"), status("Gid")))
     for name, number, lines, text in numbers:
         inside = {_inside(lines, int(word)) for word in text.split()}
         yield _row("user", f"{name} {number}", f"{name} {' '.join(map(str, sorted(inside, key=str)))}")
     if spec.groups != ("keep",):
         # Its own group among them gives nothing more: where setgroups(2) is denied it stays.
         own = str(user.ids(spec)[1])
-        groups = {str(_inside(found[1], int(word))) for word in status["Groups"].split()} - {own}
+        groups = {str(_inside(found[1], int(word))) for word in status("Groups").split()} - {own}
         yield _row("groups", " ".join(sorted({*spec.groups} - {own})), " ".join(sorted(groups)))
     yield from _confinement(status, wanted)
 
@@ -194,33 +199,33 @@ def _without_root(lines: str) -> str:
 # ---- what confines it ----
 
 
-def _confinement(status: dict[str, str], wanted: Wanted) -> Iterator[Row]:
+def _confinement(status: Callable[[str], str], wanted: Wanted) -> Iterator[Row]:
     spec = wanted.spec
     known = wanted.host.all_capabilities
     sets = {name: caps.mask(getattr(spec.capabilities, name)) & known for name in caps.SETS}
     if not wanted.launch:
         sets = _after_exec(spec, sets)
     for name, line in caps.SETS.items():
-        asked, found = sets[name], int(status[line], 16)
+        asked, found = sets[name], int(status(line), 16)
         # What the launcher has not itself is in no bounding set; later any set may have got smaller.
         fewer = name == "bounding" or not wanted.launch
         holds = not found & ~asked if fewer else found == asked
         yield f"capabilities.{name}", caps.in_words(asked), caps.in_words(found), holds
     if spec.no_new_privs:
-        yield _row("no_new_privs", "1", status["NoNewPrivs"])
+        yield _row("no_new_privs", "1", status("NoNewPrivs"))
     if spec.seccomp != "none":
         own = _Seen(os.getpid())
         try:
-            filters = int(own.fields("status")["Seccomp_filters"]) + 1
+            filters = int(own.status()("Seccomp_filters")) + 1
         finally:
             own.close()
-        found = int(status["Seccomp_filters"])
+        found = int(status("Seccomp_filters"))
         holds = found == filters if wanted.launch else found >= filters
         yield (
             "seccomp",
             f"mode 2, filters {filters}",
-            f"mode {status['Seccomp']}, filters {found}",
-            holds and (status["Seccomp"] == "2"),
+            f"mode {status('Seccomp')}, filters {found}",
+            holds and (status("Seccomp") == "2"),
         )
 
 
@@ -302,8 +307,7 @@ def _limits(seen: _Seen, wanted: Wanted) -> Iterator[Row]:
     layout = wanted.host.cgroups
     for path, text in limit_files(spec.limits, layout, wanted.cgroups).items() if layout else ():
         try:
-            with open(path) as file:
-                found_ = file.read().strip()
+            found_ = _text(os.open(path, os.O_RDONLY | os.O_CLOEXEC)).strip()
         except FileNotFoundError:  # the root of a hierarchy has none
             found_ = "none"
         yield _limit(os.path.basename(path), text.strip(), found_)

@@ -71,10 +71,12 @@ def full(last: int = CAP_LAST_CAP) -> int:
 
 def in_words(mask: int) -> str:
     """Return a set in words: "none", "all", "chown net_raw", or what a nearly full one lacks: "all but sys_admin"."""
+    if not mask:
+        return "none"
     has, lacks = names(mask), names(full() & ~mask)
     if len(lacks) < len(has):
         return f"all but {' '.join(lacks)}" if lacks else "all"
-    return " ".join(has) or "none"
+    return " ".join(has)
 
 
 def after_execve(sets: dict[str, int], *, root: bool, no_new_privs: bool) -> dict[str, int]:
