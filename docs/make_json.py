@@ -70,6 +70,7 @@ COMMANDS: dict[str, tuple[str, dict[str, str]]] = {
             "measured": "[Measured](#inspectaslrmeasured) or null; each region has bits and span too",
         },
     ),
+    "attest": ("inspect.attested:Attestation", {"holds": "true or false"}),
     "diff": (
         "inspect.diff:Difference",
         {"alike": "true or false", "counts": "object: alike, different, unknown, how many of each"},
