@@ -411,7 +411,7 @@ def _remove(spec: Spec, host: Host, maps: Maps | None, name: str) -> tuple[Step,
 
 def _bound(name: str, opener: str, opened: list[Step]) -> None:
     """Open the host's own /proc or /dev, which the spec asks for, as a tree of this name."""
-    flags = uapi.MOUNT_ATTR_NOSUID | uapi.MOUNT_ATTR_NOEXEC
+    flags = uapi.MOUNT_ATTR_NOSUID | uapi.MOUNT_ATTR_NOEXEC | (uapi.MOUNT_ATTR_NODEV if name == "proc" else 0)
     opened.append(mounting.tree(opener, f"/{name}", name, f"the host's own /{name}"))
     opened.append(mounting.attributes(opener, name, flags, "no set-user-ID, no programs", propagation=uapi.MS_PRIVATE))
 
