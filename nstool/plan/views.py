@@ -12,6 +12,8 @@ from nstool.spec.model import Spec
 
 # What of /proc is shown as it is: it is of the sandbox's own namespaces.
 SHOWN: tuple[str, ...] = ("mounts", "net", "self", "thread-self", "uptime")
+# What is shown besides of a new ipc namespace, whose own objects it lists.
+SHOWN_IPC = "sysvipc"
 # Of /proc/sys: what is of a namespace is shown live, what programs ask before they do anything as the host has it.
 LIVE: tuple[str, ...] = ("net", "fs/mqueue", "kernel/random/uuid")
 IPC: tuple[str, ...] = ("msgmax", "msgmnb", "msgmni", "sem", "shmall", "shmmax", "shmmni")

@@ -211,16 +211,25 @@ def _kind(path: str) -> str:
     return "dir" if stat.S_ISDIR(mode) else "link" if stat.S_ISLNK(mode) else "file"
 
 
+def _is_closed(entry: os.DirEntry[str], spec: Spec) -> bool:
+    """Whether a file of /proc is the host's root's alone, and nobody inside is that: then it needs no cover."""
+    if spec.namespaces.user != "new" or any(line.outside == 0 for line in (*spec.uid_map, *spec.gid_map)):
+        return False
+    mode = entry.stat(follow_symlinks=False).st_mode
+    return stat.S_ISREG(mode) and not mode & 0o007
+
+
 def _proc(spec: Spec) -> dict[str, Any]:
     """The facts that the views of /proc are made of."""
     if spec.proc == "none" or spec.proc_subset:
         return {}
     with os.scandir("/proc") as entries:
-        found = {entry.name: entry.is_dir() for entry in entries if not (entry.name.isdecimal() or entry.is_symlink())}
-    for name in (*views.SHOWN, "sys"):
+        there = [entry for entry in entries if not (entry.name.isdecimal() or entry.is_symlink())]
+    found = {entry.name: entry.is_dir() for entry in there if not _is_closed(entry, spec)}
+    for name in (*views.SHOWN, "sys", *((views.SHOWN_IPC,) if spec.namespaces.ipc == "new" else ())):
         found.pop(name, None)
     for number, name in enumerate(spec.proc_show):
-        if name != "sys" and name not in found:
+        if name != "sys" and name not in found and not any(entry.name == name for entry in there):
             raise SpecError(
                 f"/proc has no {name!r} that would be hidden; nstool plan shows what is", f"proc_show[{number}]"
             )

@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 
+from nstool import uapi
 from nstool.errors import SpecError
 from nstool.plan import identity, views
-from nstool.spec.model import Ipc, Limits, Mount, Net, Root
+from nstool.spec.model import Capabilities, Ipc, Limits, Mount, Net, Root
 from tests.kernel.rows import boxes
 from tests.support import kernel
 from tests.support.user import User
@@ -246,8 +247,8 @@ def test_it_is_read_only_or_a_scratch_one_where_that_is_asked_for(act: Act) -> N
 
 
 def test_no_file_of_proc_says_what_the_hosts_says(act: Act) -> None:
-    """Whatever files this kernel has: empty, or another text."""
-    script = 'cd /proc; for f in *; do [ -f $f ] && echo "== $f" && cat $f; done; true'
+    """Whatever files this kernel has: shut, empty, or another text."""
+    script = 'cd /proc; for f in *; do [ -f $f ] && echo "== $f" && cat $f 2>/dev/null; done; true'
     texts = act(boxes.shell, script).split("== ")[1:]
     inside = {name: rest for name, _, rest in (text.partition("\n") for text in texts)}
     assert {"kmsg", "kallsyms", "interrupts"} <= inside.keys()
@@ -263,7 +264,23 @@ def test_no_directory_of_proc_has_what_the_hosts_has(act: Act) -> None:
     """Processes are its own; net is of its network; sys is looked at below; all else is empty."""
     script = "cd /proc; for f in [a-z]*; do [ -d $f ] && echo $f $(ls -A $f | wc -l); done; true"
     found = dict(line.split() for line in act(boxes.shell, script).splitlines())
-    assert {name for name, count in found.items() if count != "0"} == {"net", "self", "thread-self", "sys"}
+    assert {name for name, count in found.items() if count != "0"} == {
+        *("net", "self", "thread-self", "sys", "sysvipc")  # of its own ipc namespace
+    }
+
+
+def test_what_is_the_hosts_roots_alone_is_shut_to_root_inside(as_root: Act) -> None:
+    """It has no cover: its mode is 0400 and its owner nobody inside, whatever capability who asks has."""
+    closed = [name for name in os.listdir("/proc") if os.path.isfile(f"/proc/{name}") and not name.isdecimal()]
+    closed = [name for name in closed if not os.stat(f"/proc/{name}").st_mode & 0o007]
+    assert "kmsg" in closed
+    every = Capabilities(*[tuple(uapi.CAPABILITIES)] * 5)
+
+    def look() -> str:
+        words = {"user": "0", "capabilities": every, "securebits": (), "seccomp": "none"}
+        return boxes.shell("cd /proc; for f in *; do [ -f $f ] && cat $f >/dev/null 2>&1 || echo $f; done", **words)
+
+    assert set(closed) <= set(as_root(look).split())
 
 
 @pytest.mark.needs("cgroup_memory", "cgroup_pids")
