@@ -114,7 +114,18 @@ def _script(shard: str, arguments: list[str], full: bool) -> str:
     words = [*arguments] if any(not word.startswith("-") for word in arguments) else ["tests/kernel", *arguments]
     marked = [] if full else ["-m", "vm and not vm_full"]
     test = shlex.join(
-        [".venv/bin/python", "-m", "pytest", "-v", "-p", "no:cacheprovider", "--durations=40", *marked, *words]
+        [
+            ".venv/bin/python",
+            "-m",
+            "pytest",
+            "-v",
+            "-p",
+            "no:cacheprovider",
+            "--durations=0",
+            "--durations-min=1",
+            *marked,
+            *words,
+        ]
     )
     return (
         "export PYTHONDONTWRITEBYTECODE=1\n"
