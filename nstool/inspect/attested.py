@@ -60,7 +60,7 @@ def attest(target: str | int, spec: Spec | None = None, *, read_filter: bool = F
     spec = resolve(spec)
     facts = host.read(spec, ())
     groups = record.cgroups if record is not None else _cgroups(pid, spec, facts.cgroups)
-    wanted = Wanted(spec, facts, name if record is not None else "", None, groups, launch=False)
+    wanted = Wanted(spec, facts, name if record is not None else "", None, groups, waits=False)
     found = properties(pid, wanted)
     if read_filter and spec.seccomp != "none":
         found = (*found, _filter(pid, spec))

@@ -67,7 +67,7 @@ def plan(spec: Spec, host: Host, lease: Lease) -> Plan:
         *time.enter_steps(spec),
         *pid.monitor_steps(spec),
         # By the launcher's /proc: a joined root may have none, and a joined user namespace may not write in ours.
-        *(_oom(spec) if joined.keys() & {"user", "mnt"} else ()),
+        *(oom(spec) if joined.keys() & {"user", "mnt"} else ()),
         *((user.before_joining(),) if "user" in joined else ()),
         *(_join(name, INIT) for name in joined if name not in outer),
         *_after_join(new, joined, host),
@@ -79,7 +79,7 @@ def plan(spec: Spec, host: Host, lease: Lease) -> Plan:
         *uts.steps(spec, lease),
         *net.steps(spec),
         *ipc.steps(spec),
-        *(() if joined.keys() & {"user", "mnt"} else _oom(spec)),
+        *(() if joined.keys() & {"user", "mnt"} else oom(spec)),
         *mounts.root,
         *mounts.inside,
         *(terminal_steps(spec) if terminal else ()),
@@ -279,7 +279,8 @@ def _child_steps(spec: Spec, maps: user.Maps | None, host: Host) -> tuple[Step, 
     return (*steps, Step(CHILD, "exec_init", (), why))
 
 
-def _oom(spec: Spec) -> tuple[Step, ...]:
+def oom(spec: Spec) -> tuple[Step, ...]:
+    """The step of init by which the sandbox dies before the host's services, where the spec says so."""
     if not spec.oom_score_adj:
         return ()
     args = (uapi.AT_FDCWD, "/proc/self/oom_score_adj", f"{spec.oom_score_adj}\n", 0, 0)
@@ -354,13 +355,11 @@ def _payload(spec: Spec, host: Host, maps: user.Maps | None, terminal: tuple[int
         *fd_steps(spec, terminal),
         *pid.payload_steps(spec),
         *hardened(spec, host, maps, terminal),
-        *((Step(PAYLOAD, "attest", (), "the launcher reads back that all is as asked for"),) if spec.attest else ()),
-        execute(spec, host, terminal),
     )
 
 
 def hardened(spec: Spec, host: Host, maps: user.Maps | None, terminal: tuple[int, ...]) -> tuple[Step, ...]:
-    """What every command of this spec gets before its exec, the first and those that are run in the sandbox later."""
+    """What every command of this spec gets, the first and those that are run in the sandbox later."""
     return (
         *((CONTROLLING,) if terminal else ()),
         close_step(spec),
@@ -385,16 +384,17 @@ def hardened(spec: Spec, host: Host, maps: user.Maps | None, terminal: tuple[int
         *pid.death_steps(spec),
         *_no_new_privs(spec),
         *_seccomp(spec),
+        *_execute(spec, host, terminal),
     )
 
 
-def execute(spec: Spec, host: Host, terminal: tuple[int, ...]) -> Step:
-    """The last step: the command of the spec takes over."""
+def _execute(spec: Spec, host: Host, terminal: tuple[int, ...]) -> tuple[Step, ...]:
+    attested = Step(PAYLOAD, "attest", (), "the launcher reads back that all is as asked for")
     environment = {"PATH": PATH, **({"TERM": host.term} if terminal and host.term else {}), **spec.env}
     files = candidates(spec.command[0], environment["PATH"])
-    return Step(
-        PAYLOAD, "execve", (files, spec.command, tuple(f"{k}={v}" for k, v in environment.items())), "the command"
-    )
+    variables = tuple(f"{key}={value}" for key, value in environment.items())
+    command = Step(PAYLOAD, "execve", (files, spec.command, variables), "the command")
+    return (attested, command) if spec.attest else (command,)
 
 
 def candidates(command: str, path: str) -> tuple[str, ...]:

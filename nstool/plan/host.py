@@ -53,10 +53,9 @@ class Host(Frozen):
     capabilities: effective mask. last_cap: highest capability number of this kernel.
     privileged: the caller may do everything in the namespaces it lives in (effective CAP_SYS_ADMIN).
     subuid, subgid: the caller's ranges. newuidmap, newgidmap: absolute paths, empty if absent.
-    proc_files: names in /proc that are to be covered, True for directories: not those that views.SHOWN has, sys, and what
-    nobody inside can open. sysctls: the settings that
-    views.SETTINGS names, by their path below /proc/sys, with their text; "" for what is live. processors: how many the
-    caller may use; cpuinfo, release, version: as /proc and uname(2) have them. root: paths of the wanted root that
+    proc_files: names in /proc that are to be covered, True for directories: not those of views.SHOWN, sys, and what
+    nobody inside can open. sysctls: the settings that views.SETTINGS names, by their path below /proc/sys, with their
+    text; "" for what is live. processors: how many the caller may use; cpuinfo, release, version: as /proc and uname(2) have them. root: paths of the wanted root that
     exist as directories among those that a plan may mount on. covered, scratch: COVERED and SCRATCH as they
     really lie on this host. shown, layers: of the default root: its parts, and the directories of the host that they
     lie in; command: the part that is the command's file, where that lies in none of the others. top: entries of a

@@ -45,6 +45,7 @@ def into_sandbox(spec: Spec, host: Host, target: Target) -> Plan:
         *groups,
         Step(LAUNCHER, "clone3", (0, -1, 0), "the process that joins"),
         Step(CHILD, "exec_init", (), "nsexec takes over: no memory of the launcher is seen inside"),
+        *build.oom(spec),
         user.undumpable(INIT, "nobody inside traces who comes in (CVE-2016-9962)"),
         *(
             (Step(INIT, "setns", (Fd("target"), flags), f"join {names} at once, through a pidfd", man="setns(2)"),)
@@ -59,7 +60,6 @@ def into_sandbox(spec: Spec, host: Host, target: Target) -> Plan:
         *build.fd_steps(spec, terminal),
         *pid.payload_steps(spec),
         *build.hardened(spec, host, maps, terminal),
-        build.execute(spec, host, terminal),
     )
     given = (*_STREAMS, *(f"pass{n}" for n in range(len(spec.pass_fds))), "target")
     return Plan(steps, given, True, True)

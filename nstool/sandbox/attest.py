@@ -53,8 +53,9 @@ class Property(Frozen):
 class Wanted(Frozen):
     """What a process is to have. lease: None when it is not known any more, and with it ids and clocks.
 
-    name: of the sandbox, empty if it has none. cgroups: of the sandbox, controller to directory. launch: the process
-    waits before its exec, and nothing has run in it.
+    name: of the sandbox, empty if it has none. cgroups: of the sandbox, controller to directory. waits: the process
+    waits before its exec, nothing has run in it. beside: pid of the sandbox's init, for a command that is run in it
+    later: the process has that one's namespaces, and what is the whole sandbox's is not looked at.
     """
 
     spec: Spec
@@ -62,7 +63,8 @@ class Wanted(Frozen):
     name: str = ""
     lease: Lease | None = None
     cgroups: dict[str, str] = {}
-    launch: bool = True
+    waits: bool = True
+    beside: int = 0
 
 
 class _Seen:
@@ -115,7 +117,8 @@ def check(pid: int, wanted: Wanted) -> None:
 def _rows(pid: int, wanted: Wanted) -> list[Row]:
     seen = _Seen(pid)
     try:
-        rows = [row for part in _PARTS for row in part(seen, wanted)]
+        parts = _OF_A_COMMAND if wanted.beside else _PARTS
+        rows = [row for part in parts for row in part(seen, wanted)]
         seen.read("stat")
         return rows
     except (FileNotFoundError, ProcessLookupError) as error:
@@ -129,6 +132,17 @@ def _row(name: str, wanted: object, found: object) -> Row:
 
 
 # ---- namespaces and ids ----
+
+
+def _joined(seen: _Seen, wanted: Wanted) -> Iterator[Row]:
+    for kind in KINDS:
+        try:
+            inode = seen.inode(kind)
+            theirs = os.stat(f"/proc/{wanted.beside}/ns/{kind}").st_ino
+        except PermissionError:
+            yield f"namespaces.{kind}", "the sandbox's", _UNTRACED, None
+            continue
+        yield f"namespaces.{kind}", "the sandbox's", "the sandbox's" if inode == theirs else "another", inode == theirs
 
 
 def _namespaces(seen: _Seen, wanted: Wanted) -> Iterator[Row]:
@@ -203,12 +217,12 @@ def _confinement(status: Callable[[str], str], wanted: Wanted) -> Iterator[Row]:
     spec = wanted.spec
     known = wanted.host.all_capabilities
     sets = {name: caps.mask(getattr(spec.capabilities, name)) & known for name in caps.SETS}
-    if not wanted.launch:
+    if not wanted.waits:
         sets = _after_exec(spec, sets)
     for name, line in caps.SETS.items():
         asked, found = sets[name], int(status(line), 16)
         # What the launcher has not itself is in no bounding set; later any set may have got smaller.
-        fewer = name == "bounding" or not wanted.launch
+        fewer = name == "bounding" or not wanted.waits
         holds = not found & ~asked if fewer else found == asked
         yield f"capabilities.{name}", caps.in_words(asked), caps.in_words(found), holds
     if spec.no_new_privs:
@@ -220,7 +234,7 @@ def _confinement(status: Callable[[str], str], wanted: Wanted) -> Iterator[Row]:
         finally:
             own.close()
         found = int(status("Seccomp_filters"))
-        holds = found == filters if wanted.launch else found >= filters
+        holds = found == filters if wanted.waits else found >= filters
         yield (
             "seccomp",
             f"mode 2, filters {filters}",
@@ -240,9 +254,9 @@ def _process(seen: _Seen, wanted: Wanted) -> Iterator[Row]:
         yield _row("oom_score_adj", str(spec.oom_score_adj), seen.read("oom_score_adj").strip())
     if spec.aslr == "on" or spec.personality:
         yield from _personality(seen, spec)
-    if spec.namespaces.time == "new":
+    if spec.namespaces.time == "new" and not wanted.beside:
         yield from _clocks(seen, wanted)
-    if not wanted.launch:
+    if not wanted.waits:
         return
     state, _, group, session, terminal, *_ = seen.read("stat").rpartition(") ")[2].split(" ")
     del state
@@ -296,15 +310,15 @@ def _limits(seen: _Seen, wanted: Wanted) -> Iterator[Row]:
         lines = seen.read("limits").split("\n")
         for name, asked in spec.limits.rlimits.items():
             found = _rlimit(lines, name)
-            holds = found == asked if wanted.launch else _is_most(found[0], asked[0]) and _is_most(found[1], asked[1])
+            holds = found == asked if wanted.waits else _is_most(found[0], asked[0]) and _is_most(found[1], asked[1])
             yield f"limits.rlimits.{name}", rlimits.describe(asked), rlimits.describe(found), holds
     if not wanted.cgroups:
         return
     paths = own_paths(seen.read("cgroup"))
-    for name, directory in wanted.cgroups.items() if wanted.lease or wanted.name else ():  # else they are the process's
+    for name, directory in wanted.cgroups.items() if wanted.lease or wanted.name or wanted.beside else ():
         path = paths.get(name) or paths.get(UNIFIED, "")
         yield _row(f"cgroup {name}", os.path.basename(directory), os.path.basename(path))
-    layout = wanted.host.cgroups
+    layout = None if wanted.beside else wanted.host.cgroups
     for path, text in limit_files(spec.limits, layout, wanted.cgroups).items() if layout else ():
         try:
             found_ = _text(os.open(path, os.O_RDONLY | os.O_CLOEXEC)).strip()
@@ -468,3 +482,4 @@ def _net(seen: _Seen, wanted: Wanted) -> Iterator[Row]:
 
 
 _PARTS: tuple[Callable[[_Seen, Wanted], Iterator[Row]], ...] = (_namespaces, _ids, _process, _limits, _mounts, _net)
+_OF_A_COMMAND = (_joined, _ids, _process, _limits)

@@ -27,6 +27,9 @@ from nstool.spec.model import Root, Spec
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from nstool.plan.host import Host
     from nstool.plan.steps import Plan
     from nstool.sandbox.launch import Sandbox
     from nstool.spec.check import Place
@@ -153,7 +156,7 @@ def _exec_in(
         if ends_within(pidfd, 0):  # what was read may be of another process with this pid
             raise _gone(init_pid)
         given["target"] = pidfd
-        return _start(plan, given)
+        return _start(plan, given, _attest(spec, facts, cgroups, init_pid))
     finally:
         for fd in opened:
             os.close(fd)
@@ -163,9 +166,18 @@ def _gone(init_pid: int) -> SandboxGone:
     return SandboxGone(f"the sandbox of init {init_pid} has ended")
 
 
-def _start(plan: Plan, given: dict[str, int]) -> Joined:
+def _attest(spec: Spec, facts: Host, cgroups: dict[str, str], init_pid: int) -> Callable[[int], None] | None:
+    if not spec.attest:
+        return None
+    from nstool.sandbox import attest  # late: as for a launch
+
+    wanted = attest.Wanted(spec, facts, cgroups=cgroups, beside=init_pid)
+    return lambda pid: attest.check(pid, wanted)
+
+
+def _start(plan: Plan, given: dict[str, int], attest: Callable[[int], None] | None = None) -> Joined:
     process = engine.start(program(plan), given, _no_external)
-    return Joined(process, report(process))
+    return Joined(process, report(process, attest))
 
 
 def _no_external(name: str, args: object, pid: int) -> None:

@@ -238,6 +238,38 @@ def test_without_the_word_nothing_is_read(monkeypatch: pytest.MonkeyPatch) -> No
         assert not [step for step in sandbox.plan.steps if step.call == "attest"]
 
 
+# ---- a command that is run in it later ----
+
+
+@pytest.mark.needs("root", "cgroup_memory", "cgroup_pids", "cgroup_cpu")
+def test_a_later_command_has_all_that_the_first_has(tmp_path: Path) -> None:
+    """What is written of both in /proc is the same, but for what tells one process from another."""
+    keys = ("Cap", "NoNewPrivs", "Seccomp", "Groups", "Uid", "Gid", "Umask")
+    read = "cat /proc/self/oom_score_adj /proc/self/cgroup /proc/self/limits; grep -E '^(%s)' /proc/self/status"
+    words = ("sh", "-c", read % "|".join(keys))
+    with (tmp_path / "first").open("w+") as first, (tmp_path / "later").open("w+") as later:
+        with launch(Spec(command=words), stdout=first.fileno()) as sandbox:
+            assert sandbox.wait().status == 0
+        with launch(Spec(command=("sleep", "1000"))) as sandbox:
+            assert sandbox.exec(*words, stdout=later.fileno()).wait().status == 0
+    assert (tmp_path / "first").read_text() == (tmp_path / "later").read_text()
+    assert (tmp_path / "later").read_text().startswith("500\n")
+
+
+@pytest.mark.needs("root", "cgroup_memory", "cgroup_pids", "cgroup_cpu")
+@pytest.mark.parametrize("what", ["filter", "user id", "capabilities", "bounding set", "limit of fds", "oom score"])
+def test_a_later_command_is_attested(what: str) -> None:
+    taken, lacking, spec = LEFT_OUT[what]
+    with launch(spec.replace(command=("sleep", "1000"))) as sandbox:
+        with (
+            plans.changed(lambda plan: plan.replace(steps=tuple(step for step in plan.steps if not taken(step)))),
+            pytest.raises(NotAttested) as failed,
+        ):
+            sandbox.exec("true")
+        assert lacks(failed.value) == lacking
+        assert sandbox.exec("true").wait().status == 0
+
+
 # ---- later ----
 
 
