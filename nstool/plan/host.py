@@ -55,16 +55,16 @@ class Host(Frozen):
     subuid, subgid: the caller's ranges. newuidmap, newgidmap: absolute paths, empty if absent.
     proc_files: names in /proc that are to be covered, True for directories: not those of views.SHOWN, sys, and what
     nobody inside can open. sysctls: the settings that views.SETTINGS names, by their path below /proc/sys, with their
-    text; "" for what is live. processors: how many the caller may use; cpuinfo, release, version: as /proc and uname(2) have them. root: paths of the wanted root that
-    exist as directories among those that a plan may mount on. covered, scratch: COVERED and SCRATCH as they
-    really lie on this host. shown, layers: of the default root: its parts, and the directories of the host that they
-    lie in; command: the part that is the command's file, where that lies in none of the others. top: entries of a
-    directory root as (name, kind, link target), kind "dir", "file" or "link". source_kinds: bind source to "dir" or
-    "file". targets: what a mount or a masked path finds in the root: "dir", "file", "" for nothing,
-    "link PATH" for a symlink on the way; what the plan makes itself is not in it. roots: directory of
-    unpacked tarballs. nameservers: usable inside; resolver: the text of resolv.conf, where the network is another's.
-    terminals: those of fds 0, 1, 2 that are terminals;
-    term: their TERM. randomize_va_space: as /proc/sys/kernel has it.
+    text; "" for what is live. processors: how many the caller may use; cpuinfo, release, version: as /proc and
+    uname(2) have them. root: paths of the wanted root that exist as directories among those that a plan may mount on.
+    covered, scratch: COVERED and SCRATCH as they really lie on this host. shown, layers: of the default root: its
+    parts, and the directories of the host that they lie in; command: the part that is the command's file, where that
+    lies in none of the others. top: entries of a directory root as (name, kind, link target), kind "dir", "file" or
+    "link". source_kinds: bind source to "dir" or "file". targets: what a mount or a masked path finds in the root:
+    "dir", "file", "" for nothing, "link PATH" for a symlink on the way; what the plan makes itself is not in it.
+    roots: directory of unpacked tarballs. nameservers: usable inside; resolver: the text of resolv.conf, where the
+    network is another's. terminals: those of fds 0, 1, 2 that are terminals; term: their TERM. randomize_va_space: as
+    /proc/sys/kernel has it.
     """
 
     uid: int = 0
