@@ -10,7 +10,7 @@
 #include <sys/time.h>
 #include <sys/wait.h>
 
-enum { WORDS = 16, PATIENCE = 5 };
+enum { WORDS = 16, PATIENCE = 20 };
 
 struct answer *answer;
 

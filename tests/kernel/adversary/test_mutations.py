@@ -12,7 +12,7 @@ from tests.kernel.adversary import run
 from tests.kernel.adversary.base import Answer
 from tests.kernel.adversary.checks import GROUPS
 from tests.kernel.adversary.conftest import Actor
-from tests.kernel.adversary.mutations import MUTATIONS, Mutation, applied
+from tests.kernel.adversary.mutations import MUTATIONS, Mutation
 
 
 def mutated(mutation: Mutation, program: str, words: dict[str, Any]) -> dict[str, Answer]:
@@ -21,11 +21,13 @@ def mutated(mutation: Mutation, program: str, words: dict[str, Any]) -> dict[str
         edit, plan = mutation.edit, build.plan
 
         def changed(*args: Any) -> Plan:
-            return applied(edit, plan(*args))
+            made = plan(*args)
+            return made.replace(steps=edit(made.steps))
 
         build.plan = changed
-    checks = [check for check in GROUPS[mutation.group] if check.name in mutation.red]
-    return run.measure(checks, program, words | mutation.words)
+    group = GROUPS[mutation.group]
+    checks = [check for check in group.checks if check.name in mutation.red]
+    return run.measure(checks, program, group.words | words | mutation.words)
 
 
 CASES = [(mutation, who) for mutation in MUTATIONS for who in ("root", "user") if mutation.only in ("", who)]
@@ -37,4 +39,4 @@ CASES = [(mutation, who) for mutation in MUTATIONS for who in ("root", "user") i
 def test_protection_off_check_red(mutation: Mutation, actor: Actor, program: str) -> None:
     """The checks that the mutation names do not hold."""
     found = actor.act(mutated, mutation, program, actor.words)
-    assert set(run.red(GROUPS[mutation.group], found)) == set(mutation.red)
+    assert set(run.red(GROUPS[mutation.group].checks, found)) == set(mutation.red)
