@@ -268,7 +268,7 @@ def proc_sys_read_only(scene: Scene) -> Answer:
 
 def oom_score_lower(scene: Scene) -> Answer:
     """Without CAP_SYS_RESOURCE the score does not fall below what a privileged process has set."""
-    if not scene.path.endswith("/oom_score_adj"):
+    if (scene.path or scene.text("file")).rpartition("/")[2] != "oom_score_adj":
         return False
     own, wanted = scene.number("/proc/self/oom_score_adj"), scene.text("data").strip()
     if own is None or scene.may("sys_resource"):

@@ -45,6 +45,7 @@ def plan(spec: Spec, host: Host, lease: Lease) -> Plan:
     if "mnt" in new:
         mounts = mnt.parts(spec, host, idmaps, _files(spec, host, lease, hostname), lease, hostname)
     groups = _cgroups(spec, host, lease)
+    scorer = LAUNCHER if idmaps is not None and host.privileged else INIT
     links = _links(spec, lease)
     terminal = terminals(spec, host)
     if terminal:
@@ -62,12 +63,13 @@ def plan(spec: Spec, host: Host, lease: Lease) -> Plan:
         *(_leave(name) for name in outer),
         *_meanwhile(
             *(user.map_steps(idmaps, host) if idmaps else ()),
+            *(oom(spec, LAUNCHER) if scorer == LAUNCHER else ()),
             *(s for s in links if s.who == LAUNCHER and s.args[0] not in _BEFORE),
         ),
         *time.enter_steps(spec),
         *pid.monitor_steps(spec),
         # By the launcher's /proc: a joined root may have none, and a joined user namespace may not write in ours.
-        *(oom(spec) if joined.keys() & {"user", "mnt"} else ()),
+        *(oom(spec, INIT) if scorer == INIT and joined.keys() & {"user", "mnt"} else ()),
         *((user.before_joining(),) if "user" in joined else ()),
         *(_join(name, INIT) for name in joined if name not in outer),
         *_after_join(new, joined, host),
@@ -79,7 +81,7 @@ def plan(spec: Spec, host: Host, lease: Lease) -> Plan:
         *uts.steps(spec, lease),
         *net.steps(spec),
         *ipc.steps(spec),
-        *(() if joined.keys() & {"user", "mnt"} else oom(spec)),
+        *(() if scorer == LAUNCHER or joined.keys() & {"user", "mnt"} else oom(spec, INIT)),
         *mounts.root,
         *mounts.inside,
         *(terminal_steps(spec) if terminal else ()),
@@ -279,20 +281,19 @@ def _child_steps(spec: Spec, maps: user.Maps | None, host: Host) -> tuple[Step, 
     return (*steps, Step(CHILD, "exec_init", (), why))
 
 
-def oom(spec: Spec) -> tuple[Step, ...]:
-    """The step of init by which the sandbox dies before the host's services, where the spec says so."""
+def oom(spec: Spec, who: str) -> tuple[Step, ...]:
+    """The step by which the sandbox dies before the host's services, where the spec says so.
+
+    A score that a process with CAP_SYS_RESOURCE on the host has written cannot be lowered without it; one of init's own,
+    in a user namespace, can.
+    """
     if not spec.oom_score_adj:
         return ()
-    args = (uapi.AT_FDCWD, "/proc/self/oom_score_adj", f"{spec.oom_score_adj}\n", 0, 0)
-    return (
-        Step(
-            INIT,
-            "write_file",
-            args,
-            "die before the host's services when memory runs out",
-            man="proc_pid_oom_score_adj(5)",
-        ),
-    )
+    text = f"{spec.oom_score_adj}\n"
+    why, man = "die before the host's services when memory runs out", "proc_pid_oom_score_adj(5)"
+    if who == LAUNCHER:
+        return (Step(LAUNCHER, "write_proc", ("oom_score_adj", text), why, man=man),)
+    return (Step(INIT, "write_file", (uapi.AT_FDCWD, "/proc/self/oom_score_adj", text, 0, 0), why, man=man),)
 
 
 def _init_hardening(spec: Spec) -> tuple[Step, ...]:

@@ -1109,7 +1109,7 @@ FILES: tuple[Row, ...] = (
         "proc(5)",
     ),
     _row(
-        "write_file",
+        "write_file write_proc",
         "EACCES",
         files.oom_score_lower,
         "without CAP_SYS_RESOURCE the score does not fall below what a privileged process has set: "

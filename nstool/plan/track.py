@@ -143,6 +143,8 @@ def _heading(step: Step, thing: _Thing | None, cgroups: set[str]) -> str:
         return "undo, the last one first"
     if step.call == "clone3":
         return "new namespaces" if step.who == LAUNCHER else "the command's process"
+    if step.call == "write_proc" and step.args[0] == "oom_score_adj":
+        return "init"
     if step.call in _BY_CALL:
         return _BY_CALL[step.call]
     if step.who == PAYLOAD:

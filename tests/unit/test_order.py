@@ -721,6 +721,7 @@ child    raise_ambient 19141099
 child    exec_init
 launcher write_proc 'uid_map' '0 100000 65536\n'
 launcher write_proc 'gid_map' '0 100000 65536\n'
+launcher write_proc 'oom_score_adj' '500\n'
 launcher release
 init     wait
 init     openat2 '/proc/self/ns/time_for_children' -> timens
@@ -736,7 +737,6 @@ init     sethostname 'web'
 init     setdomainname '(none)'
 init     socket 2 524290 0 -> inet
 init     ioctl <inet> bytes
-init     write_file '/proc/self/oom_score_adj' '500\n'
 init     mount '/'
 init     fsopen 'tmpfs' -> fs
 init     fsconfig <fs> 'mode' '755'

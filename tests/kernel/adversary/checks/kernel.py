@@ -1,0 +1,139 @@
+"""What of the kernel can be called: the filter as it is measured from inside, not as it was written."""
+
+from __future__ import annotations
+
+import errno
+import signal
+from collections.abc import Callable
+
+from nstool.security import seccomp
+from nstool.security import seccomp_table as table
+from tests.kernel.adversary.base import Answer, Check, Expected, call, ended, refused, says, tells
+from tests.kernel.adversary.run import View
+
+LAST = 600
+X32 = 0x4000_0000
+HIGH = (0, 1 << 32, 1 << 63, 0xFFFFFFFF << 32)
+# Whatever the table will say one day: each of these has been a way out, or into the kernel.
+NEVER = (
+    *("bpf", "perf_event_open", "userfaultfd", "io_uring_setup", "io_uring_enter", "io_uring_register", "add_key"),
+    *("keyctl", "request_key", "ptrace", "process_vm_readv", "process_vm_writev", "process_madvise", "pidfd_getfd"),
+    *("kcmp", "init_module", "finit_module", "delete_module", "kexec_load", "kexec_file_load", "setns", "acct"),
+    *("open_by_handle_at", "fanotify_init", "quotactl", "quotactl_fd", "reboot", "swapon", "swapoff", "sethostname"),
+    *("setdomainname", "settimeofday", "clock_settime", "clock_adjtime", "adjtimex", "ioperm", "iopl", "modify_ldt"),
+    *("syslog", "ustat", "sysfs", "vhangup", "move_pages", "migrate_pages"),
+)
+# May be missing in a kernel, or be refused by the kernel itself for what they were asked.
+_KERNELS_OWN = {"setgroups", "memfd_secret", "map_shadow_stack", "uretprobe", "uprobe", "lsm_set_self_attr", "futex"}
+
+
+def expected_errno(number: int) -> int:
+    """What the table says comes of a call with senseless arguments; 0 if it gets to the kernel."""
+    name = seccomp.call_name(number)
+    if any(name in group.names for group in table.ALLOWED) or name in ("ioctl", "personality"):
+        return 0
+    if any(name in group.names for group in table.MISSING) or number in table.UNKNOWN_NUMBERS:
+        return errno.ENOSYS
+    return errno.EPERM
+
+
+def _scan(view: View) -> Answer:
+    """The numbers whose answer is not that of the table."""
+    wrong = []
+    for first in range(0, LAST + 1, 100):
+        text = view.ask("scan", str(first), str(min(first + 99, LAST))).text
+        for number, got in (map(int, word.split(":")) for word in text.split()):
+            wanted, name = expected_errno(number), seccomp.call_name(number)
+            if (
+                got == -signal.SIGSYS
+                or (wanted and got != wanted)
+                or (not wanted and got in (errno.EPERM, errno.ENOSYS) and name not in _KERNELS_OWN and number < 436)
+            ):
+                wrong.append(f"{name}:{got}")
+    return Answer(text=" ".join(wrong))
+
+
+def _sockets(allowed: Callable[[int, int, int], bool], words: str) -> Expected:
+    """None of the sockets that the kernel did not refuse by EPERM is another than these."""
+
+    def test(text: str) -> bool:
+        return all(allowed(*map(int, word.split("/"))) for word in text.split())
+
+    return tells(words, test)
+
+
+_FAMILY = _sockets(
+    lambda family, kind, _: family in (1, 16) or (family in (2, 10) and kind in (1, 2)), "UNIX, IP, NETLINK"
+)
+_NETLINK = _sockets(lambda _family, _kind, protocol: protocol == 0, "NETLINK_ROUTE alone")
+_IP = _sockets(
+    lambda _, kind, protocol: protocol in {1: (0, 6, 262), 2: (0, 1, 17, 58)}.get(kind, ()), "TCP, MPTCP, UDP, echo"
+)
+
+CHECKS: tuple[Check, ...] = (
+    Check(
+        "every-number-as-the-table-says", _scan, says(""), f"0 to {LAST} are refused or allowed on purpose", "seccomp"
+    ),
+    *(
+        Check(f"never-{name}", call(name, *[-1] * 6), refused("EPERM"), "this call is refused", "seccomp")
+        for name in NEVER
+    ),
+    Check("call-of-i386", ("int80",), ended("SIGSYS"), "another ABI ends the process", "seccomp"),
+    *(
+        Check(
+            f"call-of-x32-{number}", call(X32 | number, -1), ended("SIGSYS"), "another ABI ends the process", "seccomp"
+        )
+        for number in (0, 39, 101, 513, 514, 521, 539, 545, 547)
+    ),
+    Check("socket-families", ("sockets", "-1"), _FAMILY, "no family that loads a module", "seccomp"),
+    Check("socket-protocols-4", ("sockets", "2"), _IP, "no protocol that loads a module", "seccomp"),
+    Check("socket-protocols-6", ("sockets", "10"), _IP, "no protocol that loads a module", "seccomp"),
+    Check("socket-netlink", ("sockets", "16"), _NETLINK, "no netlink of the kernel's insides", "seccomp"),
+    *(
+        Check(
+            f"socketpair-{family}",
+            call("socketpair", family, 1, 0, "b:8"),
+            refused("EPERM"),
+            "pairs are UNIX",
+            "seccomp",
+        )
+        for family in (2, 16, 30, 40)
+    ),
+    *(
+        Check(
+            f"clone-flag-{bit}{'-high' if high else ''}",
+            call("clone", high | 1 << bit | 17, 0, 0, 0, 0),
+            refused("EPERM"),
+            "no new namespace, whatever the high half says",
+            "seccomp",
+        )
+        for bit in (17, 25, 26, 27, 28, 29, 30)
+        for high in HIGH[:2]
+    ),
+    Check("unshare-time", call("unshare", 0x80), refused("EPERM"), "no new time namespace", "seccomp"),
+    Check("clone3", ("clone3", "0"), refused("ENOSYS"), "flags that a filter cannot read are not taken", "seccomp"),
+    *(
+        Check(
+            f"personality-{value:#x}", call("personality", value), refused("EPERM"), "addresses stay random", "seccomp"
+        )
+        for value in (0x40000, 0x400000, 0x40008, 0x100000, 0x1, 0x6)
+    ),
+    *(
+        Check(
+            f"terminal-{name}-{high:x}",
+            ("terminal", str(high | number)),
+            refused("EPERM"),
+            "nothing is typed into a terminal",
+            "seccomp",
+        )
+        for name, number in (("tiocsti", 0x5412), ("tioclinux", 0x541C), ("tiocsetd", 0x5423))
+        for high in HIGH
+    ),
+    Check(
+        "filter-stays",
+        call("prctl", 22, 0, 0, 0, 0),
+        Expected("fails", lambda got: got.error in ("EINVAL", "EPERM")),
+        "a filter cannot be taken away",
+        "seccomp",
+    ),
+)

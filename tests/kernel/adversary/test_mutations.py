@@ -1,0 +1,42 @@
+"""Each protection that is taken away turns a check red: the checks can fail."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from nstool.plan import build
+from nstool.plan.steps import Plan
+from tests.kernel.adversary import run
+from tests.kernel.adversary.base import Answer
+from tests.kernel.adversary.checks import GROUPS
+from tests.kernel.adversary.conftest import Actor
+from tests.kernel.adversary.mutations import MUTATIONS, Mutation
+
+
+def mutated(mutation: Mutation, program: str, words: dict[str, Any]) -> dict[str, Answer]:
+    """Ask the named checks with the protection taken away. In a child: the plan is changed for the whole process."""
+    if mutation.edit is not None:
+        edit, plan = mutation.edit, build.plan
+
+        def changed(*args: Any) -> Plan:
+            made = plan(*args)
+            return made.replace(steps=edit(made.steps))
+
+        build.plan = changed
+    group = GROUPS[mutation.group]
+    checks = [check for check in group.checks if check.name in mutation.red]
+    return run.measure(checks, program, group.words | words | mutation.words)
+
+
+CASES = [(mutation, who) for mutation in MUTATIONS for who in ("root", "user") if mutation.only in ("", who)]
+
+
+@pytest.mark.parametrize(
+    ("mutation", "actor"), CASES, indirect=["actor"], ids=[f"{mutation.name}-{who}" for mutation, who in CASES]
+)
+def test_protection_off_check_red(mutation: Mutation, actor: Actor, program: str) -> None:
+    """The checks that the mutation names do not hold."""
+    found = actor.act(mutated, mutation, program, actor.words)
+    assert set(run.red(GROUPS[mutation.group].checks, found)) == set(mutation.red)
