@@ -284,7 +284,7 @@ def _child_steps(spec: Spec, maps: user.Maps | None, host: Host) -> tuple[Step, 
 def oom(spec: Spec, who: str) -> tuple[Step, ...]:
     """The step by which the sandbox dies before the host's services, where the spec says so.
 
-    A score that a process with CAP_SYS_RESOURCE on the host has written cannot be lowered without it; one of init's own,
+    A score that a process with CAP_SYS_RESOURCE on the host has written cannot be lowered without it; one of its own,
     in a user namespace, can.
     """
     if not spec.oom_score_adj:
