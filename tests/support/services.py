@@ -30,6 +30,17 @@ class Ended(AssertionError):
     """The service has ended and was not asked to."""
 
 
+class WrongAnswer(AssertionError):
+    """The service answers, and not as it should: waiting changes nothing."""
+
+
+def is_right(answer: str, right: bool) -> bool:
+    """Return whether there is an answer. Raises WrongAnswer for one that is not right."""
+    if answer and not right:
+        raise WrongAnswer(answer)
+    return bool(answer)
+
+
 class Running(NamedTuple):
     """name: of the sandbox. process: nstool, or what stays of it. log: file of both outputs."""
 
