@@ -17,7 +17,7 @@ from nstool.errors import NotSupported, SpecError
 from nstool.frozen import Frozen
 from nstool.namespaces import mounting, system_root
 from nstool.namespaces.proc_views import SYS, Views
-from nstool.namespaces.user import Maps
+from nstool.namespaces.user import TTY, Maps, is_inside
 from nstool.plan.host import SCRATCH, Host
 from nstool.plan.lease import Lease
 from nstool.plan.steps import INIT, LAUNCHER, UNDO, Fd, Step
@@ -594,8 +594,8 @@ def _dev_mounts(spec: Spec, maps: Maps | None) -> list[Step]:
     # What lies in /dev as filesystems of their own.
     steps: list[Step] = []
     options = {"newinstance": "", "ptmxmode": "0666", "mode": "0620"}
-    if maps is None or any(m.inside <= 5 < m.inside + m.count for m in maps.gid):
-        options["gid"] = "5"
+    if maps is None or is_inside(maps.gid, TTY):
+        options["gid"] = str(TTY)
     no = mounting.SAFE | uapi.MOUNT_ATTR_NOEXEC
     steps += mounting.filesystem(
         "devpts", "pts", options, uapi.MOUNT_ATTR_NOSUID | uapi.MOUNT_ATTR_NOEXEC, "terminals of its own"

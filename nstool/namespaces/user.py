@@ -15,6 +15,7 @@ from nstool.spec.model import IdMap, Spec
 
 MAN = "user_namespaces(7)"
 EPERM, EINVAL = 1, 22
+TTY = 5  # the group of terminals everywhere, pts(4)
 
 
 class Maps(Frozen):
@@ -27,10 +28,11 @@ class Maps(Frozen):
     @property
     def has_root(self) -> bool:
         """Whether id 0 exists inside, for users and for groups."""
-        return _inside(self.uid, 0) and _inside(self.gid, 0)
+        return is_inside(self.uid, 0) and is_inside(self.gid, 0)
 
 
-def _inside(lines: tuple[IdMap, ...], number: int) -> bool:
+def is_inside(lines: tuple[IdMap, ...], number: int) -> bool:
+    """Whether an id is in a map."""
     return any(line.inside <= number < line.inside + line.count for line in lines)
 
 
@@ -59,10 +61,10 @@ def maps(spec: Spec, host: Host, lease: Lease) -> Maps:
     else:
         chosen = Maps((IdMap(uid, host.uid, 1),), (IdMap(gid, host.gid, 1),), "single")
     for lines, number, what in ((chosen.uid, uid, "uid"), (chosen.gid, gid, "gid")):
-        if not _inside(lines, number):
+        if not is_inside(lines, number):
             raise SpecError(f"{what} {number} is not in the {what}_map; {MAN}: map it or choose another user", "user")
     for index, group in enumerate(spec.groups if chosen.how != "single" else ()):
-        if group != "keep" and not _inside(chosen.gid, int(group)):
+        if group != "keep" and not is_inside(chosen.gid, int(group)):
             raise SpecError(f"group {group} is not in the gid_map; {MAN}: map it or choose another", f"groups[{index}]")
     return chosen
 

@@ -43,7 +43,7 @@ def plan(spec: Spec, host: Host, lease: Lease) -> Plan:
     hostname = uts.hostname(spec, lease) if spec.namespaces.uts == "new" else ""
     mounts = mnt.Parts()
     if "mnt" in new:
-        mounts = mnt.parts(spec, host, idmaps, _files(spec, host, lease, hostname), lease, hostname)
+        mounts = mnt.parts(spec, host, idmaps, _files(spec, host, lease, idmaps, hostname), lease, hostname)
     groups = _cgroups(spec, host, lease)
     scorer = LAUNCHER if idmaps is not None and host.privileged else INIT
     links = _links(spec, lease)
@@ -166,9 +166,9 @@ def _links(spec: Spec, lease: Lease) -> tuple[Step, ...]:
     return network.steps(spec.net, lease)
 
 
-def _files(spec: Spec, host: Host, lease: Lease, name: str) -> dict[str, str]:
+def _files(spec: Spec, host: Host, lease: Lease, idmaps: user.Maps | None, name: str) -> dict[str, str]:
     """The small files that are made for the sandbox: path to content. name: of its host."""
-    own = identity.files(spec, lease, name) if spec.root.type == "system" else {}
+    own = identity.files(spec, lease, idmaps, name) if spec.root.type == "system" else {}
     if host.resolver:
         own["/etc/resolv.conf"] = host.resolver
     mounted = {mount.target for mount in spec.mounts}

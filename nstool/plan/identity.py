@@ -10,7 +10,7 @@ ETC: tuple[str, ...] = ("passwd", "group", "nsswitch.conf", "hosts", "machine-id
 
 # What Debian and the others agree on, passwd(5), group(5).
 _ACCOUNTS = {0: "root", 1: "daemon", 2: "bin", 8: "mail", 33: "www-data", 65534: "nobody"}
-_GROUPS = {0: "root", 1: "daemon", 2: "bin", 5: "tty", 8: "mail", 33: "www-data", 65534: "nogroup"}
+_GROUPS = {0: "root", 1: "daemon", 2: "bin", user.TTY: "tty", 8: "mail", 33: "www-data", 65534: "nogroup"}
 _OWN = "user"  # whoever else the command runs as
 _HOMES = {0: "/root"}
 _NSSWITCH = """passwd: files
@@ -25,12 +25,15 @@ rpc: files
 """
 
 
-def files(spec: Spec, lease: Lease, hostname: str) -> dict[str, str]:
+def files(spec: Spec, lease: Lease, maps: user.Maps | None, hostname: str) -> dict[str, str]:
     """Return the files of /etc that the default root has of its own: path to content."""
     uid, gid = user.ids(spec)
     groups = [gid, *(int(group) for group in spec.groups if group.isdecimal())]
     names = {uid: _OWN} | _ACCOUNTS
     group_names = {number: _OWN if number == gid else f"group{number}" for number in groups} | _GROUPS
+    if maps and not user.is_inside(maps.gid, user.TTY):
+        # sshd, su and screen give a terminal to the group of this name where there is one: there is none, EINVAL.
+        del group_names[user.TTY]
     made = {
         "/etc/passwd": "".join(
             _account(number, name, gid if number == uid else number) for number, name in sorted(names.items())

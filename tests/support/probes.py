@@ -216,11 +216,15 @@ def strace() -> str:
     return tried.stderr.strip() if tried.returncode else ""
 
 
-def _executable(name: str, package: str) -> Callable[[], str]:
-    def look() -> str:
-        return "" if shutil.which(name) else f"no {name}; install {package}"
+def _executable(name: str, package: str, called: str = "") -> Callable[[], str]:
+    """called: the need, where the name is none for one."""
 
-    look.__name__ = name
+    def look() -> str:
+        # The path of an ordinary user has no daemons in it.
+        path = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin"
+        return "" if shutil.which(name, path=path) else f"no {name}; install {package}"
+
+    look.__name__ = called or name
     return probe(look)
 
 
@@ -232,6 +236,16 @@ capsh = _executable("capsh", "libcap2-bin")
 clang = _executable("clang", "clang")
 dot = _executable("dot", "graphviz")
 chromium = _executable("chromium", "chromium")
+nginx = _executable("nginx", "nginx")
+redis_server = _executable("redis-server", "redis-server", "redis_server")
+redis_cli = _executable("redis-cli", "redis-tools", "redis_cli")
+git = _executable("git", "git")
+node = _executable("node", "nodejs")
+javac = _executable("javac", "default-jdk-headless")
+debian_python = _executable("/usr/bin/python3", "python3", "debian_python")
+sshd = _executable("sshd", "openssh-server")
+ssh = _executable("ssh", "openssh-client")
+apt_get = _executable("apt-get", "apt, which Debian has", "apt_get")
 
 
 def _controller(name: str) -> Callable[[], str]:

@@ -21,7 +21,7 @@ from nstool.plan.host import Host
 from nstool.plan.lease import Lease
 from nstool.plan.steps import WHO, Fd, Plan
 from nstool.plan.template import Template
-from nstool.spec.model import Spec
+from nstool.spec.model import IdMap, Spec
 from tests.unit import strategies
 
 Case = tuple[Spec, Host, Lease]
@@ -205,6 +205,22 @@ def test_template_of_a_sandbox_without_a_name() -> None:
     spec = Spec(command=("true",))
     filled = Template(lambda lease: build.plan(spec, Host(), lease)).fill(Lease(""))
     assert [s.args for s in decode(filled.data).steps if s.call == "sethostname"] == [(b"sandbox",)]
+
+
+# ---- accounts ----
+
+
+@pytest.mark.parametrize(("count", "named"), [(1, False), (5, False), (6, True)])
+def test_a_group_of_terminals_is_named_where_there_is_one(count: int, named: bool) -> None:
+    """/etc/group has tty, and /dev/pts that group, only where the gid_map has 5: sshd would give a terminal to it."""
+    ids = (IdMap(0, 5000, count),)
+    spec = Spec(command=("true",), user="0", uid_map=ids, gid_map=ids)
+    steps = build.plan(spec, Host(), Lease("web", 100000, 100000)).steps
+    (groups,) = [step.args[2] for step in steps if step.call == "write_file" and step.args[1] == "etc/group"]
+    assert ("tty:x:5:" in str(groups), "gid" in [step.args[2] for step in steps if step.call == "fsconfig"]) == (
+        named,
+        named,
+    )
 
 
 # ---- limits ----
