@@ -215,6 +215,9 @@ _BY_CALL = {
     "futex_wake": "go on",
     "futex_wait": "go on",
     "seccomp": "system calls",
+    "landlock_create_ruleset": "Landlock",
+    "landlock_add_rule": "Landlock",
+    "landlock_restrict_self": "Landlock",
     "execve": "the command",
     "send_fd": "terminal",
 }
@@ -224,6 +227,8 @@ _PAYLOAD = {
     "close_range": "file descriptors",
     "setrlimit": "limits",
     "write": "cgroups",
+    "write_file": "label",
+    "openat2": "Landlock",
     "drop_bounding": "credentials",
     "setgroups": "credentials",
     "setresuid": "credentials",
