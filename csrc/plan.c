@@ -80,7 +80,10 @@
 	X(external, -1, "s")                                                                                           \
 	X(futex_wake, -1, "")                                                                                          \
 	X(futex_wait, -1, "")                                                                                          \
-	X(attest, -1, "")
+	X(attest, -1, "")                                                                                              \
+	X(landlock_create_ruleset, -1, "iii")                                                                          \
+	X(landlock_add_rule, -1, "fiifi")                                                                              \
+	X(landlock_restrict_self, __NR_landlock_restrict_self, "fi")
 
 enum {
 #define X(name, nr, kinds) CALL_##name,
@@ -93,7 +96,7 @@ enum {
 struct call {
 	int nr;
 	char kinds[NST_ARGS + 1];
-	char name[16];
+	char name[24];
 };
 
 static const struct call calls[CALL_COUNT] = {
@@ -163,7 +166,8 @@ static int bytes_ok(const uint8_t *pool, uint32_t pool_size, uint64_t arg, char 
 static int returns_fd(unsigned int call)
 {
 	return call == CALL_openat2 || call == CALL_open_tree || call == CALL_fsopen || call == CALL_fsmount ||
-	       call == CALL_socket || call == CALL_ioctl_int || call == CALL_fcntl || call == CALL_pidfd_open;
+	       call == CALL_socket || call == CALL_ioctl_int || call == CALL_fcntl || call == CALL_pidfd_open ||
+	       call == CALL_landlock_create_ruleset;
 }
 
 static int is_threads_own(uint64_t type)
@@ -227,6 +231,7 @@ static int who_bad(const struct nst_step *s)
 	case CALL_reset_signals:
 	case CALL_raise_ambient:
 	case CALL_drop_bounding:
+	case CALL_landlock_restrict_self:
 		return launcher;
 	}
 	return 0;
@@ -246,6 +251,19 @@ enum {
 		     CLONE_NEWPID | CLONE_NEWNET,
 	PROC_FILE_MAX = 32, /* longest name for write_proc */
 	PID_LIMIT = 1 << 22,
+};
+
+/* <linux/landlock.h> of Linux 6.12; older headers know neither the port nor all fields. landlock(7) */
+enum { RULE_PATH_BENEATH = 1, RULE_NET_PORT = 2 };
+struct ruleset {
+	uint64_t handled_access_fs, handled_access_net, scoped;
+};
+struct path_beneath {
+	uint64_t allowed_access;
+	int32_t parent_fd;
+} __attribute__((packed));
+struct net_port {
+	uint64_t allowed_access, port;
 };
 
 /* What the kinds of the arguments do not tell. */
@@ -279,6 +297,8 @@ static int arguments_bad(const struct nst_plan *h, const struct nst_step *s)
 		return !length_of(a[0]);
 	case CALL_write_proc:
 		return length_of(a[0]) > PROC_FILE_MAX;
+	case CALL_landlock_add_rule: /* each type has its own struct, and no use for the other's field */
+		return !(a[1] == RULE_PATH_BENEATH && a[4] == 0) && !(a[1] == RULE_NET_PORT && a[3] == UINT32_MAX);
 	case CALL_close: /* the launcher closes what its own steps have opened */
 		return s->who == NST_LAUNCHER && (a[0] >> 32 == 0 || (uint32_t)a[0] < h->n_given);
 	}
@@ -776,6 +796,23 @@ static long run_ioctl(const uint8_t *plan, const struct nst_step *s, const long 
 	return nst_raw3(__NR_ioctl, a[0], a[1], NST_P(buf));
 }
 
+/* An older kernel takes the longer struct as long as what it does not know is 0. landlock_create_ruleset(2) */
+static long run_create_ruleset(const struct nst_step *s)
+{
+	struct ruleset attr = {s->arg[0], s->arg[1], s->arg[2]};
+
+	return nst_raw3(__NR_landlock_create_ruleset, NST_P(&attr), sizeof attr, 0);
+}
+
+static long run_add_rule(const struct nst_step *s, const long *a)
+{
+	struct path_beneath path = {s->arg[2], (int32_t)a[3]};
+	struct net_port port = {s->arg[2], s->arg[4]};
+	long attr = a[1] == RULE_NET_PORT ? NST_P(&port) : NST_P(&path);
+
+	return nst_raw4(__NR_landlock_add_rule, a[0], a[1], attr, 0);
+}
+
 /* close_range(2), but for what the engine itself needs. */
 static long run_close_range(const struct nst_run *run, uint32_t first, uint32_t last, long flags)
 {
@@ -852,6 +889,10 @@ static long run_special(struct nst_run *run, const struct nst_step *s, const lon
 		if (a[0] == a[1]) /* dup3(2) refuses it; what is wanted is that the fd outlives exec */
 			return nst_raw3(__NR_fcntl, a[0], F_SETFD, a[2] & O_CLOEXEC ? FD_CLOEXEC : 0);
 		return nst_raw3(__NR_dup3, a[0], a[1], a[2]);
+	case CALL_landlock_create_ruleset:
+		return run_create_ruleset(s);
+	case CALL_landlock_add_rule:
+		return run_add_rule(s, a);
 	case CALL_reset_signals:
 		return run_reset_signals();
 	case CALL_raise_ambient:

@@ -22,6 +22,11 @@
 #ifndef __NR_mount_setattr
 #define __NR_mount_setattr 442
 #endif
+#ifndef __NR_landlock_create_ruleset
+#define __NR_landlock_create_ruleset 444
+#define __NR_landlock_add_rule 445
+#define __NR_landlock_restrict_self 446
+#endif
 
 #ifdef NST_FUZZ
 /* tests/fuzz stands in for the kernel: it touches what the kernel would touch. */

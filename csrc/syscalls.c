@@ -192,6 +192,11 @@ long nst_ptrace(long request, int pid, unsigned long addr, unsigned long data)
 	return result(syscall(SYS_ptrace, request, pid, addr, data));
 }
 
+int nst_landlock_abi(void)
+{
+	return (int)result(syscall(SYS_landlock_create_ruleset, NULL, 0, 1 /* LANDLOCK_CREATE_RULESET_VERSION */));
+}
+
 int nst_mount(const char *source, const char *target, const char *fstype, unsigned long flags, const char *data)
 {
 	return (int)result(mount(source, target, fstype, flags, data));

@@ -89,6 +89,7 @@ int nst_pidfd_getfd(int pidfd, int fd, unsigned int flags);	   /* pidfd_getfd(2)
 int nst_pidfd_send_signal(int pidfd, int sig, unsigned int flags); /* pidfd_send_signal(2) */
 int nst_waitid(int idtype, unsigned int id, int options, struct nst_waited *ret_waited); /* waitid(2) */
 long nst_ptrace(long request, int pid, unsigned long addr, unsigned long data); /* ptrace(2), no PTRACE_PEEK… */
+int nst_landlock_abi(void); /* landlock_create_ruleset(2), LANDLOCK_CREATE_RULESET_VERSION */
 
 /* Mounts and files. */
 int nst_mount(const char *source, const char *target, const char *fstype, unsigned long flags, const char *data);

@@ -12,7 +12,7 @@ from nstool.frozen import Frozen
 from nstool.spec import model
 from nstool.spec.check import CHOICES
 from nstool.spec.docs import DOCS, MOUNT_OPTIONS
-from nstool.spec.schema import HUMAN, hints
+from nstool.spec.schema import HUMAN, WORDS, hints
 
 # Class of the model to (heading, how the table is written in TOML).
 TABLES: dict[type[Frozen], tuple[str, str]] = {
@@ -25,6 +25,8 @@ TABLES: dict[type[Frozen], tuple[str, str]] = {
     model.Namespaces: ("namespaces", "`[namespaces]`"),
     model.Capabilities: ("capabilities", "`[capabilities]`, or a list of names for all five sets"),
     model.Ipc: ("ipc", "`[ipc]`"),
+    model.Landlock: ("landlock", "`[landlock]`"),
+    model.LandlockRule: ("landlock.rules", '`rules = ["PATH=RIGHT,..."]`, or a list of tables'),
     model.IdMap: ("uid_map, gid_map", '`uid_map = ["INSIDE:OUTSIDE:COUNT"]`, or a list of tables'),
 }
 # What a person may write beside the plain form; every key of schema.HUMAN is here.
@@ -55,6 +57,7 @@ FORMS: dict[str, str] = {
     "Limits.swap": SIZE,
     "Limits.cpu": 'cores, or text: "50%"',
     "Limits.rlimits": 'table: NAME = "SOFT:HARD", a number, or [SOFT, HARD]',
+    "Landlock.rules": 'list of tables or texts "PATH=RIGHT,..."',
     "Spec.securebits": 'list of names, "NAME,...", or a mask as "0x2f"',
     **{f"Capabilities.{name}": NAMES for name in model.Capabilities.__fields__},
     **{f"Namespaces.{name}": NAMESPACE for name in model.Namespaces.__fields__ if not name.endswith("_offset")},
@@ -92,6 +95,9 @@ PAGES: dict[str, str] = {
     "Spec.securebits": "capabilities(7)",
     "Spec.no_new_privs": "prctl(2)",
     "Spec.seccomp": "seccomp(2)",
+    "Spec.landlock": "landlock(7)",
+    "Spec.apparmor": "apparmor(7)",
+    "Spec.selinux": "selinux(8)",
     "Spec.keyring": "session-keyring(7)",
     "Spec.init": "pid_namespaces(7)",
     "Spec.terminal": "pts(4)",
@@ -141,6 +147,9 @@ PAGES: dict[str, str] = {
     "Namespaces.monotonic_offset": "time_namespaces(7)",
     "Namespaces.boottime_offset": "time_namespaces(7)",
     **{f"Ipc.{name}": "mq_overview(7)" if name.startswith("mq_") else "sysvipc(7)" for name in model.Ipc.__fields__},
+    **{f"Landlock.{name}": "landlock(7)" for name in model.Landlock.__fields__},
+    "Landlock.flags": "landlock_restrict_self(2)",
+    **{f"LandlockRule.{name}": "landlock(7)" for name in model.LandlockRule.__fields__},
     **{f"IdMap.{name}": "user_namespaces(7)" for name in model.IdMap.__fields__},
 }
 OPTIONS = 'Each OPTION of the short form, as in `mounts = ["out:/out:rw,noexec"]` and `--mount out:/out:rw,noexec`:'
@@ -166,10 +175,14 @@ def form(cls: type[Frozen], field: str) -> str:
     key = f"{cls.__name__}.{field}"
     if key in CHOICES:
         return ", ".join(f'"{word}"' for word in CHOICES[key])
+    if key in WORDS and key not in FORMS:
+        return "list of " + ", ".join(f'"{word}"' for word in WORDS[key])
     return FORMS[key] if key in HUMAN else _plain(hints(cls)[field])
 
 
 def _plain(hint: Any) -> str:
+    if type(None) in get_args(hint):
+        hint = get_args(hint)[0]
     words = {str: "text", int: "number", bool: "true or false", float: "number"}
     if hint in words:
         return words[hint]

@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from nstool.spec.model import Capabilities as Capabilities
     from nstool.spec.model import IdMap as IdMap
     from nstool.spec.model import Ipc as Ipc
+    from nstool.spec.model import Landlock as Landlock
+    from nstool.spec.model import LandlockRule as LandlockRule
     from nstool.spec.model import Limits as Limits
     from nstool.spec.model import Mount as Mount
     from nstool.spec.model import Namespaces as Namespaces
@@ -58,6 +60,8 @@ _PUBLIC = {
     "Ipc": ("nstool.spec.model", "Ipc"),
     "Joined": ("nstool.sandbox.join", "Joined"),
     "KernelError": ("nstool.errors", "KernelError"),
+    "Landlock": ("nstool.spec.model", "Landlock"),
+    "LandlockRule": ("nstool.spec.model", "LandlockRule"),
     "Limits": ("nstool.spec.model", "Limits"),
     "Mount": ("nstool.spec.model", "Mount"),
     "Namespaces": ("nstool.spec.model", "Namespaces"),

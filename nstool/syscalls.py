@@ -292,6 +292,14 @@ def pidfd_open(pid: int, flags: int = 0) -> int:
     return check("pidfd_open", lib.nst_pidfd_open(pid, flags), pid, ("PIDFD", flags))
 
 
+def landlock_abi() -> int:
+    """Return the version of Landlock that the running kernel has, or a negative errno. landlock_create_ruleset(2).
+
+    ENOSYS: not built in, or before Linux 5.13. EOPNOTSUPP: built in, and not switched on at boot.
+    """
+    return int(lib.nst_landlock_abi())
+
+
 def pidfd_getfd(pidfd: int, fd: int, flags: int = 0) -> int:
     """Return a duplicate, close-on-exec, of another process's fd. pidfd_getfd(2), Linux 5.6.
 

@@ -52,7 +52,7 @@ OPTIONS: dict[str, str] = {
     "--cap-add": "--cap NAME,...",
     "--cap-drop": "leave it out: the command has no capabilities but those of --cap",
     "--privileged": "nothing gives all at once: see --cap, --share, --dev bind, --seccomp none",
-    "--security-opt": "--seccomp none, or --new-privs",
+    "--security-opt": "--seccomp none, --new-privs, --apparmor PROFILE or --selinux CONTEXT",
     "-d": "--detach",
     "-i": _TERMINAL,
     "-t": _TERMINAL,

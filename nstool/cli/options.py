@@ -179,6 +179,20 @@ def _rlimit(text: str) -> tuple[str, tuple[int, int]]:
     return name, values.rlimit(value)
 
 
+def _landlock(key: str, read: Callable[[str], object]) -> Callable[[Spec, list[str]], Applied]:
+    """The word "none" stands for an empty list, which allows nothing."""
+
+    def apply(spec: Spec, texts: list[str]) -> Applied:
+        old: tuple[object, ...] = getattr(spec.landlock, key) or ()
+        if "none" in texts and (len(texts) > 1 or old):
+            raise SpecError('"none" allows nothing and stands alone')
+        found = () if texts == ["none"] else tuple(map(read, texts))
+        given: list[Path] = [("landlock", key, len(old) + number) for number in range(len(found))]
+        return spec.replace(landlock=spec.landlock.replace(**{key: (*old, *found)})), given or [("landlock", key)]
+
+    return apply
+
+
 def _flag(name: str, key: str, help: str = "") -> Option:
     return Option(name, key, how="flag", help=help)
 
@@ -345,6 +359,35 @@ OPTIONS: tuple[Option, ...] = (
     Option("--securebits", "securebits", "BIT,...", values.securebits),
     _flag("--no-new-privs", "no_new_privs"),
     Option("--seccomp", "seccomp", "LIST"),
+    *(
+        Option(
+            f"--landlock-{key.replace('_', '-')}",
+            f"landlock.{key}",
+            metavar,
+            how="add",
+            apply=_landlock(key, read),
+            help=help,
+        )
+        for key, metavar, read, help in (
+            ("read", "PATH", str, 'Landlock: a path inside at and below which can be read; "none" for no path.'),
+            ("write", "PATH", str, "Landlock: where files can be written, made, moved and removed."),
+            ("execute", "PATH", str, "Landlock: where programs can be executed, and all be read."),
+            ("tcp_bind", "PORT", values.integer, 'Landlock: a TCP port that can be bound; "none" for no port.'),
+            ("tcp_connect", "PORT", values.integer, "Landlock: a TCP port that can be connected to."),
+        )
+    ),
+    Option(
+        "--landlock-rule",
+        "landlock.rules",
+        "PATH=RIGHT,...",
+        values.landlock_rule,
+        "add",
+        help='Landlock: rights by the kernel\'s names: "/srv=read_file,execute".',
+    ),
+    Option("--landlock-scope", "landlock.scope", "SCOPE,...", values.words),
+    Option("--landlock-flags", "landlock.flags", "FLAG,...", values.words),
+    Option("--apparmor", "apparmor", "PROFILE"),
+    Option("--selinux", "selinux", "CONTEXT"),
     Option("--keyring", "keyring", "HOW"),
     _flag("--init", "init"),
     Option("--terminal", "terminal", "WHEN"),

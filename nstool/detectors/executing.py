@@ -8,7 +8,7 @@ from nstool import uapi
 from nstool.detectors import rights
 from nstool.detectors.scene import Scene
 from nstool.detectors.view import Place, View
-from nstool.plan.steps import Fd
+from nstool.plan.steps import PAYLOAD, Fd
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -159,6 +159,13 @@ def _chain(scene: Scene) -> list[tuple[str, Place]]:
             break
         chain.append((words, place))
     return chain
+
+
+def executed(scene: Scene) -> tuple[str, ...]:
+    """Return what the kernel executes for the command: it, the interpreters of scripts, the loaders. Paths inside."""
+    chain = _chain(scene)
+    loaders = (elf_interpreter(place.host) for _, place in chain)
+    return tuple(dict.fromkeys((*(_absolute(scene, name) for name, _ in chain), *filter(None, loaders))))
 
 
 def _head(path: str, size: int = 256) -> bytes | None:
@@ -377,7 +384,8 @@ def directory_is_file(scene: Scene) -> Answer:
 
 def directory_closed(scene: Scene) -> Answer:
     """The directory, or one above it, has no x bit for who enters it."""
-    if scene.step.call not in ("chdir", "openat2") or scene.by_launcher:
+    landlock = scene.step.call == "openat2" and scene.step.who == PAYLOAD
+    if scene.step.call not in ("chdir", "openat2") or scene.by_launcher or landlock:
         return False
     closed = rights.closed_directory(scene, scene.path.rstrip("/") + "/x" if scene.step.call == "chdir" else scene.path)
     person = rights.who(scene)

@@ -11,7 +11,7 @@ from nstool.detectors.creation import in_chroot, is_gone, namespace_gone, negate
 from nstool.detectors.ids import is_mapped
 from nstool.detectors.scene import Scene, is_below
 from nstool.detectors.view import View
-from nstool.plan.steps import INIT, Fd
+from nstool.plan.steps import INIT, PAYLOAD, Fd
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -56,7 +56,8 @@ def _source(scene: Scene) -> str:
         return scene.text("source") if scene.integer("flags") & uapi.MS_BIND else ""
     if scene.step.call in ("open_tree", "openat2", "mount_setattr"):
         opener = scene.opened_by(scene.arg("dirfd")) if scene.step.call == "mount_setattr" else scene.step
-        if opener is None or (opener.who == INIT and _pivoted(scene)) or not str(opener.args[1]).startswith("/"):
+        inside = opener is not None and (opener.who == PAYLOAD or (opener.who == INIT and _pivoted(scene)))
+        if opener is None or inside or not str(opener.args[1]).startswith("/"):
             return ""
         return str(opener.args[1])
     return ""

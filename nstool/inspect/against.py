@@ -28,7 +28,9 @@ from nstool.inspect.diff import (
     within,
 )
 from nstool.namespaces.ipc import FILES as IPC_FILES
+from nstool.plan.labels import profiles
 from nstool.security import capabilities, idmap, rlimits, securebits
+from nstool.spec.model import Landlock
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -51,6 +53,7 @@ _MEANING: dict[str, str] = {
     "seccomp": "it may make other system calls than was meant",
     "hostname": "its programs see another name",
     "limits": "it may use more, or less, than was meant",
+    "label": "its security module allows it more, or less, than was meant",
     "oom_score_adj": "it is killed sooner or later than was meant when memory runs out",
     "aslr": "its addresses are easier, or harder, to guess",
     "personality": "uname(2) names another machine",
@@ -177,6 +180,7 @@ def _confinement(spec: Spec, side: Side) -> Iterator[Row]:
     found = known.seccomp if known.seccomp != "filter" else f"{known.seccomp_filters} filter"
     found += "s" if known.seccomp == "filter" and known.seccomp_filters != 1 else ""
     yield _row("confinement", f"seccomp {spec.seccomp}", wanted, found, "seccomp")
+    yield from _modules(spec, side)
     score = spec.oom_score_adj or known.oom_score_adj  # 0 leaves the launcher's
     yield _row("confinement", "oom_score_adj", str(score), str(known.oom_score_adj), "oom_score_adj")
     if spec.aslr:
@@ -195,6 +199,28 @@ def _confinement(spec: Spec, side: Side) -> Iterator[Row]:
     for what, value in (("die_with_parent", spec.die_with_parent), ("subreaper", spec.subreaper)):
         yield _unknown("confinement", what, _yes(value), _SELF_ONLY)
     yield _unknown("confinement", "keyring", spec.keyring, "the kernel tells nobody which session keyring another has")
+
+
+def _modules(spec: Spec, side: Side) -> Iterator[Row]:
+    if spec.landlock != Landlock():
+        yield _unknown("confinement", "Landlock", "yes", "the kernel tells nobody who is in which domain, landlock(7)")
+    label = side.facts.lsm
+    for what in ("apparmor", "selinux"):
+        wanted = getattr(spec, what)
+        if wanted and label is None:
+            yield _unknown("confinement", what, wanted, side.unread("lsm"))
+        elif wanted:
+            found = label or ""
+            yield _row("confinement", what, wanted, wanted if _has_label(what, wanted, found) else found, "label")
+
+
+def _has_label(what: str, wanted: str, found: str) -> bool:
+    if what == "selinux":
+        return wanted == found
+    # "a//&b (enforce)", in an order of the kernel's own; a stacked profile is one of them.
+    has = set(found.partition(" (")[0].split("//&"))
+    asked = set(profiles(wanted))
+    return asked <= has if wanted.startswith("stack ") else asked == has
 
 
 def _yes(value: bool) -> str:

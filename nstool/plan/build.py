@@ -9,7 +9,9 @@ Why the order is what it is, each reason tested in tests/unit/test_order.py and 
 - sources are opened before the pivot, the old root goes last;
 - all namespace fds are opened before the first is joined;
 - bounding set and securebits before CAP_SETPCAP goes, ids before CAP_SETUID goes;
-- PR_SET_PDEATHSIG after the ids (a change of ids clears it); seccomp last but exec.
+- PR_SET_PDEATHSIG after the ids (a change of ids clears it);
+- the AppArmor and SELinux labels are asked for before fds get their places and before no_new_privs;
+- Landlock after no_new_privs, without which it is refused; seccomp after it, last but exec.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from nstool.plan.host import Host
 from nstool.plan.lease import Lease
 from nstool.plan.steps import CHILD, INIT, LAUNCHER, PAYLOAD, UNDO, Fd, Plan, Step
 from nstool.security import rlimits
-from nstool.spec.model import Spec
+from nstool.spec.model import Landlock, Spec
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _HIGH = 60  # fds on their way to the payload are kept from here on, out of the way of their new places
@@ -52,6 +54,7 @@ def plan(spec: Spec, host: Host, lease: Lease) -> Plan:
         _check_terminal(spec)
     steps: list[Step] = [
         *(s for s in links if s.who == LAUNCHER and s.args[0] in _BEFORE),
+        *label_steps(spec, host, LAUNCHER),
         *groups.launcher,
         *mounts.before,
         *(_open_namespace(name, path) for name, path in joined.items()),
@@ -353,6 +356,7 @@ def _payload(spec: Spec, host: Host, maps: user.Maps | None, terminal: tuple[int
     return (
         *hold,
         Step(PAYLOAD, "reset_signals", (), "dispositions and mask as a fresh process has them"),
+        *label_steps(spec, host, PAYLOAD),
         *fd_steps(spec, terminal),
         *pid.payload_steps(spec),
         *hardened(spec, host, maps, terminal),
@@ -384,6 +388,7 @@ def hardened(spec: Spec, host: Host, maps: user.Maps | None, terminal: tuple[int
         Step(PAYLOAD, "chdir", (spec.cwd,), "the working directory, with the command's own rights"),
         *pid.death_steps(spec),
         *_no_new_privs(spec),
+        *_landlock(spec, host),
         *_seccomp(spec),
         *_execute(spec, host, terminal),
     )
@@ -435,6 +440,23 @@ def _no_new_privs(spec: Spec) -> tuple[Step, ...]:
     if not spec.no_new_privs:
         return ()
     return (Step(PAYLOAD, "prctl", (uapi.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no file gives privileges any more"),)
+
+
+def label_steps(spec: Spec, host: Host, who: str) -> tuple[Step, ...]:
+    """Return the launcher's or the payload's steps for the command's AppArmor profile and SELinux context."""
+    if not spec.apparmor and not spec.selinux:
+        return ()
+    from nstool.plan import labels  # late: most sandboxes have none
+
+    return labels.open_steps(spec) if who == LAUNCHER else labels.payload_steps(spec, host)
+
+
+def _landlock(spec: Spec, host: Host) -> tuple[Step, ...]:
+    if spec.landlock == Landlock():
+        return ()
+    from nstool.plan import landlock  # late: most sandboxes have none
+
+    return landlock.steps(spec, host)
 
 
 def _seccomp(spec: Spec, who: str = PAYLOAD) -> tuple[Step, ...]:

@@ -17,7 +17,14 @@ _ALL_BITS = 0xFFFF_FFFF_FFFF_FFFF
 
 # Arguments that the kernel takes in a struct: parameters from this one on are shown by name, and left out
 # when they ask for nothing.
-_STRUCTS = {"openat2": "flags", "mount_setattr": "attr_set", "clone3": "flags", "capset": "effective"}
+_STRUCTS = {
+    "openat2": "flags",
+    "mount_setattr": "attr_set",
+    "clone3": "flags",
+    "capset": "effective",
+    "landlock_create_ruleset": "handled_access_fs",
+    "landlock_add_rule": "allowed_access",
+}
 _NOTHING = (0, -1)
 
 
@@ -204,6 +211,11 @@ def _limit(_: Step, value: object) -> str:
     return "RLIM_INFINITY" if number & _ALL_BITS == uapi.RLIM_INFINITY else str(number)
 
 
+def _access(step: Step, value: object) -> str:
+    family = "NET" if step.args[1] == uapi.LANDLOCK_RULE_NET_PORT else "FS"
+    return uapi.names(f"LANDLOCK_ACCESS_{family}", _number(value))
+
+
 def _last_fd(_: Step, value: object) -> str:
     return "~0U" if value == 0xFFFF_FFFF else str(value)
 
@@ -317,4 +329,10 @@ _DECODERS: dict[tuple[str, str], Callable[[Step, object], str]] = {
     ("pidfd_open", "flags"): _flags("PIDFD"),
     ("raise_ambient", "caps"): _caps,
     ("drop_bounding", "keep"): _caps,
+    ("landlock_create_ruleset", "handled_access_fs"): _flags("LANDLOCK_ACCESS_FS"),
+    ("landlock_create_ruleset", "handled_access_net"): _flags("LANDLOCK_ACCESS_NET"),
+    ("landlock_create_ruleset", "scoped"): _flags("LANDLOCK_SCOPE"),
+    ("landlock_add_rule", "rule_type"): _one("LANDLOCK_RULE"),
+    ("landlock_add_rule", "allowed_access"): _access,
+    ("landlock_restrict_self", "flags"): _flags("LANDLOCK_RESTRICT_SELF"),
 }

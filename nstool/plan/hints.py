@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno as _errno
 import sys
 
-from nstool.detectors import creation, executing, files, ids, mounting
+from nstool.detectors import confining, creation, executing, files, ids, mounting
 from nstool.detectors.scene import Scene
 from nstool.frozen import Frozen
 from nstool.plan.steps import Plan, Step
@@ -1412,12 +1412,150 @@ EXECUTING: tuple[Row, ...] = (
     ),
 )
 
+CONFINING: tuple[Row, ...] = (
+    _row(
+        "landlock_create_ruleset",
+        "ENOSYS",
+        confining.landlock_absent,
+        "this kernel has no Landlock (built without CONFIG_SECURITY_LANDLOCK)",
+        "take landlock out, or run a kernel that has it",
+        "landlock_create_ruleset(2)",
+        predicts=True,
+    ),
+    _row(
+        "landlock_create_ruleset",
+        "EOPNOTSUPP",
+        confining.landlock_off,
+        "this kernel has Landlock, but it was not switched on at boot",
+        "boot with landlock in lsm= (cat /sys/kernel/security/lsm shows the others), or take landlock out",
+        "landlock_create_ruleset(2)",
+        predicts=True,
+    ),
+    _row(
+        "landlock_create_ruleset landlock_restrict_self",
+        "EINVAL E2BIG",
+        confining.landlock_too_old,
+        "the plan asks for what version {abi} of Landlock's ABI, this kernel's, does not know",
+        "make the plan on this host, or run a newer kernel",
+        "landlock(7)",
+        predicts=True,
+    ),
+    _row(
+        "openat2",
+        "ENOENT ENOTDIR ELOOP",
+        confining.landlock_path_missing,
+        "landlock has a rule for {path}, which is not in the command's root ({missing} is missing)",
+        "correct the path, which is one inside, or mount something there",
+        "landlock_add_rule(2)",
+        predicts=True,
+    ),
+    _row(
+        "openat2",
+        "EACCES",
+        confining.landlock_path_closed,
+        "{directory}, above a path that landlock has a rule for, cannot be searched by host uid {uid}, which the "
+        "command runs as",
+        "take the rule out: the command cannot reach the path anyway; or chmod o+x the directory",
+        "path_resolution(7)",
+        predicts=True,
+    ),
+    _row(
+        "landlock_add_rule",
+        "EINVAL",
+        confining.landlock_right_of_directories,
+        "{path} is no directory, and has no {rights}",
+        "leave these rights out, or name the directory that it lies in",
+        "landlock_add_rule(2)",
+        predicts=True,
+    ),
+    _row(
+        "landlock_restrict_self",
+        "E2BIG",
+        confining.landlock_layers,
+        "this process is in {layers} Landlock domains already, the most that there can be",
+        "start nstool further outside, or take landlock out",
+        "landlock_restrict_self(2)",
+    ),
+    _row(
+        "landlock_restrict_self",
+        "EPERM",
+        confining.landlock_without_privilege,
+        "Landlock needs no_new_privs, or CAP_SYS_ADMIN in the user namespace",
+        "keep no_new_privs",
+        "landlock_restrict_self(2)",
+        predicts=True,
+    ),
+    _row(
+        "execve",
+        "EACCES",
+        confining.landlock_no_execute,
+        "no rule of landlock lets {file} be executed{as}",
+        "name it, or a directory above it, in landlock.execute (--landlock-execute {real})",
+        "landlock(7), LANDLOCK_ACCESS_FS_EXECUTE",
+        predicts=True,
+    ),
+    _row(
+        "write_file",
+        "ENOENT",
+        confining.apparmor_profile_missing,
+        "no AppArmor profile {profile} is loaded",
+        "as root: apparmor_parser --add FILE; aa-status lists what is loaded",
+        "aa_change_profile(2)",
+    ),
+    _row(
+        "write_file",
+        "ENOENT EINVAL",
+        confining.apparmor_no_attribute,
+        "this kernel has no AppArmor, or it was not switched on at boot",
+        "take apparmor out, or boot with apparmor=1 security=apparmor",
+        "apparmor(7)",
+        predicts=True,
+    ),
+    _row(
+        "write_file",
+        "EINVAL",
+        confining.selinux_context_unknown,
+        "the loaded policy has no context {context}",
+        "choose one that it has: ps -eZ shows those in use, seinfo -t the types",
+        "setexeccon(3)",
+    ),
+    _row(
+        "write_file",
+        "EINVAL ENOENT",
+        confining.selinux_absent,
+        "this kernel has no SELinux, or it was not switched on at boot",
+        "take selinux out, or boot with selinux=1 security=selinux",
+        "setexeccon(3)",
+        predicts=True,
+    ),
+    _row(
+        "execve",
+        "EPERM",
+        confining.apparmor_confined_already,
+        "nstool runs under AppArmor's {own}, and under no_new_privs execve only stacks profiles: {profile} alone would "
+        "be another",
+        'apparmor = "stack {profile}", or start nstool unconfined',
+        "apparmor_bprm_creds_for_exec() in security/apparmor/domain.c",
+        predicts=True,
+    ),
+    _row(
+        "execve",
+        "EPERM EACCES",
+        confining.selinux_transition,
+        "the SELinux policy may not let the command enter its context: by transition and entrypoint, and by "
+        "nnp_transition and nosuid_transition under no_new_privs and on mounts with nosuid",
+        "look for the refusal in the audit log: ausearch -m AVC,SELINUX_ERR -ts recent",
+        "selinux_bprm_creds_for_exec() in security/selinux/hooks.c",
+    ),
+)
+
 CATALOGUE: tuple[tuple[str, tuple[Row, ...]], ...] = (
     ("Processes and namespaces", CREATION),
     ("Ids and capabilities", IDS),
     ("Mounts", MOUNTING),
     ("Cgroups, sysctls, limits", FILES),
     ("The command", EXECUTING),
+    ("Landlock, AppArmor, SELinux", CONFINING),
 )
 ROWS: tuple[Row, ...] = tuple(row for _, rows in CATALOGUE for row in rows)
 

@@ -63,8 +63,11 @@ class Host(Frozen):
     "link". source_kinds: bind source to "dir" or "file". targets: what a mount or a masked path finds in the root:
     "dir", "file", "" for nothing, "link PATH" for a symlink on the way; what the plan makes itself is not in it.
     roots: directory of unpacked tarballs. nameservers: usable inside; resolver: the text of resolv.conf, where the
-    network is another's. terminals: those of fds 0, 1, 2 that are terminals; term: their TERM. randomize_va_space: as
-    /proc/sys/kernel has it.
+    network is another's. terminals: those of fds 0, 1, 2 that are terminals; term: their TERM. landlock: version of
+    its ABI, or a negative errno. lsms: the security modules that are on, None where that is not to be read. profiles:
+    the AppArmor profiles that are loaded, None likewise; apparmor: whether it is on. selinux: "" without it, else
+    what it says of the wanted context: "valid", "invalid", "unknown". These are read only if the spec asks for them.
+    randomize_va_space: as /proc/sys/kernel has it.
     """
 
     uid: int = 0
@@ -99,6 +102,11 @@ class Host(Frozen):
     resolv_conf: str = "/etc/resolv.conf"
     terminals: tuple[int, ...] = ()
     term: str = ""
+    landlock: int = 0
+    lsms: tuple[str, ...] | None = None
+    apparmor: bool = False
+    profiles: tuple[str, ...] | None = None
+    selinux: str = ""
     randomize_va_space: int = 2
 
     @property

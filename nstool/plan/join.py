@@ -43,6 +43,7 @@ def into_sandbox(spec: Spec, host: Host, target: Target) -> Plan:
     names = ", ".join(name for name in JOIN_ORDER if name in target.different)
     steps = (
         *groups,
+        *build.label_steps(spec, host, LAUNCHER),
         Step(LAUNCHER, "clone3", (0, -1, 0), "the process that joins"),
         Step(CHILD, "exec_init", (), "nsexec takes over: no memory of the launcher is seen inside"),
         *build.oom(spec, INIT),  # before it joins: with the rights of the caller
@@ -57,6 +58,7 @@ def into_sandbox(spec: Spec, host: Host, target: Target) -> Plan:
         Step(INIT, "clone3", (0, -1, 0), "the process that becomes the command, inside the pid namespace"),
         Step(PAYLOAD, "reset_signals", (), "dispositions and mask as a fresh process has them"),
         *entered,
+        *build.label_steps(spec, host, PAYLOAD),
         *build.fd_steps(spec, terminal),
         *pid.payload_steps(spec),
         *build.hardened(spec, host, maps, terminal),

@@ -90,7 +90,8 @@ def refusal(error: KernelError) -> Problem:
 def notes(spec: Spec, host: Host) -> tuple[str, ...]:
     """Return which writable binds of a spec that this host can do the command cannot write, and what to do.
 
-    Sentences that begin with the key. Owners and mode bits have to decide it; of an ACL nothing is said.
+    And which rights of Landlock this kernel is too old to refuse. Sentences that begin with the key. Owners and mode
+    bits have to decide what can be written; of an ACL nothing is said.
     """
     from nstool.detectors import rights
     from nstool.detectors.scene import Scene
@@ -99,7 +100,7 @@ def notes(spec: Spec, host: Host) -> tuple[str, ...]:
     planned = plan(spec, host, LEASE)
     scene = Scene(next(step for step in planned.steps if step.call == "execve"), plan=planned)
     person = rights.who(scene)
-    found = []
+    found = list(_landlock_notes(spec, host))
     for number, mount in enumerate(spec.mounts):
         if person is None or mount.type != "bind" or not mount.writable:
             continue
@@ -110,6 +111,14 @@ def notes(spec: Spec, host: Host) -> tuple[str, ...]:
             remedy = ", or ".join(filter(None, ways))
             found.append(f"mounts[{number}]: the command cannot write {mount.source}: {whose}; {remedy}")
     return tuple(found)
+
+
+def _landlock_notes(spec: Spec, host: Host) -> tuple[str, ...]:
+    if not host.landlock:
+        return ()
+    from nstool.plan import landlock
+
+    return landlock.notes(spec, host)
 
 
 def _owners(spec: Spec, host: Host, mount: Mount, outside: int) -> tuple[str, list[str]]:
@@ -198,7 +207,12 @@ def trial_spec(spec: Spec) -> Spec:
     mounts = tuple(m for m in spec.mounts if not m.upper) if root == spec.root else ()
     cwd = spec.cwd if root == spec.root else "/"
     limits = spec.limits.replace(memory=0, swap=0, pids=0, cpu=0)
-    return spec.replace(root=root, net=net, mounts=mounts, cwd=cwd, limits=limits, pass_fds=(), terminal="never")
+    landlock = spec.landlock
+    if (root, mounts) != (spec.root, spec.mounts):
+        landlock = landlock.replace(read=None, write=None, execute=None, rules=(), flags=())
+    return spec.replace(
+        root=root, net=net, mounts=mounts, cwd=cwd, limits=limits, landlock=landlock, pass_fds=(), terminal="never"
+    )
 
 
 def trial_plan(plan: Plan) -> Plan:

@@ -218,6 +218,9 @@ _BY_CALL = {
     "futex_wait": "go on",
     "attest": "attestation",
     "seccomp": "system calls",
+    "landlock_create_ruleset": "Landlock",
+    "landlock_add_rule": "Landlock",
+    "landlock_restrict_self": "Landlock",
     "execve": "the command",
     "send_fd": "terminal",
 }
@@ -227,6 +230,8 @@ _PAYLOAD = {
     "close_range": "file descriptors",
     "setrlimit": "limits",
     "write": "cgroups",
+    "write_file": "label",
+    "openat2": "Landlock",
     "drop_bounding": "credentials",
     "setgroups": "credentials",
     "setresuid": "credentials",

@@ -311,10 +311,22 @@ class _Reader:
         return int(status["Seccomp_filters"])
 
     def lsm(self) -> str | None:
-        label = self.try_to("lsm", lambda: self.read("attr/current").rstrip("\n\0"))
+        label = self.try_to("lsm", self.label)
         if self.unread.get("lsm") == os.strerror(EINVAL):
             self.unread["lsm"] = "no security module of this kernel labels processes"
         return label
+
+    def label(self) -> str:
+        try:
+            return self.read("attr/current").rstrip("\n\0")
+        except OSError as error:
+            if error.errno != EINVAL:
+                raise
+        # That file is of the first module that labels processes; AppArmor has one of its own beside it.
+        try:
+            return self.read("attr/apparmor/current").rstrip("\n\0")
+        except FileNotFoundError:  # a kernel without AppArmor
+            raise OSError(EINVAL, os.strerror(EINVAL)) from None
 
     def uts(self) -> tuple[str, str] | None:
         return self.try_to("hostname", lambda: _uts_names(self.proc))

@@ -375,11 +375,8 @@ def _security() -> Iterator[Feature]:
         yield Feature("security", "seccomp", NO, "no /proc/sys/kernel/seccomp", "a kernel with CONFIG_SECCOMP_FILTER")
     else:
         yield Feature("security", "seccomp", YES, f"actions: {actions}")
-    abi = landlock_abi()
-    if abi > 0:
-        yield Feature("security", "Landlock", YES, f"ABI {abi} (landlock_create_ruleset)")
-    else:
-        yield Feature("security", "Landlock", NO, os.strerror(-abi), "Linux 5.13 with lsm=...,landlock at boot")
+    yield from _landlock()
+    yield from _labels()
     randomised = _read("/proc/sys/kernel/randomize_va_space")
     bad = randomised == "0"
     remedy = "as root: sysctl -w kernel.randomize_va_space=2" if bad else ""
@@ -393,18 +390,38 @@ def _security() -> Iterator[Feature]:
     yield Feature("security", "executing a memfd", NO if bad else YES, said, remedy if bad else "")
 
 
-def landlock_abi() -> int:
-    """Return the version of Landlock that the kernel has, or -errno. landlock_create_ruleset(2)."""
-    import cffi
-    import pyseccomp
+def _landlock() -> Iterator[Feature]:
+    from nstool import syscalls
+    from nstool.security import landlock
 
-    ffi = cffi.FFI()
-    ffi.cdef("long syscall(long number, ...);")
-    libc = ffi.dlopen(None)
-    number = pyseccomp.resolve_syscall(pyseccomp.Arch.NATIVE, "landlock_create_ruleset")
-    version = ffi.cast("unsigned int", 1)  # LANDLOCK_CREATE_RULESET_VERSION
-    result = libc.syscall(number, ffi.NULL, ffi.cast("size_t", 0), version)
-    return int(result) if result >= 0 else -int(ffi.errno)
+    abi = syscalls.landlock_abi()
+    if abi <= 0:
+        said = landlock.absent(abi, "")
+        yield Feature("security", "Landlock", NO, said.cause, said.remedy)
+        return
+    yield Feature("security", "Landlock", YES, f"ABI {abi} (landlock_create_ruleset)")
+    for since, what in landlock.BROUGHT.items():
+        remedy = "" if abi >= since else f"Linux {landlock.LINUX[since]}"
+        name = f"Landlock ABI {since}: {what}"
+        yield Feature("security", name, YES if abi >= since else NO, f"the kernel's ABI is {abi}", remedy)
+
+
+def _labels() -> Iterator[Feature]:
+    from nstool.sandbox import lsm
+
+    if lsm.apparmor():
+        loaded = lsm.profiles()
+        said = f"{lsm.APPARMOR} is Y" + ("" if loaded is None else f"; profiles loaded: {len(loaded)}")
+        yield Feature("security", "AppArmor", YES, said)
+    else:
+        remedy = "a kernel that has it, booted with apparmor=1 security=apparmor"
+        yield Feature("security", "AppArmor", NO, f"{lsm.APPARMOR} is not Y", remedy)
+    enforce = _read(f"{lsm.SELINUX}/enforce")
+    if enforce is not None:
+        yield Feature("security", "SELinux", YES, "enforcing" if enforce == "1" else "permissive: it refuses nothing")
+    else:
+        remedy = "a kernel and a policy that have it, booted with selinux=1 security=selinux"
+        yield Feature("security", "SELinux", NO, f"no {lsm.SELINUX}/enforce", remedy)
 
 
 def _processes() -> Iterator[Feature]:

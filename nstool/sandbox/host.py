@@ -14,7 +14,7 @@ from nstool.plan import identity, views
 from nstool.plan.host import COVERED, SCRATCH, Host, Shown, SubIds
 from nstool.sandbox import cgroups
 from nstool.sandbox import shown as shown_parts
-from nstool.spec.model import Mount, Spec
+from nstool.spec.model import Landlock, Mount, Spec
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -68,6 +68,7 @@ def read(spec: Spec, terminals: tuple[int, ...] = ()) -> Host:
         resolv_conf=_resolv_conf(prefix) if (network or spec.net.dns) and spec.root.type != "system" else RESOLV_CONF,
         terminals=terminals,
         term=os.environ.get("TERM", ""),
+        **_security(spec),
         randomize_va_space=int(_read("/proc/sys/kernel/randomize_va_space") or 2) if spec.aslr == "on" else 2,
         **({} if privileged else _helpers(uid)),
     )
@@ -85,6 +86,20 @@ def too_old() -> NotSupported | None:
         f"nstool makes every mount by file descriptors, which Linux has completely since {wanted}: mount_setattr(2)",
         f"run Linux {wanted} or later",
     )
+
+
+def _security(spec: Spec) -> dict[str, Any]:
+    """What this kernel has of the security modules that the spec asks for; nothing is asked for another spec."""
+    facts: dict[str, Any] = {}
+    if spec.landlock != Landlock():
+        from nstool import syscalls
+
+        facts["landlock"] = syscalls.landlock_abi()
+    if spec.apparmor or spec.selinux:
+        from nstool.sandbox import lsm
+
+        facts |= lsm.facts(spec)
+    return facts
 
 
 def _left_out(spec: Spec) -> tuple[str, ...]:

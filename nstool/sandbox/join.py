@@ -151,7 +151,8 @@ def _exec_in(
                     raise _gone(init_pid) from None
                 raise
         given = given_streams(streams, opened)
-        facts = host.read(Spec(proc="none"), own_terminals(spec, streams))
+        asked = Spec(proc="none", landlock=spec.landlock, apparmor=spec.apparmor, selinux=spec.selinux)
+        facts = host.read(asked, own_terminals(spec, streams))
         plan = join.into_sandbox(spec, facts, _target(init_pid, cgroups))
         if ends_within(pidfd, 0):  # what was read may be of another process with this pid
             raise _gone(init_pid)

@@ -9,7 +9,20 @@ from nstool.errors import SpecError
 from nstool.frozen import Frozen
 from nstool.kinds import KINDS
 from nstool.security import capabilities as caps
-from nstool.spec.model import Capabilities, IdMap, Ipc, Limits, Mount, Namespaces, Net, Publish, Root, Spec
+from nstool.spec.model import (
+    Capabilities,
+    IdMap,
+    Ipc,
+    Landlock,
+    LandlockRule,
+    Limits,
+    Mount,
+    Namespaces,
+    Net,
+    Publish,
+    Root,
+    Spec,
+)
 from nstool.spec.values import MOUNT_TYPES, PROPAGATION, quoted, size_text, suggest
 
 TYPE_CHECKING = False
@@ -182,7 +195,10 @@ def _type(path: Path, value: object, hint: str) -> None:
             _type((*path, index), item, item_hint)
 
 
-_RECORDS = (Spec, Root, Mount, Limits, Net, Publish, Namespaces, Capabilities, Ipc, IdMap)
+_RECORDS = (
+    *(Spec, Root, Mount, Limits, Net, Publish, Namespaces, Capabilities, Ipc, IdMap),
+    *(Landlock, LandlockRule),
+)
 _TYPES: dict[str, type | tuple[type, ...]] = {
     **{cls.__name__: cls for cls in _RECORDS},
     **{cls.__name__: cls for cls in (str, bool, int, dict, tuple)},
@@ -688,6 +704,52 @@ def _seccomp(spec: Spec) -> None:
         )
 
 
+def _landlock(spec: Spec) -> None:
+    if spec.landlock == Landlock():
+        return
+    from nstool.security import landlock
+
+    rules = spec.landlock
+    if not landlock.wanted(rules):
+        _fail(("landlock", "flags"), "flags alone restrict nothing: write what is allowed too, or leave them out")
+    for key in landlock.LISTS:
+        for index, name in enumerate(getattr(rules, key) or ()):
+            _absolute(("landlock", key, index), name, "path")
+    for index, rule in enumerate(rules.rules):
+        _absolute(("landlock", "rules", index, "path"), rule.path, "path")
+        if not rule.allow:
+            _fail(("landlock", "rules", index, "allow"), "a rule that allows nothing: name a right, or leave it out")
+        _known_once(("landlock", "rules", index, "allow"), rule.allow, landlock.FS, "right of Landlock, landlock(7)")
+    for key in ("tcp_bind", "tcp_connect"):
+        for index, port in enumerate(getattr(rules, key) or ()):
+            _between(("landlock", key, index), port, 0, 65535, "a port")
+    _known_once(("landlock", "scope"), rules.scope, landlock.SCOPES, "scope of Landlock, landlock(7)")
+    _known_once(("landlock", "flags"), rules.flags, landlock.FLAGS, "flag, landlock_restrict_self(2)")
+    if not spec.no_new_privs and "sys_admin" not in spec.capabilities.effective:
+        _fail(
+            ("no_new_privs",),
+            "landlock needs no_new_privs = true or the effective capability sys_admin, landlock_restrict_self(2)",
+        )
+
+
+def _known_once(path: Path, names: tuple[str, ...], known: Collection[str], what: str) -> None:
+    for index, name in enumerate(names):
+        _one_of((*path, index), name, known, what)
+        if name in names[:index]:
+            _fail((*path, index), f"{name} twice")
+
+
+def _labels(spec: Spec) -> None:
+    profile = spec.apparmor.removeprefix("stack ").removeprefix("exec ")
+    if spec.apparmor and (not profile or profile != profile.strip() or not profile.isprintable()):
+        _fail(("apparmor",), f'{quoted(spec.apparmor)} is no profile: write "PROFILE" or "stack PROFILE"; aa-status(8)')
+    if not spec.selinux:
+        return
+    user, role, kind, *_ = (*spec.selinux.split(":", 3), "", "", "")
+    if not (user and role and kind) or any(c.isspace() or not c.isprintable() for c in spec.selinux):
+        _fail(("selinux",), f'{quoted(spec.selinux)} is no context: write "user:role:type:level", as ps -Z shows them')
+
+
 def _time(spec: Spec) -> None:
     for key in ("monotonic_offset", "boottime_offset"):
         offset = getattr(spec.namespaces, key)
@@ -751,6 +813,8 @@ CHECKS: tuple[Callable[[Spec], None], ...] = (
     _after_execve,
     _securebits,
     _seccomp,
+    _landlock,
+    _labels,
     _time,
     _ipc,
     _next_pid,

@@ -11,7 +11,20 @@ from nstool.frozen import Frozen
 from nstool.spec import schema, values
 from nstool.spec.check import check, key_path
 from nstool.spec.implied import absolute, here, implied
-from nstool.spec.model import Capabilities, IdMap, Ipc, Limits, Mount, Namespaces, Net, Publish, Root, Spec
+from nstool.spec.model import (
+    Capabilities,
+    IdMap,
+    Ipc,
+    Landlock,
+    LandlockRule,
+    Limits,
+    Mount,
+    Namespaces,
+    Net,
+    Publish,
+    Root,
+    Spec,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,6 +43,7 @@ _RECORDS: dict[type[Frozen], Callable[[object], Frozen]] = {
     Publish: values.publish,
     IdMap: values.idmap,
     Capabilities: values.capabilities,
+    LandlockRule: values.landlock_rule,
 }
 # Human forms of fields.
 _FIELDS: dict[tuple[type[Frozen], str], Callable[[object], object]] = {
@@ -306,6 +320,8 @@ def _items(read: Callable[[object], object], value: Any, path: Path, where: Plac
 
 def _record(value: Any, cls: type[Frozen], path: Path, where: Place, given: set[Path]) -> Any:
     if isinstance(value, dict):
+        if cls is Landlock and not value:
+            raise SpecError("an empty table restricts nothing: write what is allowed, or leave it out", where(path))
         return _table(value, cls, path, where, given)
     if cls not in _RECORDS:
         raise SpecError(f"expected a table, got {values.kind_of(value)}", where(path))
@@ -336,7 +352,7 @@ def _wrong_type(message: str, where: Place) -> SpecError:
             path.append(int(part[1:-1]))
         elif part and not part.startswith("["):
             path.append(part)
-    text = text[:1].lower() + text[1:]
+    text = text[:1].lower() + text[1:].replace(" | null`", "`")  # null is what JSON has for an absent key
     for name, words in _EXPECTED.items():
         text = text.replace(f"`{name}`", words)
     text = text.replace("object missing required field ", "lacks the key ")

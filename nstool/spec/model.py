@@ -166,6 +166,34 @@ class Ipc(Frozen):
     mq_msgsize_max: int = 0
 
 
+class LandlockRule(Frozen):
+    """One entry of ``landlock.rules``: what is allowed at and below a path inside.
+
+    allow: names of <linux/landlock.h> without LANDLOCK_ACCESS_FS_, in lower case.
+    """
+
+    path: str
+    allow: tuple[str, ...]
+
+
+class Landlock(Frozen):
+    """``[landlock]``: what the command may do with files, TCP ports and processes outside its domain. landlock(7).
+
+    read, write, execute: absolute paths inside; with one of them or a rule, all else is refused. execute includes read.
+    tcp_bind, tcp_connect: the only ports. None: not restricted; an empty list: none at all. scope: what ends at the
+    domain: "abstract_unix_socket", "signal". flags: of landlock_restrict_self(2), without LANDLOCK_RESTRICT_SELF_.
+    """
+
+    read: tuple[str, ...] | None = None
+    write: tuple[str, ...] | None = None
+    execute: tuple[str, ...] | None = None
+    rules: tuple[LandlockRule, ...] = ()
+    tcp_bind: tuple[int, ...] | None = None
+    tcp_connect: tuple[int, ...] | None = None
+    scope: tuple[str, ...] = ()
+    flags: tuple[str, ...] = ()
+
+
 class Spec(Frozen):
     """A sandbox as it is wanted. Every default is the safe one; every loosening is a word here.
 
@@ -175,6 +203,8 @@ class Spec(Frozen):
     pass_fds: fds of the caller by number, given to the command from fd 3 on, in this order.
     terminal: "auto" (a terminal of its own if the caller has one), "never", "always".
     securebits: names as in capabilities(7) in lower case; seccomp: "default" or "none".
+    apparmor: a profile that the command gets at its exec, "A//&B" for several at once, "stack A" for A and the
+    present one. selinux: its context, "user:role:type:level".
     proc: "private" (default), "none", "bind"; hidepid: "invisible", "off" ... proc_show: names in /proc that are
     shown as the host has them, "sys" for its settings.
     aslr: "on", "off" (personality ADDR_NO_RANDOMIZE). personality: "", "linux32".
@@ -222,6 +252,9 @@ class Spec(Frozen):
     )
     no_new_privs: bool = True
     seccomp: str = "default"
+    landlock: Landlock = Landlock()
+    apparmor: str = ""
+    selinux: str = ""
     keyring: str = "new"
     init: bool = True
     terminal: str = "auto"

@@ -10,6 +10,7 @@ import msgspec
 
 from nstool import uapi
 from nstool.frozen import Frozen
+from nstool.security import landlock
 from nstool.spec import model
 from nstool.spec.check import CHOICES, SECUREBITS
 from nstool.spec.docs import DOCS
@@ -46,6 +47,7 @@ HUMAN: dict[str, dict[str, Any]] = {
     "Net.hosts": {"type": "array", "items": _PAIR},
     "Net.routes": {"type": "array", "items": _PAIR},
     "Net.sysctls": {"type": "array", "items": _PAIR},
+    "Landlock.rules": {"type": "array", "items": {"anyOf": [{"$ref": "#/$defs/LandlockRule"}, _PAIR]}},
     "Limits.memory": _SIZE,
     "Limits.swap": _SIZE,
     "Limits.cpu": {"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)? *%?$"},
@@ -60,6 +62,13 @@ HUMAN: dict[str, dict[str, Any]] = {
     },
 }
 
+# Lists of known words.
+WORDS: dict[str, tuple[str, ...]] = {
+    "Spec.securebits": SECUREBITS,
+    "LandlockRule.allow": tuple(landlock.FS),
+    "Landlock.scope": tuple(landlock.SCOPES),
+    "Landlock.flags": tuple(landlock.FLAGS),
+}
 
 _HINTS: dict[type[Frozen], dict[str, Any]] = {}
 _STRUCTS: dict[type[Frozen], type[msgspec.Struct]] = {}
@@ -137,8 +146,8 @@ def _property(cls: type[Frozen], field: str, plain: dict[str, Any]) -> dict[str,
     form.pop("default", None)
     if key in CHOICES:
         form = {"enum": list(CHOICES[key])}
-    if key == "Spec.securebits":
-        form = {"type": "array", "items": {"enum": list(SECUREBITS)}}
+    if key in WORDS:
+        form = {"type": "array", "items": {"enum": list(WORDS[key])}}
     if key in HUMAN:
         form = {"anyOf": [form, *HUMAN[key].get("anyOf", [HUMAN[key]])]}
     described = {"description": DOCS[key], **form}

@@ -7,7 +7,7 @@ without a place: the caller knows the file, the line or the option and adds it.
 from __future__ import annotations
 
 from nstool.errors import SpecError, escaped
-from nstool.spec.model import Capabilities, IdMap, Mount, Net, Publish, Root
+from nstool.spec.model import Capabilities, IdMap, LandlockRule, Mount, Net, Publish, Root
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -384,6 +384,17 @@ def net(value: object) -> Net:
     if colon and mode == "bridge":
         return Net(mode=mode, bridge=rest)
     return Net(mode=text)
+
+
+def landlock_rule(value: object) -> LandlockRule:
+    """Return a rule of Landlock: "PATH=RIGHT,RIGHT"."""
+    path, rights = pair(value, "PATH=RIGHT,...")
+    return LandlockRule(path, tuple(map(right, words(rights))))
+
+
+def right(name: str) -> str:
+    """Return the name as the spec has it: LANDLOCK_ACCESS_FS_READ_FILE is read_file."""
+    return name.lower().removeprefix("landlock_access_fs_")
 
 
 def limit(value: object) -> int:

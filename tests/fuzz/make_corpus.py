@@ -12,7 +12,7 @@ from nstool.plan import build, join
 from nstool.plan.encode import encode
 from nstool.plan.host import Host, SubIds
 from nstool.plan.lease import Lease
-from nstool.plan.steps import CHILD, INIT, LAUNCHER, PAYLOAD, UNDO, Plan, Step
+from nstool.plan.steps import CHILD, INIT, LAUNCHER, PAYLOAD, UNDO, Fd, Plan, Step
 from nstool.spec.model import Capabilities, Limits, Mount, Net, Root, Spec
 from nstool.uapi import SIOCSIFFLAGS
 
@@ -87,6 +87,10 @@ def _every_call() -> Plan:
         Step(PAYLOAD, "futex_wait", (), ""),
         Step(PAYLOAD, "setrlimit", (7, 10, -1), ""),
         Step(PAYLOAD, "drop_bounding", (1,), ""),
+        Step(PAYLOAD, "landlock_create_ruleset", (0xFFFF, 3, 3), "", "ruleset"),
+        Step(PAYLOAD, "landlock_add_rule", (Fd("ruleset"), 1, 4, 0, 0), ""),
+        Step(PAYLOAD, "landlock_add_rule", (Fd("ruleset"), 2, 1, -1, 443), ""),
+        Step(PAYLOAD, "landlock_restrict_self", (Fd("ruleset"), 7), ""),
         Step(PAYLOAD, "attest", (), ""),
         Step(PAYLOAD, "execve", (("/bin/a", "/bin/b"), ("a", "", "b"), ("A=b", "")), ""),
         Step(UNDO, "unlinkat", (-100, "/sys/fs/cgroup/x", 0x200), ""),

@@ -319,6 +319,12 @@ long nst_raw6(long nr, long a, long b, long c, long d, long e, long f)
 		reads(NST_P(((const struct sock_fprog *)c)->filter),
 		      ((const struct sock_fprog *)c)->len * sizeof(struct sock_filter));
 		break;
+	case __NR_landlock_create_ruleset:
+		reads(a, (size_t)b);
+		break;
+	case __NR_landlock_add_rule:
+		reads(c, b == 1 ? 12 : 16); /* struct landlock_path_beneath_attr, landlock_net_port_attr */
+		break;
 	case __NR_prlimit64:
 		reads(c, 16); /* struct rlimit64 */
 		break;
@@ -344,6 +350,7 @@ long nst_raw6(long nr, long a, long b, long c, long d, long e, long f)
 	case __NR_socket:
 	case __NR_pidfd_open:
 	case __NR_memfd_create:
+	case __NR_landlock_create_ruleset:
 	case __NR_signalfd4:
 		return new_fd();
 	case __NR_fcntl:

@@ -174,6 +174,20 @@ def test_web_service_as_ordinary_user(as_user: Callable[..., Any]) -> None:
     assert (status, text) == (1, "web_service: run it as root: a veth pair and a published port need that\n")
 
 
+@pytest.mark.needs("root", "native", "nsexec", "landlock", "cgroup_memory", "cgroup_pids")
+def test_landlock_spec() -> None:
+    """What the spec names can be done, and what it does not name is refused, though its modes allow it."""
+    words = [sys.executable, "-m", "nstool.cli.main", "run", str(EXAMPLES / "landlock.toml")]
+    done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=SECONDS)
+    assert (done.returncode, done.stdout) == (0, "/usr/bin/env\nkept\n")
+    refused = [line for line in done.stderr.splitlines() if line.endswith("Permission denied")]
+    assert [path for path in ("/var/tmp/work", "/proc/self/status") if any(path in line for line in refused)] == [
+        "/var/tmp/work",
+        "/proc/self/status",
+    ]
+    assert len(refused) == len(done.stderr.splitlines())
+
+
 PROGRAMS = re.findall(r"```python\n(.*?)```", (EXAMPLES.parent / "docs/library.md").read_text("utf-8"), re.DOTALL)
 
 

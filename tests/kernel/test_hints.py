@@ -19,6 +19,7 @@ from nstool.errors import KernelError
 from nstool.plan import hints
 from nstool.plan.steps import CHILD, INIT, LAUNCHER, PAYLOAD, Fd, Plan, Step
 from nstool.sandbox import features
+from nstool.security import landlock
 from nstool.spec.model import Limits, Mount, Net, Root, Spec
 from tests.support import kernel
 from tests.support.probes import controller_root
@@ -413,6 +414,109 @@ def test_process_hidden(in_child: Callable[..., Any]) -> None:
     assert number == "EACCES"
     (why,) = causes
     assert why.startswith(f"you may not look into process {pid}: it is protected by a security module")
+
+
+# ---- Landlock ----
+
+ALL_FILES = landlock.handled(1)
+NO_NEW_PRIVS = Step(PAYLOAD, "prctl", (uapi.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "")
+RESTRICT = Step(PAYLOAD, "landlock_restrict_self", (Fd("r"), 0), "")
+
+
+def ruleset(fs: int = ALL_FILES, net: int = 0, scoped: int = 0) -> Step:
+    return Step(PAYLOAD, "landlock_create_ruleset", (fs, net, scoped), "", "r")
+
+
+def allow(path: str, bits: int) -> tuple[Step, ...]:
+    opened = Step(PAYLOAD, "openat2", (CWD, path, uapi.O_PATH | uapi.O_CLOEXEC, 0, 0), "", "p")
+    rule = (Fd("r"), uapi.LANDLOCK_RULE_PATH_BENEATH, bits, Fd("p"), 0)
+    return opened, Step(PAYLOAD, "landlock_add_rule", rule, "")
+
+
+@pytest.mark.needs("root", "landlock")
+def test_landlock_too_old() -> None:
+    """A plan of a later kernel: a right, and a field, that this one does not know."""
+    abi = kernel.landlock_abi()
+    expect(plan_of(0, ruleset(1 << 60)), "EINVAL", "landlock_too_old", abi=abi)
+    number = "E2BIG" if abi < landlock.NET else "EINVAL"  # the field itself is new there
+    expect(plan_of(0, ruleset(1, 1 << 60)), number, "landlock_too_old", abi=abi)
+
+
+@pytest.mark.needs("root", "landlock")
+def test_landlock_right_of_directories() -> None:
+    """A file has nothing that could be listed."""
+    error = plan_of(0, ruleset(), *allow("/etc/passwd", landlock.mask(("read_file", "read_dir", "make_reg"))))
+    expect(error, "EINVAL", "landlock_right_of_directories", path="/etc/passwd", rights="read_dir, make_reg")
+
+
+@pytest.mark.needs("root", "landlock")
+def test_landlock_path_missing() -> None:
+    """What the rule is for is not inside; the first that lacks is named."""
+    error = plan_of(0, ruleset(), *allow("/nstool-no/such", 1))
+    expect(error, "ENOENT", "landlock_path_missing", path="/nstool-no/such", missing="/nstool-no")
+
+
+@pytest.mark.needs("root", "landlock")
+def test_landlock_path_closed(tmp_path: Path) -> None:
+    """A directory above it is not the command's to search."""
+    closed = tmp_path / "closed"
+    (closed / "x").mkdir(parents=True)
+    closed.chmod(0o700)
+    for above in (tmp_path, *tmp_path.parents):
+        if above != Path("/"):
+            above.chmod(above.stat().st_mode | 0o011)
+    ids = (Step(PAYLOAD, "setresuid", (12345, 12345, 12345), ""), Step(PAYLOAD, "capset", (0, 0, 0), ""))
+    error = plan_of(0, *ids, ruleset(), *allow(f"{closed}/x", 1))
+    expect(error, "EACCES", "landlock_path_closed", directory=str(closed), uid=12345)
+
+
+@pytest.mark.needs("root", "landlock")
+def test_landlock_layers(in_child: InChild) -> None:
+    """Sixteen domains are in one another, and no more. landlock_restrict_self(2)."""
+
+    def act() -> KernelError | None:
+        for _ in range(16):
+            kernel.landlock()
+        return plan_of(0, ruleset(1 << 9), RESTRICT)
+
+    expect(in_child(act), "E2BIG", "landlock_layers", layers=16)
+
+
+@pytest.mark.needs("root", "landlock")
+def test_landlock_without_privilege() -> None:
+    """Neither no_new_privs nor CAP_SYS_ADMIN; with the one or the other there is no error."""
+    powerless = Step(PAYLOAD, "capset", (0, 0, 0), "")
+    expect(plan_of(0, ruleset(), powerless, RESTRICT), "EPERM", "landlock_without_privilege")
+    assert plan_of(0, ruleset(), RESTRICT) is None
+    assert plan_of(0, ruleset(), powerless, NO_NEW_PRIVS, RESTRICT) is None
+
+
+@pytest.mark.needs("root", "landlock")
+@pytest.mark.parametrize("allowed", [(), ("read_file",), ("execute",)])
+def test_landlock_no_execute(allowed: tuple[str, ...]) -> None:
+    """A program is executed and read: with one right of the two it is refused; with both it runs.
+
+    The program is asked for by a symlink, where there is one.
+    """
+    path = "/bin/true"
+    real = os.path.realpath(path)
+    rules = allow("/usr", landlock.mask(allowed)) if allowed else ()
+    steps = (ruleset(), *rules, RESTRICT, Step(PAYLOAD, "execve", ((path,), ("true",), ()), ""))
+    error = executed(*steps)
+    shown = f", which is {real} inside" if real != path else ""
+    assert cause("landlock_no_execute", file=path, **{"as": shown}) in told(error)
+    assert told(error)[0] == "EACCES"
+    both = allow("/", landlock.mask(("read_file", "execute")))
+    assert executed(ruleset(), *both, RESTRICT, steps[-1]) is None
+
+
+def executed(*steps: Step) -> KernelError | None:
+    """Run steps that end in an execve; the error, or None if the program was executed."""
+    error = features.run_trial(
+        Plan((launcher("clone3", 0, -1, 0), Step(CHILD, "exec_init", (), ""), *steps), (), False)
+    )
+    assert error is not None
+    return error if error.errno else None  # without init a trial that executes something ends without a word
 
 
 def set_tid(pid: int, flags: int) -> KernelError | None:

@@ -136,7 +136,7 @@ def test_nginx(name: str) -> None:
             http_load.ask(f"{url}/nowhere", 1)
         assert_hardened(service)
         assert service.stop() == 0
-        assert service.log.read_text() == f'{service.log.read_text().partition(chr(10))[0]}\n'  # one line: the 404
+        assert service.log.read_text() == f"{service.log.read_text().partition(chr(10))[0]}\n"  # one line: the 404
 
 
 @needs("python_web_app")
@@ -228,9 +228,7 @@ def test_compile() -> None:
 def run(spec: Path, *words: str) -> subprocess.CompletedProcess[str]:
     """Run a spec to its end, from another directory."""
     command = [NSTOOL, "run", str(spec), *(("--", *words) if words else ())]
-    return subprocess.run(
-        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=DEADLINE, cwd="/"
-    )
+    return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=DEADLINE, cwd="/")
 
 
 @needs("sshd")
@@ -354,9 +352,7 @@ PORTS = {"nginx": 8080, "python_web_app": 8080, "node": 8080}
 
 
 @USER
-@pytest.mark.parametrize(
-    "service", [pytest.param(name, marks=pytest.mark.needs(*PROGRAMS[name])) for name in PORTS]
-)
+@pytest.mark.parametrize("service", [pytest.param(name, marks=pytest.mark.needs(*PROGRAMS[name])) for name in PORTS])
 def test_as_ordinary_user(as_user: Callable[..., Any], name: str, service: str, home: Path) -> None:
     """Without [net], which needs root, an ordinary user's service is reached from its own network namespace."""
 

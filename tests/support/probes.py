@@ -6,6 +6,7 @@ or "" when the need is met; it is asked once a process.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import functools
@@ -93,6 +94,30 @@ def userns() -> str:
 def landlock() -> str:
     """A process may put itself into a Landlock domain."""
     return "" if kernel.landlock_abi() > 0 else "no Landlock; a kernel with lsm=...,landlock at boot"
+
+
+@probe
+def apparmor() -> str:
+    """AppArmor is on, its profiles are to be seen, and one can be loaded."""
+    with contextlib.suppress(FileNotFoundError):
+        if Path("/sys/module/apparmor/parameters/enabled").read_text().startswith("Y"):
+            if not Path("/sys/kernel/security/apparmor/profiles").exists():
+                return "securityfs is not mounted on /sys/kernel/security"
+            return "" if shutil.which("apparmor_parser") else "no apparmor_parser; install apparmor"
+    return "no AppArmor; a kernel that has it, booted with apparmor=1 security=apparmor"
+
+
+@probe
+def no_apparmor() -> str:
+    """AppArmor is not on, so that a profile is refused."""
+    return "AppArmor is on" if not apparmor() else ""
+
+
+@probe
+def selinux() -> str:
+    """SELinux is on and has a policy."""
+    there = Path("/sys/fs/selinux/enforce").exists()
+    return "" if there else "no SELinux; a system that has it, booted with selinux=1 security=selinux"
 
 
 @probe

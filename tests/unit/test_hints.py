@@ -31,6 +31,12 @@ def launcher(call: str, *args: object, result: str = "") -> Step:
     return Step(LAUNCHER, call, args, "", result)  # type: ignore[arg-type]
 
 
+def label(path: str, text: str) -> Step:
+    return Step(PAYLOAD, "write_file", (Fd("attr_proc"), f"thread-self/{path}", text, 0, 0), "")
+
+
+EXECVE = Step(PAYLOAD, "execve", (("/bin/true",), ("true",), ()), "")
+NO_NEW_PRIVS = Step(PAYLOAD, "prctl", (uapi.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "")
 CLONE_USER = launcher("clone3", USER, -1, 0)
 CLONE = launcher("clone3", 0, -1, 0)
 
@@ -347,6 +353,38 @@ MOUNTINFO = "20 1 8:1 / / rw - ext4 /dev/vda rw\n21 20 0:5 / /proc rw - proc pro
             {},
         ),
         (
+            "apparmor_no_attribute",
+            errno.ENOENT,
+            (CLONE, label("attr/apparmor/exec", "exec web")),
+            {"proc/self/attr/current": ""},
+            {"proc/self/attr/apparmor/exec": ""},
+            {},
+        ),
+        (
+            "apparmor_confined_already",
+            errno.EPERM,
+            (CLONE, label("attr/apparmor/exec", "exec web"), NO_NEW_PRIVS, EXECVE),
+            {"proc/self/attr/apparmor/current": "box (enforce)\n", "proc/thread-self/status": ROOT},
+            {"proc/self/attr/apparmor/current": "unconfined\n"},
+            {"own": "box (enforce)", "profile": "web"},
+        ),
+        (
+            "selinux_absent",
+            errno.EINVAL,
+            (CLONE, label("attr/exec", "u:r:t:s0")),
+            {},
+            {"sys/fs/selinux/enforce": "1"},
+            {},
+        ),
+        (
+            "selinux_context_unknown",
+            errno.EINVAL,
+            (CLONE, label("attr/exec", "u:r:t:s0")),
+            {"sys/fs/selinux/enforce": "1"},
+            None,
+            {"context": "u:r:t:s0"},
+        ),
+        (
             "seccomp_absent",
             errno.EINVAL,
             (CLONE, Step(PAYLOAD, "seccomp", (0, b"12345678"), "")),
@@ -417,6 +455,51 @@ def test_landlock_is_blamed_on_one_mount_only(tmp_path: Path) -> None:
     step = launcher("renameat2", str(tmp_path / "a"), str(tmp_path / "b"))
     assert explained("", errno.EXDEV, step) == (cause("same_filesystem"),)
     assert explained("", errno.EXDEV, launcher("renameat2", str(tmp_path / "a"), "/proc/self/b")) == ()
+
+
+def test_profile_that_is_not_loaded_is_named(tmp_path: Path) -> None:
+    """apparmor_profile_missing: the file could be opened, and what was written into it was not found."""
+    host = files(tmp_path, proc__self__attr__apparmor__exec="")
+    step = label("attr/apparmor/exec", "exec web")
+    assert explained(host, errno.ENOENT, CLONE, step, detail=1) == (cause("apparmor_profile_missing", profile="web"),)
+    assert explained(host, errno.ENOENT, CLONE, step, detail=0) == ()
+
+
+def test_one_who_is_confined_may_stack(tmp_path: Path) -> None:
+    """apparmor_confined_already: neither for a stacked profile, nor without no_new_privs, nor for one's own."""
+    host = files(tmp_path, proc__self__attr__apparmor__current="box (enforce)\n", proc__x="")
+    files(tmp_path, **{"proc__thread-self__status": ROOT})
+    for steps in (
+        (label("attr/apparmor/exec", "stack web"), NO_NEW_PRIVS),
+        (label("attr/apparmor/exec", "exec web"),),
+        (label("attr/apparmor/exec", "exec box//&web"), NO_NEW_PRIVS),
+    ):
+        assert cause("apparmor_confined_already", own="box (enforce)", profile="web") not in explained(
+            host, errno.EPERM, CLONE, *steps, EXECVE
+        )
+
+
+def test_what_selinux_refuses_at_execve_is_possible_only(tmp_path: Path) -> None:
+    """selinux_transition: the policy's reason stands in its log alone; without a context it is no cause."""
+    host = files(tmp_path, sys__fs__selinux__enforce="1\n", **{"proc__thread-self__status": ROOT})
+    steps = (CLONE, label("attr/exec", "u:r:t:s0"), EXECVE)
+    causes, _, checked = hints.explain(EXECVE, errno.EPERM, 0, Plan(steps), host)
+    assert (cause("selinux_transition") in causes, checked) == (True, False)
+    assert cause("selinux_transition") not in hints.explain(EXECVE, errno.EPERM, 0, Plan((CLONE, EXECVE)), host)[0]
+
+
+@pytest.mark.parametrize(
+    ("abi", "row"), [(-errno.ENOSYS, "landlock_absent"), (-errno.EOPNOTSUPP, "landlock_off"), (2, "landlock_too_old")]
+)
+def test_why_there_is_no_ruleset(abi: int, row: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """By what the kernel says of its version: no Landlock, one that is off, and one older than the plan."""
+    monkeypatch.setattr("nstool.detectors.confining._abi", lambda: abi)
+    host = files(tmp_path, **{"proc__thread-self__status": ROOT + "Seccomp:\t0\n"})
+    step = Step(PAYLOAD, "landlock_create_ruleset", (0xFFFF, 0, 0), "", "landlock")
+    number = -abi if abi < 0 else errno.EINVAL
+    assert explained(host, number, CLONE, step) == (cause(row, abi=abi),)
+    fits = Step(PAYLOAD, "landlock_create_ruleset", (0x3FFF, 0, 0), "", "landlock")
+    assert cause("landlock_too_old", abi=abi) not in explained(host, errno.EINVAL, CLONE, fits)
 
 
 def test_unreadable_script_and_long_arguments(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from nstool.plan import build
 from nstool.plan.host import Host, Shown, SubIds
 from nstool.plan.lease import Lease
 from nstool.plan.steps import CHILD, INIT, LAUNCHER, PAYLOAD, UNDO, Fd, Plan, Step
-from nstool.spec.model import Capabilities, IdMap, Ipc, Limits, Mount, Namespaces, Net, Root, Spec
+from nstool.spec.model import Capabilities, IdMap, Ipc, Landlock, Limits, Mount, Namespaces, Net, Root, Spec
 from tests.unit.strategies import layout
 
 LEASE = Lease("web", 100000, 100000, 65536, "nstool-web", "ns-0ad50002", "10.213.0.2/30", "10.213.0.1/30")
@@ -65,6 +65,15 @@ CASES: dict[str, tuple[Spec, Host]] = {
     "bridge": (DEFAULT.replace(net=Net("bridge")), ROOT_HOST),
     "terminal": (DEFAULT.replace(terminal="always"), ROOT_HOST),
     "fds": (DEFAULT.replace(pass_fds=(5, 9)), ROOT_HOST),
+    "landlock, labels": (
+        DEFAULT.replace(
+            landlock=Landlock(read=("/etc",), execute=("/usr",), tcp_bind=(80,), scope=("signal",)),
+            apparmor="web",
+            selinux="u:r:t:s0",
+            pass_fds=(9,),
+        ),
+        ROOT_HOST.replace(landlock=7, apparmor=True, profiles=("web",), selinux="valid"),
+    ),
     "capabilities": (DEFAULT.replace(capabilities=Capabilities(*[("chown", "kill")] * 5)), ROOT_HOST),
     "writable root": (DEFAULT.replace(root=Root(writable=True)), ROOT_HOST),
     "directory root": (MOUNTED.replace(root=Root("directory", "/srv/root")), ROOT_HOST.replace(covered=(), scratch=())),
@@ -530,7 +539,9 @@ def test_fds_are_put_in_place_before_the_others_are_closed(plan: Plan) -> None:
     closed = one(plan, PAYLOAD, "close_range")
     in_order(at(plan, PAYLOAD, "dup3"), closed, one(plan, PAYLOAD, "chdir"), one(plan, PAYLOAD, "execve"))
     assert plan.steps[closed].args[1:] == (0xFFFF_FFFF, 0)
-    assert not any(isinstance(arg, Fd) for step in plan.steps[closed:] if step.who == PAYLOAD for arg in step.args)
+    opened = {step.result for step in plan.steps[closed:] if step.who == PAYLOAD}  # by Landlock's steps
+    used = {arg.name for s in plan.steps[closed:] if s.who == PAYLOAD for arg in s.args if isinstance(arg, Fd)}
+    assert used <= opened
 
 
 @where("init")
@@ -613,6 +624,42 @@ def test_filter_is_last_but_attestation_and_exec(plan: Plan) -> None:
     filter_ = one(plan, PAYLOAD, "seccomp")
     in_order(one(plan, PAYLOAD, "prctl", uapi.PR_SET_NO_NEW_PRIVS), filter_)
     assert every(plan, PAYLOAD)[-3:] == [filter_, one(plan, PAYLOAD, "attest"), one(plan, PAYLOAD, "execve")]
+
+
+@only("landlock, labels")
+def test_landlock_comes_between_no_new_privs_and_the_filter(plan: Plan) -> None:
+    """Without no_new_privs it is refused, landlock_restrict_self(2); and the filter may forbid its calls.
+
+    Its paths are opened with the command's ids, after all fds of others are closed, and before it restricts: the
+    ruleset of files would refuse what it does not name.
+    """
+    in_order(
+        [*at(plan, PAYLOAD, "setresuid"), *at(plan, PAYLOAD, "capset"), *at(plan, PAYLOAD, "close_range")],
+        one(plan, PAYLOAD, "prctl", uapi.PR_SET_NO_NEW_PRIVS),
+        one(plan, PAYLOAD, "landlock_create_ruleset"),
+        [*at(plan, PAYLOAD, "openat2", CWD), *at(plan, PAYLOAD, "landlock_add_rule")],
+        one(plan, PAYLOAD, "landlock_restrict_self"),
+        one(plan, PAYLOAD, "seccomp"),
+    )
+
+
+@only("landlock, labels")
+def test_labels_are_asked_for_before_anything_can_be_in_the_way(plan: Plan) -> None:
+    """/proc is opened outside, for inside may be none; the fd is used before a passed one takes its number.
+
+    And before no_new_privs. A change of ids keeps what is asked for; execve(2) makes it so. apparmor(7), setexeccon(3).
+    """
+    asked = [one(plan, PAYLOAD, "write_file", "<attr_proc>", f"thread-self/attr/{n}exec") for n in ("apparmor/", "")]
+    in_order(
+        one(plan, LAUNCHER, "openat2", CWD, "/proc"),
+        one(plan, LAUNCHER, "clone3"),
+        asked,
+        [*at(plan, PAYLOAD, "fcntl"), *at(plan, PAYLOAD, "dup3")],
+        one(plan, PAYLOAD, "close_range"),
+        one(plan, PAYLOAD, "prctl", uapi.PR_SET_NO_NEW_PRIVS),
+        one(plan, PAYLOAD, "execve"),
+    )
+    assert [plan.steps[n].args[2] for n in asked] == ["exec web", "u:r:t:s0"]
 
 
 # ---- init ----

@@ -71,6 +71,7 @@ QUANTITIES = {
     ("close_range", "first"),
     ("pidfd_open", "pid"),
     ("clone3", "set_tid"),
+    ("landlock_add_rule", "port"),
 }
 
 

@@ -11,6 +11,8 @@ from nstool.spec.model import (
     Capabilities,
     IdMap,
     Ipc,
+    Landlock,
+    LandlockRule,
     Limits,
     Mount,
     Namespaces,
@@ -95,8 +97,30 @@ def ids(*lines, **keys):
     return OK.replace(**{"uid_map": tuple(IdMap(*line) for line in lines), "user": "0", **keys})
 
 
+def landlock(**keys):
+    return OK.replace(landlock=Landlock(**keys))
+
+
 # spec, key path of the error, words of the message
 WRONG = [
+    (landlock(read=("usr",)), "landlock.read[0]", "relative"),
+    (landlock(write=("/a", "/a/../b")), "landlock.write[1]", '".."'),
+    (landlock(execute=("/" + "x" * 300,)), "landlock.execute[0]", "too long"),
+    (landlock(rules=(LandlockRule("usr", ("execute",)),)), "landlock.rules[0].path", "relative"),
+    (landlock(rules=(LandlockRule("/usr", ()),)), "landlock.rules[0].allow", "allows nothing"),
+    (landlock(rules=(LandlockRule("/usr", ("exec",)),)), "landlock.rules[0].allow[0]", 'did you mean "execute"'),
+    (landlock(rules=(LandlockRule("/usr", ("refer", "refer")),)), "landlock.rules[0].allow[1]", "refer twice"),
+    (landlock(tcp_bind=(80, 65536)), "landlock.tcp_bind[1]", "between 0 and 65535"),
+    (landlock(tcp_connect=(-1,)), "landlock.tcp_connect[0]", "between 0 and 65535"),
+    (landlock(scope=("signals",)), "landlock.scope[0]", 'did you mean "signal"'),
+    (landlock(scope=("signal", "signal")), "landlock.scope[1]", "signal twice"),
+    (landlock(flags=("log_new_exec_on",)), "landlock.flags", "restrict nothing"),
+    (landlock(read=(), flags=("log_off",)), "landlock.flags[0]", "landlock_restrict_self(2)"),
+    (landlock(read=()).replace(no_new_privs=False, seccomp="none"), "no_new_privs", "landlock needs no_new_privs"),
+    (OK.replace(apparmor="stack "), "apparmor", "no profile"),
+    (OK.replace(apparmor="a\nb"), "apparmor", "no profile"),
+    (OK.replace(selinux="user_u:user_r"), "selinux", "user:role:type:level"),
+    (OK.replace(selinux="u:r:t:s0 c1"), "selinux", "user:role:type:level"),
     (Spec(), "command", "no command"),
     (OK.replace(command=("",)), "command[0]", "empty"),
     (OK.replace(command=("a", "b\0")), "command[1]", "NUL"),

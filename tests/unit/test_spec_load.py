@@ -21,6 +21,8 @@ from nstool.spec.model import (
     Capabilities,
     IdMap,
     Ipc,
+    Landlock,
+    LandlockRule,
     Limits,
     Mount,
     Namespaces,
@@ -30,9 +32,26 @@ from nstool.spec.model import (
     Spec,
 )
 
-RECORDS = (Spec, Root, Mount, Publish, Net, Limits, Capabilities, Namespaces, Ipc, IdMap)
+RECORDS = (Spec, Root, Mount, Publish, Net, Limits, Capabilities, Namespaces, Ipc, IdMap, Landlock, LandlockRule)
 
 WRONG = [
+    ('command = ["a"]\n[landlock]', "w.toml:2: landlock: an empty table restricts nothing"),
+    (
+        'command = ["a"]\n[landlock]\nraed = []',
+        'w.toml:3: landlock.raed: unknown key "raed"; did you mean "read"?',
+    ),
+    (
+        'command = ["a"]\n[landlock]\nread = "/usr"',
+        "w.toml:3: landlock.read: expected an array",
+    ),
+    (
+        'command = ["a"]\n[landlock]\nrules = [{ path = "/usr", allow = ["read_fil"] }]',
+        'w.toml:3: landlock.rules[0].allow[0]: "read_fil" is no right of Landlock, landlock(7); did you mean',
+    ),
+    (
+        'command = ["a"]\n[landlock]\nrules = ["/usr"]',
+        'w.toml:3: landlock.rules[0]: "/usr" is not of the form PATH=RIGHT,...',
+    ),
     ('command = ["a"]\n[limits]\nmemroy = 1', 'w.toml:3: limits.memroy: unknown key "memroy"; did you mean "memory"?'),
     ('comand = ["a"]', 'w.toml:1: comand: unknown key "comand"; did you mean "command"?'),
     ('command = "ls -l"', 'w.toml:1: command: write a list, one word an element: ["sh", "-c", "ls -l"]'),

@@ -26,7 +26,20 @@ from nstool.frozen import Frozen
 from nstool.spec import schema, values
 from nstool.spec.docs import MOUNT_OPTIONS
 from nstool.spec.load import load
-from nstool.spec.model import Capabilities, IdMap, Ipc, Limits, Mount, Namespaces, Net, Publish, Root, Spec
+from nstool.spec.model import (
+    Capabilities,
+    IdMap,
+    Ipc,
+    Landlock,
+    LandlockRule,
+    Limits,
+    Mount,
+    Namespaces,
+    Net,
+    Publish,
+    Root,
+    Spec,
+)
 
 
 def spec_of(*argv):
@@ -91,6 +104,18 @@ def test_a_bare_command_is_the_default():
 
 NAMES = ("net_raw", "kill")
 SET = [
+    (["--landlock-read=/a", "--landlock-read", "/b"], {"landlock": Landlock(read=("/a", "/b"))}),
+    (["--landlock-write=none", "--landlock-tcp-bind=none"], {"landlock": Landlock(write=(), tcp_bind=())}),
+    (["--landlock-tcp-connect=80", "--landlock-tcp-connect=443"], {"landlock": Landlock(tcp_connect=(80, 443))}),
+    (
+        ["--landlock-rule=/a=read_file,LANDLOCK_ACCESS_FS_EXECUTE"],
+        {"landlock": Landlock(rules=(LandlockRule("/a", ("read_file", "execute")),))},
+    ),
+    (
+        ["--landlock-scope", "signal", "--landlock-flags=log_new_exec_on"],
+        {"landlock": Landlock(scope=("signal",), flags=("log_new_exec_on",))},
+    ),
+    (["--apparmor", "a//&b", "--selinux=u:r:t:s0"], {"apparmor": "a//&b", "selinux": "u:r:t:s0"}),
     (["--name", "web"], {"name": "web"}),
     (["--name=a", "--name=b"], {"name": "b"}),
     (["--root", "/srv/r", "--writable"], {"root": Root(type="directory", path="/srv/r", writable=True)}),
@@ -135,6 +160,12 @@ def test_options_set_keys(argv, changes):
 
 
 WRONG = [
+    (["--landlock-read", "usr", "--", "x"], '--landlock-read: path "usr" is relative'),
+    (["--landlock-tcp-bind", "http", "--", "x"], '--landlock-tcp-bind: "http" is not an integer'),
+    (["--landlock-tcp-bind", "none", "--landlock-tcp-bind", "80", "--", "x"], '--landlock-tcp-bind: "none" allows'),
+    (["--landlock-rule", "/usr", "--", "x"], '--landlock-rule: "/usr" is not of the form PATH=RIGHT,...'),
+    (["--landlock-scope", "signals", "--", "x"], '--landlock-scope: "signals" is no scope of Landlock'),
+    (["--apparmor", " a", "--", "x"], '--apparmor: " a" is no profile'),
     (["--foo", "--", "x"], "--foo: unknown option; --help lists them"),
     (["--umask", "999", "--", "x"], '--umask: "999" is not octal; write digits from 0 to 7, as "0755" or "022"'),
     (["--new-privs", "--", "x"], "--new-privs: a filter needs no_new_privs = true"),

@@ -29,6 +29,8 @@ EXECS = ("setns", "unshare", "setresuid", "setresgid", "setgroups")  # a shell d
 _INIT = "init is a shell, not nsexec from a sealed memfd: it forwards no signals and reports only the exit status"
 TERMINAL = "a terminal of its own: the command gets the caller's streams as they are"
 
+_LABEL = "the AppArmor profile or SELinux context: setpriv asks for one, and would give it to env(1), which it executes"
+
 # Calls without a shell form, and why.
 ABSENT: dict[str, str] = {
     "seccomp": "the system call filter: setpriv takes one from util-linux 2.40 on (--seccomp-filter FILE)",
@@ -36,6 +38,10 @@ ABSENT: dict[str, str] = {
     "send_fd": TERMINAL,
     "ioctl_int": TERMINAL,
     "fcntl": payload.PASSED,
+    **dict.fromkeys(
+        ("landlock_create_ruleset", "landlock_add_rule", "landlock_restrict_self"),
+        "Landlock: setpriv has it from util-linux 2.40 on (--landlock-access, --landlock-rule)",
+    ),
     "chroot": "a chroot into the root of another process: nsenter --root",
     "pidfd_open": "a shell cannot hold a pidfd",
 }
@@ -102,6 +108,8 @@ def _fchownat(s: Script, step: Step) -> Lines:
 def _write_file(s: Script, step: Step) -> Lines:
     directory, path, data = step.args[:3]
     flags, mode = numbers(step, 3, 4)
+    if step.who == PAYLOAD:
+        return s.no(_LABEL)
     if step.who == CHILD and path == "/proc/self/timens_offsets":
         return _time_offsets(s, data)
     command = f"{printf(data)} >{s.show(s.at(directory, path))}"
