@@ -192,7 +192,7 @@ def problem(error: NotSupported) -> Problem:
 def trial_spec(spec: Spec) -> Spec:
     """Return the spec with what would change something outside of the trial's own child left out.
 
-    Cgroups, links, kept layers, writable host trees, passed fds, terminals. The command is looked for by the
+    Cgroups, links, kept layers, writable host trees, passed fds, terminals; nobody attests. The command is looked for by the
     detectors, and never executed.
     """
     root = spec.root
@@ -210,9 +210,8 @@ def trial_spec(spec: Spec) -> Spec:
     landlock = spec.landlock
     if (root, mounts) != (spec.root, spec.mounts):
         landlock = landlock.replace(read=None, write=None, execute=None, rules=(), flags=())
-    return spec.replace(
-        root=root, net=net, mounts=mounts, cwd=cwd, limits=limits, landlock=landlock, pass_fds=(), terminal="never"
-    )
+    without = {"pass_fds": (), "terminal": "never", "attest": False}
+    return spec.replace(root=root, net=net, mounts=mounts, cwd=cwd, limits=limits, landlock=landlock, **without)
 
 
 def trial_plan(plan: Plan) -> Plan:

@@ -53,7 +53,7 @@ def by(call: str, who: str, *args: object) -> Taken:
 
 
 def writes(end: str) -> Taken:
-    return lambda step: step.call == "write_file" and any(str(arg).endswith(end) for arg in step.args)
+    return lambda step: step.call in ("write_file", "write_proc") and any(str(arg).endswith(end) for arg in step.args)
 
 
 def covers(path: str) -> Taken:
@@ -81,7 +81,7 @@ LEFT_OUT: dict[str, tuple[Taken, set[str], Spec]] = {
     "closed fds": (by("close_range", PAYLOAD), {"pass_fds"}, BARE),
     "limit of fds": (by("setrlimit", PAYLOAD, 7), {"limits.rlimits.nofile"}, BARE),
     "limit of tasks": (writes("/pids.max"), {"limits pids.max"}, BARE),
-    "oom score": (writes("/oom_score_adj"), {"oom_score_adj"}, BARE),
+    "oom score": (writes("oom_score_adj"), {"oom_score_adj"}, BARE),
     "clocks": (writes("timens_offsets"), {"namespaces.monotonic_offset", "namespaces.boottime_offset"}, BARE),
     "cover of /proc/keys": (covers("keys"), {"covered paths"}, BARE),
     "own /proc/sys": (covers("sys"), {"covered paths"}, BARE),
