@@ -192,8 +192,8 @@ def problem(error: NotSupported) -> Problem:
 def trial_spec(spec: Spec) -> Spec:
     """Return the spec with what would change something outside of the trial's own child left out.
 
-    Cgroups, links, kept layers, writable host trees, passed fds, terminals; nobody attests. The command is looked for by the
-    detectors, and never executed.
+    Cgroups, links, kept layers, writable host trees, passed fds, terminals; nobody attests. The command is looked for
+    by the detectors, and never executed.
     """
     root = spec.root
     if root.type == "tarball" or (root.writable and root.type in ("host", "directory")):

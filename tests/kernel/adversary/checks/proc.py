@@ -17,7 +17,7 @@ COVERED = (
     *("consoles", "crypto", "misc", "fb", "dma", "execdomains", "locks", "vmstat", "latency_stats", "bootconfig"),
     *("cgroups", "mtrr", "sysrq-trigger", "allocinfo", "dynamic_debug/control", "tty/drivers", "bus/input/devices"),
     *("bus/pci/devices", "pressure/memory", "pressure/cpu", "irq/default_smp_affinity", "scsi/scsi", "driver/rtc"),
-    *("acpi/wakeup", "fs/ext4", "sysvipc/shm"),
+    *("acpi/wakeup", "fs/ext4"),
 )
 # Of /proc/sys: each would tell of the host, or act on it.
 NOT_SHOWN = (
