@@ -7,6 +7,7 @@ import signal
 from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import pytest
 from hypothesis import settings
@@ -75,11 +76,22 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Keep one of n parts of the tests: NSTOOL_SHARD="2/3" is the second of three."""
+    """Keep one of n parts of the tests: NSTOOL_SHARD="2/3" is the second of three.
+
+    NSTOOL_ONE_OF_EACH=1: before that, of a test that takes many values keep one, another for each test.
+    """
     number, _, parts = os.environ.get("NSTOOL_SHARD", "1/1").partition("/")
-    kept = items[int(number) - 1 :: int(parts)]
+    kept = _one_of_each(items) if os.environ.get("NSTOOL_ONE_OF_EACH") == "1" else items
+    kept = kept[int(number) - 1 :: int(parts)]
     config.hook.pytest_deselected(items=[item for item in items if item not in set(kept)])
     items[:] = kept
+
+
+def _one_of_each(items: list[pytest.Item]) -> list[pytest.Item]:
+    tests: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        tests.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    return [same[crc32(test.encode()) % len(same)] for test, same in tests.items()]
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -2,9 +2,9 @@
 
     python tests/vm/run.py [--kernels "6.1 6.12"] [--full] [--write docs/kernels.md] [PYTEST ARGUMENTS]
 
-The tests are those marked ``vm`` and not ``vm_full``, where a skip is a failure; with --full all of tests/kernel. The
-logs of the machines are kept in build/vm. --write: put what `nstool check` finds under each kernel, and here,
-into a file's table.
+The tests are those marked ``vm`` and not ``vm_full``, where a skip is a failure; of one that takes many values one is
+taken, unless there are PYTEST ARGUMENTS. With --full: all of tests/kernel. The logs of the machines are kept in
+build/vm. --write: put what `nstool check` finds under each kernel, and here, into a file's table.
 """
 
 from __future__ import annotations
@@ -113,25 +113,14 @@ class Machine:
 def _script(shard: str, arguments: list[str], full: bool) -> str:
     words = [*arguments] if any(not word.startswith("-") for word in arguments) else ["tests/kernel", *arguments]
     marked = [] if full else ["-m", "vm and not vm_full"]
-    test = shlex.join(
-        [
-            ".venv/bin/python",
-            "-m",
-            "pytest",
-            "-v",
-            "-p",
-            "no:cacheprovider",
-            "--durations=0",
-            "--durations-min=1",
-            *marked,
-            *words,
-        ]
-    )
+    options = ["-v", "-p", "no:cacheprovider", "--durations=0", "--durations-min=1"]
+    test = shlex.join([".venv/bin/python", "-m", "pytest", *options, *marked, *words])
+    one = 0 if full or arguments else 1
     return (
         "export PYTHONDONTWRITEBYTECODE=1\n"
         'echo "kernel $(uname -r)"\n'
         'echo "features $(.venv/bin/nstool check --json | tr -d "\\n")"\n'
-        f"exec env NSTOOL_MUST_RUN={'0' if full else '1'} NSTOOL_SHARD={shard} {test}\n"
+        f"exec env NSTOOL_MUST_RUN={'0' if full else '1'} NSTOOL_ONE_OF_EACH={one} NSTOOL_SHARD={shard} {test}\n"
     )
 
 
