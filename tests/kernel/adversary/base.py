@@ -117,7 +117,10 @@ def is_value(value: int) -> Expected:
 
 def says(text: str) -> Expected:
     """It goes well, and this is the text."""
-    return Expected(f"says {text!r}" if text else "says nothing", lambda got: not got.signal and not got.error and got.text.strip() == text)
+    return Expected(
+        f"says {text!r}" if text else "says nothing",
+        lambda got: not got.signal and not got.error and got.text.strip() == text,
+    )
 
 
 def tells(words: str, test: Callable[[str], bool]) -> Expected:
