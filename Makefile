@@ -95,6 +95,8 @@ docs: build ## Make the generated files again: JSON Schema, seccomp filter, refe
 	mv build/cli.md docs/cli.md
 	PYTHONPATH=. $(BIN)/python docs/make_json.py > build/json.md
 	mv build/json.md docs/json.md
+	PYTHONPATH=. $(BIN)/python docs/make_adversary.py > build/adversary.md
+	mv build/adversary.md docs/adversary.md
 	PYTHONPATH=. $(BIN)/python docs/make_man.py
 	if command -v mandoc > /dev/null; then mandoc -T lint docs/man/*; fi
 	if command -v dot > /dev/null; then dot -Tsvg docs/architecture.dot -o docs/architecture.svg; fi

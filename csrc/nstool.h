@@ -196,7 +196,8 @@ _Noreturn void nst_supervise(int fd);
 /* The orders, followed by text_size bytes of NUL-terminated strings with a letter before each: in their
  * order l lock this directory, d remove this directory, f remove this file; p words of the command that
  * finishes in Python, e its environment; o file with the count of OOM kills, k its key, m what to say then; j the
- * journal, which takes how it ended, n the name, to say it under; t remove this directory if it is empty. */
+ * journal, which takes how it ended, n the name, to say it under; t remove this directory if it is empty; c what to
+ * write where the log is cut. */
 struct nst_orders {
 	uint32_t magic;
 	uint32_t text_size;
@@ -209,8 +210,9 @@ struct nst_orders {
 	int32_t output;
 	int32_t with_init;
 	int32_t in_python; /* undoing needs more than removing files */
-	int32_t reserved;
+	int32_t log; /* where the command's output comes from that goes to a log file, or -1; output is that file */
 	uint64_t signals;    /* mask of those that are forwarded, SIGWINCH and SIGCHLD too */
+	uint64_t log_size;   /* bytes that the log file may have; what comes after is dropped */
 	uint8_t termios[64]; /* the caller's settings, as TCGETS gives them */
 };
 

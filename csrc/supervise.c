@@ -5,6 +5,7 @@
 #include <asm/ioctls.h>
 #include <asm/poll.h>
 #include <asm/signal.h>
+#include <asm/stat.h>
 #include <linux/errno.h>
 #include <linux/fcntl.h>
 #include <linux/mman.h>
@@ -33,9 +34,11 @@ struct flow {
 /* The orders in the memfd, followed by their text: NUL-terminated strings, each with a letter before it. */
 static struct {
 	const struct nst_orders *o;
-	int signals;  /* signalfd */
-	int terminal; /* the master, or -1 */
-	int asked;    /* a signal by which somebody wants an end was forwarded */
+	int signals;   /* signalfd */
+	int terminal;  /* the master, or -1 */
+	int asked;     /* a signal by which somebody wants an end was forwarded */
+	int cut;       /* output is being dropped, for the log has the size that it may have */
+	int unwritten; /* of the log's output, for another reason */
 	struct flow in, out;
 	char buffer[CHUNK];
 } self;
@@ -98,6 +101,40 @@ static long drain(struct flow *f)
 	}
 	f->begin += (int)r;
 	return 0;
+}
+
+/* ---- the log ---- */
+
+static int strings(char letter, const char **ret, int max);
+
+/* Write what the log file has room for, and say once where it is cut. Whoever empties the file makes room again. */
+static void drain_to_log(struct flow *f)
+{
+	const char *message[2];
+	struct stat st;
+	long n = f->end - f->begin, room, r;
+
+	if (nst_raw2(__NR_fstat, f->to, NST_P(&st)) < 0 || st.st_size < 0)
+		st.st_size = 0;
+	room = (uint64_t)st.st_size < self.o->log_size ? (long)(self.o->log_size - (uint64_t)st.st_size) : 0;
+	if (room > 0)
+		self.cut = 0;
+	if (room <= 0) {
+		if (!self.cut && strings('c', message, 2))
+			say(f->to, message[0]);
+		self.cut = 1;
+		f->begin = f->end;
+		return;
+	}
+	r = nst_raw3(__NR_write, f->to, NST_P(f->data + f->begin), n < room ? n : room);
+	if (r == -EINTR)
+		return;
+	if (r <= 0) { /* the disk is full: the command goes on, as with any other reader */
+		self.unwritten = 1;
+		f->begin = f->end;
+		return;
+	}
+	f->begin += (int)r;
 }
 
 /* Nobody takes the output any more: then the command's terminal hangs up, as when its window is closed. */
@@ -264,6 +301,8 @@ _Noreturn static void finish(int known, int wait_status, int lost)
 		else if (kills < 0)
 			say(2, unknown);
 	}
+	if (self.unwritten)
+		say(2, "nstool: some of the output could not be written to the log: was its file system full?\n");
 	if (!known && self.o->with_init && (wait_status & 0x7f))
 		say(2, "nstool: the sandbox's init was killed from outside\n");
 	tell_end(wait_status);
@@ -296,7 +335,7 @@ _Noreturn void nst_supervise(int fd)
 	struct flow *in = &self.in, *out = &self.out;
 	struct nst_orders head;
 	struct pollfd p[COUNT];
-	int status = 0, known = 0, ended = 0, wait_status = 0, late = 0, lost = 0, i;
+	int status = 0, known = 0, ended = 0, wait_status = 0, late = 0, lost = 0, i, source;
 	uint64_t forwarded;
 	long map, signals;
 
@@ -322,8 +361,12 @@ _Noreturn void nst_supervise(int fd)
 		in->from = head.input;
 		in->to = out->from = head.terminal;
 		out->to = head.output;
+	} else if (head.log >= 0) {
+		out->from = head.log;
+		out->to = head.output;
 	}
 	copy_size();
+	source = head.terminal >= 0 ? head.terminal : head.log;
 	for (i = 0; i < COUNT; i++)
 		p[i] = (struct pollfd){-1, POLLIN, 0};
 	p[SIGNALS].fd = (int)signals;
@@ -337,7 +380,7 @@ _Noreturn void nst_supervise(int fd)
 		/* Nothing is waited for that cannot be used: an end of the other side is told again and again. */
 		p[TERMINAL].events =
 			(short)((out->from >= 0 && is_empty(out) ? POLLIN : 0) | (is_empty(in) ? 0 : POLLOUT));
-		p[TERMINAL].fd = p[TERMINAL].events ? self.terminal : -1;
+		p[TERMINAL].fd = p[TERMINAL].events ? source : -1;
 		p[INPUT].fd = is_empty(in) ? in->from : -1;
 		p[OUTPUT] = (struct pollfd){is_empty(out) ? -1 : out->to, POLLOUT, 0};
 		ready = (int)nst_raw5(__NR_ppoll, NST_P(p), COUNT, last ? NST_P(&now) : 0, 0, 8);
@@ -364,7 +407,9 @@ _Noreturn void nst_supervise(int fd)
 			in->end = 1;
 			in->data[0] = 4; /* what the end of input is on a terminal, termios(3) VEOF */
 		}
-		if (p[OUTPUT].revents) {
+		if (p[OUTPUT].revents && head.log >= 0) {
+			drain_to_log(out);
+		} else if (p[OUTPUT].revents) {
 			long r = drain(out);
 
 			if (r < 0)

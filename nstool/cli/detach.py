@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import sys
 from errno import ENXIO
 
@@ -13,15 +14,17 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from nstool.cli.supervise import Log
+
 _CHUNK = 65536
 
 
-def detached(log: str, run: Callable[[int, Callable[[str], None]], int]) -> int:
+def detached(log: str, size: int, run: Callable[[int, Callable[[str], None], Log | None], int]) -> int:
     """Run in a background process of its own session; the exit status of the foreground.
 
-    log: file that takes the command's output, appended. run(output, started)
-    launches with the fd output for stderr and supervises; it calls started(name) when the command runs,
-    or returns a status after saying why on stderr.
+    log: file that takes the command's output, appended. size: bytes that it may have, 0 for no limit.
+    run(output, started, log) launches with the fd output for stderr and supervises; it calls started(name) when the
+    command runs, or returns a status after saying why on stderr.
     """
     try:
         # Not waiting for the reader of a pipe; the command may.
@@ -42,7 +45,8 @@ def detached(log: str, run: Callable[[int, Callable[[str], None]], int]) -> int:
         os.close(reader)
         os.setsid()
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-        os.dup2(output, 1)
+        streams, limited = _limited(output, size)
+        os.dup2(streams, 1)
         os.dup2(writer, 2)  # until the command runs, messages go to who started us
         os.set_inheritable(writer, False)
 
@@ -51,9 +55,22 @@ def detached(log: str, run: Callable[[int, Callable[[str], None]], int]) -> int:
             os.dup2(output, 2)
             os.close(writer)
 
-        os._exit(run(output, started))
+        os._exit(run(streams, started, limited))
     finally:
         os._exit(125)
+
+
+def _limited(output: int, size: int) -> tuple[int, Log | None]:
+    """Return what the command writes to, and what the supervisor copies from there to a file that keeps its output.
+
+    So the command has no fd of the file either, by which it could empty it.
+    """
+    if not size or not stat.S_ISREG(os.fstat(output).st_mode):
+        return output, None
+    from nstool.cli.supervise import Log
+
+    reader, writer = os.pipe()
+    return writer, Log(reader, output, size)
 
 
 class _Child:

@@ -16,13 +16,15 @@ if TYPE_CHECKING:
 
     import click
 
+    from nstool.cli.supervise import Log
     from nstool.spec.check import Place
     from nstool.spec.model import Spec
 
     command: click.Command
 
 
-OTHERS = {"--detach": False, "--log": True}
+OTHERS = {"--detach": False, "--log": True, "--log-size": True}
+LOG_SIZE = "64M"
 
 
 def main(argv: list[str]) -> int:
@@ -35,17 +37,41 @@ def main(argv: list[str]) -> int:
     from nstool.cli.main import report
 
     if "--detach" not in others:
-        raise SpecError("goes with --detach; in the foreground redirect the output", "--log")
+        option = next(iter(others))
+        raise SpecError("goes with --detach; in the foreground redirect the output", option)
+    size = _log_size(spec, others)
     if spec.terminal == "always":
         raise SpecError("a detached sandbox has no terminal to relay", "--terminal")
 
-    def run(stderr: int, started: Callable[[str], None]) -> int:
+    def run(stderr: int, started: Callable[[str], None], log: Log | None) -> int:
         try:
-            return _supervised(spec.replace(terminal="never"), place, started, stderr)
+            return _supervised(spec.replace(terminal="never"), place, started, stderr, log)
         except Exception as error:
             return report(error)
 
-    return detached(str(others.get("--log", "/dev/null")), run)
+    return detached(str(others.get("--log", "/dev/null")), size, run)
+
+
+def _log_size(spec: Spec, others: dict[str, str | bool]) -> int:
+    """Return how many bytes a log file may have, 0 for no limit. Raises SpecError."""
+    from nstool.spec.values import size
+
+    if "--log-size" in others and "--log" not in others:
+        raise SpecError("goes with --log", "--log-size")
+    try:
+        wanted = size(others.get("--log-size", LOG_SIZE))
+    except SpecError as error:
+        raise SpecError(str(error), "--log-size") from None
+    if wanted >= 1 << 63:
+        raise SpecError("no file is that large; 0 is no limit", "--log-size")
+    if spec.die_with_parent:
+        return wanted
+    if wanted and "--log-size" in others:
+        why = (
+            "a command that outlives its supervisor writes to the log itself: leave out --no-die-with-parent, or say 0"
+        )
+        raise SpecError(why, "--log-size")
+    return 0
 
 
 def _clean_up() -> None:
@@ -61,8 +87,10 @@ def _clean_up() -> None:
         sys.stderr.write(f"nstool: warning: leftovers of another sandbox: {visible(str(error))}\n")
 
 
-def _supervised(spec: Spec, place: Place, started: Callable[[str], None], stderr: int | None = None) -> int:
-    """Launch, then become the supervisor. stderr: of a detached one, its log."""
+def _supervised(
+    spec: Spec, place: Place, started: Callable[[str], None], stderr: int | None = None, log: Log | None = None
+) -> int:
+    """Launch, then become the supervisor. stderr: of a detached one, its log, or what leads to that log."""
     with Forward() as forward:
         try:
             with forward.interruptible:  # nothing is made yet
@@ -78,7 +106,7 @@ def _supervised(spec: Spec, place: Place, started: Callable[[str], None], stderr
             started(sandbox.name)
             from nstool.cli.supervise import become
 
-            become(sandbox, FORWARDED - forward.ignored, forward.pending, detached=stderr is not None)
+            become(sandbox, FORWARDED - forward.ignored, forward.pending, detached=stderr is not None, log=log)
         except BaseException:
             sandbox.close()
             raise
@@ -94,6 +122,11 @@ def __getattr__(name: str) -> object:
     own = [
         click.Option(["--detach"], is_flag=True, help="Go into the background once the command runs; print the name."),
         click.Option(["--log"], metavar="FILE", help="With --detach: append the command's output to FILE."),
+        click.Option(
+            ["--log-size"],
+            metavar="SIZE",
+            help=f"With --log: FILE does not grow beyond this, {LOG_SIZE} by default; 0 is no limit.",
+        ),
     ]
 
     @click.command("run", params=[*own, *options.click_options()], context_settings={"ignore_unknown_options": True})

@@ -14,19 +14,30 @@ import sys
 from _struct import Struct  # what struct is made of
 
 from nstool.errors import SandboxGone
+from nstool.frozen import Frozen
 from nstool.sandbox import engine, journal, leases, rundir
 from nstool.sandbox.launch import Sandbox
 from nstool.spec.values import size_text
 from nstool.uapi import AT_REMOVEDIR
 
-_ORDERS = Struct("<II iiiiiiiii i Q 64s")  # struct nst_orders, csrc/nstool.h
+_ORDERS = Struct("<II iiiiiiiiii QQ 64s")  # struct nst_orders, csrc/nstool.h
 _MAGIC = 0x3150534E
 _TCGETS = 0x5401
 # What undoing in Python needs of the environment: the run directory's place, and where nft(8) is.
 _ENVIRONMENT = ("NSTOOL_RUN_DIR", "NSTOOL_DEBUG", "XDG_RUNTIME_DIR", "PATH", "HOME", "LANG", "LC_ALL")
 
 
-def become(sandbox: Sandbox, signals: frozenset[int], pending: list[int], *, detached: bool) -> None:
+class Log(Frozen):
+    """A log file of limited size. output: the pipe that the command writes to; file: fd; size: bytes."""
+
+    output: int
+    file: int
+    size: int
+
+
+def become(
+    sandbox: Sandbox, signals: frozenset[int], pending: list[int], *, detached: bool, log: Log | None = None
+) -> None:
     """Exec the supervisor of this sandbox; returns only by raising OSError.
 
     signals: those that are forwarded. pending: came before, and are forwarded first. detached: nobody gets its
@@ -40,9 +51,14 @@ def become(sandbox: Sandbox, signals: frozenset[int], pending: list[int], *, det
         from nstool.cli.relay import own
 
         source, out = own(source, os.O_RDONLY), own(out, os.O_WRONLY)
+    if log is not None:
+        out = log.file
     in_python = any(step.call != "unlinkat" for step in sandbox.program.undo)
     undo = _undo_memfd(sandbox) if in_python else -1
     words = _orders(sandbox, undo, detached)
+    if log is not None:
+        cut = f"\nnstool: {sandbox.name}: the log is cut here, it has {size_text(log.size)} (--log-size)\n"
+        words.append(b"c" + os.fsencode(cut))
     text = b"".join(word + b"\0" for word in words)
     caught = (*signals, _signal.SIGWINCH, _signal.SIGCHLD)
     head = _ORDERS.pack(
@@ -57,8 +73,9 @@ def become(sandbox: Sandbox, signals: frozenset[int], pending: list[int], *, det
         out,
         sandbox.spec.init,
         in_python,
-        0,
+        log.output if log is not None else -1,
         sum(1 << (number - 1) for number in set(caught)),
+        log.size if log is not None else 0,
         termios,
     )
     orders = os.memfd_create("orders", os.MFD_CLOEXEC)
@@ -74,8 +91,10 @@ def become(sandbox: Sandbox, signals: frozenset[int], pending: list[int], *, det
             sandbox.signal(number)
         except SandboxGone:  # an earlier one has ended it: its status says so
             break
-    relayed = () if sandbox.terminal < 0 else (sandbox.terminal, source, out)
+    relayed: tuple[int, ...] = () if sandbox.terminal < 0 else (sandbox.terminal, source, out)
     _let_go_of_streams((*relayed, outer) if relayed else ())
+    if log is not None:
+        relayed = (log.output, log.file)
     for fd in (orders, sandbox.pidfd, sandbox.control, *held, *(fd for fd in relayed if fd >= 0)):
         fcntl.fcntl(fd, fcntl.F_SETFD, 0)
     os.execve(engine.IMAGE, ["nsexec:supervise", str(orders), sandbox.name or "-"], {})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 
@@ -247,12 +248,16 @@ def host_kind(path: str) -> tuple[str, str]:
     """Return (kind, link target) of a path of the host, not followed; kind as in Place."""
     try:
         mode = os.lstat(path).st_mode
+        if stat.S_ISLNK(mode):
+            return "link", os.readlink(path)
     except PermissionError:  # it lies in a directory that the caller may not search
         return "unknown", ""
     except (FileNotFoundError, NotADirectoryError):
         return "absent", ""
-    if stat.S_ISLNK(mode):
-        return "link", os.readlink(path)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # no link any more: somebody changes it just now
+            raise
+        return "unknown", ""
     return ("dir" if stat.S_ISDIR(mode) else "file" if stat.S_ISREG(mode) else "other"), ""
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from errno import EINVAL, ENOENT
 from functools import cache
 from itertools import takewhile
 
@@ -234,6 +235,15 @@ def _is_closed(entry: os.DirEntry[str], spec: Spec) -> bool:
     return stat.S_ISREG(mode) and not mode & 0o007
 
 
+def _link(path: str) -> str:
+    try:
+        return os.readlink(path)
+    except OSError as error:
+        if error.errno not in (ENOENT, EINVAL):
+            raise
+        raise SpecError(f"{path} was a symlink a moment ago: somebody changes the root, try again", "root") from None
+
+
 def _proc(spec: Spec) -> dict[str, Any]:
     """The facts that the views of /proc are made of."""
     if spec.proc == "none" or spec.proc_subset:
@@ -364,7 +374,7 @@ def _top(directory: str, spec: Spec, exist: frozenset[str]) -> tuple[tuple[str, 
         kind = _kind(f"{directory}/{name}")
         if ("/" + name in needed or "/" + name in SCRATCH) and kind != "dir":
             continue  # a directory takes its place
-        entries.append((name, kind, os.readlink(f"{directory}/{name}") if kind == "link" else ""))
+        entries.append((name, kind, _link(f"{directory}/{name}") if kind == "link" else ""))
     return tuple(entries)
 
 
@@ -398,7 +408,7 @@ def _resolv_conf(prefix: str) -> str:
     for _ in range(8):
         if _kind(prefix + path) != "link":
             break
-        link = os.readlink(prefix + path)
+        link = _link(prefix + path)
         path = os.path.normpath(link if link.startswith("/") else os.path.join(os.path.dirname(path), link))
     return path
 

@@ -9,6 +9,40 @@ from typing import Any, NamedTuple
 
 from nstool.security import seccomp
 
+# What of nstool a check stands for; docs/security.md has the rows.
+PROTECTIONS: dict[str, str] = {
+    "capabilities": "empty capability sets",
+    "cgroup": "cgroup namespace",
+    "close_range": "all fds but the command's are closed",
+    "dev": "/dev of its own",
+    "environment": "clean environment",
+    "exec_init": "init is a program of its own",
+    "groups": "supplementary groups are dropped",
+    "hidepid": "hidepid=invisible",
+    "ids": "user namespace with ids that nobody else has",
+    "init": "init is not dumpable and has no rights",
+    "ipc": "ipc namespace",
+    "limits": "cgroups",
+    "mounts": "seccomp and empty capability sets together",
+    "net": "net namespace",
+    "no_new_privs": "no_new_privs",
+    "nodev": "nodev",
+    "noexec": "noexec where one can write",
+    "nosuid": "nosuid",
+    "oom": "oom_score_adj",
+    "pid": "pid namespace",
+    "proc": "covers and views of /proc",
+    "propagation": "private propagation",
+    "read-only": "read-only root",
+    "rlimits": "rlimits",
+    "root": "a root of its own",
+    "scratch": "scratch directories of its own, with a size",
+    "seccomp": "seccomp",
+    "securebits": "locked securebits",
+    "time": "time namespace",
+    "uts": "uts namespace",
+}
+
 
 class Answer(NamedTuple):
     """What came of a question. error: name of the errno, "" for none; signal: name of the one that ended it."""
@@ -83,7 +117,10 @@ def is_value(value: int) -> Expected:
 
 def says(text: str) -> Expected:
     """It goes well, and this is the text."""
-    return Expected(f"says {text!r}", lambda got: not got.signal and not got.error and got.text.strip() == text)
+    return Expected(
+        f"says {text!r}" if text else "says nothing",
+        lambda got: not got.signal and not got.error and got.text.strip() == text,
+    )
 
 
 def tells(words: str, test: Callable[[str], bool]) -> Expected:

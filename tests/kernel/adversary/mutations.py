@@ -242,6 +242,13 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         "the host's pid namespace", "processes", ("nobody-outside",), {**_shared("pid"), "proc": "bind"}, only="root"
     ),
+    Mutation(
+        "no init, a variable",
+        "processes",
+        ("init-without-environment", "init-capabilities"),
+        {"init": False, "env": {"SECRET": "1"}},
+        only="root",
+    ),
     Mutation("a variable", "processes", ("environment",), {"env": {"SECRET": "1"}}),
     Mutation(
         "init keeps its capabilities",

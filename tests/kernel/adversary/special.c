@@ -177,6 +177,15 @@ static void do_terminal(char **words, int number)
 		tell(syscall(SYS_ioctl, slave, strtoull(words[1], NULL, 0), buffer));
 }
 
+/* An ioctl of an fd that it was given. words[2]: the request, 64 bits. */
+static void do_ioctl_of(char **words, int number)
+{
+	char buffer[64] = "x";
+
+	(void)number;
+	tell(syscall(SYS_ioctl, atoi(words[1]), strtoull(words[2], NULL, 0), buffer));
+}
+
 /* Connect to a UNIX socket; "@" at the beginning stands for the abstract namespace. */
 static void do_connect_unix(char **words, int number)
 {
@@ -416,6 +425,7 @@ const struct action special_actions[] = {
 	{"uname", do_uname},
 	{"reach", do_reach},
 	{"sockets", do_sockets},
+	{"ioctl_of", do_ioctl_of},
 	{"interfaces", do_interfaces},
 };
 const size_t special_number = sizeof special_actions / sizeof *special_actions;

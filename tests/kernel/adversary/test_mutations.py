@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import runpy
 from typing import Any
 
 import pytest
@@ -9,10 +10,11 @@ import pytest
 from nstool.plan import build
 from nstool.plan.steps import Plan
 from tests.kernel.adversary import run
-from tests.kernel.adversary.base import Answer
+from tests.kernel.adversary.base import PROTECTIONS, Answer
 from tests.kernel.adversary.checks import GROUPS
 from tests.kernel.adversary.conftest import Actor
 from tests.kernel.adversary.mutations import MUTATIONS, Mutation
+from tests.support.probes import REPOSITORY
 
 
 def mutated(mutation: Mutation, program: str, words: dict[str, Any]) -> dict[str, Answer]:
@@ -41,3 +43,17 @@ def test_protection_off_check_red(mutation: Mutation, actor: Actor, program: str
     """The checks that the mutation names do not hold."""
     found = actor.act(mutated, mutation, program, actor.words)
     assert set(run.red(GROUPS[mutation.group].checks, found)) == set(mutation.red)
+
+
+def test_each_protection_is_taken_away() -> None:
+    """At least one check of each is seen to fail; a mutation names checks that there are."""
+    known = {(name, check.name): check for name, group in GROUPS.items() for check in group.checks}
+    named = {known[mutation.group, name].protection for mutation in MUTATIONS for name in mutation.red}
+    assert named == set(PROTECTIONS) == {check.protection for check in known.values()}
+    assert len(known) == sum(len(group.checks) for group in GROUPS.values())  # names are not used twice
+
+
+def test_the_document_is_current() -> None:
+    """docs/adversary.md is what the tables say; `make docs` makes it."""
+    path = REPOSITORY / "docs/make_adversary.py"
+    assert (REPOSITORY / "docs/adversary.md").read_text() == runpy.run_path(str(path))["text"](), "run make docs"

@@ -129,11 +129,11 @@ CHECKS: tuple[Check, ...] = (
     ),
     _refused("kernel-log", call("syslog", 3, "b:100", 100), "no log of the kernel", "seccomp", "EPERM"),
     *(
-        _refused(f"above-{kind}-{way}", ("ns_parent", kind, number), "no namespace outside", "namespaces", "EPERM")
-        for kind, way, number in (
-            ("user", "parent", "0xb702"),
-            ("pid", "parent", "0xb702"),
-            ("user", "owner", "0xb701"),
+        _refused(f"above-{kind}-{way}", ("ns_parent", kind, number), "no namespace outside", protection, "EPERM")
+        for kind, way, number, protection in (
+            ("user", "parent", "0xb702", "ids"),
+            ("pid", "parent", "0xb702", "pid"),
+            ("user", "owner", "0xb701", "ids"),
         )
     ),
 )
