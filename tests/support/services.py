@@ -23,7 +23,12 @@ NSTOOL = str(Path(sys.prefix) / "bin/nstool")
 DEADLINE = 60.0  # seconds for the slowest start on a busy machine: a sandbox has little weight there
 NO_LIMITS = ("--memory", "0", "--pids", "0", "--cpu", "0")  # for who has no cgroup
 WEIGHT = ("--cpu", "0")  # the usual weight: with the default the other workers of the tests come first
-ENVIRONMENT = {"GIT_AUTHOR_NAME": "a", "GIT_AUTHOR_EMAIL": "a@b", "GIT_COMMITTER_NAME": "a", "GIT_COMMITTER_EMAIL": "a@b"}
+ENVIRONMENT = {
+    "GIT_AUTHOR_NAME": "a",
+    "GIT_AUTHOR_EMAIL": "a@b",
+    "GIT_COMMITTER_NAME": "a",
+    "GIT_COMMITTER_EMAIL": "a@b",
+}
 
 
 class Ended(AssertionError):
