@@ -50,6 +50,19 @@ def test_reference_is_current(makers: dict[str, ModuleType], maker: str, file: s
     assert (BOOK / file).read_text("utf-8") == makers[maker].text(), "run make docs"
 
 
+SERVICES = sorted((ROOT / "examples/services").glob("*.toml"))
+
+
+@pytest.mark.parametrize("spec", SERVICES, ids=lambda spec: spec.stem)
+def test_service_is_told_in_full(spec: Path) -> None:
+    """docs/services.md has each spec of examples/services as it is, in a section that says what is still possible."""
+    text = (BOOK / "services.md").read_text("utf-8")
+    assert f"```toml\n{spec.read_text('utf-8')}```\n" in text
+    assert f"| [{spec.name}](#" in text
+    section = text.partition(f"```toml\n{spec.read_text('utf-8')}")[2].partition("\n## ")[0]
+    assert "*Still possible:* " in section
+
+
 @pytest.mark.parametrize("page", ["nstool.1", "nstool.toml.5", *(f"nstool-{name}.1" for name in COMMANDS)])
 def test_made_man_page_is_current(makers: dict[str, ModuleType], page: str) -> None:
     """The man pages that are made of the sources are what these say; `make docs` makes them."""
