@@ -22,7 +22,7 @@ SERVICE_PACKAGES := nginx redis-server redis-tools nodejs git openssh-server ope
 LINT_PACKAGES  := clang-format
 VAGRANT_PACKAGES := vagrant vagrant-libvirt libvirt-daemon-system libvirt-clients dnsmasq-base iptables \
 	qemu-system-x86 qemu-utils mmdebstrap fdisk e2fsprogs rsync openssh-client
-VM_PACKAGES    := qemu-system-x86 busybox-static kmod xz-utils e2fsprogs apparmor
+VM_PACKAGES    := qemu-system-x86 busybox-static kmod xz-utils e2fsprogs apparmor secilc
 ifneq ($(filter /usr/bin/% /bin/%,$(shell command -v $(PYTHON) 2>/dev/null)),)
 BUILD_PACKAGES += python3-venv python3-dev
 endif

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from errno import ENOSYS, EOPNOTSUPP
 
 from nstool import uapi
@@ -57,8 +59,19 @@ def landlock_path_missing(scene: Scene) -> Answer:
         return False
     place = scene.view.locate(scene.text("path"))
     if place.kind not in ("absent", "loop"):
-        return None if place.kind == "unknown" else False
+        return None if place.kind == "unknown" and not landlock_magic_link(scene) else False
     return {"path": scene.text("path"), "missing": place.missing or "an endless loop of symlinks"}
+
+
+_MAGIC = re.compile(r"/proc/[^/]+/(task/[^/]+/)?(root|cwd|exe|fd/[^/]+|ns/[^/]+|map_files/[^/]+)(/|$)")
+
+
+def landlock_magic_link(scene: Scene) -> Answer:
+    """The path has a link of /proc/PID in it, which leads to what a process has, not to a path."""
+    if scene.step.who != PAYLOAD:
+        return False
+    path = scene.text("path")
+    return {"path": path} if _MAGIC.match(os.path.normpath(path)) else False
 
 
 def landlock_path_closed(scene: Scene) -> Answer:

@@ -7,7 +7,7 @@ import os
 from nstool import uapi
 from nstool.detectors.scene import Scene, is_below
 from nstool.kinds import KINDS
-from nstool.plan.steps import INIT, Fd
+from nstool.plan.steps import INIT, PAYLOAD, Fd
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -283,7 +283,13 @@ def file_size_limit(scene: Scene) -> Answer:
 
 def fd_limit(scene: Scene) -> Answer:
     """EMFILE of these calls has one cause; asked without a file, of which there may be none to open. open(2)."""
-    return {"limit": os.sysconf("SC_OPEN_MAX")}
+    return False if spec_fd_limit(scene) else {"limit": os.sysconf("SC_OPEN_MAX")}
+
+
+def spec_fd_limit(scene: Scene) -> Answer:
+    """The command's own limit on open files holds already, and leaves no room for a step after it."""
+    set_ = [s for s in scene.before if (s.who, s.call) == (PAYLOAD, "setrlimit") and s.args[0] == uapi.RLIMIT_NOFILE]
+    return {"limit": set_[-1].args[1]} if set_ and scene.step.who == PAYLOAD else False
 
 
 def host_fd_limit(scene: Scene) -> Answer:

@@ -223,6 +223,14 @@ CREATION: tuple[Row, ...] = (
     ),
     _row(
         ANY,
+        "EMFILE",
+        creation.spec_fd_limit,
+        "limits.rlimits.nofile, which is {limit}, holds already, and leaves no room for the fds of this step",
+        "raise it by some (--rlimit nofile=NUMBER): Landlock's rules take four or more",
+        "getrlimit(2), RLIMIT_NOFILE",
+    ),
+    _row(
+        ANY,
         "ENFILE",
         creation.host_fd_limit,
         "the host has as many files open as fs.file-max allows ({allowed})",
@@ -1447,6 +1455,15 @@ CONFINING: tuple[Row, ...] = (
         "landlock has a rule for {path}, which is not in the command's root ({missing} is missing)",
         "correct the path, which is one inside, or mount something there",
         "landlock_add_rule(2)",
+        predicts=True,
+    ),
+    _row(
+        "openat2",
+        "ELOOP",
+        confining.landlock_magic_link,
+        "{path} leads through a link of /proc/PID, which is not a path inside and is not followed",
+        "name the path itself",
+        "openat2(2), RESOLVE_NO_MAGICLINKS",
         predicts=True,
     ),
     _row(

@@ -65,9 +65,9 @@ class Host(Frozen):
     roots: directory of unpacked tarballs. nameservers: usable inside; resolver: the text of resolv.conf, where the
     network is another's. terminals: those of fds 0, 1, 2 that are terminals; term: their TERM. landlock: version of
     its ABI, or a negative errno. lsms: the security modules that are on, None where that is not to be read. profiles:
-    the AppArmor profiles that are loaded, None likewise; apparmor: whether it is on. selinux: "" without it, else
-    what it says of the wanted context: "valid", "invalid", "unknown". These are read only if the spec asks for them.
-    randomize_va_space: as /proc/sys/kernel has it.
+    the AppArmor profiles that are loaded, None likewise; apparmor: whether it is on. selinux: "" without it,
+    "unloaded" without a policy, else what that says of the wanted context: "valid", "invalid", "unknown". These are
+    read only if the spec asks for them. randomize_va_space: as /proc/sys/kernel has it.
     """
 
     uid: int = 0

@@ -84,6 +84,12 @@ def _check_selinux(host: Host) -> None:
             f"{_modules(host)}",
             "take selinux out, or boot with selinux=1 security=selinux a kernel and a system that have it",
         )
+    if host.selinux == "unloaded":
+        raise NotSupported(
+            "selinux",
+            "SELinux is on, but no policy is loaded: every process has the same context",
+            "load a policy (load_policy -i), or take selinux out",
+        )
     if host.selinux == "invalid":
         raise NotSupported(
             "selinux",

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 SECURITYFS = "/sys/kernel/security"
 APPARMOR = "/sys/module/apparmor/parameters/enabled"
 SELINUX = "/sys/fs/selinux"
+INITIAL = "kernel"  # the context of all without a policy, which takes any other for the same; is_selinux_enabled(3)
 
 
 def facts(spec: Spec) -> dict[str, Any]:
@@ -47,9 +48,11 @@ def profiles() -> tuple[str, ...] | None:
 
 
 def selinux(context: str) -> str:
-    """Return "" without SELinux, else whether its policy has a context: "valid", "invalid", "unknown"."""
+    """Return "" without SELinux, "unloaded" without a policy, else whether that has a context: as Host.selinux."""
     if not os.path.exists(f"{SELINUX}/enforce"):
         return ""
+    if _read("/proc/thread-self/attr/current").strip("\0\n") == INITIAL:
+        return "unloaded"
     try:
         fd = os.open(f"{SELINUX}/context", os.O_RDWR | os.O_CLOEXEC)
     except PermissionError:  # the policy lets not everybody ask

@@ -457,6 +457,26 @@ def test_landlock_path_missing() -> None:
 
 
 @pytest.mark.needs("root", "landlock")
+def test_landlock_magic_link() -> None:
+    """A link of /proc/PID leads out of any tree, so that it is not followed; what is beside it can be named."""
+
+    def opened(path: str) -> KernelError | None:
+        args = (CWD, path, uapi.O_PATH | uapi.O_CLOEXEC, 0, uapi.RESOLVE_NO_MAGICLINKS)
+        return plan_of(0, Step(PAYLOAD, "openat2", args, "", "p"))
+
+    for path in ("/proc/self/root", "/proc/thread-self/cwd/x", "/proc/self/exe"):
+        expect(opened(path), "ELOOP", "landlock_magic_link", path=path)
+    assert opened("/proc/self/status") is None
+
+
+@pytest.mark.needs("root", "landlock")
+def test_spec_fd_limit() -> None:
+    """The command's limit holds when Landlock's paths are opened: it is named, not that of the launcher."""
+    limit = Step(PAYLOAD, "setrlimit", (uapi.RLIMIT_NOFILE, 3, 3), "")
+    expect(plan_of(0, limit, ruleset()), "EMFILE", "spec_fd_limit", limit=3)
+
+
+@pytest.mark.needs("root", "landlock")
 def test_landlock_path_closed(tmp_path: Path) -> None:
     """A directory above it is not the command's to search."""
     closed = tmp_path / "closed"

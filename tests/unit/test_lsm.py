@@ -223,6 +223,7 @@ def test_a_context_is_written_as_it_is() -> None:
         (APPARMOR, {"apparmor": "wbe"}, "apparmor", "no AppArmor profile 'wbe' is loaded"),
         (APPARMOR, {"apparmor": "stack web//&wbe"}, "apparmor", "no AppArmor profile 'wbe' is loaded"),
         (APPARMOR, {"selinux": "u:r:t:s0"}, "selinux", "no SELinux"),
+        (HOST.replace(selinux="unloaded"), {"selinux": "u:r:t:s0"}, "selinux", "no policy is loaded"),
         (HOST.replace(selinux="invalid"), {"selinux": "u:r:t:s0"}, "selinux", "has no such context"),
     ],
 )

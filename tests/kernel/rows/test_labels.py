@@ -56,7 +56,8 @@ def test_the_modules_that_there_are_are_named(as_root: Act) -> None:
     def look() -> NotSupported:
         kernel.unshare(kernel.CLONE_NEWNS)
         kernel.mount("none", "/", flags=kernel.MS_REC | kernel.MS_PRIVATE)
-        kernel.mount("securityfs", "/sys/kernel/security", "securityfs")
+        if not os.path.exists("/sys/kernel/security/lsm"):
+            kernel.mount("securityfs", "/sys/kernel/security", "securityfs")
         with pytest.raises(NotSupported) as refused, launch(boxes.spec("true", apparmor="x")):
             pass
         return refused.value
@@ -192,19 +193,71 @@ class TestAppArmor:
         assert stacked[2] == "alike"
 
 
-# ---- SELinux ----
+# ---- SELinux, in a machine that tests/vm/boot makes with VM_APPEND=security=selinux: its policy is vm/selinux.cil ----
+
+OWN, BOX, SHUT = (f"all_u:all_r:{kind}_t:s0" for kind in ("all", "box", "shut"))
+
+
+def context(pid: int) -> str:
+    return Path(f"/proc/{pid}/attr/current").read_text().strip("\0\n ")
 
 
 @pytest.mark.needs("root", "native", "nsexec", "selinux")
-def test_the_command_has_the_context(as_root: Act) -> None:
-    """The context of the caller itself, which every policy has: asked for, and read back from both sides."""
-    own = Path("/proc/self/attr/current").read_text().strip("\0\n")
+class TestSELinux:
+    """The policy knows two contexts beside that of all, of which one may be entered under no_new_privs."""
 
-    def look() -> tuple[str, str]:
-        with boxes.box(selinux=own) as box:
-            return Path(f"/proc/{box.pid}/attr/current").read_text().strip("\0\n"), box.ask(
-                "cat /proc/self/attr/current"
-            )
+    def test_the_command_has_the_context(self, act: Act) -> None:
+        """Inside and outside say so, under no_new_privs and on a mount with nosuid; we have ours as before."""
 
-    outside, inside = as_root(look)
-    assert (outside, inside.strip("\0\n")) == (own, own)
+        def look() -> tuple[str, str]:
+            with boxes.box(selinux=BOX) as box:
+                return context(box.pid), box.ask("cat /proc/self/attr/current; echo").strip("\0\n ")
+
+        assert act(look) == (BOX, BOX)
+        assert context(os.getpid()) == OWN
+
+    def test_exec_has_it_too(self, as_root: Act) -> None:
+        """What comes later has the context of the spec."""
+
+        def look() -> str:
+            with boxes.box(selinux=BOX, die_with_parent=False) as box:
+                return boxes.nstool("exec", box.sandbox.name, "--", "cat", "/proc/self/attr/current").out.strip("\0\n ")
+
+        assert as_root(look) == BOX
+
+    def test_a_context_that_may_not_be_entered_is_refused(self, as_root: Act) -> None:
+        """The policy has it, and lets nobody enter it under no_new_privs: the exec fails, and SELinux is suspected."""
+
+        def look() -> str:
+            with boxes.box(selinux=SHUT) as box:
+                return box.ask("id")
+
+        with pytest.raises(KernelError) as refused:
+            as_root(look)
+        assert refused.value.errno_name == "EPERM"
+        assert "the SELinux policy may not let the command enter its context" in str(refused.value)
+
+    def test_a_context_that_the_policy_lacks_is_refused(self, act: Act) -> None:
+        """Before anything is done: /sys/fs/selinux/context says so."""
+
+        def look() -> None:
+            with boxes.box(selinux="all_u:all_r:other_t:s0"):
+                pass
+
+        with pytest.raises(NotSupported) as refused:
+            act(look)
+        assert "the loaded policy has no such context" in refused.value.cause
+
+    def test_it_is_compared(self, as_root: Act) -> None:
+        """`nstool diff SPEC PID` tells another context from the spec's."""
+
+        def look() -> list[str]:
+            with boxes.box(selinux=BOX) as box:
+                return [
+                    row.state
+                    for wanted in (BOX, OWN)
+                    for row in against(box.pid, boxes.spec("sh", selinux=wanted)).rows
+                    if row.what == "selinux"
+                ]
+
+        assert as_root(look) == ["alike", "different"]
