@@ -28,7 +28,7 @@ from nstool.inspect.diff import (
     within,
 )
 from nstool.namespaces.ipc import FILES as IPC_FILES
-from nstool.plan.labels import profiles
+from nstool.plan.labels import has_label
 from nstool.security import capabilities, idmap, rlimits, securebits
 from nstool.spec.model import Landlock
 
@@ -211,16 +211,7 @@ def _modules(spec: Spec, side: Side) -> Iterator[Row]:
             yield _unknown("confinement", what, wanted, side.unread("lsm"))
         elif wanted:
             found = label or ""
-            yield _row("confinement", what, wanted, wanted if _has_label(what, wanted, found) else found, "label")
-
-
-def _has_label(what: str, wanted: str, found: str) -> bool:
-    if what == "selinux":
-        return wanted == found
-    # "a//&b (enforce)", in an order of the kernel's own; a stacked profile is one of them.
-    has = set(found.partition(" (")[0].split("//&"))
-    asked = set(profiles(wanted))
-    return asked <= has if wanted.startswith("stack ") else asked == has
+            yield _row("confinement", what, wanted, wanted if has_label(what, wanted, found) else found, "label")
 
 
 def _yes(value: bool) -> str:

@@ -76,6 +76,16 @@ def profiles(wanted: str) -> tuple[str, ...]:
     return tuple(wanted.removeprefix("exec ").removeprefix("stack ").split("//&"))
 
 
+def has_label(module: str, wanted: str, found: str) -> bool:
+    """Whether a label that the kernel tells is the wanted one. module: "apparmor" or "selinux"."""
+    if module == "selinux":
+        return wanted == found
+    # "a//&b (enforce)", in an order of the kernel's own; a stacked profile is one of them.
+    has = set(found.partition(" (")[0].split("//&"))
+    asked = set(profiles(wanted))
+    return asked <= has if wanted.startswith("stack ") else asked == has
+
+
 def _check_selinux(host: Host) -> None:
     if not host.selinux:
         raise NotSupported(

@@ -473,6 +473,20 @@ def _proc(spec: Spec, mounts: _Mounts) -> Iterator[Row]:
         yield _row("proc_subset", spec.proc_subset, options.get("subset", "all"))
 
 
+def _labels(seen: _Seen, wanted: Wanted) -> Iterator[Row]:
+    """Compare the labels, which the exec gives: while it waits the kernel tells nobody which."""
+    if wanted.waits:
+        return
+    for module, file in (("apparmor", "attr/apparmor/current"), ("selinux", "attr/current")):
+        asked = getattr(wanted.spec, module)
+        if not asked:
+            continue
+        from nstool.plan.labels import has_label  # late: most have none
+
+        found = seen.read(file).strip("\n\0")
+        yield module, asked, found, has_label(module, asked, found)
+
+
 def _net(seen: _Seen, wanted: Wanted) -> Iterator[Row]:
     spec = wanted.spec
     if spec.net.mode in ("veth", "bridge") and wanted.name:
@@ -481,5 +495,13 @@ def _net(seen: _Seen, wanted: Wanted) -> Iterator[Row]:
         yield from attested.rows(seen.pid, spec.net, wanted.name)
 
 
-_PARTS: tuple[Callable[[_Seen, Wanted], Iterator[Row]], ...] = (_namespaces, _ids, _process, _limits, _mounts, _net)
+_PARTS: tuple[Callable[[_Seen, Wanted], Iterator[Row]], ...] = (
+    _namespaces,
+    _ids,
+    _process,
+    _limits,
+    _mounts,
+    _labels,
+    _net,
+)
 _OF_A_COMMAND = (_joined, _ids, _process, _limits)
