@@ -102,7 +102,7 @@ def lay_out(top: Path, owner: int) -> Path:
             subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)], check=True)
         (top / "id.pub").rename(keys / "authorized_keys")
     for path in (services / "redis-data", keys, *keys.iterdir()):
-        os.chown(path, owner, owner)
+        os.chown(path, owner, owner if os.geteuid() == 0 else -1)
     if shutil.which("git"):
         repository(top)
     return services
