@@ -308,7 +308,9 @@ def _root(spec: Spec) -> None:
     if root.idmap:
         _needs_new(spec, "user", ("root", "idmap"), "idmap")
     _between(("root", "size"), root.size, 0, 1 << 62, "size in bytes")
-    if _written(root, "size") and (root.type in ("system", "host", "directory") or root.upper):
+    if _written(root, "size") and root.type == "system" and not root.writable:
+        _fail(("root", "size"), "nothing is written to a read-only root; write writable = true, or leave size out")
+    if _written(root, "size") and (root.type in ("host", "directory") or root.upper):
         what = "with an upper layer" if root.upper else f"of type {root.type}"
         _fail(("root", "size"), f"a root {what} has no size of its own: it lies on the host; leave size out")
     if root.size == 0 and root.type == "tmpfs":

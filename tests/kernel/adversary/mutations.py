@@ -261,7 +261,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         "the host's ipc namespace",
         "ipc",
-        ("shared-memory", "semaphores", "message-queue", "posix-queue"),
+        ("shared-memory", "semaphores", "message-queue", "posix-queue", "memory-made-inside"),
         _shared("ipc"),
     ),
     Mutation("the host's /dev/shm", "ipc", ("posix-memory",), {"mounts": (Mount("/dev/shm", "/dev/shm"),)}),
@@ -283,8 +283,8 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         "no cgroups",
         "limits",
-        ("memory-limit", "task-limit"),
-        {"limits": Limits(memory=1 << 30, pids=0)},
+        ("memory-limit", "task-limit", "cpu-share"),
+        {"limits": Limits(memory=1 << 30, pids=0, cpu=0)},
         only="root",
     ),
     Mutation(
@@ -293,6 +293,7 @@ MUTATIONS: tuple[Mutation, ...] = (
         ("scratch-tmp", "scratch-var-tmp", "scratch-shm"),
         {"tmp_size": 1 << 30},
     ),
+    Mutation("a large layer", "writable-root", ("writable-root",), {"root": Root(writable=True, size=200 << 20)}),
     Mutation("no task limit", "tasks", ("tasks",), {"limits": Limits(pids=300)}, only="root"),
     *(
         Mutation(

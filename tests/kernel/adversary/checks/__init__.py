@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from nstool.spec.model import Limits
+from nstool.spec.model import Limits, Root
 from tests.kernel.adversary.base import Check
 from tests.kernel.adversary.checks import files, identity, ipc, kernel, limits, proc, processes
 
@@ -31,6 +31,7 @@ GROUPS: dict[str, Group] = {
     "processes-as-root": Group(processes.AS_ROOT, _ROOT),
     "ipc": Group(ipc.CHECKS),
     "limits": Group(limits.DEFAULTS),
+    "writable-root": Group(limits.WRITABLE, {**_ROOT, "root": Root(writable=True)}),
     "tasks": Group(limits.TASKS, _FEW, "root"),
     **{check.name: Group((check,), _FEW, "root") for check in limits.MEMORY_REACHED},
 }

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.kernel.adversary.base import Answer, Check, call, refused, says, tells
+from tests.kernel.adversary.base import Answer, Check, call, is_value, refused, says, tells
 from tests.kernel.adversary.run import View
 
 IPC_CREAT, IPC_EXCL, IPC_RMID = 0o1000, 0o2000, 0
@@ -44,6 +44,21 @@ def _sem(view: View) -> Answer:
 def _msg(view: View) -> Answer:
     with _outside("msgget", "msgctl") as key:
         return view.ask(*call("msgget", key, 0))
+
+
+def _made_inside(view: View) -> Answer:
+    """What of System V memory comes to be outside when a segment is made inside; it is removed."""
+
+    def segments() -> set[str]:
+        return {line.split()[1] for line in Path("/proc/sysvipc/shm").read_text().splitlines()[1:]}
+
+    before = segments()
+    made = view.ask(*call("shmget", _key() + 1, 4096, IPC_CREAT | 0o600))
+    new = segments() - before if made.value >= 0 else set()
+    found = str(made.value) in new
+    if found:
+        _libc.shmctl(made.value, IPC_RMID, 0)
+    return Answer(value=found, error=made.error)
 
 
 def _queue(view: View) -> Answer:
@@ -103,6 +118,7 @@ _OWN = "objects of the host cannot be had"
 
 CHECKS: tuple[Check, ...] = (
     Check("shared-memory", _shm, refused("ENOENT"), _OWN, "ipc"),
+    Check("memory-made-inside", _made_inside, is_value(0), "what is made inside is not outside", "ipc"),
     Check("semaphores", _sem, refused("ENOENT"), _OWN, "ipc"),
     Check("message-queue", _msg, refused("ENOENT"), _OWN, "ipc"),
     Check("posix-queue", _queue, refused("ENOENT"), _OWN, "ipc"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import resource
 from pathlib import Path
 
-from tests.kernel.adversary.base import Answer, Check, Expected, call, ended, refused, says
+from tests.kernel.adversary.base import Answer, Check, Expected, call, ended, refused, says, tells
 from tests.kernel.adversary.run import View
 
 MIB = 1 << 20
@@ -34,6 +34,7 @@ _HARD = {"nofile": 4096, "core": 0, "memlock": 64 << 10}
 _KILLED = ended("SIGKILL")
 _SCRATCH = Expected("ends at 64 MiB with ENOSPC", lambda got: got.error == "ENOSPC" and int(got.text) <= 64 * MIB)
 
+_SHARE = tells("is a tenth of the usual", lambda text: text.strip() in ("102", "10"))
 DEFAULTS: tuple[Check, ...] = (
     Check(
         "memory-limit",
@@ -44,6 +45,7 @@ DEFAULTS: tuple[Check, ...] = (
         only="root",
     ),
     Check("task-limit", _cgroup("pids", "pids.max"), says("256"), "256 tasks", "limits", only="root"),
+    Check("cpu-share", _cgroup("cpu", "cpu.shares", "cpu.weight"), _SHARE, "a tenth of it", "limits", only="root"),
     *(
         Check(
             f"hard-limit-{name}",
@@ -77,6 +79,9 @@ DEFAULTS: tuple[Check, ...] = (
     Check("scratch-tmp", ("fill", "/tmp/fill", str(80 * MIB)), _SCRATCH, "scratch space is limited", "scratch"),
     Check("scratch-var-tmp", ("fill", "/var/tmp/fill", str(80 * MIB)), _SCRATCH, "scratch space is limited", "scratch"),
     Check("scratch-shm", ("fill", "/dev/shm/fill", str(80 * MIB)), _SCRATCH, "scratch space is limited", "scratch"),
+)
+WRITABLE: tuple[Check, ...] = (
+    Check("writable-root", ("fill", "/fill", str(80 * MIB)), _SCRATCH, "a thrown-away layer has a size", "scratch"),
 )
 # Each in a sandbox of its own: what has filled its memory is not all given back, and the kernel kills again.
 MEMORY_REACHED: tuple[Check, ...] = tuple(
