@@ -20,7 +20,7 @@ import pytest
 
 from nstool import uapi
 from nstool.detectors.view import host_kind
-from nstool.errors import KernelError, SpecError
+from nstool.errors import KernelError, NotAttested, SpecError
 from nstool.plan import build
 from nstool.sandbox.launch import launch, prepare
 from nstool.spec.model import Mount, Root, Spec
@@ -78,13 +78,14 @@ def waiting() -> Iterator[int]:
 
 
 def spec(root: Path, words: dict[str, Any]) -> Spec:
+    """What is launched: not attested, which would refuse a mount that has been carried away by a renaming."""
     made = Spec(
         command=("/bin/sh", "-c", "read end"),
         root=Root("directory", str(root)),
         mounts=(Mount("/data", "/usr/share"),),
         mask_paths=("/etc/masked", "/etc/hidden"),
     )
-    return made.replace(**words)
+    return made.replace(attest=False, **words)
 
 
 def turn(root: Path, point: str, to: str) -> None:
@@ -191,8 +192,27 @@ def race_for_a_volume(place: Path, words: dict[str, Any]) -> tuple[list[set[str]
     (volume / "sub").mkdir(parents=True)
     (volume / "link").symlink_to("../" * 12 + "tmp")
     mounts = (Mount("/data", str(volume)), Mount("/data/sub", "/usr/share"))
-    made = Spec(command=("/bin/sh", "-c", "read end"), mounts=mounts, **words)
+    made = Spec(command=("/bin/sh", "-c", "read end"), mounts=mounts, attest=False, **words)
     return *raced(made, volume / "sub", volume / "link"), os.listdir(place / "victim")
+
+
+def test_what_is_carried_away_is_not_attested(actor: Actor, place: Path) -> None:
+    """Renamed while it is launched, a mount is not where the spec wants it: the command does not begin."""
+
+    def act() -> set[str]:
+        root = make_root(place)
+        (root / "link").mkdir()
+        with swapping(root / "data", root / "link"):
+            for number in range(20 * ROUNDS):
+                attested = spec(root, actor.words).replace(name=f"carried-{number}", attest=True)
+                try:
+                    with waiting() as stdin, launch(attested, stdin=stdin):
+                        continue
+                except NotAttested as error:
+                    return {name for name, _, _ in error.differences}
+        return set()
+
+    assert actor.act(act) == {"mounts /data"}
 
 
 def test_a_volume_that_another_changes(actor: Actor, place: Path) -> None:
