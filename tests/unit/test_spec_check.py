@@ -157,6 +157,7 @@ WRONG = [
     (OK.replace(root=Root(type="tmpfs", idmap=True)), "root.idmap", "tmpfs"),
     (OK.replace(root=Root(type="tmpfs", size=0)), "root.size", "without limit"),
     (OK.replace(root=Root(size=-1)), "root.size", "between"),
+    (OK.replace(root=Root(size=1 << 20)), "root.size", "nothing is written to a read-only root"),
     (OK.replace(root=Root(type="host", size=1 << 20)), "root.size", "a root of type host has no size"),
     (OK.replace(root=Root(type="directory", path="/r", size=1 << 20)), "root.size", "of type directory has no size"),
     (

@@ -256,6 +256,7 @@ MUTATIONS: tuple[Mutation, ...] = (
         ("init-capabilities",),
         edit=without(lambda step: step.who == INIT and step.call == "capset"),
     ),
+    Mutation("CAP_SYS_PTRACE", "processes-as-root", ("newcomers",), _capable("sys_ptrace")),
     Mutation("CAP_KILL", "processes", ("kill-init",), {"capabilities": Capabilities(*[("kill",)] * 5)}),
     # ---- what is shared ----
     Mutation(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
@@ -48,10 +48,11 @@ class View:
         """The content of a file outside."""
         return Answer(text=Path(path).read_text())
 
-    def ask(self, *words: str) -> Answer:
-        """What comes of a question inside."""
+    def ask(self, *words: str, meanwhile: Callable[[], object] = lambda: None) -> Answer:
+        """What comes of a question inside. meanwhile: is called when it has been asked."""
         self._to.write("\t".join(words) + "\n")
         self._to.flush()
+        meanwhile()
         line = self._answers.readline()
         if not line and self.sandbox.wait(20).oom:  # the kernel has taken more than the child
             return Answer(signal="SIGKILL")
@@ -64,7 +65,7 @@ class View:
         answers, inner_out = os.pipe()
         with open(answers) as reader:
             try:
-                joined = self.sandbox.exec(self.program, stdin=inner_in, stdout=inner_out, user=user)
+                joined = self.sandbox.exec(self.program, stdin=inner_in, stdout=inner_out, stderr=inner_out, user=user)
             finally:
                 os.close(inner_in)
                 os.close(inner_out)

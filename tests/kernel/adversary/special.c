@@ -130,6 +130,77 @@ static void do_scan(char **words, int number)
 	tell(0);
 }
 
+static void note(const char *what, const char *text)
+{
+	char word[512];
+
+	snprintf(word, sizeof word, "%s=%s\n", what, text);
+	answer->text[answer->size] = 0;
+	if (!strstr(answer->text, word))
+		add_text("%s", word);
+}
+
+/* What can be had of a process in /proc while it lives: its program, root, files, environment, memory. */
+static void look_at(const char *pid)
+{
+	static const char *const links[] = {"exe", "root", "cwd"};
+	char path[300], text[256];
+	struct dirent *entry;
+	DIR *fds;
+	ssize_t n;
+	int fd;
+
+	for (int i = 0; i < 3; i++) {
+		snprintf(path, sizeof path, "/proc/%s/%s", pid, links[i]);
+		if ((n = readlink(path, text, sizeof text - 1)) >= 0) {
+			text[n] = 0;
+			note(links[i], text);
+		}
+	}
+	snprintf(path, sizeof path, "/proc/%s/fd", pid);
+	fds = opendir(path);
+	while (fds && (entry = readdir(fds))) {
+		if ((n = readlinkat(dirfd(fds), entry->d_name, text, sizeof text - 1)) < 0)
+			continue;
+		text[n] = 0;
+		text[strcspn(text, ":")] = 0; /* pipe:[1234] */
+		note("fd", text);
+	}
+	if (fds)
+		closedir(fds);
+	snprintf(path, sizeof path, "/proc/%s/environ", pid);
+	fd = open(path, O_RDONLY);
+	if (fd >= 0 && (n = read(fd, text, sizeof text - 1)) > 0) {
+		text[n] = 0;
+		text[strcspn(text, "=")] = 0;
+		note("environ", text);
+	}
+	close(fd);
+}
+
+/* Look at every process that there is, again and again, but for this one and the one that asks. words[1]: milliseconds. */
+static void do_watch(char **words, int number)
+{
+	long until = atol(words[1]);
+	struct timespec begin, now;
+
+	(void)number;
+	clock_gettime(CLOCK_MONOTONIC, &begin);
+	do {
+		DIR *dir = opendir("/proc");
+		struct dirent *entry;
+
+		while (dir && (entry = readdir(dir)))
+			if (atoi(entry->d_name) > 0 && atoi(entry->d_name) != getpid() &&
+			    atoi(entry->d_name) != getppid())
+				look_at(entry->d_name);
+		if (dir)
+			closedir(dir);
+		clock_gettime(CLOCK_MONOTONIC, &now);
+	} while ((now.tv_sec - begin.tv_sec) * 1000 + (now.tv_nsec - begin.tv_nsec) / 1000000 < until);
+	tell(0);
+}
+
 /* The sockets of a family that can be made, of all families for -1, as family/type/protocol; but for EPERM. */
 static void do_sockets(char **words, int number)
 {
@@ -426,6 +497,7 @@ const struct action special_actions[] = {
 	{"reach", do_reach},
 	{"sockets", do_sockets},
 	{"ioctl_of", do_ioctl_of},
+	{"watch", do_watch},
 	{"interfaces", do_interfaces},
 };
 const size_t special_number = sizeof special_actions / sizeof *special_actions;

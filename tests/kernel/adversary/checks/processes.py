@@ -6,7 +6,7 @@ import os
 import time
 from pathlib import Path
 
-from tests.kernel.adversary.base import Answer, Check, call, is_value, refused, says, tells
+from tests.kernel.adversary.base import Answer, Check, Expected, call, is_value, refused, says, tells
 from tests.kernel.adversary.run import View
 
 PTRACE_ATTACH, PTRACE_SEIZE = 16, 0x4206
@@ -83,6 +83,19 @@ def _orphans(view: View) -> Answer:
     return Answer(value=len(left))
 
 
+def _newcomers(view: View) -> Answer:
+    """What a process with the same ids sees of commands that are run in the sandbox, while they come in."""
+
+    def come_in() -> None:
+        for _ in range(5):
+            view.beside(("ids",))
+
+    seen = set(view.ask("watch", "1500", meanwhile=come_in).text.splitlines())
+    # Of the command itself, when it is there.
+    own = {f"exe={view.program}", "root=/", "cwd=/", "fd=pipe", "environ=PATH", f"fd=/proc/{view.pid}"}
+    return Answer(text=" ".join(sorted(seen - own)), value=f"exe={view.program}" in seen)
+
+
 _REACH = "init is neither traced nor read"
 _INIT: dict[str, tuple[str, ...]] = {
     "ptrace-attach": call("ptrace", PTRACE_ATTACH, 1, 0, 0),
@@ -141,7 +154,9 @@ CHECKS: tuple[Check, ...] = (
         "own-executable", ("write_exe", "self"), refused("ETXTBSY", "EROFS", "EACCES"), "nor the command's", "read-only"
     ),
 )
+_SEEN = Expected("sees the command, and nothing before it", lambda got: bool(got.value) and not got.text)
 AS_ROOT: tuple[Check, ...] = (
+    Check("newcomers", _newcomers, _SEEN, "who comes in is not looked into on the way (CVE-2016-9962)", "init"),
     Check(
         "init-lives",
         _signals,
