@@ -15,7 +15,7 @@ Why the order is what it is, each reason tested in tests/unit/test_order.py and 
 from __future__ import annotations
 
 from nstool import uapi
-from nstool.errors import NotSupported, SpecError
+from nstool.errors import NotSupported, NstoolError, SpecError
 from nstool.kinds import JOIN_ORDER, KINDS
 from nstool.namespaces import cgroup, ipc, mnt, mounting, net, pid, time, user, uts
 from nstool.plan import cgroups, identity
@@ -23,7 +23,7 @@ from nstool.plan.host import Host
 from nstool.plan.lease import Lease
 from nstool.plan.steps import CHILD, INIT, LAUNCHER, PAYLOAD, UNDO, Fd, Plan, Step
 from nstool.security import rlimits
-from nstool.spec.model import Spec
+from nstool.spec.model import Seccomp, Spec
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _HIGH = 60  # fds on their way to the payload are kept from here on, out of the way of their new places
@@ -85,7 +85,7 @@ def plan(spec: Spec, host: Host, lease: Lease) -> Plan:
         *(terminal_steps(spec) if terminal else ()),
         *mounts.last,
         *_init_hardening(spec),
-        *((pid.clone_step(spec), *_init_last(spec, idmaps)) if spec.init else ()),
+        *((pid.clone_step(spec), *_init_last(spec, host, idmaps)) if spec.init else ()),
         *_payload(spec, host, idmaps, terminal),
         *(s for s in links if s.who == UNDO),
         *mounts.undo,
@@ -300,7 +300,7 @@ def _init_hardening(spec: Spec) -> tuple[Step, ...]:
     return (user.undumpable(INIT, "nobody inside traces init or reads its memory"),)
 
 
-def _init_last(spec: Spec, maps: user.Maps | None) -> tuple[Step, ...]:
+def _init_last(spec: Spec, host: Host, maps: user.Maps | None) -> tuple[Step, ...]:
     # When the payload is there already, for it begins with all that init has, but before its first step.
     keep = 1 << uapi.CAPABILITIES["kill"] if maps is not None else 0
     steps = [
@@ -312,7 +312,7 @@ def _init_last(spec: Spec, maps: user.Maps | None) -> tuple[Step, ...]:
             steps.append(Step(INIT, "drop_bounding", (0,), "no execve gives init a capability"))
         steps.append(Step(INIT, "capset", (keep, keep, 0), "init keeps only what forwarding signals needs"))
         if spec.capabilities.permitted:
-            steps += _seccomp(spec, INIT)
+            steps += _seccomp(spec, host, INIT)
     steps.append(Step(INIT, "futex_wake", (), "init is closed to the command: the payload may begin"))
     return tuple(steps)
 
@@ -383,7 +383,7 @@ def hardened(spec: Spec, host: Host, maps: user.Maps | None, terminal: tuple[int
         Step(PAYLOAD, "chdir", (spec.cwd,), "the working directory, with the command's own rights"),
         *pid.death_steps(spec),
         *_no_new_privs(spec),
-        *_seccomp(spec),
+        *_seccomp(spec, host),
         Step(
             PAYLOAD,
             "execve",
@@ -436,7 +436,7 @@ def _no_new_privs(spec: Spec) -> tuple[Step, ...]:
     return (Step(PAYLOAD, "prctl", (uapi.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no file gives privileges any more"),)
 
 
-def _seccomp(spec: Spec, who: str = PAYLOAD) -> tuple[Step, ...]:
+def _seccomp(spec: Spec, host: Host, who: str = PAYLOAD) -> tuple[Step, ...]:
     if spec.seccomp == "none":
         return ()
     if not spec.no_new_privs:
@@ -445,6 +445,26 @@ def _seccomp(spec: Spec, who: str = PAYLOAD) -> tuple[Step, ...]:
             "a process without CAP_SYS_ADMIN may load a filter only under no_new_privs, seccomp(2)",
             'keep no_new_privs, or take seccomp = "none" too',
         )
-    from nstool.security.seccomp import load_filter
+    from nstool.security import seccomp
 
-    return (Step(who, "seccomp", (0, load_filter(spec.seccomp)), f"the {spec.seccomp} list of system calls, last"),)
+    if host.seccomp is not None:
+        program = host.seccomp
+    elif isinstance(spec.seccomp, str) and spec.seccomp in seccomp.FILTERS:
+        program = seccomp.load_filter(spec.seccomp)
+    else:
+        raise NstoolError(
+            "a list of system calls of one's own is compiled by sandbox.host.read: Host.seccomp is missing"
+        )
+    if who == INIT:
+        program = seccomp.for_init(program)
+    return (Step(who, "seccomp", (0, program), f"{list_name(spec.seccomp)}, last"),) if program else ()
+
+
+def list_name(words: str | Seccomp) -> str:
+    """Return a list of system calls in words: the default list of system calls, with what is changed of it."""
+    if isinstance(words, str):
+        return f"the system calls of {words}" if "/" in words else f"the {words} list of system calls"
+    counts = {"allowed": len(words.allow), "refused": len(words.refuse)}
+    changes = [f"{number} {what}" for what, number in counts.items() if number]
+    how = {"kill": ["refused calls kill"], "log": ["refused calls are logged"]}.get(words.action, [])
+    return ", ".join((list_name(words.base), *changes, *how))

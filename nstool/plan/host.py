@@ -64,7 +64,8 @@ class Host(Frozen):
     "link PATH" for a symlink on the way; what the plan makes itself is not in it. roots: directory of
     unpacked tarballs. nameservers: usable inside; resolver: the text of resolv.conf, where the network is another's.
     terminals: those of fds 0, 1, 2 that are terminals;
-    term: their TERM. randomize_va_space: as /proc/sys/kernel has it.
+    term: their TERM. randomize_va_space: as /proc/sys/kernel has it. seccomp: the filter of a list of one's own,
+    compiled; None: the list comes with nstool.
     """
 
     uid: int = 0
@@ -100,6 +101,7 @@ class Host(Frozen):
     terminals: tuple[int, ...] = ()
     term: str = ""
     randomize_va_space: int = 2
+    seccomp: bytes | None = None
 
     @property
     def all_capabilities(self) -> int:

@@ -88,6 +88,7 @@ class Sandbox(Closing):
         self.spec = spec
         self.lease = lease
         self.cgroups = cg
+        self.seccomp: bytes | None = None  # the filter of a list of its own, as it was when the launch read it
         self.terminal = -1  # master of the sandbox's terminal, the caller's to relay; closed by close()
         self._program = program
         self._process = process
@@ -459,7 +460,14 @@ class Prepared:
                 groups = self._cgroups(lease)
                 if self._registered:
                     outlives = not self.spec.die_with_parent
-                    journal.begin(lease.name, program.undo, cgroups=groups, spec=self.spec.changed(), outlives=outlives)
+                    journal.begin(
+                        lease.name,
+                        program.undo,
+                        cgroups=groups,
+                        spec=self.spec.changed(),
+                        outlives=outlives,
+                        seccomp=self._host.seccomp,
+                    )
                 given = _given(self.spec, program, (stdin, stdout, stderr), pass_fds, opened, self._host, lease)
                 process = engine.start(
                     program, given, lambda name, args, pid: _external(context, name, args, pid), self._cloned(lease)
@@ -473,6 +481,7 @@ class Prepared:
             raise
         sandbox = Sandbox(self.spec, program, lease, process, context, groups)
         sandbox.terminal = terminal
+        sandbox.seccomp = self._host.seccomp
         return sandbox
 
     def _cgroups(self, lease: Lease) -> dict[str, str]:

@@ -9,8 +9,22 @@ from nstool.errors import SpecError
 from nstool.frozen import Frozen
 from nstool.kinds import KINDS
 from nstool.security import capabilities as caps
-from nstool.spec.model import Capabilities, IdMap, Ipc, Limits, Mount, Namespaces, Net, Publish, Root, Spec
-from nstool.spec.values import MOUNT_TYPES, PROPAGATION, quoted, size_text, suggest
+from nstool.spec.model import (
+    Capabilities,
+    IdMap,
+    Ipc,
+    Limits,
+    Mount,
+    Namespaces,
+    Net,
+    Publish,
+    Root,
+    Seccomp,
+    SeccompCall,
+    SeccompWhere,
+    Spec,
+)
+from nstool.spec.values import MOUNT_TYPES, PROPAGATION, quoted, seccomp_is_file, size_text, suggest
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,12 +49,14 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "Spec.hidepid": ("off", "noaccess", "invisible", "ptraceable"),
     "Spec.proc_subset": ("", "pid"),
     "Spec.dev": ("private", "nodes", "none", "bind"),
-    "Spec.seccomp": ("default", "none"),
     "Spec.keyring": ("new", "keep"),
     "Spec.terminal": ("auto", "never", "always"),
     "Spec.aslr": ("", "on", "off"),
     "Spec.personality": ("", "linux32"),
+    "Seccomp.action": ("", "errno", "kill", "log"),
+    "SeccompWhere.op": ("==", "!=", "<", "<=", ">", ">="),
 }
+SECCOMP_BASES = ("default", "strict", "none", "empty")
 MAX_CORES = 4096
 MIN_MEMORY = 128 << 10  # bytes: with so few init is killed before the command begins
 MIN_CORES = 0.01  # the smallest quota of the cpu controller is 1 ms in a period of 100 ms
@@ -161,6 +177,8 @@ def _type(path: Path, value: object, hint: str) -> None:
         if value is None:
             return
         hint = hint.removesuffix(" | None")
+    if hint == "str | Seccomp":
+        hint = "Seccomp" if isinstance(value, Seccomp) else "str"
     kind, _, inner = hint.removesuffix("]").partition("[")
     wanted = _TYPES[kind]
     if not isinstance(value, wanted) or (isinstance(value, bool) and kind != "bool"):
@@ -182,7 +200,10 @@ def _type(path: Path, value: object, hint: str) -> None:
             _type((*path, index), item, item_hint)
 
 
-_RECORDS = (Spec, Root, Mount, Limits, Net, Publish, Namespaces, Capabilities, Ipc, IdMap)
+_RECORDS = (
+    *(Spec, Root, Mount, Limits, Net, Publish, Namespaces, Capabilities, Ipc, IdMap),
+    *(Seccomp, SeccompCall, SeccompWhere),
+)
 _TYPES: dict[str, type | tuple[type, ...]] = {
     **{cls.__name__: cls for cls in _RECORDS},
     **{cls.__name__: cls for cls in (str, bool, int, dict, tuple)},
@@ -207,6 +228,11 @@ def _choices(spec: Spec) -> None:
     records: list[tuple[Path, Frozen]] = [((), spec), (("root",), spec.root), (("net",), spec.net)]
     records += [(("mounts", i), mount) for i, mount in enumerate(spec.mounts)]
     records += [(("net", "publish", i), port) for i, port in enumerate(spec.net.publish)]
+    if isinstance(spec.seccomp, Seccomp):
+        records.append((("seccomp",), spec.seccomp))
+        records += [
+            (path, where) for path, entry in _seccomp_entries(spec.seccomp) for path, where in _wheres(path, entry)
+        ]
     for path, record in records:
         for key, choices in _CHOICES_OF[type(record).__name__]:
             _one_of((*path, key), getattr(record, key), choices, f"known {key}")
@@ -679,6 +705,39 @@ def _securebits(spec: Spec) -> None:
             _fail(path, f"{bit} locks {base} at off for good; add {base}, or leave the lock out, capabilities(7)")
 
 
+def _seccomp_entries(words: Seccomp) -> list[tuple[Path, SeccompCall]]:
+    return [(("seccomp", key, i), entry) for key in ("allow", "refuse") for i, entry in enumerate(getattr(words, key))]
+
+
+def _wheres(path: Path, entry: SeccompCall) -> list[tuple[Path, SeccompWhere]]:
+    return [((*path, "where", i), where) for i, where in enumerate(entry.where)]
+
+
+def _seccomp_list(spec: Spec) -> None:
+    words = spec.seccomp
+    if isinstance(words, str):
+        _seccomp_base(("seccomp",), words, ("default", "strict", "none"))
+        return
+    from nstool.security import seccomp_lists  # late: most launches have no list of their own
+
+    _seccomp_base(("seccomp", "base"), words.base, SECCOMP_BASES)
+    for path, entry in _seccomp_entries(words):
+        if wrong := seccomp_lists.check_entry(entry):
+            _fail(path, wrong)
+    try:
+        seccomp_lists.check_words(words)
+    except SpecError as error:
+        key, _, index = error.place.rstrip("]").partition("[")
+        _fail(("seccomp", key, *([int(index)] if index else [])), error.message)
+
+
+def _seccomp_base(path: Path, word: str, names: tuple[str, ...]) -> None:
+    if seccomp_is_file(word):
+        _absolute(path, word, "the list")
+    elif word not in names:
+        _fail(path, f'{quoted(word)} is neither a list that there is nor a path with a "/"{suggest(word, names)}')
+
+
 def _seccomp(spec: Spec) -> None:
     if spec.seccomp != "none" and not spec.no_new_privs and "sys_admin" not in spec.capabilities.effective:
         _fail(
@@ -750,6 +809,7 @@ CHECKS: tuple[Callable[[Spec], None], ...] = (
     _capabilities,
     _after_execve,
     _securebits,
+    _seccomp_list,
     _seccomp,
     _time,
     _ipc,

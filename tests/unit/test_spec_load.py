@@ -27,10 +27,16 @@ from nstool.spec.model import (
     Net,
     Publish,
     Root,
+    Seccomp,
+    SeccompCall,
+    SeccompWhere,
     Spec,
 )
 
-RECORDS = (Spec, Root, Mount, Publish, Net, Limits, Capabilities, Namespaces, Ipc, IdMap)
+RECORDS = (
+    *(Spec, Root, Mount, Publish, Net, Limits, Capabilities, Namespaces, Ipc, IdMap),
+    *(Seccomp, SeccompCall, SeccompWhere),
+)
 
 WRONG = [
     ('command = ["a"]\n[limits]\nmemroy = 1', 'w.toml:3: limits.memroy: unknown key "memroy"; did you mean "memory"?'),
@@ -266,7 +272,7 @@ def nearly(draw, cls=Spec):
         inner = next((c for c in RECORDS if c.__name__ in str(hint)), None)
         values = JSON
         if inner and draw(st.booleans()):
-            values = nearly(inner) if hint is inner else st.lists(nearly(inner), max_size=2)
+            values = nearly(inner) if not str(hint).startswith("tuple") else st.lists(nearly(inner), max_size=2)
         data[name] = draw(values)
     return data
 
