@@ -270,31 +270,41 @@ def write(rules: Rules) -> dict[str, Any]:
     }
 
 
-def _apart(call: str, own: tuple[Rule, ...], default: int) -> Iterator[tuple[int, tuple[Compare, ...]]]:
-    """Yield (action, conditions) of a call, of which no two hold at once; what has the default is left out."""
+def _apart(call: str, own: tuple[Rule, ...], default: int) -> list[tuple[int, tuple[Compare, ...]]]:
+    """Return (action, conditions) of a call, of which no two hold at once; what has the default is left out."""
     final = default if own[-1].where else own[-1].action
     narrow = [rule for rule in own if rule.where]
     while narrow and narrow[-1].action == final:
         narrow.pop()
     if not narrow:
-        if final != default:
-            yield final, ()
-        return
+        return [(final, ())] if final != default else []
+    if final == default and all(map(r.is_plain, narrow)) and _in_any_order(narrow):
+        return [(rule.action, rule.where) for rule in narrow]
+    found: list[tuple[int, tuple[Compare, ...]]] = []
     try:
-        if final == default and len({rule.action for rule in narrow}) == 1 and all(map(r.is_plain, narrow)):
-            yield from ((rule.action, rule.where) for rule in narrow)
-            return
         left: list[r.Cube] = [{}]
         for rule in narrow:
             for cube in r.cubes(rule.where):
-                here = [met for one in left for met in r.cubes(r.compares(one) + r.compares(cube))]
-                left = r.without(left, cube)
                 if rule.action != default:
-                    yield from ((rule.action, r.compares(part)) for part in here)
+                    found += [(rule.action, r.compares(met)) for one in left for met in r.met(one, cube)]
+                left = r.without(left, cube)
+                if len(found) > r.MOST_CUBES:
+                    raise r.TooMany
         if final != default:
-            yield from ((final, r.compares(part)) for part in left)
+            found += [(final, r.compares(part)) for part in left]
     except r.TooMany:
         raise SpecError(f"OCI JSON cannot say the conditions of {call} in fewer than {r.MOST_CUBES} rules") from None
+    return found
+
+
+def _in_any_order(rules: list[Rule]) -> bool:
+    """Whether rules decide alike in whatever order: they have one action, or no two of them can hold at once."""
+    if len({rule.action for rule in rules}) == 1:
+        return True
+    if any(compare.op != "==" for rule in rules for compare in rule.where):
+        return False
+    cubes = [{compare.arg: (compare.mask, compare.value) for compare in rule.where} for rule in rules]
+    return not any(next(r.met(one, other), None) for number, one in enumerate(cubes) for other in cubes[:number])
 
 
 def _said(action: int) -> tuple[str, int | None]:

@@ -140,7 +140,7 @@ def cubes(where: Sequence[Compare]) -> list[Cube]:
     found: list[Cube] = [{}]
     for compare in where:
         parts = [{compare.arg: part} for part in _parts(compare)]
-        found = _few(met for cube in found for part in parts for met in _met(cube, part))
+        found = _few(both for cube in found for part in parts for both in met(cube, part))
     return found
 
 
@@ -208,20 +208,20 @@ def _above(mask: int, value: int) -> list[tuple[int, int]]:
     return found
 
 
-def _met(one: Cube, other: Cube) -> Iterator[Cube]:
+def met(one: Cube, other: Cube) -> Iterator[Cube]:
     """Yield the cube in which both hold, if there is one."""
-    met = dict(one)
+    both = dict(one)
     for arg, (mask, value) in other.items():
-        had, was = met.get(arg, (0, 0))
+        had, was = both.get(arg, (0, 0))
         if (value ^ was) & mask & had:
             return
-        met[arg] = mask | had, value | was
-    yield met
+        both[arg] = mask | had, value | was
+    yield both
 
 
 def _without(cube: Cube, taken: Cube) -> Iterator[Cube]:
     """Yield disjoint cubes: where the one holds and the other does not."""
-    if not any(True for _ in _met(cube, taken)):
+    if not any(True for _ in met(cube, taken)):
         yield cube
         return
     rest = dict(cube)
