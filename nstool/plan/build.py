@@ -63,6 +63,11 @@ def plan(spec: Spec, host: Host, lease: Lease) -> Plan:
         *_meanwhile(
             *(user.map_steps(idmaps, host) if idmaps else ()),
             *(s for s in links if s.who == LAUNCHER and s.args[0] not in _BEFORE),
+            *(
+                (Step(LAUNCHER, "external", ("trace", {}), "who looks on is there before the command"),)
+                if host.traced
+                else ()
+            ),
         ),
         *time.enter_steps(spec),
         *pid.monitor_steps(spec),

@@ -65,7 +65,7 @@ class Host(Frozen):
     unpacked tarballs. nameservers: usable inside; resolver: the text of resolv.conf, where the network is another's.
     terminals: those of fds 0, 1, 2 that are terminals;
     term: their TERM. randomize_va_space: as /proc/sys/kernel has it. seccomp: the filter of a list of one's own,
-    compiled; None: the list comes with nstool.
+    compiled; None: the list comes with nstool. traced: the launcher has init and the command traced.
     """
 
     uid: int = 0
@@ -102,6 +102,7 @@ class Host(Frozen):
     term: str = ""
     randomize_va_space: int = 2
     seccomp: bytes | None = None
+    traced: bool = False
 
     @property
     def all_capabilities(self) -> int:

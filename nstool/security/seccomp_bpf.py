@@ -12,6 +12,7 @@ from nstool.errors import NstoolError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from typing import Any
 
     Instruction = tuple[int, int, int, int]
 
@@ -21,6 +22,7 @@ X86_64 = 0xC000003E  # AUDIT_ARCH_X86_64, linux/audit.h
 I386 = 0x40000003
 X32 = 0x40000000  # __X32_SYSCALL_BIT, asm/unistd.h
 _DATA = 64  # bytes of struct seccomp_data: nr, arch, instruction pointer, six arguments
+_FIRST_ARGUMENT = 4  # in words of that
 _WORDS = 16  # of scratch memory
 _LOW = 0xFFFFFFFF
 
@@ -77,6 +79,20 @@ def answer(program: bytes, number: int, args: Sequence[int] = (), arch: int = X8
     if wrong := problem(program):
         raise NstoolError(f"not a seccomp program: {wrong}")
     return _run(instructions(program), _data(number, args, arch))
+
+
+def asked(program: bytes, number: int) -> tuple[int, bool]:
+    """Return what a program answers to a call with arguments of zero, and whether it looked at them for that."""
+
+    class Data(tuple[int, ...]):
+        looked = False
+
+        def __getitem__(self, index: Any) -> Any:
+            Data.looked |= index >= _FIRST_ARGUMENT
+            return super().__getitem__(index)
+
+    action = _run(instructions(program), Data(_data(number, (), X86_64)))
+    return action, Data.looked
 
 
 def _data(number: int, args: Sequence[int], arch: int) -> tuple[int, ...]:
