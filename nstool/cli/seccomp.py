@@ -27,8 +27,8 @@ COMMANDS: Iterable[click.Command] = (
 Examples:
   nstool seccomp show strict                  what may a command do under it, and why not the rest?
   nstool seccomp test web.toml mount          what would the kernel answer to this call?
-  nstool seccomp learn -o calls.toml -- ./web run it, and write the list that is enough for it
-  nstool run --seccomp calls.toml -- ./web
+  nstool seccomp learn -o calls.toml -- ./web  run it; write the list that is enough
+  nstool run --seccomp calls.toml -- ./web     with no more
 """,
 )
 def command() -> None:

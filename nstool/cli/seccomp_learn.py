@@ -23,9 +23,9 @@ OTHERS = {"-o": True, "--output": True, "--force": False, "--add": False, "--jso
     context_settings={"ignore_unknown_options": True},
     epilog="""\b
 Examples:
-  nstool seccomp learn -o calls.toml web.toml            run a spec, write the list
-  nstool run --seccomp calls.toml web.toml               the same with no more than it needs
-  nstool seccomp learn --seccomp-action log -- ./web     let it do what the default list refuses, and say what that is
+  nstool seccomp learn -o calls.toml web.toml         run a spec, write the list
+  nstool run --seccomp calls.toml web.toml            no more than it needs
+  nstool seccomp learn --seccomp-action log -- ./web  what would be refused?
 """,
 )
 @click.option("-o", "--output", metavar="FILE", help="Where to write the list; else to standard output at the end.")

@@ -228,11 +228,13 @@ def test(list_: str, call: str, args: tuple[str, ...], json_wanted: bool) -> int
 def _call(word: str) -> tuple[int, str]:
     from nstool.errors import SpecError
     from nstool.security.seccomp import call_name, call_number
+    from nstool.security.seccomp_bpf import X32
     from nstool.security.seccomp_lists import check_entry
     from nstool.spec.model import SeccompCall
 
-    if word.isascii() and word.isdecimal() and len(word) < 10:
-        return int(word), call_name(int(word))
+    if word.isascii() and word.isdecimal() and len(word) <= 10:
+        number = int(word)
+        return number, call_name(number) if number < X32 else f"call {number}"
     if wrong := check_entry(SeccompCall(word), groups=False):
         raise SpecError(wrong, "CALL")
     return call_number(word), word
@@ -255,10 +257,11 @@ def _arguments(words: Sequence[str]) -> tuple[int, ...]:
 
 
 def _why(rules: Rules, name: str, args: tuple[int, ...], action: int) -> str:
+    from nstool.security.seccomp_bpf import X32
     from nstool.security.seccomp_learned import condition
 
     call: str | int = name if not name.startswith("call ") else int(name.removeprefix("call "))
-    if isinstance(call, int) and call >= 0x40000000:
+    if isinstance(call, int) and call >= X32:
         return "a call of another ABI"
     for rule in rules.of(call):
         if rule.action == action and all(compare.holds(args) for compare in rule.where):

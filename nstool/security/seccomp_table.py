@@ -275,11 +275,6 @@ STRICT_REFUSED: tuple[Group, ...] = (
     Group("ipc", "System V IPC and queues: a service speaks by sockets and pipes", ""),
     Group("sandbox", "code of the kernel for confining oneself: it is confined", ""),
     Group(
-        "xattr",
-        "setting them; reading stays",
-        "fremovexattr fsetxattr lremovexattr lsetxattr removexattr removexattrat setxattr setxattrat",
-    ),
-    Group(
         "file-system",
         "another root, files by handle, special files, pages lent to pipes",
         "chroot mknod mknodat name_to_handle_at tee vmsplice",
