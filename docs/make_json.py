@@ -81,6 +81,29 @@ COMMANDS: dict[str, tuple[str, dict[str, str]]] = {
         "",
         {"files": "list of objects: path, asked (the FILE as given, a link perhaps), capabilities"},
     ),
+    "seccomp show": (
+        "",
+        {
+            "list": "text",
+            "default": "text, the answer to what is not named; empty for a compiled filter",
+            "calls": "list of objects: call, number, group, answer, otherwise (where arguments decide), allowed, "
+            "rules (a list of objects: action, where, why), why",
+            "notes": "list of text",
+        },
+    ),
+    "seccomp test": (
+        "",
+        {
+            "list": "text",
+            "call": "text",
+            "number": "number",
+            "args": "list of number",
+            "answer": "text",
+            "allowed": "true or false",
+            "why": "text",
+        },
+    ),
+    "seccomp learn": ("security.seccomp_learned:Learned", {"status": "number: the command's"}),
     "can": (
         "security.verdict:Verdict",
         {

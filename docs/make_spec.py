@@ -27,6 +27,12 @@ TABLES: dict[type[Frozen], tuple[str, str]] = {
     model.Ipc: ("ipc", "`[ipc]`"),
     model.Landlock: ("landlock", "`[landlock]`"),
     model.LandlockRule: ("landlock.rules", '`rules = ["PATH=RIGHT,..."]`, or a list of tables'),
+    model.Seccomp: ("seccomp", '`[seccomp]`, or one word or path: `seccomp = "strict"`'),
+    model.SeccompCall: (
+        "seccomp.allow, seccomp.refuse",
+        '`allow = ["@mount", "ioctl(cmd == TIOCSTI)"]`, or a list of tables',
+    ),
+    model.SeccompWhere: ("where", '`{ call = "ioctl", where = [{ arg = 1, value = "TIOCSTI" }] }`'),
     model.IdMap: ("uid_map, gid_map", '`uid_map = ["INSIDE:OUTSIDE:COUNT"]`, or a list of tables'),
 }
 # What a person may write beside the plain form; every key of schema.HUMAN is here.
@@ -58,6 +64,11 @@ FORMS: dict[str, str] = {
     "Limits.cpu": 'cores, or text: "50%"',
     "Limits.rlimits": 'table: NAME = "SOFT:HARD", a number, or [SOFT, HARD]',
     "Landlock.rules": 'list of tables or texts "PATH=RIGHT,..."',
+    "Spec.seccomp": 'table, "default", "strict", "none", or a path',
+    "Seccomp.allow": "list of texts or tables",
+    "Seccomp.refuse": "list of texts or tables",
+    "SeccompWhere.value": 'number, or text: "A|B"',
+    "SeccompWhere.mask": 'number, or text: "A|B"',
     "Spec.securebits": 'list of names, "NAME,...", or a mask as "0x2f"',
     **{f"Capabilities.{name}": NAMES for name in model.Capabilities.__fields__},
     **{f"Namespaces.{name}": NAMESPACE for name in model.Namespaces.__fields__ if not name.endswith("_offset")},
@@ -150,6 +161,10 @@ PAGES: dict[str, str] = {
     **{f"Landlock.{name}": "landlock(7)" for name in model.Landlock.__fields__},
     "Landlock.flags": "landlock_restrict_self(2)",
     **{f"LandlockRule.{name}": "landlock(7)" for name in model.LandlockRule.__fields__},
+    **{f"Seccomp.{name}": "seccomp(2)" for name in model.Seccomp.__fields__ if name != "errno"},
+    "Seccomp.errno": "errno(3)",
+    **{f"SeccompCall.{name}": "syscalls(2)" for name in model.SeccompCall.__fields__},
+    **{f"SeccompWhere.{name}": "seccomp(2)" for name in model.SeccompWhere.__fields__},
     **{f"IdMap.{name}": "user_namespaces(7)" for name in model.IdMap.__fields__},
 }
 OPTIONS = 'Each OPTION of the short form, as in `mounts = ["out:/out:rw,noexec"]` and `--mount out:/out:rw,noexec`:'

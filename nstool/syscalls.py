@@ -43,6 +43,18 @@ class CapSets(Frozen):
     inheritable: int
 
 
+class SyscallInfo(Frozen):
+    """Where a tracee is in a system call. ptrace(2), PTRACE_GET_SYSCALL_INFO.
+
+    op: PTRACE_SYSCALL_INFO_*. arch: AUDIT_ARCH_*. number, args: of the call, at its entry.
+    """
+
+    op: int
+    arch: int
+    number: int
+    args: tuple[int, ...]
+
+
 class Waited(Frozen):
     """A child's change of state. waitid(2).
 
@@ -358,6 +370,26 @@ def seccomp_filter(pid: int, index: int) -> bytes | None:
     where = int(ffi.cast("uintptr_t", program))
     check("ptrace", lib.nst_ptrace(uapi.PTRACE_SECCOMP_GET_FILTER, pid, index, where), *arguments)
     return bytes(program)
+
+
+def ptrace_geteventmsg(pid: int) -> int:
+    """Return what goes with the event that a tracee has stopped for: the pid of a new child. ptrace(2).
+
+    Raises KernelError: ESRCH when pid is not a stopped tracee of the calling thread.
+    """
+    message = ffi.new("uint64_t *")
+    ptrace(uapi.PTRACE_GETEVENTMSG, pid, 0, int(ffi.cast("uintptr_t", message)))
+    return int(message[0])
+
+
+def ptrace_get_syscall_info(pid: int) -> SyscallInfo:
+    """Return the system call that a tracee is stopped at. ptrace(2); Linux 5.3.
+
+    Raises KernelError: ESRCH when pid is not a stopped tracee of the calling thread.
+    """
+    words = ffi.new("uint64_t[11]")  # struct ptrace_syscall_info: op and arch, two pointers, nr and six arguments
+    ptrace(uapi.PTRACE_GET_SYSCALL_INFO, pid, ffi.sizeof(words), int(ffi.cast("uintptr_t", words)))
+    return SyscallInfo(words[0] & 0xFF, words[0] >> 32, words[3], tuple(words[4:10]))
 
 
 # Mounts

@@ -47,6 +47,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "diff": ("nstool.cli.diff", "Say in what two processes differ, and what that means."),
     "caps": ("nstool.cli.caps", "Explain capabilities of processes and files."),
     "can": ("nstool.cli.can", "Say whether a process may act on another, and why."),
+    "seccomp": ("nstool.cli.seccomp", "Show, ask, convert and learn lists of system calls."),
     "exec": ("nstool.cli.exec_", "Run a command in a running sandbox."),
     "signal": ("nstool.cli.signal_", "Send a signal to a sandbox's command."),
     "wait": ("nstool.cli.wait", "Wait for the end of a sandbox; exit with its command's status."),

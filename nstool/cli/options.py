@@ -12,7 +12,7 @@ from nstool.kinds import KINDS
 from nstool.spec import values
 from nstool.spec.check import check, key_path
 from nstool.spec.implied import absolute, here, implied
-from nstool.spec.model import Capabilities, Mount, Spec
+from nstool.spec.model import Capabilities, Mount, Seccomp, Spec
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -81,6 +81,8 @@ def get(spec: Spec, path: Path) -> Any:
     """Return the value at a key path."""
     value: Any = spec
     for part in path:
+        if isinstance(value, str) and path[0] == "seccomp":  # a word for a whole list
+            value = Seccomp(value)
         value = value[part] if isinstance(part, int) else getattr(value, part)
     return value
 
@@ -172,6 +174,26 @@ def _ipc(spec: Spec, texts: list[str]) -> Applied:
             raise SpecError(f"{values.quoted(key)} is no limit of an ipc namespace{hint}")
         changes[key] = value if key == "sem" else values.size(value)
     return spec.replace(ipc=spec.ipc.replace(**changes)), [("ipc", key) for key in changes]
+
+
+def _words(spec: Spec) -> Seccomp:
+    return spec.seccomp if isinstance(spec.seccomp, Seccomp) else Seccomp(spec.seccomp)
+
+
+def _seccomp(key: str) -> Callable[[Spec, list[str]], Applied]:
+    """Entries are added to those of the file. In a text a comma parts them, but not within the brackets of one."""
+
+    def apply(spec: Spec, texts: list[str]) -> Applied:
+        old = getattr(_words(spec), key)
+        new = [values.seccomp_call(part) for text in texts for part in values.outside_brackets(text)]
+        given: list[Path] = [("seccomp", key, len(old) + number) for number in range(len(new))]
+        return spec.replace(seccomp=_words(spec).replace(**{key: (*old, *new)})), given
+
+    return apply
+
+
+def _seccomp_action(spec: Spec, texts: list[str]) -> Applied:
+    return spec.replace(seccomp=_words(spec).replace(action=texts[-1])), [("seccomp", "action")]
 
 
 def _rlimit(text: str) -> tuple[str, tuple[int, int]]:
@@ -358,7 +380,25 @@ OPTIONS: tuple[Option, ...] = (
     ),
     Option("--securebits", "securebits", "BIT,...", values.securebits),
     _flag("--no-new-privs", "no_new_privs"),
-    Option("--seccomp", "seccomp", "LIST"),
+    Option(
+        "--seccomp",
+        "seccomp",
+        "LIST",
+        help='The list of system calls: "default", "strict", "none", or a file: OCI JSON, kafel, TOML with the keys of '
+        "[seccomp], compiled BPF (.bpf).",
+    ),
+    *(
+        Option(
+            f"--seccomp-{key}",
+            f"seccomp.{key}",
+            "CALL,...",
+            how="add",
+            apply=_seccomp(key),
+            help=f'System calls that the list {key}s besides: "CALL", "@GROUP", "CALL(ARG == VALUE)".',
+        )
+        for key in ("allow", "refuse")
+    ),
+    Option("--seccomp-action", "seccomp.action", "ACTION", apply=_seccomp_action),
     *(
         Option(
             f"--landlock-{key.replace('_', '-')}",
@@ -469,7 +509,8 @@ def _spec(line: Line) -> tuple[Spec, Place]:
         loaded = read(line.file)
         spec, place, given = loaded.spec, loaded.place, loaded.given
     named: dict[Path, str] = {}
-    for name, texts in line.texts.items():
+    # The others change the list that this one names.
+    for name, texts in sorted(line.texts.items(), key=lambda option: option[0] != "--seccomp"):
         before = spec
         spec, paths = apply(BY_NAME[name], spec, texts)
         word = texts[-1] if BY_NAME[name].how == "flag" else name  # --no-init and --init are one option

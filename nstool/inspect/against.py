@@ -179,7 +179,8 @@ def _confinement(spec: Spec, side: Side) -> Iterator[Row]:
     wanted = "disabled" if own + more == 0 else f"{own + more} filter{'s' if own + more > 1 else ''}"
     found = known.seccomp if known.seccomp != "filter" else f"{known.seccomp_filters} filter"
     found += "s" if known.seccomp == "filter" and known.seccomp_filters != 1 else ""
-    yield _row("confinement", f"seccomp {spec.seccomp}", wanted, found, "seccomp")
+    which = spec.seccomp if isinstance(spec.seccomp, str) else "list"
+    yield _row("confinement", f"seccomp {which}", wanted, found, "seccomp")
     yield from _modules(spec, side)
     score = spec.oom_score_adj or known.oom_score_adj  # 0 leaves the launcher's
     yield _row("confinement", "oom_score_adj", str(score), str(known.oom_score_adj), "oom_score_adj")

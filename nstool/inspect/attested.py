@@ -6,6 +6,7 @@ import os
 
 from nstool.errors import KernelError, SandboxGone, SpecError, no_process
 from nstool.frozen import Frozen
+from nstool.plan.build import command_filter
 from nstool.plan.cgroups import UNIFIED, Layout
 from nstool.plan.cgroups import wanted as wanted_controllers
 from nstool.sandbox import host, rundir
@@ -62,8 +63,8 @@ def attest(target: str | int, spec: Spec | None = None, *, read_filter: bool = F
     groups = record.cgroups if record is not None else _cgroups(pid, spec, facts.cgroups)
     wanted = Wanted(spec, facts, name if record is not None else "", None, groups, waits=False)
     found = properties(pid, wanted)
-    if read_filter and spec.seccomp != "none":
-        found = (*found, _filter(pid, spec))
+    if read_filter and (program := command_filter(spec, facts)):
+        found = (*found, _filter(pid, program))
     return Attestation(name, pid, found)
 
 
@@ -85,10 +86,9 @@ def _cgroups(pid: int, spec: Spec, layout: Layout | None) -> dict[str, str]:
     return found
 
 
-def _filter(pid: int, spec: Spec) -> Property:
-    from nstool.security.seccomp import INSTRUCTION, load_filter
+def _filter(pid: int, wanted: bytes) -> Property:
+    from nstool.security.seccomp_bpf import INSTRUCTION
 
-    wanted = load_filter(spec.seccomp)
     count = f"{len(wanted) // INSTRUCTION} instructions"
     found = filters(pid)
     if wanted in found:

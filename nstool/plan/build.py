@@ -17,7 +17,7 @@ Why the order is what it is, each reason tested in tests/unit/test_order.py and 
 from __future__ import annotations
 
 from nstool import uapi
-from nstool.errors import NotSupported, SpecError
+from nstool.errors import NotSupported, NstoolError, SpecError
 from nstool.kinds import JOIN_ORDER, KINDS
 from nstool.namespaces import cgroup, ipc, mnt, mounting, net, pid, time, user, uts
 from nstool.plan import cgroups, identity
@@ -25,7 +25,7 @@ from nstool.plan.host import Host
 from nstool.plan.lease import Lease
 from nstool.plan.steps import CHILD, INIT, LAUNCHER, PAYLOAD, UNDO, Fd, Plan, Step
 from nstool.security import rlimits
-from nstool.spec.model import Landlock, Spec
+from nstool.spec.model import Landlock, Seccomp, Spec
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _HIGH = 60  # fds on their way to the payload are kept from here on, out of the way of their new places
@@ -68,6 +68,11 @@ def plan(spec: Spec, host: Host, lease: Lease) -> Plan:
             *(user.map_steps(idmaps, host) if idmaps else ()),
             *(oom(spec, LAUNCHER) if scorer == LAUNCHER else ()),
             *(s for s in links if s.who == LAUNCHER and s.args[0] not in _BEFORE),
+            *(
+                (Step(LAUNCHER, "external", ("trace", {}), "who looks on is there before the command"),)
+                if host.traced
+                else ()
+            ),
         ),
         *time.enter_steps(spec),
         *pid.monitor_steps(spec),
@@ -90,7 +95,7 @@ def plan(spec: Spec, host: Host, lease: Lease) -> Plan:
         *(terminal_steps(spec) if terminal else ()),
         *mounts.last,
         *_init_hardening(spec),
-        *((pid.clone_step(spec), *_init_last(spec, idmaps)) if spec.init else ()),
+        *((pid.clone_step(spec), *_init_last(spec, host, idmaps)) if spec.init else ()),
         *_payload(spec, host, idmaps, terminal),
         *(s for s in links if s.who == UNDO),
         *mounts.undo,
@@ -305,7 +310,7 @@ def _init_hardening(spec: Spec) -> tuple[Step, ...]:
     return (user.undumpable(INIT, "nobody inside traces init or reads its memory"),)
 
 
-def _init_last(spec: Spec, maps: user.Maps | None) -> tuple[Step, ...]:
+def _init_last(spec: Spec, host: Host, maps: user.Maps | None) -> tuple[Step, ...]:
     # When the payload is there already, for it begins with all that init has, but before its first step.
     keep = 1 << uapi.CAPABILITIES["kill"] if maps is not None else 0
     steps = [
@@ -317,7 +322,7 @@ def _init_last(spec: Spec, maps: user.Maps | None) -> tuple[Step, ...]:
             steps.append(Step(INIT, "drop_bounding", (0,), "no execve gives init a capability"))
         steps.append(Step(INIT, "capset", (keep, keep, 0), "init keeps only what forwarding signals needs"))
         if spec.capabilities.permitted:
-            steps += _seccomp(spec, INIT)
+            steps += _seccomp(spec, host, INIT)
     steps.append(Step(INIT, "futex_wake", (), "init is closed to the command: the payload may begin"))
     return tuple(steps)
 
@@ -389,7 +394,7 @@ def hardened(spec: Spec, host: Host, maps: user.Maps | None, terminal: tuple[int
         *pid.death_steps(spec),
         *_no_new_privs(spec),
         *_landlock(spec, host),
-        *_seccomp(spec),
+        *_seccomp(spec, host),
         *_execute(spec, host, terminal),
     )
 
@@ -459,7 +464,7 @@ def _landlock(spec: Spec, host: Host) -> tuple[Step, ...]:
     return landlock.steps(spec, host)
 
 
-def _seccomp(spec: Spec, who: str = PAYLOAD) -> tuple[Step, ...]:
+def _seccomp(spec: Spec, host: Host, who: str = PAYLOAD) -> tuple[Step, ...]:
     if spec.seccomp == "none":
         return ()
     if not spec.no_new_privs:
@@ -468,6 +473,30 @@ def _seccomp(spec: Spec, who: str = PAYLOAD) -> tuple[Step, ...]:
             "a process without CAP_SYS_ADMIN may load a filter only under no_new_privs, seccomp(2)",
             'keep no_new_privs, or take seccomp = "none" too',
         )
-    from nstool.security.seccomp import load_filter
+    program = command_filter(spec, host)
+    if who == INIT:
+        from nstool.security.seccomp import for_init
 
-    return (Step(who, "seccomp", (0, load_filter(spec.seccomp)), f"the {spec.seccomp} list of system calls, last"),)
+        program = for_init(program)
+    return (Step(who, "seccomp", (0, program), f"{list_name(spec.seccomp)}, last"),) if program else ()
+
+
+def command_filter(spec: Spec, host: Host) -> bytes:
+    """Return the filter of the command, an array of struct sock_filter; empty for none."""
+    from nstool.security.seccomp import FILTERS, load_filter
+
+    if host.seccomp is not None:
+        return host.seccomp
+    if isinstance(spec.seccomp, str) and spec.seccomp in FILTERS:
+        return load_filter(spec.seccomp)
+    raise NstoolError("a list of system calls of one's own is compiled by sandbox.host.read: Host.seccomp is missing")
+
+
+def list_name(words: str | Seccomp) -> str:
+    """Return a list of system calls in words: the default list of system calls, with what is changed of it."""
+    if isinstance(words, str):
+        return f"the system calls of {words}" if "/" in words else f"the {words} list of system calls"
+    counts = {"allowed": len(words.allow), "refused": len(words.refuse)}
+    changes = [f"{number} {what}" for what, number in counts.items() if number]
+    how = {"kill": ["refused calls kill"], "log": ["refused calls are logged"]}.get(words.action, [])
+    return ", ".join((list_name(words.base), *changes, *how))

@@ -67,7 +67,8 @@ class Host(Frozen):
     its ABI, or a negative errno. lsms: the security modules that are on, None where that is not to be read. profiles:
     the AppArmor profiles that are loaded, None likewise; apparmor: whether it is on. selinux: "" without it,
     "unloaded" without a policy, else what that says of the wanted context: "valid", "invalid", "unknown". These are
-    read only if the spec asks for them. randomize_va_space: as /proc/sys/kernel has it.
+    read only if the spec asks for them. randomize_va_space: as /proc/sys/kernel has it. seccomp: the filter of a list
+    of one's own, compiled; None: the list comes with nstool. traced: the launcher has init and the command traced.
     """
 
     uid: int = 0
@@ -108,6 +109,8 @@ class Host(Frozen):
     profiles: tuple[str, ...] | None = None
     selinux: str = ""
     randomize_va_space: int = 2
+    seccomp: bytes | None = None
+    traced: bool = False
 
     @property
     def all_capabilities(self) -> int:

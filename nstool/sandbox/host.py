@@ -70,9 +70,24 @@ def read(spec: Spec, terminals: tuple[int, ...] = ()) -> Host:
         terminals=terminals,
         term=os.environ.get("TERM", ""),
         **_security(spec),
+        seccomp=_filter(spec),
         randomize_va_space=int(_read("/proc/sys/kernel/randomize_va_space") or 2) if spec.aslr == "on" else 2,
         **({} if privileged else _helpers(uid)),
     )
+
+
+def _filter(spec: Spec) -> bytes | None:
+    """Return the filter of a list that does not come with nstool, compiled. Raises SpecError."""
+    from nstool.security import seccomp
+
+    if isinstance(spec.seccomp, str) and spec.seccomp in seccomp.FILTERS:
+        return None
+    from nstool.security.seccomp_read import ours, program_of  # late: most launches have no list of their own
+
+    try:
+        return program_of(spec.seccomp, ours(spec.capabilities.bounding))
+    except SpecError as error:
+        raise SpecError(error.message, error.place or "seccomp") from None
 
 
 def too_old() -> NotSupported | None:

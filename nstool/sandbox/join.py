@@ -126,12 +126,14 @@ def _exec_in(
     init_pid: int,
     pidfd: int,
     cgroups: dict[str, str],
+    seccomp: bytes | None,
     place: Place,
     streams: tuple[int | None, int | None, int | None] = (None, None, None),
 ) -> Joined:
     """Run a command in the sandbox of this init, which was made from spec.
 
     changes: what the command has of its own, fields of a spec; env: variables besides the spec's.
+    seccomp: the filter that the sandbox was started with, where its list is one of its own.
     pidfd: of init, above the standard streams; closed here. Raises SpecError, SandboxGone when it has ended,
     KernelError for a step that was refused.
     """
@@ -152,7 +154,7 @@ def _exec_in(
                 raise
         given = given_streams(streams, opened)
         asked = Spec(proc="none", landlock=spec.landlock, apparmor=spec.apparmor, selinux=spec.selinux)
-        facts = host.read(asked, own_terminals(spec, streams))
+        facts = host.read(asked, own_terminals(spec, streams)).replace(seccomp=seccomp)
         plan = join.into_sandbox(spec, facts, _target(init_pid, cgroups))
         if ends_within(pidfd, 0):  # what was read may be of another process with this pid
             raise _gone(init_pid)
@@ -192,7 +194,8 @@ def exec_by_name(name: str, command: tuple[str, ...], changes: dict[str, object]
     record = rundir.find_running(name)
     spec = from_dict(record.spec | {"command": list(command)}).replace(terminal="auto")
     pidfd = _pidfd_of(record)
-    return _exec_in(spec, changes, record.init_pid, pidfd, record.cgroups, lambda path: f"--{path[0]}")
+    known = (record.init_pid, pidfd, record.cgroups, record.seccomp)
+    return _exec_in(spec, changes, *known, lambda path: f"--{path[0]}")
 
 
 def _pidfd_of(record: rundir.Record) -> int:
@@ -360,4 +363,5 @@ def exec_into(
         raise SpecError(f'{what}; write one argument a word: exec("id", "-u"), exec(*words)', "command")
     changes = {"command": command, **changes}
     pidfd = sandbox.copy_of_pidfd()
-    return _exec_in(sandbox.spec, changes, sandbox.init_pid, pidfd, sandbox.cgroups, key_path, streams)
+    known = (sandbox.init_pid, pidfd, sandbox.cgroups, sandbox.seccomp)
+    return _exec_in(sandbox.spec, changes, *known, key_path, streams)

@@ -47,14 +47,18 @@ def begin(
     cgroups: dict[str, str] | None = None,
     spec: dict[str, object] | None = None,
     outlives: bool = False,
+    seccomp: bytes | None = None,
 ) -> None:
     """Write how the sandbox is undone, and what it is. Before the first step is made.
 
     undo: the plan's UNDO steps in its order; their arguments are values, never fd slots, and paths
-    are absolute: another process reads them. spec: a summary of plain values.
+    are absolute: another process reads them. spec: a summary of plain values. seccomp: the filter of a list of its own,
+    for commands that come later, when its file may say something else.
     Raises TypeError for a step that cannot be journaled.
     """
-    info = {"outlives": outlives, "cgroups": cgroups or {}, "spec": spec or {}}
+    info: dict[str, object] = {"outlives": outlives, "cgroups": cgroups or {}, "spec": spec or {}}
+    if seccomp is not None:
+        info["seccomp"] = seccomp.hex()
     rundir.append(name, "".join([*_undo_lines(undo), '{"sandbox":' + jsonl.encode(info) + "}\n"]))
 
 

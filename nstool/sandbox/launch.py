@@ -67,8 +67,14 @@ class Exit(Frozen):
 class _Context:
     """What external steps are told, see network.external.Context."""
 
-    def __init__(self, lease: Lease, interruptible: AbstractContextManager[object] | None) -> None:
+    def __init__(
+        self,
+        lease: Lease,
+        interruptible: AbstractContextManager[object] | None,
+        trace: Callable[[int], None] | None = None,
+    ) -> None:
         self.lease = lease
+        self.trace = trace
         self.interruptible = interruptible
         self.pid = 0
         self.held: list[Any] = []
@@ -88,6 +94,7 @@ class Sandbox(Closing):
         self.spec = spec
         self.lease = lease
         self.cgroups = cg
+        self.seccomp: bytes | None = None  # the filter of a list of its own, as it was when the launch read it
         self.terminal = -1  # master of the sandbox's terminal, the caller's to relay; closed by close()
         self._program = program
         self._process = process
@@ -405,15 +412,26 @@ def prepare(spec: Spec) -> Prepared:
 class Prepared:
     """A spec that is checked and planned; each launch takes only what the sandbox has to itself. Thread-safe."""
 
-    def __init__(self, spec: Spec, terminals: tuple[int, ...], *, listed: bool = False) -> None:
-        """listed: in the registry in any case, for others to find it by its name."""
+    def __init__(
+        self,
+        spec: Spec,
+        terminals: tuple[int, ...],
+        *,
+        listed: bool = False,
+        trace: Callable[[int], None] | None = None,
+    ) -> None:
+        """listed: in the registry in any case, for others to find it by its name.
+
+        trace: is given the pid of init, which waits, to trace it and what it makes; may raise KernelError.
+        """
         from nstool.spec.check import check
 
         check(spec)
         self._spare = _SPARE_FDS_LINKED if spec.net.mode in leases.NET_MODES else _SPARE_FDS
         spare.need(self._spare)
         self.spec = spec = resolve(spec)
-        self._host = facts = host.read(spec, terminals)
+        self._trace = trace
+        self._host = facts = host.read(spec, terminals).replace(traced=trace is not None)
         if spec.net.mode in leases.NET_MODES:
             from nstool.network.preflight import overlaps, privilege
 
@@ -450,7 +468,7 @@ class Prepared:
         if self._registered:
             spare.need(self._spare)
         lease = leases.take(self.spec) if self._registered else leases.unregistered()
-        context = _Context(lease, interruptible)
+        context = _Context(lease, interruptible, self._trace)
         opened: list[int] = []
         program: Program | None = None
         try:
@@ -459,7 +477,14 @@ class Prepared:
                 groups = self._cgroups(lease)
                 if self._registered:
                     outlives = not self.spec.die_with_parent
-                    journal.begin(lease.name, program.undo, cgroups=groups, spec=self.spec.changed(), outlives=outlives)
+                    journal.begin(
+                        lease.name,
+                        program.undo,
+                        cgroups=groups,
+                        spec=self.spec.changed(),
+                        outlives=outlives,
+                        seccomp=self._host.seccomp,
+                    )
                 given = _given(self.spec, program, (stdin, stdout, stderr), pass_fds, opened, self._host, lease)
                 process = engine.start(
                     program, given, lambda name, args, pid: _external(context, name, args, pid), self._cloned(lease)
@@ -473,6 +498,7 @@ class Prepared:
             raise
         sandbox = Sandbox(self.spec, program, lease, process, context, groups)
         sandbox.terminal = terminal
+        sandbox.seccomp = self._host.seccomp
         return sandbox
 
     def _attest(self, lease: Lease, groups: dict[str, str]) -> Callable[[int], None] | None:
@@ -588,6 +614,10 @@ def _external(context: _Context, name: str, args: object, pid: int) -> None:
     if pid and not context.pid:
         context.pid = pid
         journal.started(context.lease.name, pid)
+    if name == "trace":
+        assert context.trace is not None
+        context.trace(pid)
+        return
     journal.handler(name)(context, args)
 
 

@@ -48,7 +48,7 @@ class Record(Frozen):
     cgroups: controller ("unified" for the cgroup2 directory) to absolute directory. created:
     seconds since 1970. spec: summary of the spec. here: False if it was made in another pid or
     time namespace, from where pids mean something else; then it counts as alive.
-    rebooted: it was made before the host's last boot.
+    rebooted: it was made before the host's last boot. seccomp: the filter of a list of system calls of its own.
     """
 
     name: str
@@ -64,6 +64,7 @@ class Record(Frozen):
     spec: dict[str, Any]
     here: bool
     rebooted: bool
+    seccomp: bytes | None = None
 
     @property
     def alive(self) -> bool:
@@ -521,6 +522,7 @@ def read(name: str) -> Record | None:
         spec=info.get("spec", {}),
         here=here,
         rebooted=rebooted,
+        seccomp=bytes.fromhex(info["seccomp"]) if "seccomp" in info else None,
     )
 
 

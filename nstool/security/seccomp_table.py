@@ -1,6 +1,6 @@
-"""The default seccomp list: every system call of x86_64 up to Linux 6.18, allowed or refused, with the reason.
+"""The seccomp lists "default" and "strict": every system call of x86_64 up to Linux 6.18, allowed or not, and why.
 
-Read by ``seccomp.compile_filter`` when nstool is built, never by a launch. docs: seccomp(2), syscalls(2).
+Read when nstool is built, and by a launch with a list of its own. docs: seccomp(2), syscalls(2).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from nstool.frozen import Frozen
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
 LOW32 = 0xFFFFFFFF
 NEW_NAMESPACES = (
@@ -25,8 +25,9 @@ NEW_NAMESPACES = (
 
 
 class Group(Frozen):
-    """System calls that share a purpose: their names, separated by spaces, and one sentence why."""
+    """System calls that share a purpose: a word for them, one sentence why, and their names, separated by spaces."""
 
+    name: str
     why: str
     calls: str
 
@@ -49,6 +50,7 @@ class Rule(Frozen):
 
 ALLOWED: tuple[Group, ...] = (
     Group(
+        "file-system",
         "files and directories: permissions, mounts and the root decide what can be reached",
         "access chdir chmod chown close close_range copy_file_range creat dup dup2 dup3 faccessat faccessat2 fadvise64 "
         "fallocate fchdir fchmod fchmodat fchmodat2 fchown fchownat fcntl fdatasync file_getattr file_setattr flock "
@@ -59,54 +61,66 @@ ALLOWED: tuple[Group, ...] = (
         "vmsplice write writev chroot cachestat name_to_handle_at",
     ),
     Group(
+        "xattr",
         "extended attributes: as the files they belong to",
         "fgetxattr flistxattr fremovexattr fsetxattr getxattr getxattrat lgetxattr listxattr listxattrat llistxattr "
         "lremovexattr lsetxattr removexattr removexattrat setxattr setxattrat",
     ),
     Group(
+        "io-event",
         "waiting for many files: event loops",
         "epoll_create epoll_create1 epoll_ctl epoll_pwait epoll_pwait2 epoll_wait eventfd eventfd2 inotify_add_watch "
         "inotify_init inotify_init1 inotify_rm_watch poll ppoll pselect6 select signalfd signalfd4",
     ),
     Group(
+        "aio",
         "asynchronous disk requests, the older interface: databases and nginx",
         "io_cancel io_destroy io_getevents io_pgetevents io_setup io_submit",
     ),
     Group(
+        "network-io",
         "sockets that exist: making one is decided by its family, below",
         "accept accept4 bind connect getpeername getsockname getsockopt listen recvfrom recvmmsg recvmsg sendmmsg "
         "sendmsg sendto setsockopt shutdown",
     ),
-    Group("pipes and memory files: shells, graphics buffers, sealed data", "memfd_create memfd_secret pipe pipe2"),
     Group(
+        "pipe", "pipes and memory files: shells, graphics buffers, sealed data", "memfd_create memfd_secret pipe pipe2"
+    ),
+    Group(
+        "memory",
         "memory of the process itself: allocators, just-in-time compilers, protection keys, placement on NUMA nodes",
         "brk get_mempolicy madvise map_shadow_stack mbind mincore mlock mlock2 mlockall mmap mprotect mremap mseal "
         "msync munlock munlockall munmap pkey_alloc pkey_free pkey_mprotect remap_file_pages set_mempolicy "
         "set_mempolicy_home_node",
     ),
     Group(
+        "process",
         "processes and threads: start, wait, end; new namespaces are refused, below",
         "execve execveat exit exit_group fork getpgid getpgrp getpid getppid getsid gettid kill pidfd_open "
         "pidfd_send_signal restart_syscall set_robust_list get_robust_list set_tid_address setpgid setsid tgkill tkill "
         "vfork wait4 waitid arch_prctl prctl membarrier rseq",
     ),
     Group(
+        "signal",
         "signals",
         "alarm pause rt_sigaction rt_sigpending rt_sigprocmask rt_sigqueueinfo rt_sigreturn rt_sigsuspend "
         "rt_sigtimedwait rt_tgsigqueueinfo sigaltstack",
     ),
     Group(
+        "uprobe",
         "returns from a probe that a tracer outside has placed: without them the traced program is killed",
         "uprobe uretprobe",
     ),
-    Group("locks between threads", "futex futex_requeue futex_wait futex_waitv futex_wake"),
+    Group("futex", "locks between threads", "futex futex_requeue futex_wait futex_waitv futex_wake"),
     Group(
+        "timer",
         "reading clocks, sleeping, timers; setting a clock is refused",
         "clock_getres clock_gettime clock_nanosleep getitimer gettimeofday nanosleep setitimer time "
         "timer_create timer_delete timer_getoverrun timer_gettime timer_settime timerfd_create timerfd_gettime "
         "timerfd_settime times",
     ),
     Group(
+        "resources",
         "scheduling and limits of own processes: the kernel refuses more than the caller may",
         "getcpu getpriority getrlimit getrusage ioprio_get ioprio_set prlimit64 sched_get_priority_max "
         "sched_get_priority_min sched_getaffinity sched_getattr sched_getparam sched_getscheduler "
@@ -114,17 +128,20 @@ ALLOWED: tuple[Group, ...] = (
         "setpriority setrlimit",
     ),
     Group(
+        "setuid",
         "user and group ids, capabilities: a change needs a capability, and is inside the user namespace",
         "capget capset getegid geteuid getgid getgroups getresgid getresuid getuid setfsgid setfsuid setgid setgroups "
         "setregid setresgid setresuid setreuid setuid",
     ),
     Group(
+        "ipc",
         "System V IPC and message queues: of the sandbox's own IPC namespace",
         "mq_getsetattr mq_notify mq_open mq_timedreceive mq_timedsend mq_unlink msgctl msgget msgrcv msgsnd semctl "
         "semget semop semtimedop shmat shmctl shmdt shmget",
     ),
-    Group("facts about the system", "getrandom sysinfo uname listmount statmount"),
+    Group("facts", "facts about the system", "getrandom sysinfo uname listmount statmount"),
     Group(
+        "sandbox",
         "restricting oneself further, and asking how one is restricted",
         "landlock_add_rule landlock_create_ruleset landlock_restrict_self lsm_get_self_attr lsm_list_modules "
         "lsm_set_self_attr seccomp",
@@ -142,15 +159,17 @@ REFUSED_ARGUMENTS: tuple[Rule, ...] = (
 
 _STREAM = {"default": 0, "TCP": 6, "MPTCP": 262}
 _DATAGRAM = {"default": 0, "ICMP echo": 1, "UDP": 17, "ICMPv6 echo": 58}
+_STRICT_PROTOCOLS = frozenset({"default", "TCP", "UDP"})
 
 
-def _socket_rules() -> tuple[Rule, ...]:
+def _socket_rules(labels: Collection[str]) -> tuple[Rule, ...]:
     why = "without the protocols that load seldom used kernel modules"
     return tuple(
         Rule("socket", ((0, LOW32, family), (1, 0xF, kind), (2, LOW32, protocol)), f"{label}, {why}")
         for family in (uapi.AF_INET, uapi.AF_INET6)
         for kind, protocols in ((uapi.SOCK_STREAM, _STREAM), (uapi.SOCK_DGRAM, _DATAGRAM))
         for label, protocol in protocols.items()
+        if label in labels
     )
 
 
@@ -169,14 +188,41 @@ ALLOWED_ARGUMENTS: tuple[Rule, ...] = (
     *_persona_rules(),
     Rule("socket", ((0, LOW32, uapi.AF_UNIX),), "local sockets; the mount namespace decides which are in reach"),
     Rule("socket", ((0, LOW32, uapi.AF_NETLINK), (2, LOW32, uapi.NETLINK_ROUTE)), "reading interfaces and addresses"),
-    *_socket_rules(),
+    *_socket_rules({*_STREAM, *_DATAGRAM}),
     Rule("socketpair", ((0, LOW32, uapi.AF_UNIX),), "local pairs; other families have none that is needed"),
+)
+
+# The same of "strict": no unshare, no personality, no netlink, of IP only TCP and UDP.
+STRICT_ARGUMENTS: tuple[Rule, ...] = (
+    *(
+        rule
+        for rule in ALLOWED_ARGUMENTS
+        if rule.call not in ("unshare", "personality", "socket") or rule.where == ((0, LOW32, uapi.AF_UNIX),)
+    ),
+    *_socket_rules(_STRICT_PROTOCOLS),
+)
+STRICT_REFUSED_ARGUMENTS: tuple[Rule, ...] = (
+    *REFUSED_ARGUMENTS,
+    Rule("prctl", ((0, LOW32, uapi.PR_SET_SECCOMP),), "the older way to load a filter, as seccomp is refused"),
+)
+
+# Calls that are decided by their arguments, in the group that they belong to: allowed there as in ALLOWED_ARGUMENTS.
+CONDITIONAL: Mapping[str, tuple[str, ...]] = {
+    "file-system": ("ioctl",),
+    "process": ("clone", "personality", "unshare"),
+    "network-io": ("socket", "socketpair"),
+}
+# Further words: these calls with all arguments.
+WHOLE: tuple[Group, ...] = (
+    Group("namespaces", "new namespaces, and joining others", "clone clone3 setns unshare"),
+    Group("any-socket", "sockets of every family and protocol", "socket socketpair"),
 )
 
 # Answered with ENOSYS, as by a kernel without them: callers then use what they used before.
 MISSING: tuple[Group, ...] = (
-    Group("its flags are in memory, where a filter cannot read them; libraries fall back to clone", "clone3"),
+    Group("clone3", "its flags are in memory, where a filter cannot read them; libraries fall back to clone", "clone3"),
     Group(
+        "obsolete",
         "no longer in the kernel, or never were",
         "_sysctl afs_syscall create_module epoll_ctl_old epoll_wait_old get_kernel_syms get_thread_area getpmsg "
         "lookup_dcookie nfsservctl putpmsg query_module security set_thread_area tuxcall uselib vserver",
@@ -186,31 +232,71 @@ MISSING: tuple[Group, ...] = (
 # Refused with EPERM, as is everything that is named nowhere. The list is complete so that a test can tell a
 # decision from an oversight.
 REFUSED: tuple[Group, ...] = (
-    Group("programs in the kernel, and measurements of it", "bpf perf_event_open"),
-    Group("page faults handled by the process itself, a help to win races in the kernel", "userfaultfd"),
+    Group("bpf", "programs in the kernel, and measurements of it", "bpf perf_event_open"),
+    Group("userfaultfd", "page faults handled by the process itself, a help to win races in the kernel", "userfaultfd"),
     Group(
-        "a second road into the kernel that a filter does not see", "io_uring_enter io_uring_register io_uring_setup"
+        "io-uring",
+        "a second road into the kernel that a filter does not see",
+        "io_uring_enter io_uring_register io_uring_setup",
     ),
-    Group("key rings: not all of them belong to a namespace", "add_key keyctl request_key"),
+    Group("keyring", "key rings: not all of them belong to a namespace", "add_key keyctl request_key"),
     Group(
+        "debug",
         "other processes' memory, registers and files",
         "kcmp migrate_pages move_pages pidfd_getfd process_madvise process_mrelease process_vm_readv "
         "process_vm_writev ptrace",
     ),
-    Group("another kernel, or more of this one", "delete_module finit_module init_module kexec_file_load kexec_load"),
     Group(
+        "module",
+        "another kernel, or more of this one",
+        "delete_module finit_module init_module kexec_file_load kexec_load",
+    ),
+    Group(
+        "mount",
         "the mount interface",
         "fsconfig fsmount fsopen fspick mount mount_setattr move_mount open_tree open_tree_attr pivot_root umount2",
     ),
-    Group("other namespaces", "setns"),
-    Group("files by number, past the directories that hide them", "open_by_handle_at"),
-    Group("events of files outside the sandbox's own", "fanotify_init fanotify_mark"),
+    Group("setns", "other namespaces", "setns"),
+    Group("file-handle", "files by number, past the directories that hide them", "open_by_handle_at"),
+    Group("fanotify", "events of files outside the sandbox's own", "fanotify_init fanotify_mark"),
     Group(
+        "host",
         "the host as a whole",
         "acct quotactl quotactl_fd reboot setdomainname sethostname swapoff swapon sysfs syslog ustat vhangup",
     ),
-    Group("the host's clocks", "adjtimex clock_adjtime clock_settime settimeofday"),
-    Group("the machine: ports, descriptor tables", "ioperm iopl modify_ldt"),
+    Group("clock", "the host's clocks", "adjtimex clock_adjtime clock_settime settimeofday"),
+    Group("raw-io", "the machine: ports, descriptor tables", "ioperm iopl modify_ldt"),
+)
+
+# What "strict" refuses of what "default" allows: a service that does one thing has no use for it, and each is more of
+# the kernel within reach. A word of ALLOWED without calls is that whole group.
+STRICT_REFUSED: tuple[Group, ...] = (
+    Group("aio", "databases use it, services seldom; its code has had holes", ""),
+    Group("ipc", "System V IPC and queues: a service speaks by sockets and pipes", ""),
+    Group("sandbox", "code of the kernel for confining oneself: it is confined", ""),
+    Group(
+        "file-system",
+        "another root, files by handle, special files, pages lent to pipes",
+        "chroot mknod mknodat name_to_handle_at tee vmsplice",
+    ),
+    Group("pipe", "programs and secrets in memory files", "memfd_create memfd_secret"),
+    Group(
+        "memory",
+        "placement on NUMA nodes, protection keys, and what was replaced by mmap",
+        "get_mempolicy mbind pkey_alloc pkey_free pkey_mprotect remap_file_pages set_mempolicy set_mempolicy_home_node",
+    ),
+    Group("process", "a program without a name", "execveat"),
+    Group(
+        "setuid",
+        "changing ids and capabilities: it has those that it runs with; asking stays",
+        "capset setfsgid setfsuid setgid setgroups setregid setresgid setresuid setreuid setuid",
+    ),
+    Group(
+        "resources",
+        "scheduling in real time or before others",
+        "ioprio_set sched_setattr sched_setparam sched_setscheduler",
+    ),
+    Group("facts", "mounts by their numbers", "listmount statmount"),
 )
 
 # Numbers of calls that the libseccomp in use may not know by name yet (asm/unistd_64.h of Linux 6.18).

@@ -21,9 +21,12 @@ from nstool.spec.model import (
     Net,
     Publish,
     Root,
+    Seccomp,
+    SeccompCall,
+    SeccompWhere,
     Spec,
 )
-from nstool.spec.values import MOUNT_TYPES, PROPAGATION, quoted, size_text, suggest
+from nstool.spec.values import MOUNT_TYPES, PROPAGATION, quoted, seccomp_is_file, size_text, suggest
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -48,12 +51,14 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "Spec.hidepid": ("off", "noaccess", "invisible", "ptraceable"),
     "Spec.proc_subset": ("", "pid"),
     "Spec.dev": ("private", "nodes", "none", "bind"),
-    "Spec.seccomp": ("default", "none"),
     "Spec.keyring": ("new", "keep"),
     "Spec.terminal": ("auto", "never", "always"),
     "Spec.aslr": ("", "on", "off"),
     "Spec.personality": ("", "linux32"),
+    "Seccomp.action": ("", "errno", "kill", "log"),
+    "SeccompWhere.op": ("==", "!=", "<", "<=", ">", ">="),
 }
+SECCOMP_BASES = ("default", "strict", "none", "empty")
 MAX_CORES = 4096
 MIN_MEMORY = 128 << 10  # bytes: with so few init is killed before the command begins
 MIN_CORES = 0.01  # the smallest quota of the cpu controller is 1 ms in a period of 100 ms
@@ -174,6 +179,8 @@ def _type(path: Path, value: object, hint: str) -> None:
         if value is None:
             return
         hint = hint.removesuffix(" | None")
+    if hint == "str | Seccomp":
+        hint = "Seccomp" if isinstance(value, Seccomp) else "str"
     kind, _, inner = hint.removesuffix("]").partition("[")
     wanted = _TYPES[kind]
     if not isinstance(value, wanted) or (isinstance(value, bool) and kind != "bool"):
@@ -198,6 +205,7 @@ def _type(path: Path, value: object, hint: str) -> None:
 _RECORDS = (
     *(Spec, Root, Mount, Limits, Net, Publish, Namespaces, Capabilities, Ipc, IdMap),
     *(Landlock, LandlockRule),
+    *(Seccomp, SeccompCall, SeccompWhere),
 )
 _TYPES: dict[str, type | tuple[type, ...]] = {
     **{cls.__name__: cls for cls in _RECORDS},
@@ -223,6 +231,11 @@ def _choices(spec: Spec) -> None:
     records: list[tuple[Path, Frozen]] = [((), spec), (("root",), spec.root), (("net",), spec.net)]
     records += [(("mounts", i), mount) for i, mount in enumerate(spec.mounts)]
     records += [(("net", "publish", i), port) for i, port in enumerate(spec.net.publish)]
+    if isinstance(spec.seccomp, Seccomp):
+        records.append((("seccomp",), spec.seccomp))
+        records += [
+            (path, where) for path, entry in _seccomp_entries(spec.seccomp) for path, where in _wheres(path, entry)
+        ]
     for path, record in records:
         for key, choices in _CHOICES_OF[type(record).__name__]:
             _one_of((*path, key), getattr(record, key), choices, f"known {key}")
@@ -697,6 +710,39 @@ def _securebits(spec: Spec) -> None:
             _fail(path, f"{bit} locks {base} at off for good; add {base}, or leave the lock out, capabilities(7)")
 
 
+def _seccomp_entries(words: Seccomp) -> list[tuple[Path, SeccompCall]]:
+    return [(("seccomp", key, i), entry) for key in ("allow", "refuse") for i, entry in enumerate(getattr(words, key))]
+
+
+def _wheres(path: Path, entry: SeccompCall) -> list[tuple[Path, SeccompWhere]]:
+    return [((*path, "where", i), where) for i, where in enumerate(entry.where)]
+
+
+def _seccomp_list(spec: Spec) -> None:
+    words = spec.seccomp
+    if isinstance(words, str):
+        _seccomp_base(("seccomp",), words, ("default", "strict", "none"))
+        return
+    from nstool.security import seccomp_lists  # late: most launches have no list of their own
+
+    _seccomp_base(("seccomp", "base"), words.base, SECCOMP_BASES)
+    for path, entry in _seccomp_entries(words):
+        if wrong := seccomp_lists.check_entry(entry):
+            _fail(path, wrong)
+    try:
+        seccomp_lists.check_words(words)
+    except SpecError as error:
+        key, _, index = error.place.rstrip("]").partition("[")
+        _fail(("seccomp", key, *([int(index)] if index else [])), error.message)
+
+
+def _seccomp_base(path: Path, word: str, names: tuple[str, ...]) -> None:
+    if seccomp_is_file(word):
+        _absolute(path, word, "the list")
+    elif word not in names:
+        _fail(path, f'{quoted(word)} is neither a list that there is nor a path with a "/"{suggest(word, names)}')
+
+
 def _seccomp(spec: Spec) -> None:
     if spec.seccomp != "none" and not spec.no_new_privs and "sys_admin" not in spec.capabilities.effective:
         _fail(
@@ -814,6 +860,7 @@ CHECKS: tuple[Callable[[Spec], None], ...] = (
     _capabilities,
     _after_execve,
     _securebits,
+    _seccomp_list,
     _seccomp,
     _landlock,
     _labels,

@@ -39,7 +39,8 @@ DOCS: dict[str, str] = {
     "a table of the five sets.",
     "Spec.securebits": "Securebits of the command, capabilities(7).",
     "Spec.no_new_privs": "No program gains privileges by execve(2).",
-    "Spec.seccomp": 'System call filter: "default" or "none", seccomp(2).',
+    "Spec.seccomp": 'The list of system calls: "default", "strict", "none", a file (OCI JSON, kafel, a table as below, '
+    "compiled BPF), or a table, seccomp(2).",
     "Spec.landlock": "What the command may still do with files, TCP ports and processes; absent: all, landlock(7).",
     "Spec.apparmor": 'AppArmor profile that the command gets: "PROFILE", "A//&B" for both, "stack PROFILE" for it and '
     "the caller's, apparmor(7).",
@@ -140,6 +141,21 @@ DOCS: dict[str, str] = {
     "Landlock.flags": "What the audit log says of refusals, landlock_restrict_self(2). Linux 6.15.",
     "LandlockRule.path": "Absolute path inside.",
     "LandlockRule.allow": "Rights, landlock(7), without LANDLOCK_ACCESS_FS_ and in lower case.",
+    "Seccomp.base": 'The list that is changed: "default", "strict", "none" (all are allowed), "empty" (none is), or a '
+    "file.",
+    "Seccomp.allow": 'What it allows more: "CALL", "@GROUP", "CALL(ARG == VALUE, ARG & MASK == VALUE)", or tables. '
+    "`nstool seccomp show default` lists calls and groups.",
+    "Seccomp.refuse": "What it refuses more, written alike. The narrower word counts: conditions before calls before "
+    "groups, and of two alike the one that refuses.",
+    "Seccomp.action": 'What refused calls get: "errno" (they fail), "kill" (the process), "log" (they are made, and '
+    "the kernel logs them); absent: they fail, or what the file says.",
+    "Seccomp.errno": "The errno of refused calls; absent: EPERM.",
+    "SeccompCall.call": 'A system call, or a group: "@mount".',
+    "SeccompCall.where": "Conditions on its arguments; all must be true.",
+    "SeccompWhere.arg": "The argument: its number from 0, or in text its name.",
+    "SeccompWhere.op": "How it is compared, without sign.",
+    "SeccompWhere.value": 'With what: a number, or constants of the kernel: "SOCK_STREAM|SOCK_CLOEXEC".',
+    "SeccompWhere.mask": "The bits of the argument that are compared; 0: those that the kernel looks at.",
     "IdMap.inside": "First id inside.",
     "IdMap.outside": "First id on the host.",
     "IdMap.count": "Number of ids.",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 
 from nstool.errors import SpecError
-from nstool.spec.model import Spec
+from nstool.spec.model import Seccomp, Spec
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -76,4 +76,12 @@ def absolute(spec: Spec, base: Callable[[], str]) -> Spec:
     root = spec.root
     mounts = tuple(m.replace(source=full(m.source), lower=layers(m.lower), upper=full(m.upper)) for m in spec.mounts)
     root = root.replace(path=full(root.path), lower=layers(root.lower), upper=full(root.upper))
-    return spec.replace(root=root, mounts=mounts)
+    return spec.replace(root=root, mounts=mounts, seccomp=_absolute_list(spec.seccomp, full))
+
+
+def _absolute_list(words: str | Seccomp, full: Callable[[str], str]) -> str | Seccomp:
+    from nstool.spec.values import seccomp_is_file
+
+    if isinstance(words, str):
+        return full(words) if seccomp_is_file(words) else words
+    return words.replace(base=full(words.base)) if seccomp_is_file(words.base) else words

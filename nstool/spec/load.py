@@ -23,6 +23,9 @@ from nstool.spec.model import (
     Net,
     Publish,
     Root,
+    Seccomp,
+    SeccompCall,
+    SeccompWhere,
     Spec,
 )
 
@@ -44,6 +47,7 @@ _RECORDS: dict[type[Frozen], Callable[[object], Frozen]] = {
     IdMap: values.idmap,
     Capabilities: values.capabilities,
     LandlockRule: values.landlock_rule,
+    SeccompCall: values.seccomp_call,
 }
 # Human forms of fields.
 _FIELDS: dict[tuple[type[Frozen], str], Callable[[object], object]] = {
@@ -65,6 +69,7 @@ _FIELDS: dict[tuple[type[Frozen], str], Callable[[object], object]] = {
     **{(Namespaces, name): values.namespace for name in Namespaces.__fields__ if not name.endswith("_offset")},
     (Namespaces, "monotonic_offset"): values.clock_offset,
     (Namespaces, "boottime_offset"): values.clock_offset,
+    **{(SeccompWhere, name): values.constant for name in ("value", "mask")},
     **{(Ipc, name): values.size for name in ("shmmax", "msgmax", "msgmnb", "mq_msgsize_max")},
 }
 # Human forms of the elements of a list, and of the values of a table.
@@ -81,6 +86,7 @@ _EXPECTED = {
     "array": "an array",
     "object": "a table",
     "null": "null",
+    "str | object": "a string or a table",
 }
 
 
@@ -183,6 +189,26 @@ def reads(text: str, place: str = "<string>", format: str = "", base: str = "") 
         return f"{at}: {key_path(path)}" if path else at
 
     return _convert(data, where, base)
+
+
+def seccomp_words(text: str, path: str) -> Seccomp:
+    """Return the checked table in a file that is a list of system calls: the keys of ``[seccomp]``. Raises SpecError.
+
+    path: of the file, from whose directory a base that is a file counts.
+    """
+    data = _toml(text, path)
+
+    def where(key: Path) -> str:
+        from nstool.spec.lines import Lines
+
+        line = Lines(text, "toml").of(key[1:])
+        at = f"{path}:{line}" if line else path
+        return f"{at}: {key_path(key[1:])}" if key[1:] else at
+
+    spec = _convert({"command": ["none"], "seccomp": data}, where, os.path.dirname(os.path.abspath(path))).spec
+    check(spec, where)
+    assert isinstance(spec.seccomp, Seccomp)
+    return spec.seccomp
 
 
 def _toml(text: str, place: str) -> dict[str, Any]:
@@ -301,6 +327,8 @@ def _field(value: Any, cls: type[Frozen], key: str, path: Path, where: Place, gi
         return _human(_FIELDS[cls, key], value, path, where)
     if (cls, key) in _ITEMS:
         return _items(_ITEMS[cls, key], value, path, where)
+    if hint == str | Seccomp:
+        return _table(value, Seccomp, path, where, given) if isinstance(value, dict) else value
     if isinstance(hint, type) and issubclass(hint, Frozen):
         return _record(value, hint, path, where, given)
     if get_origin(hint) is tuple and isinstance(value, (list, tuple)):

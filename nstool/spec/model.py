@@ -194,6 +194,42 @@ class Landlock(Frozen):
     flags: tuple[str, ...] = ()
 
 
+class SeccompWhere(Frozen):
+    """One condition on an argument of a system call: (argument & mask) op value.
+
+    arg: number of the argument, from 0. value: negative as of an int. mask: 0 for the bits that the kernel looks at;
+    others never count. op: "==", "!=", "<", "<=", ">", ">=", without sign.
+    """
+
+    arg: int
+    op: str = "=="
+    value: int = 0
+    mask: int = 0
+
+
+class SeccompCall(Frozen):
+    """One entry of ``allow`` or ``refuse``: a system call, with all of ``where`` true; or a group, "@mount"."""
+
+    call: str
+    where: tuple[SeccompWhere, ...] = ()
+
+
+class Seccomp(Frozen):
+    """``[seccomp]``: a list of system calls made of another one.
+
+    base: "default", "strict", "none" (all are allowed), "empty" (none is), or the path of a list in a file.
+    allow, refuse: what is different. The narrower word counts: conditions before calls before groups; of two alike, in
+    allow and refuse, the one that refuses. action: what refused calls get: "errno" (they fail with errno), "kill" (the
+    process), "log" (they are made, and the kernel logs them); empty: EPERM, or what the file says. errno: its name.
+    """
+
+    base: str = "default"
+    allow: tuple[SeccompCall, ...] = ()
+    refuse: tuple[SeccompCall, ...] = ()
+    action: str = ""
+    errno: str = ""
+
+
 class Spec(Frozen):
     """A sandbox as it is wanted. Every default is the safe one; every loosening is a word here.
 
@@ -202,7 +238,8 @@ class Spec(Frozen):
     uid_map, gid_map: empty for a range of unused host ids (root) or from /etc/subuid (others).
     pass_fds: fds of the caller by number, given to the command from fd 3 on, in this order.
     terminal: "auto" (a terminal of its own if the caller has one), "never", "always".
-    securebits: names as in capabilities(7) in lower case; seccomp: "default" or "none".
+    securebits: names as in capabilities(7) in lower case; seccomp: "default", "strict", "none", the path
+    of a list in a file, or a Seccomp.
     apparmor: a profile that the command gets at its exec, "A//&B" for several at once, "stack A" for A and the
     present one. selinux: its context, "user:role:type:level".
     proc: "private" (default), "none", "bind"; hidepid: "invisible", "off" ... proc_show: names in /proc that are
@@ -251,7 +288,7 @@ class Spec(Frozen):
         "no_cap_ambient_raise_locked",
     )
     no_new_privs: bool = True
-    seccomp: str = "default"
+    seccomp: str | Seccomp = "default"
     landlock: Landlock = Landlock()
     apparmor: str = ""
     selinux: str = ""

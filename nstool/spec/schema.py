@@ -26,6 +26,7 @@ _ID_LINE = {"anyOf": [{"type": "string", "pattern": "^[0-9]+:[0-9]+:[0-9]+$"}, {
 _PAIR = {"type": "string", "pattern": "^[^=]+="}
 _CAPABILITIES = {"type": "array", "items": {"examples": list(uapi.CAPABILITIES), **_TEXT}}
 _LIMIT = {"anyOf": [_NUMBER, _TEXT]}
+_CALLS = {"type": "array", "items": {"anyOf": [{"$ref": "#/$defs/SeccompCall"}, _TEXT]}}
 
 # What a person may write instead of the plain form, by class and field.
 HUMAN: dict[str, dict[str, Any]] = {
@@ -53,6 +54,11 @@ HUMAN: dict[str, dict[str, Any]] = {
     "Limits.cpu": {"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)? *%?$"},
     "Limits.rlimits": {"type": "object", "additionalProperties": {"anyOf": [_NUMBER, _TEXT, {"items": _LIMIT}]}},
     "Spec.securebits": {"anyOf": [_TEXT, _NUMBER]},
+    "Spec.seccomp": {"enum": ["default", "strict", "none"]},
+    "Seccomp.allow": _CALLS,
+    "Seccomp.refuse": _CALLS,
+    "SeccompWhere.value": _TEXT,
+    "SeccompWhere.mask": _TEXT,
     **{f"Capabilities.{name}": {"anyOf": [_CAPABILITIES, _TEXT, _NUMBER]} for name in model.Capabilities.__fields__},
     **{f"Namespaces.{name}_offset": _SECONDS for name in ("monotonic", "boottime")},
     **{
@@ -104,6 +110,8 @@ def _structs(hint: Any) -> Any:
     """Replace the records in a type by their structs."""
     if isinstance(hint, type) and issubclass(hint, Frozen):
         return struct(hint)
+    if hint == str | model.Seccomp:
+        return str | struct(model.Seccomp)
     if get_origin(hint) is tuple:
         generic: Any = tuple
         return generic[tuple(item if item is ... else _structs(item) for item in get_args(hint))]
@@ -121,6 +129,8 @@ def record(cls: type[Frozen], data: msgspec.Struct) -> Frozen:
 
 
 def _records(hint: Any, value: Any) -> Any:
+    if hint == str | model.Seccomp:
+        return value if isinstance(value, str) else record(model.Seccomp, value)
     if isinstance(hint, type) and issubclass(hint, Frozen):
         return record(hint, value)
     if get_origin(hint) is tuple and isinstance(get_args(hint)[0], type) and issubclass(get_args(hint)[0], Frozen):

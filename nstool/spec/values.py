@@ -7,7 +7,7 @@ without a place: the caller knows the file, the line or the option and adds it.
 from __future__ import annotations
 
 from nstool.errors import SpecError, escaped
-from nstool.spec.model import Capabilities, IdMap, LandlockRule, Mount, Net, Publish, Root
+from nstool.spec.model import Capabilities, IdMap, LandlockRule, Mount, Net, Publish, Root, SeccompCall, SeccompWhere
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -243,6 +243,18 @@ def fields(text: str, separator: str = ":") -> list[str]:
     return found
 
 
+def outside_brackets(text: str) -> list[str]:
+    """Return the parts between commas, but not within (brackets); empty ones are left out."""
+    found, depth = [""], 0
+    for char in text:
+        depth += (char == "(") - (char == ")")
+        if char == "," and depth <= 0:
+            found.append("")
+        else:
+            found[-1] += char
+    return [part.strip() for part in found if part.strip()]
+
+
 def _port(text: str, whole: str) -> int:
     if _digits(text):
         return int(text)
@@ -476,3 +488,76 @@ def route(value: object) -> tuple[str, str]:
     if isinstance(value, (list, tuple)) and len(value) == 2:
         return _string(value[0], "a destination"), _string(value[1], "a gateway")
     return pair(value, "DESTINATION=GATEWAY")
+
+
+SECCOMP_FILES = (".json", ".toml", ".bpf", ".kafel", ".policy")
+
+
+def seccomp_is_file(word: str) -> bool:
+    """Whether a word names a list in a file, not one that comes with nstool."""
+    return "/" in word or word.endswith(SECCOMP_FILES)
+
+
+def constant(value: object) -> int:
+    """Return a number: 21522, "0x5412", "TIOCSTI", "SOCK_STREAM|SOCK_CLOEXEC" (names as in nstool.uapi)."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    number = 0
+    for word in _string(value, 'a number, or constants as "AF_INET"').split("|"):
+        number |= _constant(word.strip())
+    return number
+
+
+def _constant(word: str) -> int:
+    digits = word.removeprefix("-")
+    if digits[:1].isdecimal() and digits.isascii():
+        try:
+            return int(word, 8 if len(digits) > 1 and digits.isdecimal() and digits[0] == "0" else 0)
+        except ValueError:
+            raise SpecError(f"{quoted(word)} is no number; write 21522, 0x5412 or 0o644") from None
+    from nstool import uapi
+
+    found = getattr(uapi, word, None) if word.isupper() else None
+    if not isinstance(found, int):
+        names = (name for name, known in vars(uapi).items() if isinstance(known, int) and name.isupper())
+        near = nearest(word, names)
+        hint = f'; did you mean "{near}"?' if near else "; write its number"
+        raise SpecError(f"{quoted(word)} is neither a number nor a constant that nstool knows{hint}")
+    return found
+
+
+def seccomp_call(value: object) -> SeccompCall:
+    """Return an entry: "mount", "@mount", "ioctl(cmd == TIOCSTI)", "socket(family == AF_INET, type & 0xf == 1)"."""
+    text = _string(value, 'a system call as "mount", a group as "@mount", or a table')
+    call, bracket, rest = text.partition("(")
+    if not bracket:
+        return SeccompCall(text.strip())
+    if not rest.rstrip().endswith(")"):
+        raise SpecError(f'{quoted(text)} lacks the ")" at its end')
+    call = call.strip()
+    return SeccompCall(
+        call, tuple(_seccomp_where(call, part) for part in rest.rstrip()[:-1].split(",") if part.strip())
+    )
+
+
+def _seccomp_where(call: str, text: str) -> SeccompWhere:
+    import re
+
+    found = re.fullmatch(r"\s*(\w+)\s*(?:&\s*([^=!<>]+?)\s*)?(==|!=|<=|>=|<|>)\s*(.+?)\s*", text)
+    if found is None:
+        raise SpecError(f"{quoted(text.strip())} is no condition; write ARG == VALUE, or ARG & MASK == VALUE")
+    mask = constant(found[2]) if found[2] else 0
+    if found[2] and not mask:
+        raise SpecError(f"the mask of {quoted(text.strip())} leaves nothing to compare")
+    return SeccompWhere(_seccomp_argument(call, found[1]), found[3], constant(found[4]), mask)
+
+
+def _seccomp_argument(call: str, word: str) -> int:
+    from nstool.security.seccomp_arguments import arguments
+
+    if word.isdecimal() and len(word) == 1:
+        return int(word)
+    known = [name for name, _ in arguments(call)]
+    if word not in known:
+        raise SpecError(f"{call} has no argument {quoted(word)}{suggest(word, known)}")
+    return known.index(word)

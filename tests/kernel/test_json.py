@@ -42,6 +42,9 @@ LINES = {
     "caps show": "caps show ME",
     "caps text": "caps text 0x3",
     "caps get, set, clear": "caps get /bin/sh",
+    "seccomp show": "seccomp show default",
+    "seccomp test": "seccomp test strict mount",
+    "seccomp learn": "seccomp learn -- true",
     "can": "can ME signal ME",
 }
 

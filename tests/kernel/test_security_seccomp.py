@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from nstool.security import seccomp
+from nstool.security import seccomp, seccomp_bpf
 from nstool.security import seccomp_table as table
 
 pytestmark = pytest.mark.needs("seccomp")
@@ -75,7 +75,7 @@ def test_shipped_program_is_the_compiled_one() -> None:
 
 def test_program_is_of_modest_length() -> None:
     """The kernel allows 4096 instructions, and each costs at every launch."""
-    assert len(seccomp.instructions(seccomp.load_filter("default"))) < 650
+    assert len(seccomp_bpf.instructions(seccomp.load_filter("default"))) < 650
 
 
 def test_every_call_of_this_abi_is_decided() -> None:

@@ -1042,6 +1042,8 @@ AS_ROOT: dict[str, tuple[Callable[[], object], int]] = {
     "pidfd_send_signal": (lambda: syscalls.pidfd_send_signal(syscalls.pidfd_open(os.getpid()), 99), errno.EINVAL),
     "waitid": (lambda: syscalls.waitid(uapi.P_PID, 1), errno.ECHILD),
     "ptrace, no tracee": (lambda: syscalls.ptrace(uapi.PTRACE_CONT, os.getppid()), errno.ESRCH),
+    "ptrace, no event": (lambda: syscalls.ptrace_geteventmsg(os.getppid()), errno.ESRCH),
+    "ptrace, no call": (lambda: syscalls.ptrace_get_syscall_info(os.getppid()), errno.ESRCH),
     "mount, no target": (lambda: syscalls.mount("x", ABSENT, "tmpfs"), errno.ENOENT),
     "mount, no file system": (lambda: syscalls.mount("x", "/tmp", "nosuchfs"), errno.ENODEV),
     "umount": (lambda: syscalls.umount(ABSENT), errno.ENOENT),
@@ -1173,7 +1175,8 @@ def test_each_call_is_refused_once() -> None:
         for name, value in vars(syscalls).items()
         if callable(value) and not name.startswith("_") and getattr(value, "__module__", "") == syscalls.__name__
     }
-    records = {"Cloned", "CapSets", "Waited", "Statmount", "MqAttr"}
+    records = {"Cloned", "CapSets", "Waited", "Statmount", "MqAttr", "SyscallInfo"}
     own = {"check", "single_threaded", "fscontext_log", "personality"}
     renamed = {"keyctl_join_session_keyring": "keyctl", "seccomp_set_mode_filter": "seccomp", "fstatfs_type": "fstatfs"}
+    renamed |= dict.fromkeys(("ptrace_geteventmsg", "ptrace_get_syscall_info"), "ptrace")
     assert {renamed.get(name, name) for name in public - records - own} <= named

@@ -201,6 +201,13 @@ def seccomp() -> str:
 
 
 @probe
+def seccomp_get_filter() -> str:
+    """The kernel tells the filters of a process. PTRACE_SECCOMP_GET_FILTER of ptrace(2)."""
+    path = "/proc/sys/kernel/ns_last_pid"
+    return "" if os.path.exists(path) else f"no {path}; build with CONFIG_CHECKPOINT_RESTORE"
+
+
+@probe
 def ipv6() -> str:
     """The host speaks IPv6."""
     return "" if os.path.exists("/proc/net/if_inet6") else "no /proc/net/if_inet6; load the module ipv6"

@@ -160,7 +160,7 @@ ANYWHERE: dict[str, st.SearchStrategy[Any]] = {
     "groups": st.sampled_from((("keep",), ("1000",))),
     "capabilities": capabilities(),
     "securebits": subsets(("noroot", "noroot_locked", "no_cap_ambient_raise")),
-    "seccomp": st.just("none"),
+    "seccomp": st.sampled_from(("none", "strict")),
     "keyring": word("Spec.keyring"),
     "terminal": word("Spec.terminal"),
     "pass_fds": st.lists(st.integers(3, 40), unique=True, max_size=3).map(tuple),

@@ -29,10 +29,16 @@ from nstool.spec.model import (
     Net,
     Publish,
     Root,
+    Seccomp,
+    SeccompCall,
+    SeccompWhere,
     Spec,
 )
 
-RECORDS = (Spec, Root, Mount, Publish, Net, Limits, Capabilities, Namespaces, Ipc, IdMap, Landlock, LandlockRule)
+RECORDS = (
+    *(Spec, Root, Mount, Publish, Net, Limits, Capabilities, Namespaces, Ipc, IdMap),
+    *(Landlock, LandlockRule, Seccomp, SeccompCall, SeccompWhere),
+)
 
 WRONG = [
     ('command = ["a"]\n[landlock]', "w.toml:2: landlock: an empty table restricts nothing"),
@@ -285,7 +291,7 @@ def nearly(draw, cls=Spec):
         inner = next((c for c in RECORDS if c.__name__ in str(hint)), None)
         values = JSON
         if inner and draw(st.booleans()):
-            values = nearly(inner) if hint is inner else st.lists(nearly(inner), max_size=2)
+            values = nearly(inner) if not str(hint).startswith("tuple") else st.lists(nearly(inner), max_size=2)
         data[name] = draw(values)
     return data
 
