@@ -45,6 +45,9 @@ if TYPE_CHECKING:
     from nstool.spec.model import Net as Net
     from nstool.spec.model import Publish as Publish
     from nstool.spec.model import Root as Root
+    from nstool.spec.model import Seccomp as Seccomp
+    from nstool.spec.model import SeccompCall as SeccompCall
+    from nstool.spec.model import SeccompWhere as SeccompWhere
     from nstool.spec.model import Spec as Spec
 
     plan = preview  # an import under another name would be private to a type checker
@@ -75,6 +78,9 @@ _PUBLIC = {
     "Root": ("nstool.spec.model", "Root"),
     "Sandbox": ("nstool.sandbox.launch", "Sandbox"),
     "SandboxGone": ("nstool.errors", "SandboxGone"),
+    "Seccomp": ("nstool.spec.model", "Seccomp"),
+    "SeccompCall": ("nstool.spec.model", "SeccompCall"),
+    "SeccompWhere": ("nstool.spec.model", "SeccompWhere"),
     "Spec": ("nstool.spec.model", "Spec"),
     "SpecError": ("nstool.errors", "SpecError"),
     "Step": ("nstool.plan.steps", "Step"),

@@ -25,10 +25,10 @@ COMMANDS: Iterable[click.Command] = (
     cls=InOrder,
     epilog="""\b
 Examples:
-  nstool seccomp show strict                  what may a command do under it, and why not the rest?
-  nstool seccomp test web.toml mount          what would the kernel answer to this call?
-  nstool seccomp learn -o calls.toml -- ./web  run it; write the list that is enough
-  nstool run --seccomp calls.toml -- ./web     with no more
+  nstool seccomp show strict                   what may a command do under it?
+  nstool seccomp test web.toml mount           what would be answered to this call?
+  nstool seccomp learn -o calls.toml -- ./web  what it makes, as a list
+  nstool run --seccomp calls.toml -- ./web     with no more than that
 """,
 )
 def command() -> None:
