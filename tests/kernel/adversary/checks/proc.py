@@ -47,6 +47,15 @@ def _other_user(view: View) -> Answer:
     return Answer(value=own, text=found.text)
 
 
+def _devices(maps: str) -> set[str]:
+    """The devices of files that are mapped. proc_pid_maps(5)."""
+    return {line.split()[3] for line in maps.splitlines() if "/" in line}
+
+
+_HOST_DEVICES = {line.split()[2] for line in Path("/proc/self/mountinfo").read_text().splitlines()}
+_HOST_DEVICES = {f"{int(major):02x}:{int(minor):02x}" for major, minor in (word.split(":") for word in _HOST_DEVICES)}
+
+
 def _may_hold() -> bool:
     """Whether the test process has CAP_SYS_RESOURCE: root of a container may lack it."""
     effective = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("CapEff"))
@@ -76,6 +85,8 @@ _OWN = (
     *("/proc/self/mounts", "/proc/self/mountstats"),
 )
 _RECENT = Expected("began a moment ago", lambda got: not got.error and got.value < 60)
+_STARTED = tells("began a moment ago", lambda text: int(text.rpartition(")")[2].split()[19]) < 60 * 100)
+_NO_DEVICE = tells("names none of the host's", lambda text: not _devices(text) & _HOST_DEVICES)
 _NOT_LOWERED = Expected(
     "fails with EACCES, if the launcher has CAP_SYS_RESOURCE", lambda got: got.error == "EACCES" or not _may_hold()
 )
@@ -110,6 +121,10 @@ CHECKS: tuple[Check, ...] = (
     Check("cgroup-paths", ("read", "/proc/self/cgroup"), tells("is /", _cgroup), "no path of a cgroup shows", "cgroup"),
     Check("boot-clock", ("clock", "7"), _RECENT, "the clocks do not tell the uptime", "time"),
     Check("monotonic-clock", ("clock", "1"), _RECENT, "the clocks do not tell the uptime", "time"),
+    Check("raw-clock", ("clock", "4"), _RECENT, "the clocks do not tell the uptime", "time"),
+    Check("coarse-clock", ("clock", "6"), _RECENT, "the clocks do not tell the uptime", "time"),
+    Check("start-time", ("read", "/proc/self/stat"), _STARTED, "the clocks do not tell the uptime", "time"),
+    Check("maps", ("read", "/proc/self/maps"), _NO_DEVICE, "no device of the host shows", "root"),
     Check("hidepid", _processes, _NO_INIT, "init does not show", "hidepid"),
     Check("hidepid-other-user", _other_user, is_value(0), "users inside do not see each other", "hidepid"),
     # What a process may say of itself there is no way out.
