@@ -39,9 +39,11 @@ static struct {
 	struct nst_run run;
 	const struct nst_plan *header;
 	int32_t slots[NST_MAX_SLOTS];
-	int32_t keep[3]; /* copies of the next two and of children, for close_range */
+	int32_t keep[4]; /* copies of the next two, of children and of listener, for close_range */
 	int control;
 	int lifeline;
+	int listener; /* where sysinfo(2) is asked, with these bytes of memory and swap for an answer; or -1 */
+	uint64_t memory, swap;
 	int payload;  /* pid as this process sees it; 0 when it has been reaped */
 	int children; /* of a subreaper: the list of its children, proc_tid_children(5); else -1 */
 	/* Both live in one memory until the payload execs: */
@@ -190,6 +192,30 @@ static void await_exec(int i)
 		report_failure(&self.payload_failure);
 }
 
+/* fd moved above those of the payload, closing at exec; left where it is if the limit of fds forbids. */
+static int move_high(int fd)
+{
+	long r;
+
+	if (fd < 0)
+		return fd;
+	r = nst_raw3(__NR_fcntl, fd, F_DUPFD_CLOEXEC, OWN_FDS_FROM);
+	if (r < 0)
+		return fd;
+	nst_raw1(__NR_close, fd);
+	return (int)r;
+}
+
+/* Keep what an answer_sysinfo step is about for supervise(). */
+static void keep_listener(const struct nst_step *s)
+{
+	int32_t *slot = &self.slots[(uint32_t)s->arg[0]];
+
+	*slot = self.listener = self.keep[3] = move_high(*slot);
+	self.memory = s->arg[1];
+	self.swap = s->arg[2];
+}
+
 static void run_init_steps(void)
 {
 	int i, cloned = -1;
@@ -207,10 +233,13 @@ static void run_init_steps(void)
 				self.run.failure = (struct nst_failure){.step = i, .error = (int32_t)-pid};
 			else
 				self.payload = (int)pid;
+		} else if (nst_call_is(s, "answer_sysinfo")) {
+			keep_listener(s);
 		} else if (nst_step_run(&self.run, i) == 0 && nst_call_is(s, "prctl") && s->arg[0] == SUBREAPER) {
 			/* Now, while the old /proc is there; pids are those of its pid namespace, see is_child(). */
-			self.children = (int)nst_raw4(__NR_openat, AT_FDCWD, NST_P("/proc/thread-self/children"),
-						      O_RDONLY | O_CLOEXEC, 0);
+			self.children = move_high((int)nst_raw4(__NR_openat, AT_FDCWD,
+								NST_P("/proc/thread-self/children"),
+								O_RDONLY | O_CLOEXEC, 0));
 			self.keep[2] = self.children;
 			if (self.children < 0) /* else what the command leaves would outlive it, without a word */
 				self.run.failure = (struct nst_failure){.step = i, .error = -self.children};
@@ -299,8 +328,9 @@ static void place(long fd, int at)
 /* Wait for signals, the launcher's messages and the launcher's end, for as long as the payload lives. */
 _Noreturn static void supervise(void)
 {
-	enum { CONTROL, LIFELINE, SIGNALS, COUNT, CHILDREN = COUNT };
-	struct pollfd p[COUNT] = {{CONTROL, POLLIN, 0}, {LIFELINE, POLLIN, 0}, {SIGNALS, POLLIN, 0}};
+	enum { CONTROL, LIFELINE, SIGNALS, LISTENER, COUNT, CHILDREN = COUNT };
+	struct pollfd p[COUNT] = {
+		{CONTROL, POLLIN, 0}, {LIFELINE, POLLIN, 0}, {SIGNALS, POLLIN, 0}, {LISTENER, POLLIN, 0}};
 	struct nst_failure f = {.step = -1};
 	uint64_t all = ~0ull;
 	long fd = nst_raw4(__NR_signalfd4, -1, NST_P(&all), 8, O_CLOEXEC | O_NONBLOCK);
@@ -319,6 +349,12 @@ _Noreturn static void supervise(void)
 		nst_raw1(__NR_close, LIFELINE);
 		p[LIFELINE].fd = -1;
 	}
+	if (self.listener >= 0) {
+		place(self.listener, LISTENER);
+	} else {
+		nst_raw1(__NR_close, LISTENER);
+		p[LISTENER].fd = -1;
+	}
 	if (self.children >= 0) {
 		place(self.children, CHILDREN);
 		self.children = CHILDREN;
@@ -334,6 +370,8 @@ _Noreturn static void supervise(void)
 			continue;
 		if (p[SIGNALS].revents)
 			on_signal(SIGNALS);
+		if (p[LISTENER].revents)
+			nst_answer_sysinfo(LISTENER, self.memory, self.swap);
 		if (p[LIFELINE].revents)
 			end_with_launcher();
 		if (p[CONTROL].revents && on_control(CONTROL) < 0) {
@@ -342,20 +380,6 @@ _Noreturn static void supervise(void)
 			p[CONTROL].fd = -1;
 		}
 	}
-}
-
-/* fd moved above those of the payload, closing at exec; left where it is if the limit of fds forbids. */
-static int move_high(int fd)
-{
-	long r;
-
-	if (fd < 0)
-		return fd;
-	r = nst_raw3(__NR_fcntl, fd, F_DUPFD_CLOEXEC, OWN_FDS_FROM);
-	if (r < 0)
-		return fd;
-	nst_raw1(__NR_close, fd);
-	return (int)r;
 }
 
 _Noreturn void nst_init(int fd)
@@ -399,9 +423,9 @@ _Noreturn void nst_init(int fd)
 	self.run.gate = &self.gate;
 	self.keep[0] = self.control;
 	self.keep[1] = self.lifeline;
-	self.keep[2] = -1;
+	self.keep[2] = self.keep[3] = self.listener = -1;
 	self.run.keep = self.keep;
-	self.run.n_keep = 3;
+	self.run.n_keep = 4;
 	self.run.failure = f;
 	self.payload_failure = f;
 	if (self.control < 0)

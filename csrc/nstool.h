@@ -4,6 +4,7 @@
  * plan.c     check and run an encoded plan
  * launch.c   the launcher's side: clone3, hand-over, report
  * init.c     PID 1 inside: runs the init and payload steps, reaps, forwards, reports
+ * answer.c   what init answers for the kernel: sysinfo(2)
  * supervise.c what stays of `nstool run` once Python has launched
  * nsexec.c   main() of the stand-alone launcher, and the image that PID 1 runs
  *
@@ -187,6 +188,12 @@ int nst_userns(const char *uid_map, const char *gid_map);
 
 /* nsexec as PID 1 or monitor: fd holds the envelope that launch.c wrote. Never returns. */
 _Noreturn void nst_init(int fd);
+
+/* ---- answer.c ---- */
+
+/* Answer one call that a seccomp filter has sent to this listener: sysinfo(2) with so many bytes of memory and swap.
+ * seccomp_unotify(2). */
+void nst_answer_sysinfo(int listener, uint64_t memory, uint64_t swap);
 
 /* ---- supervise.c ---- */
 

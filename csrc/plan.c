@@ -81,6 +81,7 @@
 	X(futex_wake, -1, "")                                                                                          \
 	X(futex_wait, -1, "")                                                                                          \
 	X(attest, -1, "")                                                                                              \
+	X(answer_sysinfo, -1, "fii")                                                                                   \
 	X(landlock_create_ruleset, -1, "iii")                                                                          \
 	X(landlock_add_rule, -1, "fiifi")                                                                              \
 	X(landlock_restrict_self, __NR_landlock_restrict_self, "fi")
@@ -162,9 +163,13 @@ static int bytes_ok(const uint8_t *pool, uint32_t pool_size, uint64_t arg, char 
 	return 1;
 }
 
-/* Whether a call returns an fd: only such a result can be kept. */
-static int returns_fd(unsigned int call)
+/* Whether a step returns an fd: only such a result can be kept. */
+static int returns_fd(const struct nst_step *s)
 {
+	unsigned int call = s->call;
+
+	if (call == CALL_seccomp)
+		return s->arg[0] == SECCOMP_FILTER_FLAG_NEW_LISTENER && s->who == NST_INIT;
 	return call == CALL_openat2 || call == CALL_open_tree || call == CALL_fsopen || call == CALL_fsmount ||
 	       call == CALL_socket || call == CALL_ioctl_int || call == CALL_fcntl || call == CALL_pidfd_open ||
 	       call == CALL_landlock_create_ruleset;
@@ -199,6 +204,7 @@ static int who_bad(const struct nst_step *s)
 	case CALL_attest:
 		return s->who != NST_PAYLOAD;
 	case CALL_futex_wake:
+	case CALL_answer_sysinfo:
 		return s->who != NST_INIT;
 	case CALL_wait:
 	case CALL_send_fd:
@@ -275,8 +281,12 @@ static int arguments_bad(const struct nst_plan *h, const struct nst_step *s)
 	case CALL_setgroups:
 		return length_of(a[0]) % 4 != 0;
 	case CALL_seccomp:
+		/* No flag but the one by which init gets a listener: without it whoever makes such a call waits for ever. */
 		return length_of(a[1]) % sizeof(struct sock_filter) || !length_of(a[1]) ||
-		       length_of(a[1]) / sizeof(struct sock_filter) > BPF_MAXINSNS;
+		       length_of(a[1]) / sizeof(struct sock_filter) > BPF_MAXINSNS ||
+		       (a[0] && (a[0] != SECCOMP_FILTER_FLAG_NEW_LISTENER || s->result == NST_NONE));
+	case CALL_answer_sysinfo:
+		return a[0] >> 32 == 0;
 	case CALL_ioctl: /* 64 bytes are more than these write back */
 		return length_of(a[2]) < 64 || (a[1] != SIOCSIFFLAGS && a[1] != TIOCSPTLCK);
 	case CALL_ioctl_int:
@@ -318,7 +328,7 @@ static enum nst_reason step_reason(const uint8_t *plan, const struct nst_step *s
 	if (s->reserved)
 		return NST_BAD_RESERVED;
 	if (s->result != NST_NONE && (s->result < (int)h->n_given || s->result >= (int)h->n_slots ||
-				      !returns_fd(s->call) || s->who == NST_CHILD || s->who == NST_UNDO))
+				      !returns_fd(s) || s->who == NST_CHILD || s->who == NST_UNDO))
 		return NST_BAD_RESULT;
 	if (s->ignore < 0 || s->ignore > 4095)
 		return NST_BAD_ARGUMENT;

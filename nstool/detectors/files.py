@@ -345,6 +345,11 @@ def filter_without_privilege(scene: Scene) -> Answer:
     return isinstance(effective, int) and not effective >> uapi.CAPABILITIES["sys_admin"] & 1
 
 
+def listener_outside(scene: Scene) -> Answer:
+    """A filter of the caller's has a listener already; a process has one at most."""
+    return scene.status("Seccomp_filters") not in ("", "0")
+
+
 def other_end_gone(scene: Scene) -> Answer:
     """The other process of the launch has ended; what ended it is not told here."""
     return None

@@ -178,6 +178,7 @@ _NEEDED = (
     *("sys_admin", "sys_chroot"),  # mounts, names, joining
     "net_admin",  # lo, net.*
     "sys_resource",  # limits of queues
+    "sys_ptrace",  # answering sysinfo(2)
     "kill",  # passing on signals
 )
 

@@ -95,6 +95,7 @@ def plan(spec: Spec, host: Host, lease: Lease) -> Plan:
         *(terminal_steps(spec) if terminal else ()),
         *mounts.last,
         *_init_hardening(spec),
+        *(answers(spec, owned=idmaps is not None) if spec.init else ()),
         *((pid.clone_step(spec), *_init_last(spec, host, idmaps)) if spec.init else ()),
         *_payload(spec, host, idmaps, terminal),
         *(s for s in links if s.who == UNDO),
@@ -310,9 +311,48 @@ def _init_hardening(spec: Spec) -> tuple[Step, ...]:
     return (user.undumpable(INIT, "nobody inside traces init or reads its memory"),)
 
 
+_AUDIT_ARCH_X86_64, _NR_SYSINFO = 0xC000003E, 99  # linux/audit.h, asm/unistd_64.h
+# A filter that sends sysinfo(2) of x86_64 to its listener and lets all else pass: struct sock_filter.
+_ASKS = b"".join(
+    code.to_bytes(2, "little") + bytes((true, false)) + k.to_bytes(4, "little")
+    for code, true, false, k in (
+        (0x20, 0, 0, 4),  # BPF_LD of seccomp_data.arch
+        (0x15, 0, 3, _AUDIT_ARCH_X86_64),
+        (0x20, 0, 0, 0),  # seccomp_data.nr
+        (0x15, 0, 1, _NR_SYSINFO),
+        (0x06, 0, 0, uapi.SECCOMP_RET_USER_NOTIF),
+        (0x06, 0, 0, uapi.SECCOMP_RET_ALLOW),
+    )
+)
+
+
+def answers_sysinfo(spec: Spec) -> bool:
+    """Whether init answers sysinfo(2) for the kernel, with the limits, as /proc/meminfo has them."""
+    own = spec.init and spec.namespaces.user == "new" and spec.limits.memory and spec.seccomp != "none"
+    return bool(own and "meminfo" not in spec.proc_show)
+
+
+def answers(spec: Spec, *, owned: bool) -> tuple[Step, ...]:
+    """The steps by which init answers sysinfo(2): a filter of its own, which the command inherits.
+
+    owned: init is in a user namespace of the sandbox's own, with CAP_SYS_ADMIN there, so that no_new_privs can wait.
+    """
+    if not owned or not answers_sysinfo(spec):
+        return ()
+    why = "sysinfo(2) tells of the host's memory, load and uptime: init is asked instead"
+    asks = (uapi.SECCOMP_FILTER_FLAG_NEW_LISTENER, _ASKS)
+    told = (Fd("sysinfo"), spec.limits.memory, spec.limits.swap)
+    return (
+        Step(INIT, "seccomp", asks, why, result="sysinfo", man="seccomp_unotify(2)"),
+        Step(INIT, "answer_sysinfo", told, "with the limits, as /proc/meminfo says"),
+    )
+
+
 def _init_last(spec: Spec, host: Host, maps: user.Maps | None) -> tuple[Step, ...]:
     # When the payload is there already, for it begins with all that init has, but before its first step.
     keep = 1 << uapi.CAPABILITIES["kill"] if maps is not None else 0
+    if answers_sysinfo(spec):  # process_vm_writev(2)
+        keep |= 1 << uapi.CAPABILITIES["sys_ptrace"]
     steps = [
         Step(INIT, "close_range", (3, 0xFFFF_FFFF, 0), "who gets at init's fds gets at nothing outside"),
         Step(INIT, "prctl", (uapi.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "init gains nothing any more"),
@@ -320,7 +360,9 @@ def _init_last(spec: Spec, host: Host, maps: user.Maps | None) -> tuple[Step, ..
     if maps is not None:
         if spec.capabilities.permitted:  # with CAP_SYS_PTRACE or the like the command reaches into init
             steps.append(Step(INIT, "drop_bounding", (0,), "no execve gives init a capability"))
-        steps.append(Step(INIT, "capset", (keep, keep, 0), "init keeps only what forwarding signals needs"))
+        steps.append(
+            Step(INIT, "capset", (keep, keep, 0), "init keeps only what passing signals on needs, and answering")
+        )
         if spec.capabilities.permitted:
             steps += _seccomp(spec, host, INIT)
     steps.append(Step(INIT, "futex_wake", (), "init is closed to the command: the payload may begin"))
@@ -473,11 +515,7 @@ def _seccomp(spec: Spec, host: Host, who: str = PAYLOAD) -> tuple[Step, ...]:
             "a process without CAP_SYS_ADMIN may load a filter only under no_new_privs, seccomp(2)",
             'keep no_new_privs, or take seccomp = "none" too',
         )
-    program = command_filter(spec, host)
-    if who == INIT:
-        from nstool.security.seccomp import for_init
-
-        program = for_init(program)
+    program = _init_filter(spec, host) if who == INIT else command_filter(spec, host)
     return (Step(who, "seccomp", (0, program), f"{list_name(spec.seccomp)}, last"),) if program else ()
 
 
@@ -490,6 +528,13 @@ def command_filter(spec: Spec, host: Host) -> bytes:
     if isinstance(spec.seccomp, str) and spec.seccomp in FILTERS:
         return load_filter(spec.seccomp)
     raise NstoolError("a list of system calls of one's own is compiled by sandbox.host.read: Host.seccomp is missing")
+
+
+def _init_filter(spec: Spec, host: Host) -> bytes:
+    """Return the command's filter with what init itself calls."""
+    from nstool.security.seccomp import for_init, load_filter
+
+    return load_filter(str(spec.seccomp), init=True) if host.seccomp is None else for_init(host.seccomp)
 
 
 def list_name(words: str | Seccomp) -> str:

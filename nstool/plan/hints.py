@@ -1188,6 +1188,15 @@ FILES: tuple[Row, ...] = (
         predicts=True,
     ),
     _row(
+        "seccomp",
+        "EBUSY",
+        files.listener_outside,
+        "this process has a filter with a listener already, from an outer container, and there is one at most: so init "
+        "cannot be asked for sysinfo(2)",
+        'show the host\'s memory: proc_show = ["meminfo"] (--proc-show meminfo)',
+        "seccomp_unotify(2)",
+    ),
+    _row(
         "wait release send_fd",
         "EPIPE ECONNRESET",
         files.other_end_gone,

@@ -217,6 +217,7 @@ _BY_CALL = {
     "futex_wake": "go on",
     "futex_wait": "go on",
     "attest": "attestation",
+    "answer_sysinfo": "system calls",
     "seccomp": "system calls",
     "landlock_create_ruleset": "Landlock",
     "landlock_add_rule": "Landlock",

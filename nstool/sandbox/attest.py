@@ -230,7 +230,7 @@ def _confinement(status: Callable[[str], str], wanted: Wanted) -> Iterator[Row]:
     if spec.seccomp != "none" and wanted.host.seccomp != b"":  # a list of one's own may allow everything
         own = _Seen(os.getpid())
         try:
-            filters = int(own.status()("Seccomp_filters")) + 1
+            filters = int(own.status()("Seccomp_filters")) + 1 + build.answers_sysinfo(spec)
         finally:
             own.close()
         found = int(status("Seccomp_filters"))

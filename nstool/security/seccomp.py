@@ -39,24 +39,29 @@ NEEDED: tuple[tuple[str, tuple[int, ...]], ...] = (
 INIT_CALLS = (
     "sendto recvfrom sendmsg read write waitid wait4 pread64 kill clock_gettime rt_sigtimedwait futex openat dup3 "
     "signalfd4 close close_range ppoll fcntl rt_sigprocmask rt_sigaction rt_sigreturn mmap munmap exit exit_group "
-    "restart_syscall"
+    "restart_syscall ioctl process_vm_writev"
 )
 
 
-def load_filter(name: str, directory: str = DIRECTORY) -> bytes:
+def load_filter(name: str, directory: str = DIRECTORY, *, init: bool = False) -> bytes:
     """Return a compiled filter: an array of struct sock_filter, 8 bytes each; empty for "none". seccomp(2).
 
-    name: "default", "strict" or "none". Raises SpecError for another name, NstoolError if the filter was not built.
+    name: "default", "strict" or "none". init: the one ``for_init`` makes of it. Raises SpecError for another name,
+    NstoolError if the filter was not built.
     """
     _check_name(name)
     if name == "none":
         return b""
-    path = os.path.join(directory, f"{name}.bpf")
+    path = _path(name, directory, init=init)
     try:
         with open(path, "rb") as file:
             return file.read()
     except FileNotFoundError as error:
         raise NstoolError(f"{path} is missing; make it with python -m nstool.security.seccomp --write") from error
+
+
+def _path(name: str, directory: str, *, init: bool) -> str:
+    return os.path.join(directory, f"{name}{'-init' if init else ''}.bpf")
 
 
 def compile_filter(name: str) -> bytes:
@@ -270,11 +275,12 @@ def _main() -> int:
         print("usage: python -m nstool.security.seccomp --write", file=sys.stderr)
         return 2
     for name in FILTERS:
-        if program := compile_filter(name):
-            path = os.path.join(DIRECTORY, f"{name}.bpf")
-            with open(path, "wb") as file:
-                file.write(program)
-            print(f"{path}: {len(program) // INSTRUCTION} instructions")
+        if command := compile_filter(name):
+            for init, program in ((False, command), (True, for_init(command))):
+                path = _path(name, DIRECTORY, init=init)
+                with open(path, "wb") as file:
+                    file.write(program)
+                print(f"{path}: {len(program) // INSTRUCTION} instructions")
     return 0
 
 

@@ -1406,6 +1406,26 @@ def test_filter_without_privilege() -> None:
     expect(error, "EACCES", "filter_without_privilege")
 
 
+@pytest.mark.needs("cgroup_memory")
+def test_listener_outside(in_child: InChild) -> None:
+    """The caller's own filter has a listener, as in a container whose manager answers some calls."""
+
+    def act() -> KernelError | None:
+        from nstool import syscalls
+        from nstool.sandbox.launch import launch
+
+        allow = (0x06).to_bytes(2, "little") + bytes(2) + (0x7FFF0000).to_bytes(4, "little")
+        syscalls.seccomp_set_mode_filter(allow, uapi.SECCOMP_FILTER_FLAG_NEW_LISTENER)
+        with pytest.raises(KernelError) as caught, launch(Spec(command=("true",))):
+            pass
+        return caught.value
+
+    error = in_child(act)
+    assert error is not None
+    expect(error, "EBUSY", "listener_outside")
+    assert "--proc-show meminfo" in error.remedy
+
+
 # ---- the command ----
 
 

@@ -454,6 +454,11 @@ class Comparison:
             raise Mismatch(f"{step}: {call}")
         return call
 
+    def do_answer_sysinfo(self, actor: Actor, step: Step) -> Call:
+        moved = self.take(actor, step, "fcntl", actor.fd(step.args[0]), F_DUPFD_CLOEXEC, ANY)
+        actor.slots[step.args[0].name] = moved.result
+        return moved._replace(result=0)
+
     def do_futex_wake(self, actor: Actor, step: Step) -> Call:
         return self.take(actor, step, "futex", ANY, FUTEX_WAKE, 1)
 

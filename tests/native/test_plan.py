@@ -191,6 +191,8 @@ WRONG_ROLE: list[tuple[str, str]] = [
     ("close", CHILD),
     ("futex_wait", INIT),
     ("futex_wait", UNDO),
+    ("answer_sysinfo", LAUNCHER),
+    ("answer_sysinfo", PAYLOAD),
     ("futex_wake", LAUNCHER),
     ("futex_wake", PAYLOAD),
 ]
@@ -288,6 +290,9 @@ ROWS: dict[str, tuple[bytes, int, int]] = {
     "helper without arguments": (changed(3, Step(LAUNCHER, "spawn", ((),), "")), ARGUMENT, 3),
     "groups of half a number": (changed(6, Step(INIT, "setgroups", (b"\0\0",), "")), ARGUMENT, 6),
     "filter of half an instruction": (changed(7, Step(PAYLOAD, "seccomp", (0, bytes(12)), "")), ARGUMENT, 7),
+    "filter with another flag": (changed(7, Step(PAYLOAD, "seccomp", (1, bytes(8)), "")), ARGUMENT, 7),
+    "listener that nobody has": (changed(7, Step(PAYLOAD, "seccomp", (8, bytes(8)), "")), ARGUMENT, 7),
+    "listener of the payload's": (changed(7, Step(PAYLOAD, "seccomp", (8, bytes(8)), "", "kept")), RESULT, 7),
     "filter of nothing": (changed(7, Step(PAYLOAD, "seccomp", (0, b""), "")), ARGUMENT, 7),
     "filter of 4097 instructions": (changed(7, Step(PAYLOAD, "seccomp", (0, bytes(8 * 4097)), "")), ARGUMENT, 7),
     "ioctl with a short buffer": (changed(6, Step(INIT, "ioctl", (0, uapi.SIOCSIFFLAGS, bytes(63)), "")), ARGUMENT, 6),

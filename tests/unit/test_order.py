@@ -681,6 +681,13 @@ def test_init_gives_up_its_rights_before_the_command_runs(plan: Plan) -> None:
     assert one(plan, PAYLOAD, "futex_wait") == every(plan, PAYLOAD)[0]
 
 
+@only(*(name for name, (spec, _) in CASES.items() if build.answers_sysinfo(spec)))
+def test_init_is_asked_before_the_command_is_there(plan: Plan) -> None:
+    """The command inherits the filter: it is loaded before the clone, with init's CAP_SYS_ADMIN."""
+    asked = one(plan, INIT, "seccomp", uapi.SECCOMP_FILTER_FLAG_NEW_LISTENER)
+    in_order(asked, one(plan, INIT, "answer_sysinfo", "<sysinfo>"), one(plan, INIT, "clone3"))
+
+
 @only("no init", "user with one id, no init")
 def test_without_init_the_payload_follows_in_the_same_process(plan: Plan) -> None:
     """What init does is done before the first step of the payload, and nothing after."""
@@ -764,7 +771,7 @@ launcher mkdirat <dev> 'mqueue'
 launcher clone3 CLONE_NEWNS|CLONE_NEWUTS|CLONE_NEWIPC|CLONE_NEWUSER|CLONE_NEWPID|CLONE_NEWNET
 child    unshare CLONE_NEWTIME
 child    write_file '/proc/self/timens_offsets' 'monotonic 0 0\nboottime 0 0\n'
-child    raise_ambient 19141099
+child    raise_ambient 19665387
 child    exec_init
 launcher write_proc 'uid_map' '0 100000 65536\n'
 launcher write_proc 'gid_map' '0 100000 65536\n'
@@ -918,10 +925,12 @@ init     umount2 '.'
 init     chdir '/'
 init     mount_setattr <root>
 init     prctl PR_SET_DUMPABLE
+init     seccomp bytes -> sysinfo
+init     answer_sysinfo <sysinfo>
 init     clone3 0
 init     close_range 3 4294967295 0
 init     prctl PR_SET_NO_NEW_PRIVS
-init     capset 32 32 0
+init     capset 524320 524320 0
 init     futex_wake
 payload  futex_wait
 payload  reset_signals

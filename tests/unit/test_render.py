@@ -55,6 +55,8 @@ HOST = Host(
 )
 # What a number is when it is no flag and no command: an id, a size, a count, an fd, a yes or no.
 QUANTITIES = {
+    ("answer_sysinfo", "memory"),
+    ("answer_sysinfo", "swap"),
     ("fchownat", "uid"),
     ("fchownat", "gid"),
     ("setresuid", "ruid"),

@@ -34,6 +34,7 @@ _LABEL = "the AppArmor profile or SELinux context: setpriv asks for one, and wou
 # Calls without a shell form, and why.
 ABSENT: dict[str, str] = {
     "seccomp": "the system call filter: setpriv takes one from util-linux 2.40 on (--seccomp-filter FILE)",
+    "answer_sysinfo": "sysinfo(2): the command is told the host's memory, load and uptime",
     "keyctl": "a session keyring of its own: keyctl(1) may be absent (keyctl session - COMMAND)",
     "send_fd": TERMINAL,
     "ioctl_int": TERMINAL,

@@ -270,6 +270,41 @@ def test_no_directory_of_proc_has_what_the_hosts_has(act: Act) -> None:
     }
 
 
+@pytest.mark.needs("cgroup_memory")
+def test_sysinfo_says_what_the_limits_say(as_root: Act, tmp_path: Path) -> None:
+    """Memory, swap, load and uptime by sysinfo(2), also in a thread, of a later command, of one with capabilities."""
+    program = """
+import ctypes, threading
+def ask():
+    words = (ctypes.c_ulong * 14)()
+    assert ctypes.CDLL(None).sysinfo(words) == 0
+    print(words[0] < 60, *words[1:6], words[8], words[9], words[10] & 0xffff)
+ask(); thread = threading.Thread(target=ask); thread.start(); thread.join()
+assert ctypes.CDLL(None, use_errno=True).sysinfo(8) == -1
+print(ctypes.get_errno())
+"""
+    said = "True 0 0 0 67108864 67108864 0 0 1\n"
+
+    def look(later: str) -> list[str]:
+        words = ("python3", "-c", program)
+        with boxes.box(limits=LIMITED) as box, open(later, "w+b") as file:
+            assert box.sandbox.exec(*words, stdout=file.fileno()).wait().status == 0
+        capable = boxes.run(*words, limits=LIMITED, capabilities=Capabilities(*[("net_raw",)] * 5))
+        return [boxes.run(*words, limits=LIMITED).out, Path(later).read_text(), capable.out]
+
+    assert as_root(look, str(tmp_path / "later")) == [f"{said}{said}14\n"] * 3
+
+
+def test_sysinfo_is_the_hosts_where_a_word_says_so(as_root: Act) -> None:
+    def look() -> str:
+        words = {"limits": LIMITED, "proc_show": ("meminfo",)}
+        return boxes.shell("busybox free | sed -n 2p; cat /proc/meminfo | sed -n 1p", **words)
+
+    first, second = as_root(look).splitlines()
+    assert first.split()[1] == second.split()[1]
+    assert int(first.split()[1]) > 65536
+
+
 def test_what_is_the_hosts_roots_alone_is_shut_to_root_inside(as_root: Act) -> None:
     """It has no cover: its mode is 0400 and its owner nobody inside, whatever capability who asks has."""
     closed = [name for name in os.listdir("/proc") if os.path.isfile(f"/proc/{name}") and not name.isdecimal()]
