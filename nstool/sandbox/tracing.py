@@ -77,8 +77,8 @@ class Tracer:
         seen = {(arch, number, tuple(args)) for arch, number, args in json.loads(data)}
         if len(seen) > MOST:
             raise NstoolError(
-                f"more than {MOST} different system calls and arguments, of which not all were kept: nothing was learned; "
-                "run less of the program at a time, and add"
+                f"more than {MOST} different system calls and arguments, of which not all were kept: nothing was "
+                "learned; run less of the program at a time, and add"
             )
         return seen
 
