@@ -32,7 +32,7 @@ _OPTIONS = (
     | uapi.PTRACE_O_TRACEEXEC
     | uapi.PTRACE_O_EXITKILL
 )
-MOST = 4096  # different calls and arguments that are kept
+MOST = 4096  # different calls and arguments that are kept; one more says that there were more
 
 
 class Tracer:
@@ -67,14 +67,20 @@ class Tracer:
             )
 
     def result(self) -> Seen:
-        """Wait for the end of all that was traced; return the calls. Raises NstoolError if the tracer was killed."""
+        """Wait for the end of all that was traced; return the calls. Raises NstoolError if they are not all known."""
         import json
 
         with open(self._up, "rb", closefd=False) as file:
             data = file.read()
         if not data:
             raise NstoolError("the process that looked on was killed; nothing was learned")
-        return {(arch, number, tuple(args)) for arch, number, args in json.loads(data)}
+        seen = {(arch, number, tuple(args)) for arch, number, args in json.loads(data)}
+        if len(seen) > MOST:
+            raise NstoolError(
+                f"more than {MOST} different system calls and arguments, of which not all were kept: nothing was "
+                "learned; run less of the program at a time, and add"
+            )
+        return seen
 
     def _line(self) -> bytes:
         data = bytearray()
@@ -174,6 +180,6 @@ def _go_on(pid: int, recorded: bool, number: int) -> None:
 
 def _note(pid: int, interest: Mapping[int, tuple[int, ...]], seen: Seen) -> None:
     info = syscalls.ptrace_get_syscall_info(pid)
-    if info.op == uapi.PTRACE_SYSCALL_INFO_ENTRY and len(seen) < MOST:
+    if info.op == uapi.PTRACE_SYSCALL_INFO_ENTRY and len(seen) <= MOST:
         args = tuple(info.args[index] for index in interest.get(info.number, ()))
         seen.add((info.arch, info.number, args))

@@ -512,6 +512,7 @@ def test_a_list_is_asked(words: tuple[str, ...], answer: str, status: int) -> No
         (("show", "/nowhere/x.json"), "/nowhere/x.json: No such file"),
         (("export", "default", "--format", "rust"), "rust"),
         (("learn", "-o", "/proc/self/status", "--", "true"), "exists"),
+        (("learn", "-o", "/nowhere/calls.toml", "--", "true"), "/nowhere/calls.toml: its directory does not exist"),
         (("learn", "--add", "--", "true"), "--add: goes with -o FILE"),
         (("shwo", "default"), "no command 'shwo'; did you mean \"show\"?"),
     ],
@@ -653,6 +654,14 @@ def test_a_command_that_cannot_be_run_is_told_as_ever(tmp_path: Path) -> None:
     """And no list is written."""
     done = learn(tmp_path / "calls.toml", "--", "/nowhere")
     assert (done.returncode, (tmp_path / "calls.toml").exists()) == (127, False)
+
+
+def test_more_than_can_be_kept_is_told(tmp_path: Path) -> None:
+    """And no list is written, for it would lack some."""
+    text = "import ctypes; l = ctypes.CDLL(None); [l.syscall(16, -1, n) for n in range(5000)]"
+    done = learn(tmp_path / "calls.toml", "--", "python3", "-c", text)
+    assert (done.returncode, (tmp_path / "calls.toml").exists()) == (125, False)
+    assert "more than 4096 different system calls and arguments" in done.stderr
 
 
 @pytest.mark.needs("user", "userns")
