@@ -276,16 +276,17 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         "the host's network",
         "ipc",
-        ("abstract-socket", "interfaces", "service-on-127.0.0.1", "unix-sockets"),
+        ("abstract-socket", "service-on-127.0.0.1", "unix-sockets"),
         {"net": Net(mode="host"), "namespaces": Namespaces(net="host")},
     ),
+    Mutation("a link", "ipc", ("interfaces", "routes"), {"net": Net(mode="veth")}, only="root"),
     Mutation("no filter, keys", "ipc", ("keyctl", "add-key", "request-key"), {"seccomp": "none"}),
     # ---- limits ----
     Mutation(
-        "no rlimits",
+        "other rlimits",
         "limits",
-        ("hard-limit-nofile", "hard-limit-core", "fds"),
-        {"limits": Limits(memory=0, pids=0, cpu=0, rlimits={})},
+        ("hard-limit-nofile", "hard-limit-memlock", "fds"),
+        {"limits": Limits(memory=0, pids=0, cpu=0, rlimits={"nofile": (64, 64), "memlock": (4096, 4096)})},
     ),
     Mutation(
         "no cgroups",
