@@ -14,7 +14,10 @@ Edit = Callable[[Steps], Steps]
 
 
 class Mutation(NamedTuple):
-    """words: changes of the spec. edit: of the steps of the plan. red: at least these checks do not hold then."""
+    """words: changes of the spec. edit: of the steps of the plan. red: these checks do not hold then.
+
+    only: as of a check. since: the first Linux on which they hold without it.
+    """
 
     name: str
     group: str
@@ -22,6 +25,7 @@ class Mutation(NamedTuple):
     words: dict[str, Any] = {}
     edit: Edit | None = None
     only: str = ""
+    since: tuple[int, int] = (0, 0)
 
     @property
     def how(self) -> str:
@@ -214,7 +218,7 @@ MUTATIONS: tuple[Mutation, ...] = (
         ("sys-without-kernel-core_pattern", "sys-without-fs-file-nr", "own-proc-sys-kernel-random-boot_id"),
         {"proc_show": ("sys",)},
     ),
-    Mutation("the command's file is bound", "proc", ("maps",), {"mounts": (Mount("/tmp", "/tmp"),)}),
+    Mutation("the command's file is bound", "proc", ("maps",), {"mounts": (Mount("/tmp", "/tmp"),)}, since=(6, 12)),
     Mutation("hidepid off", "proc", ("hidepid", "hidepid-other-user", "init-stat", "init-status"), {"hidepid": "off"}),
     Mutation("the host's uts namespace", "proc", ("own-host-name",), _shared("uts")),
     Mutation(
@@ -276,16 +280,17 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         "the host's network",
         "ipc",
-        ("abstract-socket", "interfaces", "service-on-127.0.0.1", "unix-sockets"),
+        ("abstract-socket", "service-on-127.0.0.1", "unix-sockets"),
         {"net": Net(mode="host"), "namespaces": Namespaces(net="host")},
     ),
+    Mutation("a link", "ipc", ("interfaces", "routes"), {"net": Net(mode="veth")}, only="root"),
     Mutation("no filter, keys", "ipc", ("keyctl", "add-key", "request-key"), {"seccomp": "none"}),
     # ---- limits ----
     Mutation(
-        "no rlimits",
+        "other rlimits",
         "limits",
-        ("hard-limit-nofile", "hard-limit-core", "fds"),
-        {"limits": Limits(memory=0, pids=0, cpu=0, rlimits={})},
+        ("hard-limit-nofile", "hard-limit-memlock", "fds"),
+        {"limits": Limits(memory=0, pids=0, cpu=0, rlimits={"nofile": (64, 64), "memlock": (4096, 4096)})},
     ),
     Mutation(
         "no cgroups",

@@ -14,6 +14,7 @@ from tests.kernel.adversary.base import PROTECTIONS, Answer
 from tests.kernel.adversary.checks import GROUPS
 from tests.kernel.adversary.conftest import Actor
 from tests.kernel.adversary.mutations import MUTATIONS, Mutation
+from tests.support import kernel
 from tests.support.probes import REPOSITORY
 
 
@@ -33,7 +34,12 @@ def mutated(mutation: Mutation, program: str, words: dict[str, Any]) -> dict[str
     return run.measure(checks, program, group.words | words | mutation.words | {"attest": False})
 
 
-CASES = [(mutation, who) for mutation in MUTATIONS for who in ("root", "user") if mutation.only in ("", who)]
+CASES = [
+    (mutation, who)
+    for mutation in MUTATIONS
+    for who in ("root", "user")
+    if mutation.only in ("", who) and mutation.since <= kernel.release()
+]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import termios
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +18,12 @@ import pytest
 
 from tests.kernel.adversary.base import Answer, answer
 from tests.kernel.adversary.conftest import Actor
+from tests.support import processes
 
 NSTOOL = str(Path(sys.prefix) / "bin/nstool")
 NO_LIMITS = ("--memory", "0", "--pids", "0", "--cpu", "0")
 HIGH = (0, 1 << 32, 1 << 63)
-SECONDS = 30
+SECONDS = 15
 QUESTIONS: dict[str, tuple[str, ...]] = {
     "name": ("link", "/proc/self/fd/0"),
     "terminal": ("stat", "/dev/tty"),
@@ -38,6 +41,19 @@ QUESTIONS: dict[str, tuple[str, ...]] = {
 }
 
 
+@contextlib.contextmanager
+def started(slave: int, options: tuple[str, ...], program: str) -> Iterator[subprocess.Popen[bytes]]:
+    """`nstool run` of the probe on a terminal, of which no fd is left here; killed when the block fails."""
+    command = [NSTOOL, "run", *options, "--", program]
+    with subprocess.Popen(command, stdin=slave, stdout=slave, stderr=slave, start_new_session=True) as process:
+        os.close(slave)
+        try:
+            yield process
+        except BaseException:
+            process.kill()
+            raise
+
+
 def in_a_terminal(options: tuple[str, ...], program: str) -> tuple[dict[str, Answer], dict[str, Any]]:
     """Ask the questions of a command that `nstool run` starts from a terminal; also what the terminal is outside."""
     master, slave = os.openpty()
@@ -45,9 +61,7 @@ def in_a_terminal(options: tuple[str, ...], program: str) -> tuple[dict[str, Ans
     settings[3] &= ~termios.ECHO
     termios.tcsetattr(slave, termios.TCSANOW, settings)
     status = os.fstat(slave)
-    command = [NSTOOL, "run", *options, "--", program]
-    with subprocess.Popen(command, stdin=slave, stdout=slave, stderr=slave, start_new_session=True) as process:
-        os.close(slave)
+    with started(slave, options, program) as process:
         found = {name: _asked(master, words) for name, words in QUESTIONS.items()}
         os.write(master, b"\4")
         process.wait(SECONDS)
@@ -102,12 +116,9 @@ def test_everything_ends_with_the_terminal(way: str, actor: Actor, program: str)
 
 def ended(way: str, options: tuple[str, ...], program: str) -> list[int]:
     master, slave = os.openpty()
-    command = [NSTOOL, "run", *options, "--", program]
-    with subprocess.Popen(command, stdin=slave, stdout=slave, stderr=slave, start_new_session=True) as process:
-        os.close(slave)
+    with started(slave, options, program) as process:
         _asked(master, ("daemon",))
-        inside = below(process.pid)
-        assert len(inside) > 2  # init, the command, its daemon
+        inside = with_daemon(process.pid)
         pidfds = [os.pidfd_open(pid) for pid in inside]
         if way == "kill":
             process.kill()
@@ -124,6 +135,9 @@ def ended(way: str, options: tuple[str, ...], program: str) -> list[int]:
     return alive
 
 
-def below(pid: int) -> list[int]:
-    children = map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
-    return [found for child in children for found in (child, *below(child))]
+def with_daemon(launcher: int) -> list[int]:
+    """The processes of the sandbox: init, the command, its daemon; no longer the one that ended at once."""
+    deadline = time.monotonic() + SECONDS
+    while len(inside := [p.pid for p in processes.descendants(launcher) if p.state != "Z"]) != 3:
+        assert time.monotonic() < deadline, inside
+    return inside

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tests.kernel.adversary.base import Answer, Check, Expected, call, is_value, refused, says, tells
 from tests.kernel.adversary.run import View
+from tests.support import processes
 
 PTRACE_ATTACH, PTRACE_SEIZE = 16, 0x4206
 SIGKILL, SIGSTOP = 9, 19
@@ -72,10 +73,8 @@ def _orphans(view: View) -> Answer:
     view.ask("daemon")
     init = view.sandbox.init_pid
 
-    def dead() -> list[str]:
-        children = Path(f"/proc/{init}/task/{init}/children").read_text().split()
-        states = [Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] for pid in children]
-        return [state for state in states if state == "Z"]
+    def dead() -> list[int]:
+        return [p.pid for p in processes.descendants(init) if p.state == "Z"]
 
     deadline = time.monotonic() + 10
     while (left := dead()) and time.monotonic() < deadline:
