@@ -38,6 +38,7 @@ LINES = {
     "task": "task ME",
     "net": "net ME",
     "aslr": "aslr --launches 2",
+    "attest": "attest ME examples/landlock.toml",
     "diff": "diff ME ME",
     "caps show": "caps show ME",
     "caps text": "caps text 0x3",

@@ -454,7 +454,7 @@ def test_a_mount_below_a_closed_directory_keeps_no_script_from_running(name: str
 
 def test_a_compiled_plan_is_shown_like_the_one_it_was_made_of(name: str, workplace: Workplace) -> None:
     """nstool plan FILE: the same calls; its script runs. It knows no reasons and no names of fds any more."""
-    spec = Spec(command=("echo", "compiled"), name=name, terminal="never")
+    spec = Spec(command=("echo", "compiled"), name=name, terminal="never", attest=False)
     compiled = workplace.own / "compiled.plan"
     try:
         with written(spec, workplace) as file:
