@@ -81,7 +81,7 @@ class _Seen:
         return _text(os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self.fd))
 
     def inode(self, kind: str) -> int:
-        return os.stat(f"ns/{kind}", dir_fd=self.fd).st_ino
+        return _inode(os.readlink(f"ns/{kind}", dir_fd=self.fd))
 
     def status(self) -> Callable[[str], str]:
         """Return what gives the value of a line of the status file. proc_pid_status(5)."""
@@ -90,6 +90,11 @@ class _Seen:
 
     def close(self) -> None:
         os.close(self.fd)
+
+
+def _inode(link: str) -> int:
+    """Return the number in what a link of /proc/PID/ns says, as "ipc:[4026531839]": half the price of a stat."""
+    return int(link.partition("[")[2][:-1])
 
 
 def _text(fd: int) -> str:
@@ -138,7 +143,7 @@ def _joined(seen: _Seen, wanted: Wanted) -> Iterator[Row]:
     for kind in KINDS:
         try:
             inode = seen.inode(kind)
-            theirs = os.stat(f"/proc/{wanted.beside}/ns/{kind}").st_ino
+            theirs = _inode(os.readlink(f"/proc/{wanted.beside}/ns/{kind}"))
         except PermissionError:
             yield f"namespaces.{kind}", "the sandbox's", _UNTRACED, None
             continue
@@ -161,7 +166,7 @@ def _namespaces(seen: _Seen, wanted: Wanted) -> Iterator[Row]:
         if kind in joined:
             yield _row(key, os.stat(joined[kind]).st_ino, inode)
         else:
-            own = os.stat(f"/proc/thread-self/ns/{kind}").st_ino
+            own = _inode(os.readlink(f"/proc/thread-self/ns/{kind}"))
             yield _row(key, asked, "host" if inode == own else "new")
 
 
