@@ -13,7 +13,8 @@ from pathlib import Path
 
 from measure import OUT, ROOT
 
-from nstool import IdMap, Limits, Namespaces, Net, Publish, Root, Spec
+from nstool import Capabilities, IdMap, Limits, Namespaces, Net, Publish, Root, Spec, uapi
+from nstool.plan.views import SHOWN, SHOWN_IPC
 
 TRUE = "/bin/tiny_true"
 NAIVE = {"six": "pbdmhlvkn", "seven": "upbdmhlvkn"}  # steps of floor_spawn
@@ -21,10 +22,37 @@ BEST = {"six": "pbdmvhlSn", "seven": "upbdmvhlSn"}  # of floor_launch: one secur
 
 
 def spec(job: str, program: str = TRUE) -> Spec:
-    """The spec of a job: "six" and "seven" as the floor, "default": all that is safe, "veth": and a published port."""
+    """The spec of a job: "six" and "seven" as the floor, "default": all that is safe, "veth": and a published port.
+
+    "loose": the default's namespaces, root and init with no hardening at all. The floor reads nothing back, so what
+    stands beside it does not either; "attested": seven, read back.
+    """
     base = Spec(command=(program,), root=Root(type="directory", path=str(ROOT)), terminal="never")
     if job == "default":
         return base
+    if job == "unattested":
+        return base.replace(attest=False)
+    if job == "loose":
+        return base.replace(
+            capabilities=Capabilities(*[tuple(uapi.CAPABILITIES)] * 5),
+            securebits=(),
+            no_new_privs=False,
+            seccomp="none",
+            keyring="keep",
+            limits=Limits(memory=0, pids=0, cpu=0, rlimits={}),
+            tmp_size=0,
+            hidepid="off",
+            proc_show=(
+                "sys",
+                *(
+                    name
+                    for name in os.listdir("/proc")
+                    if not name.isdecimal() and name not in (*SHOWN, SHOWN_IPC, "sys")
+                ),
+            ),
+            oom_score_adj=0,
+            attest=False,
+        )
     if job == "veth":
         return base.replace(net=Net(mode="veth", publish=(Publish(18765, 80),)))
     base = base.replace(
@@ -40,6 +68,7 @@ def spec(job: str, program: str = TRUE) -> Spec:
         proc_subset="pid",
         oom_score_adj=0,
         die_with_parent=False,
+        attest=job == "attested",
         namespaces=Namespaces(time="host"),
     )
     if job == "six":

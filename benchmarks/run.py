@@ -61,6 +61,9 @@ def warm(rounds: int) -> tuple[str, Measured]:
         Worker("seven") as seven,
         Worker("seven", "--touch", "500") as fat,
         Worker("default") as default,
+        Worker("attested") as attested,
+        Worker("unattested") as unattested,
+        Worker("loose") as loose,
     ):
         cases = {
             "floor six": lambda: floor(jobs.NAIVE["six"], "six", n),
@@ -70,9 +73,12 @@ def warm(rounds: int) -> tuple[str, Measured]:
             "floor seven, 500 MB touched": lambda: floor(jobs.NAIVE["seven"], "seven", n, touch=500),
             "nstool seven, 500 MB touched": lambda: fat("launch", n=n),
             "nstool seven, launch(spec)": lambda: seven("unprepared", n=n),
+            "nstool seven, attested": lambda: attested("launch", n=n),
+            "nstool, no hardening": lambda: loose("launch", n=n),
+            "nstool, the safe default, not attested": lambda: unattested("launch", n=n),
             "nstool, all of the safe default": lambda: default("launch", n=n),
         }
-        for worker in (six, seven, fat, default):
+        for worker in (six, seven, fat, default, attested, unattested, loose):
             worker("launch", n=5)
         measured = interleave(cases, rounds)
     claims = [
@@ -80,7 +86,9 @@ def warm(rounds: int) -> tuple[str, Measured]:
         Claim("nstool seven", "floor seven", 1.3),
         Claim("nstool seven, 500 MB touched", "nstool seven", 1.1),
         Claim("nstool seven, launch(spec)", "nstool seven"),
-        Claim("nstool, all of the safe default", "nstool seven"),
+        Claim("nstool seven, attested", "nstool seven"),
+        Claim("nstool, the safe default, not attested", "nstool, no hardening"),
+        Claim("nstool, all of the safe default", "nstool, no hardening"),
     ]
     return f"{measured.table()}\n\n{measured.claims(claims)}", measured
 
