@@ -12,6 +12,7 @@
 #include <linux/mount.h>
 #include <linux/openat2.h>
 #include <linux/sched.h>
+#include <linux/seccomp.h>
 #include <net/if.h>
 #include <poll.h>
 #include <setjmp.h>
@@ -23,6 +24,7 @@
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/uio.h>
 
 #include "nstool.h"
 #include "raw.h"
@@ -322,6 +324,10 @@ long nst_raw6(long nr, long a, long b, long c, long d, long e, long f)
 	case __NR_landlock_create_ruleset:
 		reads(a, (size_t)b);
 		break;
+	case __NR_process_vm_writev: /* where it is written is another process's memory */
+		reads(NST_P(((const struct iovec *)b)->iov_base), ((const struct iovec *)b)->iov_len);
+		reads(d, sizeof(struct iovec));
+		break;
 	case __NR_landlock_add_rule:
 		reads(c, b == 1 ? 12 : 16); /* struct landlock_path_beneath_attr, landlock_net_port_attr */
 		break;
@@ -360,6 +366,12 @@ long nst_raw6(long nr, long a, long b, long c, long d, long e, long f)
 			reads(c, sizeof(struct ifreq));
 			writes(c, sizeof(struct ifreq));
 		}
+		if (b == (long)SECCOMP_IOCTL_NOTIF_RECV)
+			writes(c, sizeof(struct seccomp_notif));
+		if (b == (long)SECCOMP_IOCTL_NOTIF_SEND)
+			reads(c, sizeof(struct seccomp_notif_resp));
+		if (b == (long)SECCOMP_IOCTL_NOTIF_ID_VALID)
+			reads(c, sizeof(uint64_t));
 		return b == TIOCGPTPEER ? new_fd() : 0;
 	case __NR_socketpair:
 		((int32_t *)d)[0] = (int32_t)new_fd();
@@ -393,6 +405,8 @@ long nst_raw6(long nr, long a, long b, long c, long d, long e, long f)
 		}
 		if ((size_t)c == sizeof(struct signalfd_siginfo))
 			return signal_read(b, (size_t)c);
+		if ((size_t)c == sizeof(struct nst_message))
+			return received(b, (size_t)c);
 		return read_file(b, (size_t)c);
 	case __NR_recvfrom:
 		return received(b, (size_t)c);
@@ -409,6 +423,8 @@ long nst_raw6(long nr, long a, long b, long c, long d, long e, long f)
 		if (b == FUTEX_WAIT)
 			*(int32_t *)a = !c;
 		return 0;
+	case __NR_seccomp:
+		return b ? new_fd() : 0;
 	case __NR_getpid:
 		return 1234;
 	}

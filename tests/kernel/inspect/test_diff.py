@@ -451,7 +451,7 @@ DEPARTURES: dict[str, tuple[dict[str, Any], set[str]]] = {
     "rlimits": ({"limits": {"memory": 0, "pids": 0, "cpu": 0, "rlimits": {"nofile": "99:200"}}}, {"nofile"}),
     "limits": (
         {"limits": {"memory": "32M", "pids": 9, "cpu": 0.5, "rlimits": {"nofile": "100:200"}}},
-        {"memory", "pids", "cpu"},
+        {"memory", "pids", "cpu", "seccomp default"},  # with a limit init answers sysinfo(2)
     ),
     "capabilities": (
         {"capabilities": {}},
