@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 
 from nstool import uapi
-from nstool.errors import NotAttested, SandboxGone, no_process
+from nstool.errors import KernelError, NotAttested, SandboxGone, no_process
 from nstool.frozen import Frozen
 from nstool.kinds import KINDS
 from nstool.namespaces import user
@@ -80,6 +80,14 @@ class _Seen:
     def read(self, name: str) -> str:
         return _text(os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self.fd))
 
+    def gone(self) -> bool:
+        """Whether the process has ended and been waited for."""
+        try:
+            self.read("stat")
+        except (FileNotFoundError, ProcessLookupError):
+            return True
+        return False
+
     def inode(self, kind: str) -> int:
         return _inode(os.readlink(f"ns/{kind}", dir_fd=self.fd))
 
@@ -126,8 +134,11 @@ def _rows(pid: int, wanted: Wanted) -> list[Row]:
         rows = [row for part in parts for row in part(seen, wanted)]
         seen.read("stat")
         return rows
-    except (FileNotFoundError, ProcessLookupError) as error:
-        raise SandboxGone(no_process(pid)) from error
+    except OSError as error:
+        if seen.gone():
+            raise SandboxGone(no_process(pid)) from error
+        why = "to be compared with what the spec asks for"
+        raise KernelError(f"read of {error.filename}", error.errno or 0, why=why) from error
     finally:
         seen.close()
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from nstool import NotAttested, SandboxGone, SpecError, attest, syscalls, uapi
+from nstool import KernelError, NotAttested, SandboxGone, SpecError, attest, syscalls, uapi
 from nstool.inspect import attested
 from nstool.plan.steps import INIT, LAUNCHER, PAYLOAD, Fd, Plan, Step
 from nstool.sandbox import attest as attestation
@@ -236,6 +236,22 @@ def test_without_the_word_nothing_is_read(monkeypatch: pytest.MonkeyPatch) -> No
     with launch(Spec(command=("true",), attest=False)) as sandbox:
         assert sandbox.wait().status == 0
         assert not [step for step in sandbox.plan.steps if step.call == "attest"]
+
+
+@pytest.mark.needs("root", "cgroup_memory", "cgroup_pids", "cgroup_cpu")
+def test_what_cannot_be_read_ends_the_launch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that this kernel has not is no end of the process: the launch does not wait for ever."""
+    monkeypatch.setattr(attestation, "_PARTS", (lambda seen, wanted: [seen.read("no_such_file")],))
+    with pytest.raises(KernelError, match="no_such_file"):
+        launch(BARE)
+
+
+@pytest.mark.needs("root", "cgroup_memory", "cgroup_pids", "cgroup_cpu")
+def test_a_command_that_is_killed_while_it_is_attested(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It ends as a command that is killed at once."""
+    monkeypatch.setattr(attestation, "check", lambda pid, wanted: os.kill(pid, signal.SIGKILL))
+    with launch(BARE) as sandbox:
+        assert sandbox.wait(20).signal == signal.SIGKILL
 
 
 # ---- a command that is run in it later ----
