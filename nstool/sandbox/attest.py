@@ -274,8 +274,7 @@ def _process(seen: _Seen, wanted: Wanted) -> Iterator[Row]:
         yield from _clocks(seen, wanted)
     if not wanted.waits:
         return
-    state, _, group, session, terminal, *_ = seen.read("stat").rpartition(") ")[2].split(" ")
-    del state
+    group, session, terminal = seen.read("stat").rpartition(") ")[2].split(" ")[2:5]
     yield _row("session", f"{seen.pid} {seen.pid}", f"{group} {session}")
     own = bool(build.terminals(spec, wanted.host))
     yield _row("terminal", "its own" if own else "none", _terminal(int(terminal)))
@@ -430,6 +429,8 @@ def _mounts(seen: _Seen, wanted: Wanted) -> Iterator[Row]:
         is_there = mount.type if mount.type != "bind" else "bound"
         found = mounts.types.get(mount.target, "nothing")
         yield _row(f"mounts {mount.target}", is_there, "bound" if found != "nothing" and is_there == "bound" else found)
+    if spec.tmp_size:
+        yield from _sizes(spec, mounts)
     yield from _covers(spec, wanted.host, mounts)
     if spec.proc == "private" and not any(_is_in(mount.target, "/proc") for mount in spec.mounts):
         yield from _proc(spec, mounts)
@@ -467,6 +468,15 @@ def _writable(spec: Spec) -> tuple[str, ...]:
         if mount.writable or mount.type not in ("bind", "overlay", "proc"):
             own.append(mount.target)
     return tuple(own)
+
+
+def _sizes(spec: Spec, mounts: _Mounts) -> Iterator[Row]:
+    own = {mount.target for mount in spec.mounts}
+    for path in (*SCRATCH, "/dev/shm") if spec.dev == "private" else SCRATCH:
+        if path not in own and mounts.types.get(path) == "tmpfs":
+            options = dict(word.partition("=")[::2] for word in mounts.super_options[path].split(","))
+            pages = -(-spec.tmp_size // _PAGE) * _PAGE
+            yield _row(f"tmp_size {path}", f"{pages >> 10}k", options.get("size", "no limit"))
 
 
 def _covers(spec: Spec, host: Host, mounts: _Mounts) -> Iterator[Row]:

@@ -154,6 +154,10 @@ LOOSENED: dict[str, tuple[Spec, set[str]]] = {
     "all processes": (spec(hidepid="off"), {"hidepid"}),
     "load of the host": (spec(proc_show=("loadavg", "sys")), {"covered paths"}),
     "no mask": (BARE, {"covered paths"}),
+    "more scratch": (
+        spec(tmp_size=128 << 20),
+        {f"tmp_size {path}" for path in ("/tmp", "/var/tmp", "/run", "/dev/shm")},
+    ),
     "more memory": (spec(limits=Limits(memory=1 << 30)), {"limits memory.limit_in_bytes", "limits memory.max"}),
     "more tasks": (spec(limits=Limits(pids=1000)), {"limits pids.max"}),
     "more processor": (spec(limits=Limits(cpu=1)), {"limits cpu.shares", "limits cpu.weight"}),
