@@ -15,7 +15,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from nstool import NstoolError, Sandbox, launch, load
+from nstool import NstoolError, Sandbox, attest, launch, load
 from nstool.cli.show import look, render
 from nstool.sandbox import rundir
 
@@ -77,6 +77,14 @@ def main() -> int:
             console.print(body.rstrip(), markup=False)
         title("What isolates it")
         render(look(sandbox.pid), console)
+        title("Read back, beside what its spec asks for")
+        found = attest(sandbox.name)
+        for one in found.failed:
+            console.print(f"[red]{one.name}: wanted {one.wanted}, found {one.found}")
+        if not found.holds:
+            return 1
+        held = sum(one.holds is True for one in found.properties)
+        console.print(f"{held} properties, every one as asked for; nstool attest {sandbox.name} --all lists them")
         title("Stop")
         sandbox.signal(15)
         ended = sandbox.wait()

@@ -164,7 +164,7 @@ def test_web_service() -> None:
     assert "ended with" in text
     for what in ("link", "cgroups", "run directory", "processes"):
         assert f"{what:14} nothing" in text, text
-    assert re.findall(r"^(\d)\. \w", text, re.MULTILINE) == list("123456"), text
+    assert re.findall(r"^(\d)\. \w", text, re.MULTILINE) == list("1234567"), text
 
 
 @pytest.mark.needs("user", "native")
