@@ -23,7 +23,9 @@ DIFFERENT = 1
 @click.command("attest", epilog=EPILOG)
 @click.argument("target", metavar="NAME|PID")
 @click.argument("spec", metavar="[SPEC]", required=False)
-@click.option("--filter", "read_filter", is_flag=True, help="Compare the seccomp filter itself; stops it for a moment.")
+@click.option(
+    "--filter", "read_filter", is_flag=True, help="Compare the seccomp filter itself, as root; stops it for a moment."
+)
 @click.option("--all", "all_", is_flag=True, help="List the properties that hold too.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, always with all.")
 def command(target: str, spec: str | None, read_filter: bool, all_: bool, as_json: bool) -> int:
@@ -53,19 +55,24 @@ def _print(found: Attestation, *, all_: bool) -> None:
 
     console = for_lines()
     table = Table("property", "wanted", "found", "")
-    words = {True: ("holds", ""), False: ("does not hold", "red"), None: ("not known", "yellow")}
     for one in found.properties:
-        if all_ or not one.holds:
-            text, style = words[one.holds]
-            wanted = one.wanted or "none"
-            table.add_row(cell(one.name), cell(wanted), cell(one.found or "none", style), cell(text, style))
+        if one.holds is False or (all_ and one.holds):
+            text, style = ("holds", "") if one.holds else ("does not hold", "red")
+            table.add_row(
+                cell(one.name), cell(one.wanted or "none"), cell(one.found or "none", style), cell(text, style)
+            )
     if table.row_count:
         console.print(table)
+    untold: dict[str, list[str]] = {}
+    for one in found.properties:
+        if one.holds is None:
+            untold.setdefault(one.found, []).append(one.name)
+    for why, names in untold.items():
+        console.print(cell(f"not known: {', '.join(names)}: {why}"))
     held = sum(one.holds is True for one in found.properties)
-    unknown = sum(one.holds is None for one in found.properties)
-    rest = f", {unknown} not known" if unknown else ""
     if found.holds:
-        console.print(cell(f"attested: process {found.pid} has all {held} properties that its spec asks for{rest}"))
+        words = f"attested: process {found.pid} has all that its spec asks for and that can be read, {held} properties"
     else:
         failed = plural(len(found.failed), "property")
-        console.print(cell(f"not attested: process {found.pid} lacks {failed}; {held} hold{rest}"))
+        words = f"not attested: process {found.pid} lacks {failed}; {held} hold"
+    console.print(cell(words))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from nstool.errors import KernelError, SandboxGone, SpecError, no_process
+from nstool.errors import KernelError, SandboxGone, SpecError, no_process, plural
 from nstool.frozen import Frozen
 from nstool.plan.build import command_filter
 from nstool.plan.cgroups import UNIFIED, Layout
@@ -17,6 +17,8 @@ from nstool.sandbox.launch import payload_pid, resolve
 from nstool.spec.model import Spec
 
 _WALL = 0x40000000  # wait for a tracee that is no child, waitpid(2)
+_CALLS = 480  # system calls of x86_64 that are compared by name
+_LISTED = 5
 _PATIENCE = 1.0  # seconds for a process to stop, which one in uninterruptible sleep does not
 
 
@@ -60,11 +62,17 @@ def attest(target: str | int, spec: Spec | None = None, *, read_filter: bool = F
         raise SpecError(f"{name!r} is no pid, and there is no sandbox of this name; nstool ps lists them", "TARGET")
     spec = resolve(spec)
     facts = host.read(spec, ())
-    groups = record.cgroups if record is not None else _cgroups(pid, spec, facts.cgroups)
-    wanted = Wanted(spec, facts, name if record is not None else "", None, groups, waits=False)
+    wanted = Wanted(
+        spec,
+        facts,
+        name=name if record is not None else "",
+        cgroups=record.cgroups if record is not None else {},
+        own_cgroups=_cgroups(pid, spec, facts.cgroups),
+        waits=False,
+    )
     found = properties(pid, wanted)
-    if read_filter and (program := command_filter(spec, facts)):
-        found = (*found, _filter(pid, program))
+    if program := command_filter(spec, facts):
+        found = (*found, _filter(pid, program) if read_filter else _unread(program))
     return Attestation(name, pid, found)
 
 
@@ -86,15 +94,38 @@ def _cgroups(pid: int, spec: Spec, layout: Layout | None) -> dict[str, str]:
     return found
 
 
-def _filter(pid: int, wanted: bytes) -> Property:
+def _named(program: bytes) -> str:
     from nstool.security.seccomp_bpf import INSTRUCTION
 
-    count = f"{len(wanted) // INSTRUCTION} instructions"
-    found = filters(pid)
+    return f"the filter itself, {len(program) // INSTRUCTION} instructions"
+
+
+def _unread(wanted: bytes) -> Property:
+    return Property("seccomp", _named(wanted), "not asked for: --filter, read_filter=True", None)
+
+
+def _filter(pid: int, wanted: bytes) -> Property:
+    try:
+        found = filters(pid)
+    except KernelError as error:
+        why = "root alone may read it, CAP_SYS_ADMIN and CAP_SYS_PTRACE" if os.geteuid() else "it may not be traced"
+        return Property("seccomp", _named(wanted), f"{why}: {error.errno_name}", None)
     if wanted in found:
-        return Property("seccomp", f"the filter itself, {count}", "that filter", True)
-    others = ", ".join(str(len(one) // INSTRUCTION) for one in found) or "no"
-    return Property("seccomp", f"the filter itself, {count}", f"filters of {others} instructions", False)
+        return Property("seccomp", _named(wanted), "that filter", True)
+    refused = {name for program in found for name in _refused(program)}
+    looser = [name for name in _refused(wanted) if name not in refused]
+    shown = " ".join(looser[:_LISTED]) + (f" and {len(looser) - _LISTED} more" if len(looser) > _LISTED else "")
+    others = plural(len(found), "other filter")
+    return Property("seccomp", _named(wanted), others + (f", allowing {shown}" if looser else ""), False)
+
+
+def _refused(program: bytes) -> list[str]:
+    """Return the calls that a filter refuses, as far as that shows with no arguments."""
+    from nstool.security.seccomp import call_name
+    from nstool.security.seccomp_bpf import answer
+    from nstool.security.seccomp_rules import refuses
+
+    return [call_name(number) for number in range(_CALLS) if refuses(answer(program, number))]
 
 
 def filters(pid: int) -> tuple[bytes, ...]:

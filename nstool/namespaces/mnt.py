@@ -466,7 +466,7 @@ def _closed(spec: Spec, host: Host) -> tuple[tuple[str, ...], list[Step]]:
 def _made(spec: Spec, host: Host) -> tuple[str, ...]:
     """The directories that are empty and the sandbox's own, so that places to mount on can be made below them."""
     tmpfs = tuple(mount.target for mount in spec.mounts if mount.type == "tmpfs")
-    return (*_scratch_paths(spec, host), *tmpfs, *(host.covered if spec.root.type == "host" else ()))
+    return (*scratch_paths(spec, host), *tmpfs, *(host.covered if spec.root.type == "host" else ()))
 
 
 def _covered(spec: Spec, host: Host, closed: tuple[str, ...]) -> list[tuple[str, bool]]:
@@ -613,7 +613,7 @@ def _dev_mounts(spec: Spec, maps: Maps | None) -> list[Step]:
     return steps
 
 
-def _scratch_paths(spec: Spec, host: Host) -> tuple[str, ...]:
+def scratch_paths(spec: Spec, host: Host) -> tuple[str, ...]:
     """Where a scratch directory is mounted: where the root has one, or where one can be made that is not kept.
 
     What an overlay lacks below its top may lie in a directory of a layer in which the ids inside make nothing.
@@ -635,7 +635,7 @@ def _scratch_paths(spec: Spec, host: Host) -> tuple[str, ...]:
 def _scratch(spec: Spec, host: Host) -> list[Step]:
     steps: list[Step] = []
     flags = mounting.SAFE | uapi.MOUNT_ATTR_NOEXEC
-    for number, path in enumerate(_scratch_paths(spec, host)):
+    for number, path in enumerate(scratch_paths(spec, host)):
         name = f"scratch{number}"
         if spec.root.type != "host" and path not in host.root:
             steps += mounting.make_directories(mounting.parents(path))

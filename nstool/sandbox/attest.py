@@ -10,21 +10,23 @@ Not to be read from outside, so not compared: the securebits, the keyring, PR_SE
 from __future__ import annotations
 
 import os
+from errno import EINVAL, ENOENT
 
 from nstool import uapi
 from nstool.errors import KernelError, NotAttested, SandboxGone, no_process
 from nstool.frozen import Frozen
 from nstool.kinds import KINDS
-from nstool.namespaces import user
+from nstool.namespaces import mnt, user
 from nstool.plan import build, views
 from nstool.plan.cgroups import UNIFIED, limit_files
+from nstool.plan.cgroups import wanted as wanted_controllers
 from nstool.plan.host import SCRATCH, Host
 from nstool.plan.lease import Lease
 from nstool.sandbox.cgroups import own_paths
 from nstool.sandbox.mountinfo import unescape
 from nstool.security import capabilities as caps
 from nstool.security import rlimits
-from nstool.spec.model import Spec
+from nstool.spec.model import Landlock, Spec
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,9 +38,11 @@ if TYPE_CHECKING:
 
 _READ = 1 << 16
 _PAGE = 4096
+_SELF_ONLY = "the kernel tells that only to the process itself, prctl(2)"
 _UNTRACED = "you may not look into it, ptrace(2)"
 _NAMED = "none but what the spec names"
 _SHOWN = 5  # paths of a list
+_UNLIMITED = (1 << 63) - 1 - _PAGE  # bytes: what version 1 says of memory without a limit, in whole pages
 
 
 class Property(Frozen):
@@ -53,9 +57,10 @@ class Property(Frozen):
 class Wanted(Frozen):
     """What a process is to have. lease: None when it is not known any more, and with it ids and clocks.
 
-    name: of the sandbox, empty if it has none. cgroups: of the sandbox, controller to directory. waits: the process
-    waits before its exec, nothing has run in it. beside: pid of the sandbox's init, for a command that is run in it
-    later: the process has that one's namespaces, and what is the whole sandbox's is not looked at.
+    name: of the sandbox, empty if it has none. cgroups: of the sandbox, controller to directory; own_cgroups: which
+    the process is in, for limits of controllers that the sandbox has none of. waits: the process waits before its exec,
+    nothing has run in it. beside: pid of the sandbox's init, for a command that is run in it later: the process has
+    its namespaces, and what is the whole sandbox's is not looked at.
     """
 
     spec: Spec
@@ -63,6 +68,7 @@ class Wanted(Frozen):
     name: str = ""
     lease: Lease | None = None
     cgroups: dict[str, str] = {}
+    own_cgroups: dict[str, str] = {}
     waits: bool = True
     beside: int = 0
 
@@ -325,16 +331,21 @@ def _limits(seen: _Seen, wanted: Wanted) -> Iterator[Row]:
         lines = seen.read("limits").split("\n")
         for name, asked in spec.limits.rlimits.items():
             found = _rlimit(lines, name)
-            holds = found == asked if wanted.waits else _is_most(found[0], asked[0]) and _is_most(found[1], asked[1])
+            # Later the soft limit may have been raised, up to the hard one.
+            holds = found == asked if wanted.waits else _is_most(found[1], asked[1])
             yield f"limits.rlimits.{name}", rlimits.describe(asked), rlimits.describe(found), holds
-    if not wanted.cgroups:
-        return
     paths = own_paths(seen.read("cgroup"))
-    for name, directory in wanted.cgroups.items() if wanted.lease or wanted.name or wanted.beside else ():
+    for name, directory in wanted.cgroups.items():
         path = paths.get(name) or paths.get(UNIFIED, "")
         yield _row(f"cgroup {name}", os.path.basename(directory), os.path.basename(path))
-    layout = None if wanted.beside else wanted.host.cgroups
-    for path, text in limit_files(spec.limits, layout, wanted.cgroups).items() if layout else ():
+    layout = wanted.host.cgroups
+    if wanted.beside or layout is None:
+        return
+    groups = {**wanted.own_cgroups, **wanted.cgroups}
+    for name in wanted_controllers(spec.limits):
+        if name not in groups:
+            yield f"limits {name}", "limited", "no cgroup of it", False
+    for path, text in limit_files(spec.limits, layout, groups).items():
         try:
             found_ = _text(os.open(path, os.O_RDONLY | os.O_CLOEXEC)).strip()
         except FileNotFoundError:  # the root of a hierarchy has none
@@ -343,6 +354,8 @@ def _limits(seen: _Seen, wanted: Wanted) -> Iterator[Row]:
 
 
 def _limit(name: str, asked: str, found: str) -> Row:
+    if found.isdecimal() and int(found) >= _UNLIMITED:
+        found = "unlimited"
     if asked.isdecimal() and found.isdecimal():  # of memory the kernel takes whole pages
         return f"limits {name}", asked, found, 0 <= int(asked) - int(found) < _PAGE
     return _row(f"limits {name}", asked, found)
@@ -430,7 +443,7 @@ def _mounts(seen: _Seen, wanted: Wanted) -> Iterator[Row]:
         found = mounts.types.get(mount.target, "nothing")
         yield _row(f"mounts {mount.target}", is_there, "bound" if found != "nothing" and is_there == "bound" else found)
     if spec.tmp_size:
-        yield from _sizes(spec, mounts)
+        yield from _sizes(spec, wanted.host, mounts)
     yield from _covers(spec, wanted.host, mounts)
     if spec.proc == "private" and not any(_is_in(mount.target, "/proc") for mount in spec.mounts):
         yield from _proc(spec, mounts)
@@ -470,13 +483,18 @@ def _writable(spec: Spec) -> tuple[str, ...]:
     return tuple(own)
 
 
-def _sizes(spec: Spec, mounts: _Mounts) -> Iterator[Row]:
+def _sizes(spec: Spec, host: Host, mounts: _Mounts) -> Iterator[Row]:
     own = {mount.target for mount in spec.mounts}
-    for path in (*SCRATCH, "/dev/shm") if spec.dev == "private" else SCRATCH:
-        if path not in own and mounts.types.get(path) == "tmpfs":
+    paths = (*mnt.scratch_paths(spec, host), *(("/dev/shm",) if spec.dev == "private" else ()))
+    for path in paths:
+        if path in own:
+            continue
+        found = "nothing"
+        if path in mounts.types:
             options = dict(word.partition("=")[::2] for word in mounts.super_options[path].split(","))
-            pages = -(-spec.tmp_size // _PAGE) * _PAGE
-            yield _row(f"tmp_size {path}", f"{pages >> 10}k", options.get("size", "no limit"))
+            found = f"{mounts.types[path]} of {options.get('size', 'no size')}"
+        pages = -(-spec.tmp_size // _PAGE) * _PAGE
+        yield _row(f"tmp_size {path}", f"tmpfs of {pages >> 10}k", found)
 
 
 def _covers(spec: Spec, host: Host, mounts: _Mounts) -> Iterator[Row]:
@@ -509,16 +527,47 @@ def _labels(seen: _Seen, wanted: Wanted) -> Iterator[Row]:
             continue
         from nstool.plan.labels import has_label  # late: most have none
 
-        found = seen.read(file).strip("\n\0")
+        try:
+            found = seen.read(file).strip("\n\0")
+        except OSError as error:  # EINVAL: another module has the file
+            if error.errno not in (ENOENT, EINVAL):
+                raise
+            found = "none"
         yield module, asked, found, has_label(module, asked, found)
+
+
+def _untold(seen: _Seen, wanted: Wanted) -> Iterator[Row]:
+    """What the kernel tells nobody else: later it is said that it is not known."""
+    spec = wanted.spec
+    if wanted.waits:
+        return
+    yield "securebits", " ".join(spec.securebits) or "none", _SELF_ONLY, None
+    yield "die_with_parent", str(spec.die_with_parent).lower(), _SELF_ONLY, None
+    yield "keyring", spec.keyring, "the kernel tells nobody which session keyring another has", None
+    if spec.landlock != Landlock():
+        yield "landlock", "restricted", "the kernel tells nobody who is in which domain, landlock(7)", None
 
 
 def _net(seen: _Seen, wanted: Wanted) -> Iterator[Row]:
     spec = wanted.spec
+    if spec.net.mode in ("none", "loopback") and spec.namespaces.net == "new" and not wanted.waits:
+        yield _alone(seen.pid, spec)
     if spec.net.mode in ("veth", "bridge") and wanted.name:
         from nstool.network import attested  # late: most sandboxes have no link
 
         yield from attested.rows(seen.pid, spec.net, wanted.name)
+
+
+def _alone(pid: int, spec: Spec) -> Row:
+    """Compare the devices that are up with lo, or with none. rtnetlink(7)."""
+    from nstool.network.facts import addresses  # late: at a launch the namespace is new
+
+    asked = "lo" if spec.net.mode == "loopback" else "none"
+    try:
+        up = sorted(link.name for link in addresses(pid).links if link.up)
+    except OSError as error:
+        return "net devices that are up", asked, f"its network may not be looked into: {error.strerror}", None
+    return "net devices that are up", asked, " ".join(up) or "none", set(up) <= {asked}
 
 
 _PARTS: tuple[Callable[[_Seen, Wanted], Iterator[Row]], ...] = (
@@ -529,5 +578,6 @@ _PARTS: tuple[Callable[[_Seen, Wanted], Iterator[Row]], ...] = (
     _mounts,
     _labels,
     _net,
+    _untold,
 )
 _OF_A_COMMAND = (_joined, _ids, _process, _limits)
