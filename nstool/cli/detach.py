@@ -69,6 +69,11 @@ def _limited(output: int, size: int) -> tuple[int, Log | None]:
         return output, None
     from nstool.cli.supervise import Log
 
+    if (has := os.fstat(output).st_size) >= size:
+        sys.stderr.write(
+            f"nstool: warning: the log has {has} bytes already, of {size} that it may have, so that nothing is added: "
+            "empty it, or --log-size\n"
+        )
     reader, writer = os.pipe()
     return writer, Log(reader, output, size)
 

@@ -135,7 +135,8 @@ def __getattr__(name: str) -> object:
         """Run a command in a sandbox, in the foreground.
 
         nstool run [OPTIONS] -- COMMAND [ARGS], or nstool run [OPTIONS] SPEC.toml [-- ARGS].
-        With neither file nor options the sandbox is the strictest there is; each option loosens one thing.
+        With neither file nor options the sandbox is the strictest that a normal service still runs in; an option
+        loosens one thing, or, as --seccomp strict, --landlock-read and --net none do, tightens it.
         """
         return main(sys.argv[2:])
 

@@ -72,6 +72,8 @@ def _check(spec: Spec, rest: dict[str, str | bool], target: str) -> None:
         raise SpecError("prints, -o FILE writes: give one of them", "--json")
     if "--add" in rest and target == "-":
         raise SpecError("goes with -o FILE, the list that is added to", "--add")
+    if os.path.splitext(target)[1] in (".json", ".bpf", ".kafel"):
+        raise SpecError("what is learned is written in TOML: name it FILE.toml", target)
     if target != "-" and not os.path.isdir(os.path.dirname(target) or "."):
         raise SpecError("its directory does not exist", target)
     if target != "-" and os.path.exists(target) and not {"--add", "--force"} & rest.keys():

@@ -290,12 +290,16 @@ def export(list_: str, form: str, output: str, force: bool) -> int:
     no two meet. A compiled filter can be written as BPF or C alone.
     """
     import json
+    import os
     import sys
 
     from nstool.cli.write import write
     from nstool.errors import SpecError
     from nstool.security import seccomp, seccomp_oci
 
+    wrong = {"oci": (".toml", ".bpf", ".c"), "bpf": (".toml", ".json", ".c"), "c": (".toml", ".json", ".bpf")}[form]
+    if os.path.splitext(output)[1] in wrong:
+        raise SpecError(f"its name says another format than --format {form}, and so it would be read", output)
     found, place = listed(list_)
     if form == "oci":
         if isinstance(found, bytes):

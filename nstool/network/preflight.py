@@ -53,7 +53,8 @@ def privilege(net: Net, status: str = STATUS) -> Iterator[NotSupported]:
         effective = next(line for line in file if line.startswith("CapEff:"))
     if not int(effective.split()[1], 16) >> CAP_NET_ADMIN & 1:
         cause = "links and rules in the host's network namespace need CAP_NET_ADMIN, which this process has not"
-        yield NotSupported(_mode(net), cause, 'run as root, or use net.mode "loopback"')
+        also = "" if not net.publish else " and no net.publish: take [net] out of the file"
+        yield NotSupported(_mode(net), cause, f'run as root, or use net.mode "loopback"{also}')
     spare.need_processes(2)  # init, and nft or a thread
 
 

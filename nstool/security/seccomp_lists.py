@@ -201,6 +201,9 @@ def check_entry(entry: SeccompCall, groups: bool = True) -> str:
         if entry.call[1:] not in kinds():
             return f"there is no group {quoted(entry.call)}{suggest(entry.call, (f'@{name}' for name in kinds()))}"
         return "a group has no arguments; name a system call" if entry.where else ""
+    if entry.call.startswith("@"):
+        what = "a group" if entry.call[1:] in kinds() else "no call"
+        return f"{quoted(entry.call)} is {what}: name one system call"
     if entry.call not in names():
         hint = suggest(entry.call, (*names(), *(f"@{name}" for name in kinds())))
         return f"{quoted(entry.call)} is no system call of x86_64, syscalls(2){hint if 'mean' in hint else ''}"

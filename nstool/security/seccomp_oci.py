@@ -83,7 +83,7 @@ def read(data: object, here: Here) -> Rules:
     rules: list[Rule] = []
     unknown: list[str] = []
     for number, item in enumerate(_array(table, "syscalls", "")):
-        rules += _rules(item, f"syscalls[{number}]", here, unknown)
+        rules += _rules(item, f"syscalls[{number}]", here, unknown, default)
     # A rule without conditions counts whatever stands with it, as with libseccomp.
     rules.sort(key=lambda rule: bool(rule.where))
     notes = [f"no system calls of x86_64, left out: {' '.join(dict.fromkeys(unknown))}"] if unknown else []
@@ -108,7 +108,7 @@ def _foreign(table: dict[str, Any]) -> list[str]:
     return sorted(set(named) - native)
 
 
-def _rules(item: object, place: str, here: Here, unknown: list[str]) -> Iterator[Rule]:
+def _rules(item: object, place: str, here: Here, unknown: list[str], default: int) -> Iterator[Rule]:
     table = _table(item, place, _CALL)
     if not _applies(table, place, here):
         return
@@ -120,10 +120,26 @@ def _rules(item: object, place: str, here: Here, unknown: list[str]) -> Iterator
     why = str(table.get("comment", ""))
     for name in names:
         if name not in lists.names():
+            if r.refuses(action) and not r.refuses(default) and _is_nowhere(str(name)):
+                raise _no_call(str(name), f"{place}.names")
             unknown.append(str(name))
             continue
         for where in alternatives:
             yield Rule(name, action, tuple(_as_the_kernel(name, compare) for compare in where), why)
+
+
+def _no_call(name: str, place: str) -> SpecError:
+    from nstool.spec.values import quoted, suggest
+
+    known = suggest(name, lists.names())
+    return SpecError(f"{quoted(name)} is no system call, so that the list would not refuse what is meant{known}", place)
+
+
+def _is_nowhere(name: str) -> bool:
+    """Whether no architecture has a system call of this name, as far as libseccomp knows; it has negative stand-ins."""
+    from pyseccomp import Arch, resolve_syscall
+
+    return int(resolve_syscall(Arch.X86, name)) == -1
 
 
 def _applies(table: dict[str, Any], place: str, here: Here) -> bool:
