@@ -562,7 +562,14 @@ def _dev(spec: Spec, host: Host, maps: Maps | None, opener: str, opened: list[St
                 )
             )
             opened.append(
-                mounting.attributes(INIT, f"dev_{name}", flags, "no set-user-ID, no programs", recursive=False)
+                mounting.attributes(
+                    INIT,
+                    f"dev_{name}",
+                    flags,
+                    "no set-user-ID, no programs",
+                    propagation=uapi.MS_PRIVATE,
+                    recursive=False,
+                )
             )
             make.append(Step(INIT, "write_file", (Fd("dev"), name, b"", uapi.O_CREAT, 0o666), "where it goes"))
     below = ("pts", "shm", "mqueue") if spec.dev == "private" else ()

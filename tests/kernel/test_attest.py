@@ -430,6 +430,25 @@ def _link(mode: str, name: str) -> None:
         assert len(attest(name).failed) >= 2
 
 
+@pytest.mark.needs("root", "user", "userns")
+@pytest.mark.parametrize("words", [{}, {"root": Root("host")}, {"dev": "bind"}, {"dev": "nodes"}, {"init": False}])
+@pytest.mark.parametrize("who", ["root", "user"])
+def test_where_all_mounts_are_shared(user: User, in_child: Callable[..., Any], who: str, words: dict[str, Any]) -> None:
+    """As systemd has them: nothing that is mounted inside carries a mount in or out."""
+    wanted = Spec(command=("true",), limits=Limits(memory=0, pids=0, cpu=0), **words)
+
+    def act() -> int:
+        with launch(wanted) as sandbox:
+            return sandbox.wait().status
+
+    def shared() -> int:
+        syscalls.unshare(uapi.CLONE_NEWNS)
+        syscalls.mount(None, "/", None, uapi.MS_REC | uapi.MS_SHARED)
+        return act() if who == "root" else user.run(act)
+
+    assert in_child(shared) == 0
+
+
 @pytest.mark.needs("user", "userns")
 def test_as_an_ordinary_user(user: User) -> None:
     """What the owner of the user namespace may read is read; what not is told."""
