@@ -40,8 +40,9 @@ void nst_answer_sysinfo(int listener, uint64_t memory, uint64_t swap)
 	fill(&info, memory, swap);
 	to = (struct vector){(void *)(uintptr_t)call.data.args[0], sizeof info};
 	answer.id = call.id;
-	/* A caller that dies in between and whose number is another's by now, of the same sandbox, would take as many new
-	 * processes in this moment as there are numbers. */
+	/* Once it is received nothing but death takes the caller out of the call, WAIT_KILLABLE_RECV. One that dies in
+	 * between and whose number is another's by now, of the same sandbox, would take as many new processes in this
+	 * moment as there are numbers. */
 	n = nst_raw3(__NR_ioctl, listener, SECCOMP_IOCTL_NOTIF_ID_VALID, NST_P(&call.id));
 	if (n == 0)
 		n = nst_raw6(__NR_process_vm_writev, call.pid, NST_P(&from), 1, NST_P(&to), 1, 0);

@@ -237,9 +237,8 @@ static void run_init_steps(void)
 			keep_listener(s);
 		} else if (nst_step_run(&self.run, i) == 0 && nst_call_is(s, "prctl") && s->arg[0] == SUBREAPER) {
 			/* Now, while the old /proc is there; pids are those of its pid namespace, see is_child(). */
-			self.children = move_high((int)nst_raw4(__NR_openat, AT_FDCWD,
-								NST_P("/proc/thread-self/children"),
-								O_RDONLY | O_CLOEXEC, 0));
+			self.children = move_high((int)nst_raw4(
+				__NR_openat, AT_FDCWD, NST_P("/proc/thread-self/children"), O_RDONLY | O_CLOEXEC, 0));
 			self.keep[2] = self.children;
 			if (self.children < 0) /* else what the command leaves would outlive it, without a word */
 				self.run.failure = (struct nst_failure){.step = i, .error = -self.children};

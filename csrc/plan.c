@@ -163,13 +163,16 @@ static int bytes_ok(const uint8_t *pool, uint32_t pool_size, uint64_t arg, char 
 	return 1;
 }
 
+/* SECCOMP_FILTER_FLAG_NEW_LISTENER | WAIT_KILLABLE_RECV (Linux 5.19) */
+enum { NST_LISTENS = 0x28 };
+
 /* Whether a step returns an fd: only such a result can be kept. */
 static int returns_fd(const struct nst_step *s)
 {
 	unsigned int call = s->call;
 
 	if (call == CALL_seccomp)
-		return s->arg[0] == SECCOMP_FILTER_FLAG_NEW_LISTENER && s->who == NST_INIT;
+		return s->arg[0] == NST_LISTENS && s->who == NST_INIT;
 	return call == CALL_openat2 || call == CALL_open_tree || call == CALL_fsopen || call == CALL_fsmount ||
 	       call == CALL_socket || call == CALL_ioctl_int || call == CALL_fcntl || call == CALL_pidfd_open ||
 	       call == CALL_landlock_create_ruleset;
@@ -284,7 +287,7 @@ static int arguments_bad(const struct nst_plan *h, const struct nst_step *s)
 		/* No flag but the one by which init gets a listener: without it whoever makes such a call waits for ever. */
 		return length_of(a[1]) % sizeof(struct sock_filter) || !length_of(a[1]) ||
 		       length_of(a[1]) / sizeof(struct sock_filter) > BPF_MAXINSNS ||
-		       (a[0] && (a[0] != SECCOMP_FILTER_FLAG_NEW_LISTENER || s->result == NST_NONE));
+		       (a[0] && (a[0] != NST_LISTENS || s->result == NST_NONE));
 	case CALL_answer_sysinfo:
 		return a[0] >> 32 == 0;
 	case CALL_ioctl: /* 64 bytes are more than these write back */
@@ -327,8 +330,8 @@ static enum nst_reason step_reason(const uint8_t *plan, const struct nst_step *s
 		return NST_BAD_WHO;
 	if (s->reserved)
 		return NST_BAD_RESERVED;
-	if (s->result != NST_NONE && (s->result < (int)h->n_given || s->result >= (int)h->n_slots ||
-				      !returns_fd(s) || s->who == NST_CHILD || s->who == NST_UNDO))
+	if (s->result != NST_NONE && (s->result < (int)h->n_given || s->result >= (int)h->n_slots || !returns_fd(s) ||
+				      s->who == NST_CHILD || s->who == NST_UNDO))
 		return NST_BAD_RESULT;
 	if (s->ignore < 0 || s->ignore > 4095)
 		return NST_BAD_ARGUMENT;

@@ -125,7 +125,7 @@ def __getattr__(name: str) -> object:
         click.Option(
             ["--log-size"],
             metavar="SIZE",
-            help=f"With --log: FILE does not grow beyond this, {LOG_SIZE} by default; 0 is no limit.",
+            help=f"With --log: FILE grows no further, but for notes of nstool; {LOG_SIZE} by default, 0: no limit.",
         ),
     ]
 

@@ -29,7 +29,9 @@ from nstool.inspect.diff import (
 )
 from nstool.namespaces.ipc import FILES as IPC_FILES
 from nstool.plan.build import answers_sysinfo
+from nstool.plan.host import Host
 from nstool.plan.labels import has_label
+from nstool.sandbox.host import unotify
 from nstool.security import capabilities, idmap, rlimits, securebits
 from nstool.spec.model import Landlock
 
@@ -175,7 +177,7 @@ def _confinement(spec: Spec, side: Side) -> Iterator[Row]:
     known = side.facts
     yield _row("confinement", "no_new_privs", _yes(spec.no_new_privs), _yes(known.no_new_privs), "no_new_privs")
     own = _own_filters()
-    more = 0 if spec.seccomp == "none" else 1 + answers_sysinfo(spec)
+    more = 0 if spec.seccomp == "none" else 1 + answers_sysinfo(spec, Host(unotify=unotify()))
     # A filter of the launcher's is the command's too.
     wanted = "disabled" if own + more == 0 else f"{own + more} filter{'s' if own + more > 1 else ''}"
     found = known.seccomp if known.seccomp != "filter" else f"{known.seccomp_filters} filter"

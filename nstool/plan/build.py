@@ -95,7 +95,7 @@ def plan(spec: Spec, host: Host, lease: Lease) -> Plan:
         *(terminal_steps(spec) if terminal else ()),
         *mounts.last,
         *_init_hardening(spec),
-        *(answers(spec, owned=idmaps is not None) if spec.init else ()),
+        *(answers(spec, host, owned=idmaps is not None) if spec.init else ()),
         *((pid.clone_step(spec), *_init_last(spec, host, idmaps)) if spec.init else ()),
         *_payload(spec, host, idmaps, terminal),
         *(s for s in links if s.who == UNDO),
@@ -326,21 +326,24 @@ _ASKS = b"".join(
 )
 
 
-def answers_sysinfo(spec: Spec) -> bool:
+def answers_sysinfo(spec: Spec, host: Host) -> bool:
     """Whether init answers sysinfo(2) for the kernel, with the limits, as /proc/meminfo has them."""
     own = spec.init and spec.namespaces.user == "new" and spec.limits.memory and spec.seccomp != "none"
-    return bool(own and "meminfo" not in spec.proc_show)
+    return bool(own and host.unotify and "meminfo" not in spec.proc_show)
 
 
-def answers(spec: Spec, *, owned: bool) -> tuple[Step, ...]:
+def answers(spec: Spec, host: Host, *, owned: bool) -> tuple[Step, ...]:
     """The steps by which init answers sysinfo(2): a filter of its own, which the command inherits.
 
     owned: init is in a user namespace of the sandbox's own, with CAP_SYS_ADMIN there, so that no_new_privs can wait.
     """
-    if not owned or not answers_sysinfo(spec):
+    if not owned or not answers_sysinfo(spec, host):
         return ()
     why = "sysinfo(2) tells of the host's memory, load and uptime: init is asked instead"
-    asks = (uapi.SECCOMP_FILTER_FLAG_NEW_LISTENER, _ASKS)
+    # No signal but one that kills takes the caller out of the call once init has it: what init writes then would
+    # overwrite something else.
+    flags = uapi.SECCOMP_FILTER_FLAG_NEW_LISTENER | uapi.SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV
+    asks = (flags, _ASKS)
     told = (Fd("sysinfo"), spec.limits.memory, spec.limits.swap)
     return (
         Step(INIT, "seccomp", asks, why, result="sysinfo", man="seccomp_unotify(2)"),
@@ -351,7 +354,7 @@ def answers(spec: Spec, *, owned: bool) -> tuple[Step, ...]:
 def _init_last(spec: Spec, host: Host, maps: user.Maps | None) -> tuple[Step, ...]:
     # When the payload is there already, for it begins with all that init has, but before its first step.
     keep = 1 << uapi.CAPABILITIES["kill"] if maps is not None else 0
-    if answers_sysinfo(spec):  # process_vm_writev(2)
+    if answers_sysinfo(spec, host):  # process_vm_writev(2)
         keep |= 1 << uapi.CAPABILITIES["sys_ptrace"]
     steps = [
         Step(INIT, "close_range", (3, 0xFFFF_FFFF, 0), "who gets at init's fds gets at nothing outside"),

@@ -69,6 +69,7 @@ class Host(Frozen):
     "unloaded" without a policy, else what that says of the wanted context: "valid", "invalid", "unknown". These are
     read only if the spec asks for them. randomize_va_space: as /proc/sys/kernel has it. seccomp: the filter of a list
     of one's own, compiled; None: the list comes with nstool. traced: the launcher has init and the command traced.
+    unotify: a call that a listener has got is left by no signal (Linux 5.19).
     """
 
     uid: int = 0
@@ -111,6 +112,7 @@ class Host(Frozen):
     randomize_va_space: int = 2
     seccomp: bytes | None = None
     traced: bool = False
+    unotify: bool = True
 
     @property
     def all_capabilities(self) -> int:

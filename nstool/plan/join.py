@@ -55,7 +55,7 @@ def into_sandbox(spec: Spec, host: Host, target: Target) -> Plan:
         ),
         *_become_root(target),
         *(build.terminal_steps(spec) if terminal else ()),
-        *build.answers(spec, owned="user" in target.different),
+        *build.answers(spec, host, owned="user" in target.different),
         Step(INIT, "clone3", (0, -1, 0), "the process that becomes the command, inside the pid namespace"),
         Step(PAYLOAD, "reset_signals", (), "dispositions and mask as a fresh process has them"),
         *entered,

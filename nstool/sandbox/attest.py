@@ -13,7 +13,7 @@ import os
 from errno import EINVAL, ENOENT
 
 from nstool import uapi
-from nstool.errors import KernelError, NotAttested, SandboxGone, no_process
+from nstool.errors import KernelError, NotAttested, NstoolError, SandboxGone, no_process
 from nstool.frozen import Frozen
 from nstool.kinds import KINDS
 from nstool.namespaces import mnt, user
@@ -78,6 +78,11 @@ class _Seen:
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
+        if os.readlink("/proc/self") != str(os.getpid()):
+            raise NstoolError(
+                "/proc is of another pid namespace than this process, so that nothing can be attested\n"
+                "remedy: mount a /proc of yours, or attest = false (--no-attest)"
+            )
         try:
             self.fd = os.open(f"/proc/{pid}", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         except FileNotFoundError:
@@ -183,7 +188,8 @@ def _namespaces(seen: _Seen, wanted: Wanted) -> Iterator[Row]:
         if kind in joined:
             yield _row(key, os.stat(joined[kind]).st_ino, inode)
         else:
-            own = _inode(os.readlink(f"/proc/thread-self/ns/{kind}"))
+            # The command is in what the launcher's thread has for children.
+            own = _inode(os.readlink(f"/proc/thread-self/ns/{'time_for_children' if kind == 'time' else kind}"))
             yield _row(key, asked, "host" if inode == own else "new")
 
 
@@ -217,7 +223,10 @@ def _maps(wanted: Wanted) -> user.Maps | None:
 
 
 def _map(text: str) -> str:
-    return ", ".join(":".join(line.split()) for line in text.split("\n") if line)
+    lines = [line.split() for line in text.split("\n") if line]
+    return ", ".join(
+        ":".join(line) for line in sorted(lines, key=lambda line: int(line[0]))
+    )  # the kernel sorts long ones
 
 
 def _inside(lines: str, outside: int) -> object:
@@ -250,11 +259,9 @@ def _confinement(status: Callable[[str], str], wanted: Wanted) -> Iterator[Row]:
     if spec.no_new_privs:
         yield _row("no_new_privs", "1", status("NoNewPrivs"))
     if spec.seccomp != "none" and wanted.host.seccomp != b"":  # a list of one's own may allow everything
-        own = _Seen(os.getpid())
-        try:
-            filters = int(own.status()("Seccomp_filters")) + 1 + build.answers_sysinfo(spec)
-        finally:
-            own.close()
+        with open("/proc/thread-self/status") as file:  # a filter of this thread's is the command's too
+            own = int(file.read().partition("\nSeccomp_filters:\t")[2].partition("\n")[0])
+        filters = own + 1 + build.answers_sysinfo(spec, wanted.host)
         found = int(status("Seccomp_filters"))
         holds = found == filters if wanted.waits else found >= filters
         yield (
@@ -437,16 +444,26 @@ def _mounts(seen: _Seen, wanted: Wanted) -> Iterator[Row]:
     yield _all_but("device files on", mounts.dev, ("/dev", *_places(spec, "dev")))
     yield _all_but("writable", mounts.writable, _writable(spec))
     if spec.mount_propagation == "private":
-        yield _all_but("propagation of", mounts.carried, tuple(m.target for m in spec.mounts if m.propagation))
+        yield _all_but("propagation of", mounts.carried, tuple(_plain(m.target) for m in spec.mounts if m.propagation))
     for mount in spec.mounts:
         is_there = mount.type if mount.type != "bind" else "bound"
-        found = mounts.types.get(mount.target, "nothing")
+        found = mounts.types.get(_plain(mount.target), "nothing")
         yield _row(f"mounts {mount.target}", is_there, "bound" if found != "nothing" and is_there == "bound" else found)
     if spec.tmp_size:
         yield from _sizes(spec, wanted.host, mounts)
     yield from _covers(spec, wanted.host, mounts)
-    if spec.proc == "private" and not any(_is_in(mount.target, "/proc") for mount in spec.mounts):
+    covered = {_plain(path) for path in spec.mask_paths}
+    if spec.proc == "private" and not any(_is_in(path, "/proc") for path in (*covered, *_targets(spec))):
         yield from _proc(spec, mounts)
+
+
+def _plain(path: str) -> str:
+    """Return a path as mountinfo has it."""
+    return "/" + os.path.normpath(path).lstrip("/")
+
+
+def _targets(spec: Spec) -> list[str]:
+    return [_plain(mount.target) for mount in spec.mounts]
 
 
 def _all_but(what: str, found: list[str], allowed: tuple[str, ...]) -> Row:
@@ -468,7 +485,7 @@ def _is_in(path: str, place: str) -> bool:
 
 
 def _places(spec: Spec, word: str) -> tuple[str, ...]:
-    return tuple(mount.target for mount in spec.mounts if getattr(mount, word))
+    return tuple(_plain(mount.target) for mount in spec.mounts if getattr(mount, word))
 
 
 def _writable(spec: Spec) -> tuple[str, ...]:
@@ -479,12 +496,12 @@ def _writable(spec: Spec) -> tuple[str, ...]:
         own.append("/" if spec.root.type in ("host", "directory") else "/.")
     for mount in spec.mounts:
         if mount.writable or mount.type not in ("bind", "overlay", "proc"):
-            own.append(mount.target)
+            own.append(_plain(mount.target))
     return tuple(own)
 
 
 def _sizes(spec: Spec, host: Host, mounts: _Mounts) -> Iterator[Row]:
-    own = {mount.target for mount in spec.mounts}
+    own = {*_targets(spec), *(_plain(path) for path in spec.mask_paths)}
     paths = (*mnt.scratch_paths(spec, host), *(("/dev/shm",) if spec.dev == "private" else ()))
     for path in paths:
         if path in own:
@@ -498,14 +515,15 @@ def _sizes(spec: Spec, host: Host, mounts: _Mounts) -> Iterator[Row]:
 
 
 def _covers(spec: Spec, host: Host, mounts: _Mounts) -> Iterator[Row]:
-    used = [mount.target for mount in spec.mounts]
-    covered = [*spec.mask_paths, *spec.readonly_paths]
+    used = _targets(spec)
+    covered = [_plain(path) for path in (*spec.mask_paths, *spec.readonly_paths)]
     if spec.root.type == "host":
         covered += host.covered
     if spec.proc != "none" and not spec.proc_subset and not any(_is_in(path, "/proc") for path in used):
         covered += [f"/proc/{name}" for name in views.hidden(spec, host)]
         covered.append("/proc/sys")
-    shown = [path for path in covered if path not in mounts.types]
+    masked = [f"{path}/" for path in map(_plain, spec.mask_paths) if path in mounts.types]  # nor what lies below
+    shown = [path for path in covered if path not in mounts.types and not path.startswith(tuple(masked))]
     yield "covered paths", "all covered", f"not covered: {_some(shown)}" if shown else "all covered", not shown
 
 

@@ -200,6 +200,14 @@ class Process:
             return
         self._send(lib.NST_MSG_SIGNAL, number)
 
+    def tells_within(self, seconds: float) -> bool:
+        """Wait so long for a message, or for the end of the other side; whether it came."""
+        import select
+
+        poll = select.poll()
+        poll.register(self.control, select.POLLIN)
+        return bool(poll.poll(seconds * 1000))
+
     def release(self) -> None:
         """Let the payload go on from its attest step. Raises ProcessLookupError when it has ended."""
         self._send(lib.NST_MSG_RELEASE, 0)

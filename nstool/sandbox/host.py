@@ -71,6 +71,7 @@ def read(spec: Spec, terminals: tuple[int, ...] = ()) -> Host:
         term=os.environ.get("TERM", ""),
         **_security(spec),
         seccomp=_filter(spec),
+        unotify=unotify(),
         randomize_va_space=int(_read("/proc/sys/kernel/randomize_va_space") or 2) if spec.aslr == "on" else 2,
         **({} if privileged else _helpers(uid)),
     )
@@ -90,10 +91,19 @@ def _filter(spec: Spec) -> bytes | None:
         raise SpecError(error.message, error.place or "seccomp") from None
 
 
+def _release() -> tuple[int, int]:
+    major, minor = os.uname().release.split(".")[:2]
+    return int(major), int("".join(takewhile(str.isdecimal, minor)))
+
+
+def unotify() -> bool:
+    """Whether this kernel has SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV. Linux 5.19; seccomp(2)."""
+    return _release() >= (5, 19)
+
+
 def too_old() -> NotSupported | None:
     """Return why this kernel is too old for any launch, if it is. uname(2)."""
-    major, minor = os.uname().release.split(".")[:2]
-    release = int(major), int("".join(c for c in minor if c.isdecimal()))
+    release = _release()
     if release >= LOWEST:
         return None
     wanted = ".".join(map(str, LOWEST))

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 # What preparing, taking a lease and undoing have open at the same time, and some more; nft(8) and netlink need pipes.
 _SPARE_FDS = 6
 _SPARE_FDS_LINKED = 16
+_TELLS = 5.0  # seconds for init to tell that the command's process has ended
 _LONGEST = (1 << 31) - 1  # milliseconds that poll(2) takes
 
 
@@ -718,8 +719,10 @@ def _attested(process: engine.Process, attest: Callable[[int], None]) -> None:
     try:
         attest(payload_pid(process.pid) if process.program.init else process.pid)
         process.release()
-    except (SandboxGone, ProcessLookupError):
-        return
+    except (SandboxGone, ProcessLookupError) as error:
+        if not process.tells_within(_TELLS):
+            why = "the command's process waits to be attested, and cannot be found: is /proc of another pid namespace?"
+            raise NstoolError(f"{why}\nremedy: mount a /proc of yours, or attest = false (--no-attest)") from error
 
 
 def report(process: engine.Process, attest: Callable[[int], None] | None = None) -> int:

@@ -171,7 +171,7 @@ def _runs(rules: Sequence[Rule]) -> list[tuple[int, list[tuple[Compare, ...]]]]:
     """Return rules with the same action that follow each other as one, with all their conditions."""
     runs: list[tuple[int, list[tuple[Compare, ...]]]] = []
     for rule in rules:
-        found = _conditions(rule)
+        found = _conditions(rule, alone=len(rules) == 1)
         if not found:  # it can never be true
             continue
         if not runs or runs[-1][0] != rule.action:
@@ -180,10 +180,14 @@ def _runs(rules: Sequence[Rule]) -> list[tuple[int, list[tuple[Compare, ...]]]]:
     return runs
 
 
-def _conditions(rule: Rule) -> list[tuple[Compare, ...]]:
+def _conditions(rule: Rule, *, alone: bool) -> list[tuple[Compare, ...]]:
+    """Return the conditions of a rule as libseccomp gets them. alone: no other rule of this call has conditions.
+
+    libseccomp merges comparisons by order of one argument wrongly, so that they let through what neither does.
+    """
     from nstool.security import seccomp_rules
 
-    if seccomp_rules.is_plain(rule):
+    if seccomp_rules.is_plain(rule) and (alone or all(compare.op == "==" for compare in rule.where)):
         return [rule.where]
     try:
         return [seccomp_rules.compares(cube) for cube in seccomp_rules.cubes(rule.where)]

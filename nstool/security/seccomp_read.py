@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 
 from nstool.errors import SpecError
 from nstool.security import seccomp
@@ -79,11 +80,16 @@ def _read(path: str, here: Here, depth: int) -> Rules | bytes:
         return seccomp_kafel.read(text)
     except SpecError as error:
         raise SpecError(error.message, f"{path}:{error.place}") from None
+    except RecursionError:
+        raise SpecError("is nested too deeply", path) from None
 
 
 def _bytes(path: str) -> bytes:
     try:
-        with open(path, "rb") as file:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+        with open(fd, "rb") as file:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                raise SpecError("no plain file", path)
             data = file.read(MOST_BYTES + 1)
     except OSError as error:
         raise SpecError(error.strerror or str(error), path) from None
@@ -130,6 +136,8 @@ def _oci(text: str, path: str, here: Here) -> Rules:
         return seccomp_oci.read(data, here)
     except SpecError as error:
         raise SpecError(error.message, _place(path, text, error.place)) from None
+    except TypeError as error:  # a list or a table where a text or a number stands
+        raise SpecError(f"a value has a type that it cannot have: {error}", path) from None
 
 
 def _place(path: str, text: str, key: str) -> str:
@@ -147,4 +155,7 @@ def _table(text: str, path: str, here: Here, depth: int) -> Rules | bytes:
 
     if depth == MOST_BASES:
         raise SpecError(f"the {MOST_BASES}th list that changes another; does one of them name itself?", path)
-    return rules_of(seccomp_words(text, path), here, depth + 1)
+    try:
+        return rules_of(seccomp_words(text, path), here, depth + 1)
+    except RecursionError:
+        raise SpecError("is nested too deeply", path) from None

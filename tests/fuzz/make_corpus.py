@@ -82,7 +82,7 @@ def _every_call() -> Plan:
         Step(INIT, "personality", (8,), ""),
         Step(INIT, "pidfd_open", (1, 0), "", "self"),
         Step(INIT, "send_fd", (0,), ""),
-        Step(INIT, "seccomp", (8, bytes(8)), "", "listener"),
+        Step(INIT, "seccomp", (0x28, bytes(8)), "", "listener"),
         Step(INIT, "answer_sysinfo", (Fd("listener"), 1 << 20, 0), ""),
         Step(INIT, "clone3", (0, -1, 0), ""),
         Step(INIT, "futex_wake", (), ""),

@@ -430,6 +430,38 @@ def _link(mode: str, name: str) -> None:
         assert len(attest(name).failed) >= 2
 
 
+ODD: dict[str, dict[str, Any]] = {
+    "a slash at the end": {"mounts": (Mount("/tmp/m/", "/etc", writable=True),), "mask_paths": ("/usr/share/",)},
+    "two slashes": {"root": Root("host"), "mask_paths": ("//mnt",)},
+    "a dot": {"root": Root("host"), "readonly_paths": ("/mnt/.",)},
+    "masked scratch": {"root": Root("host"), "mask_paths": ("/tmp", "/dev/shm")},
+    "masked /proc": {"root": Root("host"), "mask_paths": ("/proc",)},
+    "maps in no order": {
+        "uid_map": tuple(IdMap(n, 400000 + n, 1) for n in (5, 4, 3, 2, 1, 0, 1000)),
+        "gid_map": tuple(IdMap(n, 400000 + n, 1) for n in (5, 4, 3, 2, 1, 0, 1000)),
+    },
+    "odd size": {"tmp_size": 5000},
+}
+
+
+@pytest.mark.needs("root", "cgroup_memory", "cgroup_pids", "cgroup_cpu")
+@pytest.mark.parametrize("what", ODD)
+def test_what_is_written_otherwise_than_the_kernel_has_it(what: str) -> None:
+    with launch(Spec(command=("true",), **ODD[what])) as sandbox:
+        assert sandbox.wait().status == 0
+
+
+@pytest.mark.needs("root", "native")
+def test_proc_of_another_pid_namespace_is_told() -> None:
+    """Its numbers mean others: nothing is read there, and the launch does not wait for ever."""
+    words = ("--share", "user", "--memory", "0", "--pids", "0", "--cpu", "0", "--oom-score-adj", "0", "--", "true")
+    done = subprocess.run(
+        ["unshare", "--pid", "--fork", *NSTOOL, "run", *words], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 125
+    assert "/proc is of another pid namespace" in done.stderr
+
+
 @pytest.mark.vm  # since Linux 6.18 a copy carries nothing in any more
 @pytest.mark.needs("root", "user", "userns")
 @pytest.mark.parametrize("words", [{}, {"root": Root("host")}, {"dev": "bind"}, {"dev": "nodes"}, {"init": False}])

@@ -18,6 +18,7 @@ from nstool.security import seccomp_rules as rules
 from nstool.security.seccomp_arguments import ALL
 from nstool.security.seccomp_lists import built_in
 from nstool.security.seccomp_oci import Here
+from nstool.security.seccomp_read import rules_of
 from nstool.security.seccomp_rules import (
     ALLOW,
     ERRNO,
@@ -31,6 +32,8 @@ from nstool.security.seccomp_rules import (
     Rules,
     errno_action,
 )
+from nstool.spec.model import Seccomp
+from nstool.spec.values import seccomp_call
 
 InChild = Callable[..., Any]
 
@@ -124,6 +127,25 @@ def test_init_may_do_its_own_calls_whatever_the_command_may() -> None:
 def test_filters_for_init_come_along(name: str) -> None:
     """Compiled when nstool is built, as the command's: a launch with capabilities compiles nothing."""
     assert seccomp.load_filter(name, init=True) == seccomp.for_init(seccomp.load_filter(name))
+
+
+ORDERED = [
+    ("default", ["msync"], ["msync(start > 4294967296)", "msync(start <= 8)"]),
+    ("default", ["msync(start < 4294967296)", "msync(start < 4)"], []),
+    ("none", ["msync(start < 4294967297)", "msync(start < 2147483648)"], []),
+]
+
+
+@pytest.mark.parametrize(("base", "refuse", "allow"), ORDERED)
+def test_comparisons_by_order_of_one_argument(base: str, refuse: list[str], allow: list[str]) -> None:
+    """libseccomp merges them wrongly: each answer at the edges is what the rules say."""
+    entries = {"refuse": tuple(map(seccomp_call, refuse)), "allow": tuple(map(seccomp_call, allow))}
+    found = rules_of(Seccomp(base=base, **entries))
+    assert isinstance(found, Rules)
+    program = seccomp.compile_rules(found)
+    edges = {value + near for value in (0, 4, 8, 1 << 31, 1 << 32) for near in (-1, 0, 1) if value + near >= 0}
+    for value in edges:
+        assert seccomp_bpf.answer(program, seccomp.call_number("msync"), (value,)) == found.decide("msync", (value,))
 
 
 def test_oci_list_that_would_not_refuse_what_it_means() -> None:

@@ -80,7 +80,7 @@ ip route add 10.50.0.0/16 nexthop via 10.9.0.2 nexthop via 10.9.0.3
 ip route add default via inet6 fe80::1 dev near table 77 metric 5
 ip rule add not from 10.1.0.0/16 fwmark 0x7 lookup 77 priority 100
 ip rule add to 10.2.0.0/16 iif near prohibit priority 101
-ip -6 rule add from fd01::/64 ipproto tcp lookup 77 priority 102
+ip -6 rule add from fd01::/64 ipproto 6 lookup 77 priority 102
 ip neighbour add 10.9.0.7 lladdr 02:00:00:00:00:07 dev near
 """
 

@@ -295,6 +295,29 @@ print(ctypes.get_errno())
     assert as_root(look, str(tmp_path / "later")) == [f"{said}{said}14\n"] * 3
 
 
+@pytest.mark.vm
+@pytest.mark.needs("cgroup_memory")
+def test_who_leaves_sysinfo_by_a_signal_is_not_written_to(as_root: Act) -> None:
+    """Signals come all the time: the call may fail with EINTR, but then init writes nothing any more."""
+    program = """
+import ctypes, signal, time
+signal.signal(signal.SIGALRM, lambda *_: None)
+signal.siginterrupt(signal.SIGALRM, True)
+signal.setitimer(signal.ITIMER_REAL, 0.0001, 0.00005)
+sysinfo, size, late = ctypes.CDLL(None).sysinfo, 112, 0
+for _ in range(30000):
+    buffer = ctypes.create_string_buffer(size)
+    if sysinfo(buffer) != 0:
+        ctypes.memset(buffer, 0x55, size)
+        end = time.perf_counter() + 0.00005
+        while time.perf_counter() < end:
+            pass
+        late += buffer.raw != bytes([0x55]) * size
+print(late)
+"""
+    assert as_root(boxes.run, "python3", "-c", program, limits=LIMITED).out == "0\n"
+
+
 def test_sysinfo_is_the_hosts_where_a_word_says_so(as_root: Act) -> None:
     def look() -> str:
         words = {"limits": LIMITED, "proc_show": ("meminfo",)}
