@@ -210,7 +210,7 @@ def _action(table: dict[str, Any], key: str, numbers: tuple[str, str], place: st
     number = table.get(numbers[0])
     if number is None and table.get(numbers[1]):
         number = getattr(errno, str(table[numbers[1]]), None)
-        if number is None:
+        if not isinstance(number, int):
             raise SpecError(f"{table[numbers[1]]!r} is no errno, errno(3)", f"{place}.{numbers[1]}".lstrip("."))
     if number is None:
         number = errno.EPERM
