@@ -373,7 +373,7 @@ def test_a_damaged_plan() -> None:
     good = Path("plan").read_bytes()
     for data, step, message in (
         (good[: len(good) // 2], "step 0, reason 4", "its header does not describe its size"),
-        (good[:200] + b"\xff" * 8 + good[208:], "step 3, reason 8", "an argument of step 3, mkdirat, lies outside it"),
+        (good[:200] + b"\xff" * 8 + good[208:], "step 3, reason 8", "an argument of step 3, "),
     ):
         Path("bad").write_bytes(data)
         refuses(f"bad: not a compiled plan of this version, or a damaged one ({step}); ", "nsexec", "bad")
