@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import tarfile
     from collections.abc import Iterator
     from io import BufferedReader
-    from typing import IO, Any
+    from typing import IO, Any, Self
 
 _BLOCK = 512  # bytes of a header; a directory that no member describes counts as much
 _HEADERS = 1 << 20  # bytes that the headers of one member have at most: tarfile takes them into memory
@@ -320,6 +320,26 @@ class _Headers:
         return self.stream.read(size)  # type: ignore[no-any-return]
 
 
+def _member_type() -> type[tarfile.TarInfo]:
+    """Return tarfile's member, to which a damaged header is an error; TarFile.next() takes a later one for the end."""
+    import tarfile as tar
+    from tarfile import HeaderError, ReadError, TarFile, TarInfo
+
+    ends = (tar.EOFHeaderError, tar.EmptyHeaderError)  # type: ignore[attr-defined]  # blocks of zeros, or nothing more
+
+    class Member(TarInfo):
+        @classmethod
+        def fromtarfile(cls, tarfile: TarFile) -> Self:
+            try:
+                return super().fromtarfile(tarfile)
+            except ends:
+                raise
+            except HeaderError as error:
+                raise ReadError(f"{error} at byte {tarfile.offset}") from None
+
+    return Member
+
+
 class _Archive:
     """The members of a tarball, each looked at before anybody uses it. size: bytes of its tree at most."""
 
@@ -330,7 +350,7 @@ class _Archive:
         self.size = size
         self.left = size
         self.headers = _Headers(path, stream)
-        self.tar = tarfile.TarFile(path, fileobj=self.headers)  # type: ignore[arg-type]
+        self.tar = tarfile.TarFile(path, fileobj=self.headers, tarinfo=_member_type())  # type: ignore[arg-type]
 
     def members(self) -> Iterator[tarfile.TarInfo]:
         """Yield each member in turn. Raises SpecError for one that no tree can have."""

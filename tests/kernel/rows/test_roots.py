@@ -716,6 +716,8 @@ DAMAGED = {
     "name too long": pax({"path": "n" * 300}),
     "implied directories": pax({"path": "d/" * 2000 + "f"}),
     "unknown type": raw_header("f", b"Z", 0),
+    "junk for a header": b"junk".ljust(512, b"j"),
+    "false checksum": raw_header("f", tarfile.REGTYPE, 0).replace(b"f", b"g", 1),
 }
 
 
