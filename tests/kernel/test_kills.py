@@ -600,15 +600,16 @@ def make_tarball(path: str) -> str:
     return path
 
 
-def fork_cli(*words: str) -> int:
-    """Fork a nstool that says nothing; its pid."""
+def fork_cli(*words: str, said: str = os.devnull) -> int:
+    """Fork a nstool whose output is added to a file; its pid."""
     pid = os.fork()
     if pid == 0:
         status = 99
         try:
-            null = os.open("/dev/null", os.O_RDWR)
-            for fd in (0, 1, 2):
-                os.dup2(null, fd)
+            os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+            file = os.open(said, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+            for fd in (1, 2):
+                os.dup2(file, fd)
             sys.stdout = sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115  # pytest's own are elsewhere
             status = cli.run([*words])
         finally:
@@ -616,7 +617,7 @@ def fork_cli(*words: str) -> int:
     return pid
 
 
-def launch_and_kill(name: str, first_port: int, tarball: str, seed: str) -> int:
+def launch_and_kill(name: str, first_port: int, tarball: str, said: str, seed: str) -> int:
     """Launch sandboxes one after the other and kill each launcher at some moment, also of the end; how many failed."""
     chance = random.Random(seed)
     failed = 0
@@ -625,7 +626,7 @@ def launch_and_kill(name: str, first_port: int, tarball: str, seed: str) -> int:
         words += ["--net", chance.choice(["veth", "bridge"]), "--publish", f"{first_port + number}:80"]
         if chance.random() < 0.5:
             words += ["--root", tarball]
-        launcher = fork_cli("run", *words, "--", plans.BUSYBOX, "sleep", chance.choice(["0", "60"]))
+        launcher = fork_cli("run", *words, "--", plans.BUSYBOX, "sleep", chance.choice(["0", "60"]), said=said)
         pidfd = os.pidfd_open(launcher)
         alone = True
         if not select.select([pidfd], [], [], chance.random() * LATEST)[0]:
@@ -650,6 +651,7 @@ def test_many_launchers_killed_at_any_moment(
     """
     seed = os.urandom(4).hex()
     tarball = make_tarball(str(tmp_path / "root.tar"))
+    said = tmp_path / "said"
 
     def act() -> tuple[str, bool]:
         before = network_traces()
@@ -660,7 +662,8 @@ def test_many_launchers_killed_at_any_moment(
             if pid == 0:
                 status = 99
                 try:
-                    status = launch_and_kill(f"{name}p{number}", 7001 + LAUNCHES * number, tarball, f"{seed}{number}")
+                    port = 7001 + LAUNCHES * number
+                    status = launch_and_kill(f"{name}p{number}", port, tarball, str(said), f"{seed}{number}")
                 finally:
                     os._exit(status)
             workers.append(pid)
@@ -670,7 +673,7 @@ def test_many_launchers_killed_at_any_moment(
             cleanups += [os.waitpid(pid, 0)[1] for pid in cleaning]
         failed = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in workers]
         assert set(cleanups) == {0}, seed
-        assert failed == [0] * PROCESSES, seed
+        assert failed == [0] * PROCESSES, (seed, said.read_text())
         of_stays = [p.pid for p in processes.descendants(stays.pid)]
         with held([p for p in processes.descendants(os.getpid()) if p.pid not in (stays.pid, *of_stays)]) as pidfds:
             wait_dead(pidfds)
