@@ -25,15 +25,8 @@ def _secret(view: View) -> Answer:
 def _up(view: View) -> Answer:
     """Whether ".." of the root is the root, also from a deep working directory."""
     here = view.ask("stat", "/").text
-    ways = (
-        "/..",
-        "/../../../../..",
-        "/proc/self/root/..",
-        "/proc/self/cwd/../..",
-        "/usr/../../..",
-        "/dev/fd/../root/..",
-    )
-    others = [path for path in ways if view.ask("stat", path).text not in (here, "")]
+    places = ("", "/../../../..", "/proc/self/root", "/proc/self/cwd/..", "/usr/../..", "/dev/fd/../root")
+    others = [place for place in places if view.ask("stat", f"{place}/..").text not in (here, "")]
     return Answer(text=" ".join(others))
 
 
