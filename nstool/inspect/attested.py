@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from errno import ETIMEDOUT
 
 from nstool.errors import KernelError, SandboxGone, SpecError, no_process, plural
 from nstool.frozen import Frozen
@@ -132,14 +133,14 @@ def filters(pid: int) -> tuple[bytes, ...]:
     """Return the seccomp filters of a process, the newest first: each an array of struct sock_filter. ptrace(2).
 
     The process is stopped for a moment. Raises KernelError: EPERM to who may not trace it, EACCES without
-    CAP_SYS_ADMIN.
+    CAP_SYS_ADMIN, ETIMEDOUT when it does not stop within a second: it is in uninterruptible sleep.
     """
     from nstool import syscalls, uapi
 
     syscalls.ptrace(uapi.PTRACE_SEIZE, pid)
+    syscalls.ptrace(uapi.PTRACE_INTERRUPT, pid)
+    _await_stop(pid)  # who does not stop cannot be let go either, but by the end of this thread
     try:
-        syscalls.ptrace(uapi.PTRACE_INTERRUPT, pid)
-        _await_stop(pid)
         found: list[bytes] = []
         while (program := syscalls.seccomp_filter(pid, len(found))) is not None:
             found.append(program)
@@ -159,5 +160,5 @@ def _await_stop(pid: int) -> None:
         if reported:
             raise SandboxGone(no_process(pid))
         if time.monotonic() > end:
-            raise KernelError("ptrace(PTRACE_INTERRUPT)", 16, why=f"process {pid} does not stop")
+            raise KernelError("ptrace(PTRACE_INTERRUPT)", ETIMEDOUT, why=f"process {pid} does not stop")
         time.sleep(0.001)
