@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from errno import EINVAL
+
 from nstool import uapi
 from nstool.plan.steps import PAYLOAD, Fd, Step
 from nstool.security import landlock
@@ -17,6 +19,7 @@ RULESET = Fd("landlock")
 _PATH = Fd("allowed")
 # Symlinks lead where they lead inside, for /bin may be one; the links of /proc/PID lead out of any tree.
 _FLAGS = uapi.O_PATH | uapi.O_CLOEXEC
+_PORTS = {"tcp_bind": uapi.LANDLOCK_ACCESS_NET_BIND_TCP, "tcp_connect": uapi.LANDLOCK_ACCESS_NET_CONNECT_TCP}
 
 
 def steps(spec: Spec, host: Host) -> tuple[Step, ...]:
@@ -30,8 +33,7 @@ def steps(spec: Spec, host: Host) -> tuple[Step, ...]:
     if problem := landlock.lacking(rules, host.landlock):
         raise problem
     files = landlock.handled(host.landlock) if landlock.files_wanted(rules) else 0
-    net = _bits((rules.tcp_bind, uapi.LANDLOCK_ACCESS_NET_BIND_TCP))
-    net |= _bits((rules.tcp_connect, uapi.LANDLOCK_ACCESS_NET_CONNECT_TCP))
+    net = sum(bit for key, bit in _PORTS.items() if getattr(rules, key) is not None)
     scoped = sum(landlock.SCOPES[name] for name in rules.scope)
     flags = sum(landlock.FLAGS[name] for name in rules.flags)
     paths = tuple(_path_steps(rules, files))
@@ -43,10 +45,6 @@ def steps(spec: Spec, host: Host) -> tuple[Step, ...]:
         Step(PAYLOAD, "landlock_restrict_self", (RULESET, flags), "what no rule allows is refused from here on"),
         *(Step(PAYLOAD, "close", (fd,), "no fd but the command's own is open at its exec") for fd in opened),
     )
-
-
-def _bits(asked: tuple[object, int]) -> int:
-    return 0 if asked[0] is None else asked[1]
 
 
 def _why(rules: Landlock, abi: int) -> str:
@@ -72,13 +70,10 @@ def _path_steps(rules: Landlock, handled: int) -> Iterator[Step]:
         yield _allow(bits & handled & landlock.mask(landlock.OF_FILES), "the rights of files")
         beyond = bits & handled & ~landlock.mask(landlock.OF_FILES)
         if beyond:  # the kernel adds the rules of one path up
-            yield _allow(beyond, "those of directories; EINVAL: it is none", ignore=_EINVAL)
+            yield _allow(beyond, "those of directories; EINVAL: it is none", ignore=EINVAL)
     for rule in rules.rules:
         yield _open(rule.path)
         yield _allow(landlock.mask(rule.allow), "the rights that the spec names")
-
-
-_EINVAL = 22
 
 
 def _listed(rules: Landlock) -> dict[str, int]:
@@ -102,11 +97,8 @@ def _allow(bits: int, why: str, ignore: int = 0) -> Step:
 
 def _port_steps(rules: Landlock) -> Iterator[Step]:
     ports: dict[int, int] = {}
-    for numbers, bit in (
-        (rules.tcp_bind, uapi.LANDLOCK_ACCESS_NET_BIND_TCP),
-        (rules.tcp_connect, uapi.LANDLOCK_ACCESS_NET_CONNECT_TCP),
-    ):
-        for port in numbers or ():
+    for key, bit in _PORTS.items():
+        for port in getattr(rules, key) or ():
             ports[port] = ports.get(port, 0) | bit
     for port, bits in ports.items():
         args = (RULESET, uapi.LANDLOCK_RULE_NET_PORT, bits, -1, port)
