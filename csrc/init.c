@@ -54,6 +54,16 @@ static struct {
 
 static void tell(struct nst_message *m)
 {
+	if (self.run.share) {
+		if (m->type == NST_MSG_FAILED)
+			self.run.share->failure =
+				(struct nst_failure){.step = m->step, .error = m->error, .detail = m->detail};
+		else if (m->type == NST_MSG_EXITED)
+			self.run.share->status = m->status;
+		else
+			self.run.share->pid = m->pid;
+		return;
+	}
 	/* Nobody may be listening any more; then there is nobody to tell. Nor is it waited for room: only a command that
 	 * has got at this socket fills it, and then the status of our own end tells. MSG_NOSIGNAL | MSG_DONTWAIT. */
 	while (nst_raw6(__NR_sendto, self.control, NST_P(m), sizeof *m, 0x4040, 0, 0) == -EINTR)
@@ -235,6 +245,8 @@ static void run_init_steps(void)
 				self.payload = (int)pid;
 		} else if (nst_call_is(s, "answer_sysinfo")) {
 			keep_listener(s);
+		} else if (nst_call_is(s, "serve")) {
+			nst_serve(self.control);
 		} else if (nst_step_run(&self.run, i) == 0 && nst_call_is(s, "prctl") && s->arg[0] == SUBREAPER) {
 			/* Now, while the old /proc is there; pids are those of its pid namespace, see is_child(). */
 			self.children = move_high((int)nst_raw4(
@@ -340,8 +352,13 @@ _Noreturn static void supervise(void)
 	}
 	/* Nothing but these stays open: not the payload's pipes, whose readers wait for the last writer. */
 	place(fd, SIGNALS);
-	place(self.control, CONTROL);
-	self.control = CONTROL;
+	if (self.control >= 0) {
+		place(self.control, CONTROL);
+		self.control = CONTROL;
+	} else { /* a sandbox of serve.c: it dies with its template, the init of the pid namespace above */
+		nst_raw1(__NR_close, CONTROL);
+		p[CONTROL].fd = -1;
+	}
 	if (self.lifeline >= 0) {
 		place(self.lifeline, LIFELINE);
 	} else {
@@ -381,14 +398,86 @@ _Noreturn static void supervise(void)
 	}
 }
 
+/* What is the same for every init before its steps. */
+static void begin(const uint8_t *plan, const int32_t *slots, void *scratch, uint64_t scratch_size)
+{
+	struct nst_failure none = {.step = -1};
+	int i;
+
+	self.header = (const struct nst_plan *)plan;
+	for (i = 0; i < NST_MAX_SLOTS; i++)
+		self.slots[i] = slots[i];
+	self.run.plan = plan;
+	self.run.slots = self.slots;
+	self.run.who = NST_INIT;
+	self.run.control = self.control;
+	self.run.gate = &self.gate;
+	self.run.scratch = scratch;
+	self.run.scratch_size = scratch_size;
+	self.keep[0] = self.control;
+	self.keep[1] = self.lifeline;
+	self.keep[2] = self.keep[3] = self.listener = -1;
+	self.run.keep = self.keep;
+	self.run.n_keep = 4;
+	self.run.failure = none;
+	self.payload_failure = none;
+}
+
+_Noreturn static void follow(void)
+{
+	struct nst_message started = {.type = NST_MSG_STARTED, .pid = self.payload};
+
+	tell(&started);
+	supervise();
+}
+
+_Noreturn void nst_init_copy(const struct nst_copy *copy)
+{
+	self.children = self.lifeline = -1;
+	self.payload = self.gate = self.in_use = 0;
+	self.control = move_high(copy->control);
+	self.run.share = copy->share;
+	begin(copy->plan, copy->slots, copy->scratch, copy->scratch_size);
+	run_init_steps();
+	follow();
+}
+
+_Noreturn void nst_without_init(const struct nst_copy *copy)
+{
+	const struct nst_plan *h = (const struct nst_plan *)copy->plan;
+	/* Not the one state of this process, which is serve.c's at the moment. */
+	int32_t slots[NST_MAX_SLOTS], keep = copy->control;
+	struct nst_run run = {.plan = copy->plan,
+			      .slots = slots,
+			      .control = copy->control,
+			      .share = copy->share,
+			      .keep = &keep,
+			      .n_keep = 1,
+			      .scratch = copy->scratch,
+			      .scratch_size = copy->scratch_size,
+			      .failure = {.step = -1}};
+	int i;
+
+	for (i = 0; i < NST_MAX_SLOTS; i++)
+		slots[i] = copy->slots[i];
+	for (i = 0; i < (int)h->n_steps; i++) {
+		run.who = nst_step_at(copy->plan, i)->who;
+		if ((run.who == NST_INIT || run.who == NST_PAYLOAD) && nst_step_run(&run, i) < 0)
+			break;
+	}
+	copy->share->failure = run.failure;
+	for (;;)
+		nst_raw1(__NR_exit, FAILED_STATUS);
+}
+
 _Noreturn void nst_init(int fd)
 {
 	struct nst_envelope head;
 	struct nst_failure f = {.step = -1};
-	struct nst_message started = {.type = NST_MSG_STARTED};
 	const struct nst_envelope *e;
 	uint64_t all = ~0ull, dfl[4] = {0}; /* struct kernel_sigaction: SIG_DFL, no flags */
-	int i;
+	uint64_t scratch_size;
+	void *scratch;
 
 	self.children = -1;
 	nst_raw4(__NR_rt_sigprocmask, SIG_BLOCK, NST_P(&all), 0, 8);
@@ -400,42 +489,25 @@ _Noreturn void nst_init(int fd)
 	self.control = head.control;
 	e = map(sizeof head + head.size, fd);
 	/* Two vectors with a pointer for each string and a NULL; a string takes one byte of the plan at least. */
-	self.run.scratch_size = 2 * sizeof(char *) * (head.size + 1ull);
-	self.run.scratch = e ? map(self.run.scratch_size, -1) : NULL;
+	scratch_size = 2 * sizeof(char *) * (head.size + 1ull);
+	scratch = e ? map(scratch_size, -1) : NULL;
 	nst_raw1(__NR_close, fd);
-	if (!self.run.scratch) {
+	if (!scratch) {
 		f.error = ENOMEM;
 		report_failure(&f);
 	}
 	if (nst_plan_check((const uint8_t *)(e + 1), head.size, &f) < 0)
 		report_failure(&f);
-	self.header = (const struct nst_plan *)(e + 1);
 	nst_raw3(__NR_close_range, 3, ~0u, CLOSE_RANGE_CLOEXEC);
 	self.control = move_high(self.control);
 	self.lifeline = move_high(head.launcher);
-	for (i = 0; i < NST_MAX_SLOTS; i++)
-		self.slots[i] = head.slots[i];
-	self.run.plan = (const uint8_t *)self.header;
-	self.run.slots = self.slots;
-	self.run.who = NST_INIT;
-	self.run.control = self.control;
-	self.run.gate = &self.gate;
-	self.keep[0] = self.control;
-	self.keep[1] = self.lifeline;
-	self.keep[2] = self.keep[3] = self.listener = -1;
-	self.run.keep = self.keep;
-	self.run.n_keep = 4;
-	self.run.failure = f;
-	self.payload_failure = f;
 	if (self.control < 0)
 		nst_leave(FAILED_STATUS);
-
+	begin((const uint8_t *)(e + 1), e->slots, scratch, scratch_size);
 	run_init_steps();
 	if (!(self.header->flags & NST_WITH_INIT)) {
 		payload_steps();
 		report_failure(&self.payload_failure);
 	}
-	started.pid = self.payload;
-	tell(&started);
-	supervise();
+	follow();
 }

@@ -6,6 +6,7 @@
  * init.c     PID 1 inside: runs the init and payload steps, reaps, forwards, reports
  * answer.c   what init answers for the kernel: sysinfo(2)
  * supervise.c what stays of `nstool run` once Python has launched
+ * serve.c    a template: makes a sandbox in itself for each connection
  * nsexec.c   main() of the stand-alone launcher, and the image that PID 1 runs
  *
  * All of it uses raw.h only, so it is async-signal-safe by construction (signal-safety(7)):
@@ -81,6 +82,17 @@ enum nst_type {
 	NST_MSG_EXITED = 18,  /* init: the payload ended; status as wait(2) gives it, usage below */
 	NST_MSG_FD = 19,      /* init: an fd comes with this message; detail is its slot */
 	NST_MSG_READY = 20,   /* payload: all is done but the exec, at the attest step */
+	/* Between a service and its template, serve.c: */
+	NST_MSG_CONFIGURE = 32, /* service: the orders, the board, the door, /dev/null, the log, its other end */
+	NST_MSG_PLACE = 33,	/* service: the fds of place `detail` */
+	NST_MSG_LISTEN = 34,	/* service: listener `detail`; pid: its socket type */
+	NST_MSG_ACCEPT = 35,	/* service: detail 1: take connections; 0: take no more */
+	NST_MSG_END = 36,	/* service: signal `status` for place `detail`, -1 for all */
+	NST_MSG_LEAVE = 37,	/* service: end everything */
+	NST_MSG_FETCH = 38,	/* service: send listeners and board */
+	NST_MSG_TRY = 39,	/* service: make a sandbox without a connection, to be attested */
+	NST_MSG_DONE = 48,	/* template: what was asked for is done; detail: which place, or how many */
+	NST_MSG_HELD = 49,	/* template: listener `detail` comes along; -1: the board, -2: the log's end */
 };
 
 struct nst_message {
@@ -113,6 +125,9 @@ struct nst_launch {
 
 /* ---- plan.c ---- */
 
+/* CLOCK_MONOTONIC in nanoseconds. clock_gettime(2) */
+int64_t nst_now(void);
+
 /* Why a plan is refused. */
 enum nst_reason {
 	NST_BAD_SIZE = 1, /* shorter than a header, longer than NST_MAX_PLAN, or not aligned */
@@ -142,14 +157,27 @@ int nst_call_is(const struct nst_step *step, const char *name);
 const char *nst_call_name(unsigned int i);
 const char *nst_call_kinds(unsigned int i);
 
+/* What a template and one of its sandboxes have in common until the command runs: memory of both. Times in nanoseconds
+ * of CLOCK_MONOTONIC. */
+struct nst_share {
+	int32_t go;		    /* 1: the wait step is over */
+	int32_t status;		    /* of the command, as wait(2) gives it; -1: not told */
+	int32_t attest;		    /* 1: it waits to be attested */
+	int64_t first;		    /* when the first step began */
+	int64_t executed;	    /* when the command was executed */
+	struct nst_failure failure; /* step -1: none */
+	int32_t pid;		    /* of the command as its init sees it */
+};
+
 /* Everything a process needs to run its steps. */
 struct nst_run {
 	const uint8_t *plan;
 	int32_t *slots;
 	enum nst_who who;
-	int control;	     /* socket, for wait, release, send_fd, attest */
-	int child_pid;	     /* for write_proc and spawn, launcher only */
-	const int32_t *keep; /* what close_range leaves open, the engine's own; they close at exec. -1 is none */
+	int control;		 /* socket, for wait, release, send_fd, attest, receive; -1 is none */
+	struct nst_share *share; /* takes the place of that socket in a sandbox of serve.c; else NULL */
+	int child_pid;		 /* for write_proc and spawn, launcher only */
+	const int32_t *keep;	 /* what close_range leaves open, the engine's own; they close at exec. -1 is none */
 	int n_keep;
 	int32_t *gate; /* for futex_wake and futex_wait, init and its payload only: a word that both have */
 	void *scratch; /* room for argument vectors, execve and spawn only */
@@ -189,6 +217,20 @@ int nst_userns(const char *uid_map, const char *gid_map);
 /* nsexec as PID 1 or monitor: fd holds the envelope that launch.c wrote. Never returns. */
 _Noreturn void nst_init(int fd);
 
+/* Be PID 1 of a sandbox that serve.c has cloned: a copy of that process, which has its memory. Never returns. */
+struct nst_copy {
+	const uint8_t *plan;
+	const int32_t *slots;
+	void *scratch;
+	uint64_t scratch_size;
+	int control; /* -1: none */
+	struct nst_share *share;
+};
+_Noreturn void nst_init_copy(const struct nst_copy *copy);
+
+/* Run a plan's init and payload steps in this process, which borrows serve.c's memory and has no init. Never returns. */
+_Noreturn void nst_without_init(const struct nst_copy *copy);
+
 /* ---- answer.c ---- */
 
 /* Answer one call that a seccomp filter has sent to this listener: sysinfo(2) with so many bytes of memory and swap.
@@ -221,6 +263,114 @@ struct nst_orders {
 	uint64_t signals;    /* mask of those that are forwarded, SIGWINCH and SIGCHLD too */
 	uint64_t log_size;   /* bytes that the log file may have; what comes after is dropped */
 	uint8_t termios[64]; /* the caller's settings, as TCGETS gives them */
+};
+
+/* ---- serve.c ---- */
+
+/* Serve as the init of a template: take orders from `control`, and make a sandbox for each connection. Never returns. */
+_Noreturn void nst_serve(int control);
+
+enum {
+	NST_PLACES = 1024, /* sandboxes of one template at once */
+	NST_PLACE_FDS = 8, /* of each place: its cgroups, its network namespace */
+	NST_LISTENERS = 64,
+	NST_STAGES = 5,	   /* histograms: waited, began, executed, lived, gone */
+	NST_BUCKETS = 128, /* of each: microseconds, four to a doubling */
+	NST_ENDS = 1024,   /* lives that are remembered */
+	NST_CLIENT = 20,   /* bytes of a client's address: 16, port, family */
+};
+
+/* The orders, followed by the plan of a sandbox, the table of what varies, and what a refused client is told; offsets
+ * from the start, times in milliseconds, 0: no limit. */
+struct nst_service {
+	uint32_t magic;
+	uint32_t size;
+	uint32_t plan, plan_size;
+	uint32_t vary, n_vary;
+	uint32_t busy, busy_size;
+	uint32_t n_places;
+	uint32_t n_fds;	   /* of each place: the given slots from 3 + n_passed on */
+	uint32_t n_passed; /* 1: the connection is given as fd 3 too */
+	uint32_t
+		streams; /* mask of the standard streams that are the connection; the others are /dev/null, 2 the log */
+	uint32_t ready;	 /* sandboxes that wait for a connection, parked */
+	uint32_t queue;	 /* connections that wait for a sandbox */
+	uint32_t queue_ms;
+	uint32_t wall_ms;     /* longest life of a sandbox, from its connection on */
+	uint32_t grace_ms;    /* from SIGTERM to SIGKILL */
+	uint32_t client_most; /* sandboxes of one client at once */
+	uint32_t client_rate; /* connections of one client in 1000 seconds */
+	uint32_t client_burst;
+	uint32_t prefix4, prefix6; /* bits of an address that are one client */
+	uint32_t attest;	   /* 1: each sandbox waits to be attested */
+	uint32_t reserved;
+};
+
+/* One thing that differs from sandbox to sandbox: `width` bytes of the plan at `offset`. */
+enum nst_format { NST_HEX = 1, NST_DECIMAL = 2, NST_BINARY = 3 /* 8 bytes */ };
+enum nst_source {
+	NST_BY_PLACE = 0, /* place * count + its number of lives so far, modulo count */
+	NST_BY_LIFE = 1,  /* the number of lives of all so far, modulo count */
+	NST_RANDOM = 2,	  /* and more: each number is one draw */
+	NST_SOURCES = 16,
+};
+struct nst_vary {
+	uint32_t source;
+	uint32_t format;
+	uint32_t offset;
+	uint32_t width;
+	int64_t first, step; /* decimal, binary: first + step * what the source gives */
+	uint64_t count;
+};
+
+/* Why a life has ended, or never began. */
+enum nst_cause {
+	NST_EXITED, /* by itself, status 0 */
+	NST_STATUS, /* another status */
+	NST_SIGNALLED,
+	NST_NO_START, /* a step was refused */
+	NST_OVERRAN,  /* wall_ms */
+	NST_STOPPED,  /* it was told to */
+	NST_BUSY,     /* refused: no place, the queue is full */
+	NST_WAITED,   /* refused: too long in the queue */
+	NST_MANY,     /* refused: too many of this client */
+	NST_FAST,     /* refused: too often from this client */
+	NST_CAUSES,
+};
+
+/* A place as others see it. */
+struct nst_place_view {
+	uint32_t state; /* 0 empty, 1 starting or parked, 2 serving, 3 ending */
+	int32_t pid;	/* as the template sees it */
+	uint64_t life;	/* number of the life in it */
+	int64_t since;	/* CLOCK_REALTIME, nanoseconds: of its connection */
+	uint8_t client[NST_CLIENT];
+	uint32_t turn; /* lives that this place has had */
+};
+
+struct nst_end {
+	uint64_t life;	    /* 0: an empty entry */
+	int64_t begin, end; /* CLOCK_REALTIME, nanoseconds */
+	uint32_t place, cause;
+	int32_t status; /* as wait(2) gives it */
+	uint32_t listener;
+	uint8_t client[NST_CLIENT];
+	uint32_t microseconds[NST_STAGES - 1]; /* of its stages */
+	uint32_t reserved[2];
+};
+
+/* What others read at any time: one writer, the template. */
+struct nst_board {
+	uint32_t magic;
+	uint32_t n_places;
+	uint32_t accepting, queued, live, parked;
+	uint64_t lives, accepted;
+	uint64_t causes[NST_CAUSES];
+	uint64_t sums[NST_STAGES]; /* microseconds */
+	uint64_t buckets[NST_STAGES][NST_BUCKETS];
+	uint64_t n_ends; /* so far; the last is at (n_ends - 1) % NST_ENDS */
+	struct nst_end ends[NST_ENDS];
+	struct nst_place_view places[NST_PLACES];
 };
 
 /* What launch.c hands to init.c, before the plan in the same memfd. */

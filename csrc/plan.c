@@ -16,6 +16,7 @@
 #include <linux/sched.h>
 #include <linux/seccomp.h>
 #include <linux/sockios.h>
+#include <linux/time_types.h>
 
 #include "raw.h"
 
@@ -84,7 +85,9 @@
 	X(answer_sysinfo, -1, "fii")                                                                                   \
 	X(landlock_create_ruleset, -1, "iii")                                                                          \
 	X(landlock_add_rule, -1, "fiifi")                                                                              \
-	X(landlock_restrict_self, __NR_landlock_restrict_self, "fi")
+	X(landlock_restrict_self, __NR_landlock_restrict_self, "fi")                                                   \
+	X(serve, -1, "")                                                                                               \
+	X(receive, -1, "i")
 
 enum {
 #define X(name, nr, kinds) CALL_##name,
@@ -205,9 +208,11 @@ static int who_bad(const struct nst_step *s)
 	case CALL_execve:
 	case CALL_futex_wait:
 	case CALL_attest:
+	case CALL_receive:
 		return s->who != NST_PAYLOAD;
 	case CALL_futex_wake:
 	case CALL_answer_sysinfo:
+	case CALL_serve:
 		return s->who != NST_INIT;
 	case CALL_wait:
 	case CALL_send_fd:
@@ -303,7 +308,10 @@ static int arguments_bad(const struct nst_plan *h, const struct nst_step *s)
 	case CALL_clone3: /* no flag by which the new process would share more than we mean to */
 		return s->ignore || a[0] & ~(uint64_t)NAMESPACES || a[2] > PID_LIMIT;
 	case CALL_exec_init:
+	case CALL_serve:
 		return s->ignore != 0;
+	case CALL_receive: /* one bit for each fd that the connection becomes */
+		return !a[0] || a[0] >> 16;
 	case CALL_execve:
 		return s->ignore || !length_of(a[0]) || !length_of(a[1]);
 	case CALL_spawn:
@@ -362,7 +370,8 @@ static enum nst_reason step_reason(const uint8_t *plan, const struct nst_step *s
 }
 
 /* The roles in order: launcher steps (as many setns before as after the clone) and one clone3; child steps ending in
- * exec_init; then launcher and init steps mixed, with init's clone3 among them; the payload's, ending in execve; undo. */
+ * exec_init; then launcher and init steps mixed, with init's clone3 among them; the payload's, ending in execve, or in
+ * their place init's last, serve; undo. */
 static int order_bad(const uint8_t *plan, int *ret_step)
 {
 	const struct nst_plan *h = header_of(plan);
@@ -392,8 +401,13 @@ static int order_bad(const uint8_t *plan, int *ret_step)
 			inited = s->call == CALL_exec_init;
 			break;
 		case NST_INIT:
-			if (!inited || begun)
+			if (!inited || begun || executed)
 				return 1;
+			if (s->call == CALL_serve) {
+				if (!with_init || payload)
+					return 1;
+				executed = 1;
+			}
 			if (s->call == CALL_clone3 && payload++)
 				return 1;
 			if (s->call == CALL_futex_wake && !payload)
@@ -449,6 +463,14 @@ int nst_plan_check(const uint8_t *plan, uint64_t size, struct nst_failure *ret_f
 }
 
 /* ---- running ---- */
+
+int64_t nst_now(void)
+{
+	struct __kernel_timespec t = {0};
+
+	nst_raw2(__NR_clock_gettime, 1 /* CLOCK_MONOTONIC */, NST_P(&t));
+	return t.tv_sec * 1000000000 + t.tv_nsec;
+}
 
 static const char *string_at(const uint8_t *plan, uint64_t arg)
 {
@@ -736,11 +758,32 @@ static long run_send_fd(const struct nst_run *run, int fd, int slot)
 	return nst_raw3(__NR_sendmsg, run->control, NST_P(&h), 0x4000 /* MSG_NOSIGNAL */);
 }
 
+/* Wait until a word is 1 that another process sets, which shares it or has a copy of the memory. futex(2). */
+static long await_word(int32_t *word)
+{
+	long r = 0;
+
+	while (!__atomic_load_n(word, __ATOMIC_ACQUIRE)) {
+		r = nst_raw4(__NR_futex, NST_P(word), FUTEX_WAIT, 0, 0);
+		if (r < 0 && r != -EAGAIN && r != -EINTR)
+			return r;
+	}
+	return 0;
+}
+
+static long open_word(int32_t *word)
+{
+	__atomic_store_n(word, 1, __ATOMIC_RELEASE);
+	return nst_raw3(__NR_futex, NST_P(word), FUTEX_WAKE, 1);
+}
+
 static long run_wait(const struct nst_run *run)
 {
 	struct nst_message m;
 	long n;
 
+	if (run->share)
+		return await_word(&run->share->go);
 	for (;;) {
 		n = nst_raw6(__NR_recvfrom, run->control, NST_P(&m), sizeof m, 0, 0, 0);
 		if (n == -EINTR)
@@ -761,6 +804,8 @@ static long run_attest(const struct nst_run *run)
 	struct nst_message m = {.type = NST_MSG_READY};
 	long n;
 
+	if (run->share && !run->share->attest) /* a sandbox of serve.c that nobody looks at */
+		return 0;
 	do
 		n = nst_raw3(__NR_write, run->control, NST_P(&m), sizeof m);
 	while (n == -EINTR);
@@ -774,28 +819,50 @@ static long run_attest(const struct nst_run *run)
 	return n == sizeof m && m.type == NST_MSG_RELEASE ? 0 : -EPIPE; /* nothing: the launcher has gone */
 }
 
+/* Wait for the connection that a parked sandbox is for, and put it where the mask says. Without a socket to wait at it
+ * was there from the start. recvmsg(2). */
+static long run_receive(const struct nst_run *run, uint64_t mask)
+{
+	struct nst_message m;
+	struct {
+		uint64_t len;
+		int32_t level, type;
+		int32_t fd, pad;
+	} c = {.len = 0};
+	struct {
+		const void *base;
+		uint64_t len;
+	} iov = {&m, sizeof m};
+	struct message_header h = {.iov = (void *)&iov, .iovlen = 1, .control = &c, .controllen = sizeof c};
+	long n, r = 0;
+	int i;
+
+	if (run->control < 0)
+		return 0;
+	do
+		n = nst_raw3(__NR_recvmsg, run->control, NST_P(&h), 0x40000000 /* MSG_CMSG_CLOEXEC */);
+	while (n == -EINTR);
+	if (n < 0)
+		return n;
+	if (n != sizeof m || h.controllen < 20 || c.type != 1 /* SCM_RIGHTS */)
+		return -EPIPE; /* nothing: who would have sent it has gone */
+	for (i = 0; i < 16 && r >= 0; i++)
+		if (mask >> i & 1) {
+			/* Its own place may be one of them: then it only has to outlive exec. */
+			r = i == c.fd ? nst_raw3(__NR_fcntl, i, F_SETFD, 0) : nst_raw3(__NR_dup3, c.fd, i, 0);
+		}
+	if (r >= 0 && (c.fd >= 16 || !(mask >> c.fd & 1)))
+		r = nst_raw1(__NR_close, c.fd);
+	return r < 0 ? r : 0;
+}
+
 static long run_release(const struct nst_run *run)
 {
 	struct nst_message m = {.type = NST_MSG_RELEASE};
 
+	if (run->share)
+		return open_word(&run->share->go);
 	return nst_raw6(__NR_sendto, run->control, NST_P(&m), sizeof m, 0x4000 /* MSG_NOSIGNAL */, 0, 0);
-}
-
-/* Let the payload go on: what it waits for is done. futex(2). */
-static long run_futex_wake(int32_t *gate)
-{
-	__atomic_store_n(gate, 1, __ATOMIC_RELEASE);
-	return nst_raw3(__NR_futex, NST_P(gate), FUTEX_WAKE, 1);
-}
-
-static long run_futex_wait(int32_t *gate)
-{
-	long r;
-
-	do
-		r = nst_raw4(__NR_futex, NST_P(gate), FUTEX_WAIT, 0, 0);
-	while ((r >= 0 || r == -EINTR) && !__atomic_load_n(gate, __ATOMIC_ACQUIRE));
-	return r < 0 && r != -EAGAIN && r != -EINTR ? r : 0; /* EAGAIN: it is open already */
 }
 
 static long run_ioctl(const uint8_t *plan, const struct nst_step *s, const long *a)
@@ -871,7 +938,7 @@ static long run_special(struct nst_run *run, const struct nst_step *s, const lon
 				  ret_detail);
 	case CALL_write:
 		return write_all((int)a[0], (const char *)a[1], length_of(s->arg[1]));
-	case CALL_write_proc: {
+	case CALL_write_proc: { /* a sandbox of serve.c has it from the /proc of its template */
 		char buf[64];
 
 		return write_file(AT_FDCWD, proc_path(buf, run->child_pid, (const char *)a[0]), (const char *)a[1],
@@ -917,11 +984,13 @@ static long run_special(struct nst_run *run, const struct nst_step *s, const lon
 	case CALL_release:
 		return run_release(run);
 	case CALL_futex_wake:
-		return run_futex_wake(run->gate);
+		return open_word(run->gate);
 	case CALL_futex_wait:
-		return run_futex_wait(run->gate);
+		return await_word(run->gate);
 	case CALL_attest:
 		return run_attest(run);
+	case CALL_receive:
+		return run_receive(run, s->arg[0]);
 	case CALL_send_fd:
 		return run_send_fd(run, (int)a[0], (int)(uint32_t)s->arg[0]);
 	case CALL_close_range:
@@ -934,6 +1003,8 @@ static long run_special(struct nst_run *run, const struct nst_step *s, const lon
 		return r;
 	}
 	case CALL_execve:
+		if (run->share)
+			run->share->executed = nst_now();
 		return run_execve(run, s);
 	case CALL_spawn:
 		return run_spawn(run, s, ret_detail);

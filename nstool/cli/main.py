@@ -25,6 +25,8 @@ FILES = 28  # that a command may have open at once, besides the standard streams
 # Sub-command to (module, one sentence). A module is imported when its command is called.
 COMMANDS: dict[str, tuple[str, str]] = {
     "run": ("nstool.cli.run", "Run a command in a sandbox."),
+    "serve": ("nstool.cli.serve", "Give each connection to a service a sandbox of its own."),
+    "service": ("nstool.cli.service", "See and steer a running service."),
     "plan": ("nstool.cli.plan", "Show the exact steps that run would take."),
     "check": ("nstool.cli.check", "Say what this host cannot do, of a spec or at all."),
     "compile": ("nstool.cli.compile", "Write a plan that nsexec runs without Python."),

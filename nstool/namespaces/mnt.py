@@ -54,6 +54,14 @@ HOLD = "/dev"
 _SMALL = 256 << 10  # bytes for what else is there
 
 
+# What is planned: a sandbox from nothing to its command; or, of a service, what all its sandboxes have in common (their
+# template), and what each has to itself: /proc, and all in which it can write.
+WHOLE, TEMPLATE, EACH = "whole", "template", "each"
+# Where the hold of a template is: an empty directory of /proc for ever, so that a mount there hides nothing of it from
+# the kernel (mount_too_revealing), and that goes out of sight when a sandbox mounts its own /proc.
+TEMPLATE_HOLD = "/proc/sys/fs/binfmt_misc"
+
+
 class Parts(Frozen):
     """The steps of the mount namespace: before clone, inside before the pivot, inside after it; undo at the end."""
 
@@ -65,9 +73,18 @@ class Parts(Frozen):
     undo: tuple[Step, ...] = ()
 
 
-def parts(spec: Spec, host: Host, maps: Maps | None, files: dict[str, str], lease: Lease, hostname: str = "") -> Parts:
+def parts(
+    spec: Spec,
+    host: Host,
+    maps: Maps | None,
+    files: dict[str, str],
+    lease: Lease,
+    hostname: str = "",
+    stage: str = WHOLE,
+) -> Parts:
     """Plan the mount namespace. files: path inside → content of small generated files. hostname: "" if not its own.
 
+    stage: WHOLE, TEMPLATE; for EACH see ``each``.
     Raises SpecError for a mount that has no place in the root, NotSupported for what this host cannot do.
     """
     opener = LAUNCHER if host.privileged else INIT
@@ -81,26 +98,39 @@ def parts(spec: Spec, host: Host, maps: Maps | None, files: dict[str, str], leas
     if spec.root.type == "system":
         inside += system_root.furnish(host, files)
         files = {}
-    inside += _proc(spec, host, opener, opened)
-    inside += _dev(spec, host, maps, opener, opened)
-    inside += _scratch(spec, host)
+    own = _own(spec, host) if stage == TEMPLATE else ()
+    inside += _proc(spec, host, opener, opened, stage)
+    inside += _dev(spec, host, maps, opener, opened, stage)
+    inside += _scratch(spec, host, stage)
     closed, opened_up = _closed(spec, host)
     inside += opened_up
+    kept: list[Step] = []
     for number, mount in enumerate(spec.mounts):
         _check_above(spec, mount, number, host)
         if mount.type == "overlay":
             early += _overlay_mount(spec, mount, number, opener, opened, userns)
-        inside += _mount(spec, mount, number, host, opener, opened, userns)
+        if _is_below(mount.target, own):
+            if mount.type in _FROM_OUTSIDE:
+                if mount.type == "bind":
+                    _bind(spec, mount, f"mount{number}", opener, opened, userns)
+                kept.append(_keep(number, mount))
+        elif stage == TEMPLATE and mount.type not in _FROM_OUTSIDE:
+            inside += _place(spec, mount, number, host, "dir")
+        else:
+            inside += _mount(spec, mount, number, host, opener, opened, userns)
     inside += _command(host)
-    inside += _files(files, spec, host)
+    inside += _files({path: text for path, text in files.items() if not _is_below(path, own)}, files, spec, host)
     covered = _covered(spec, host, closed)
-    inside += views.cover()
-    inside += _cover(covered)
-    inside += _readonly(spec, host)
-    hold = _hold(spec, host, files, views, bool(covered))
+    if stage == WHOLE:
+        inside += views.cover()
+    inside += _cover([(path, is_directory) for path, is_directory in covered if not _is_below(path, own)])
+    inside += _readonly(spec, host, own, whole=stage == WHOLE)
+    hold = _hold(spec, host, files, views, bool(covered), _kept_kinds(spec, host, own))
     before = (*_unpack(spec, host, maps, name), *(s for s in opened if s.who == LAUNCHER))
     sources = tuple(s for s in opened if s.who == INIT)
     last = _last(spec, host, sum(step.call == "fsmount" for step in opened_up))
+    if stage == TEMPLATE and spec.proc == "private":
+        last = [*kept, _stow(), *last]
     return Parts(
         before,
         sources,
@@ -111,6 +141,93 @@ def parts(spec: Spec, host: Host, maps: Maps | None, files: dict[str, str], leas
     )
 
 
+_FROM_OUTSIDE = ("bind", "overlay")  # what can only be opened while the host's paths mean something
+
+
+def each(spec: Spec, host: Host, maps: Maps | None, files: dict[str, str], lease: Lease, hostname: str = "") -> Parts:
+    """Plan what one sandbox of a service mounts in its copy of the template's namespace. Arguments as of ``parts``."""
+    views = Views(spec, host, lease, hostname)
+    own = _own(spec, host)
+    steps: list[Step] = []
+    if spec.proc == "private":
+        flags = uapi.O_PATH | uapi.O_CLOEXEC
+        steps.append(
+            Step(
+                INIT,
+                "openat2",
+                (uapi.AT_FDCWD, TEMPLATE_HOLD, flags, 0, mounting.NO_LINKS),
+                "what the template has made for its sandboxes",
+                result="hold",
+            )
+        )
+    steps += _proc(spec, host, INIT, [], EACH)
+    steps += _dev(spec, host, maps, INIT, [], EACH)
+    steps += _scratch(spec, host, EACH)
+    for number, mount in enumerate(spec.mounts):
+        if _is_below(mount.target, own):
+            if mount.type in _FROM_OUTSIDE:
+                copy = (Fd("hold"), f"mount{number}", mounting.CLONE_TREE | mounting.RECURSIVE)
+                why = f"the template's copy of what is mounted on {mount.target}"
+                steps.append(Step(INIT, "open_tree", copy, why, result=f"mount{number}"))
+                steps += _place(spec, mount, number, host, _kind(mount, host))
+                steps += _attach(mount, number)
+            else:
+                steps += _mount(spec, mount, number, host, INIT, [], "")
+        elif mount.type not in _FROM_OUTSIDE:
+            steps += _mount(spec, mount, number, host, INIT, [], "", places=False)
+    steps += _files({path: text for path, text in files.items() if _is_below(path, own)}, files, spec, host)
+    if spec.proc == "private":
+        steps += views.cover()
+    covered = _covered(spec, host, ())
+    steps += _cover([(path, is_directory) for path, is_directory in covered if _is_below(path, own)])
+    steps += _readonly(spec, host, own, whole=False, each=True)
+    for number, mount in enumerate(spec.mounts):
+        if mount.propagation and mount.type not in _FROM_OUTSIDE:
+            why = f"{mount.target} is {mount.propagation}, as asked for"
+            propagation = PROPAGATION[mount.propagation]
+            steps.append(
+                mounting.attributes(INIT, f"mount{number}", 0, why, propagation=propagation, recursive=mount.recursive)
+            )
+    return Parts(inside=tuple(steps))
+
+
+def _own(spec: Spec, host: Host) -> tuple[str, ...]:
+    """Where each sandbox of a service mounts something of its own, so that nothing of the template shows below."""
+    own = [*scratch_paths(spec, host)]
+    if spec.proc == "private":
+        own.append("/proc")
+    if spec.dev == "private":
+        own += ["/dev/pts", "/dev/shm", "/dev/mqueue"]
+    return (*own, *(mount.target for mount in spec.mounts if mount.type not in _FROM_OUTSIDE))
+
+
+def _is_below(path: str, own: tuple[str, ...]) -> bool:
+    return any(_below(path, directory) for directory in own)
+
+
+def _kind(mount: Mount, host: Host) -> str:
+    return host.source_kinds.get(mount.source, "dir") if mount.type == "bind" else "dir"
+
+
+def _kept_kinds(spec: Spec, host: Host, own: tuple[str, ...]) -> dict[str, str]:
+    """What the hold of a template keeps for its sandboxes: name to "dir" or "file"."""
+    return {
+        f"mount{number}": _kind(mount, host)
+        for number, mount in enumerate(spec.mounts)
+        if mount.type in _FROM_OUTSIDE and _is_below(mount.target, own)
+    }
+
+
+def _keep(number: int, mount: Mount) -> Step:
+    where = (Fd(f"mount{number}"), "", Fd("hold"), f"mount{number}", uapi.MOVE_MOUNT_F_EMPTY_PATH)
+    return Step(INIT, "move_mount", where, f"keep it for the sandboxes, which have {mount.target} to themselves")
+
+
+def _stow() -> Step:
+    where = (Fd("hold"), "", uapi.AT_FDCWD, TEMPLATE_HOLD, uapi.MOVE_MOUNT_F_EMPTY_PATH)
+    return Step(INIT, "move_mount", where, "where the sandboxes find it, until each mounts its own /proc over it")
+
+
 def _propagation(spec: Spec) -> Step:
     # A shared mount here would carry our mounts to the host; a slave still gets the host's.
     flags = uapi.MS_REC | (uapi.MS_SLAVE if spec.mount_propagation == "slave" else uapi.MS_PRIVATE)
@@ -119,12 +236,14 @@ def _propagation(spec: Spec) -> Step:
     )
 
 
-def _hold(spec: Spec, host: Host, files: dict[str, str], views: Views, covers: bool) -> list[Step]:
+def _hold(
+    spec: Spec, host: Host, files: dict[str, str], views: Views, covers: bool, kept: dict[str, str]
+) -> list[Step]:
     """A small tmpfs in the old root with what is bound into the new one: a tree is copied only from a mount."""
     layers = [layer for prefix, lower in _overlays(spec) for layer in _layer_names(prefix, lower)]
     layers += system_root.layers(host)
     covers = covers or bool(host.layers) or bool(views)
-    if not (files or covers or layers):
+    if not (files or covers or layers or kept):
         return []
     flags = mounting.SAFE | uapi.MOUNT_ATTR_NOEXEC
     steps = mounting.filesystem(
@@ -141,6 +260,12 @@ def _hold(spec: Spec, host: Host, files: dict[str, str], views: Views, covers: b
         steps.append(Step(INIT, "write_file", made, f"the content of {path}"))
     for name in layers:
         steps.append(Step(INIT, "mkdirat", (Fd("hold"), name, 0o755), "a place for a layer of an overlay"))
+    for name, kind in kept.items():
+        if kind == "dir":
+            steps.append(Step(INIT, "mkdirat", (Fd("hold"), name, 0o755), "a place for what the sandboxes mount"))
+        else:
+            empty = (Fd("hold"), name, b"", uapi.O_CREAT, 0o444)
+            steps.append(Step(INIT, "write_file", empty, "a place for what the sandboxes mount"))
     where = (Fd("hold"), "", uapi.AT_FDCWD, HOLD, uapi.MOVE_MOUNT_F_EMPTY_PATH)
     steps.append(Step(INIT, "move_mount", where, "attach it: it goes away with the old root"))
     steps.append(mounting.attributes(INIT, "hold", uapi.MOUNT_ATTR_RDONLY, "nobody writes there", recursive=False))
@@ -416,8 +541,8 @@ def _bound(name: str, opener: str, opened: list[Step]) -> None:
     opened.append(mounting.attributes(opener, name, flags, "no set-user-ID, no programs", propagation=uapi.MS_PRIVATE))
 
 
-def _proc(spec: Spec, host: Host, opener: str, opened: list[Step]) -> list[Step]:
-    if spec.proc == "none":
+def _proc(spec: Spec, host: Host, opener: str, opened: list[Step], stage: str) -> list[Step]:
+    if spec.proc == "none" or (spec.proc == "bind" and stage == EACH):
         return []
     if spec.proc == "bind":
         _bound("proc", opener, opened)
@@ -425,15 +550,17 @@ def _proc(spec: Spec, host: Host, opener: str, opened: list[Step]) -> list[Step]
     steps: list[Step] = []
     if spec.proc == "private":
         options = {}
-        if spec.hidepid != "off":
-            options["hidepid"] = spec.hidepid
-        if spec.proc_subset:
-            options["subset"] = spec.proc_subset
+        why = "a /proc of this pid namespace; processes of other users are hidden"
+        if stage == TEMPLATE:
+            why = "a whole /proc, without which the kernel gives a user namespace no other (mount_too_revealing)"
+        else:
+            if spec.hidepid != "off":
+                options["hidepid"] = spec.hidepid
+            if spec.proc_subset:
+                options["subset"] = spec.proc_subset
         flags = mounting.SAFE | uapi.MOUNT_ATTR_NOEXEC
-        steps += mounting.filesystem(
-            "proc", "proc", options, flags, "a /proc of this pid namespace; processes of other users are hidden"
-        )
-    if _own_root(spec, host):
+        steps += mounting.filesystem("proc", "proc", options, flags, why)
+    if _own_root(spec, host) and stage != EACH:
         steps += mounting.make_directories(["/proc"])
     steps += [mounting.target("/proc", "at", "where it goes"), mounting.attach("proc", "at", "mount /proc")]
     return steps
@@ -513,14 +640,17 @@ def _cover(wanted: list[tuple[str, bool]]) -> list[Step]:
     return steps
 
 
-def _readonly(spec: Spec, host: Host) -> list[Step]:
+def _readonly(spec: Spec, host: Host, own: tuple[str, ...], *, whole: bool, each: bool = False) -> list[Step]:
+    # whole: of a whole sandbox; else of a template, or of each of its sandboxes.
     steps: list[Step] = []
     wanted: list[tuple[Fd | int, str]] = []
-    if spec.proc != "none" and not spec.proc_subset and SYS in spec.proc_show:
+    shows_sys = spec.proc != "none" and not spec.proc_subset and SYS in spec.proc_show
+    if shows_sys and (whole or each == (spec.proc == "private")):
         wanted.append((Fd("proc"), SYS))
     for number, path in enumerate(spec.readonly_paths):
         _check_protected(path, f"readonly_paths[{number}]", host)
-        wanted.append((uapi.AT_FDCWD, path))
+        if each == _is_below(path, own):
+            wanted.append((uapi.AT_FDCWD, path))
     for directory, name in wanted:
         source = (directory, name, mounting.CLONE_TREE | mounting.RECURSIVE)
         steps.append(Step(INIT, "open_tree", source, "a copy of it", result="readonly"))
@@ -531,9 +661,11 @@ def _readonly(spec: Spec, host: Host) -> list[Step]:
     return steps
 
 
-def _dev(spec: Spec, host: Host, maps: Maps | None, opener: str, opened: list[Step]) -> list[Step]:
-    if spec.dev == "none":
+def _dev(spec: Spec, host: Host, maps: Maps | None, opener: str, opened: list[Step], stage: str) -> list[Step]:
+    if spec.dev == "none" or (stage == EACH and spec.dev != "private"):
         return []
+    if stage == EACH:
+        return [mounting.target("/dev", "dev", "the template's"), *_dev_mounts(spec, maps)]
     _check_own("/dev", host)
     if spec.dev == "bind":
         _bound("dev", opener, opened)
@@ -591,7 +723,7 @@ def _dev(spec: Spec, host: Host, maps: Maps | None, opener: str, opened: list[St
                 mounting.target(name, "at", "its place", Fd("dev")),
                 mounting.attach(f"dev_{name}", "at", f"bind /dev/{name}"),
             ]
-    if spec.dev == "private":
+    if spec.dev == "private" and stage == WHOLE:
         steps += _dev_mounts(spec, maps)
     steps.append(mounting.attributes(INIT, "dev", uapi.MOUNT_ATTR_RDONLY, "nothing is added to /dev", recursive=False))
     return steps
@@ -639,13 +771,15 @@ def scratch_paths(spec: Spec, host: Host) -> tuple[str, ...]:
     )
 
 
-def _scratch(spec: Spec, host: Host) -> list[Step]:
+def _scratch(spec: Spec, host: Host, stage: str) -> list[Step]:
     steps: list[Step] = []
     flags = mounting.SAFE | uapi.MOUNT_ATTR_NOEXEC
     for number, path in enumerate(scratch_paths(spec, host)):
         name = f"scratch{number}"
-        if spec.root.type != "host" and path not in host.root:
+        if spec.root.type != "host" and path not in host.root and stage != EACH:
             steps += mounting.make_directories(mounting.parents(path))
+        if stage == TEMPLATE:
+            continue
         mode = "755" if path == "/run" else "1777"
         steps += mounting.filesystem(
             "tmpfs", name, {"mode": mode, "size": str(spec.tmp_size)}, flags, f"an empty {path} of its own"
@@ -668,10 +802,15 @@ def _command(host: Host) -> list[Step]:
     ]
 
 
-def _files(files: dict[str, str], spec: Spec, host: Host) -> list[Step]:
-    """Small generated files: bound over what the root has, so that the root itself is not changed."""
+def _files(wanted: dict[str, str], files: dict[str, str], spec: Spec, host: Host) -> list[Step]:
+    """Small generated files: bound over what the root has, so that the root itself is not changed.
+
+    files: all that are in the hold, of which the wanted ones are bound.
+    """
     steps: list[Step] = []
     for number, path in enumerate(files):
+        if path not in wanted:
+            continue
         fd = f"file{number}"
         if _may_make(spec, host, path):
             steps += mounting.make_file(path)
@@ -694,11 +833,18 @@ def _flags(mount: Mount) -> int:
 
 
 def _mount(
-    spec: Spec, mount: Mount, number: int, host: Host, opener: str, opened: list[Step], userns: str
+    spec: Spec,
+    mount: Mount,
+    number: int,
+    host: Host,
+    opener: str,
+    opened: list[Step],
+    userns: str,
+    places: bool = True,
 ) -> list[Step]:
+    # places: the place is made where it is missing.
     name = f"mount{number}"
     steps: list[Step] = []
-    kind = host.source_kinds.get(mount.source, "dir") if mount.type == "bind" else "dir"
     if mount.type == "bind":
         _bind(spec, mount, name, opener, opened, userns)
     elif mount.type != "overlay":
@@ -709,19 +855,30 @@ def _mount(
             options = {"newinstance": "", "ptmxmode": "0666", "mode": "0620"}
         flags = _flags(mount if mount.type == "proc" else mount.replace(writable=True))
         steps += mounting.filesystem(mount.type, name, options, flags, f"a {mount.type} on {mount.target}")
+    if places:
+        steps += _place(spec, mount, number, host, _kind(mount, host))
+    return [*steps, *_attach(mount, number)]
+
+
+def _place(spec: Spec, mount: Mount, number: int, host: Host, kind: str) -> list[Step]:
+    """Make the place of a mount where it may be made; refuse one that has none."""
+    steps = []
     if _may_make(spec, host, mount.target):
-        steps += (
+        steps = (
             mounting.make_directories(mounting.parents(mount.target))
             if kind == "dir"
             else mounting.make_file(mount.target)
         )
     if not any(_below(mount.target, made) for made in _made(spec, host)):
         _check_target(spec, mount, number, kind, host)
-    steps += [
-        mounting.target(mount.target, "at", "where it goes"),
-        mounting.attach(name, "at", f"mount {mount.target}"),
-    ]
     return steps
+
+
+def _attach(mount: Mount, number: int) -> list[Step]:
+    return [
+        mounting.target(mount.target, "at", "where it goes"),
+        mounting.attach(f"mount{number}", "at", f"mount {mount.target}"),
+    ]
 
 
 def _overlay_mount(spec: Spec, mount: Mount, number: int, opener: str, opened: list[Step], userns: str) -> list[Step]:

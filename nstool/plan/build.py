@@ -40,13 +40,13 @@ def plan(spec: Spec, host: Host, lease: Lease) -> Plan:
     if spec.net.mode in ("join", "host"):
         new.discard("net")
     joined = joins(spec)
-    outer = _outer(joined, new, host)
+    outer = outer_joins(joined, new, host)
     idmaps = maps(spec, host, lease) if "user" in new else None
     hostname = uts.hostname(spec, lease) if spec.namespaces.uts == "new" else ""
     mounts = mnt.Parts()
     if "mnt" in new:
-        mounts = mnt.parts(spec, host, idmaps, _files(spec, host, lease, idmaps, hostname), lease, hostname)
-    groups = _cgroups(spec, host, lease)
+        mounts = mnt.parts(spec, host, idmaps, own_files(spec, host, lease, idmaps, hostname), lease, hostname)
+    groups = cgroup_steps(spec, host, lease)
     scorer = LAUNCHER if idmaps is not None and host.privileged else INIT
     links = _links(spec, lease)
     terminal = terminals(spec, host)
@@ -57,14 +57,14 @@ def plan(spec: Spec, host: Host, lease: Lease) -> Plan:
         *label_steps(spec, host, LAUNCHER),
         *groups.launcher,
         *mounts.before,
-        *(_open_namespace(name, path) for name, path in joined.items()),
-        *(_own_namespace(name) for name in outer),
-        *(_join(name, LAUNCHER) for name in outer),
-        _clone(new, joined, groups, spec),
+        *(open_namespace(name, path) for name, path in joined.items()),
+        *(own_namespace(name) for name in outer),
+        *(join(name, LAUNCHER) for name in outer),
+        clone(new, joined, groups, spec),
         *(time.steps(spec, lease)),
-        *_child_steps(spec, idmaps, host),
-        *(_leave(name) for name in outer),
-        *_meanwhile(
+        *child_steps(spec, idmaps, host),
+        *(leave(name) for name in outer),
+        *meanwhile(
             *(user.map_steps(idmaps, host) if idmaps else ()),
             *(oom(spec, LAUNCHER) if scorer == LAUNCHER else ()),
             *(s for s in links if s.who == LAUNCHER and s.args[0] not in _BEFORE),
@@ -79,7 +79,7 @@ def plan(spec: Spec, host: Host, lease: Lease) -> Plan:
         # By the launcher's /proc: a joined root may have none, and a joined user namespace may not write in ours.
         *(oom(spec, INIT) if scorer == INIT and joined.keys() & {"user", "mnt"} else ()),
         *((user.before_joining(),) if "user" in joined else ()),
-        *(_join(name, INIT) for name in joined if name not in outer),
+        *(join(name, INIT) for name in joined if name not in outer),
         *_after_join(new, joined, host),
         *groups.init,
         *cgroup.steps(spec),
@@ -94,10 +94,10 @@ def plan(spec: Spec, host: Host, lease: Lease) -> Plan:
         *mounts.inside,
         *(terminal_steps(spec) if terminal else ()),
         *mounts.last,
-        *_init_hardening(spec),
+        *init_hardening(spec),
         *(answers(spec, host, owned=idmaps is not None) if spec.init else ()),
-        *((pid.clone_step(spec), *_init_last(spec, host, idmaps)) if spec.init else ()),
-        *_payload(spec, host, idmaps, terminal),
+        *((pid.clone_step(spec), *init_last(spec, host, idmaps)) if spec.init else ()),
+        *payload(spec, host, idmaps, terminal),
         *(s for s in links if s.who == UNDO),
         *mounts.undo,
         *groups.undo,
@@ -121,7 +121,7 @@ def _check_terminal(spec: Spec) -> None:
         )
 
 
-def _cgroups(spec: Spec, host: Host, lease: Lease) -> cgroups.CgroupSteps:
+def cgroup_steps(spec: Spec, host: Host, lease: Lease) -> cgroups.CgroupSteps:
     unlimited = not cgroups.wanted(spec.limits) and spec.namespaces.pid == "new"
     if host.cgroups is None or unlimited:  # a pid namespace of its own is ended with its init
         return cgroups.CgroupSteps((), (), (), None, {})
@@ -131,7 +131,7 @@ def _cgroups(spec: Spec, host: Host, lease: Lease) -> cgroups.CgroupSteps:
 _BEFORE = ("forwarding_acquire", "nft_publish")  # external steps that need no process yet
 
 
-def _meanwhile(*steps: Step) -> tuple[Step, ...]:
+def meanwhile(*steps: Step) -> tuple[Step, ...]:
     """What the launcher does for the new process, which waits for it; without any there is nothing to wait for."""
     if not steps:
         return ()
@@ -151,7 +151,7 @@ def _given(spec: Spec, host: Host) -> tuple[str, ...]:
 
 def cgroup_paths(spec: Spec, host: Host, lease: Lease) -> dict[str, str]:
     """Return the directories of the sandbox's cgroups by controller."""
-    return _cgroups(spec, host, lease).cgroups
+    return cgroup_steps(spec, host, lease).cgroups
 
 
 def maps(spec: Spec, host: Host, lease: Lease) -> user.Maps:
@@ -175,7 +175,7 @@ def _links(spec: Spec, lease: Lease) -> tuple[Step, ...]:
     return network.steps(spec.net, lease)
 
 
-def _files(spec: Spec, host: Host, lease: Lease, idmaps: user.Maps | None, name: str) -> dict[str, str]:
+def own_files(spec: Spec, host: Host, lease: Lease, idmaps: user.Maps | None, name: str) -> dict[str, str]:
     """The small files that are made for the sandbox: path to content. name: of its host."""
     own = identity.files(spec, lease, idmaps, name) if spec.root.type == "system" else {}
     if host.resolver:
@@ -216,12 +216,12 @@ def namespace_path(kind: str, value: str) -> str:
     return f"/proc/{value}/ns/{kind}" if value.isdecimal() else value
 
 
-def _open_namespace(name: str, path: str) -> Step:
+def open_namespace(name: str, path: str) -> Step:
     args = (uapi.AT_FDCWD, path, uapi.O_RDONLY | uapi.O_CLOEXEC, 0, 0)
     return Step(LAUNCHER, "openat2", args, "every namespace is opened before the first is joined", result=f"ns_{name}")
 
 
-def _outer(joined: dict[str, str], new: set[str], host: Host) -> tuple[str, ...]:
+def outer_joins(joined: dict[str, str], new: set[str], host: Host) -> tuple[str, ...]:
     """The types that the launcher joins for the child: in a new user namespace it has no right to these any more.
 
     Only those that are a thread's own, so that the other threads of the launcher's process stay where they are.
@@ -231,18 +231,18 @@ def _outer(joined: dict[str, str], new: set[str], host: Host) -> tuple[str, ...]
     return tuple(name for name in joined if name in ("cgroup", "ipc", "uts", "net"))
 
 
-def _own_namespace(name: str) -> Step:
+def own_namespace(name: str) -> Step:
     args = (uapi.AT_FDCWD, f"/proc/thread-self/ns/{name}", uapi.O_RDONLY | uapi.O_CLOEXEC, 0, 0)
     return Step(LAUNCHER, "openat2", args, "the launcher's own, to come back to", result=f"own_{name}")
 
 
-def _join(name: str, who: str) -> Step:
+def join(name: str, who: str) -> Step:
     whose = "" if who == INIT else ", before the child loses the right to: it begins there"
     why = f"join the {name} namespace{whose}"
     return Step(who, "setns", (Fd(f"ns_{name}"), KINDS[name].flag), why, man=KINDS[name].man)
 
 
-def _leave(name: str) -> Step:
+def leave(name: str) -> Step:
     why = f"back to the launcher's own {name} namespace"
     return Step(LAUNCHER, "setns", (Fd(f"own_{name}"), KINDS[name].flag), why, man=KINDS[name].man)
 
@@ -250,7 +250,7 @@ def _leave(name: str) -> Step:
 # ---- clone and what surrounds it ----
 
 
-def _clone(new: set[str], joined: dict[str, str], groups: cgroups.CgroupSteps, spec: Spec) -> Step:
+def clone(new: set[str], joined: dict[str, str], groups: cgroups.CgroupSteps, spec: Spec) -> Step:
     names = [n for n in KINDS if n in new and n not in ("time", "cgroup")]
     if "user" in joined:  # the others must belong to the joined one, so they are made after joining
         names = []
@@ -281,7 +281,7 @@ def _after_join(new: set[str], joined: dict[str, str], host: Host) -> tuple[Step
     )
 
 
-def _child_steps(spec: Spec, maps: user.Maps | None, host: Host) -> tuple[Step, ...]:
+def child_steps(spec: Spec, maps: user.Maps | None, host: Host) -> tuple[Step, ...]:
     steps = []
     if maps is not None:
         why = "a uid that is not mapped yet loses its capabilities at exec unless they are ambient"
@@ -305,7 +305,7 @@ def oom(spec: Spec, who: str) -> tuple[Step, ...]:
     return (Step(INIT, "write_file", (uapi.AT_FDCWD, "/proc/self/oom_score_adj", text, 0, 0), why, man=man),)
 
 
-def _init_hardening(spec: Spec) -> tuple[Step, ...]:
+def init_hardening(spec: Spec) -> tuple[Step, ...]:
     if not spec.init:
         return ()
     return (user.undumpable(INIT, "nobody inside traces init or reads its memory"),)
@@ -351,7 +351,7 @@ def answers(spec: Spec, host: Host, *, owned: bool) -> tuple[Step, ...]:
     )
 
 
-def _init_last(spec: Spec, host: Host, maps: user.Maps | None) -> tuple[Step, ...]:
+def init_last(spec: Spec, host: Host, maps: user.Maps | None) -> tuple[Step, ...]:
     # When the payload is there already, for it begins with all that init has, but before its first step.
     keep = 1 << uapi.CAPABILITIES["kill"] if maps is not None else 0
     if answers_sysinfo(spec, host):  # process_vm_writev(2)
@@ -401,7 +401,9 @@ def terminal_steps(spec: Spec) -> tuple[Step, ...]:
     )
 
 
-def _payload(spec: Spec, host: Host, maps: user.Maps | None, terminal: tuple[int, ...]) -> tuple[Step, ...]:
+def payload(
+    spec: Spec, host: Host, maps: user.Maps | None, terminal: tuple[int, ...], connection: int = 0
+) -> tuple[Step, ...]:
     hold = (Step(PAYLOAD, "futex_wait", (), "until init is closed to what comes after it"),) if spec.init else ()
     return (
         *hold,
@@ -409,12 +411,17 @@ def _payload(spec: Spec, host: Host, maps: user.Maps | None, terminal: tuple[int
         *label_steps(spec, host, PAYLOAD),
         *fd_steps(spec, terminal),
         *pid.payload_steps(spec),
-        *hardened(spec, host, maps, terminal),
+        *hardened(spec, host, maps, terminal, connection),
     )
 
 
-def hardened(spec: Spec, host: Host, maps: user.Maps | None, terminal: tuple[int, ...]) -> tuple[Step, ...]:
-    """What every command of this spec gets, the first and those that are run in the sandbox later."""
+def hardened(
+    spec: Spec, host: Host, maps: user.Maps | None, terminal: tuple[int, ...], connection: int = 0
+) -> tuple[Step, ...]:
+    """What every command of this spec gets, the first and those that are run in the sandbox later.
+
+    connection: of a service's sandbox, the mask of its fds that are the connection, which may come late.
+    """
     return (
         *((CONTROLLING,) if terminal else ()),
         close_step(spec),
@@ -438,6 +445,11 @@ def hardened(spec: Spec, host: Host, maps: user.Maps | None, terminal: tuple[int
         Step(PAYLOAD, "chdir", (spec.cwd,), "the working directory, with the command's own rights"),
         *pid.death_steps(spec),
         *_no_new_privs(spec),
+        *(
+            (Step(PAYLOAD, "receive", (connection,), "wait for the connection, unless it is there already"),)
+            if connection
+            else ()
+        ),
         *_landlock(spec, host),
         *_seccomp(spec, host),
         *_execute(spec, host, terminal),

@@ -84,6 +84,8 @@ answer_sysinfo   listener:f memory:i swap:i                             seccomp_
 landlock_create_ruleset  handled_access_fs:i handled_access_net:i scoped:i  landlock_create_ruleset(2)
 landlock_add_rule  ruleset_fd:f rule_type:i allowed_access:i parent_fd:f port:i  landlock_add_rule(2)
 landlock_restrict_self  ruleset_fd:f flags:i                            landlock_restrict_self(2)
+serve                                                                   accept(2)
+receive          fds:i                                                  unix(7)
 """
 
 

@@ -155,6 +155,17 @@ def steps(limits: Limits, lease: Lease, layout: Layout) -> CgroupSteps:
     return CgroupSteps(tuple(make), tuple(enter), tuple(_rmdir(path) for path in made), result, directories)
 
 
+def above(limits: Limits, layout: Layout, path: str) -> CgroupSteps:
+    """Return the steps for a cgroup2 directory that has others below it, and one for the process that makes those.
+
+    A cgroup with controllers for what is below it has no process itself. cgroups(7), "no internal processes".
+    """
+    inner = f"{path}/init"
+    make = [*_enable([layout.controllers[name] for name in wanted(limits)], layout), _mkdir(path), _mkdir(inner)]
+    make.append(_open(inner, O_PATH | O_DIRECTORY, CGROUP, "the cgroup that clone3 starts the template in"))
+    return CgroupSteps(tuple(make), (), (_rmdir(path), _rmdir(inner)), Fd(CGROUP), {UNIFIED: path})
+
+
 def entrance(path: str, directories: dict[str, str]) -> str:
     """Return the file by which a process with one thread enters one of these cgroups, writing 0.
 

@@ -217,6 +217,8 @@ _BY_CALL = {
     "futex_wake": "go on",
     "futex_wait": "go on",
     "attest": "attestation",
+    "serve": "service",
+    "receive": "service",
     "answer_sysinfo": "system calls",
     "seccomp": "system calls",
     "landlock_create_ruleset": "Landlock",

@@ -73,11 +73,13 @@ class Record(Frozen):
 
     @property
     def state(self) -> str:
-        """One of "starting", "running", "ending" (its launcher is undoing it), "left behind", "elsewhere"."""
+        """One of "starting", "running", "serving", "ending" (its launcher undoes it), "left behind", "elsewhere"."""
         if not self.here:
             return "elsewhere"
         if not self.alive:
             return "left behind"
+        if self.spec.get("service"):
+            return "serving"
         return "running" if self.init_alive else "ending" if self.init_pid else "starting"
 
     @property

@@ -21,7 +21,8 @@ def note(records: Iterable[rundir.Record]) -> str:
     known = {record.name for record in records}
     mark = leases.cgroup_mark()
     found = ((pid, _name(pid, mark)) for pid in os.listdir("/proc") if pid.isdecimal())
-    lost = [f"{name} (init {pid})" for pid, name in found if name and name not in known]
+    # A sandbox of a service is called as its template, with the number of its place: that has the record.
+    lost = [f"{name} (init {pid})" for pid, name in found if name and not {name, name.rpartition(".")[0]} & known]
     if not lost:
         return ""
     return (

@@ -28,6 +28,7 @@ from nstool.spec.model import (
     SeccompWhere,
     Spec,
 )
+from nstool.spec.service import Service
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -138,6 +139,47 @@ def _checked(loaded: Loaded) -> Spec:
 
 def read(path: str | os.PathLike[str]) -> Loaded:
     """Return what a file says, for options to be laid over it and to be checked afterwards. Raises SpecError."""
+    return reads(*_file(path))
+
+
+def read_service(path: str | os.PathLike[str]) -> tuple[Loaded, Service]:
+    """Return what a file says that has a [service] table: the spec of a sandbox, unchecked, and the service, checked.
+
+    Raises SpecError.
+    """
+    text, place, format, base = _file(path)
+    data, where = _parse(text, place, format)
+    words = data.pop("service", None) if isinstance(data, dict) else None
+    if not isinstance(words, dict):
+        raise SpecError(
+            'no service: a [service] table with listen = ["tcp:127.0.0.1:8080"] makes one of it; nstool run runs '
+            "a spec without one",
+            where(() if words is None else ("service",)),
+        )
+    return _convert(data, where, base), _service(words, where)
+
+
+def _service(words: dict[str, Any], where: Place) -> Service:
+    import msgspec
+
+    from nstool.spec.check_service import check_service
+
+    def below(path: Path) -> str:
+        return where(("service", *path))
+
+    plain = _table(words, Service, ("service",), where, set())
+    try:
+        converted = msgspec.convert(plain, schema.struct(Service), strict=True)
+    except msgspec.ValidationError as error:
+        raise _wrong_type(str(error), below) from None
+    service = schema.record(Service, converted)
+    assert isinstance(service, Service)
+    check_service(service, below)
+    return service
+
+
+def _file(path: str | os.PathLike[str]) -> tuple[str, str, str, str]:
+    """Return text, place, format and base of a file, as ``reads`` takes them. Raises SpecError."""
     name = os.fspath(path)
     place = "<stdin>" if name == "-" else name
     try:
@@ -161,7 +203,7 @@ def read(path: str | os.PathLike[str]) -> Loaded:
     base = here() if name == "-" or not name.startswith("/") else "/"
     if name != "-":
         base = os.path.dirname(os.path.join(base, name))
-    return reads(text, place, format, base)
+    return text, place, format, base
 
 
 def _is_compiled(data: bytes) -> bool:
@@ -171,6 +213,12 @@ def _is_compiled(data: bytes) -> bool:
 
 def reads(text: str, place: str = "<string>", format: str = "", base: str = "") -> Loaded:
     """Return what a text says, unchecked; arguments as of ``loads``. Raises SpecError."""
+    data, where = _parse(text, place, format)
+    return _convert(data, where, base)
+
+
+def _parse(text: str, place: str, format: str) -> tuple[object, Place]:
+    """Return the plain data of a text, and what tells the line of a key path in it. Raises SpecError."""
     if format not in ("", "toml", "json"):
         raise SpecError(f"format {values.quoted(format)} is neither toml nor json")
     text = text.removeprefix("\ufeff")  # some editors mark UTF-8 so
@@ -188,7 +236,7 @@ def reads(text: str, place: str = "<string>", format: str = "", base: str = "") 
         at = f"{place}:{line}" if line else place
         return f"{at}: {key_path(path)}" if path else at
 
-    return _convert(data, where, base)
+    return data, where
 
 
 def seccomp_words(text: str, path: str) -> Seccomp:
@@ -313,6 +361,8 @@ def _table(data: dict[Any, Any], cls: type[Frozen], path: Path, where: Place, gi
     plain = {}
     for key, value in data.items():
         own = (*path, key if isinstance(key, str) else str(key))
+        if key == "service" and cls is Spec:
+            raise SpecError("this spec is of a service: nstool serve runs it", where(own))
         if key not in cls.__fields__:
             hint = values.suggest(str(key), cls.__fields__)
             raise SpecError(f"unknown key {values.quoted(str(key))}{hint}", where(own))

@@ -72,6 +72,7 @@ QUANTITIES = {
     ("fcntl", "arg"),
     ("close_range", "first"),
     ("pidfd_open", "pid"),
+    ("receive", "fds"),
     ("clone3", "set_tid"),
     ("landlock_add_rule", "port"),
 }

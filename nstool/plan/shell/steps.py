@@ -37,6 +37,7 @@ ABSENT: dict[str, str] = {
     "answer_sysinfo": "sysinfo(2): the command is told the host's memory, load and uptime",
     "keyctl": "a session keyring of its own: keyctl(1) may be absent (keyctl session - COMMAND)",
     "send_fd": TERMINAL,
+    **dict.fromkeys(("serve", "receive"), "a sandbox for each connection: nstool serve"),
     "ioctl_int": TERMINAL,
     "fcntl": payload.PASSED,
     **dict.fromkeys(

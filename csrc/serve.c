@@ -1,0 +1,1272 @@
+/* A template: PID 1 of a sandbox that is all made but for a command. It takes connections and makes a sandbox in itself
+ * for each: a copy or a thread of this process, cloned into namespaces of its own, runs the steps that are left. Raw
+ * system calls only. docs/adr/0017 */
+#include "nstool.h"
+
+#include <asm/poll.h>
+#include <asm/signal.h>
+#include <linux/errno.h>
+#include <linux/eventpoll.h>
+#include <linux/fcntl.h>
+#include <linux/in6.h>
+#include <linux/in.h>
+#include <linux/mman.h>
+#include <linux/sched.h>
+#include <linux/signalfd.h>
+#include <linux/time_types.h>
+#include <linux/un.h>
+
+#include "raw.h"
+
+enum {
+	PEERS = 8,	/* services that have the door open at once */
+	WAITING = 4096, /* longest queue */
+	LINGERING = 64, /* refused connections that are told why */
+	LINGER_NS = 1000000000,
+	CLIENTS = 4096, /* that are known at once; a power of two */
+	PROBES = 16,
+	EVENTS = 64,
+	FDS = 16,  /* that come with one message */
+	PARKS = 2, /* sandboxes that are parked between two looks at what is new */
+	AF_UNIX_ = 1,
+	AF_INET_ = 2,
+	AF_INET6_ = 10,
+	SOCK_SEQPACKET_ = 5,
+	NONBLOCKING = 04000, /* SOCK_NONBLOCK */
+	SOL_SOCKET_ = 1,
+	WALL_ = 0x40000000,
+};
+
+enum state { EMPTY, PARKED, SERVING, ENDING };
+enum stage { WAITED, FIRST, EXECUTED, BYTE, GONE };
+enum kind { SIGNALS, DOOR, PEER, LISTENER, PLACE, LINGER }; /* in the upper half of what epoll gives back */
+
+struct client {
+	uint8_t key[NST_CLIENT];
+	uint32_t live;
+	int64_t at;	/* when tokens were counted */
+	int64_t tokens; /* of a thousandth each */
+	int used;
+};
+
+/* A connection that was taken. */
+struct taken {
+	int fd;
+	int listener;
+	int64_t at;	/* CLOCK_MONOTONIC */
+	int64_t wall;	/* CLOCK_REALTIME */
+	int32_t client; /* index, or -1 */
+	uint8_t from[NST_CLIENT];
+};
+
+struct place {
+	enum state state;
+	int pid;
+	int control; /* -1: none */
+	int has_fds;
+	int stopped; /* it was told to end */
+	int overran;
+	int64_t deadline; /* of what comes next: SIGTERM, SIGKILL; 0: none */
+	int32_t fds[NST_PLACE_FDS];
+	uint64_t life;
+	uint32_t turn;
+	uint8_t *plan;
+	uint8_t *stack;
+	struct nst_share *share;
+	void *scratch;
+	struct taken taken;
+	struct nst_copy copy;
+	int32_t slots[NST_MAX_SLOTS];
+};
+
+/* The one state of this process. */
+static struct {
+	int poll, signals, door, null, log, log_end, board_fd; /* log_end: that nobody who writes there is alone */
+	int peers[PEERS];
+	int owner;    /* the peer that has said to accept, or -1 */
+	int reporter; /* the peer that is told of what happens: the last that has said something of accepting */
+	const struct nst_service *orders;
+	struct nst_board *board;
+	uint64_t scratch_size;
+	int listeners[NST_LISTENERS];
+	int listening;				  /* they are being looked at */
+	int free[NST_PLACES], n_free, first_free; /* a ring: the place that was left longest ago comes first */
+	int parked[NST_PLACES], n_parked, first_parked;
+	int clone_at;	       /* the step */
+	struct taken *waiting; /* a ring */
+	int n_waiting, first_waiting;
+	struct {
+		int fd;
+		int64_t until;
+	} lingering[LINGERING];
+	struct client *clients;
+	uint64_t seed[2];
+	int pausing; /* a clone was refused: until then no other is tried */
+	int64_t pause;
+} self;
+
+static struct place *places;
+
+static void *map(uint64_t size, int fd, int flags)
+{
+	long p =
+		nst_raw6(__NR_mmap, 0, (long)size, PROT_READ | PROT_WRITE, flags | (fd < 0 ? MAP_ANONYMOUS : 0), fd, 0);
+
+	return p < 0 && p > -4096 ? NULL : (void *)p;
+}
+
+static void close_fd(int *fd)
+{
+	if (*fd >= 0)
+		nst_raw1(__NR_close, *fd);
+	*fd = -1;
+}
+
+static int64_t real_now(void)
+{
+	struct __kernel_timespec t = {0};
+
+	nst_raw2(__NR_clock_gettime, 0 /* CLOCK_REALTIME */, NST_P(&t));
+	return t.tv_sec * 1000000000 + t.tv_nsec;
+}
+
+static void copy_bytes(void *to, const void *from, uint64_t n)
+{
+	__asm__ volatile("rep movsb" : "+D"(to), "+S"(from), "+c"(n) : : "memory");
+}
+
+static void watch(int fd, enum kind kind, int index, uint32_t events)
+{
+	struct epoll_event e = {.events = events, .data = (uint64_t)kind << 32 | (uint32_t)index};
+
+	nst_raw4(__NR_epoll_ctl, self.poll, EPOLL_CTL_ADD, fd, NST_P(&e));
+}
+
+/* ---- telling the service ---- */
+
+static void send_message(int fd, struct nst_message *m, int passed)
+{
+	struct {
+		uint64_t len;
+		int32_t level, type;
+		int32_t fd, pad;
+	} c = {.len = 20, .level = SOL_SOCKET_, .type = 1 /* SCM_RIGHTS */, .fd = passed};
+	struct {
+		const void *base;
+		uint64_t len;
+	} iov = {m, sizeof *m};
+	struct {
+		void *name;
+		uint32_t namelen;
+		void *iov;
+		uint64_t iovlen;
+		void *control;
+		uint64_t controllen;
+		uint32_t flags;
+	} h = {.iov = &iov, .iovlen = 1, .control = passed < 0 ? NULL : &c, .controllen = passed < 0 ? 0 : sizeof c};
+
+	/* MSG_NOSIGNAL | MSG_DONTWAIT: who does not read misses something, and holds nobody up */
+	while (nst_raw3(__NR_sendmsg, fd, NST_P(&h), 0x4040) == -EINTR)
+		;
+}
+
+static void tell_reporter(struct nst_message *m)
+{
+	if (self.reporter >= 0)
+		send_message(self.reporter, m, -1);
+}
+
+/* ---- the board ---- */
+
+/* Microseconds to a bucket: 0 to 7 one each, then four to a doubling. */
+static unsigned int bucket(uint64_t us)
+{
+	unsigned int log, b;
+
+	if (us < 8)
+		return (unsigned int)us;
+	log = 63u - (unsigned int)__builtin_clzll(us);
+	b = (log - 1) * 4 + (unsigned int)(us >> (log - 2) & 3);
+	return b < NST_BUCKETS ? b : NST_BUCKETS - 1;
+}
+
+static uint32_t note(enum stage stage, int64_t from, int64_t to)
+{
+	uint64_t us = to > from ? (uint64_t)(to - from) / 1000 : 0;
+
+	self.board->sums[stage] += us;
+	self.board->buckets[stage][bucket(us)]++;
+	return us > UINT32_MAX ? UINT32_MAX : (uint32_t)us;
+}
+
+static void show(int i)
+{
+	struct place *p = &places[i];
+	struct nst_place_view *v = &self.board->places[i];
+
+	v->state = (uint32_t)p->state;
+	v->pid = p->pid;
+	v->life = p->life;
+	v->turn = p->turn;
+	v->since = p->state == SERVING || p->state == ENDING ? p->taken.wall : 0;
+	copy_bytes(v->client, p->taken.from, NST_CLIENT);
+}
+
+static void show_counts(void)
+{
+	struct nst_board *b = self.board;
+
+	b->accepting = (uint32_t)self.listening;
+	b->queued = (uint32_t)self.n_waiting;
+	b->parked = (uint32_t)self.n_parked;
+	b->live = self.orders->n_places - (uint32_t)self.n_free - (uint32_t)self.n_parked;
+}
+
+static void remember(const struct taken *t, uint64_t life, int place, enum nst_cause cause, int status,
+		     const uint32_t *microseconds)
+{
+	struct nst_board *b = self.board;
+	struct nst_end *e = &b->ends[b->n_ends % NST_ENDS];
+	int i;
+
+	b->causes[cause]++;
+	e->life = life;
+	e->begin = t->wall;
+	e->end = real_now();
+	e->place = (uint32_t)place;
+	e->cause = cause;
+	e->status = status;
+	e->listener = (uint32_t)t->listener;
+	copy_bytes(e->client, t->from, NST_CLIENT);
+	for (i = 0; i < NST_STAGES - 1; i++)
+		e->microseconds[i] = microseconds ? microseconds[i] : 0;
+	__atomic_store_n(&b->n_ends, b->n_ends + 1, __ATOMIC_RELEASE);
+}
+
+/* ---- clients ---- */
+
+static int limits_clients(void)
+{
+	return self.orders->client_most || self.orders->client_rate;
+}
+
+/* The address of a client without what its prefix leaves out. Returns 0 where there is none. */
+static int client_key(const uint8_t *from, uint8_t *ret_key)
+{
+	unsigned int bits = from[18] == AF_INET_ ? self.orders->prefix4 : self.orders->prefix6, i;
+
+	if (from[18] != AF_INET_ && from[18] != AF_INET6_)
+		return 0;
+	for (i = 0; i < NST_CLIENT; i++)
+		ret_key[i] = 0;
+	for (i = 0; i < 16; i++) {
+		unsigned int left = bits > 8 * i ? bits - 8 * i : 0;
+
+		ret_key[i] = (uint8_t)(from[i] & (left >= 8 ? 0xff : 0xff00 >> left));
+	}
+	ret_key[18] = from[18];
+	return 1;
+}
+
+static uint32_t hash(const uint8_t *key)
+{
+	uint64_t h = self.seed[0]; /* of ours: nobody chooses addresses that meet */
+	int i;
+
+	for (i = 0; i < NST_CLIENT; i++)
+		h = (h ^ key[i]) * 0x100000001b3ull + self.seed[1];
+	return (uint32_t)(h ^ h >> 32);
+}
+
+static int same_key(const uint8_t *a, const uint8_t *b)
+{
+	int i;
+
+	for (i = 0; i < NST_CLIENT; i++)
+		if (a[i] != b[i])
+			return 0;
+	return 1;
+}
+
+/* The client of this address; one that has nothing live gives its place away. -1: none, all those met are live. */
+static int find_client(const uint8_t *key, int64_t now)
+{
+	uint32_t h = hash(key);
+	int best = -1, i;
+
+	for (i = 0; i < PROBES; i++) {
+		int at = (int)((h + (uint32_t)i) & (CLIENTS - 1));
+		struct client *c = &self.clients[at];
+
+		if (c->used && same_key(c->key, key))
+			return at;
+		if (!c->live && (best < 0 || !c->used || (self.clients[best].used && c->at < self.clients[best].at)))
+			best = at;
+	}
+	if (best < 0)
+		return -1;
+	copy_bytes(self.clients[best].key, key, NST_CLIENT);
+	self.clients[best].used = 1;
+	self.clients[best].live = 0;
+	self.clients[best].at = now;
+	self.clients[best].tokens = (int64_t)self.orders->client_burst * 1000;
+	return best;
+}
+
+/* Whether this client may have one more: NST_CAUSES, or why not. */
+static enum nst_cause admit(struct taken *t)
+{
+	uint8_t key[NST_CLIENT];
+	struct client *c;
+	int64_t most = (int64_t)self.orders->client_burst * 1000, since;
+
+	t->client = -1;
+	if (!limits_clients() || !client_key(t->from, key))
+		return NST_CAUSES;
+	t->client = find_client(key, t->at);
+	if (t->client < 0)
+		return NST_MANY;
+	c = &self.clients[t->client];
+	if (self.orders->client_rate) {
+		since = (t->at - c->at) / 1000000; /* ms; a rate is of 1000 s: a thousandth of a token each ms */
+		if (since > 0) {
+			c->tokens += since > 1000000 ? most : since * (int64_t)self.orders->client_rate / 1000;
+			c->at = t->at;
+		}
+		if (c->tokens > most)
+			c->tokens = most;
+		if (c->tokens < 1000) {
+			t->client = -1;
+			return NST_FAST;
+		}
+		c->tokens -= 1000;
+	}
+	if (self.orders->client_most && c->live >= self.orders->client_most) {
+		t->client = -1;
+		return NST_MANY;
+	}
+	c->live++;
+	return NST_CAUSES;
+}
+
+static void forget_client(struct taken *t)
+{
+	if (t->client >= 0 && self.clients[t->client].live)
+		self.clients[t->client].live--;
+	t->client = -1;
+}
+
+/* ---- connections ---- */
+
+static void let_go(int i)
+{
+	close_fd(&self.lingering[i].fd);
+}
+
+/* Say why, if there is something to say, and close: a close with something unread would take the words back. */
+static void refuse(struct taken *t, enum nst_cause cause)
+{
+	const struct nst_service *o = self.orders;
+	int i;
+
+	remember(t, 0, -1, cause, 0, NULL);
+	forget_client(t);
+	if (o->busy_size) {
+		nst_raw6(__NR_sendto, t->fd, NST_P((const char *)o + o->busy), o->busy_size, 0x4040, 0, 0);
+		nst_raw2(__NR_shutdown, t->fd, 1 /* SHUT_WR */);
+		for (i = 0; i < LINGERING; i++)
+			if (self.lingering[i].fd < 0) {
+				self.lingering[i].fd = t->fd;
+				self.lingering[i].until = t->at + LINGER_NS;
+				watch(t->fd, LINGER, i, EPOLLIN | EPOLLRDHUP);
+				return;
+			}
+	}
+	close_fd(&t->fd);
+}
+
+static void drain(int i)
+{
+	char buffer[4096];
+	long n = 1;
+
+	while (self.lingering[i].fd >= 0 && n > 0) {
+		n = nst_raw6(__NR_recvfrom, self.lingering[i].fd, NST_P(buffer), sizeof buffer, 0x40, 0, 0);
+		if (n == 0 || (n < 0 && n != -EAGAIN && n != -EINTR))
+			let_go(i);
+	}
+}
+
+/* ---- a sandbox ---- */
+
+static uint64_t draw(void)
+{
+	uint64_t r = 0;
+
+	if (nst_raw3(__NR_getrandom, NST_P(&r), sizeof r, 1 /* GRND_NONBLOCK */) != sizeof r)
+		r = (self.seed[0] = self.seed[0] * 6364136223846793005ull + 1442695040888963407ull);
+	return r;
+}
+
+/* Put what varies into the plan of place i. */
+static void stamp(int i)
+{
+	const struct nst_service *o = self.orders;
+	const struct nst_vary *v = (const struct nst_vary *)((const char *)o + o->vary);
+	struct place *p = &places[i];
+	uint64_t random[NST_SOURCES][2];
+	char drawn[NST_SOURCES] = {0};
+	uint32_t k, n;
+
+	for (k = 0; k < o->n_vary; k++, v++) {
+		uint64_t from, left;
+		uint8_t *at = p->plan + v->offset;
+		int64_t number;
+
+		if (v->source >= NST_RANDOM && !drawn[v->source]) {
+			random[v->source][0] = draw();
+			random[v->source][1] = draw();
+			drawn[v->source] = 1;
+		}
+		from = v->source == NST_BY_PLACE  ? (uint64_t)i * v->count + p->turn % v->count
+		       : v->source == NST_BY_LIFE ? self.board->lives % v->count
+						  : random[v->source][0] % v->count;
+		number = v->first + v->step * (int64_t)from;
+		if (v->format == NST_HEX) {
+			for (n = 0; n < v->width; n++)
+				at[n] = (uint8_t)("0123456789abcdef"[random[v->source][n / 16 & 1] >> (n % 16 * 4) &
+								     15]);
+		} else if (v->format == NST_DECIMAL) {
+			left = number < 0 ? (uint64_t)-number : (uint64_t)number;
+			for (n = v->width; n--; left /= 10)
+				at[n] = (uint8_t)('0' + left % 10);
+			if (number < 0)
+				at[0] = '-';
+		} else {
+			copy_bytes(at, &number, 8);
+		}
+	}
+}
+
+_Noreturn static void sandbox_main(void *arg)
+{
+	struct place *p = arg;
+
+	p->share->first = nst_now();
+	if (((const struct nst_plan *)p->plan)->flags & NST_WITH_INIT)
+		nst_init_copy(&p->copy);
+	nst_without_init(&p->copy);
+}
+
+static void free_place(int i)
+{
+	places[i].state = EMPTY;
+	places[i].pid = 0;
+	close_fd(&places[i].control);
+	self.free[(self.first_free + self.n_free++) % NST_PLACES] = i;
+	show(i);
+}
+
+static int take_place(void)
+{
+	int i = self.free[self.first_free];
+
+	self.first_free = (self.first_free + 1) % NST_PLACES;
+	self.n_free--;
+	return i;
+}
+
+/* The launcher's steps of place i, whose process there is: those behind clone3. */
+static int launcher_steps(struct place *p)
+{
+	struct nst_run run = {.plan = p->plan,
+			      .slots = p->slots,
+			      .who = NST_LAUNCHER,
+			      .control = -1,
+			      .share = p->share,
+			      .child_pid = p->pid,
+			      .failure = {.step = -1}};
+	int i, n = (int)((const struct nst_plan *)p->plan)->n_steps;
+
+	for (i = self.clone_at + 1; i < n; i++)
+		if (nst_step_at(p->plan, i)->who == NST_LAUNCHER && nst_step_run(&run, i) < 0) {
+			if (p->share->failure.step < 0)
+				p->share->failure = run.failure;
+			return -1;
+		}
+	return 0;
+}
+
+/* Hand over the connection that place i waits for. Where it is attested too the socket stays open for that. */
+static void give(int i, int fd)
+{
+	struct nst_message m = {.type = NST_MSG_RELEASE};
+	struct place *p = &places[i];
+
+	send_message(p->control, &m, fd);
+	if (p->share->attest)
+		watch(p->control, PLACE, i, EPOLLIN);
+	else
+		close_fd(&p->control);
+}
+
+/* Make the sandbox of place i. t: its connection, NULL for one that is parked. 0 or -errno. */
+static long start(int i, struct taken *t, int attest)
+{
+	const struct nst_service *o = self.orders;
+	struct place *p = &places[i];
+	const struct nst_step *s;
+	struct clone_args args = {.exit_signal = SIGCHLD, .stack_size = NST_STACK};
+	int32_t pair[2] = {-1, -1};
+	int n, slot;
+	long r;
+
+	p->life = ++self.board->lives;
+	p->deadline = 0;
+	p->stopped = p->overran = 0;
+	stamp(i);
+	if (!t || attest) {
+		r = nst_raw4(__NR_socketpair, AF_UNIX_, SOCK_SEQPACKET_ | O_CLOEXEC, 0, NST_P(pair));
+		if (r < 0)
+			return r;
+	}
+	for (n = 0; n < NST_MAX_SLOTS; n++)
+		p->slots[n] = NST_NONE;
+	for (n = 0; n < 3; n++)
+		p->slots[n] = t && o->streams >> n & 1 ? t->fd : n == 2 ? self.log : self.null;
+	slot = 3;
+	if (o->n_passed)
+		p->slots[slot++] = t ? t->fd : self.null;
+	for (n = 0; n < (int)o->n_fds; n++)
+		p->slots[slot++] = p->fds[n];
+	*p->share = (struct nst_share){.status = -1, .attest = attest, .failure = {.step = -1}};
+	p->copy = (struct nst_copy){.plan = p->plan,
+				    .slots = p->slots,
+				    .scratch = p->scratch,
+				    .scratch_size = self.scratch_size,
+				    .control = pair[1],
+				    .share = p->share};
+	s = nst_step_at(p->plan, self.clone_at);
+	args.flags = s->arg[0] | (((const struct nst_plan *)p->plan)->flags & NST_WITH_INIT ? 0 : CLONE_VM);
+	if (s->arg[1] >> 32 && p->slots[(uint32_t)s->arg[1]] >= 0) {
+		args.flags |= CLONE_INTO_CGROUP;
+		args.cgroup = (uint64_t)p->slots[(uint32_t)s->arg[1]];
+	}
+	args.stack = (uint64_t)(uintptr_t)p->stack;
+	r = nst_clone3_on_stack(&args, sizeof args, sandbox_main, p);
+	close_fd(&pair[1]);
+	if (r < 0) {
+		p->share->failure = (struct nst_failure){.step = self.clone_at, .error = (int32_t)-r};
+		close_fd(&pair[0]);
+		return r;
+	}
+	p->pid = (int)r;
+	p->control = pair[0];
+	p->state = t ? SERVING : PARKED;
+	if (launcher_steps(p) < 0) /* a process that has ended by itself says why; what is left of it must not go on */
+		nst_raw2(__NR_kill, p->pid, SIGKILL);
+	if (t && p->control >= 0)
+		give(i, t->fd);
+	return 0;
+}
+
+/* From here on the connection is the sandbox's: times count from it. */
+static void assigned(int i, const struct taken *t)
+{
+	struct place *p = &places[i];
+
+	p->taken = *t;
+	p->taken.fd = -1;
+	p->state = SERVING;
+	if (self.orders->wall_ms)
+		p->deadline = nst_now() + (int64_t)self.orders->wall_ms * 1000000;
+	note(WAITED, t->at, nst_now());
+	show(i);
+}
+
+static void no_start(const struct taken *t, int i)
+{
+	struct nst_failure f = places[i].share->failure;
+	struct nst_message m = {.type = NST_MSG_FAILED, .step = f.step, .error = f.error, .detail = f.detail, .pid = i};
+
+	remember(t, places[i].life, i, NST_NO_START, 0, NULL);
+	tell_reporter(&m);
+}
+
+/* Give a connection to a sandbox: one that is parked, or one of its own. 0: there is no place. */
+static int place_it(struct taken *t)
+{
+	int i;
+
+	if (self.n_parked) {
+		i = self.parked[self.first_parked];
+		self.first_parked = (self.first_parked + 1) % NST_PLACES;
+		self.n_parked--;
+		assigned(i, t);
+		give(i, t->fd);
+		close_fd(&t->fd);
+		return 1;
+	}
+	if (!self.n_free)
+		return 0;
+	i = take_place();
+	if (start(i, t, self.orders->attest) < 0) {
+		no_start(t, i);
+		forget_client(t);
+		free_place(i);
+	} else {
+		assigned(i, t);
+	}
+	close_fd(&t->fd);
+	return 1;
+}
+
+static void park(void)
+{
+	int n;
+
+	for (n = 0; n < PARKS && self.listening && self.n_free && (uint32_t)self.n_parked < self.orders->ready; n++) {
+		int i = take_place();
+
+		if (start(i, NULL, self.orders->attest) < 0) {
+			struct taken none = {.fd = -1, .client = -1, .listener = -1, .wall = real_now()};
+
+			no_start(&none, i);
+			free_place(i);
+			self.pause = nst_now() + 100000000;
+			return;
+		}
+		self.parked[(self.first_parked + self.n_parked++) % NST_PLACES] = i;
+		show(i);
+	}
+}
+
+/* Make a sandbox that nobody is connected to, for the service to look at. */
+static long try(void)
+{
+	static struct taken nobody = {.fd = -1, .client = -1, .listener = -1};
+	long r;
+	int i;
+
+	if (!self.orders || !self.n_free)
+		return -EBUSY;
+	i = take_place();
+	r = start(i, NULL, 1);
+	nobody.at = nst_now();
+	nobody.wall = real_now();
+	if (r < 0) {
+		no_start(&nobody, i);
+		free_place(i);
+		return r;
+	}
+	assigned(i, &nobody);
+	give(i, self.null);
+	return 0;
+}
+
+static void unpark(int i)
+{
+	int n, kept = 0;
+
+	for (n = 0; n < self.n_parked; n++) {
+		int other = self.parked[(self.first_parked + n) % NST_PLACES];
+
+		if (other != i)
+			self.parked[(self.first_parked + kept++) % NST_PLACES] = other;
+	}
+	self.n_parked = kept;
+}
+
+static void ended(int i, int wait_status)
+{
+	struct place *p = &places[i];
+	int status = p->share->status >= 0 ? p->share->status : wait_status;
+	uint32_t us[NST_STAGES - 1] = {0};
+	int64_t now = nst_now();
+	enum nst_cause cause;
+
+	if (p->state == PARKED) {
+		unpark(i);
+		p->taken = (struct taken){.fd = -1, .client = -1, .listener = -1, .wall = real_now(), .at = now};
+		self.pause = now + 100000000; /* or it would be tried without a pause */
+	}
+	if (p->share->failure.step >= 0 && !p->stopped) {
+		no_start(&p->taken, i);
+	} else {
+		cause = p->stopped	? NST_STOPPED
+			: p->overran	? NST_OVERRAN
+			: status & 0x7f ? NST_SIGNALLED
+			: status >> 8	? NST_STATUS
+					: NST_EXITED;
+		if (p->state != PARKED) {
+			int64_t begun = p->taken.at;
+
+			us[WAITED] = 0;
+			us[FIRST] = note(FIRST, begun, p->share->first);
+			us[EXECUTED] = note(EXECUTED, begun, p->share->executed);
+			note(GONE, begun, now);
+		}
+		remember(&p->taken, p->life, i, cause, status, us);
+	}
+	forget_client(&p->taken);
+	p->turn++;
+	free_place(i);
+}
+
+static void reap(void)
+{
+	struct signalfd_siginfo si;
+	int status = 0, i;
+	long pid;
+
+	while (nst_raw3(__NR_read, self.signals, NST_P(&si), sizeof si) == sizeof si)
+		if (si.ssi_signo == SIGTERM || si.ssi_signo == SIGINT)
+			nst_leave(128 + (int)si.ssi_signo);
+	while ((pid = nst_raw4(__NR_wait4, -1, NST_P(&status), 1 /* WNOHANG */ | WALL_, 0)) > 0)
+		for (i = 0; self.orders && i < (int)self.orders->n_places; i++)
+			if (places[i].state != EMPTY && places[i].pid == pid) {
+				ended(i, status);
+				break;
+			}
+}
+
+/* ---- listening ---- */
+
+static void listen_to(int on)
+{
+	int i;
+
+	if (on == self.listening)
+		return;
+	self.listening = on;
+	for (i = 0; i < NST_LISTENERS; i++) {
+		struct epoll_event e = {.events = on ? EPOLLIN : 0, .data = (uint64_t)LISTENER << 32 | (uint32_t)i};
+
+		if (self.listeners[i] >= 0)
+			nst_raw4(__NR_epoll_ctl, self.poll, EPOLL_CTL_MOD, self.listeners[i], NST_P(&e));
+	}
+}
+
+/* Whether another connection may be taken: else it waits in the kernel's backlog. */
+static int has_room(void)
+{
+	return self.n_free || self.n_parked || self.orders->queue;
+}
+
+static void take(int listener)
+{
+	struct taken t = {.client = -1, .listener = listener};
+	union {
+		uint16_t family;
+		struct sockaddr_in in;
+		struct sockaddr_in6 in6;
+		struct sockaddr_un un;
+	} from = {0};
+	uint32_t size = sizeof from;
+	enum nst_cause why;
+	long fd = nst_raw4(__NR_accept4, self.listeners[listener], NST_P(&from), NST_P(&size), O_CLOEXEC);
+
+	if (fd < 0) {
+		/* No file is left: it stays in the backlog, and is not looked at for a while. */
+		if (fd == -EMFILE || fd == -ENFILE || fd == -ENOMEM || fd == -ENOBUFS) {
+			self.pausing = 1;
+			self.pause = nst_now() + 100000000;
+		}
+		return;
+	}
+	t.fd = (int)fd;
+	t.at = nst_now();
+	t.wall = real_now();
+	t.from[18] = (uint8_t)from.family;
+	if (from.family == AF_INET_) {
+		copy_bytes(t.from, &from.in.sin_addr, 4);
+		copy_bytes(t.from + 16, &from.in.sin_port, 2);
+	} else if (from.family == AF_INET6_) {
+		static const uint8_t mapped[12] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff};
+		int i, is_mapped = 1;
+
+		for (i = 0; i < 12; i++)
+			is_mapped &= from.in6.sin6_addr.s6_addr[i] == mapped[i];
+		copy_bytes(t.from, from.in6.sin6_addr.s6_addr + (is_mapped ? 12 : 0), is_mapped ? 4 : 16);
+		copy_bytes(t.from + 16, &from.in6.sin6_port, 2);
+		t.from[18] = is_mapped ? AF_INET_ : AF_INET6_;
+	}
+	self.board->accepted++;
+	why = admit(&t);
+	if (why != NST_CAUSES)
+		refuse(&t, why);
+	else if (self.n_waiting || !place_it(&t)) {
+		if ((uint32_t)self.n_waiting >= self.orders->queue)
+			refuse(&t, NST_BUSY);
+		else
+			self.waiting[(self.first_waiting + self.n_waiting++) % WAITING] = t;
+	}
+}
+
+static void from_queue(void)
+{
+	int64_t now = nst_now();
+
+	while (self.n_waiting) {
+		struct taken *t = &self.waiting[self.first_waiting];
+
+		if (self.orders->queue_ms && now - t->at > (int64_t)self.orders->queue_ms * 1000000)
+			refuse(t, NST_WAITED);
+		else if (!place_it(t))
+			return;
+		self.first_waiting = (self.first_waiting + 1) % WAITING;
+		self.n_waiting--;
+	}
+}
+
+/* ---- orders ---- */
+
+static int inside(const struct nst_service *o, uint32_t offset, uint64_t size)
+{
+	return offset <= o->size && size <= o->size - offset;
+}
+
+/* Whether the orders fit together; the plan is checked by itself. */
+static int orders_bad(const struct nst_service *o, uint64_t size)
+{
+	const struct nst_vary *v;
+	uint32_t i;
+
+	if (size < sizeof *o || o->magic != NST_MAGIC || o->size != size || o->plan % 8 || o->vary % 8 ||
+	    !inside(o, o->plan, o->plan_size) || !inside(o, o->busy, o->busy_size) ||
+	    !inside(o, o->vary, (uint64_t)o->n_vary * sizeof *v) || !o->n_places || o->n_places > NST_PLACES ||
+	    o->n_fds > NST_PLACE_FDS || o->n_passed > 1 || o->streams > 7 || o->queue > WAITING || o->prefix4 > 32 ||
+	    o->prefix6 > 128)
+		return 1;
+	v = (const struct nst_vary *)((const char *)o + o->vary);
+	for (i = 0; i < o->n_vary; i++)
+		if (v[i].source >= NST_SOURCES || !v[i].count || v[i].format < NST_HEX || v[i].format > NST_BINARY ||
+		    (v[i].format == NST_HEX && v[i].source < NST_RANDOM) ||
+		    (v[i].format == NST_BINARY && v[i].width != 8) || v[i].offset > o->plan_size ||
+		    v[i].width > o->plan_size - v[i].offset)
+			return 1;
+	return 0;
+}
+
+/* Whether the plan is one that can be made here: one clone3 of the launcher, before it nothing of the launcher. */
+static int plan_bad(const uint8_t *plan, uint64_t size, uint32_t given)
+{
+	const struct nst_plan *h = (const struct nst_plan *)plan;
+	struct nst_failure f;
+	int i;
+
+	if (nst_plan_check(plan, size, &f) < 0 || h->n_given != given)
+		return 1;
+	self.clone_at = -1;
+	for (i = 0; i < (int)h->n_steps; i++) {
+		const struct nst_step *s = nst_step_at(plan, i);
+
+		if (nst_call_is(s, "serve") || s->who == NST_UNDO || nst_call_is(s, "external"))
+			return 1;
+		if (s->who != NST_LAUNCHER)
+			continue;
+		if (nst_call_is(s, "clone3"))
+			self.clone_at = i;
+		else if (self.clone_at < 0)
+			return 1;
+	}
+	return 0;
+}
+
+/* Memory for the places: plans and what they share with their sandboxes is shared, so that a copy of this process takes
+ * no copy of it; the board is not in the copies at all. */
+static long make_places(void)
+{
+	const struct nst_service *o = self.orders;
+	uint64_t plan_size = (o->plan_size + 7) & ~7ull, n = o->n_places, i;
+	uint8_t *shared = map(n * (plan_size + sizeof(struct nst_share)), -1, MAP_SHARED);
+	uint8_t *stacks = map(n * NST_STACK, -1, MAP_PRIVATE | MAP_NORESERVE);
+	uint8_t *scratch;
+
+	self.scratch_size = 2 * sizeof(char *) * (o->plan_size + 1ull);
+	scratch = map(n * self.scratch_size, -1, MAP_PRIVATE | MAP_NORESERVE);
+	places = map(n * sizeof *places, -1, MAP_PRIVATE);
+	self.waiting = map(WAITING * sizeof *self.waiting, -1, MAP_PRIVATE | MAP_NORESERVE);
+	self.clients = map(CLIENTS * sizeof *self.clients, -1, MAP_PRIVATE | MAP_NORESERVE);
+	if (!shared || !stacks || !scratch || !places || !self.waiting || !self.clients)
+		return -ENOMEM;
+	nst_raw3(__NR_madvise, NST_P(self.clients), CLIENTS * sizeof *self.clients, 10 /* MADV_DONTFORK */);
+	nst_raw3(__NR_madvise, NST_P(self.waiting), WAITING * sizeof *self.waiting, 10);
+	for (i = 0; i < n; i++) {
+		places[i].plan = shared + i * plan_size;
+		copy_bytes(places[i].plan, (const char *)o + o->plan, o->plan_size);
+		places[i].share = (struct nst_share *)(shared + n * plan_size) + i;
+		places[i].stack = stacks + i * NST_STACK;
+		places[i].scratch = scratch + i * self.scratch_size;
+		places[i].control = -1;
+	}
+	return 0;
+}
+
+static long configure(const struct nst_message *m, int *fds, int n)
+{
+	uint64_t size = (uint32_t)m->status;
+	void *orders; /* fds: these, the board, the door, /dev/null, the log and where that is read */
+
+	if (self.orders || n != 6)
+		return -EINVAL;
+	orders = map(size, fds[0], MAP_PRIVATE);
+	self.board = map(sizeof *self.board, fds[1], MAP_SHARED);
+	if (!orders || !self.board)
+		return -ENOMEM;
+	if (orders_bad(orders, size))
+		return -EINVAL;
+	self.orders = orders;
+	if (plan_bad((const uint8_t *)orders + self.orders->plan, self.orders->plan_size,
+		     3 + self.orders->n_passed + self.orders->n_fds)) {
+		self.orders = NULL;
+		return -EINVAL;
+	}
+	nst_raw3(__NR_madvise, NST_P(self.board), sizeof *self.board, 10 /* MADV_DONTFORK */);
+	self.board->magic = NST_MAGIC;
+	self.board->n_places = self.orders->n_places;
+	self.board_fd = fds[1];
+	self.door = fds[2];
+	self.null = fds[3];
+	self.log = fds[4];
+	self.log_end = fds[5];
+	watch(self.door, DOOR, 0, EPOLLIN);
+	fds[1] = fds[2] = fds[3] = fds[4] = fds[5] = -1;
+	return make_places();
+}
+
+static long add_place(const struct nst_message *m, int *fds, int n)
+{
+	struct place *p;
+	int i;
+
+	if (!self.orders || m->detail < 0 || m->detail >= (int)self.orders->n_places || n != (int)self.orders->n_fds)
+		return -EINVAL;
+	p = &places[m->detail];
+	if (p->has_fds)
+		return -EEXIST;
+	for (i = 0; i < n; i++) {
+		p->fds[i] = fds[i];
+		fds[i] = -1;
+	}
+	p->has_fds = 1;
+	free_place(m->detail);
+	return 0;
+}
+
+static long add_listener(const struct nst_message *m, int *fds, int n)
+{
+	long flags;
+
+	if (!self.orders || n != 1 || m->detail < 0 || m->detail >= NST_LISTENERS || self.listeners[m->detail] >= 0)
+		return -EINVAL;
+	flags = nst_raw3(__NR_fcntl, fds[0], F_GETFL, 0);
+	if (flags < 0 || nst_raw3(__NR_fcntl, fds[0], F_SETFL, flags | NONBLOCKING) < 0)
+		return -EINVAL;
+	self.listeners[m->detail] = fds[0];
+	fds[0] = -1;
+	watch(self.listeners[m->detail], LISTENER, m->detail, self.listening ? EPOLLIN : 0);
+	return 0;
+}
+
+/* End a sandbox: SIGTERM first gets a deadline for SIGKILL. */
+static void end_place(int i, int number)
+{
+	struct place *p = &places[i];
+
+	if (p->state == EMPTY)
+		return;
+	p->stopped = 1;
+	if (p->state == PARKED)
+		number = SIGKILL; /* it has no command yet */
+	if (p->state == SERVING)
+		p->state = ENDING;
+	nst_raw2(__NR_kill, p->pid, number);
+	if (number != SIGKILL)
+		p->deadline = nst_now() + (int64_t)self.orders->grace_ms * 1000000;
+	show(i);
+}
+
+static void end_places(int which, int number)
+{
+	int i;
+
+	if (number < 1 || number > 64 || !self.orders)
+		return;
+	for (i = 0; i < (int)self.orders->n_places; i++)
+		if (which < 0 || which == i)
+			end_place(i, number);
+}
+
+static void send_what_is_held(int peer)
+{
+	struct nst_message m = {.type = NST_MSG_HELD};
+	int i;
+
+	if (self.board_fd >= 0) {
+		m.detail = -1;
+		send_message(peer, &m, self.board_fd);
+		m.detail = -2;
+		send_message(peer, &m, self.log_end);
+	}
+	for (i = 0; i < NST_LISTENERS; i++)
+		if (self.listeners[i] >= 0) {
+			m.detail = i;
+			send_message(peer, &m, self.listeners[i]);
+		}
+}
+
+static void obey(int peer, const struct nst_message *m, int *fds, int n)
+{
+	struct nst_message answer = {.type = NST_MSG_DONE, .detail = m->detail};
+	long r = 0;
+
+	switch (m->type) {
+	case NST_MSG_CONFIGURE:
+		r = configure(m, fds, n);
+		break;
+	case NST_MSG_PLACE:
+		r = add_place(m, fds, n);
+		break;
+	case NST_MSG_LISTEN:
+		r = add_listener(m, fds, n);
+		break;
+	case NST_MSG_ACCEPT:
+		if (!self.orders)
+			r = -EINVAL;
+		else
+			self.owner = m->detail ? peer : self.owner == peer ? -1 : self.owner;
+		self.reporter = peer;
+		break;
+	case NST_MSG_TRY:
+		r = try();
+		break;
+	case NST_MSG_END:
+		end_places(m->detail, m->status);
+		break;
+	case NST_MSG_RELEASE: /* attested */
+		if (self.orders && m->detail >= 0 && m->detail < (int)self.orders->n_places &&
+		    places[m->detail].state != EMPTY && places[m->detail].control >= 0) {
+			struct nst_message go = {.type = NST_MSG_RELEASE};
+
+			send_message(places[m->detail].control, &go, -1);
+			close_fd(&places[m->detail].control);
+		}
+		return;
+	case NST_MSG_FETCH:
+		send_what_is_held(peer);
+		break;
+	case NST_MSG_LEAVE:
+		nst_leave(0);
+	default:
+		r = -EINVAL;
+	}
+	if (r < 0) {
+		answer.type = NST_MSG_FAILED;
+		answer.step = -1;
+		answer.error = (int32_t)-r;
+	}
+	send_message(peer, &answer, -1);
+}
+
+static void drop_peer(int i)
+{
+	if (self.owner == self.peers[i])
+		self.owner = -1;
+	if (self.reporter == self.peers[i])
+		self.reporter = -1;
+	close_fd(&self.peers[i]);
+}
+
+static void from_peer(int i)
+{
+	struct nst_message m;
+	struct {
+		uint64_t len;
+		int32_t level, type;
+		int32_t fds[FDS];
+	} c = {.len = 0};
+	struct {
+		void *base;
+		uint64_t len;
+	} iov = {&m, sizeof m};
+	struct {
+		void *name;
+		uint32_t namelen;
+		void *iov;
+		uint64_t iovlen;
+		void *control;
+		uint64_t controllen;
+		uint32_t flags;
+	} h = {.iov = &iov, .iovlen = 1, .control = &c, .controllen = sizeof c};
+	/* MSG_CMSG_CLOEXEC | MSG_DONTWAIT */
+	long r = nst_raw3(__NR_recvmsg, self.peers[i], NST_P(&h), 0x40000040);
+	int n = 0, k;
+
+	if (r == -EAGAIN || r == -EINTR)
+		return;
+	if (r > 0 && h.controllen > 16 && c.type == 1)
+		n = (int)((c.len - 16) / 4);
+	if (r == (long)sizeof m)
+		obey(self.peers[i], &m, c.fds, n);
+	else
+		drop_peer(i);
+	for (k = 0; k < n; k++)
+		close_fd(&c.fds[k]);
+}
+
+static void open_door(void)
+{
+	long fd = nst_raw4(__NR_accept4, self.door, 0, 0, O_CLOEXEC);
+	int i;
+
+	for (i = 0; fd >= 0 && i < PEERS; i++)
+		if (self.peers[i] < 0) {
+			self.peers[i] = (int)fd;
+			watch(self.peers[i], PEER, i, EPOLLIN);
+			return;
+		}
+	if (fd >= 0)
+		nst_raw1(__NR_close, fd);
+}
+
+/* What a sandbox that is to be attested says: it is ready for that. */
+static void from_place(int i)
+{
+	struct nst_message m;
+	struct place *p = &places[i];
+	long n = nst_raw6(__NR_recvfrom, p->control, NST_P(&m), sizeof m, 0x40 /* MSG_DONTWAIT */, 0, 0);
+	struct epoll_event e = {0};
+
+	if (n == (long)sizeof m && m.type == NST_MSG_READY) {
+		m.detail = i;
+		m.pid = p->pid;
+		tell_reporter(&m);
+	} else if (n != -EAGAIN && n != -EINTR) {
+		nst_raw4(__NR_epoll_ctl, self.poll, EPOLL_CTL_DEL, p->control, NST_P(&e));
+	}
+}
+
+/* ---- time ---- */
+
+/* Do what is due. Returns the milliseconds to what comes next, -1: nothing does. */
+static int on_time(void)
+{
+	int64_t now = nst_now(), next = INT64_MAX, left;
+	int i;
+
+	for (i = 0; self.orders && i < (int)self.orders->n_places; i++) {
+		struct place *p = &places[i];
+
+		if (p->state == EMPTY || !p->deadline)
+			continue;
+		if (p->deadline <= now) {
+			int last = p->state == ENDING;
+
+			nst_raw2(__NR_kill, p->pid, last ? SIGKILL : SIGTERM);
+			p->overran |= !p->stopped;
+			p->state = ENDING;
+			p->deadline = now + (last ? 1000000000 : (int64_t)self.orders->grace_ms * 1000000);
+			show(i);
+		}
+		if (p->deadline < next)
+			next = p->deadline;
+	}
+	for (i = 0; i < LINGERING; i++) {
+		if (self.lingering[i].fd < 0)
+			continue;
+		if (self.lingering[i].until <= now)
+			let_go(i);
+		else if (self.lingering[i].until < next)
+			next = self.lingering[i].until;
+	}
+	if (self.n_waiting && self.orders->queue_ms) {
+		int64_t due = self.waiting[self.first_waiting].at + (int64_t)self.orders->queue_ms * 1000000 + 1000000;
+
+		if (due < next)
+			next = due;
+	}
+	if (self.pause && self.pause <= now)
+		self.pausing = 0, self.pause = 0;
+	if (self.pause && self.pause < next)
+		next = self.pause;
+	if (next == INT64_MAX)
+		return -1;
+	left = (next - nst_now()) / 1000000 + 1;
+	return left < 0 ? 0 : left > 60000 ? 60000 : (int)left;
+}
+
+static void dispatch(const struct epoll_event *e)
+{
+	int i = (int)(uint32_t)e->data;
+
+	switch ((enum kind)(e->data >> 32)) {
+	case SIGNALS:
+		reap();
+		break;
+	case DOOR:
+		open_door();
+		break;
+	case PEER:
+		if (self.peers[i] >= 0)
+			from_peer(i);
+		break;
+	case LISTENER:
+		if (self.listening && has_room())
+			take(i);
+		break;
+	case PLACE:
+		if (places[i].control >= 0)
+			from_place(i);
+		break;
+	case LINGER:
+		if (self.lingering[i].fd >= 0)
+			drain(i);
+	}
+}
+
+_Noreturn void nst_serve(int control)
+{
+	struct nst_message started = {.type = NST_MSG_STARTED};
+	struct epoll_event events[EVENTS];
+	uint64_t all = ~0ull;
+	int i, timeout;
+	long n;
+
+	for (i = 0; i < PEERS; i++)
+		self.peers[i] = -1;
+	for (i = 0; i < NST_LISTENERS; i++)
+		self.listeners[i] = -1;
+	for (i = 0; i < LINGERING; i++)
+		self.lingering[i].fd = -1;
+	self.owner = self.reporter = self.door = self.null = self.log = self.board_fd = -1;
+	self.seed[0] = draw();
+	self.seed[1] = draw();
+	self.poll = (int)nst_raw1(__NR_epoll_create1, O_CLOEXEC);
+	self.signals = (int)nst_raw4(__NR_signalfd4, -1, NST_P(&all), 8, O_CLOEXEC | O_NONBLOCK);
+	if (self.poll < 0 || self.signals < 0)
+		nst_leave(125);
+	watch(self.signals, SIGNALS, 0, EPOLLIN);
+	self.peers[0] = control;
+	watch(control, PEER, 0, EPOLLIN);
+	send_message(control, &started, -1);
+	for (;;) {
+		if (self.orders) {
+			if (self.owner >= 0 && !self.pausing)
+				from_queue();
+			if (self.owner >= 0 && !self.pause)
+				park();
+			timeout = on_time();
+			listen_to(self.owner >= 0 && !self.pausing && has_room());
+			show_counts();
+		} else {
+			timeout = -1;
+		}
+		if (self.orders && self.listening && (uint32_t)self.n_parked < self.orders->ready && self.n_free &&
+		    !self.pause)
+			timeout = 0; /* more are to be parked */
+		n = nst_raw6(__NR_epoll_pwait, self.poll, NST_P(events), EVENTS, timeout, 0, 8);
+		for (i = 0; i < n; i++)
+			dispatch(&events[i]);
+	}
+}

@@ -1,0 +1,202 @@
+"""The plans of a service: its template, made once, and the sandbox that the template makes for each connection. Pure.
+
+The template is a sandbox whose init serves instead of running a command (csrc/serve.c). What all sandboxes have in
+common is made there; each gets a copy of its mount namespace, and what is its own: user, pid, network, host name, ipc
+and cgroup namespace, /proc, and all in which it can write.
+"""
+
+from __future__ import annotations
+
+from nstool.errors import NotSupported, SpecError
+from nstool.kinds import KINDS
+from nstool.namespaces import cgroup, ipc, mnt, net, pid, time, user, uts
+from nstool.plan import build, cgroups
+from nstool.plan.host import Host
+from nstool.plan.lease import Lease
+from nstool.plan.steps import CHILD, INIT, LAUNCHER, Plan, Step
+from nstool.spec.model import IdMap, Spec
+
+OWN = ("mnt", "pid")  # the template's namespaces without which there is no sandbox in it
+_SHARED_NET = ("host", "join")
+
+
+def check(spec: Spec) -> None:
+    """Raise SpecError for what a sandbox of a service cannot have."""
+    for name in ("user", *OWN):
+        if getattr(spec.namespaces, name) != "new":
+            raise SpecError("a service's sandboxes have one of their own: leave it out", f"namespaces.{name}")
+    for name in KINDS:
+        if getattr(spec.namespaces, name) not in ("new", "host"):
+            raise SpecError(
+                'a service joins no namespace but the network: "new" or "host", and net.mode = "join"',
+                f"namespaces.{name}",
+            )
+    if spec.net.mode in ("veth", "bridge"):
+        raise SpecError(
+            f'"{spec.net.mode}" is made for one sandbox at a time; the connection comes in without a link: leave '
+            'net.mode out, or make a network namespace beforehand: mode = "join", target = "NAME"',
+            "net.mode",
+        )
+    if spec.terminal == "always":
+        raise SpecError("a connection is no terminal; leave it out", "terminal")
+    if spec.pass_fds:
+        raise SpecError('the connection is what is passed: shape = "socket"', "pass_fds")
+    shared = [("root", spec.root.writable and spec.root.type != "directory" and not spec.root.upper)]
+    shared += [(f"mounts[{n}]", m.type == "overlay" and m.writable and not m.upper) for n, m in enumerate(spec.mounts)]
+    for key, is_shared in shared:
+        if is_shared:
+            raise SpecError(
+                "all sandboxes of a service would write into one throw-away layer, and see what others wrote there: "
+                'leave writable out, and give each a tmpfs where it writes: mounts = ["tmpfs:PATH"]',
+                key,
+            )
+
+
+def template(spec: Spec, host: Host, lease: Lease, idmaps: user.Maps) -> Plan:
+    """Return the plan of the template. idmaps: all ids that its sandboxes have, and its own."""
+    check(spec)
+    new = {name for name in KINDS if getattr(spec.namespaces, name) == "new" or name in OWN}
+    if spec.net.mode in _SHARED_NET:
+        new.discard("net")
+    joined = build.joins(spec)
+    outer = build.outer_joins(joined, new, host)
+    hostname = uts.hostname(spec, lease) if spec.namespaces.uts == "new" else ""
+    files = build.own_files(spec, host, lease, idmaps, hostname)
+    mounts = mnt.parts(spec, host, idmaps, files, lease, hostname, mnt.TEMPLATE)
+    groups = template_cgroup(spec, host, lease)
+    steps = (
+        *groups.launcher,
+        *mounts.before,
+        *(build.open_namespace(name, path) for name, path in joined.items()),
+        *(build.own_namespace(name) for name in outer),
+        *(build.join(name, LAUNCHER) for name in outer),
+        build.clone(new, joined, groups, spec),
+        *time.steps(spec, lease),
+        *build.child_steps(spec, idmaps, host),
+        *(build.leave(name) for name in outer),
+        *build.meanwhile(*user.map_steps(idmaps, host)),
+        *time.enter_steps(spec),
+        *(build.join(name, INIT) for name in joined if name not in outer),
+        *mounts.sources,
+        *user.become_root_steps(idmaps),
+        *mounts.root,
+        *mounts.inside,
+        *mounts.last,
+        *build.init_hardening(spec.replace(init=True)),
+        Step(INIT, "close_range", (3, 0xFFFF_FFFF, 0), "nothing of what it was made with goes on to its sandboxes"),
+        Step(INIT, "serve", (), "take connections, and make a sandbox for each"),
+        *mounts.undo,
+        *groups.undo,
+    )
+    return Plan(steps, ("stdin", "stdout", "stderr"), True, False, lease.name)
+
+
+def sandbox(spec: Spec, host: Host, lease: Lease, connection: int) -> Plan:
+    """Return the plan of one sandbox, as the template makes it.
+
+    host: of the template's caller. lease: its ids are those that the template knows, not the host's. connection: mask
+    of the command's fds that are the connection; with bit 3 it is passed as fd 3.
+    """
+    check(spec)
+    spec = spec.replace(pass_fds=(3,) if connection >> 3 & 1 else (), terminal="never")
+    host = host.replace(privileged=True, capabilities=host.all_capabilities, groups=(), terminals=())
+    new = {name for name in KINDS if getattr(spec.namespaces, name) == "new"}
+    if spec.net.mode in _SHARED_NET:
+        new.discard("net")
+    idmaps = maps(spec, host, lease)
+    hostname = uts.hostname(spec, lease) if spec.namespaces.uts == "new" else ""
+    files = build.own_files(spec, host, lease, idmaps, hostname)
+    mounts = mnt.each(spec, host, idmaps, files, lease, hostname)
+    groups = build.cgroup_steps(spec, host, lease)
+    steps = (
+        build.clone(new, {}, groups, spec),
+        Step(CHILD, "exec_init", (), "no exec: it is a copy of the template's init, with nothing of the host in it"),
+        *build.meanwhile(*user.map_steps(idmaps, host), *build.oom(spec, LAUNCHER)),
+        *groups.init,
+        *cgroup.steps(spec),
+        *user.become_root_steps(idmaps),
+        *uts.steps(spec, lease),
+        *net.steps(spec if "net" in new else spec.replace(net=spec.net.replace(mode="host"))),
+        *ipc.steps(spec),
+        *mounts.inside,
+        *build.init_hardening(spec),
+        *(build.answers(spec, host, owned=True) if spec.init else ()),
+        *((pid.clone_step(spec), *build.init_last(spec, host, idmaps)) if spec.init else ()),
+        *build.payload(spec, host, idmaps, (), connection),
+    )
+    passed = ("pass0",) if spec.pass_fds else ()
+    return Plan(steps, ("stdin", "stdout", "stderr", *passed, *place_fds(groups)), spec.init, True, lease.name)
+
+
+def place_fds(groups: cgroups.CgroupSteps) -> tuple[str, ...]:
+    """Return the names of the fds that a place of a template has: those of its cgroups, in their order."""
+    return tuple(step.result for step in groups.launcher if step.result)
+
+
+def place_cgroups(spec: Spec, host: Host, lease: Lease, place: Lease) -> cgroups.CgroupSteps:
+    """Return the steps that make the cgroups of one place, and undo them. The caller makes them, outside.
+
+    lease: of the template. In cgroup2 they are below the template's own: that is delegated to it (cgroups(7)), so that
+    it may start a process in them, which costs less than to move one there.
+    """
+    layout = host.cgroups
+    if layout is not None and layout.unified_base:
+        above = f"{layout.unified_base}/{lease.cgroup}"
+        controllers = {
+            name: one.replace(base=above, enabled=False) if one.version == 2 else one
+            for name, one in layout.controllers.items()
+        }
+        host = host.replace(cgroups=layout.replace(unified_base=above, controllers=controllers))
+    return build.cgroup_steps(spec, host, place)
+
+
+def template_cgroup(spec: Spec, host: Host, lease: Lease) -> cgroups.CgroupSteps:
+    """Return the steps for the template's own cgroup: one above those of its places, and in that the one it is in."""
+    none = cgroups.CgroupSteps((), (), (), None, {})
+    layout = host.cgroups
+    if layout is None or not layout.unified_base or build.cgroup_steps(spec, host, lease).result is None:
+        return none
+    above = f"{layout.unified_base}/{lease.cgroup}"
+    return cgroups.above(spec.limits, layout, above)
+
+
+def delegated(groups: cgroups.CgroupSteps) -> tuple[str, ...]:
+    """Return the files of these cgroups that must belong to who starts processes there. cgroups(7)."""
+    path = groups.cgroups.get(cgroups.UNIFIED)
+    return (f"{path}/cgroup.procs",) if path else ()
+
+
+def maps(spec: Spec, host: Host, lease: Lease) -> user.Maps:
+    """Return the id maps of one sandbox, as the template writes them: inside, the template's ids, count.
+
+    Ids that the spec maps by itself are the same in the template.
+    """
+    if spec.uid_map or spec.gid_map:
+        uids, gids = (
+            tuple(IdMap(line.inside, line.inside, line.count) for line in lines)
+            for lines in (spec.uid_map, spec.gid_map)
+        )
+        return user.Maps(uids, gids, "launcher")
+    return user.maps(spec, host, lease)
+
+
+def template_maps(spec: Spec, host: Host, bases: tuple[tuple[int, int], ...], count: int) -> user.Maps:
+    """Return the id maps of the template. bases: first host uid and gid of its own range and of those of its sandboxes.
+
+    Range n, of ``count`` ids, begins at n * count inside. Raises NotSupported for more lines than a map can have.
+    """
+    if spec.uid_map or spec.gid_map:
+        return user.maps(spec, host, Lease(name=""))
+    if len(bases) > MAP_LINES:
+        raise NotSupported(
+            f"ids of their own for {len(bases) - 1} sandboxes",
+            f"an id map has at most {MAP_LINES} lines (user_namespaces(7))",
+            "make service.places, or vary of ids, smaller",
+        )
+    uids, gids = (
+        tuple(IdMap(number * count, base[which], count) for number, base in enumerate(bases)) for which in (0, 1)
+    )
+    return user.Maps(uids, gids, "launcher")
+
+
+MAP_LINES = 340

@@ -1,0 +1,521 @@
+"""One generation of a service: a template, its places, and the channel by which it is told what to do."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+from collections.abc import Callable
+from time import monotonic
+
+from nstool._native import ffi, lib
+from nstool.errors import KernelError, NstoolError, SandboxGone, SpecError
+from nstool.frozen import Frozen
+from nstool.plan import encode
+from nstool.plan import service as plans
+from nstool.plan.cgroups import CgroupSteps
+from nstool.plan.host import Host
+from nstool.plan.lease import Lease
+from nstool.plan.steps import Plan, Step
+from nstool.plan.template import program as whole
+from nstool.sandbox import engine, journal, leases, rundir
+from nstool.sandbox.attest import Wanted, check
+from nstool.sandbox.launch import ends_within, payload_pid, report
+from nstool.service import board, orders
+from nstool.service.listen import Listener
+from nstool.service.orders import BINARY, BY_PLACE, DECIMAL, HEX, RANDOM, Vary
+from nstool.spec.model import Spec
+from nstool.spec.service import Service
+
+ANSWERS = 10.0  # seconds for a template to answer
+TRIAL = 30.0  # seconds for the sandbox that is attested to be ready
+_TURNS = 2  # ranges of ids that each place has where ids vary: two lives in a row have none in common
+_PID_TOKEN = 4194217
+_PIDS = (300, 30000)  # from which the command's pid is drawn
+_ID_TOKEN = 1999999901
+_NAME_TOKEN = "nstooltk"  # 8 characters
+_CANARY_TOKEN = "nstool-token-canary-of-a-sandbox"  # 32 characters
+CANARY = "NSTOOL_CANARY"
+BOARD, LOG = -1, -2
+_SIZE = ffi.sizeof("struct nst_message")
+
+
+class Sized(Frozen):
+    """What each place of a service needs: how many ranges of ids, of how many ids."""
+
+    ranges: int
+    count: int
+
+
+class Channel:
+    """A connection to a template: messages of one size, with fds. Owns its socket."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self.socket = connection
+        self._late: list[engine.Message] = []
+
+    def send(self, kind: int, *, detail: int = 0, pid: int = 0, status: int = 0, fds: tuple[int, ...] = ()) -> None:
+        """Send one message. Raises ProcessLookupError when the template has ended."""
+        words = {"type": kind, "detail": detail, "pid": pid, "status": status}
+        data = bytes(ffi.buffer(ffi.new("struct nst_message *", words)))
+        try:
+            if fds:
+                socket.send_fds(self.socket, [data], list(fds), socket.MSG_NOSIGNAL)
+            else:
+                self.socket.send(data, socket.MSG_NOSIGNAL)
+        except (BrokenPipeError, ConnectionResetError):
+            raise ProcessLookupError from None
+
+    def ask(self, kind: int, what: str, **words: object) -> None:
+        """Send one message and wait until it is done. Raises NstoolError when it is refused."""
+        self.send(kind, **words)  # type: ignore[arg-type]
+        answer = self._answer(what)
+        if answer.type != lib.NST_MSG_DONE:
+            raise NstoolError(f"the template refuses {what}: errno {answer.error}")
+
+    def _answer(self, what: str) -> engine.Message:
+        end = monotonic() + ANSWERS
+        while True:
+            message = self.receive(max(0.0, end - monotonic()))
+            if message is None:
+                raise NstoolError(f"the template does not answer, to {what}")
+            if message.type in (lib.NST_MSG_DONE, lib.NST_MSG_FAILED) and (
+                message.type == lib.NST_MSG_DONE or message.step < 0
+            ):
+                return message
+            self._late.append(message)
+
+    def late(self) -> list[engine.Message]:
+        """Return what came meanwhile."""
+        found, self._late = self._late, []
+        return found
+
+    def receive(self, timeout: float) -> engine.Message | None:
+        """Return the next message, None when none comes in time. Raises ProcessLookupError at the template's end."""
+        self.socket.settimeout(timeout)
+        try:
+            data = self.socket.recv(_SIZE)
+        except (TimeoutError, BlockingIOError):
+            return None
+        except ConnectionResetError:
+            data = b""
+        if not data:
+            raise ProcessLookupError
+        return engine.decode(data)
+
+    def held(self) -> dict[int, int]:
+        """Return fds of what the template holds: its listeners by number, at BOARD its board, at LOG its log's end."""
+        self.send(lib.NST_MSG_FETCH)
+        found: dict[int, int] = {}
+        self.socket.settimeout(ANSWERS)
+        while True:
+            data, fds, _, _ = socket.recv_fds(self.socket, _SIZE, 1)
+            if not data:
+                raise ProcessLookupError
+            message = engine.decode(data)
+            if message.type == lib.NST_MSG_HELD and fds:
+                found[message.detail] = fds[0]
+            elif message.type in (lib.NST_MSG_DONE, lib.NST_MSG_FAILED):
+                return found
+
+    def close(self) -> None:
+        """Close the socket; the template takes no connections any more if this was by which it was told to."""
+        self.socket.close()
+
+
+class Blueprint:
+    """What all generations of a service have in common: its spec, resolved, and the facts of this host."""
+
+    def __init__(self, name: str, spec: Spec, service: Service, host: Host) -> None:
+        """Raises SpecError for what a service cannot have."""
+        plans.check(spec)
+        if service.vary and "ids" in service.vary and (spec.uid_map or spec.gid_map):
+            raise SpecError("uid_map and gid_map say which ids they are: leave one of the two out", "service.vary")
+        if "pid" in service.vary and (spec.next_pid or not spec.init):
+            raise SpecError("a command with a next_pid, or without init, has the pid that it has", "service.vary")
+        self.name = name
+        self.spec = spec
+        self.service = service
+        self.host = host
+
+    @property
+    def sized(self) -> Sized:
+        """How many ranges of ids there are for each place, and how large one is."""
+        turns = _TURNS if "ids" in self.service.vary else 1
+        return Sized(turns, leases.ID_COUNT)
+
+    def sandbox_spec(self) -> Spec:
+        """Return the spec of one sandbox, with tokens for what varies."""
+        spec = self.spec.replace(name="")
+        env = dict(spec.env)
+        if "canary" in self.service.vary:
+            env[CANARY] = _CANARY_TOKEN
+        if self.service.shape == "socket":
+            env |= {"LISTEN_FDS": "1", "LISTEN_PID": str(2 if spec.init else 1), "LISTEN_FDNAMES": "connection"}
+            if "pid" in self.service.vary:
+                env["LISTEN_PID"] = f"{_PID_TOKEN}"
+        if "hostname" in self.service.vary:
+            spec = spec.replace(hostname=f"{(spec.hostname or self.name)[:55]}-{_NAME_TOKEN}")
+        elif not spec.hostname:
+            spec = spec.replace(hostname=self.name[:64])
+        if "pid" in self.service.vary:
+            spec = spec.replace(next_pid=_PID_TOKEN)
+        return spec.replace(env=env, attest=self.service.attest != "never", die_with_parent=True)
+
+    def varied(self, plan: Plan, data: bytes) -> tuple[Vary, ...]:
+        """Return what varies in an encoded plan of one sandbox."""
+        sized, words = self.sized, self.service.vary
+        found = []
+        if str(_ID_TOKEN).encode() in data:
+            step = sized.count
+            found.append(Vary(str(_ID_TOKEN).encode(), BY_PLACE, DECIMAL, first=step, step=step, count=sized.ranges))
+        if "hostname" in words:
+            found.append(Vary(_NAME_TOKEN.encode(), RANDOM, HEX))
+        if "canary" in words:
+            found.append(Vary(_CANARY_TOKEN.encode(), RANDOM + 1, HEX))
+        if "pid" in words:
+            first, last = _PIDS
+            drawn = {"source": RANDOM + 2, "first": first, "count": last - first}
+            found.append(Vary(_PID_TOKEN.to_bytes(8, "little"), format=BINARY, **drawn))
+            if str(_PID_TOKEN).encode() in data:
+                found.append(Vary(str(_PID_TOKEN).encode(), format=DECIMAL, **drawn))
+        return tuple(found)
+
+
+class Generation:
+    """A template that runs, with its places. number: from 1. name: of its sandbox.
+
+    blueprint, lease: None of one that a service before this one has made.
+    """
+
+    def __init__(self, name: str, number: int, blueprint: Blueprint | None = None, lease: Lease | None = None) -> None:
+        self.blueprint = blueprint
+        self.number = number
+        self.lease = lease
+        self.name = name
+        self.process: engine.Process | None = None
+        self.pid = 0  # of the template, as the caller sees it
+        self.channel: Channel | None = None
+        self.board_fd = -1
+        self.board: board.Board | None = None
+        self.pidfd = -1  # of one that another process has made
+        self.began = monotonic()
+        self.draining = False
+        self.sandbox_plan: Plan | None = None
+        self.bases: list[tuple[int, int]] = []
+        self.groups: list[CgroupSteps] = []
+
+    def accept(self, on: bool) -> None:
+        """Let it take connections, or take no more."""
+        assert self.channel is not None
+        self.channel.ask(lib.NST_MSG_ACCEPT, "to accept", detail=int(on))
+
+    def listen(self, number: int, listener: Listener) -> None:
+        """Give it a listener."""
+        assert self.channel is not None
+        self.channel.ask(lib.NST_MSG_LISTEN, "a listener", detail=number, pid=listener.type, fds=(listener.fd,))
+
+    def end(self, number: int, place: int = -1) -> None:
+        """Send a signal to the command of a place, or of all."""
+        assert self.channel is not None
+        self.channel.ask(lib.NST_MSG_END, "to end a sandbox", detail=place, status=number)
+
+    def release(self, place: int) -> None:
+        """Let the command of a place go on that has been attested."""
+        assert self.channel is not None
+        self.channel.send(lib.NST_MSG_RELEASE, detail=place)
+
+    def counts(self) -> board.Counts:
+        """Return what it has done."""
+        assert self.board is not None
+        return self.board.counts()
+
+    def close(self) -> None:
+        """End it and all its sandboxes, and undo what was made for it."""
+        if self.process is not None:
+            self.process.kill_and_reap()
+            self.process = None
+        elif self.pidfd >= 0:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+            ends_within(self.pidfd, ANSWERS)
+        if self.pidfd >= 0:
+            os.close(self.pidfd)
+            self.pidfd = -1
+        if self.channel is not None:
+            self.channel.close()
+            self.channel = None
+        if self.board is not None:
+            self.board.close()
+            self.board = None
+        if self.board_fd >= 0:
+            os.close(self.board_fd)
+            self.board_fd = -1
+        journal.undo(self.name)
+
+
+def make(
+    blueprint: Blueprint,
+    number: int,
+    *,
+    log: tuple[int, int],
+) -> Generation:
+    """Make a generation that takes no connections yet.
+
+    log: both ends of a pipe, reading and writing, for what the commands say on standard error.
+    Raises KernelError, NotAttested; nothing is left then.
+    """
+    service, spec, facts = blueprint.service, blueprint.spec, blueprint.host
+    lease = leases.take(spec.replace(name=f"{blueprint.name}.{number}"))
+    generation = Generation(lease.name, number, blueprint, lease)
+    try:
+        _make(generation, service, spec, facts, log)
+    except BaseException:
+        generation.close()
+        raise
+    return generation
+
+
+def _make(generation: Generation, service: Service, spec: Spec, facts: Host, log: tuple[int, int]) -> None:
+    blueprint, lease = generation.blueprint, generation.lease
+    assert blueprint is not None
+    assert lease is not None
+    sized = blueprint.sized
+    bases = generation.bases = [(lease.uid_base, lease.gid_base)]
+    if not spec.uid_map:
+        for _ in range(service.places * sized.ranges):
+            uid, gid, _count = leases.take_ids(lease.name)
+            bases.append((uid, gid))
+    groups = generation.groups = [
+        plans.place_cgroups(spec, facts, lease, lease.replace(cgroup=leases.cgroup_name(f"{lease.name}.{place}")))
+        for place in range(service.places)
+    ]
+    plan = plans.template(spec, facts, lease, plans.template_maps(spec, facts, tuple(bases), sized.count))
+    plan = plan.replace(steps=(*plan.steps, *(step for group in groups for step in group.undo)))
+    program = whole(plan)
+    # Without an init, as it has no command: it is the process that there is.
+    journal.begin(lease.name, program.undo, spec=spec.replace(init=False).changed(), outlives=True)
+    opened: list[list[int]] = []
+    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    admin = -1
+    above = plans.template_cgroup(spec, facts, lease)
+    try:
+        given = {"stdin": null, "stdout": null, "stderr": null}
+        generation.process = process = engine.start(
+            program, given, _external(generation), lambda pid: journal.started(lease.name, pid)
+        )
+        report(process)
+        generation.pid = process.pid
+        for group in groups:
+            opened.append(_run(group.launcher))
+        for path in (path for group in (above, *groups) for path in plans.delegated(group)):
+            os.chown(path, *bases[0])
+        generation.channel = channel = Channel(socket.socket(fileno=os.dup(process.control)))
+        generation.board_fd = board.create()
+        generation.board = board.Board(generation.board_fd)
+        one = plans.sandbox(
+            blueprint.sandbox_spec(),
+            facts,
+            lease.replace(uid_base=_ID_TOKEN, gid_base=_ID_TOKEN),
+            orders.connection_mask(service),
+        )
+        data = encode.encode(one)
+        words = orders.encode(service, data, blueprint.varied(one, data), fds=len(plans.place_fds(groups[0])))
+        admin = _door(lease.name)
+        memory = os.memfd_create("orders", os.MFD_CLOEXEC)
+        try:
+            os.write(memory, words)
+            errors = null if service.stderr == "null" else log[1]
+            fds = (memory, generation.board_fd, admin, null, errors, log[0])
+            channel.ask(lib.NST_MSG_CONFIGURE, "its orders", status=len(words), fds=fds)
+        finally:
+            os.close(memory)
+        for place, own in enumerate(opened):
+            channel.ask(lib.NST_MSG_PLACE, "a place", detail=place, fds=tuple(own))
+        _try(generation, one)
+    finally:
+        os.close(null)
+        if admin >= 0:
+            os.close(admin)
+        for own in opened:
+            for fd in own:
+                os.close(fd)
+
+
+def bound(name: str, file: str, type_: int) -> socket.socket:
+    """Return a Unix socket bound in the directory of a sandbox, whose path may be longer than unix(7) allows."""
+    directory = os.open(f"{rundir.path()}/sandboxes/{name}", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    one = socket.socket(socket.AF_UNIX, type_ | socket.SOCK_CLOEXEC)
+    try:
+        one.bind(f"/proc/self/fd/{directory}/{file}")
+        one.listen(16)
+    except BaseException:
+        one.close()
+        raise
+    finally:
+        os.close(directory)
+    return one
+
+
+def connected(name: str, file: str, type_: int) -> socket.socket:
+    """Return a connection to a socket in the directory of a sandbox. Raises OSError where nobody listens."""
+    directory = os.open(f"{rundir.path()}/sandboxes/{name}", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    one = socket.socket(socket.AF_UNIX, type_ | socket.SOCK_CLOEXEC)
+    try:
+        one.connect(f"/proc/self/fd/{directory}/{file}")
+    except BaseException:
+        one.close()
+        raise
+    finally:
+        os.close(directory)
+    return one
+
+
+DOOR = "door"
+
+
+def _door(name: str) -> int:
+    """Make the socket by which a template is found again when its service was killed."""
+    return bound(name, DOOR, socket.SOCK_SEQPACKET).detach()
+
+
+def _external(generation: Generation) -> Callable[[str, object, int], None]:
+    class Context:
+        lease = generation.lease
+        interruptible = None
+
+    def act(name: str, args: object, pid: int) -> None:
+        journal.handler(name)(Context(), args)
+
+    return act
+
+
+def _run(steps: tuple[Step, ...]) -> list[int]:
+    """Make the cgroups of one place: the launcher's steps, by Python. Returns the fds that they open."""
+    found: list[int] = []
+    for step in steps:
+        args = step.args
+        path = str(args[1])
+        try:
+            if step.call == "mkdirat":
+                os.mkdir(path, 0o755)
+            elif step.call == "write_file":
+                assert isinstance(args[2], bytes)
+                fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+                try:
+                    os.write(fd, args[2])
+                finally:
+                    os.close(fd)
+            else:
+                assert step.call == "openat2", step
+                assert isinstance(args[2], int)
+                found.append(os.open(path, args[2]))
+        except OSError as error:
+            from nstool.plan.describe import call_text
+            from nstool.plan.hints import explain
+
+            for fd in found:
+                os.close(fd)
+            raise KernelError(
+                call_text(step), error.errno or 0, "", step.why, *explain(step, error.errno or 0)
+            ) from None
+    return found
+
+
+def failed(plan: Plan, message: engine.Message) -> KernelError:
+    """Return the error of a sandbox that a template could not make."""
+    return engine.failed(plan, message.step, message.error, message.detail)
+
+
+def _try(generation: Generation, plan: Plan) -> None:
+    """Make one sandbox that nobody is connected to, and attest it before the generation gets connections."""
+    assert generation.blueprint is not None
+    service = generation.blueprint.service
+    generation.sandbox_plan = plan
+    if service.attest == "never":
+        return
+    channel = generation.channel
+    assert channel is not None
+    channel.ask(lib.NST_MSG_ACCEPT, "to report", detail=0)
+    channel.ask(lib.NST_MSG_TRY, "a first sandbox")
+    end = monotonic() + TRIAL
+    waiting = channel.late()
+    while True:
+        message = waiting.pop(0) if waiting else channel.receive(max(0.0, end - monotonic()))
+        if message is None:
+            raise NstoolError(f"the first sandbox of {generation.name} is not ready after {TRIAL:g} s")
+        if message.type == lib.NST_MSG_FAILED:
+            raise failed(plan, message)
+        if message.type == lib.NST_MSG_READY:
+            attest(generation, message.detail, message.pid)
+            channel.ask(lib.NST_MSG_END, "to end it", detail=message.detail, status=9)
+            return
+
+
+def attest(generation: Generation, place: int, inner: int) -> None:
+    """Attest the sandbox of a place, whose init the template knows by this pid. Raises NotAttested.
+
+    The place has had no life before: its ids are the first of its ranges.
+    """
+    blueprint = generation.blueprint
+    assert blueprint is not None
+    assert generation.lease is not None
+    spec = blueprint.sandbox_spec()
+    if blueprint.service.shape == "socket":
+        spec = spec.replace(pass_fds=(3,))
+    uid, gid = generation.bases[1 + place * blueprint.sized.ranges] if len(generation.bases) > 1 else (0, 0)
+    lease = generation.lease.replace(uid_base=uid, gid_base=gid)
+    groups = generation.groups[place]
+    wanted = Wanted(spec, blueprint.host, name=spec.hostname, lease=lease, cgroups=groups.cgroups)
+    init = _outer(generation.pid, inner)
+    check(payload_pid(init) if spec.init else init, wanted)
+
+
+def _outer(template: int, inner: int) -> int:
+    """Return the pid of a child of the template here. proc_pid_status(5), NSpid. Raises SandboxGone."""
+    for child in processes_of(template):
+        try:
+            with open(f"/proc/{child}/status") as file:
+                numbers = file.read().partition("\nNSpid:\t")[2].partition("\n")[0].split()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        # It is 1 in its own pid namespace, and the template's number of it stands before that.
+        if len(numbers) > 1 and numbers[-2] == str(inner):
+            return child
+    raise SandboxGone("the sandbox that was to be attested has ended")
+
+
+def processes_of(template: int) -> list[int]:
+    """Return the pids of the inits of a template's sandboxes. proc_tid_children(5)."""
+    try:
+        with open(f"/proc/{template}/task/{template}/children", "rb") as file:
+            return [int(word) for word in file.read().split()]
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+
+
+def adopt(blueprint_name: str) -> list[Generation]:
+    """Return the generations that a service of this name has left, which still run; the newest last.
+
+    Their listeners are asked of them by ``Channel.held``.
+    """
+    found = []
+    for name in rundir.names():
+        prefix, _, number = name.rpartition(".")
+        if prefix != blueprint_name or not number.isdecimal():
+            continue
+        record = rundir.read(name)
+        if record is None or not record.init_alive:
+            continue
+        try:
+            connection = connected(name, DOOR, socket.SOCK_SEQPACKET)
+        except OSError:  # it ends, or is no template
+            continue
+        one = Generation(name, int(number))
+        one.channel = Channel(connection)
+        one.pid = record.init_pid
+        one.pidfd = os.pidfd_open(record.init_pid)
+        one.draining = True
+        found.append(one)
+    return sorted(found, key=lambda one: one.number)

@@ -1,0 +1,157 @@
+"""Listening sockets: their words, and how they are made. socket(7), ip(7), unix(7), sd_listen_fds(3)."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import stat
+
+from nstool.errors import KernelError, SpecError
+from nstool.frozen import Frozen
+
+FIRST_PASSED = 3  # SD_LISTEN_FDS_START
+KINDS: dict[str, tuple[int, int]] = {
+    "unix": (socket.AF_UNIX, socket.SOCK_STREAM),
+    "seqpacket": (socket.AF_UNIX, socket.SOCK_SEQPACKET),
+}
+
+
+class Listener(Frozen):
+    """Where connections come in. word: as the spec has it. fd: the caller's. path: of a Unix socket, to be removed."""
+
+    word: str
+    fd: int
+    path: str = ""
+
+    @property
+    def type(self) -> int:
+        """SOCK_STREAM, SOCK_SEQPACKET."""
+        with socket.socket(fileno=os.dup(self.fd)) as one:
+            return one.type
+
+    @property
+    def where(self) -> str:
+        """The address as the kernel has it: with the port that it chose for port 0."""
+        with socket.socket(fileno=os.dup(self.fd)) as one:
+            name = one.getsockname()
+        if isinstance(name, tuple):
+            host = f"[{name[0]}]" if ":" in name[0] else name[0]
+            return f"tcp:{host}:{name[1]}"
+        text = os.fsdecode(name) if isinstance(name, bytes) else name
+        return f"{self.word.partition(':')[0]}:{text}"
+
+
+def parse(word: str, place: str) -> tuple[int, int, object]:
+    """Return (family, type, address) of a word of ``listen``. Raises SpecError."""
+    kind, _, rest = word.partition(":")
+    if kind in KINDS:
+        if not rest.startswith(("/", "@")) or "\0" in rest:
+            raise SpecError(f'"{word}" needs an absolute path, or @NAME for an abstract one: {kind}:/run/w.sock', place)
+        if len(os.fsencode(rest)) > 107:
+            raise SpecError(f"{rest} is longer than the 107 bytes that unix(7) allows", place)
+        return (*KINDS[kind], "\0" + rest[1:] if rest.startswith("@") else rest)
+    if kind != "tcp":
+        raise SpecError(
+            f'"{word}" is no listener: "tcp:ADDRESS:PORT", "unix:PATH", "seqpacket:PATH" or "systemd"', place
+        )
+    host, _, port = rest.rpartition(":")
+    bare = host.removeprefix("[").removesuffix("]")
+    family = socket.AF_INET6 if ":" in bare else socket.AF_INET
+    if not port.isdecimal() or int(port) > 65535:
+        raise SpecError(f'"{word}" needs a port from 0 to 65535: tcp:127.0.0.1:8080; 0 is one that is free', place)
+    try:
+        socket.inet_pton(family, bare)
+    except OSError:
+        raise SpecError(
+            f'"{word}" needs an address: tcp:127.0.0.1:{port}, tcp:[::1]:{port}, tcp:0.0.0.0:{port} for all', place
+        ) from None
+    return family, socket.SOCK_STREAM, (bare, int(port))
+
+
+def open_listener(word: str, backlog: int, place: str) -> Listener:
+    """Return a listening socket. Raises SpecError, KernelError for an address that is not to be had."""
+    family, type_, address = parse(word, place)
+    path = address if isinstance(address, str) and address.startswith("/") else ""
+    one = socket.socket(family, type_ | socket.SOCK_CLOEXEC)
+    try:
+        if family != socket.AF_UNIX:
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        if path:
+            _remove_dead(path, type_)
+        one.bind(address)  # type: ignore[arg-type]
+        one.listen(backlog)
+    except OSError as error:
+        one.close()
+        raise KernelError(f"bind({word})", error.errno or 0, place, "where connections come in") from None
+    return Listener(word, one.detach(), path)
+
+
+def _remove_dead(path: str, type_: int) -> None:
+    """Remove a socket that nobody listens on any more: what a killed service has left."""
+    with contextlib.suppress(FileNotFoundError):
+        if not stat.S_ISSOCK(os.lstat(path).st_mode):
+            return  # bind(2) says what is wrong
+        with socket.socket(socket.AF_UNIX, type_) as one:
+            one.setblocking(False)
+            try:
+                one.connect(path)
+            except ConnectionRefusedError:
+                os.unlink(path)
+            except OSError:  # somebody is there, if busy
+                return
+
+
+def from_systemd(place: str) -> list[Listener]:
+    """Return the sockets that systemd has passed. sd_listen_fds(3). Raises SpecError if there are none."""
+    count = os.environ.get("LISTEN_FDS", "")
+    if os.environ.get("LISTEN_PID") != str(os.getpid()) or not count.isdecimal() or not int(count):
+        raise SpecError(
+            '"systemd": no socket was passed (LISTEN_PID, LISTEN_FDS): start it from a unit with a .socket', place
+        )
+    found = []
+    for fd in range(FIRST_PASSED, FIRST_PASSED + int(count)):
+        os.set_inheritable(fd, False)
+        found.append(Listener("systemd", fd))
+    return found
+
+
+def open_all(words: tuple[str, ...], backlog: int) -> list[Listener]:
+    """Return a socket for each word; none stays open if one is not to be had."""
+    found: list[Listener] = []
+    try:
+        for number, word in enumerate(words):
+            place = f"service.listen[{number}]"
+            found += from_systemd(place) if word == "systemd" else [open_listener(word, backlog, place)]
+    except BaseException:
+        close_all(found)
+        raise
+    return found
+
+
+def close_all(listeners: list[Listener]) -> None:
+    """Close sockets, and remove the paths of those that have one."""
+    for one in listeners:
+        os.close(one.fd)
+        if one.path:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(one.path)
+
+
+def place_of(word: str) -> object:
+    """Return what tells a listener of a word from others: family, type and address."""
+    family, type_, address = parse(word, "")
+    return family, type_, address
+
+
+def place_of_fd(fd: int) -> object:
+    """Return the same of a socket."""
+    with socket.socket(fileno=os.dup(fd)) as one:
+        name: object = one.getsockname()
+        if isinstance(name, tuple):
+            name = name[:2]
+        elif isinstance(name, bytes):
+            name = os.fsdecode(name)
+        return one.family, one.type, name

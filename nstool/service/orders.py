@@ -1,0 +1,95 @@
+"""What a template is told: the plan of its sandboxes, what varies, and its limits, as csrc/serve.c reads it. Pure."""
+
+from __future__ import annotations
+
+from _struct import Struct  # what struct is made of
+
+from nstool.errors import NstoolError
+from nstool.frozen import Frozen
+from nstool.spec.service import Service
+
+_MAGIC = 0x3150534E
+_HEADER = Struct("<24I")  # struct nst_service
+_VARY = Struct("<IIIIqqQ")  # struct nst_vary
+HEX, DECIMAL, BINARY = 1, 2, 3
+BY_PLACE, BY_LIFE, RANDOM = 0, 1, 2
+PLACES = 1024
+
+
+class Vary(Frozen):
+    """What takes the place of ``token`` in a plan, sandbox by sandbox. See struct nst_vary.
+
+    token: the bytes as they are in the plan, all of their width. source: BY_PLACE, BY_LIFE, or RANDOM and above, one
+    number a draw. format: HEX, DECIMAL, BINARY. value: first + step * n, where n is what the source gives below count.
+    """
+
+    token: bytes
+    source: int
+    format: int
+    first: int = 0
+    step: int = 1
+    count: int = 1
+
+
+def records(plan: bytes, varied: tuple[Vary, ...]) -> bytes:
+    """Return the table of what varies. Raises NstoolError for a token that the plan has not."""
+    made = []
+    for vary in varied:
+        at = plan.find(vary.token)
+        if at < 0:
+            raise NstoolError(f"a bug of nstool: {vary.token!r} is not in the plan of the sandbox")
+        while at >= 0:
+            words = (vary.source, vary.format, at, len(vary.token), vary.first, vary.step, vary.count)
+            made.append(_VARY.pack(*words))
+            at = plan.find(vary.token, at + len(vary.token))
+    return b"".join(made)
+
+
+def encode(service: Service, plan: bytes, varied: tuple[Vary, ...], *, fds: int) -> bytes:
+    """Return the orders. plan: encoded, of one sandbox; fds: how many each place has."""
+    table = records(plan, varied)
+    busy = service.busy.encode()
+    plan_at = _HEADER.size
+    vary_at = plan_at + -(-len(plan) // 8) * 8
+    busy_at = vary_at + len(table)
+    streams = 0 if service.shape == "socket" else 0b011
+    if service.stderr == "connection":
+        streams |= 0b100
+    header = _HEADER.pack(
+        _MAGIC,
+        busy_at + len(busy),
+        plan_at,
+        len(plan),
+        vary_at,
+        len(table) // _VARY.size,
+        busy_at,
+        len(busy),
+        service.places,
+        fds,
+        service.shape == "socket",
+        streams,
+        service.ready,
+        service.queue,
+        milliseconds(service.queue_timeout),
+        milliseconds(service.wall),
+        milliseconds(service.grace),
+        service.client_most,
+        round(service.client_rate * 1000),
+        service.client_burst,
+        service.client_prefix4,
+        service.client_prefix6,
+        service.attest == "each",
+        0,
+    )
+    return header + plan.ljust(vary_at - plan_at, b"\0") + table + busy
+
+
+def connection_mask(service: Service) -> int:
+    """Return the mask of a command's fds that are the connection."""
+    streams = 0 if service.shape == "socket" else 0b011
+    return streams | (0b100 if service.stderr == "connection" else 0) | (0b1000 if service.shape == "socket" else 0)
+
+
+def milliseconds(seconds: float) -> int:
+    """Return whole milliseconds, at least one of what is not nothing."""
+    return max(1, round(seconds * 1000)) if seconds else 0

@@ -1,0 +1,374 @@
+"""The process of ``nstool serve``: it makes the generations of a service, and lets one follow another.
+
+No connection goes through it. It holds the listening sockets, as each template does: when it ends, the templates take
+no more connections, which wait in the kernel's backlog, and finish those that they have; the next ``nstool serve`` of
+the same name finds them, has their listeners, and goes on with a new generation.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from time import monotonic
+from typing import Any
+
+from nstool.errors import NstoolError, SpecError
+from nstool.sandbox import engine, journal, rundir
+from nstool.service import generation, listen
+from nstool.service.board import Board, Counts
+from nstool.service.generation import BOARD, LOG, Blueprint, Generation
+from nstool.service.listen import Listener
+
+CONTROL = "control"
+LOG_RATE = 1 << 20  # bytes a second of what commands say; what is more is dropped, and counted
+_LOOK = 0.2  # seconds between two looks at generations that are to end, or to be renewed
+_MOST = 1 << 16  # bytes of a request
+
+
+class Supervisor:
+    """One service. ``run`` returns when it has ended; what it has made is undone then."""
+
+    def __init__(self, blueprint: Blueprint, say: Callable[[str], None]) -> None:
+        """say: tells the operator what happens, one line."""
+        self.blueprint = blueprint
+        self.say = say
+        self.listeners: list[Listener] = []
+        self.current: Generation | None = None
+        self.old: list[Generation] = []
+        self.began = monotonic()
+        self.rotations = 0
+        self.past = _Past()
+        self.stopping = False
+        self._number = 0
+        self._rotating = asyncio.Lock()
+        self._stop = asyncio.Event()
+        self._pipe = (-1, -1)
+        self._allowance = float(LOG_RATE)
+        self._dropped = 0
+        self._logged = monotonic()
+        self._followed: list[int] = []
+
+    # ---- its life ----
+
+    async def run(self) -> None:
+        """Serve until told to stop. Raises what the first generation meets; nothing is left then."""
+        name = rundir.claim(self.blueprint.name)
+        try:
+            journal.begin(name, (), spec={"service": True, "command": list(self.blueprint.spec.command)})
+            self._pipe = _log_pipe()
+            await self._serve(name)
+        finally:
+            self._undo(name)
+
+    async def _serve(self, name: str) -> None:
+        loop = asyncio.get_running_loop()
+        self._follow_log(self._pipe[0])
+        self._adopt()
+        self._open_listeners()
+        await self.rotate("start")
+        server = await asyncio.start_unix_server(
+            self._answer, sock=generation.bound(name, CONTROL, socket.SOCK_STREAM), limit=_MOST
+        )
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.stop)
+        loop.add_signal_handler(signal.SIGHUP, lambda: loop.create_task(self._rotate_or_say("SIGHUP")))
+        try:
+            while not self._stop.is_set():
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._stop.wait(), _LOOK)
+                await self._look()
+            await self._drain()
+        finally:
+            server.close()
+
+    def stop(self) -> None:
+        """Take no more connections, and end when those that there are have ended; told twice, at once."""
+        if self.stopping:
+            for one in (*self.old, *([self.current] if self.current else [])):
+                with contextlib.suppress(ProcessLookupError, NstoolError):
+                    one.end(signal.SIGKILL)
+        self.stopping = True
+        self._stop.set()
+
+    async def _drain(self) -> None:
+        self.say("stopping: no more connections; those that there are go on to their end")
+        if self.current is not None:
+            self._retire(self.current)
+            self.current = None
+        end = monotonic() + self.blueprint.service.grace
+        told = False
+        while self.old:
+            await asyncio.sleep(_LOOK / 4)
+            await self._look()
+            if monotonic() > end and not told:
+                told = True
+                for one in self.old:
+                    with contextlib.suppress(ProcessLookupError, NstoolError):
+                        one.end(signal.SIGTERM)
+
+    def _undo(self, name: str) -> None:
+        failed: list[str] = []
+        for one in (*self.old, *([self.current] if self.current else [])):
+            try:
+                self._close(one)
+            except NstoolError as error:
+                failed.append(str(error))
+        self.old, self.current = [], None
+        listen.close_all(self.listeners)
+        for fd in self._pipe:
+            if fd >= 0:
+                os.close(fd)
+        journal.undo(name, ())
+        if failed:
+            raise NstoolError("\n".join(failed))
+
+    # ---- generations ----
+
+    def _adopt(self) -> None:
+        for one in generation.adopt(self.blueprint.name):
+            assert one.channel is not None
+            try:
+                held = one.channel.held()
+            except (OSError, ProcessLookupError):
+                one.close()
+                continue
+            self._number = max(self._number, one.number)
+            one.board_fd = held.pop(BOARD, -1)
+            if one.board_fd >= 0:
+                one.board = Board(one.board_fd)
+            log = held.pop(LOG, -1)
+            if log >= 0:
+                self._follow_log(log)
+            self._take_listeners(held)
+            self.old.append(one)
+            live = one.counts().live if one.board else 0
+            self.say(f"generation {one.number} of before goes on with {live} sandboxes")
+
+    def _take_listeners(self, held: dict[int, int]) -> None:
+        known = {_identity(one.fd) for one in self.listeners}
+        for fd in held.values():
+            if _identity(fd) in known:
+                os.close(fd)
+                continue
+            known.add(_identity(fd))
+            one = Listener("", fd)
+            word = next((word for word in self.blueprint.service.listen if _is_at(word, one)), "")
+            path = word.partition(":")[2] if word.startswith(("unix:/", "seqpacket:/")) else ""
+            self.listeners.append(Listener(word, fd, path))
+
+    def _open_listeners(self) -> None:
+        """Open those of the spec that there are not yet, and let those go that it has no more."""
+        service = self.blueprint.service
+        kept = [one for one in self.listeners if one.word]
+        listen.close_all([one for one in self.listeners if not one.word])
+        have = {one.word for one in kept}
+        self.listeners = kept
+        self.listeners += listen.open_all(tuple(word for word in service.listen if word not in have), service.backlog)
+
+    async def rotate(self, why: str) -> None:
+        """Let a new generation take the connections from here on. Raises what it meets; the old one goes on then."""
+        async with self._rotating:
+            self._number += 1
+            number = self._number
+            loop = asyncio.get_running_loop()
+            made = await loop.run_in_executor(None, self._made, number)
+            before, self.current = self.current, made
+            self._watch(made)
+            self.rotations += before is not None
+            self.say(f"generation {number} takes connections ({why})")
+            for one in [*([before] if before else []), *(old for old in self.old if not old.draining)]:
+                self._retire(one)
+
+    def _made(self, number: int) -> Generation:
+        made = generation.make(self.blueprint, number, log=self._pipe)
+        try:
+            for place, listener in enumerate(self.listeners):
+                made.listen(place, listener)
+            made.accept(True)
+        except BaseException:
+            made.close()
+            raise
+        return made
+
+    async def _rotate_or_say(self, why: str) -> None:
+        try:
+            await self.rotate(why)
+        except (NstoolError, OSError) as error:
+            self.say(f"no new generation: {error}")
+
+    def _retire(self, one: Generation) -> None:
+        one.draining = True
+        try:
+            one.accept(False)
+        except (ProcessLookupError, NstoolError) as error:
+            self.say(f"generation {one.number} has ended by itself: {error}")
+        if one not in self.old:
+            self.old.append(one)
+
+    async def _look(self) -> None:
+        for one in list(self.old):
+            if one.board is None or _is_done(one.counts()):
+                self._close(one)
+                self.old.remove(one)
+        current, service = self.current, self.blueprint.service
+        if current is None or self.stopping or self._rotating.locked():
+            return
+        if service.renew_after and monotonic() - current.began >= service.renew_after:
+            await self._rotate_or_say(f"after {service.renew_after:g} s")
+        elif service.renew_lives and current.counts().lives >= service.renew_lives:
+            await self._rotate_or_say(f"after {service.renew_lives} sandboxes")
+
+    def _close(self, one: Generation) -> None:
+        self._unwatch(one)
+        if one.board is not None:
+            self.past.add(one.counts())
+        one.close()
+        self.say(f"generation {one.number} is gone")
+
+    def _watch(self, one: Generation) -> None:
+        assert one.channel is not None
+        asyncio.get_running_loop().add_reader(one.channel.socket.fileno(), self._told, one)
+
+    def _unwatch(self, one: Generation) -> None:
+        if one.channel is not None and one.channel.socket.fileno() >= 0:
+            with contextlib.suppress(RuntimeError):
+                asyncio.get_running_loop().remove_reader(one.channel.socket.fileno())
+
+    def _told(self, one: Generation) -> None:
+        """Hear what a template tells by itself: of sandboxes that could not be made, or that wait to be attested."""
+        assert one.channel is not None
+        try:
+            message = one.channel.receive(0)
+        except ProcessLookupError:
+            self._unwatch(one)
+            self.say(f"generation {one.number} has ended by itself; another takes its place")
+            if one is self.current and not self.stopping:
+                self.current = None
+                one.draining = True
+                self.old.append(one)
+                asyncio.get_running_loop().create_task(self._rotate_or_say("the one before has ended"))
+            return
+        if message is not None:
+            self._heard(one, message)
+
+    def _heard(self, one: Generation, message: engine.Message) -> None:
+        if message.type == engine.FAILED and message.step >= 0 and one.sandbox_plan is not None:
+            self.say(f"no sandbox: {generation.failed(one.sandbox_plan, message)}")
+        elif message.type == engine.READY:
+            try:
+                generation.attest(one, message.detail, message.pid)
+            except NstoolError as error:
+                self.say(f"a sandbox was ended before its command: {error}")
+                one.end(signal.SIGKILL, message.detail)
+            else:
+                one.release(message.detail)
+
+    # ---- what commands say ----
+
+    def _follow_log(self, fd: int) -> None:
+        os.set_blocking(fd, False)
+        self._followed.append(fd)
+        asyncio.get_running_loop().add_reader(fd, self._log, fd)
+
+    def _log(self, fd: int) -> None:
+        try:
+            data = os.read(fd, 1 << 16)
+        except BlockingIOError:
+            return
+        if not data:
+            asyncio.get_running_loop().remove_reader(fd)
+            return
+        now = monotonic()
+        self._allowance = min(LOG_RATE, self._allowance + (now - self._logged) * LOG_RATE)
+        self._logged = now
+        if len(data) > self._allowance:
+            self._dropped += len(data)
+            return
+        if self._dropped:
+            self.say(f"{self._dropped} bytes of what the commands said were dropped: more than {LOG_RATE} a second")
+            self._dropped = 0
+        self._allowance -= len(data)
+        with contextlib.suppress(OSError):
+            sys.stderr.buffer.write(data)
+            sys.stderr.buffer.flush()
+
+    # ---- what is asked of it ----
+
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            line = await asyncio.wait_for(reader.readline(), 10)
+            answer = await self._do(json.loads(line) if line.strip() else {})
+        except (ValueError, TimeoutError, asyncio.LimitOverrunError) as error:
+            answer = {"error": f"no request: {error}"}
+        except (NstoolError, OSError) as error:
+            answer = {"error": str(error)}
+        with contextlib.suppress(OSError):
+            writer.write(json.dumps(answer).encode() + b"\n")
+            await writer.drain()
+        writer.close()
+
+    async def _do(self, request: dict[str, Any]) -> dict[str, Any]:
+        asked = request.get("do")
+        if asked == "status":
+            return self.status()
+        if asked == "rotate":
+            await self.rotate("asked for")
+            return {"generation": self.current.number if self.current else 0}
+        if asked == "stop":
+            self.stop()
+            return {}
+        raise SpecError(f"no request {asked!r}")
+
+    def status(self) -> dict[str, Any]:
+        """Return all that is known of the service, as plain data."""
+        from nstool.service.status import status
+
+        return status(self)
+
+
+class _Past:
+    """The counts of generations that are gone."""
+
+    def __init__(self) -> None:
+        self.causes: dict[str, int] = {}
+        self.accepted = 0
+        self.lives = 0
+        self.stages: dict[str, tuple[list[int], int]] = {}
+
+    def add(self, counts: Counts) -> None:
+        """Add those of one that goes."""
+        self.accepted += counts.accepted
+        self.lives += counts.lives
+        for cause, count in counts.causes.items():
+            self.causes[cause] = self.causes.get(cause, 0) + count
+        for stage, histogram in counts.stages.items():
+            have, total = self.stages.get(stage, ([0] * len(histogram.counts), 0))
+            together = [a + b for a, b in zip(have, histogram.counts)]
+            self.stages[stage] = (together, total + histogram.total)
+
+
+def _is_done(counts: Counts) -> bool:
+    return not counts.accepting and not counts.live and not counts.queued
+
+
+def _log_pipe() -> tuple[int, int]:
+    reading, writing = os.pipe2(os.O_CLOEXEC)
+    os.set_blocking(writing, False)  # who says too much loses it, and waits for nobody
+    return reading, writing
+
+
+def _identity(fd: int) -> tuple[int, int]:
+    status = os.fstat(fd)
+    return status.st_dev, status.st_ino
+
+
+def _is_at(word: str, listener: Listener) -> bool:
+    if word == "systemd":
+        return False
+    return listen.place_of(word) == listen.place_of_fd(listener.fd)

@@ -1,0 +1,66 @@
+"""What a ``[service]`` table may say, checked before anything is done."""
+
+from __future__ import annotations
+
+import math
+
+from nstool.errors import SpecError
+from nstool.spec.check import key_path
+from nstool.spec.service import Service
+from nstool.spec.values import quoted, suggest
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from nstool.spec.check import Place
+
+CHOICES: dict[str, tuple[str, ...]] = {
+    "shape": ("stdio", "socket"),
+    "stderr": ("log", "connection", "null"),
+    "attest": ("generation", "each", "never"),
+}
+VARY: tuple[str, ...] = ("ids", "hostname", "pid", "canary")
+# Field: least, most, what it is. csrc/nstool.h has the limits of places and queue.
+_RANGES: dict[str, tuple[float, float, str]] = {
+    "places": (1, 1024, "sandboxes at once"),
+    "ready": (0, 1024, "sandboxes that wait"),
+    "queue": (0, 4096, "connections that wait"),
+    "queue_timeout": (0, 86400, "seconds"),
+    "wall": (0, 4_000_000, "seconds"),
+    "grace": (0, 86400, "seconds"),
+    "client_most": (0, 1024, "sandboxes of one client"),
+    "client_rate": (0, 1_000_000, "connections a second"),
+    "client_burst": (1, 1_000_000, "connections at once"),
+    "client_prefix4": (1, 32, "bits of an IPv4 address"),
+    "client_prefix6": (1, 128, "bits of an IPv6 address"),
+    "renew_after": (0, 31_536_000, "seconds"),
+    "renew_lives": (0, 1 << 53, "sandboxes"),
+    "backlog": (1, 65535, "connections that the kernel keeps"),
+}
+_BUSY = 1 << 16  # bytes
+
+
+def check_service(service: Service, place: Place = key_path) -> None:
+    """Raise SpecError for what no service can be."""
+    if not service.listen:
+        raise SpecError('nobody can connect: listen = ["tcp:127.0.0.1:8080"]', place(("listen",)))
+    for number, word in enumerate(service.listen):
+        if word in service.listen[:number]:
+            raise SpecError(f"{quoted(word)} is there twice", place(("listen", number)))
+    for name, choices in CHOICES.items():
+        value = getattr(service, name)
+        if value not in choices:
+            hint = suggest(value, choices)
+            raise SpecError(f"{quoted(value)} is not one of {', '.join(choices)}{hint}", place((name,)))
+    for name, (least, most, what) in _RANGES.items():
+        value = getattr(service, name)
+        if not least <= value <= most or math.isnan(value):
+            raise SpecError(f"{value} is not from {least} to {most} {what}", place((name,)))
+    if service.ready > service.places:
+        raise SpecError(f"{service.ready} sandboxes cannot wait in {service.places} places", place(("ready",)))
+    if len(service.busy.encode("utf-8", "surrogateescape")) > _BUSY:
+        raise SpecError(f"more than {_BUSY} bytes", place(("busy",)))
+    for number, word in enumerate(service.vary):
+        if word not in VARY:
+            raise SpecError(
+                f"{quoted(word)} is not one of {', '.join(VARY)}{suggest(word, VARY)}", place(("vary", number))
+            )

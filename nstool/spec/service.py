@@ -1,0 +1,44 @@
+"""The ``[service]`` table: how connections come to the sandboxes of a spec. Plain frozen data, no checks."""
+
+from __future__ import annotations
+
+from nstool.frozen import Frozen
+
+
+class Service(Frozen):
+    """``[service]`` of a spec for ``nstool serve``: each connection gets a sandbox of its own.
+
+    listen: "tcp:ADDRESS:PORT", "unix:PATH", "seqpacket:PATH", "systemd" for the sockets that systemd passes.
+    shape: "stdio" (the connection is standard input and output, as of inetd), "socket" (it is fd 3, LISTEN_FDS).
+    stderr: where standard error goes: "log" (of the service), "connection", "null".
+    places: sandboxes at once. ready: of these wait for a connection, all made but the exec.
+    queue: connections that wait for a place, at most queue_timeout seconds; 0: they wait in the kernel's backlog.
+    busy: what a refused client is sent. wall: longest life of a sandbox, seconds; grace: from SIGTERM to SIGKILL.
+    client_most: sandboxes of one client at once. client_rate: its connections a second, after a first client_burst.
+    client_prefix4, client_prefix6: bits of an address that are one client.
+    renew_after: seconds after which the next generation takes over; renew_lives: sandboxes after which it does.
+    vary: what differs from one sandbox to the next: "ids", "hostname", "pid", "canary".
+    attest: "generation" (a sandbox of each generation, before that gets connections), "each", "never".
+    backlog: connections that the kernel keeps until they are taken. 0: no limit, where nothing else is said.
+    """
+
+    listen: tuple[str, ...]
+    shape: str = "stdio"
+    stderr: str = "log"
+    places: int = 64
+    ready: int = 0
+    queue: int = 0
+    queue_timeout: float = 5.0
+    busy: str = ""
+    wall: float = 0.0
+    grace: float = 5.0
+    client_most: int = 0
+    client_rate: float = 0.0
+    client_burst: int = 10
+    client_prefix4: int = 32
+    client_prefix6: int = 64
+    renew_after: float = 0.0
+    renew_lives: int = 0
+    vary: tuple[str, ...] = ()
+    attest: str = "generation"
+    backlog: int = 1024
