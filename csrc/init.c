@@ -439,6 +439,11 @@ _Noreturn void nst_init_copy(const struct nst_copy *copy)
 	self.run.share = copy->share;
 	begin(copy->plan, copy->slots, copy->scratch, copy->scratch_size);
 	run_init_steps();
+	if (self.control >=
+	    0) { /* the connection and the attestation came by it: what is told from here on is shared */
+		nst_raw1(__NR_close, self.control);
+		self.control = -1;
+	}
 	follow();
 }
 

@@ -129,7 +129,7 @@ def parts(
     before = (*_unpack(spec, host, maps, name), *(s for s in opened if s.who == LAUNCHER))
     sources = tuple(s for s in opened if s.who == INIT)
     last = _last(spec, host, sum(step.call == "fsmount" for step in opened_up))
-    if stage == TEMPLATE and spec.proc == "private":
+    if stage == TEMPLATE and spec.proc == "private" and hold:
         last = [*kept, _stow(), *last]
     return Parts(
         before,
@@ -149,17 +149,6 @@ def each(spec: Spec, host: Host, maps: Maps | None, files: dict[str, str], lease
     views = Views(spec, host, lease, hostname)
     own = _own(spec, host)
     steps: list[Step] = []
-    if spec.proc == "private":
-        flags = uapi.O_PATH | uapi.O_CLOEXEC
-        steps.append(
-            Step(
-                INIT,
-                "openat2",
-                (uapi.AT_FDCWD, TEMPLATE_HOLD, flags, 0, mounting.NO_LINKS),
-                "what the template has made for its sandboxes",
-                result="hold",
-            )
-        )
     steps += _proc(spec, host, INIT, [], EACH)
     steps += _dev(spec, host, maps, INIT, [], EACH)
     steps += _scratch(spec, host, EACH)
@@ -181,6 +170,10 @@ def each(spec: Spec, host: Host, maps: Maps | None, files: dict[str, str], lease
     covered = _covered(spec, host, ())
     steps += _cover([(path, is_directory) for path, is_directory in covered if _is_below(path, own)])
     steps += _readonly(spec, host, own, whole=False, each=True)
+    if any(Fd("hold") in step.args for step in steps):
+        where = (uapi.AT_FDCWD, TEMPLATE_HOLD, uapi.O_PATH | uapi.O_CLOEXEC, 0, mounting.NO_LINKS)
+        why = "what the template has made for its sandboxes"
+        steps.insert(0, Step(INIT, "openat2", where, why, result="hold"))
     for number, mount in enumerate(spec.mounts):
         if mount.propagation and mount.type not in _FROM_OUTSIDE:
             why = f"{mount.target} is {mount.propagation}, as asked for"

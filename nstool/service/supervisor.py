@@ -19,6 +19,7 @@ from time import monotonic
 from typing import Any
 
 from nstool.errors import NstoolError, SpecError
+from nstool.plan.steps import Plan
 from nstool.sandbox import engine, journal, rundir
 from nstool.service import generation, listen
 from nstool.service.board import Board, Counts
@@ -28,6 +29,7 @@ from nstool.service.listen import Listener
 CONTROL = "control"
 LOG_RATE = 1 << 20  # bytes a second of what commands say; what is more is dropped, and counted
 _LOOK = 0.2  # seconds between two looks at generations that are to end, or to be renewed
+_AGAIN = 10.0  # seconds before the same failure is said again
 _MOST = 1 << 16  # bytes of a request
 
 
@@ -52,7 +54,7 @@ class Supervisor:
         self._allowance = float(LOG_RATE)
         self._dropped = 0
         self._logged = monotonic()
-        self._followed: list[int] = []
+        self._said: dict[tuple[int, int, int], tuple[float, int]] = {}
 
     # ---- its life ----
 
@@ -259,7 +261,7 @@ class Supervisor:
 
     def _heard(self, one: Generation, message: engine.Message) -> None:
         if message.type == engine.FAILED and message.step >= 0 and one.sandbox_plan is not None:
-            self.say(f"no sandbox: {generation.failed(one.sandbox_plan, message)}")
+            self._say_failed(one.sandbox_plan, message)
         elif message.type == engine.READY:
             try:
                 generation.attest(one, message.detail, message.pid)
@@ -269,11 +271,22 @@ class Supervisor:
             else:
                 one.release(message.detail)
 
+    def _say_failed(self, plan: Plan, message: engine.Message) -> None:
+        """Say which step was refused; the same again only after a while, with how often it was."""
+        key = (message.step, message.error, message.detail)
+        now = monotonic()
+        said, times = self._said.get(key, (-_AGAIN, 0))
+        if now - said < _AGAIN:
+            self._said[key] = (said, times + 1)
+            return
+        self._said[key] = (now, 0)
+        more = f"{times} times more since: " if times else ""
+        self.say(f"no sandbox: {more}{generation.failed(plan, message)}")
+
     # ---- what commands say ----
 
     def _follow_log(self, fd: int) -> None:
         os.set_blocking(fd, False)
-        self._followed.append(fd)
         asyncio.get_running_loop().add_reader(fd, self._log, fd)
 
     def _log(self, fd: int) -> None:
