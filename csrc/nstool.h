@@ -303,7 +303,23 @@ struct nst_service {
 	uint32_t client_burst;
 	uint32_t prefix4, prefix6; /* bits of an address that are one client */
 	uint32_t attest;	   /* 1: each sandbox waits to be attested */
-	uint32_t reserved;
+	uint32_t shape;		   /* enum nst_shape */
+	uint32_t life;		   /* enum nst_life */
+	uint32_t port;		   /* that the command listens on, inside */
+	uint32_t idle_ms;	   /* without a connection, or a datagram */
+	uint32_t start_ms;	   /* for the command to listen */
+	uint32_t most;		   /* connections of one life */
+	uint32_t stop;		   /* signal that asks a command to end */
+};
+
+enum nst_shape {
+	NST_HANDED, /* the connection is the command's */
+	NST_PORT,   /* the command listens on a port inside; connections are relayed */
+};
+enum nst_life {
+	NST_LIFE_CONNECTION, /* of a sandbox: one connection */
+	NST_LIFE_CLIENT,     /* all connections of one client, and idle_ms after the last */
+	NST_LIFE_SHARED,     /* all connections of all */
 };
 
 /* One thing that differs from sandbox to sandbox: `width` bytes of the plan at `offset`. */
@@ -335,6 +351,8 @@ enum nst_cause {
 	NST_WAITED,   /* refused: too long in the queue */
 	NST_MANY,     /* refused: too many of this client */
 	NST_FAST,     /* refused: too often from this client */
+	NST_IDLE,     /* ended: nobody was connected for idle_ms, or it has had its connections */
+	NST_DEAF,     /* ended: it does not listen on its port */
 	NST_CAUSES,
 };
 

@@ -31,7 +31,14 @@ enum {
 	AF_UNIX_ = 1,
 	AF_INET_ = 2,
 	AF_INET6_ = 10,
+	SOCK_STREAM_ = 1,
+	SOCK_DGRAM_ = 2,
 	SOCK_SEQPACKET_ = 5,
+	LINKS = 4096,	  /* relayed connections at once */
+	CHUNK = 64 << 10, /* bytes that one way of a link holds, pipe(7) */
+	ROUNDS = 16,	  /* of a link before others have their turn */
+	TRY_NS = 1000000, /* between two tries to connect to a command that does not listen yet */
+	FILES = 65536,
 	NONBLOCKING = 04000, /* SOCK_NONBLOCK */
 	SOL_SOCKET_ = 1,
 	WALL_ = 0x40000000,
@@ -39,7 +46,16 @@ enum {
 
 enum state { EMPTY, PARKED, SERVING, ENDING };
 enum stage { WAITED, FIRST, EXECUTED, BYTE, GONE };
-enum kind { SIGNALS, DOOR, PEER, LISTENER, PLACE, LINGER }; /* in the upper half of what epoll gives back */
+enum kind {
+	SIGNALS,
+	DOOR,
+	PEER,
+	LISTENER,
+	PLACE,
+	LINGER,
+	LINK,
+	SESSION
+}; /* in the upper half of what epoll gives back */
 
 struct client {
 	uint8_t key[NST_CLIENT];
@@ -59,6 +75,24 @@ struct taken {
 	uint8_t from[NST_CLIENT];
 };
 
+/* One direction of a relayed connection: what was read and is not written yet is in the pipe. */
+struct way {
+	int pipe[2];
+	int held;  /* bytes */
+	int ended; /* nothing more comes; 2: and that was told */
+};
+
+/* A connection that is relayed to the port of a command. */
+struct link {
+	int place;	     /* -1: not in use */
+	int inner;	     /* -1: not connected yet */
+	int tries;	     /* -1: its first byte has come */
+	int again;	     /* it had its turn and was not done */
+	int64_t next, until; /* of the tries */
+	struct way up, down;
+	struct taken taken;
+};
+
 struct place {
 	enum state state;
 	int pid;
@@ -75,6 +109,14 @@ struct place {
 	struct nst_share *share;
 	void *scratch;
 	struct taken taken;
+	int net;     /* its network namespace, -1: not opened */
+	int session; /* our end of the socket of a datagram client, -1: none */
+	int users;   /* connections that are relayed to it */
+	int had;     /* so many it has had */
+	int idle;    /* it ends for lack of users */
+	int deaf;    /* it ends because it does not listen */
+	int has_key;
+	uint8_t key[NST_CLIENT];
 	struct nst_copy copy;
 	int32_t slots[NST_MAX_SLOTS];
 };
@@ -101,7 +143,12 @@ static struct {
 	} lingering[LINGERING];
 	struct client *clients;
 	uint64_t seed[2];
-	int pausing; /* a clone was refused: until then no other is tried */
+	struct link *links;
+	int first_link, n_links; /* where to look for one that is not in use; those that are */
+	int own_net;
+	int types[NST_LISTENERS];
+	int draining; /* it was told to take no more */
+	int pausing;  /* a clone was refused: until then no other is tried */
 	int64_t pause;
 } self;
 
@@ -463,6 +510,8 @@ static void free_place(int i)
 	places[i].state = EMPTY;
 	places[i].pid = 0;
 	close_fd(&places[i].control);
+	close_fd(&places[i].net);
+	close_fd(&places[i].session);
 	self.free[(self.first_free + self.n_free++) % NST_PLACES] = i;
 	show(i);
 }
@@ -523,9 +572,9 @@ static long start(int i, struct taken *t, int attest)
 
 	p->life = ++self.board->lives;
 	p->deadline = 0;
-	p->stopped = p->overran = 0;
+	p->stopped = p->overran = p->users = p->had = p->idle = p->deaf = p->has_key = 0;
 	stamp(i);
-	if (!t || attest) {
+	if (attest || (!t && o->shape == NST_HANDED)) {
 		r = nst_raw4(__NR_socketpair, AF_UNIX_, SOCK_SEQPACKET_ | O_CLOEXEC, 0, NST_P(pair));
 		if (r < 0)
 			return r;
@@ -565,7 +614,9 @@ static long start(int i, struct taken *t, int attest)
 	p->state = t ? SERVING : PARKED;
 	if (launcher_steps(p) < 0) /* a process that has ended by itself says why; what is left of it must not go on */
 		nst_raw2(__NR_kill, p->pid, SIGKILL);
-	if (t && p->control >= 0)
+	if (p->control >= 0 && o->shape == NST_PORT)
+		watch(p->control, PLACE, i, EPOLLIN);
+	else if (p->control >= 0 && t)
 		give(i, t->fd);
 	return 0;
 }
@@ -593,15 +644,335 @@ static void no_start(const struct taken *t, int i)
 	tell_reporter(&m);
 }
 
+static int take_parked(void)
+{
+	int i = self.parked[self.first_parked];
+
+	self.first_parked = (self.first_parked + 1) % NST_PLACES;
+	self.n_parked--;
+	return i;
+}
+
+/* ---- relayed connections ---- */
+
+static void end_place(int i, int number);
+
+static void close_way(struct way *w)
+{
+	close_fd(&w->pipe[0]);
+	close_fd(&w->pipe[1]);
+}
+
+/* A place that nobody is connected to any more: what its life is then. */
+static void left_alone(int i)
+{
+	const struct nst_service *o = self.orders;
+	struct place *p = &places[i];
+
+	if (p->state != SERVING)
+		return;
+	if (o->life == NST_LIFE_CONNECTION || self.draining || (o->most && (uint32_t)p->had >= o->most)) {
+		p->idle = 1;
+		nst_raw2(__NR_kill, p->pid, SIGKILL);
+		p->state = ENDING;
+		show(i);
+	} else if (o->idle_ms && o->life == NST_LIFE_CLIENT) {
+		p->deadline = nst_now() + (int64_t)o->idle_ms * 1000000;
+		p->idle = 1;
+	}
+}
+
+static void close_link(int at)
+{
+	struct link *l = &self.links[at];
+	int i = l->place;
+
+	if (i < 0)
+		return;
+	l->place = -1;
+	self.n_links--;
+	close_fd(&l->inner);
+	close_way(&l->up);
+	close_way(&l->down);
+	close_fd(&l->taken.fd);
+	forget_client(&l->taken);
+	if (--places[i].users == 0)
+		left_alone(i);
+}
+
+static void close_links_of(int i)
+{
+	int at;
+
+	for (at = 0; self.n_links && at < LINKS; at++)
+		if (self.links[at].place == i)
+			close_link(at);
+}
+
+/* Move what there is from one socket to the other. Returns whether there may be more, -1 when one of them is broken. */
+static int move(struct way *w, int from, int to)
+{
+	int moved = 0;
+	long n;
+
+	if (!w->ended && w->held < CHUNK) {
+		/* SPLICE_F_MOVE | SPLICE_F_NONBLOCK */
+		n = nst_raw6(__NR_splice, from, 0, w->pipe[1], 0, CHUNK - w->held, 3);
+		if (n == 0)
+			w->ended = 1;
+		else if (n > 0)
+			w->held += (int)n, moved = 1;
+		else if (n != -EAGAIN && n != -EINTR)
+			return -1;
+	}
+	if (w->held) {
+		n = nst_raw6(__NR_splice, w->pipe[0], 0, to, 0, w->held, 3);
+		if (n > 0)
+			w->held -= (int)n, moved = 1;
+		else if (n != -EAGAIN && n != -EINTR)
+			return -1;
+	}
+	if (w->ended == 1 && !w->held) {
+		nst_raw2(__NR_shutdown, to, 1 /* SHUT_WR */);
+		w->ended = 2;
+	}
+	return moved;
+}
+
+static void pump(int at)
+{
+	struct link *l = &self.links[at];
+	int round, up = 1, down = 1;
+
+	l->again = 0;
+	for (round = 0; (up > 0 || down > 0) && round < ROUNDS; round++) {
+		up = move(&l->up, l->taken.fd, l->inner);
+		down = move(&l->down, l->inner, l->taken.fd);
+		if (up < 0 || down < 0 || (l->up.ended == 2 && l->down.ended == 2)) {
+			close_link(at);
+			return;
+		}
+		if (down > 0 && l->tries >= 0) { /* its first byte */
+			note(BYTE, l->taken.at, nst_now());
+			l->tries = -1;
+		}
+	}
+	l->again = up > 0 || down > 0;
+}
+
+/* "/proc/PID/ns/net" of a process that the template knows by this pid. */
+static long open_net(int pid)
+{
+	char path[32] = "/proc/", digits[12], *end = path + 6;
+	const char *parts[] = {nst_put_number(digits + sizeof digits, (unsigned int)pid), "/ns/net"};
+	size_t k;
+
+	for (k = 0; k < sizeof parts / sizeof *parts; k++)
+		for (const char *c = parts[k]; *c; c++)
+			*end++ = *c;
+	*end = 0;
+	return nst_raw4(__NR_openat, AT_FDCWD, NST_P(path), O_RDONLY | O_CLOEXEC, 0);
+}
+
+/* A socket of the network namespace of place i, connected to the port there. Returns the fd or -errno. */
+static long connect_inside(int i)
+{
+	struct place *p = &places[i];
+	struct sockaddr_in in = {.sin_family = AF_INET_,
+				 .sin_port = (uint16_t)(self.orders->port >> 8 | (self.orders->port & 0xff) << 8),
+				 .sin_addr.s_addr = 0x0100007f /* 127.0.0.1 */};
+	long fd, r;
+
+	if (p->net < 0)
+		p->net = (int)open_net(p->pid);
+	if (p->net < 0)
+		return p->net;
+	r = nst_raw2(__NR_setns, p->net, CLONE_NEWNET);
+	if (r < 0)
+		return r;
+	fd = nst_raw3(__NR_socket, AF_INET_, SOCK_STREAM_ | O_CLOEXEC | NONBLOCKING, 0);
+	if (nst_raw2(__NR_setns, self.own_net, CLONE_NEWNET) < 0)
+		nst_leave(125); /* nothing can be relied on any more */
+	if (fd < 0)
+		return fd;
+	r = nst_raw3(__NR_connect, fd, NST_P(&in), sizeof in);
+	if (r == -EINPROGRESS) { /* over a loopback it is decided at once, but where the command's backlog is full */
+		struct pollfd p = {(int)fd, POLLOUT, 0};
+		struct __kernel_timespec none = {0};
+
+		nst_raw5(__NR_ppoll, NST_P(&p), 1, NST_P(&none), 0, 8);
+		r = p.revents == POLLOUT ? 0 : -ECONNREFUSED;
+	}
+	if (r < 0) {
+		nst_raw1(__NR_close, fd);
+		return r;
+	}
+	return fd;
+}
+
+/* Try to connect a link; once it is connected data flows. */
+static void try_link(int at)
+{
+	struct link *l = &self.links[at];
+	int i = l->place;
+	int64_t now = nst_now();
+	long fd = connect_inside(i);
+
+	if (fd >= 0) {
+		l->inner = (int)fd;
+		watch(l->inner, LINK, at, EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET);
+		watch(l->taken.fd, LINK, at, EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET);
+		pump(at);
+	} else if (now >= l->until) {
+		places[i].deaf = 1;
+		close_link(at);
+		if (places[i].state == SERVING)
+			end_place(i, SIGKILL);
+	} else {
+		l->next = now + ((int64_t)TRY_NS << (l->tries < 5 ? l->tries : 5));
+		l->tries++;
+	}
+}
+
+static int free_link(void)
+{
+	int n;
+
+	for (n = 0; n < LINKS; n++) {
+		int at = (self.first_link + n) % LINKS;
+
+		if (self.links[at].place < 0) {
+			self.first_link = (at + 1) % LINKS;
+			return at;
+		}
+	}
+	return -1;
+}
+
+/* The place whose life this connection belongs to, -1: none has begun. */
+static int find_life(const struct taken *t)
+{
+	const struct nst_service *o = self.orders;
+	uint8_t key[NST_CLIENT];
+	int i;
+
+	if (o->life == NST_LIFE_CONNECTION || (o->life == NST_LIFE_CLIENT && !client_key(t->from, key)))
+		return -1;
+	for (i = 0; i < (int)o->n_places; i++) {
+		const struct place *p = &places[i];
+
+		if (p->state != SERVING || p->stopped || (o->most && (uint32_t)p->had >= o->most))
+			continue;
+		if (o->life == NST_LIFE_SHARED || (p->has_key && same_key(p->key, key)))
+			return i;
+	}
+	return -1;
+}
+
+/* A place whose command runs, for the first connection of a life; -1: there was none, and that was told. */
+static int begin_life(struct taken *t)
+{
+	int i;
+
+	if (self.n_parked) {
+		i = take_parked();
+	} else {
+		i = take_place();
+		if (start(i, NULL, (int)self.orders->attest) < 0) {
+			no_start(t, i);
+			forget_client(t);
+			free_place(i);
+			close_fd(&t->fd);
+			return -1;
+		}
+	}
+	assigned(i, t);
+	places[i].taken.client = -1; /* the link's, not the life's */
+	places[i].has_key = client_key(t->from, places[i].key);
+	return i;
+}
+
+/* Relay a connection to the port of a command: of a sandbox that serves already, or one of its own. */
+static int link_it(struct taken *t)
+{
+	int at = self.n_links < LINKS ? free_link() : -1, i = find_life(t);
+	struct place *p;
+	struct link *l;
+	long flags;
+
+	if (at < 0 || (i < 0 && !self.n_parked && !self.n_free))
+		return 0;
+	if (i < 0)
+		i = begin_life(t);
+	if (i < 0)
+		return 1;
+	p = &places[i];
+	l = &self.links[at];
+	*l = (struct link){.place = i, .inner = -1, .taken = *t, .up.pipe = {-1, -1}, .down.pipe = {-1, -1}};
+	self.n_links++;
+	p->users++;
+	p->had++;
+	if (p->idle) {
+		p->idle = 0;
+		p->deadline = self.orders->wall_ms ? p->taken.at + (int64_t)self.orders->wall_ms * 1000000 : 0;
+	}
+	flags = nst_raw3(__NR_fcntl, t->fd, F_GETFL, 0);
+	nst_raw3(__NR_fcntl, t->fd, F_SETFL, flags | NONBLOCKING);
+	t->fd = -1;
+	if (nst_raw2(__NR_pipe2, NST_P(l->up.pipe), O_CLOEXEC | NONBLOCKING) < 0 ||
+	    nst_raw2(__NR_pipe2, NST_P(l->down.pipe), O_CLOEXEC | NONBLOCKING) < 0) {
+		close_link(at);
+		return 1;
+	}
+	l->until = nst_now() + (int64_t)self.orders->start_ms * 1000000;
+	try_link(at);
+	return 1;
+}
+
+/* ---- datagrams ---- */
+
+static char datagram[CHUNK];
+
+/* What a sandbox says goes to its client. */
+static void from_session(int i)
+{
+	struct place *p = &places[i];
+	struct epoll_event e = {0};
+	union {
+		struct sockaddr_in in;
+		struct sockaddr_in6 in6;
+	} to = {.in = {.sin_family = p->taken.from[18]}};
+	int is6 = p->taken.from[18] == AF_INET6_, n;
+	long r;
+
+	copy_bytes(is6 ? (void *)&to.in6.sin6_addr : (void *)&to.in.sin_addr, p->taken.from, is6 ? 16 : 4);
+	copy_bytes(&to.in.sin_port, p->taken.from + 16, 2);
+	for (n = 0; n < ROUNDS; n++) {
+		r = nst_raw6(__NR_recvfrom, p->session, NST_P(datagram), sizeof datagram, 0x40, 0, 0);
+		if (r == -EAGAIN || r == -EINTR)
+			return;
+		if (r < 0) {
+			nst_raw4(__NR_epoll_ctl, self.poll, EPOLL_CTL_DEL, p->session, NST_P(&e));
+			return;
+		}
+		if (!p->had++)
+			note(BYTE, p->taken.at, nst_now());
+		nst_raw6(__NR_sendto, self.listeners[p->taken.listener], NST_P(datagram), r, 0x4040, NST_P(&to),
+			 is6 ? sizeof to.in6 : sizeof to.in);
+		if (self.orders->idle_ms && p->state == SERVING)
+			p->deadline = nst_now() + (int64_t)self.orders->idle_ms * 1000000;
+	}
+}
+
 /* Give a connection to a sandbox: one that is parked, or one of its own. 0: there is no place. */
 static int place_it(struct taken *t)
 {
 	int i;
 
+	if (self.orders->shape == NST_PORT)
+		return link_it(t);
 	if (self.n_parked) {
-		i = self.parked[self.first_parked];
-		self.first_parked = (self.first_parked + 1) % NST_PLACES;
-		self.n_parked--;
+		i = take_parked();
 		assigned(i, t);
 		give(i, t->fd);
 		close_fd(&t->fd);
@@ -610,7 +981,7 @@ static int place_it(struct taken *t)
 	if (!self.n_free)
 		return 0;
 	i = take_place();
-	if (start(i, t, self.orders->attest) < 0) {
+	if (start(i, t, (int)self.orders->attest) < 0) {
 		no_start(t, i);
 		forget_client(t);
 		free_place(i);
@@ -628,7 +999,7 @@ static void park(void)
 	for (n = 0; n < PARKS && self.listening && self.n_free && (uint32_t)self.n_parked < self.orders->ready; n++) {
 		int i = take_place();
 
-		if (start(i, NULL, self.orders->attest) < 0) {
+		if (start(i, NULL, (int)self.orders->attest) < 0) {
 			struct taken none = {.fd = -1, .client = -1, .listener = -1, .wall = real_now()};
 
 			no_start(&none, i);
@@ -660,7 +1031,8 @@ static long try(void)
 		return r;
 	}
 	assigned(i, &nobody);
-	give(i, self.null);
+	if (self.orders->shape == NST_HANDED)
+		give(i, self.null);
 	return 0;
 }
 
@@ -685,6 +1057,7 @@ static void ended(int i, int wait_status)
 	int64_t now = nst_now();
 	enum nst_cause cause;
 
+	close_links_of(i);
 	if (p->state == PARKED) {
 		unpark(i);
 		p->taken = (struct taken){.fd = -1, .client = -1, .listener = -1, .wall = real_now(), .at = now};
@@ -693,7 +1066,9 @@ static void ended(int i, int wait_status)
 	if (p->share->failure.step >= 0 && !p->stopped) {
 		no_start(&p->taken, i);
 	} else {
-		cause = p->stopped	? NST_STOPPED
+		cause = p->deaf		? NST_DEAF
+			: p->stopped	? NST_STOPPED
+			: p->idle	? NST_IDLE
 			: p->overran	? NST_OVERRAN
 			: status & 0x7f ? NST_SIGNALLED
 			: status >> 8	? NST_STATUS
@@ -750,18 +1125,42 @@ static void listen_to(int on)
 /* Whether another connection may be taken: else it waits in the kernel's backlog. */
 static int has_room(void)
 {
-	return self.n_free || self.n_parked || self.orders->queue;
+	return self.n_free || self.n_parked || self.orders->queue ||
+	       (self.orders->life != NST_LIFE_CONNECTION && self.n_links < LINKS);
+}
+
+union address {
+	uint16_t family;
+	struct sockaddr_in in;
+	struct sockaddr_in6 in6;
+	struct sockaddr_un un;
+};
+
+/* A client's address as it is kept: 16 bytes of it, port, family; one of IPv4 in IPv6 is one of IPv4. */
+static void keep_address(const union address *a, uint8_t *ret)
+{
+	static const uint8_t mapped[12] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff};
+	int i, is_mapped = a->family == AF_INET6_;
+
+	for (i = 0; i < NST_CLIENT; i++)
+		ret[i] = 0;
+	ret[18] = (uint8_t)a->family;
+	if (a->family == AF_INET_) {
+		copy_bytes(ret, &a->in.sin_addr, 4);
+		copy_bytes(ret + 16, &a->in.sin_port, 2);
+	} else if (a->family == AF_INET6_) {
+		for (i = 0; i < 12; i++)
+			is_mapped &= a->in6.sin6_addr.s6_addr[i] == mapped[i];
+		copy_bytes(ret, a->in6.sin6_addr.s6_addr + (is_mapped ? 12 : 0), is_mapped ? 4 : 16);
+		copy_bytes(ret + 16, &a->in6.sin6_port, 2);
+		ret[18] = is_mapped ? AF_INET_ : AF_INET6_;
+	}
 }
 
 static void take(int listener)
 {
 	struct taken t = {.client = -1, .listener = listener};
-	union {
-		uint16_t family;
-		struct sockaddr_in in;
-		struct sockaddr_in6 in6;
-		struct sockaddr_un un;
-	} from = {0};
+	union address from = {0};
 	uint32_t size = sizeof from;
 	enum nst_cause why;
 	long fd = nst_raw4(__NR_accept4, self.listeners[listener], NST_P(&from), NST_P(&size), O_CLOEXEC);
@@ -777,20 +1176,7 @@ static void take(int listener)
 	t.fd = (int)fd;
 	t.at = nst_now();
 	t.wall = real_now();
-	t.from[18] = (uint8_t)from.family;
-	if (from.family == AF_INET_) {
-		copy_bytes(t.from, &from.in.sin_addr, 4);
-		copy_bytes(t.from + 16, &from.in.sin_port, 2);
-	} else if (from.family == AF_INET6_) {
-		static const uint8_t mapped[12] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff};
-		int i, is_mapped = 1;
-
-		for (i = 0; i < 12; i++)
-			is_mapped &= from.in6.sin6_addr.s6_addr[i] == mapped[i];
-		copy_bytes(t.from, from.in6.sin6_addr.s6_addr + (is_mapped ? 12 : 0), is_mapped ? 4 : 16);
-		copy_bytes(t.from + 16, &from.in6.sin6_port, 2);
-		t.from[18] = is_mapped ? AF_INET_ : AF_INET6_;
-	}
+	keep_address(&from, t.from);
 	self.board->accepted++;
 	why = admit(&t);
 	if (why != NST_CAUSES)
@@ -801,6 +1187,59 @@ static void take(int listener)
 		else
 			self.waiting[(self.first_waiting + self.n_waiting++) % WAITING] = t;
 	}
+}
+
+/* What a client has sent goes to the sandbox that is for it; a client of which nothing is known yet gets one. */
+static void take_datagram(int listener)
+{
+	struct taken t = {.client = -1, .listener = listener, .fd = -1};
+	union address from = {0};
+	uint32_t size = sizeof from;
+	enum nst_cause why;
+	int32_t pair[2];
+	long n = nst_raw6(__NR_recvfrom, self.listeners[listener], NST_P(datagram), sizeof datagram, 0x40, NST_P(&from),
+			  NST_P(&size));
+	int i;
+
+	if (n < 0)
+		return;
+	t.at = nst_now();
+	t.wall = real_now();
+	keep_address(&from, t.from);
+	for (i = 0; i < (int)self.orders->n_places; i++) {
+		struct place *p = &places[i];
+
+		if (p->state == SERVING && p->session >= 0 && p->taken.listener == listener &&
+		    same_key(p->taken.from, t.from)) {
+			nst_raw6(__NR_sendto, p->session, NST_P(datagram), n, 0x4040, 0, 0);
+			if (self.orders->idle_ms)
+				p->deadline = t.at + (int64_t)self.orders->idle_ms * 1000000;
+			return;
+		}
+	}
+	self.board->accepted++;
+	why = admit(&t);
+	if (why == NST_CAUSES && !self.n_free && !self.n_parked)
+		why = NST_BUSY;
+	if (why == NST_CAUSES && nst_raw4(__NR_socketpair, AF_UNIX_, SOCK_DGRAM_ | O_CLOEXEC, 0, NST_P(pair)) < 0)
+		why = NST_BUSY;
+	if (why != NST_CAUSES) { /* there is no connection to close: who is refused hears nothing */
+		remember(&t, 0, -1, why, 0, NULL);
+		forget_client(&t);
+		return;
+	}
+	t.fd = pair[1];
+	nst_raw6(__NR_sendto, pair[0], NST_P(datagram), n, 0x4040, 0, 0);
+	i = self.n_parked ? self.parked[self.first_parked] : self.free[self.first_free];
+	place_it(&t);
+	if (places[i].state != SERVING) {
+		nst_raw1(__NR_close, pair[0]);
+		return;
+	}
+	places[i].session = pair[0];
+	if (self.orders->idle_ms)
+		places[i].deadline = t.at + (int64_t)self.orders->idle_ms * 1000000;
+	watch(pair[0], SESSION, i, EPOLLIN);
 }
 
 static void from_queue(void)
@@ -836,7 +1275,8 @@ static int orders_bad(const struct nst_service *o, uint64_t size)
 	    !inside(o, o->plan, o->plan_size) || !inside(o, o->busy, o->busy_size) ||
 	    !inside(o, o->vary, (uint64_t)o->n_vary * sizeof *v) || !o->n_places || o->n_places > NST_PLACES ||
 	    o->n_fds > NST_PLACE_FDS || o->n_passed > 1 || o->streams > 7 || o->queue > WAITING || o->prefix4 > 32 ||
-	    o->prefix6 > 128)
+	    o->prefix6 > 128 || o->shape > NST_PORT || o->life > NST_LIFE_SHARED || o->port > 65535 || !o->stop ||
+	    o->stop > 64 || (o->shape == NST_HANDED && o->life != NST_LIFE_CONNECTION))
 		return 1;
 	v = (const struct nst_vary *)((const char *)o + o->vary);
 	for (i = 0; i < o->n_vary; i++)
@@ -888,8 +1328,10 @@ static long make_places(void)
 	places = map(n * sizeof *places, -1, MAP_PRIVATE);
 	self.waiting = map(WAITING * sizeof *self.waiting, -1, MAP_PRIVATE | MAP_NORESERVE);
 	self.clients = map(CLIENTS * sizeof *self.clients, -1, MAP_PRIVATE | MAP_NORESERVE);
-	if (!shared || !stacks || !scratch || !places || !self.waiting || !self.clients)
+	self.links = map(LINKS * sizeof *self.links, -1, MAP_PRIVATE);
+	if (!shared || !stacks || !scratch || !places || !self.waiting || !self.clients || !self.links)
 		return -ENOMEM;
+	nst_raw3(__NR_madvise, NST_P(self.links), LINKS * sizeof *self.links, 10);
 	nst_raw3(__NR_madvise, NST_P(self.clients), CLIENTS * sizeof *self.clients, 10 /* MADV_DONTFORK */);
 	nst_raw3(__NR_madvise, NST_P(self.waiting), WAITING * sizeof *self.waiting, 10);
 	for (i = 0; i < n; i++) {
@@ -898,8 +1340,10 @@ static long make_places(void)
 		places[i].share = (struct nst_share *)(shared + n * plan_size) + i;
 		places[i].stack = stacks + i * NST_STACK;
 		places[i].scratch = scratch + i * self.scratch_size;
-		places[i].control = -1;
+		places[i].control = places[i].net = places[i].session = -1;
 	}
+	for (i = 0; i < LINKS; i++)
+		self.links[i].place = -1;
 	return 0;
 }
 
@@ -964,6 +1408,7 @@ static long add_listener(const struct nst_message *m, int *fds, int n)
 	if (flags < 0 || nst_raw3(__NR_fcntl, fds[0], F_SETFL, flags | NONBLOCKING) < 0)
 		return -EINVAL;
 	self.listeners[m->detail] = fds[0];
+	self.types[m->detail] = m->pid;
 	fds[0] = -1;
 	watch(self.listeners[m->detail], LISTENER, m->detail, self.listening ? EPOLLIN : 0);
 	return 0;
@@ -1016,6 +1461,19 @@ static void send_what_is_held(int peer)
 		}
 }
 
+/* Take no more: who waits for a connection that does not come ends at once. */
+static void begin_to_drain(void)
+{
+	int i;
+
+	self.draining = 1;
+	for (i = 0; i < (int)self.orders->n_places; i++)
+		if (places[i].state == PARKED)
+			end_place(i, SIGKILL);
+		else if (self.orders->shape == NST_PORT && !places[i].users)
+			left_alone(i);
+}
+
 static void obey(int peer, const struct nst_message *m, int *fds, int n)
 {
 	struct nst_message answer = {.type = NST_MSG_DONE, .detail = m->detail};
@@ -1037,6 +1495,9 @@ static void obey(int peer, const struct nst_message *m, int *fds, int n)
 		else
 			self.owner = m->detail ? peer : self.owner == peer ? -1 : self.owner;
 		self.reporter = peer;
+		self.draining = 0;
+		if (self.orders && !m->detail)
+			begin_to_drain();
 		break;
 	case NST_MSG_TRY:
 		r = try();
@@ -1161,16 +1622,29 @@ static int on_time(void)
 		if (p->state == EMPTY || !p->deadline)
 			continue;
 		if (p->deadline <= now) {
-			int last = p->state == ENDING;
+			int last = p->state == ENDING || p->idle || p->session >= 0;
 
-			nst_raw2(__NR_kill, p->pid, last ? SIGKILL : SIGTERM);
-			p->overran |= !p->stopped;
+			nst_raw2(__NR_kill, p->pid, last ? SIGKILL : (int)self.orders->stop);
+			p->idle |= p->session >= 0;
+			p->overran |= !p->stopped && !p->idle;
 			p->state = ENDING;
 			p->deadline = now + (last ? 1000000000 : (int64_t)self.orders->grace_ms * 1000000);
 			show(i);
 		}
 		if (p->deadline < next)
 			next = p->deadline;
+	}
+	for (i = 0; self.n_links && i < LINKS; i++) {
+		struct link *l = &self.links[i];
+
+		if (l->place < 0 || (l->inner >= 0 && !l->again))
+			continue;
+		if (l->again)
+			next = now;
+		else if (l->next <= now)
+			try_link(i);
+		if (l->place >= 0 && l->inner < 0 && l->next < next)
+			next = l->next;
 	}
 	for (i = 0; i < LINGERING; i++) {
 		if (self.lingering[i].fd < 0)
@@ -1212,8 +1686,20 @@ static void dispatch(const struct epoll_event *e)
 			from_peer(i);
 		break;
 	case LISTENER:
-		if (self.listening && has_room())
+		if (!self.listening)
+			break;
+		if (self.types[i] == SOCK_DGRAM_)
+			take_datagram(i);
+		else if (has_room())
 			take(i);
+		break;
+	case LINK:
+		if (self.links[i].place >= 0 && self.links[i].inner >= 0)
+			pump(i);
+		break;
+	case SESSION:
+		if (places[i].session >= 0)
+			from_session(i);
 		break;
 	case PLACE:
 		if (places[i].control >= 0)
@@ -1223,6 +1709,30 @@ static void dispatch(const struct epoll_event *e)
 		if (self.lingering[i].fd >= 0)
 			drain(i);
 	}
+}
+
+/* Links that had their turn and were not done. */
+static void pump_again(void)
+{
+	int at;
+
+	for (at = 0; self.n_links && at < LINKS; at++)
+		if (self.links[at].place >= 0 && self.links[at].again)
+			pump(at);
+}
+
+/* A relayed connection needs six files; what the command may open is the spec's to say. */
+static void raise_files(void)
+{
+	struct {
+		uint64_t soft, hard;
+	} limit = {0, 0};
+
+	nst_raw4(__NR_prlimit64, 0, 7 /* RLIMIT_NOFILE */, 0, NST_P(&limit));
+	if (limit.soft >= FILES)
+		return;
+	limit.soft = limit.hard < FILES ? limit.hard : FILES;
+	nst_raw4(__NR_prlimit64, 0, 7, NST_P(&limit), 0);
 }
 
 _Noreturn void nst_serve(int control)
@@ -1242,6 +1752,8 @@ _Noreturn void nst_serve(int control)
 	self.owner = self.reporter = self.door = self.null = self.log = self.board_fd = -1;
 	self.seed[0] = draw();
 	self.seed[1] = draw();
+	raise_files();
+	self.own_net = (int)nst_raw4(__NR_openat, AT_FDCWD, NST_P("/proc/self/ns/net"), O_RDONLY | O_CLOEXEC, 0);
 	self.poll = (int)nst_raw1(__NR_epoll_create1, O_CLOEXEC);
 	self.signals = (int)nst_raw4(__NR_signalfd4, -1, NST_P(&all), 8, O_CLOEXEC | O_NONBLOCK);
 	if (self.poll < 0 || self.signals < 0)
@@ -1252,6 +1764,7 @@ _Noreturn void nst_serve(int control)
 	send_message(control, &started, -1);
 	for (;;) {
 		if (self.orders) {
+			pump_again();
 			if (self.owner >= 0 && !self.pausing)
 				from_queue();
 			if (self.owner >= 0 && !self.pause)

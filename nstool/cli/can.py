@@ -147,7 +147,7 @@ def _ask(subject: str, action: str, object_: str, options: dict[str, str | None]
 def _signal(text: str | None) -> int:
     if text is None:
         return 0
-    from nstool.cli.signal_ import number_of
+    from nstool.security.signals import number_of
 
     return number_of(text, "--signal")
 

@@ -13,8 +13,9 @@ _HEAD = Struct("<6I 2Q")
 CAUSES: tuple[str, ...] = (
     *("exited", "failed", "signalled", "no_start", "overran", "stopped"),
     *("busy", "waited", "client_most", "client_rate"),
+    *("idle", "deaf"),
 )
-REFUSED: tuple[str, ...] = CAUSES[6:]
+REFUSED: tuple[str, ...] = CAUSES[6:10]
 STAGES: tuple[str, ...] = ("waited", "first_step", "executed", "first_byte", "gone")
 STATES: tuple[str, ...] = ("empty", "parked", "serving", "ending")
 _BUCKETS = 128

@@ -26,7 +26,7 @@ class Listener(Frozen):
 
     @property
     def type(self) -> int:
-        """SOCK_STREAM, SOCK_SEQPACKET."""
+        """SOCK_STREAM, SOCK_SEQPACKET, SOCK_DGRAM."""
         with socket.socket(fileno=os.dup(self.fd)) as one:
             return one.type
 
@@ -34,10 +34,10 @@ class Listener(Frozen):
     def where(self) -> str:
         """The address as the kernel has it: with the port that it chose for port 0."""
         with socket.socket(fileno=os.dup(self.fd)) as one:
-            name = one.getsockname()
+            name, kind = one.getsockname(), "udp" if one.type == socket.SOCK_DGRAM else "tcp"
         if isinstance(name, tuple):
             host = f"[{name[0]}]" if ":" in name[0] else name[0]
-            return f"tcp:{host}:{name[1]}"
+            return f"{kind}:{host}:{name[1]}"
         text = os.fsdecode(name) if isinstance(name, bytes) else name
         return f"{self.word.partition(':')[0]}:{text}"
 
@@ -51,9 +51,11 @@ def parse(word: str, place: str) -> tuple[int, int, object]:
         if len(os.fsencode(rest)) > 107:
             raise SpecError(f"{rest} is longer than the 107 bytes that unix(7) allows", place)
         return (*KINDS[kind], "\0" + rest[1:] if rest.startswith("@") else rest)
-    if kind != "tcp":
+    if kind not in ("tcp", "udp"):
         raise SpecError(
-            f'"{word}" is no listener: "tcp:ADDRESS:PORT", "unix:PATH", "seqpacket:PATH" or "systemd"', place
+            f'"{word}" is no listener: "tcp:ADDRESS:PORT", "udp:ADDRESS:PORT", "unix:PATH", "seqpacket:PATH" or '
+            '"systemd"',
+            place,
         )
     host, _, port = rest.rpartition(":")
     bare = host.removeprefix("[").removesuffix("]")
@@ -66,7 +68,7 @@ def parse(word: str, place: str) -> tuple[int, int, object]:
         raise SpecError(
             f'"{word}" needs an address: tcp:127.0.0.1:{port}, tcp:[::1]:{port}, tcp:0.0.0.0:{port} for all', place
         ) from None
-    return family, socket.SOCK_STREAM, (bare, int(port))
+    return family, socket.SOCK_STREAM if kind == "tcp" else socket.SOCK_DGRAM, (bare, int(port))
 
 
 def open_listener(word: str, backlog: int, place: str) -> Listener:
@@ -82,7 +84,8 @@ def open_listener(word: str, backlog: int, place: str) -> Listener:
         if path:
             _remove_dead(path, type_)
         one.bind(address)  # type: ignore[arg-type]
-        one.listen(backlog)
+        if type_ != socket.SOCK_DGRAM:
+            one.listen(backlog)
     except OSError as error:
         one.close()
         raise KernelError(f"bind({word})", error.errno or 0, place, "where connections come in") from None

@@ -6,14 +6,15 @@ from _struct import Struct  # what struct is made of
 
 from nstool.errors import NstoolError
 from nstool.frozen import Frozen
+from nstool.security import signals
 from nstool.spec.service import Service
 
 _MAGIC = 0x3150534E
-_HEADER = Struct("<24I")  # struct nst_service
+_HEADER = Struct("<30I")  # struct nst_service
 _VARY = Struct("<IIIIqqQ")  # struct nst_vary
 HEX, DECIMAL, BINARY = 1, 2, 3
 BY_PLACE, BY_LIFE, RANDOM = 0, 1, 2
-PLACES = 1024
+LIVES = ("connection", "client", "shared")  # enum nst_life
 
 
 class Vary(Frozen):
@@ -52,9 +53,6 @@ def encode(service: Service, plan: bytes, varied: tuple[Vary, ...], *, fds: int)
     plan_at = _HEADER.size
     vary_at = plan_at + -(-len(plan) // 8) * 8
     busy_at = vary_at + len(table)
-    streams = 0 if service.shape == "socket" else 0b011
-    if service.stderr == "connection":
-        streams |= 0b100
     header = _HEADER.pack(
         _MAGIC,
         busy_at + len(busy),
@@ -67,7 +65,7 @@ def encode(service: Service, plan: bytes, varied: tuple[Vary, ...], *, fds: int)
         service.places,
         fds,
         service.shape == "socket",
-        streams,
+        connection_mask(service) & 0b111,
         service.ready,
         service.queue,
         milliseconds(service.queue_timeout),
@@ -79,13 +77,21 @@ def encode(service: Service, plan: bytes, varied: tuple[Vary, ...], *, fds: int)
         service.client_prefix4,
         service.client_prefix6,
         service.attest == "each",
-        0,
+        service.shape == "port",
+        LIVES.index(service.life),
+        service.port,
+        milliseconds(service.idle),
+        milliseconds(service.start_timeout),
+        service.life_connections,
+        signals.number_of(service.stop_signal, "service.stop_signal"),
     )
     return header + plan.ljust(vary_at - plan_at, b"\0") + table + busy
 
 
 def connection_mask(service: Service) -> int:
     """Return the mask of a command's fds that are the connection."""
+    if service.shape == "port":
+        return 0
     streams = 0 if service.shape == "socket" else 0b011
     return streams | (0b100 if service.stderr == "connection" else 0) | (0b1000 if service.shape == "socket" else 0)
 

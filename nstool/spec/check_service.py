@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from nstool.errors import SpecError
+from nstool.security import signals
 from nstool.spec.check import key_path
 from nstool.spec.service import Service
 from nstool.spec.values import quoted, suggest
@@ -14,7 +15,8 @@ if TYPE_CHECKING:
     from nstool.spec.check import Place
 
 CHOICES: dict[str, tuple[str, ...]] = {
-    "shape": ("stdio", "socket"),
+    "shape": ("stdio", "socket", "port"),
+    "life": ("connection", "client", "shared"),
     "stderr": ("log", "connection", "null"),
     "attest": ("generation", "each", "never"),
 }
@@ -25,6 +27,10 @@ _RANGES: dict[str, tuple[float, float, str]] = {
     "ready": (0, 1024, "sandboxes that wait"),
     "queue": (0, 4096, "connections that wait"),
     "queue_timeout": (0, 86400, "seconds"),
+    "idle": (0, 4_000_000, "seconds"),
+    "start_timeout": (0.001, 86400, "seconds"),
+    "life_connections": (0, 1 << 30, "connections"),
+    "port": (0, 65535, "a port"),
     "wall": (0, 4_000_000, "seconds"),
     "grace": (0, 86400, "seconds"),
     "client_most": (0, 1024, "sandboxes of one client"),
@@ -55,6 +61,7 @@ def check_service(service: Service, place: Place = key_path) -> None:
         value = getattr(service, name)
         if not least <= value <= most or math.isnan(value):
             raise SpecError(f"{value} is not from {least} to {most} {what}", place((name,)))
+    _check_shape(service, place)
     if service.ready > service.places:
         raise SpecError(f"{service.ready} sandboxes cannot wait in {service.places} places", place(("ready",)))
     if len(service.busy.encode("utf-8", "surrogateescape")) > _BUSY:
@@ -64,3 +71,24 @@ def check_service(service: Service, place: Place = key_path) -> None:
             raise SpecError(
                 f"{quoted(word)} is not one of {', '.join(VARY)}{suggest(word, VARY)}", place(("vary", number))
             )
+
+
+def _check_shape(service: Service, place: Place) -> None:
+    relayed = service.shape == "port"
+    if relayed != bool(service.port):
+        raise SpecError(
+            'shape = "port" needs the port that the command listens on, inside: port = 80'
+            if relayed
+            else 'only with shape = "port" does the command listen on one',
+            place(("port",)),
+        )
+    if service.life != "connection" and not relayed:
+        raise SpecError(
+            f'"{service.life}" needs a command that takes several connections: shape = "port"', place(("life",))
+        )
+    if relayed and service.stderr == "connection":
+        raise SpecError('the connection of shape = "port" is relayed, no file of the command', place(("stderr",)))
+    for number, word in enumerate(service.listen):
+        if word.startswith("udp:") and relayed:
+            raise SpecError('datagrams are not relayed to a port: shape = "stdio"', place(("listen", number)))
+    signals.number_of(service.stop_signal, place(("stop_signal",)))

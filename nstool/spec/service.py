@@ -8,8 +8,12 @@ from nstool.frozen import Frozen
 class Service(Frozen):
     """``[service]`` of a spec for ``nstool serve``: each connection gets a sandbox of its own.
 
-    listen: "tcp:ADDRESS:PORT", "unix:PATH", "seqpacket:PATH", "systemd" for the sockets that systemd passes.
-    shape: "stdio" (the connection is standard input and output, as of inetd), "socket" (it is fd 3, LISTEN_FDS).
+    listen: "tcp:ADDRESS:PORT", "udp:ADDRESS:PORT", "unix:PATH", "seqpacket:PATH", "systemd" for the sockets that systemd passes.
+    shape: "stdio" (the connection is standard input and output, as of inetd), "socket" (it is fd 3, LISTEN_FDS),
+    "port" (the command listens on ``port`` of its own loopback; connections are relayed to it).
+    life: of a sandbox: "connection"; with shape "port" also "client" (all connections of one client, until it is idle
+    seconds without any) and "shared" (all connections of all). life_connections: it has had enough of them then.
+    start_timeout: seconds for the command to listen. stop_signal: asks a command to end.
     stderr: where standard error goes: "log" (of the service), "connection", "null".
     places: sandboxes at once. ready: of these wait for a connection, all made but the exec.
     queue: connections that wait for a place, at most queue_timeout seconds; 0: they wait in the kernel's backlog.
@@ -24,6 +28,12 @@ class Service(Frozen):
 
     listen: tuple[str, ...]
     shape: str = "stdio"
+    life: str = "connection"
+    life_connections: int = 0
+    port: int = 0
+    idle: float = 60.0
+    start_timeout: float = 30.0
+    stop_signal: str = "TERM"
     stderr: str = "log"
     places: int = 64
     ready: int = 0
