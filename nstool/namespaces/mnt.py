@@ -166,7 +166,7 @@ def each(spec: Spec, host: Host, maps: Maps | None, files: dict[str, str], lease
             steps += _mount(spec, mount, number, host, INIT, [], "", places=False)
     steps += _files({path: text for path, text in files.items() if _is_below(path, own)}, files, spec, host)
     if spec.proc == "private":
-        steps += views.cover()
+        steps += views.cover(each=True)
     covered = _covered(spec, host, ())
     steps += _cover([(path, is_directory) for path, is_directory in covered if _is_below(path, own)])
     steps += _readonly(spec, host, own, whole=False, each=True)

@@ -11,6 +11,7 @@ from nstool.plan.steps import INIT, Fd, Step
 from nstool.spec.model import Spec
 
 SYS = "sys"  # the directory of /proc, and in the hold what takes its place
+REAL = "real"  # where the hold has the kernel's
 
 
 class Views:
@@ -36,7 +37,7 @@ class Views:
         steps = [_file(_view(name), text, f"what /proc/{name} says") for name, text in self.texts.items()]
         if not self.own_sys:
             return steps
-        directories: dict[str, None] = {SYS: None}
+        directories: dict[str, None] = {REAL: None, SYS: None}
         for path in (*self.sysctls, *self.live):
             directories |= dict.fromkeys(f"{SYS}{part}" for part in mounting.parents("/" + path)[:-1])
         directories |= dict.fromkeys(f"{SYS}/{path}" for path in self.live if path in _DIRECTORIES)
@@ -49,8 +50,8 @@ class Views:
                 steps.append(_file(f"{SYS}/{path}", "", f"the place of /proc/sys/{path}"))
         return steps
 
-    def cover(self) -> list[Step]:
-        """The steps that cover what tells of the host."""
+    def cover(self, *, each: bool = False) -> list[Step]:
+        """The steps that cover what tells of the host. each: of a service's sandbox, whose hold stays."""
         steps: list[Step] = []
         for name, directory in self.hidden.items():
             view = _view(name) if name in self.texts else "dir" if directory else "file"
@@ -60,19 +61,40 @@ class Views:
             steps += _cover(view, name, f"/proc/{name} {why}")
         if not self.own_sys:
             return steps
-        # What is live of the kernel's own is taken before that is covered.
+        if each:
+            return [*steps, *self._cover_sys_of_each()]
+        # The real one is kept where the covers come from, so that what is live of it can be copied when it is covered.
+        real = (Fd("proc"), SYS, mounting.CLONE_TREE)
+        steps.append(Step(INIT, "open_tree", real, "the kernel's /proc/sys", result="real"))
+        keep = (Fd("real"), "", Fd("hold"), REAL, uapi.MOVE_MOUNT_F_EMPTY_PATH)
+        steps.append(Step(INIT, "move_mount", keep, "keep it until the end"))
+        steps += _cover(SYS, SYS, "/proc/sys has the settings that programs ask for")
+        for path in self.live:
+            why = f"/proc/sys/{path} is of the sandbox's namespaces"
+            steps.append(Step(INIT, "open_tree", (Fd("real"), path, mounting.CLONE_TREE), why, result="live"))
+            steps += _show_live("live", path)
+        return steps
+
+    def _cover_sys_of_each(self) -> list[Step]:
+        # What is live of the kernel's own is taken before that is covered: nothing of it is left in the hold.
+        steps: list[Step] = []
         for number, path in enumerate(self.live):
             copy = (Fd("proc"), f"{SYS}/{path}", mounting.CLONE_TREE)
             why = f"/proc/sys/{path} is of the sandbox's namespaces"
             steps.append(Step(INIT, "open_tree", copy, why, result=f"live{number}"))
         steps += _cover(SYS, SYS, "/proc/sys has the settings that programs ask for")
-        flags = mounting.SAFE | uapi.MOUNT_ATTR_NOEXEC | uapi.MOUNT_ATTR_RDONLY
         for number, path in enumerate(self.live):
-            live = f"live{number}"
-            steps.append(mounting.attributes(INIT, live, flags, "read-only", recursive=False))
-            where = (Fd(live), "", Fd("proc"), f"{SYS}/{path}", uapi.MOVE_MOUNT_F_EMPTY_PATH)
-            steps.append(Step(INIT, "move_mount", where, "show it"))
+            steps += _show_live(f"live{number}", path)
         return steps
+
+
+def _show_live(name: str, path: str) -> list[Step]:
+    flags = mounting.SAFE | uapi.MOUNT_ATTR_NOEXEC | uapi.MOUNT_ATTR_RDONLY
+    where = (Fd(name), "", Fd("proc"), f"{SYS}/{path}", uapi.MOVE_MOUNT_F_EMPTY_PATH)
+    return [
+        mounting.attributes(INIT, name, flags, "read-only", recursive=False),
+        Step(INIT, "move_mount", where, "show it"),
+    ]
 
 
 _DIRECTORIES = ("net", "fs/mqueue")  # of what is live; the others are files

@@ -8,7 +8,8 @@ from nstool.frozen import Frozen
 class Service(Frozen):
     """``[service]`` of a spec for ``nstool serve``: each connection gets a sandbox of its own.
 
-    listen: "tcp:ADDRESS:PORT", "udp:ADDRESS:PORT", "unix:PATH", "seqpacket:PATH", "systemd" for the sockets that systemd passes.
+    listen: "tcp:ADDRESS:PORT", "udp:ADDRESS:PORT", "unix:PATH", "seqpacket:PATH", "systemd" for the sockets that it
+    passes.
     shape: "stdio" (the connection is standard input and output, as of inetd), "socket" (it is fd 3, LISTEN_FDS),
     "port" (the command listens on ``port`` of its own loopback; connections are relayed to it).
     life: of a sandbox: "connection"; with shape "port" also "client" (all connections of one client, until it is idle

@@ -800,6 +800,7 @@ init     fsmount <fs> -> hold
 init     mkdirat <hold> 'dir'
 init     write_file <hold> 'file'
 init     write_file <hold> 'view-loadavg' '0.00 0.00 0.00 1/1 1\n'
+init     mkdirat <hold> 'real'
 init     mkdirat <hold> 'sys'
 init     mkdirat <hold> 'sys/kernel'
 init     mkdirat <hold> 'sys/kernel/random'
@@ -913,11 +914,13 @@ init     open_tree <hold> 'dir' -> cover
 init     move_mount <cover> <proc> 'fs'
 init     open_tree <hold> 'view-loadavg' -> cover
 init     move_mount <cover> <proc> 'loadavg'
-init     open_tree <proc> 'sys/net' -> live0
+init     open_tree <proc> 'sys' -> real
+init     move_mount <real> <hold> 'real'
 init     open_tree <hold> 'sys' -> cover
 init     move_mount <cover> <proc> 'sys'
-init     mount_setattr <live0>
-init     move_mount <live0> <proc> 'sys/net'
+init     open_tree <real> 'net' -> live
+init     mount_setattr <live>
+init     move_mount <live> <proc> 'sys/net'
 init     umount2 '.'
 init     chdir '/'
 init     mount_setattr <root>
