@@ -60,6 +60,7 @@ WHOLE, TEMPLATE, EACH = "whole", "template", "each"
 # Where the hold of a template is: an empty directory of /proc for ever, so that a mount there hides nothing of it from
 # the kernel (mount_too_revealing), and that goes out of sight when a sandbox mounts its own /proc.
 TEMPLATE_HOLD = "/proc/sys/fs/binfmt_misc"
+OWN_FILES = "own"  # in it: the files that one sandbox has of its own
 
 
 class Parts(Frozen):
@@ -81,10 +82,11 @@ def parts(
     lease: Lease,
     hostname: str = "",
     stage: str = WHOLE,
+    varied: bool = False,
 ) -> Parts:
     """Plan the mount namespace. files: path inside → content of small generated files. hostname: "" if not its own.
 
-    stage: WHOLE, TEMPLATE; for EACH see ``each``.
+    stage: WHOLE, TEMPLATE; for EACH see ``each``. varied: of a template, whose sandboxes have files of their own.
     Raises SpecError for a mount that has no place in the root, NotSupported for what this host cannot do.
     """
     opener = LAUNCHER if host.privileged else INIT
@@ -93,7 +95,7 @@ def parts(
     inside: list[Step] = []
     early: list[Step] = []
     name = lease.name
-    views = Views(spec, host, lease, hostname)
+    views = Views(spec, host, lease, hostname, shared=stage == TEMPLATE)
     root = _root(spec, host, opener, opened, userns, name)
     if spec.root.type == "system":
         inside += system_root.furnish(host, files)
@@ -125,7 +127,8 @@ def parts(
         inside += views.cover()
     inside += _cover([(path, is_directory) for path, is_directory in covered if not _is_below(path, own)])
     inside += _readonly(spec, host, own, whole=stage == WHOLE)
-    hold = _hold(spec, host, files, views, bool(covered), _kept_kinds(spec, host, own))
+    keeps = _kept_kinds(spec, host, own) | ({OWN_FILES: "dir"} if varied else {})
+    hold = _hold(spec, host, files, views, bool(covered), keeps)
     before = (*_unpack(spec, host, maps, name), *(s for s in opened if s.who == LAUNCHER))
     sources = tuple(s for s in opened if s.who == INIT)
     last = _last(spec, host, sum(step.call == "fsmount" for step in opened_up))
@@ -144,9 +147,20 @@ def parts(
 _FROM_OUTSIDE = ("bind", "overlay")  # what can only be opened while the host's paths mean something
 
 
-def each(spec: Spec, host: Host, maps: Maps | None, files: dict[str, str], lease: Lease, hostname: str = "") -> Parts:
-    """Plan what one sandbox of a service mounts in its copy of the template's namespace. Arguments as of ``parts``."""
-    views = Views(spec, host, lease, hostname)
+def each(
+    spec: Spec,
+    host: Host,
+    maps: Maps | None,
+    files: dict[str, str],
+    lease: Lease,
+    hostname: str = "",
+    varied: dict[str, str] | None = None,
+) -> Parts:
+    """Plan what one sandbox of a service mounts in its copy of the template's namespace. Arguments as of ``parts``.
+
+    varied: path inside → content of files that the template has too, and that say something else in each sandbox.
+    """
+    views = Views(spec, host, lease, hostname, shared=True)
     own = _own(spec, host)
     steps: list[Step] = []
     steps += _proc(spec, host, INIT, [], EACH)
@@ -170,6 +184,7 @@ def each(spec: Spec, host: Host, maps: Maps | None, files: dict[str, str], lease
     covered = _covered(spec, host, ())
     steps += _cover([(path, is_directory) for path, is_directory in covered if _is_below(path, own)])
     steps += _readonly(spec, host, own, whole=False, each=True)
+    steps += _vary(varied or {})
     if any(Fd("hold") in step.args for step in steps):
         where = (uapi.AT_FDCWD, TEMPLATE_HOLD, uapi.O_PATH | uapi.O_CLOEXEC, 0, mounting.NO_LINKS)
         why = "what the template has made for its sandboxes"
@@ -182,6 +197,26 @@ def each(spec: Spec, host: Host, maps: Maps | None, files: dict[str, str], lease
                 mounting.attributes(INIT, f"mount{number}", 0, why, propagation=propagation, recursive=mount.recursive)
             )
     return Parts(inside=tuple(steps))
+
+
+def _vary(files: dict[str, str]) -> list[Step]:
+    """Small files of one sandbox's own, bound over those of the template."""
+    if not files:
+        return []
+    flags = mounting.SAFE | uapi.MOUNT_ATTR_NOEXEC
+    options = {"mode": "755", "size": "64k"}
+    steps = mounting.filesystem("tmpfs", OWN_FILES, options, flags, "files of this sandbox's own")
+    for number, (path, content) in enumerate(files.items()):
+        made = (Fd(OWN_FILES), str(number), content, uapi.O_CREAT, 0o444)
+        steps.append(Step(INIT, "write_file", made, f"the content of {path}"))
+    where = (Fd(OWN_FILES), "", Fd("hold"), OWN_FILES, uapi.MOVE_MOUNT_F_EMPTY_PATH)
+    steps.append(Step(INIT, "move_mount", where, "a tree is copied only from a mount"))
+    steps.append(mounting.attributes(INIT, OWN_FILES, uapi.MOUNT_ATTR_RDONLY, "nobody writes there", recursive=False))
+    for number, path in enumerate(files):
+        copy = (Fd("hold"), f"{OWN_FILES}/{number}", mounting.CLONE_TREE)
+        steps.append(Step(INIT, "open_tree", copy, "a copy of it", result="varied"))
+        steps += [mounting.target(path, "at", "where it goes"), mounting.attach("varied", "at", f"bind {path}")]
+    return steps
 
 
 def _own(spec: Spec, host: Host) -> tuple[str, ...]:

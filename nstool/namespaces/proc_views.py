@@ -17,13 +17,16 @@ REAL = "real"  # where the hold has the kernel's
 class Views:
     """The steps for one sandbox: what they need in the hold, and the covers after /proc is mounted."""
 
-    def __init__(self, spec: Spec, host: Host, lease: Lease, hostname: str) -> None:
+    def __init__(self, spec: Spec, host: Host, lease: Lease, hostname: str, *, shared: bool = False) -> None:
+        """shared: the hold is that of a service's template: what differs between its sandboxes is shown live."""
         wanted = spec.proc != "none" and not spec.proc_subset
         self.hidden = views.hidden(spec, host) if wanted else {}
         self.texts = views.texts(spec, host, lease) if wanted else {}
         self.own_sys = wanted and SYS not in spec.proc_show
         self.sysctls = views.sysctls(spec, host, lease, hostname) if self.own_sys else {}
         self.live = views.live(spec, host) if self.own_sys else ()
+        if shared and hostname:
+            self.live = (*self.live, *(path for path in _NAMES if self.sysctls.pop(path, None)))
 
     def __bool__(self) -> bool:
         return bool(self.hidden or self.own_sys)
@@ -97,6 +100,7 @@ def _show_live(name: str, path: str) -> list[Step]:
     ]
 
 
+_NAMES = ("kernel/hostname", "kernel/domainname")
 _DIRECTORIES = ("net", "fs/mqueue")  # of what is live; the others are files
 
 

@@ -52,8 +52,11 @@ def check(spec: Spec) -> None:
             )
 
 
-def template(spec: Spec, host: Host, lease: Lease, idmaps: user.Maps) -> Plan:
-    """Return the plan of the template. idmaps: all ids that its sandboxes have, and its own."""
+def template(spec: Spec, host: Host, lease: Lease, idmaps: user.Maps, *, varied: bool = False) -> Plan:
+    """Return the plan of the template. idmaps: all ids that its sandboxes have, and its own.
+
+    varied: its sandboxes have files of their own.
+    """
     check(spec)
     new = {name for name in KINDS if getattr(spec.namespaces, name) == "new" or name in OWN}
     if spec.net.mode in _SHARED_NET:
@@ -62,7 +65,7 @@ def template(spec: Spec, host: Host, lease: Lease, idmaps: user.Maps) -> Plan:
     outer = build.outer_joins(joined, new, host)
     hostname = uts.hostname(spec, lease) if spec.namespaces.uts == "new" else ""
     files = build.own_files(spec, host, lease, idmaps, hostname)
-    mounts = mnt.parts(spec, host, idmaps, files, lease, hostname, mnt.TEMPLATE)
+    mounts = mnt.parts(spec, host, idmaps, files, lease, hostname, mnt.TEMPLATE, varied)
     groups = template_cgroup(spec, host, lease)
     steps = (
         *groups.launcher,
@@ -92,8 +95,8 @@ def template(spec: Spec, host: Host, lease: Lease, idmaps: user.Maps) -> Plan:
     return Plan(steps, ("stdin", "stdout", "stderr"), True, False, lease.name)
 
 
-def sandbox(spec: Spec, host: Host, lease: Lease, connection: int) -> Plan:
-    """Return the plan of one sandbox, as the template makes it.
+def sandbox(spec: Spec, host: Host, lease: Lease, connection: int, vary: tuple[str, ...] = ()) -> Plan:
+    """Return the plan of one sandbox, as the template makes it. vary: what of its files is not the template's.
 
     host: of the template's caller. lease: its ids are those that the template knows, not the host's. connection: mask
     of the command's fds that are the connection; with bit 3 it is passed as fd 3.
@@ -107,7 +110,7 @@ def sandbox(spec: Spec, host: Host, lease: Lease, connection: int) -> Plan:
     idmaps = maps(spec, host, lease)
     hostname = uts.hostname(spec, lease) if spec.namespaces.uts == "new" else ""
     files = build.own_files(spec, host, lease, idmaps, hostname)
-    mounts = mnt.each(spec, host, idmaps, files, lease, hostname)
+    mounts = mnt.each(spec, host, idmaps, files, lease, hostname, varied_files(spec, files, lease, vary))
     groups = build.cgroup_steps(spec, host, lease)
     steps = (
         build.clone(new, {}, groups, spec),
@@ -127,6 +130,18 @@ def sandbox(spec: Spec, host: Host, lease: Lease, connection: int) -> Plan:
     )
     passed = ("pass0",) if spec.pass_fds else ()
     return Plan(steps, ("stdin", "stdout", "stderr", *passed, *place_fds(groups)), spec.init, True, lease.name)
+
+
+def varied_files(spec: Spec, files: dict[str, str], lease: Lease, vary: tuple[str, ...]) -> dict[str, str]:
+    """Return the files in which sandboxes differ: path to content. files: those that are made for a sandbox."""
+    names = [path for word, paths in _VARIED.items() if word in vary for path in paths]
+    found = {path: files[path] for path in names if path in files}
+    if "boot-id" in vary and spec.proc == "private" and not spec.proc_subset:
+        found["/proc/sys/kernel/random/boot_id"] = f"{lease.boot_id}\n"
+    return found
+
+
+_VARIED = {"hostname": ("/etc/hostname", "/etc/hosts"), "machine-id": ("/etc/machine-id",)}
 
 
 def place_fds(groups: cgroups.CgroupSteps) -> tuple[str, ...]:

@@ -35,10 +35,16 @@ _PID_TOKEN = 4194217
 _PIDS = (300, 30000)  # from which the command's pid is drawn
 _ID_TOKEN = 1999999901
 _NAME_TOKEN = "nstooltk"  # 8 characters
+_MACHINE_TOKEN = "nstool-token-machine-id-of-a-box"  # 32 characters
+_BOOT_TOKENS = ("nstltok0", "tok1", "tok2", "tok3", "nstool-tok-4")  # the parts of a boot id, as random(4) has it
 _CANARY_TOKEN = "nstool-token-canary-of-a-sandbox"  # 32 characters
 CANARY = "NSTOOL_CANARY"
 BOARD, LOG = -1, -2
 _SIZE = ffi.sizeof("struct nst_message")
+
+
+# What of ``vary`` is in files of each sandbox's own.
+_FILES = frozenset(("hostname", "machine-id", "boot-id"))
 
 
 class Sized(Frozen):
@@ -174,6 +180,10 @@ class Blueprint:
             found.append(Vary(_NAME_TOKEN.encode(), RANDOM, HEX))
         if "canary" in words:
             found.append(Vary(_CANARY_TOKEN.encode(), RANDOM + 1, HEX))
+        if _MACHINE_TOKEN.encode() in data:
+            found.append(Vary(_MACHINE_TOKEN.encode(), RANDOM + 3, HEX))
+        if "-".join(_BOOT_TOKENS).encode() in data:
+            found += [Vary(word.encode(), RANDOM + 4 + n, HEX) for n, word in enumerate(_BOOT_TOKENS)]
         if "pid" in words:
             first, last = _PIDS
             drawn = {"source": RANDOM + 2, "first": first, "count": last - first}
@@ -201,7 +211,8 @@ class Generation:
         self.board: board.Board | None = None
         self.pidfd = -1  # of one that another process has made
         self.began = monotonic()
-        self.draining = False
+        self.draining = False  # it takes no more connections
+        self.ended = False  # by itself
         self.sandbox_plan: Plan | None = None
         self.bases: list[tuple[int, int]] = []
         self.groups: list[CgroupSteps] = []
@@ -291,7 +302,9 @@ def _make(generation: Generation, service: Service, spec: Spec, facts: Host, log
         plans.place_cgroups(spec, facts, lease, lease.replace(cgroup=leases.cgroup_name(f"{lease.name}.{place}")))
         for place in range(service.places)
     ]
-    plan = plans.template(spec, facts, lease, plans.template_maps(spec, facts, tuple(bases), sized.count))
+    shown = spec if spec.hostname else spec.replace(hostname=blueprint.name[:64])
+    idmaps = plans.template_maps(spec, facts, tuple(bases), sized.count)
+    plan = plans.template(shown, facts, lease, idmaps, varied=bool(_FILES & {*service.vary}))
     plan = plan.replace(steps=(*plan.steps, *(step for group in groups for step in group.undo)))
     program = whole(plan)
     # Without an init, as it has no command: it is the process that there is.
@@ -317,8 +330,14 @@ def _make(generation: Generation, service: Service, spec: Spec, facts: Host, log
         one = plans.sandbox(
             blueprint.sandbox_spec(),
             facts,
-            lease.replace(uid_base=_ID_TOKEN, gid_base=_ID_TOKEN),
+            lease.replace(
+                uid_base=_ID_TOKEN,
+                gid_base=_ID_TOKEN,
+                machine_id=_MACHINE_TOKEN,
+                boot_id="-".join(_BOOT_TOKENS),
+            ),
             orders.connection_mask(service),
+            service.vary,
         )
         data = encode.encode(one)
         words = orders.encode(service, data, blueprint.varied(one, data), fds=len(plans.place_fds(groups[0])))

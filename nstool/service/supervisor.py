@@ -209,13 +209,14 @@ class Supervisor:
         try:
             one.accept(False)
         except (ProcessLookupError, NstoolError) as error:
-            self.say(f"generation {one.number} has ended by itself: {error}")
+            one.ended = isinstance(error, ProcessLookupError)
+            self.say(f"generation {one.number} cannot be told to take no more: {error or 'it has ended'}")
         if one not in self.old:
             self.old.append(one)
 
     async def _look(self) -> None:
         for one in list(self.old):
-            if one.board is None or _is_done(one.counts()):
+            if one.ended or one.board is None or _is_done(one.counts()):
                 self._close(one)
                 self.old.remove(one)
         current, service = self.current, self.blueprint.service
@@ -249,10 +250,10 @@ class Supervisor:
             message = one.channel.receive(0)
         except ProcessLookupError:
             self._unwatch(one)
-            self.say(f"generation {one.number} has ended by itself; another takes its place")
+            one.ended = True
+            self.say(f"generation {one.number} has ended by itself")
             if one is self.current and not self.stopping:
                 self.current = None
-                one.draining = True
                 self.old.append(one)
                 asyncio.get_running_loop().create_task(self._rotate_or_say("the one before has ended"))
             return

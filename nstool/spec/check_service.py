@@ -20,7 +20,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "stderr": ("log", "connection", "null"),
     "attest": ("generation", "each", "never"),
 }
-VARY: tuple[str, ...] = ("ids", "hostname", "pid", "canary")
+VARY: tuple[str, ...] = ("ids", "hostname", "pid", "canary", "machine-id", "boot-id")
 # Field: least, most, what it is. csrc/nstool.h has the limits of places and queue.
 _RANGES: dict[str, tuple[float, float, str]] = {
     "places": (1, 1024, "sandboxes at once"),

@@ -1,0 +1,594 @@
+"""``nstool serve``: each connection has a sandbox of its own; generations follow each other, and nothing is lost."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.support import serving
+from tests.support.serving import DEADLINE, NSTOOL, ask, write
+
+pytestmark = pytest.mark.needs(
+    "native", "nsexec", "root", "timens", "cgroupns", "overlay", "cgroup_memory", "cgroup_pids"
+)
+
+TCP = 'listen = ["tcp:127.0.0.1:0"]\n'
+KINDS = ("user", "mnt", "pid", "net", "uts", "ipc", "cgroup")
+# What a sandbox says of itself: its namespaces, its environment, its pid, its name, and what it has found in /tmp.
+TELL = r"""
+for kind in user mnt pid net uts ipc cgroup; do readlink /proc/self/ns/$kind; done
+echo "own $$"
+echo "name $(cat /proc/sys/kernel/hostname) $(cat /etc/hostname) $(tail -n 1 /etc/hosts)"
+echo "machine $(cat /etc/machine-id)"
+echo "boot $(cat /proc/sys/kernel/random/boot_id)"
+echo "canary $NSTOOL_CANARY"
+echo "tmp $(ls /tmp)"
+touch /tmp/been-here
+"""
+
+
+def shell(script: str) -> str:
+    """The line of a spec whose command is a shell script."""
+    return f"command = ['/bin/sh', '-c', '''{script}''']"
+
+
+def python(script: str) -> str:
+    """The same of a Python program."""
+    return f"command = ['/usr/bin/python3', '-c', '''{script}''']"
+
+
+ECHO = """
+import socketserver
+class Handler(socketserver.StreamRequestHandler):
+    def handle(self):
+        self.wfile.write(self.rfile.read())
+socketserver.ThreadingTCPServer.request_queue_size = 128
+socketserver.ThreadingTCPServer(("127.0.0.1", 7000), Handler).serve_forever()
+"""
+
+
+def fields(text: bytes) -> dict[str, str]:
+    """What TELL has said, by its first word; the namespaces by kind."""
+    lines = text.decode().splitlines()
+    found = {kind: line for kind, line in zip(KINDS, lines)}
+    for line in lines[len(KINDS) :]:
+        key, _, value = line.partition(" ")
+        found[key] = value
+    return found
+
+
+def test_each_connection_has_a_sandbox_of_its_own(name: str, tmp_path: Path) -> None:
+    """All seven namespaces are its own, and nothing of what an earlier one did is there."""
+    spec = write(tmp_path / "s.toml", TCP, shell(TELL + "echo end; read line"))
+    with serving.serving(spec, name) as one, contextlib.ExitStack() as open_:
+        port = one.port()
+        earlier = [fields(ask(port)) for _ in range(3)]
+        held = [open_.enter_context(socket.create_connection(("127.0.0.1", port))) for _ in range(3)]
+        found = [fields(told(each)) for each in held]
+        assert one.status()["ends"]["failed"] == 3  # at the end of input read says 1
+    for kind in KINDS:
+        assert len({each[kind] for each in found}) == 3, kind
+        assert not {each[kind] for each in found} & {os.readlink(f"/proc/self/ns/{kind}")}
+    assert {each["tmp"] for each in (*earlier, *found)} == {""}
+
+
+def told(connection: socket.socket) -> bytes:
+    """What is said before the line "end"."""
+    connection.settimeout(DEADLINE)
+    data = b""
+    while not data.endswith(b"end\n"):
+        data += connection.recv(65536)
+    return data
+
+
+def test_what_is_live_at_the_same_time_is_apart(name: str, tmp_path: Path) -> None:
+    """As the host sees them: other host ids, no capability, a filter, other cgroups; all attested by the words."""
+    spec = write(tmp_path / "s.toml", TCP + "places = 3", shell("read line; echo $line"))
+    with serving.serving(spec, name) as one, contextlib.ExitStack() as open_:
+        port = one.port()
+        held = [open_.enter_context(socket.create_connection(("127.0.0.1", port))) for _ in range(3)]
+        found = one.until(lambda s: s["live"] == 3, "three live")
+        template = found["generations"][0]["pid"]
+        inits = Path(f"/proc/{template}/task/{template}/children").read_text().split()
+        assert len(inits) == 3
+        seen = [commands(init) for init in inits]
+        uids = {status["Uid"].split()[0] for status in seen}
+        assert len(uids) == 3
+        assert all(int(uid) >= 0x70000000 for uid in uids)
+        for status in seen:
+            assert (status["CapEff"], status["CapBnd"], status["NoNewPrivs"], status["Seccomp"]) == (
+                "0" * 16,
+                "0" * 16,
+                "1",
+                "2",
+            )
+        assert len({Path(f"/proc/{init}/cgroup").read_text() for init in inits}) == 3
+        for each in held:
+            each.sendall(b"said\n")
+            assert each.recv(100) == b"said\n"
+
+
+def commands(init: str) -> dict[str, str]:
+    """The status of the command of an init, once it has been executed."""
+    end = time.monotonic() + DEADLINE
+    while True:
+        children = Path(f"/proc/{init}/task/{init}/children").read_text().split()
+        if children and os.readlink(f"/proc/{children[0]}/exe").endswith(("dash", "busybox", "bash")):
+            lines = Path(f"/proc/{children[0]}/status").read_text().splitlines()
+            return dict(line.split(":\t", 1) for line in lines)
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("ready", [0, 2])
+def test_what_varies_is_never_the_same_twice_in_a_row(name: str, tmp_path: Path, ready: int) -> None:
+    """Ids, host name, pid and canary of consecutive sandboxes, cold ones and parked ones."""
+    words = TCP + f'places = 3\nready = {ready}\nvary = ["ids", "hostname", "pid", "canary", "machine-id", "boot-id"]'
+    with serving.serving(write(tmp_path / "s.toml", words, shell(TELL)), name) as one:
+        answers = [ask(one.port()) for _ in range(8)]
+        found = [fields(answer) for answer in answers]
+    for before, after in zip(found, found[1:]):
+        for key in ("own", "name", "canary", "machine", "boot"):
+            assert before[key] != after[key], key
+    assert all(re.fullmatch(rf"({name}-[0-9a-f]{{8}}) \1 127.0.1.1\t\1", each["name"]) for each in found)
+    assert all(re.fullmatch(r"[0-9a-f]{32}", each["machine"]) for each in found)
+    assert all(re.fullmatch(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", each["boot"]) for each in found)
+    assert all(re.fullmatch(r"[0-9a-f]{32}", each["canary"]) for each in found)
+    assert len({each["canary"] for each in found}) == 8
+
+
+def test_ids_vary_as_the_host_sees_them(name: str, tmp_path: Path) -> None:
+    """Two lives in a row of one place have no host id in common."""
+    spec = write(tmp_path / "s.toml", TCP + 'places = 1\nvary = ["ids"]', shell("read line; echo $line"))
+    seen = []
+    with serving.serving(spec, name) as one:
+        for _ in range(4):
+            with socket.create_connection(("127.0.0.1", one.port())) as client:
+                found = one.until(
+                    lambda s: s["live"] == 1 and s["generations"][0]["places"][0]["state"] == "serving", "one"
+                )
+                template = found["generations"][0]["pid"]
+                init = Path(f"/proc/{template}/task/{template}/children").read_text().split()[0]
+                seen.append(Path(f"/proc/{init}/uid_map").read_text().split()[1])
+                client.sendall(b"x\n")
+                assert client.recv(10) == b"x\n"
+    assert all(before != after for before, after in zip(seen, seen[1:]))
+
+
+def test_socket_shape_passes_the_connection_as_fd_3(name: str, tmp_path: Path) -> None:
+    """As sd_listen_fds(3) has it; standard input and output are not the connection."""
+    script = 'echo "$LISTEN_FDS $LISTEN_PID $$ $(readlink /proc/self/fd/0)" >&3; cat <&3 >&3'
+    with serving.serving(write(tmp_path / "s.toml", TCP + 'shape = "socket"', shell(script)), name) as one:
+        assert ask(one.port(), b"echoed") == b"1 2 2 /dev/null\nechoed"
+
+
+@pytest.mark.parametrize("ready", [0, 2])
+@pytest.mark.parametrize("init", ["true", "false"])
+def test_every_kind_of_listener(name: str, tmp_path: Path, ready: int, init: str) -> None:
+    """TCP by IPv4 and IPv6, Unix streams and packets, an abstract name; with and without init."""
+    words = ["tcp:127.0.0.1:0", "tcp:[::1]:0", f"unix:{tmp_path}/u", f"seqpacket:{tmp_path}/q", f"unix:@{name}"]
+    table = f"listen = {json.dumps(words)}\nready = {ready}"
+    spec = write(tmp_path / "s.toml", table, "command = ['/bin/cat']", f"init = {init}")
+    with serving.serving(spec, name) as one:
+        assert ask(one.port(0), b"four") == b"four"
+        with socket.create_connection(("::1", one.port(1))) as six:
+            six.sendall(b"six")
+            assert six.recv(10) == b"six"
+        for address, type_ in (
+            (f"{tmp_path}/u", socket.SOCK_STREAM),
+            (f"{tmp_path}/q", socket.SOCK_SEQPACKET),
+            (f"\0{name}", socket.SOCK_STREAM),
+        ):
+            with socket.socket(socket.AF_UNIX, type_) as unix:
+                unix.settimeout(DEADLINE)
+                unix.connect(address)
+                unix.sendall(b"unix")
+                assert unix.recv(10) == b"unix"
+    assert not (tmp_path / "u").exists()
+    assert not (tmp_path / "q").exists()
+
+
+def test_datagrams_have_a_sandbox_for_each_client(name: str, tmp_path: Path) -> None:
+    """A client is known by its address; what it sends later comes to the same sandbox, until that ends."""
+    script = "import os\nfor n in range(2): os.write(1, b'%d ' % n + os.read(0, 65536).upper())"
+    spec = write(tmp_path / "s.toml", 'listen = ["udp:127.0.0.1:0"]', python(script))
+    with serving.serving(spec, name) as one:
+        for _ in range(2):
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+                client.settimeout(DEADLINE)
+                client.connect(("127.0.0.1", one.port()))
+                for number in range(2):
+                    client.send(b"ask")
+                    assert client.recv(100) == b"%d ASK" % number
+        assert one.until(lambda s: s["live"] == 0, "over")["ends"]["exited"] == 2
+
+
+# ---- limits ----
+
+
+def test_a_client_has_only_so_many_and_is_told(name: str, tmp_path: Path) -> None:
+    """client_most holds each client's; who is refused is told so, before the connection ends."""
+    spec = write(tmp_path / "s.toml", TCP + 'client_most = 2\nbusy = "too many\\n"', "command = ['/bin/cat']")
+    with serving.serving(spec, name) as one, contextlib.ExitStack() as open_:
+        port = one.port()
+        for _ in range(2):
+            held = open_.enter_context(socket.create_connection(("127.0.0.1", port)))
+            held.sendall(b"x")
+            assert held.recv(1) == b"x"
+        assert ask(port, b"said before it was refused") == b"too many\n"
+        found = one.status()
+        assert found["refused"]["client_most"] == 1
+        assert found["live"] == 2
+
+
+def test_a_client_is_slowed_down(name: str, tmp_path: Path) -> None:
+    """client_rate lets a burst pass and refuses what comes too fast after it."""
+    spec = write(tmp_path / "s.toml", TCP + "client_rate = 0.001\nclient_burst = 3", "command = ['/bin/echo', 'in']")
+    with serving.serving(spec, name) as one:
+        answers = [_quiet(one.port()) for _ in range(5)]
+        assert answers == [b"in\n"] * 3 + [b""] * 2
+        assert one.status()["refused"]["client_rate"] == 2
+
+
+def _quiet(port: int) -> bytes:
+    """The answer; nothing when the connection is closed at once."""
+    with socket.create_connection(("127.0.0.1", port), timeout=DEADLINE) as one:
+        try:
+            return b"".join(iter(lambda: one.recv(65536), b""))
+        except ConnectionResetError:
+            return b""
+
+
+def test_the_queue_has_a_bound_and_a_deadline(name: str, tmp_path: Path) -> None:
+    """With one place and a queue of one the third is refused, and the second when it has waited too long."""
+    words = TCP + 'places = 1\nqueue = 1\nqueue_timeout = 0.5\nbusy = "later\\n"'
+    spec = write(tmp_path / "s.toml", words, "command = ['/bin/cat']")
+    with serving.serving(spec, name) as one:
+        port = one.port()
+        with socket.create_connection(("127.0.0.1", port)) as first:
+            first.sendall(b"x")
+            assert first.recv(1) == b"x"
+            with socket.create_connection(("127.0.0.1", port), timeout=DEADLINE) as second:
+                one.until(lambda s: s["queued"] == 1 or s["refused"]["waited"], "queued")
+                assert ask(port) == b"later\n"
+                assert second.recv(100) == b"later\n"
+        found = one.status()["refused"]
+        assert (found["busy"], found["waited"]) == (1, 1)
+
+
+def test_without_a_queue_they_wait_in_the_kernel(name: str, tmp_path: Path) -> None:
+    """With one place ten connections are served one after the other, and none is refused."""
+    spec = write(tmp_path / "s.toml", TCP + "places = 1", "command = ['/bin/cat']")
+    with serving.serving(spec, name) as one:
+        port = one.port()
+        answers: list[bytes] = []
+        threads = [threading.Thread(target=lambda n=n: answers.append(ask(port, b"%d" % n))) for n in range(10)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert sorted(answers) == [b"%d" % n for n in range(10)]
+        assert sum(one.status()["refused"].values()) == 0
+
+
+def test_who_overruns_is_ended(name: str, tmp_path: Path) -> None:
+    """SIGTERM after wall seconds, SIGKILL after grace: also one that ignores the first; others go on."""
+    script = "trap '' TERM; read line; [ \"$line\" = quick ] && echo done && exit; while :; do sleep 1; done"
+    spec = write(tmp_path / "s.toml", TCP + "wall = 0.5\ngrace = 0.2", shell(script))
+    with serving.serving(spec, name) as one:
+        port = one.port()
+        with socket.create_connection(("127.0.0.1", port), timeout=DEADLINE) as slow:
+            slow.sendall(b"slow\n")
+            assert ask(port, b"quick\n") == b"done\n"
+            assert _ended(slow)
+        ends = one.until(lambda s: s["live"] == 0, "over")["ends"]
+        assert (ends["overran"], ends["exited"]) == (1, 1)
+
+
+def _ended(connection: socket.socket) -> bool:
+    try:
+        return connection.recv(1) == b""
+    except ConnectionResetError:
+        return True
+
+
+def test_a_fork_bomb_starves_nobody(name: str, tmp_path: Path) -> None:
+    """It has its own limit of tasks; the others are served meanwhile."""
+    script = 'read line; [ "$line" = bomb ] || { echo fine; exit; }; b() { b | b & b; }; b'
+    spec = write(tmp_path / "s.toml", TCP + "wall = 5\ngrace = 0.1", shell(script))
+    with serving.serving(spec, name) as one:
+        port = one.port()
+        with socket.create_connection(("127.0.0.1", port)) as bomb:
+            bomb.sendall(b"bomb\n")
+            assert [ask(port, b"x\n") for _ in range(5)] == [b"fine\n"] * 5
+        one.until(lambda s: s["live"] == 0, "the bomb is gone")
+
+
+# ---- generations ----
+
+
+@pytest.mark.parametrize("shape", ["stdio", "port"])
+def test_rotation_loses_no_connection(name: str, tmp_path: Path, shape: str) -> None:
+    """Thousands of connections over dozens of rotations: each has its answer."""
+    if shape == "stdio":
+        count, rotations = 2000, 24
+        spec = write(tmp_path / "s.toml", TCP + "places = 16", "command = ['/bin/cat']")
+    else:
+        count, rotations = 1000, 12
+        words = TCP + 'shape = "port"\nport = 7000\nlife = "shared"\nplaces = 4'
+        spec = write(tmp_path / "s.toml", words, python(ECHO))
+    wrong: list[object] = []
+    done = [0]
+    with serving.serving(spec, name) as one:
+        port = one.port()
+        stop = threading.Event()
+
+        def client() -> None:
+            while not stop.is_set():
+                said = os.urandom(8).hex().encode()
+                try:
+                    heard = ask(port, said)
+                except OSError as error:
+                    heard = repr(error).encode()
+                if heard != said:
+                    wrong.append((said, heard))
+                done[0] += 1
+
+        clients = [threading.Thread(target=client) for _ in range(4)]
+        for each in clients:
+            each.start()
+        for _ in range(rotations):
+            one.tell("rotate")
+        end = time.monotonic() + 4 * DEADLINE
+        while done[0] < count and not wrong and time.monotonic() < end:
+            time.sleep(0.05)
+        stop.set()
+        for each in clients:
+            each.join()
+        found = one.status()
+    assert wrong == []
+    assert done[0] >= count
+    assert found["rotations"] == rotations
+
+
+def test_a_generation_is_renewed_by_age_and_by_lives(name: str, tmp_path: Path) -> None:
+    """After so many sandboxes, and after so many seconds, another takes over by itself."""
+    spec = write(tmp_path / "s.toml", TCP + "renew_lives = 4", "command = ['/bin/cat']")
+    with serving.serving(spec, name) as one:
+        port = one.port()
+        for _ in range(5):
+            assert ask(port, b"x") == b"x"
+        one.until(lambda s: s["rotations"] >= 1, "renewed by lives")
+    spec = write(tmp_path / "t.toml", TCP + "renew_after = 0.3", "command = ['/bin/cat']")
+    with serving.serving(spec, name) as one:
+        one.until(lambda s: s["rotations"] >= 2, "renewed by age")
+
+
+def test_when_the_service_is_killed_nothing_is_lost(name: str, tmp_path: Path) -> None:
+    """A live connection goes on; new ones wait in the backlog until the next service, which takes both over."""
+    spec = write(tmp_path / "s.toml", TCP + "places = 4", "command = ['/bin/cat']")
+    log = tmp_path / "log"
+    first = serving.start(spec, name, log)
+    try:
+        port = first.port()
+        with socket.create_connection(("127.0.0.1", port), timeout=DEADLINE) as live:
+            live.sendall(b"before")
+            assert live.recv(10) == b"before"
+            first.process.kill()
+            first.process.wait()
+            live.sendall(b"between")
+            assert live.recv(10) == b"between"
+            with socket.create_connection(("127.0.0.1", port), timeout=DEADLINE) as waiting:
+                waiting.sendall(b"waiting")
+                waiting.shutdown(socket.SHUT_WR)
+                waiting.settimeout(0.5)
+                with pytest.raises(TimeoutError):
+                    waiting.recv(10)
+                waiting.settimeout(DEADLINE)
+                first = serving.start(
+                    write(
+                        tmp_path / "s.toml", f'listen = ["tcp:127.0.0.1:{port}"]\nplaces = 4', "command = ['/bin/cat']"
+                    ),
+                    name,
+                    log,
+                )
+                assert waiting.recv(10) == b"waiting"
+            assert ask(port, b"after") == b"after"
+            live.sendall(b"still")
+            assert live.recv(10) == b"still"
+            old, new = first.status()["generations"]
+            assert (old["state"], new["state"]) == ("draining", "current")
+        first.until(lambda s: len(s["generations"]) == 1, "the old one is gone")
+        os.waitpid(old["pid"], 0)  # it has come to the tests, a subreaper
+    finally:
+        assert serving.stop(first) == 0
+
+
+def test_a_template_that_is_killed_is_replaced(name: str, tmp_path: Path) -> None:
+    """Its sandboxes end with it; the next connection is served by another."""
+    spec = write(tmp_path / "s.toml", TCP, "command = ['/bin/cat']")
+    with serving.serving(spec, name) as one:
+        port = one.port()
+        with socket.create_connection(("127.0.0.1", port), timeout=DEADLINE) as live:
+            live.sendall(b"x")
+            assert live.recv(1) == b"x"
+            os.kill(one.status()["generations"][0]["pid"], signal.SIGKILL)
+            assert _ended(live)
+        one.until(lambda s: s["generations"] and s["generations"][-1]["number"] == 2, "another")
+        assert ask(port, b"again") == b"again"
+
+
+def test_cleanup_undoes_what_was_killed(name: str, tmp_path: Path, run_dir: Path) -> None:
+    """Service and template killed: the next command undoes cgroups, leases and records."""
+    spec = write(tmp_path / "s.toml", TCP, "command = ['/bin/cat']")
+    one = serving.start(spec, name, tmp_path / "log")
+    template = one.status()["generations"][0]["pid"]
+    one.process.kill()
+    one.process.wait()
+    os.kill(template, signal.SIGKILL)
+    os.waitpid(template, 0)  # it has come to the tests, a subreaper
+    done = subprocess.run([NSTOOL, "cleanup"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert not run_dir.exists() or not list((run_dir / "sandboxes").iterdir())
+
+
+# ---- lives of several connections ----
+
+HTTP = """
+import http.server, uuid
+TAG = uuid.uuid4().hex
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(TAG.encode())
+http.server.HTTPServer(("127.0.0.1", 7000), Handler).serve_forever()
+"""
+GET = b"GET / HTTP/1.0\r\n\r\n"
+
+
+def tag(port: int, source: str = "127.0.0.1") -> bytes:
+    """What tells one life of the HTTP service from another. source: the client's address."""
+    with socket.create_connection(("127.0.0.1", port), DEADLINE, (source, 0)) as one:
+        one.sendall(GET)
+        return b"".join(iter(lambda: one.recv(65536), b"")).rpartition(b"\r\n")[2]
+
+
+@pytest.mark.parametrize(("life", "lives"), [("connection", 4), ("client", 2), ("shared", 1)])
+def test_lives_of_a_command_that_listens(name: str, tmp_path: Path, life: str, lives: int) -> None:
+    """Two connections each of two clients are four lives, two, or one."""
+    words = TCP + f'shape = "port"\nport = 7000\nlife = "{life}"\nidle = 60'
+    with serving.serving(write(tmp_path / "s.toml", words, python(HTTP)), name) as one:
+        port = one.port()
+        tags = [tag(port, source) for source in ("127.0.0.1", "127.0.0.2") for _ in range(2)]
+        assert len(set(tags)) == lives
+        assert all(re.fullmatch(rb"[0-9a-f]{32}", each) for each in tags)
+
+
+def test_a_client_that_is_idle_long_enough_begins_anew(name: str, tmp_path: Path) -> None:
+    """Its life ends idle seconds after its last connection."""
+    words = TCP + 'shape = "port"\nport = 7000\nlife = "client"\nidle = 0.3'
+    with serving.serving(write(tmp_path / "s.toml", words, python(HTTP)), name) as one:
+        port = one.port()
+        first = tag(port)
+        one.until(lambda s: s["live"] == 0, "idle")
+        assert tag(port) != first
+        assert one.status()["ends"]["idle"] >= 1
+
+
+def test_a_command_that_never_listens_is_ended(name: str, tmp_path: Path) -> None:
+    """The client is let go, and the reason is counted."""
+    words = TCP + 'shape = "port"\nport = 7000\nstart_timeout = 0.3'
+    with serving.serving(write(tmp_path / "s.toml", words, "command = ['/bin/sleep', '1000']"), name) as one:
+        assert _quiet(one.port()) == b""
+        assert one.until(lambda s: s["live"] == 0, "ended")["ends"]["deaf"] == 1
+
+
+def test_much_data_goes_through_a_relay(name: str, tmp_path: Path) -> None:
+    """Megabytes both ways, a half-closed connection, a client that reads slowly: every byte arrives."""
+    words = TCP + 'shape = "port"\nport = 7000'
+    spec = write(tmp_path / "s.toml", words, python(ECHO))
+    data = os.urandom(1 << 20) * 8
+    with serving.serving(spec, name) as one:
+        assert ask(one.port(), data) == data
+
+
+# ---- what is refused ----
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("", "listen"),
+        ('listen = ["tcp:localhost:80"]', "needs an address"),
+        ('listen = ["tcp:127.0.0.1:99999"]', "needs a port"),
+        ('listen = ["http:127.0.0.1:80"]', "is no listener"),
+        ('listen = ["unix:relative"]', "absolute path"),
+        (TCP + 'shape = "inetd"', "not one of stdio, socket, port"),
+        (TCP + "places = 0", "not from 1 to 1024"),
+        (TCP + "places = 2\nready = 3", "cannot wait in 2 places"),
+        (TCP + 'life = "client"', 'shape = "port"'),
+        (TCP + 'vary = ["uid"]', "not one of ids"),
+        (TCP + "plces = 2", "did you mean"),
+        (TCP + 'stop_signal = "TERMM"', "no signal"),
+        (TCP + 'places = "many"', "expected"),
+    ],
+)
+def test_a_bad_table_is_refused_by_line(tmp_path: Path, words: str, told: str) -> None:
+    """One message that names the file, the line and the key; status 2; nothing is done."""
+    spec = tmp_path / "s.toml"
+    spec.write_text(f"command = ['/bin/cat']\n[service]\n{words}\n")
+    done = subprocess.run([NSTOOL, "serve", str(spec)], capture_output=True, text=True)
+    assert done.returncode == 2, done.stderr
+    assert told in done.stderr
+    assert str(spec) in done.stderr or "service.listen" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ('net = "bridge"', "net.mode"),
+        ("root = {type = 'tmpfs', writable = true}", "throw-away"),
+        ("namespaces = {user = 'host'}", "namespaces.user"),
+        ("pass_fds = [5]", "pass_fds"),
+    ],
+)
+def test_a_spec_that_no_service_can_have_is_refused(tmp_path: Path, words: str, told: str) -> None:
+    """What would be shared by all sandboxes, or is made for one at a time."""
+    spec = tmp_path / "s.toml"
+    spec.write_text(f"command = ['/bin/cat']\n{words}\n[service]\n{TCP}\n")
+    done = subprocess.run([NSTOOL, "serve", str(spec)], capture_output=True, text=True)
+    assert (done.returncode, told in done.stderr) == (2, True), done.stderr
+
+
+def test_an_address_in_use_is_said(name: str, tmp_path: Path) -> None:
+    """Which listener, and the errno."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        spec = write(
+            tmp_path / "s.toml", f'listen = ["tcp:127.0.0.1:{taken.getsockname()[1]}"]', "command = ['/bin/cat']"
+        )
+        done = subprocess.run([NSTOOL, "serve", "--name", name, str(spec)], capture_output=True, text=True)
+    assert done.returncode == 125
+    assert "EADDRINUSE" in done.stderr
+
+
+def test_a_command_that_is_not_there_is_said_before_anybody_connects(name: str, tmp_path: Path) -> None:
+    """The first sandbox is tried: a service that cannot be is none."""
+    spec = write(tmp_path / "s.toml", TCP, "command = ['/no/such/command']")
+    done = subprocess.run([NSTOOL, "serve", "--name", name, str(spec)], capture_output=True, text=True)
+    assert done.returncode in (125, 127)
+    assert "/no/such/command" in done.stderr
+
+
+def test_run_does_not_take_a_service(tmp_path: Path) -> None:
+    """The other way round is told, too."""
+    spec = write(tmp_path / "s.toml", TCP, "command = ['/bin/cat']")
+    done = subprocess.run([NSTOOL, "run", str(spec)], capture_output=True, text=True)
+    assert (done.returncode, "nstool serve" in done.stderr) == (2, True), done.stderr
+    spec.write_text("command = ['/bin/cat']\n")
+    done = subprocess.run([NSTOOL, "serve", str(spec)], capture_output=True, text=True)
+    assert (done.returncode, "[service]" in done.stderr) == (2, True), done.stderr
+
+
+def test_what_commands_say_is_in_the_log(name: str, tmp_path: Path) -> None:
+    """Standard error is no part of the connection, and a flood of it stops nobody."""
+    script = 'read line; echo "said $line" >&2; [ $line = flood ] && head -c 30000000 /dev/zero >&2; echo over'
+    with serving.serving(write(tmp_path / "s.toml", TCP, shell(script)), name) as one:
+        assert ask(one.port(), b"words\n") == b"over\n"
+        assert ask(one.port(), b"flood\n") == b"over\n"
+        end = time.monotonic() + DEADLINE
+        while "said words" not in one.log.read_text() and time.monotonic() < end:
+            time.sleep(0.05)
+        assert "said words" in one.log.read_text()
+        assert one.log.stat().st_size < 8 << 20

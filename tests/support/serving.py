@@ -1,0 +1,101 @@
+"""Services that ``nstool serve`` runs for a test, and clients of theirs."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tests.support.services import DEADLINE, NSTOOL
+
+
+class Serving(NamedTuple):
+    """name: of the service. process: nstool serve. log: file of what it says, with what its commands do."""
+
+    name: str
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    def status(self) -> dict[str, Any]:
+        """Return what ``nstool service status --json`` says."""
+        done = subprocess.run([NSTOOL, "service", "status", self.name, "--json"], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr + self.log.read_text()
+        found: dict[str, Any] = json.loads(done.stdout)
+        return found
+
+    def tell(self, *words: str) -> str:
+        """Return what ``nstool service WORDS NAME`` prints."""
+        done = subprocess.run([NSTOOL, "service", *words, self.name], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr + self.log.read_text()
+        return done.stdout
+
+    def port(self, number: int = 0) -> int:
+        """Return the port of a listener."""
+        return int(self.status()["listening"][number].rpartition(":")[2])
+
+    def until(self, holds: Any, what: str) -> dict[str, Any]:
+        """Wait until something holds of the status, and return that."""
+        end = time.monotonic() + DEADLINE
+        while True:
+            found = self.status()
+            if holds(found):
+                return found
+            assert time.monotonic() < end, f"{what}: {found}\n{self.log.read_text()}"
+            time.sleep(0.05)
+
+
+def start(spec: Path, name: str, log: Path, *options: str) -> Serving:
+    """Start a service and wait until it takes connections."""
+    with log.open("ab") as out:
+        command = [NSTOOL, "serve", "--name", name, *options, str(spec)]
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, cwd="/")
+    begun = log.stat().st_size
+    end = time.monotonic() + DEADLINE
+    while b"takes connections" not in log.read_bytes()[begun:]:
+        if process.poll() is not None or time.monotonic() > end:
+            process.kill()
+            process.wait()
+            raise AssertionError(log.read_text())
+        time.sleep(0.01)
+    return Serving(name, process, log)
+
+
+def stop(one: Serving) -> int:
+    """End a service as a service manager does, at once if it does not; its status."""
+    one.process.terminate()
+    try:
+        return one.process.wait(DEADLINE / 2)
+    except subprocess.TimeoutExpired:
+        one.process.terminate()  # told twice
+        return one.process.wait(DEADLINE)
+
+
+@contextlib.contextmanager
+def serving(spec: Path, name: str, *options: str) -> Iterator[Serving]:
+    """A service for the time of a block."""
+    one = start(spec, name, spec.with_suffix(".log"), *options)
+    try:
+        yield one
+    finally:
+        assert stop(one) == 0, one.log.read_text()
+
+
+def write(path: Path, service: str, *words: str) -> Path:
+    """Write a spec: the lines of its [service] table, and those before it. It has few places by itself."""
+    if "places" not in service:
+        service += "\nplaces = 4"
+    path.write_text("\n".join((*words, "[limits]", "cpu = 0", "[service]", service)) + "\n")
+    return path
+
+
+def ask(port: int, said: bytes = b"") -> bytes:
+    """Connect, say something, and return the whole answer."""
+    with socket.create_connection(("127.0.0.1", port), timeout=DEADLINE) as one:
+        one.sendall(said)
+        one.shutdown(socket.SHUT_WR)
+        return b"".join(iter(lambda: one.recv(65536), b""))
