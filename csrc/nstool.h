@@ -310,6 +310,8 @@ struct nst_service {
 	uint32_t start_ms;	   /* for the command to listen */
 	uint32_t most;		   /* connections of one life */
 	uint32_t stop;		   /* signal that asks a command to end */
+	uint32_t lease;		   /* 1: a place keeps its network namespace for the next sandbox, if that is clean */
+	uint32_t reserved;
 };
 
 enum nst_shape {
@@ -383,6 +385,7 @@ struct nst_board {
 	uint32_t n_places;
 	uint32_t accepting, queued, live, parked;
 	uint64_t lives, accepted;
+	uint64_t nets; /* network namespaces made to be leased */
 	uint64_t causes[NST_CAUSES];
 	uint64_t sums[NST_STAGES]; /* microseconds */
 	uint64_t buckets[NST_STAGES][NST_BUCKETS];

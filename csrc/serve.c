@@ -109,12 +109,14 @@ struct place {
 	struct nst_share *share;
 	void *scratch;
 	struct taken taken;
-	int net;     /* its network namespace, -1: not opened */
-	int session; /* our end of the socket of a datagram client, -1: none */
-	int users;   /* connections that are relayed to it */
-	int had;     /* so many it has had */
-	int idle;    /* it ends for lack of users */
-	int deaf;    /* it ends because it does not listen */
+	int lease;	/* a network namespace that is lent to its sandboxes, one after the other; -1: none */
+	uint64_t clean; /* how that looks when nobody has used it */
+	int net;	/* its network namespace, -1: not opened */
+	int session;	/* our end of the socket of a datagram client, -1: none */
+	int users;	/* connections that are relayed to it */
+	int had;	/* so many it has had */
+	int idle;	/* it ends for lack of users */
+	int deaf;	/* it ends because it does not listen */
 	int has_key;
 	uint8_t key[NST_CLIENT];
 	struct nst_copy copy;
@@ -495,6 +497,132 @@ static void stamp(int i)
 	}
 }
 
+/* ---- network namespaces that are lent ---- */
+
+/* What a network namespace tells of its use: traffic, sockets, errors. */
+static const char told[][24] = {"/proc/self/net/dev",	  "/proc/self/net/snmp",     "/proc/self/net/snmp6",
+				"/proc/self/net/netstat", "/proc/self/net/sockstat", "/proc/self/net/sockstat6"};
+
+static int is_word(const char *word, long size, const char *wanted)
+{
+	long i;
+
+	for (i = 0; i < size && wanted[i]; i++)
+		if (word[i] != wanted[i])
+			return 0;
+	return i == size && !wanted[i];
+}
+
+/* Whether the number behind this word in sockstat is of the whole host. */
+static int is_hosts(const char *word, long size)
+{
+	return is_word(word, size, "orphan") || is_word(word, size, "alloc") || is_word(word, size, "mem");
+}
+
+static uint64_t hash_words(uint64_t h, const char *text, long size)
+{
+	long at = 0, begin;
+	int skip = 0;
+
+	while (at < size) {
+		while (at < size && (text[at] == ' ' || text[at] == '\n'))
+			at++;
+		begin = at;
+		while (at < size && text[at] != ' ' && text[at] != '\n') {
+			if (!skip)
+				h = (h ^ (uint8_t)text[at]) * 0x100000001b3ull;
+			at++;
+		}
+		h = h * 31 + 1;
+		skip = is_hosts(text + begin, at - begin);
+	}
+	return h;
+}
+
+/* How the network namespace that this process is in has been used, as one number; 0: that cannot be told. */
+static uint64_t look_of_net(void)
+{
+	static char text[CHUNK];
+	uint64_t h = 0xcbf29ce484222325ull;
+	size_t i;
+	long fd, n;
+
+	for (i = 0; i < sizeof told / sizeof *told; i++) {
+		fd = nst_raw4(__NR_openat, AT_FDCWD, NST_P(told[i]), O_RDONLY | O_CLOEXEC, 0);
+		if (fd == -ENOENT) /* a kernel without IPv6 */
+			continue;
+		if (fd < 0)
+			return 0;
+		while ((n = nst_raw3(__NR_read, fd, NST_P(text), sizeof text)) > 0)
+			h = hash_words(h, text, n);
+		nst_raw1(__NR_close, fd);
+		if (n < 0)
+			return 0;
+	}
+	return h ? h : 1;
+}
+
+static void go_home(void)
+{
+	if (nst_raw2(__NR_setns, self.own_net, CLONE_NEWNET) < 0)
+		nst_leave(125); /* nothing can be relied on any more */
+}
+
+static long lo_up(void)
+{
+	struct {
+		char name[16];
+		uint16_t flags;
+		char rest[22];
+	} request = {.name = "lo", .flags = 1 /* IFF_UP */};
+	long fd = nst_raw3(__NR_socket, AF_INET_, SOCK_DGRAM_ | O_CLOEXEC, 0), r;
+
+	if (fd < 0)
+		return fd;
+	r = nst_raw3(__NR_ioctl, fd, 0x8914 /* SIOCSIFFLAGS */, NST_P(&request));
+	nst_raw1(__NR_close, fd);
+	return r;
+}
+
+/* Be in the network namespace that is lent to place i, which is made if there is none. 0 or -errno, then at home. */
+static long go_to_lease(int i)
+{
+	struct place *p = &places[i];
+	long r;
+
+	if (p->lease >= 0)
+		return nst_raw2(__NR_setns, p->lease, CLONE_NEWNET);
+	r = nst_raw1(__NR_unshare, CLONE_NEWNET);
+	if (r < 0)
+		return r;
+	r = lo_up();
+	if (r >= 0)
+		r = p->lease =
+			(int)nst_raw4(__NR_openat, AT_FDCWD, NST_P("/proc/self/ns/net"), O_RDONLY | O_CLOEXEC, 0);
+	p->clean = look_of_net();
+	if (r < 0)
+		go_home();
+	else
+		self.board->nets++;
+	return r < 0 ? r : 0;
+}
+
+/* Its sandbox is wholly gone: keep its network namespace for the next only if it is as if nobody had been there. */
+static void check_lease(int i)
+{
+	struct place *p = &places[i];
+
+	if (p->lease < 0)
+		return;
+	if (!p->clean || nst_raw2(__NR_setns, p->lease, CLONE_NEWNET) < 0) {
+		close_fd(&p->lease);
+		return;
+	}
+	if (look_of_net() != p->clean)
+		close_fd(&p->lease);
+	go_home();
+}
+
 _Noreturn static void sandbox_main(void *arg)
 {
 	struct place *p = arg;
@@ -602,7 +730,11 @@ static long start(int i, struct taken *t, int attest)
 		args.cgroup = (uint64_t)p->slots[(uint32_t)s->arg[1]];
 	}
 	args.stack = (uint64_t)(uintptr_t)p->stack;
-	r = nst_clone3_on_stack(&args, sizeof args, sandbox_main, p);
+	r = o->lease ? go_to_lease(i) : 0;
+	if (r >= 0)
+		r = nst_clone3_on_stack(&args, sizeof args, sandbox_main, p);
+	if (o->lease && r >= 0)
+		go_home();
 	close_fd(&pair[1]);
 	if (r < 0) {
 		p->share->failure = (struct nst_failure){.step = self.clone_at, .error = (int32_t)-r};
@@ -791,8 +923,7 @@ static long connect_inside(int i)
 	if (r < 0)
 		return r;
 	fd = nst_raw3(__NR_socket, AF_INET_, SOCK_STREAM_ | O_CLOEXEC | NONBLOCKING, 0);
-	if (nst_raw2(__NR_setns, self.own_net, CLONE_NEWNET) < 0)
-		nst_leave(125); /* nothing can be relied on any more */
+	go_home();
 	if (fd < 0)
 		return fd;
 	r = nst_raw3(__NR_connect, fd, NST_P(&in), sizeof in);
@@ -1085,6 +1216,7 @@ static void ended(int i, int wait_status)
 	}
 	forget_client(&p->taken);
 	p->turn++;
+	check_lease(i);
 	free_place(i);
 }
 
@@ -1340,7 +1472,7 @@ static long make_places(void)
 		places[i].share = (struct nst_share *)(shared + n * plan_size) + i;
 		places[i].stack = stacks + i * NST_STACK;
 		places[i].scratch = scratch + i * self.scratch_size;
-		places[i].control = places[i].net = places[i].session = -1;
+		places[i].lease = places[i].control = places[i].net = places[i].session = -1;
 	}
 	for (i = 0; i < LINKS; i++)
 		self.links[i].place = -1;

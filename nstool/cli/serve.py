@@ -24,7 +24,6 @@ def command(spec: str, name: str, listen: tuple[str, ...], quiet: bool) -> int:
 
     SPEC is a spec with a [service] table: who listens where, and how many sandboxes there may be.
     """
-    from nstool.sandbox import host
     from nstool.sandbox.launch import resolve
     from nstool.service.generation import Blueprint
     from nstool.service.supervisor import Supervisor
@@ -41,7 +40,7 @@ def command(spec: str, name: str, listen: tuple[str, ...], quiet: bool) -> int:
         check_service(service)
     wanted = resolve(wanted)
     chosen = name or wanted.name or _stem(spec)
-    blueprint = Blueprint(chosen, wanted, service, host.read(wanted, ()))
+    blueprint = Blueprint(chosen, wanted, service)
 
     def say(text: str) -> None:
         if not quiet:

@@ -95,17 +95,20 @@ def template(spec: Spec, host: Host, lease: Lease, idmaps: user.Maps, *, varied:
     return Plan(steps, ("stdin", "stdout", "stderr"), True, False, lease.name)
 
 
-def sandbox(spec: Spec, host: Host, lease: Lease, connection: int, vary: tuple[str, ...] = ()) -> Plan:
+def sandbox(
+    spec: Spec, host: Host, lease: Lease, connection: int, vary: tuple[str, ...] = (), *, leased: bool = False
+) -> Plan:
     """Return the plan of one sandbox, as the template makes it. vary: what of its files is not the template's.
 
     host: of the template's caller. lease: its ids are those that the template knows, not the host's. connection: mask
-    of the command's fds that are the connection; with bit 3 it is passed as fd 3.
+    of the command's fds that are the connection; with bit 3 it is passed as fd 3. leased: the template brings it into
+    a network namespace that is there already, with lo up.
     """
     check(spec)
     spec = spec.replace(pass_fds=(3,) if connection >> 3 & 1 else (), terminal="never")
     host = host.replace(privileged=True, capabilities=host.all_capabilities, groups=(), terminals=())
     new = {name for name in KINDS if getattr(spec.namespaces, name) == "new"}
-    if spec.net.mode in _SHARED_NET:
+    if spec.net.mode in _SHARED_NET or leased:
         new.discard("net")
     idmaps = maps(spec, host, lease)
     hostname = uts.hostname(spec, lease) if spec.namespaces.uts == "new" else ""

@@ -9,7 +9,7 @@ from struct import Struct
 
 from nstool.frozen import Frozen
 
-_HEAD = Struct("<6I 2Q")
+_HEAD = Struct("<6I 3Q")
 CAUSES: tuple[str, ...] = (
     *("exited", "failed", "signalled", "no_start", "overran", "stopped"),
     *("busy", "waited", "client_most", "client_rate"),
@@ -89,6 +89,7 @@ class Counts(Frozen):
     parked: int
     lives: int
     accepted: int
+    nets: int
     causes: dict[str, int]
     stages: dict[str, Histogram]
 
@@ -120,14 +121,14 @@ class Board:
 
     def counts(self) -> Counts:
         """Return what is counted."""
-        _, _, accepting, queued, live, parked, lives, accepted = _HEAD.unpack_from(self._map, 0)
+        _, _, accepting, queued, live, parked, lives, accepted, nets = _HEAD.unpack_from(self._map, 0)
         words = _COUNTS.unpack_from(self._map, _COUNTS_AT)
         stages = {
             name: Histogram(_STAGE.unpack_from(self._map, _BUCKETS_AT + n * _STAGE.size), words[len(CAUSES) + n])
             for n, name in enumerate(STAGES)
         }
         causes = dict(zip(CAUSES, words))
-        return Counts(bool(accepting), queued, live, parked, lives, accepted, causes, stages)
+        return Counts(bool(accepting), queued, live, parked, lives, accepted, nets, causes, stages)
 
     def places(self) -> tuple[Place, ...]:
         """Return the places that are not empty."""

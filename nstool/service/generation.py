@@ -19,12 +19,14 @@ from nstool.plan.host import Host
 from nstool.plan.lease import Lease
 from nstool.plan.steps import Plan, Step
 from nstool.plan.template import program as whole
-from nstool.sandbox import engine, journal, leases, rundir
+from nstool.sandbox import engine, host, journal, leases, rundir
 from nstool.sandbox.attest import Wanted, check
 from nstool.sandbox.launch import ends_within, payload_pid, report
 from nstool.service import board, orders
 from nstool.service.listen import Listener
 from nstool.service.orders import BINARY, BY_PLACE, DECIMAL, HEX, RANDOM, Vary
+from nstool.spec import values
+from nstool.spec.check import check as check_spec
 from nstool.spec.model import Spec
 from nstool.spec.service import Service
 
@@ -133,17 +135,28 @@ class Channel:
 class Blueprint:
     """What all generations of a service have in common: its spec, resolved, and the facts of this host."""
 
-    def __init__(self, name: str, spec: Spec, service: Service, host: Host) -> None:
-        """Raises SpecError for what a service cannot have."""
-        plans.check(spec)
+    def __init__(self, name: str, spec: Spec, service: Service) -> None:
+        """spec: resolved. Raises SpecError for what a service cannot have."""
+        roots = [spec.replace(root=values.root(word)) for word in service.roots] or [spec]
+        for one in roots:
+            check_spec(one)
+            plans.check(one)
+        self._variants = [(one, host.read(one, ())) for one in roots]
         if service.vary and "ids" in service.vary and (spec.uid_map or spec.gid_map):
             raise SpecError("uid_map and gid_map say which ids they are: leave one of the two out", "service.vary")
+        if service.lease_net and (spec.net.mode != "loopback" or spec.net.sysctls):
+            raise SpecError(
+                'what is lent has lo and nothing else: net.mode = "loopback", no sysctls', "service.lease_net"
+            )
         if "pid" in service.vary and (spec.next_pid or not spec.init):
             raise SpecError("a command with a next_pid, or without init, has the pid that it has", "service.vary")
         self.name = name
         self.spec = spec
         self.service = service
-        self.host = host
+
+    def variant(self, number: int) -> tuple[Spec, Host]:
+        """Return the spec of a generation with its root, and what the host is for that."""
+        return self._variants[(number - 1) % len(self._variants)]
 
     @property
     def sized(self) -> Sized:
@@ -151,9 +164,9 @@ class Blueprint:
         turns = _TURNS if "ids" in self.service.vary else 1
         return Sized(turns, leases.ID_COUNT)
 
-    def sandbox_spec(self) -> Spec:
-        """Return the spec of one sandbox, with tokens for what varies."""
-        spec = self.spec.replace(name="")
+    def sandbox_spec(self, number: int) -> Spec:
+        """Return the spec of one sandbox of a generation, with tokens for what varies."""
+        spec = self.variant(number)[0].replace(name="")
         env = dict(spec.env)
         if "canary" in self.service.vary:
             env[CANARY] = _CANARY_TOKEN
@@ -277,7 +290,8 @@ def make(
     log: both ends of a pipe, reading and writing, for what the commands say on standard error.
     Raises KernelError, NotAttested; nothing is left then.
     """
-    service, spec, facts = blueprint.service, blueprint.spec, blueprint.host
+    service = blueprint.service
+    spec, facts = blueprint.variant(number)
     lease = leases.take(spec.replace(name=f"{blueprint.name}.{number}"))
     generation = Generation(lease.name, number, blueprint, lease)
     try:
@@ -328,7 +342,7 @@ def _make(generation: Generation, service: Service, spec: Spec, facts: Host, log
         generation.board_fd = board.create()
         generation.board = board.Board(generation.board_fd)
         one = plans.sandbox(
-            blueprint.sandbox_spec(),
+            blueprint.sandbox_spec(generation.number),
             facts,
             lease.replace(
                 uid_base=_ID_TOKEN,
@@ -338,6 +352,7 @@ def _make(generation: Generation, service: Service, spec: Spec, facts: Host, log
             ),
             orders.connection_mask(service),
             service.vary,
+            leased=service.lease_net,
         )
         data = encode.encode(one)
         words = orders.encode(service, data, blueprint.varied(one, data), fds=len(plans.place_fds(groups[0])))
@@ -480,13 +495,15 @@ def attest(generation: Generation, place: int, inner: int) -> None:
     blueprint = generation.blueprint
     assert blueprint is not None
     assert generation.lease is not None
-    spec = blueprint.sandbox_spec()
+    spec = blueprint.sandbox_spec(generation.number)
     if blueprint.service.shape == "socket":
         spec = spec.replace(pass_fds=(3,))
     uid, gid = generation.bases[1 + place * blueprint.sized.ranges] if len(generation.bases) > 1 else (0, 0)
     lease = generation.lease.replace(uid_base=uid, gid_base=gid)
     groups = generation.groups[place]
-    wanted = Wanted(spec, blueprint.host, name=spec.hostname, lease=lease, cgroups=groups.cgroups)
+    wanted = Wanted(
+        spec, blueprint.variant(generation.number)[1], name=spec.hostname, lease=lease, cgroups=groups.cgroups
+    )
     init = _outer(generation.pid, inner)
     check(payload_pid(init) if spec.init else init, wanted)
 

@@ -29,6 +29,7 @@ def status(supervisor: Supervisor) -> dict[str, Any]:
         "parked": sum(one.parked for one in counts),
         "queued": sum(one.queued for one in counts),
         "accepted": past.accepted + sum(one.accepted for one in counts),
+        "nets": past.nets + sum(one.nets for one in counts),
         "lives": past.lives + sum(one.lives for one in counts),
         "rotations": supervisor.rotations,
         "ends": {name: count for name, count in causes.items() if name not in REFUSED},

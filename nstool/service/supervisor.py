@@ -353,12 +353,14 @@ class _Past:
         self.causes: dict[str, int] = {}
         self.accepted = 0
         self.lives = 0
+        self.nets = 0
         self.stages: dict[str, tuple[list[int], int]] = {}
 
     def add(self, counts: Counts) -> None:
         """Add those of one that goes."""
         self.accepted += counts.accepted
         self.lives += counts.lives
+        self.nets += counts.nets
         for cause, count in counts.causes.items():
             self.causes[cause] = self.causes.get(cause, 0) + count
         for stage, histogram in counts.stages.items():

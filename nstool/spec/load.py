@@ -156,10 +156,10 @@ def read_service(path: str | os.PathLike[str]) -> tuple[Loaded, Service]:
             "a spec without one",
             where(() if words is None else ("service",)),
         )
-    return _convert(data, where, base), _service(words, where)
+    return _convert(data, where, base), _service(words, where, base)
 
 
-def _service(words: dict[str, Any], where: Place) -> Service:
+def _service(words: dict[str, Any], where: Place, base: str) -> Service:
     import msgspec
 
     from nstool.spec.check_service import check_service
@@ -175,7 +175,11 @@ def _service(words: dict[str, Any], where: Place) -> Service:
     service = schema.record(Service, converted)
     assert isinstance(service, Service)
     check_service(service, below)
-    return service
+    return service.replace(roots=tuple(_absolute_root(word, base) for word in service.roots))
+
+
+def _absolute_root(word: str, base: str) -> str:
+    return word if "/" not in word else ":".join(os.path.join(base, part) for part in word.split(":"))
 
 
 def _file(path: str | os.PathLike[str]) -> tuple[str, str, str, str]:

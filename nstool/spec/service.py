@@ -22,8 +22,10 @@ class Service(Frozen):
     client_most: sandboxes of one client at once. client_rate: its connections a second, after a first client_burst.
     client_prefix4, client_prefix6: bits of an address that are one client.
     renew_after: seconds after which the next generation takes over; renew_lives: sandboxes after which it does.
-    vary: what differs from one sandbox to the next, not only from one generation to the next: "ids", "hostname", "pid",
-    "machine-id", "boot-id", "canary" (a random word in the variable NSTOOL_CANARY).
+    vary: what differs from one sandbox to the next, not only from one generation to the next: "ids", "hostname",
+    "pid", "machine-id", "boot-id", "canary" (a random word in the variable NSTOOL_CANARY).
+    lease_net: a place keeps its network namespace for the next sandbox, as long as none has used it in any way that
+    shows; making one is the dearest part of a sandbox.
     roots: roots of the service, as of ``root``, which its generations have in turn.
     attest: "generation" (a sandbox of each generation, before that gets connections), "each", "never".
     backlog: connections that the kernel keeps until they are taken. 0: no limit, where nothing else is said.
@@ -53,6 +55,7 @@ class Service(Frozen):
     renew_after: float = 0.0
     renew_lives: int = 0
     vary: tuple[str, ...] = ()
+    lease_net: bool = False
     roots: tuple[str, ...] = ()
     attest: str = "generation"
     backlog: int = 1024

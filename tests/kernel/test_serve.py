@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -60,7 +61,7 @@ socketserver.ThreadingTCPServer(("127.0.0.1", 7000), Handler).serve_forever()
 def fields(text: bytes) -> dict[str, str]:
     """What TELL has said, by its first word; the namespaces by kind."""
     lines = text.decode().splitlines()
-    found = {kind: line for kind, line in zip(KINDS, lines)}
+    found = dict(zip(KINDS, lines))
     for line in lines[len(KINDS) :]:
         key, _, value = line.partition(" ")
         found[key] = value
@@ -213,6 +214,45 @@ def test_datagrams_have_a_sandbox_for_each_client(name: str, tmp_path: Path) -> 
         assert one.until(lambda s: s["live"] == 0, "over")["ends"]["exited"] == 2
 
 
+# ---- network namespaces that are lent ----
+
+
+def test_a_network_namespace_is_lent_while_nobody_uses_it(name: str, tmp_path: Path) -> None:
+    """As many are made as sandboxes were live at once; no two live ones have the same."""
+    spec = write(tmp_path / "s.toml", TCP + "places = 3\nlease_net = true", shell(TELL + "echo end; read line"))
+    with serving.serving(spec, name) as one, contextlib.ExitStack() as open_:
+        port = one.port()
+        for _ in range(12):
+            ask(port)
+        held = [open_.enter_context(socket.create_connection(("127.0.0.1", port))) for _ in range(3)]
+        found = [fields(told(each)) for each in held]
+        assert one.status()["nets"] == 3
+    assert len({each["net"] for each in found}) == 3
+    assert not {each["net"] for each in found} & {os.readlink("/proc/self/ns/net")}
+
+
+# What uses the network namespace, and how.
+USES = {
+    "a connection over lo": """
+one = socket.create_server(("127.0.0.1", 8000))
+socket.create_connection(("127.0.0.1", 8000))""",
+    "a datagram to nobody": "socket.socket(2, 2).sendto(b'x', ('127.0.0.1', 9))",
+    "an address that is not reached": "socket.socket(2, 1).connect_ex(('192.0.2.1', 9))",
+    "IPv6": "socket.socket(10, 2).sendto(b'x', ('::1', 9))",
+}
+
+
+@pytest.mark.parametrize("use", USES)
+def test_one_that_was_used_is_lent_to_nobody(name: str, tmp_path: Path, use: str) -> None:
+    """Each sandbox that has used its network has had one of its own, in which it is the first."""
+    script = "import socket\nprint(open('/proc/net/dev').read().split('lo:')[1].split()[1])\n" + USES[use]
+    spec = write(tmp_path / "s.toml", TCP + "places = 1\nlease_net = true", python(script))
+    with serving.serving(spec, name) as one:
+        port = one.port()
+        assert [ask(port).split() for _ in range(4)] == [[b"0"]] * 4
+        assert one.until(lambda s: s["live"] == 0, "over")["nets"] >= 4
+
+
 # ---- limits ----
 
 
@@ -359,6 +399,24 @@ def test_rotation_loses_no_connection(name: str, tmp_path: Path, shape: str) -> 
     assert wrong == []
     assert done[0] >= count
     assert found["rotations"] == rotations
+
+
+@pytest.mark.needs("busybox")
+def test_generations_have_the_roots_in_turn(name: str, tmp_path: Path) -> None:
+    """Each of two directories is the root of every other generation; paths count from the file."""
+    for root in ("a", "b"):
+        for directory in ("bin", "proc", "dev", "tmp"):
+            (tmp_path / root / directory).mkdir(parents=True)
+        shutil.copy(shutil.which("busybox") or "", tmp_path / root / "bin/busybox")
+        (tmp_path / root / "which").write_text(root)
+    words = TCP + 'roots = ["./a", "./b"]'
+    spec = write(tmp_path / "s.toml", words, "command = ['/bin/busybox', 'cat', '/which']")
+    with serving.serving(spec, name) as one:
+        found = [ask(one.port())]
+        for _ in range(3):
+            one.tell("rotate")
+            found.append(ask(one.port()))
+    assert found == [b"a", b"b", b"a", b"b"]
 
 
 def test_a_generation_is_renewed_by_age_and_by_lives(name: str, tmp_path: Path) -> None:
