@@ -83,8 +83,8 @@ enum nst_type {
 	NST_MSG_FD = 19,      /* init: an fd comes with this message; detail is its slot */
 	NST_MSG_READY = 20,   /* payload: all is done but the exec, at the attest step */
 	/* Between a service and its template, serve.c: */
-	NST_MSG_CONFIGURE = 32, /* service: the orders, the board, the door, /dev/null, the log, its other end */
-	NST_MSG_PLACE = 33,	/* service: the fds of place `detail` */
+	NST_MSG_CONFIGURE = 32, /* service: the orders, the board, the door, /dev/null, the log's reading end */
+	NST_MSG_PLACE = 33,	/* service: where place `detail` writes its log, and its fds */
 	NST_MSG_LISTEN = 34,	/* service: listener `detail`; pid: its socket type */
 	NST_MSG_ACCEPT = 35,	/* service: detail 1: take connections; 0: take no more */
 	NST_MSG_END = 36,	/* service: signal `status` for place `detail`, -1 for all */

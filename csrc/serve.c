@@ -98,6 +98,7 @@ struct place {
 	int pid;
 	int control; /* -1: none */
 	int has_fds;
+	int log;     /* where standard error goes */
 	int stopped; /* it was told to end */
 	int overran;
 	int64_t deadline; /* of what comes next: SIGTERM, SIGKILL; 0: none */
@@ -125,7 +126,7 @@ struct place {
 
 /* The one state of this process. */
 static struct {
-	int poll, signals, door, null, log, log_end, board_fd; /* log_end: that nobody who writes there is alone */
+	int poll, signals, door, null, log_end, board_fd; /* log_end: that nobody who writes there is alone */
 	int peers[PEERS];
 	int owner;    /* the peer that has said to accept, or -1 */
 	int reporter; /* the peer that is told of what happens: the last that has said something of accepting */
@@ -710,7 +711,7 @@ static long start(int i, struct taken *t, int attest)
 	for (n = 0; n < NST_MAX_SLOTS; n++)
 		p->slots[n] = NST_NONE;
 	for (n = 0; n < 3; n++)
-		p->slots[n] = t && o->streams >> n & 1 ? t->fd : n == 2 ? self.log : self.null;
+		p->slots[n] = t && o->streams >> n & 1 ? t->fd : n == 2 ? p->log : self.null;
 	slot = 3;
 	if (o->n_passed)
 		p->slots[slot++] = t ? t->fd : self.null;
@@ -1482,9 +1483,9 @@ static long make_places(void)
 static long configure(const struct nst_message *m, int *fds, int n)
 {
 	uint64_t size = (uint32_t)m->status;
-	void *orders; /* fds: these, the board, the door, /dev/null, the log and where that is read */
+	void *orders; /* fds: these, the board, the door, /dev/null, and where the log is read */
 
-	if (self.orders || n != 6)
+	if (self.orders || n != 5)
 		return -EINVAL;
 	orders = map(size, fds[0], MAP_PRIVATE);
 	self.board = map(sizeof *self.board, fds[1], MAP_SHARED);
@@ -1504,10 +1505,9 @@ static long configure(const struct nst_message *m, int *fds, int n)
 	self.board_fd = fds[1];
 	self.door = fds[2];
 	self.null = fds[3];
-	self.log = fds[4];
-	self.log_end = fds[5];
+	self.log_end = fds[4];
 	watch(self.door, DOOR, 0, EPOLLIN);
-	fds[1] = fds[2] = fds[3] = fds[4] = fds[5] = -1;
+	fds[1] = fds[2] = fds[3] = fds[4] = -1;
 	return make_places();
 }
 
@@ -1516,13 +1516,16 @@ static long add_place(const struct nst_message *m, int *fds, int n)
 	struct place *p;
 	int i;
 
-	if (!self.orders || m->detail < 0 || m->detail >= (int)self.orders->n_places || n != (int)self.orders->n_fds)
+	if (!self.orders || m->detail < 0 || m->detail >= (int)self.orders->n_places ||
+	    n != (int)self.orders->n_fds + 1)
 		return -EINVAL;
 	p = &places[m->detail];
 	if (p->has_fds)
 		return -EEXIST;
-	for (i = 0; i < n; i++) {
-		p->fds[i] = fds[i];
+	p->log = fds[0]; /* an open file of its own: no flag that a command sets there is another's */
+	fds[0] = -1;
+	for (i = 1; i < n; i++) {
+		p->fds[i - 1] = fds[i];
 		fds[i] = -1;
 	}
 	p->has_fds = 1;
@@ -1818,7 +1821,7 @@ static void dispatch(const struct epoll_event *e)
 			from_peer(i);
 		break;
 	case LISTENER:
-		if (!self.listening)
+		if (!self.listening || self.owner < 0)
 			break;
 		if (self.types[i] == SOCK_DGRAM_)
 			take_datagram(i);
@@ -1881,7 +1884,7 @@ _Noreturn void nst_serve(int control)
 		self.listeners[i] = -1;
 	for (i = 0; i < LINGERING; i++)
 		self.lingering[i].fd = -1;
-	self.owner = self.reporter = self.door = self.null = self.log = self.board_fd = -1;
+	self.owner = self.reporter = self.door = self.null = self.log_end = self.board_fd = -1;
 	self.seed[0] = draw();
 	self.seed[1] = draw();
 	raise_files();
@@ -1911,7 +1914,12 @@ _Noreturn void nst_serve(int control)
 		    !self.pause)
 			timeout = 0; /* more are to be parked */
 		n = nst_raw6(__NR_epoll_pwait, self.poll, NST_P(events), EVENTS, timeout, 0, 8);
+		/* Connections come last: nobody is let in who came after the service had gone. */
 		for (i = 0; i < n; i++)
-			dispatch(&events[i]);
+			if (events[i].data >> 32 != LISTENER)
+				dispatch(&events[i]);
+		for (i = 0; i < n; i++)
+			if (events[i].data >> 32 == LISTENER)
+				dispatch(&events[i]);
 	}
 }

@@ -360,12 +360,12 @@ def _make(generation: Generation, service: Service, spec: Spec, facts: Host, log
         memory = os.memfd_create("orders", os.MFD_CLOEXEC)
         try:
             os.write(memory, words)
-            errors = null if service.stderr == "null" else log[1]
-            fds = (memory, generation.board_fd, admin, null, errors, log[0])
+            fds = (memory, generation.board_fd, admin, null, log[0])
             channel.ask(lib.NST_MSG_CONFIGURE, "its orders", status=len(words), fds=fds)
         finally:
             os.close(memory)
         for place, own in enumerate(opened):
+            own.insert(0, os.dup(null) if service.stderr == "null" else _another(log[1]))
             channel.ask(lib.NST_MSG_PLACE, "a place", detail=place, fds=tuple(own))
         _try(generation, one)
     finally:
@@ -375,6 +375,11 @@ def _make(generation: Generation, service: Service, spec: Spec, facts: Host, log
         for own in opened:
             for fd in own:
                 os.close(fd)
+
+
+def _another(pipe: int) -> int:
+    """Return another open file of the writing end of a pipe: a flag that is set there is nobody else's."""
+    return os.open(f"/proc/self/fd/{pipe}", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
 
 
 def bound(name: str, file: str, type_: int) -> socket.socket:

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Any
 
-from nstool.errors import NstoolError, SpecError
+from nstool.errors import NstoolError, SpecError, visible
 from nstool.plan.steps import Plan
 from nstool.sandbox import engine, journal, rundir
 from nstool.service import generation, listen
@@ -308,9 +308,10 @@ class Supervisor:
             self.say(f"{self._dropped} bytes of what the commands said were dropped: more than {LOG_RATE} a second")
             self._dropped = 0
         self._allowance -= len(data)
+        text = "".join(visible(line) + "\n" for line in data.decode("utf-8", "replace").splitlines())
         with contextlib.suppress(OSError):
-            sys.stderr.buffer.write(data)
-            sys.stderr.buffer.flush()
+            sys.stderr.write(text)
+            sys.stderr.flush()
 
     # ---- what is asked of it ----
 
