@@ -9,11 +9,13 @@ import sys
 from typing import Any, get_args, get_origin
 
 from nstool.frozen import Frozen
-from nstool.spec import model
-from nstool.spec.check import CHOICES
+from nstool.spec import check, model
+from nstool.spec.check_service import CHOICES as SERVICE_CHOICES
 from nstool.spec.docs import DOCS, MOUNT_OPTIONS
 from nstool.spec.schema import HUMAN, WORDS, hints
+from nstool.spec.service import Service
 
+CHOICES = check.CHOICES | {f"Service.{name}": words for name, words in SERVICE_CHOICES.items()}
 # Class of the model to (heading, how the table is written in TOML).
 TABLES: dict[type[Frozen], tuple[str, str]] = {
     model.Spec: ("Top level", "the file itself"),
@@ -33,6 +35,7 @@ TABLES: dict[type[Frozen], tuple[str, str]] = {
         '`allow = ["@mount", "ioctl(cmd == TIOCSTI)"]`, or a list of tables',
     ),
     model.SeccompWhere: ("where", '`{ call = "ioctl", where = [{ arg = 1, value = "TIOCSTI" }] }`'),
+    Service: ("service", "`[service]`, for `nstool serve`: [serve.md](serve.md)"),
     model.IdMap: ("uid_map, gid_map", '`uid_map = ["INSIDE:OUTSIDE:COUNT"]`, or a list of tables'),
 }
 # What a person may write beside the plain form; every key of schema.HUMAN is here.

@@ -159,6 +159,40 @@ DOCS: dict[str, str] = {
     "IdMap.inside": "First id inside.",
     "IdMap.outside": "First id on the host.",
     "IdMap.count": "Number of ids.",
+    "Service.listen": 'Where connections come in: "tcp:ADDRESS:PORT", "udp:ADDRESS:PORT", "unix:PATH" ("unix:@NAME" '
+    'without a file), "seqpacket:PATH", "systemd" for the sockets that it passes. Port 0 is one that is free.',
+    "Service.shape": 'How the command gets a connection: "stdio" (as standard input and output), "socket" (as fd 3, '
+    'LISTEN_FDS), "port" (it listens on a port of its own loopback, and connections are relayed to it).',
+    "Service.life": 'Of a sandbox: "connection"; with shape "port" also "client" (all connections of one client) and '
+    '"shared" (all connections of all).',
+    "Service.life_connections": "Connections after which a life has had enough, and the next begins; 0: any number.",
+    "Service.port": 'The port that the command listens on, inside; of shape "port".',
+    "Service.idle": "Seconds without a connection after which the life of a client ends; of datagrams, without one.",
+    "Service.start_timeout": "Seconds for the command to listen.",
+    "Service.stop_signal": "The signal that asks a command to end.",
+    "Service.stderr": 'Where standard error goes: "log" (what nstool serve says), "connection", "null".',
+    "Service.places": "Sandboxes at once.",
+    "Service.ready": "Sandboxes that are made before there is a connection, and wait for one.",
+    "Service.queue": "Connections that wait for a place, where there is none; more are refused. 0: the kernel's backlog "
+    "keeps them.",
+    "Service.queue_timeout": "Seconds after which one that waits is refused; 0: never.",
+    "Service.busy": "What a refused client is sent before the connection is closed.",
+    "Service.wall": "Seconds after which a sandbox is told to end; 0: never.",
+    "Service.grace": "Seconds from being told to end to SIGKILL.",
+    "Service.client_most": "Sandboxes of one client at once; 0: any number.",
+    "Service.client_rate": "Connections of one client in a second, after a first client_burst; 0: any number.",
+    "Service.client_burst": "Connections that a client may have at once before client_rate holds.",
+    "Service.client_prefix4": "Bits of an IPv4 address that are one client.",
+    "Service.client_prefix6": "Bits of an IPv6 address that are one client.",
+    "Service.renew_after": "Seconds after which the next generation takes over; 0: never by itself.",
+    "Service.renew_lives": "Sandboxes after which the next generation takes over; 0: never by itself.",
+    "Service.vary": 'What differs from each sandbox to the next: "ids", "hostname", "pid", "machine-id", "boot-id", '
+    '"canary" (a random word in NSTOOL_CANARY).',
+    "Service.lease_net": "A place keeps its network namespace for the next sandbox, while none has used it.",
+    "Service.roots": "Roots, as of the key root, that the generations have in turn; absent: that of the spec.",
+    "Service.attest": 'Which sandboxes are attested: "generation" (one of each, before it gets connections), "each", '
+    '"never".',
+    "Service.backlog": "Connections that the kernel keeps until they are taken, listen(2).",
 }
 
 # The words behind "SRC:DST:" of a mount, each with the key of [[mounts]] that it sets, and how.

@@ -13,7 +13,10 @@ from nstool.frozen import Frozen
 from nstool.security import landlock
 from nstool.spec import model
 from nstool.spec.check import CHOICES, SECUREBITS
+from nstool.spec.check_service import CHOICES as SERVICE_CHOICES
+from nstool.spec.check_service import VARY
 from nstool.spec.docs import DOCS
+from nstool.spec.service import Service
 
 URL = "https://json-schema.org/draft/2020-12/schema"
 _TEXT = {"type": "string"}
@@ -74,8 +77,10 @@ WORDS: dict[str, tuple[str, ...]] = {
     "LandlockRule.allow": tuple(landlock.FS),
     "Landlock.scope": tuple(landlock.SCOPES),
     "Landlock.flags": tuple(landlock.FLAGS),
+    "Service.vary": VARY,
 }
 
+_ALL_CHOICES = CHOICES | {f"Service.{name}": words for name, words in SERVICE_CHOICES.items()}
 _HINTS: dict[type[Frozen], dict[str, Any]] = {}
 _STRUCTS: dict[type[Frozen], type[msgspec.Struct]] = {}
 
@@ -147,15 +152,25 @@ def schema() -> dict[str, Any]:
         for field, plain in definition["properties"].items():
             definition["properties"][field] = _property(cls, field, plain)
     spec = definitions.pop("Spec")
+    spec["properties"]["service"] = _service()
     return {"$schema": URL, **spec, "title": "nstool spec", "$defs": dict(sorted(definitions.items()))}
+
+
+def _service() -> dict[str, Any]:
+    _, definitions = msgspec.json.schema_components([struct(Service)], ref_template="#/$defs/{name}")
+    table: dict[str, Any] = definitions["Service"]
+    table["description"] = "How connections come to its sandboxes: for nstool serve."
+    for field, plain in table["properties"].items():
+        table["properties"][field] = _property(Service, field, plain)
+    return table
 
 
 def _property(cls: type[Frozen], field: str, plain: dict[str, Any]) -> dict[str, Any]:
     key = f"{cls.__name__}.{field}"
     form = dict(plain)
     form.pop("default", None)
-    if key in CHOICES:
-        form = {"enum": list(CHOICES[key])}
+    if key in _ALL_CHOICES:
+        form = {"enum": list(_ALL_CHOICES[key])}
     if key in WORDS:
         form = {"type": "array", "items": {"enum": list(WORDS[key])}}
     if key in HUMAN:
