@@ -91,8 +91,9 @@ enum nst_type {
 	NST_MSG_LEAVE = 37,	/* service: end everything */
 	NST_MSG_FETCH = 38,	/* service: send listeners and board */
 	NST_MSG_TRY = 39,	/* service: make a sandbox without a connection, to be attested */
-	NST_MSG_DONE = 48,	/* template: what was asked for is done; detail: which place, or how many */
-	NST_MSG_HELD = 49,	/* template: listener `detail` comes along; -1: the board, -2: the log's end */
+	NST_MSG_COPY = 40, /* template, to its zygote: place `detail`; connection, log and the place's fds, control */
+	NST_MSG_DONE = 48, /* template: what was asked for is done; detail: which place, or how many */
+	NST_MSG_HELD = 49, /* template: listener `detail` comes along; -1: the board, -2: the log's end */
 };
 
 struct nst_message {
@@ -231,6 +232,13 @@ _Noreturn void nst_init_copy(const struct nst_copy *copy);
 /* Run a plan's init and payload steps in this process, which borrows serve.c's memory and has no init. Never returns. */
 _Noreturn void nst_without_init(const struct nst_copy *copy);
 
+/* ---- copy.c ---- */
+
+/* Clone the calling process as one sandbox of serve.c: a child of its parent, a copy of its memory. slots, control: as
+ * in nst_copy, share in memory of both. Returns the pid, or -errno; 0 in the copy, once all steps but the exec are done. */
+int nst_copy_process(const uint8_t *plan, uint64_t size, const int32_t *slots, int n_slots, int control,
+		     struct nst_share *share);
+
 /* ---- answer.c ---- */
 
 /* Answer one call that a seccomp filter has sent to this listener: sysinfo(2) with so many bytes of memory and swap.
@@ -311,12 +319,13 @@ struct nst_service {
 	uint32_t most;		   /* connections of one life */
 	uint32_t stop;		   /* signal that asks a command to end */
 	uint32_t lease;		   /* 1: a place keeps its network namespace for the next sandbox, if that is clean */
-	uint32_t reserved;
+	uint32_t zygote;	   /* offset of its arguments: strings, the last of them empty; environment likewise */
 };
 
 enum nst_shape {
 	NST_HANDED, /* the connection is the command's */
 	NST_PORT,   /* the command listens on a port inside; connections are relayed */
+	NST_ZYGOTE, /* handed to a copy of a process that the template has started */
 };
 enum nst_life {
 	NST_LIFE_CONNECTION, /* of a sandbox: one connection */

@@ -39,11 +39,13 @@ enum {
 	ROUNDS = 16,	  /* of a link before others have their turn */
 	TRY_NS = 1000000, /* between two tries to connect to a command that does not listen yet */
 	FILES = 65536,
+	LOST = 256,
 	NONBLOCKING = 04000, /* SOCK_NONBLOCK */
 	SOL_SOCKET_ = 1,
 	WALL_ = 0x40000000,
 };
 
+enum { ASKED = -1 }; /* pid of a place whose process the zygote is to make */
 enum state { EMPTY, PARKED, SERVING, ENDING };
 enum stage { WAITED, FIRST, EXECUTED, BYTE, GONE };
 enum kind {
@@ -54,7 +56,8 @@ enum kind {
 	PLACE,
 	LINGER,
 	LINK,
-	SESSION
+	SESSION,
+	ZYGOTE
 }; /* in the upper half of what epoll gives back */
 
 struct client {
@@ -113,6 +116,7 @@ struct place {
 	int lease;	/* a network namespace that is lent to its sandboxes, one after the other; -1: none */
 	uint64_t clean; /* how that looks when nobody has used it */
 	int net;	/* its network namespace, -1: not opened */
+	int killed;	/* the signal for one that is on its way; 0: none */
 	int session;	/* our end of the socket of a datagram client, -1: none */
 	int users;	/* connections that are relayed to it */
 	int had;	/* so many it has had */
@@ -146,9 +150,15 @@ static struct {
 	} lingering[LINGERING];
 	struct client *clients;
 	uint64_t seed[2];
+	int zygote, zygote_pid; /* its socket; -1: there is none */
+	struct {
+		int pid, status;
+	} lost[LOST]; /* children that have ended and are of no place yet */
+	int n_lost;
 	struct link *links;
 	int first_link, n_links; /* where to look for one that is not in use; those that are */
 	int own_net;
+	int plans; /* the memory that is shared with the sandboxes */
 	int types[NST_LISTENERS];
 	int draining; /* it was told to take no more */
 	int pausing;  /* a clone was refused: until then no other is tried */
@@ -634,6 +644,8 @@ _Noreturn static void sandbox_main(void *arg)
 	nst_without_init(&p->copy);
 }
 
+static void ended(int i, int wait_status);
+
 static void free_place(int i)
 {
 	places[i].state = EMPTY;
@@ -688,6 +700,157 @@ static void give(int i, int fd)
 		close_fd(&p->control);
 }
 
+/* ---- the zygote ---- */
+
+/* Send place i to the zygote, which clones itself for it and answers with the pid. 0 or -errno. */
+static long ask_zygote(int i, const int32_t *fds, int n, int with_control)
+{
+	struct nst_message m = {.type = NST_MSG_COPY, .detail = i, .status = with_control};
+	struct {
+		uint64_t len;
+		int32_t level, type;
+		int32_t fds[FDS];
+	} c = {.len = 16 + 4 * (uint64_t)n, .level = SOL_SOCKET_, .type = 1 /* SCM_RIGHTS */};
+	struct {
+		const void *base;
+		uint64_t len;
+	} iov = {&m, sizeof m};
+	struct {
+		void *name;
+		uint32_t namelen;
+		void *iov;
+		uint64_t iovlen;
+		void *control;
+		uint64_t controllen;
+		uint32_t flags;
+	} h = {.iov = &iov, .iovlen = 1, .control = &c, .controllen = c.len};
+	long r;
+	int k;
+
+	if (n > FDS)
+		return -EINVAL;
+	for (k = 0; k < n; k++)
+		c.fds[k] = fds[k];
+	do
+		r = nst_raw3(__NR_sendmsg, self.zygote, NST_P(&h), 0x4040);
+	while (r == -EINTR);
+	return r < 0 ? r : 0;
+}
+
+static int launcher_steps(struct place *p);
+
+/* What the zygote answers: a process there is, or not. */
+static void from_zygote(void)
+{
+	struct nst_message m;
+	long n = nst_raw6(__NR_recvfrom, self.zygote, NST_P(&m), sizeof m, 0x40, 0, 0);
+	struct place *p;
+
+	if (n == -EAGAIN || n == -EINTR)
+		return;
+	if (n != (long)sizeof m || m.detail < 0 || m.detail >= (int)self.orders->n_places)
+		nst_leave(125); /* without it there is nothing to serve with */
+	p = &places[m.detail];
+	if (p->state == EMPTY || p->pid != ASKED)
+		return;
+	p->pid = m.pid;
+	for (n = 0; m.pid > 0 && n < LOST; n++)
+		if (self.lost[n].pid == m.pid) { /* it has ended before we knew it */
+			self.lost[n].pid = 0;
+			ended(m.detail, self.lost[n].status);
+			return;
+		}
+	if (m.pid <= 0) {
+		p->share->failure = (struct nst_failure){.step = self.clone_at, .error = m.error};
+		ended(m.detail, 125 << 8);
+	} else if (launcher_steps(p) < 0) {
+		nst_raw2(__NR_kill, p->pid, SIGKILL);
+	} else if (p->killed) {
+		nst_raw2(__NR_kill, p->pid, p->killed);
+	}
+}
+
+/* Send a signal to the process of a place, which may be on its way. */
+static void send_signal(struct place *p, int number)
+{
+	if (p->pid > 0)
+		nst_raw2(__NR_kill, p->pid, number);
+	else if (p->killed != SIGKILL)
+		p->killed = number;
+}
+
+struct starting {
+	const char *const *argv;
+	const char *const *envp;
+	int socket, plans;
+};
+
+_Noreturn static void zygote_main(void *arg)
+{
+	const struct starting *s = arg;
+	uint64_t none = 0;
+
+	/* Behind the places that they get, so that no copy overwrites another. */
+	long socket = nst_raw3(__NR_fcntl, s->socket, F_DUPFD, 20), plans = nst_raw3(__NR_fcntl, s->plans, F_DUPFD, 20);
+
+	nst_raw3(__NR_dup3, self.null, 0, 0);
+	nst_raw3(__NR_dup3, self.null, 1, 0);
+	nst_raw3(__NR_dup3, places[0].log, 2, 0);
+	nst_raw3(__NR_dup3, socket, 3, 0);
+	nst_raw3(__NR_dup3, plans, 4, 0);
+	nst_raw3(__NR_close_range, 5, ~0u, 0);
+	nst_raw4(__NR_rt_sigprocmask, SIG_SETMASK, NST_P(&none), 0, 8);
+	nst_raw3(__NR_execve, NST_P(s->argv[0]), NST_P(s->argv), NST_P(s->envp));
+	for (;;)
+		nst_raw1(__NR_exit_group, 127);
+}
+
+/* A list of strings that an empty one ends, as a vector. Returns what comes behind it, NULL if it does not end. */
+static const char *vector(const char *at, const char *end, const char **ret, int most)
+{
+	int n = 0;
+
+	while (at < end && *at && n < most - 1) {
+		ret[n++] = at;
+		while (at < end && *at)
+			at++;
+		at++;
+	}
+	ret[n] = NULL;
+	return at < end && !*at ? at + 1 : NULL;
+}
+
+/* Start the zygote, when the first place has told where its log is. plans: fd of the memory that is shared. */
+static long start_zygote(int plans)
+{
+	const char *at = (const char *)self.orders + self.orders->zygote;
+	const char *end = (const char *)self.orders + self.orders->size;
+	const char *argv[32], *envp[64];
+	struct clone_args args = {.flags = CLONE_VM | CLONE_VFORK, .exit_signal = SIGCHLD, .stack_size = NST_STACK};
+	int32_t pair[2];
+	struct starting s = {.argv = argv, .envp = envp, .plans = plans};
+	long r;
+
+	at = vector(at, end, argv, 32);
+	if (!at || !argv[0] || !vector(at, end, envp, 64))
+		return -EINVAL;
+	r = nst_raw4(__NR_socketpair, AF_UNIX_, SOCK_SEQPACKET_ | O_CLOEXEC, 0, NST_P(pair));
+	if (r < 0)
+		return r;
+	s.socket = pair[1];
+	args.stack = (uint64_t)(uintptr_t)places[0].stack;
+	r = nst_clone3_on_stack(&args, sizeof args, zygote_main, &s);
+	nst_raw1(__NR_close, pair[1]);
+	if (r < 0) {
+		nst_raw1(__NR_close, pair[0]);
+		return r;
+	}
+	self.zygote_pid = (int)r;
+	self.zygote = pair[0];
+	watch(self.zygote, ZYGOTE, 0, EPOLLIN);
+	return 0;
+}
+
 /* Make the sandbox of place i. t: its connection, NULL for one that is parked. 0 or -errno. */
 static long start(int i, struct taken *t, int attest)
 {
@@ -701,9 +864,9 @@ static long start(int i, struct taken *t, int attest)
 
 	p->life = ++self.board->lives;
 	p->deadline = 0;
-	p->stopped = p->overran = p->users = p->had = p->idle = p->deaf = p->has_key = 0;
+	p->stopped = p->overran = p->users = p->had = p->idle = p->deaf = p->has_key = p->killed = 0;
 	stamp(i);
-	if (attest || (!t && o->shape == NST_HANDED)) {
+	if (attest || (!t && o->shape != NST_PORT)) {
 		r = nst_raw4(__NR_socketpair, AF_UNIX_, SOCK_SEQPACKET_ | O_CLOEXEC, 0, NST_P(pair));
 		if (r < 0)
 			return r;
@@ -724,6 +887,22 @@ static long start(int i, struct taken *t, int attest)
 				    .scratch_size = self.scratch_size,
 				    .control = pair[1],
 				    .share = p->share};
+	if (o->shape == NST_ZYGOTE) {
+		p->slots[slot] = pair[1] >= 0 ? pair[1] : self.null;
+		r = ask_zygote(i, p->slots, slot + 1, pair[1] >= 0);
+		close_fd(&pair[1]);
+		if (r < 0) {
+			p->share->failure = (struct nst_failure){.step = self.clone_at, .error = (int32_t)-r};
+			close_fd(&pair[0]);
+			return r;
+		}
+		p->pid = ASKED;
+		p->control = pair[0];
+		p->state = t ? SERVING : PARKED;
+		if (t && p->control >= 0)
+			give(i, t->fd);
+		return 0;
+	}
 	s = nst_step_at(p->plan, self.clone_at);
 	args.flags = s->arg[0] | (((const struct nst_plan *)p->plan)->flags & NST_WITH_INIT ? 0 : CLONE_VM);
 	if (s->arg[1] >> 32 && p->slots[(uint32_t)s->arg[1]] >= 0) {
@@ -806,7 +985,7 @@ static void left_alone(int i)
 		return;
 	if (o->life == NST_LIFE_CONNECTION || self.draining || (o->most && (uint32_t)p->had >= o->most)) {
 		p->idle = 1;
-		nst_raw2(__NR_kill, p->pid, SIGKILL);
+		send_signal(p, SIGKILL);
 		p->state = ENDING;
 		show(i);
 	} else if (o->idle_ms && o->life == NST_LIFE_CLIENT) {
@@ -1163,7 +1342,7 @@ static long try(void)
 		return r;
 	}
 	assigned(i, &nobody);
-	if (self.orders->shape == NST_HANDED)
+	if (self.orders->shape != NST_PORT)
 		give(i, self.null);
 	return 0;
 }
@@ -1230,12 +1409,19 @@ static void reap(void)
 	while (nst_raw3(__NR_read, self.signals, NST_P(&si), sizeof si) == sizeof si)
 		if (si.ssi_signo == SIGTERM || si.ssi_signo == SIGINT)
 			nst_leave(128 + (int)si.ssi_signo);
-	while ((pid = nst_raw4(__NR_wait4, -1, NST_P(&status), 1 /* WNOHANG */ | WALL_, 0)) > 0)
+	while ((pid = nst_raw4(__NR_wait4, -1, NST_P(&status), 1 /* WNOHANG */ | WALL_, 0)) > 0) {
+		if (pid == self.zygote_pid)
+			nst_leave(125); /* without it there is nothing to serve with */
 		for (i = 0; self.orders && i < (int)self.orders->n_places; i++)
-			if (places[i].state != EMPTY && places[i].pid == pid) {
-				ended(i, status);
+			if (places[i].state != EMPTY && places[i].pid == pid)
 				break;
-			}
+		if (self.orders && i < (int)self.orders->n_places) {
+			ended(i, status);
+		} else if (self.zygote >= 0) {
+			self.lost[self.n_lost % LOST].pid = (int)pid;
+			self.lost[self.n_lost++ % LOST].status = status;
+		}
+	}
 }
 
 /* ---- listening ---- */
@@ -1408,8 +1594,8 @@ static int orders_bad(const struct nst_service *o, uint64_t size)
 	    !inside(o, o->plan, o->plan_size) || !inside(o, o->busy, o->busy_size) ||
 	    !inside(o, o->vary, (uint64_t)o->n_vary * sizeof *v) || !o->n_places || o->n_places > NST_PLACES ||
 	    o->n_fds > NST_PLACE_FDS || o->n_passed > 1 || o->streams > 7 || o->queue > WAITING || o->prefix4 > 32 ||
-	    o->prefix6 > 128 || o->shape > NST_PORT || o->life > NST_LIFE_SHARED || o->port > 65535 || !o->stop ||
-	    o->stop > 64 || (o->shape == NST_HANDED && o->life != NST_LIFE_CONNECTION))
+	    o->prefix6 > 128 || o->shape > NST_ZYGOTE || o->zygote > o->size || o->life > NST_LIFE_SHARED ||
+	    o->port > 65535 || !o->stop || o->stop > 64 || (o->shape != NST_PORT && o->life != NST_LIFE_CONNECTION))
 		return 1;
 	v = (const struct nst_vary *)((const char *)o + o->vary);
 	for (i = 0; i < o->n_vary; i++)
@@ -1452,10 +1638,15 @@ static long make_places(void)
 {
 	const struct nst_service *o = self.orders;
 	uint64_t plan_size = (o->plan_size + 7) & ~7ull, n = o->n_places, i;
-	uint8_t *shared = map(n * (plan_size + sizeof(struct nst_share)), -1, MAP_SHARED);
+	uint64_t shared_size = n * (plan_size + sizeof(struct nst_share));
+	int memory = (int)nst_raw2(__NR_memfd_create, NST_P("plans"), 1 /* MFD_CLOEXEC */);
+	uint8_t *shared = NULL;
 	uint8_t *stacks = map(n * NST_STACK, -1, MAP_PRIVATE | MAP_NORESERVE);
 	uint8_t *scratch;
 
+	if (memory >= 0 && nst_raw2(__NR_ftruncate, memory, (long)shared_size) == 0)
+		shared = map(shared_size, memory, MAP_SHARED);
+	self.plans = memory;
 	self.scratch_size = 2 * sizeof(char *) * (o->plan_size + 1ull);
 	scratch = map(n * self.scratch_size, -1, MAP_PRIVATE | MAP_NORESERVE);
 	places = map(n * sizeof *places, -1, MAP_PRIVATE);
@@ -1530,6 +1721,8 @@ static long add_place(const struct nst_message *m, int *fds, int n)
 	}
 	p->has_fds = 1;
 	free_place(m->detail);
+	if (self.orders->shape == NST_ZYGOTE && self.zygote < 0 && m->detail == 0)
+		return start_zygote(self.plans);
 	return 0;
 }
 
@@ -1561,7 +1754,7 @@ static void end_place(int i, int number)
 		number = SIGKILL; /* it has no command yet */
 	if (p->state == SERVING)
 		p->state = ENDING;
-	nst_raw2(__NR_kill, p->pid, number);
+	send_signal(p, number);
 	if (number != SIGKILL)
 		p->deadline = nst_now() + (int64_t)self.orders->grace_ms * 1000000;
 	show(i);
@@ -1759,7 +1952,7 @@ static int on_time(void)
 		if (p->deadline <= now) {
 			int last = p->state == ENDING || p->idle || p->session >= 0;
 
-			nst_raw2(__NR_kill, p->pid, last ? SIGKILL : (int)self.orders->stop);
+			send_signal(p, last ? SIGKILL : (int)self.orders->stop);
 			p->idle |= p->session >= 0;
 			p->overran |= !p->stopped && !p->idle;
 			p->state = ENDING;
@@ -1832,6 +2025,9 @@ static void dispatch(const struct epoll_event *e)
 		if (self.links[i].place >= 0 && self.links[i].inner >= 0)
 			pump(i);
 		break;
+	case ZYGOTE:
+		from_zygote();
+		break;
 	case SESSION:
 		if (places[i].session >= 0)
 			from_session(i);
@@ -1884,7 +2080,7 @@ _Noreturn void nst_serve(int control)
 		self.listeners[i] = -1;
 	for (i = 0; i < LINGERING; i++)
 		self.lingering[i].fd = -1;
-	self.owner = self.reporter = self.door = self.null = self.log_end = self.board_fd = -1;
+	self.owner = self.reporter = self.door = self.null = self.log_end = self.board_fd = self.zygote = -1;
 	self.seed[0] = draw();
 	self.seed[1] = draw();
 	raise_files();

@@ -25,6 +25,7 @@ def command(spec: str, name: str, listen: tuple[str, ...], quiet: bool) -> int:
     SPEC is a spec with a [service] table: who listens where, and how many sandboxes there may be.
     """
     from nstool.sandbox.launch import resolve
+    from nstool.service import interpreter
     from nstool.service.generation import Blueprint
     from nstool.service.supervisor import Supervisor
     from nstool.spec import load
@@ -34,6 +35,8 @@ def command(spec: str, name: str, listen: tuple[str, ...], quiet: bool) -> int:
 
     loaded, service = load.read_service(spec)
     wanted = implied(loaded.spec, loaded.given)
+    if service.shape == "python":
+        wanted = interpreter.prepared(wanted, service)
     check(wanted, loaded.place)
     if listen:
         service = service.replace(listen=listen)

@@ -22,7 +22,7 @@ from nstool.plan.template import program as whole
 from nstool.sandbox import engine, host, journal, leases, rundir
 from nstool.sandbox.attest import Wanted, check
 from nstool.sandbox.launch import ends_within, payload_pid, report
-from nstool.service import board, orders
+from nstool.service import board, interpreter, orders
 from nstool.service.listen import Listener
 from nstool.service.orders import BINARY, BY_PLACE, DECIMAL, HEX, RANDOM, Vary
 from nstool.spec import values
@@ -144,6 +144,8 @@ class Blueprint:
         self._variants = [(one, host.read(one, ())) for one in roots]
         if service.vary and "ids" in service.vary and (spec.uid_map or spec.gid_map):
             raise SpecError("uid_map and gid_map say which ids they are: leave one of the two out", "service.vary")
+        if service.shape == "python" and "canary" in service.vary:
+            raise SpecError("a function has the environment of its interpreter: leave canary out", "service.vary")
         if service.lease_net and (spec.net.mode != "loopback" or spec.net.sysctls):
             raise SpecError(
                 'what is lent has lo and nothing else: net.mode = "loopback", no sysctls', "service.lease_net"
@@ -296,8 +298,11 @@ def make(
     generation = Generation(lease.name, number, blueprint, lease)
     try:
         _make(generation, service, spec, facts, log)
-    except BaseException:
+    except BaseException as error:
         generation.close()
+        if isinstance(error, ProcessLookupError):
+            text = f"the template {generation.name} ended before it had made a sandbox; what it said stands above"
+            raise NstoolError(text) from None
         raise
     return generation
 
@@ -355,13 +360,15 @@ def _make(generation: Generation, service: Service, spec: Spec, facts: Host, log
             leased=service.lease_net,
         )
         data = encode.encode(one)
-        words = orders.encode(service, data, blueprint.varied(one, data), fds=len(plans.place_fds(groups[0])))
+        fds = len(plans.place_fds(groups[0]))
+        zygote = interpreter.started(service, spec, len(data)) if service.shape == "python" else ((), ())
+        words = orders.encode(service, data, blueprint.varied(one, data), fds=fds, zygote=zygote)
         admin = _door(lease.name)
         memory = os.memfd_create("orders", os.MFD_CLOEXEC)
         try:
             os.write(memory, words)
-            fds = (memory, generation.board_fd, admin, null, log[0])
-            channel.ask(lib.NST_MSG_CONFIGURE, "its orders", status=len(words), fds=fds)
+            given_fds = (memory, generation.board_fd, admin, null, log[0])
+            channel.ask(lib.NST_MSG_CONFIGURE, "its orders", status=len(words), fds=given_fds)
         finally:
             os.close(memory)
         for place, own in enumerate(opened):
@@ -501,7 +508,7 @@ def attest(generation: Generation, place: int, inner: int) -> None:
     assert blueprint is not None
     assert generation.lease is not None
     spec = blueprint.sandbox_spec(generation.number)
-    if blueprint.service.shape == "socket":
+    if blueprint.service.shape in ("socket", "python"):
         spec = spec.replace(pass_fds=(3,))
     uid, gid = generation.bases[1 + place * blueprint.sized.ranges] if len(generation.bases) > 1 else (0, 0)
     lease = generation.lease.replace(uid_base=uid, gid_base=gid)

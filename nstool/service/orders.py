@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from _struct import Struct  # what struct is made of
 
 from nstool.errors import NstoolError
@@ -14,6 +15,7 @@ _HEADER = Struct("<32I")  # struct nst_service
 _VARY = Struct("<IIIIqqQ")  # struct nst_vary
 HEX, DECIMAL, BINARY = 1, 2, 3
 BY_PLACE, BY_LIFE, RANDOM = 0, 1, 2
+SHAPES = {"stdio": 0, "socket": 0, "port": 1, "python": 2}  # enum nst_shape
 LIVES = ("connection", "client", "shared")  # enum nst_life
 
 
@@ -46,8 +48,16 @@ def records(plan: bytes, varied: tuple[Vary, ...]) -> bytes:
     return b"".join(made)
 
 
-def encode(service: Service, plan: bytes, varied: tuple[Vary, ...], *, fds: int) -> bytes:
-    """Return the orders. plan: encoded, of one sandbox; fds: how many each place has."""
+def encode(
+    service: Service,
+    plan: bytes,
+    varied: tuple[Vary, ...],
+    *,
+    fds: int,
+    zygote: tuple[tuple[str, ...], tuple[str, ...]] = ((), ()),
+) -> bytes:
+    """Return the orders. plan: encoded, of one sandbox; fds: how many each place has. zygote: argv, environment."""
+    started = b"".join(b"".join(os.fsencode(word) + b"\0" for word in words) + b"\0" for words in zygote)
     table = records(plan, varied)
     busy = service.busy.encode()
     plan_at = _HEADER.size
@@ -55,7 +65,7 @@ def encode(service: Service, plan: bytes, varied: tuple[Vary, ...], *, fds: int)
     busy_at = vary_at + len(table)
     header = _HEADER.pack(
         _MAGIC,
-        busy_at + len(busy),
+        busy_at + len(busy) + len(started),
         plan_at,
         len(plan),
         vary_at,
@@ -64,7 +74,7 @@ def encode(service: Service, plan: bytes, varied: tuple[Vary, ...], *, fds: int)
         len(busy),
         service.places,
         fds,
-        service.shape == "socket",
+        service.shape in ("socket", "python"),
         connection_mask(service) & 0b111,
         service.ready,
         service.queue,
@@ -77,7 +87,7 @@ def encode(service: Service, plan: bytes, varied: tuple[Vary, ...], *, fds: int)
         service.client_prefix4,
         service.client_prefix6,
         service.attest == "each",
-        service.shape == "port",
+        SHAPES[service.shape],
         LIVES.index(service.life),
         service.port,
         milliseconds(service.idle),
@@ -85,17 +95,17 @@ def encode(service: Service, plan: bytes, varied: tuple[Vary, ...], *, fds: int)
         service.life_connections,
         signals.number_of(service.stop_signal, "service.stop_signal"),
         service.lease_net,
-        0,
+        busy_at + len(busy),
     )
-    return header + plan.ljust(vary_at - plan_at, b"\0") + table + busy
+    return header + plan.ljust(vary_at - plan_at, b"\0") + table + busy + started
 
 
 def connection_mask(service: Service) -> int:
     """Return the mask of a command's fds that are the connection."""
     if service.shape == "port":
         return 0
-    streams = 0 if service.shape == "socket" else 0b011
-    return streams | (0b100 if service.stderr == "connection" else 0) | (0b1000 if service.shape == "socket" else 0)
+    passed = service.shape in ("socket", "python")
+    return (0b1000 if passed else 0b011) | (0b100 if service.stderr == "connection" else 0)
 
 
 def milliseconds(seconds: float) -> int:

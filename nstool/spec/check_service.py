@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from nstool.spec.check import Place
 
 CHOICES: dict[str, tuple[str, ...]] = {
-    "shape": ("stdio", "socket", "port"),
+    "shape": ("stdio", "socket", "port", "python"),
     "life": ("connection", "client", "shared"),
     "stderr": ("log", "connection", "null"),
     "attest": ("generation", "each", "never"),
@@ -75,6 +75,13 @@ def check_service(service: Service, place: Place = key_path) -> None:
 
 def _check_shape(service: Service, place: Place) -> None:
     relayed = service.shape == "port"
+    if (service.shape == "python") != bool(service.handler):
+        raise SpecError(
+            'shape = "python" needs the file of the function: handler = "app.py"'
+            if service.shape == "python"
+            else 'only shape = "python" has one',
+            place(("handler",)),
+        )
     if relayed != bool(service.port):
         raise SpecError(
             'shape = "port" needs the port that the command listens on, inside: port = 80'

@@ -162,7 +162,10 @@ DOCS: dict[str, str] = {
     "Service.listen": 'Where connections come in: "tcp:ADDRESS:PORT", "udp:ADDRESS:PORT", "unix:PATH" ("unix:@NAME" '
     'without a file), "seqpacket:PATH", "systemd" for the sockets that it passes. Port 0 is one that is free.',
     "Service.shape": 'How the command gets a connection: "stdio" (as standard input and output), "socket" (as fd 3, '
-    'LISTEN_FDS), "port" (it listens on a port of its own loopback, and connections are relayed to it).',
+    'LISTEN_FDS), "port" (it listens on a port of its own loopback, and connections are relayed to it), "python" '
+    "(there is no command, but a function).",
+    "Service.handler": 'The Python file whose function is called with each connection, of shape "python": @handler of '
+    "nstool.service.",
     "Service.life": 'Of a sandbox: "connection"; with shape "port" also "client" (all connections of one client) and '
     '"shared" (all connections of all).',
     "Service.life_connections": "Connections after which a life has had enough, and the next begins; 0: any number.",
@@ -173,8 +176,8 @@ DOCS: dict[str, str] = {
     "Service.stderr": 'Where standard error goes: "log" (what nstool serve says), "connection", "null".',
     "Service.places": "Sandboxes at once.",
     "Service.ready": "Sandboxes that are made before there is a connection, and wait for one.",
-    "Service.queue": "Connections that wait for a place, where there is none; more are refused. 0: the kernel's backlog "
-    "keeps them.",
+    "Service.queue": "Connections that wait for a place, where there is none; more are refused. 0: the kernel's "
+    "backlog keeps them.",
     "Service.queue_timeout": "Seconds after which one that waits is refused; 0: never.",
     "Service.busy": "What a refused client is sent before the connection is closed.",
     "Service.wall": "Seconds after which a sandbox is told to end; 0: never.",

@@ -175,7 +175,8 @@ def _service(words: dict[str, Any], where: Place, base: str) -> Service:
     service = schema.record(Service, converted)
     assert isinstance(service, Service)
     check_service(service, below)
-    return service.replace(roots=tuple(_absolute_root(word, base) for word in service.roots))
+    handler = os.path.join(base, service.handler) if service.handler else ""
+    return service.replace(roots=tuple(_absolute_root(word, base) for word in service.roots), handler=handler)
 
 
 def _absolute_root(word: str, base: str) -> str:

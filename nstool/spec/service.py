@@ -11,6 +11,7 @@ class Service(Frozen):
     listen: "tcp:ADDRESS:PORT", "udp:ADDRESS:PORT", "unix:PATH", "seqpacket:PATH", "systemd" for the sockets that it
     passes.
     shape: "stdio" (the connection is standard input and output, as of inetd), "socket" (it is fd 3, LISTEN_FDS),
+    "python" (no command, but the function that ``handler`` names, a file with @handler of nstool.service),
     "port" (the command listens on ``port`` of its own loopback; connections are relayed to it).
     life: of a sandbox: "connection"; with shape "port" also "client" (all connections of one client, until it is idle
     seconds without any) and "shared" (all connections of all). life_connections: it has had enough of them then.
@@ -33,6 +34,7 @@ class Service(Frozen):
 
     listen: tuple[str, ...]
     shape: str = "stdio"
+    handler: str = ""
     life: str = "connection"
     life_connections: int = 0
     port: int = 0

@@ -561,6 +561,99 @@ def test_much_data_goes_through_a_relay(name: str, tmp_path: Path) -> None:
         assert ask(one.port(), data) == data
 
 
+# ---- a Python function ----
+
+HANDLER = """
+import os, random, sys
+from nstool.service import handler
+
+SECRET = []
+
+@handler
+def handle(connection):
+    said = connection.recv(100).decode()
+    if said == "fail":
+        raise RuntimeError("as it was told")
+    if said == "exit":
+        sys.exit(3)
+    SECRET.append(said)
+    ids = f"{os.getpid()} {os.getuid()} {os.geteuid()} {sorted(os.listdir('/proc/self/fd'))}"
+    words = [ids, os.readlink("/proc/self/ns/net"), str(random.random()), " ".join(SECRET)]
+    words.append(open("/proc/self/status").read())
+    connection.sendall("|".join(words).encode())
+"""
+
+
+def python_service(path: Path, *words: str) -> Path:
+    """Write a service whose handler is HANDLER."""
+    path.chmod(0o755)
+    (path / "app.py").write_text(HANDLER)
+    return write(path / "s.toml", TCP + "\n".join(('shape = "python"', 'handler = "app.py"', *words)))
+
+
+@pytest.mark.parametrize("ready", [0, 2])
+def test_a_function_is_called_in_a_sandbox_for_each_connection(name: str, tmp_path: Path, ready: int) -> None:
+    """Process 1 of its own namespaces, without rights; nothing that one call has changed is there for the next."""
+    with serving.serving(python_service(tmp_path, f"ready = {ready}"), name) as one:
+        port = one.port()
+        answers = [ask(port, b"said%d" % n).decode().split("|") for n in range(6)]
+        ends = one.until(lambda s: s["live"] == 0, "over")["ends"]
+    assert ends["exited"] == 6
+    for number, (ids, net, _, secret, status) in enumerate(answers):
+        # 3 is the connection, 4 the listing itself
+        assert ids == "1 1000 1000 ['0', '1', '2', '3', '4']"
+        assert net != os.readlink("/proc/self/ns/net")
+        assert secret == f"said{number}"
+        for line in ("CapEff:\t0000000000000000", "CapBnd:\t0000000000000000", "NoNewPrivs:\t1", "Seccomp:\t2"):
+            assert line in status
+    assert len({answer[2] for answer in answers}) == 6  # random numbers are not those of the interpreter's copy
+
+
+def test_a_function_that_fails_is_told_and_counted(name: str, tmp_path: Path) -> None:
+    """Its traceback is in the log, its status counts, and the next is called all the same."""
+    with serving.serving(python_service(tmp_path), name) as one:
+        port = one.port()
+        assert [ask(port, b"fail"), ask(port, b"exit")] == [b"", b""]
+        assert ask(port, b"fine").startswith(b"1 1000")
+        assert one.until(lambda s: s["live"] == 0, "over")["ends"]["failed"] == 2
+        end = time.monotonic() + DEADLINE
+        while "RuntimeError: as it was told" not in one.log.read_text() and time.monotonic() < end:
+            time.sleep(0.05)
+        assert "RuntimeError: as it was told" in one.log.read_text()
+
+
+def test_without_its_zygote_a_generation_is_replaced(name: str, tmp_path: Path) -> None:
+    """The interpreter killed, the next generation has another."""
+    with serving.serving(python_service(tmp_path), name) as one:
+        port = one.port()
+        template = one.status()["generations"][0]["pid"]
+        zygote = Path(f"/proc/{template}/task/{template}/children").read_text().split()[0]
+        os.kill(int(zygote), signal.SIGKILL)
+        one.until(lambda s: s["generations"] and s["generations"][-1]["number"] == 2, "another")
+        assert ask(port, b"again").startswith(b"1 1000")
+
+
+@pytest.mark.parametrize(
+    ("code", "told"),
+    [("", "0 functions have @handler"), ("import nosuchmodule", "nosuchmodule"), ("1/0", "ZeroDivisionError")],
+)
+def test_a_file_without_a_handler_is_no_service(name: str, tmp_path: Path, code: str, told: str) -> None:
+    """What is wrong with the file is said before anybody connects."""
+    spec = python_service(tmp_path)
+    (tmp_path / "app.py").write_text(code)
+    done = subprocess.run([NSTOOL, "serve", "--name", name, str(spec)], capture_output=True, text=True)
+    assert done.returncode == 125
+    assert told in done.stderr
+
+
+def test_a_file_that_cannot_be_read_inside_is_refused(tmp_path: Path) -> None:
+    """Nobody inside is its owner: said before anything is done, with what to do."""
+    spec = python_service(tmp_path)
+    tmp_path.chmod(0o700)
+    done = subprocess.run([NSTOOL, "serve", str(spec)], capture_output=True, text=True)
+    assert (done.returncode, "chmod o+rx" in done.stderr) == (2, True), done.stderr
+
+
 # ---- what is refused ----
 
 
@@ -572,11 +665,13 @@ def test_much_data_goes_through_a_relay(name: str, tmp_path: Path) -> None:
         ('listen = ["tcp:127.0.0.1:99999"]', "needs a port"),
         ('listen = ["http:127.0.0.1:80"]', "is no listener"),
         ('listen = ["unix:relative"]', "absolute path"),
-        (TCP + 'shape = "inetd"', "not one of stdio, socket, port"),
+        (TCP + 'shape = "inetd"', "not one of stdio, socket, port, python"),
         (TCP + "places = 0", "not from 1 to 1024"),
         (TCP + "places = 2\nready = 3", "cannot wait in 2 places"),
         (TCP + 'life = "client"', 'shape = "port"'),
         (TCP + 'vary = ["uid"]', "not one of ids"),
+        (TCP + 'shape = "python"', "needs the file"),
+        (TCP + 'handler = "a.py"', 'only shape = "python"'),
         (TCP + "plces = 2", "did you mean"),
         (TCP + 'stop_signal = "TERMM"', "no signal"),
         (TCP + 'places = "many"', "expected"),

@@ -1,0 +1,71 @@
+"""Python functions as services: what a sandbox needs of the interpreter, and how its zygote is started."""
+
+from __future__ import annotations
+
+import os
+import sys
+import sysconfig
+
+import nstool
+from nstool.errors import SpecError
+from nstool.plan.build import PATH
+from nstool.spec.model import Mount, Spec
+from nstool.spec.service import Service
+
+# Where the interpreter, its libraries, nstool and the handler's directory are inside: no path of the host shows.
+PLACE = "/opt/nstool"
+_VARIABLE = "NSTOOL_ZYGOTE"
+
+
+def prepared(spec: Spec, service: Service) -> Spec:
+    """Return the spec with the interpreter for its command, and with what that needs. Raises SpecError."""
+    if spec.command:
+        raise SpecError("a handler has no command: leave it out", "command")
+    if not os.path.isfile(service.handler):
+        raise SpecError(f"no file {service.handler}", "service.handler")
+    _check_readable(os.path.dirname(service.handler), 0o005, "o+rx")
+    _check_readable(service.handler, 0o004, "o+r")
+    own = _mounts(service)
+    return spec.replace(command=(executable(),), init=False, mounts=(*own, *spec.mounts))
+
+
+def _check_readable(path: str, bits: int, words: str) -> None:
+    # Inside nobody is its owner, nor in its group: those ids of the host are not there.
+    if os.stat(path).st_mode & bits != bits:
+        raise SpecError(f"{path} is shown inside, where its owner's id is not: chmod {words}", "service.handler")
+
+
+def _mounts(service: Service) -> tuple[Mount, ...]:
+    package = os.path.dirname(os.path.abspath(nstool.__file__))
+    shown = {
+        f"{PLACE}/lib/nstool": package,
+        f"{PLACE}/site": sysconfig.get_path("platlib"),
+        f"{PLACE}/handler": os.path.dirname(os.path.abspath(service.handler)),
+    }
+    if not _is_systems():
+        shown[f"{PLACE}/python"] = sys.base_prefix
+    return tuple(Mount(target, source) for target, source in shown.items())
+
+
+def _is_systems() -> bool:
+    """Whether the interpreter is one that the default root shows."""
+    return sys.base_prefix == "/usr"
+
+
+def executable() -> str:
+    """Return the path of the interpreter inside."""
+    own = os.path.realpath(sys.executable)
+    return own if _is_systems() else f"{PLACE}/python/bin/{os.path.basename(own)}"
+
+
+def started(service: Service, spec: Spec, plan_size: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return argv and environment of the zygote. plan_size: bytes of the plan of a sandbox."""
+    argv = (executable(), "-s", "-m", "nstool.service.zygote")
+    own = {
+        "PATH": PATH,
+        "PYTHONPATH": f"{PLACE}/lib:{PLACE}/site",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        **spec.env,
+        _VARIABLE: f"{service.places} {plan_size} {PLACE}/handler/{os.path.basename(service.handler)}",
+    }
+    return argv, tuple(f"{name}={value}" for name, value in own.items())
