@@ -189,6 +189,9 @@ struct nst_run {
 /* Run step i. 0, or -errno with run->failure set. clone3, exec_init and external are not done here. */
 int nst_step_run(struct nst_run *run, int i);
 
+/* Set every signal's disposition to the default. sigaction(2) */
+void nst_default_signals(void);
+
 /* ---- launch.c ---- */
 
 /* Make ready: slots that are not given are empty, nothing has been done. */

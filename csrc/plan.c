@@ -601,19 +601,30 @@ static long run_execve(const struct nst_run *run, const struct nst_step *s)
 	return kept;
 }
 
-/* Every disposition to the default, no signal blocked. */
-static long run_reset_signals(void)
+static long unblock_signals(void)
+{
+	unsigned long none = 0;
+
+	return nst_raw4(__NR_rt_sigprocmask, SIG_SETMASK, NST_P(&none), 0, 8);
+}
+
+/* Every disposition to the default. */
+void nst_default_signals(void)
 {
 	struct {
 		uint64_t handler, flags, restorer, mask;
 	} dfl = {0};
-	unsigned long none = 0;
 	int sig;
 
 	for (sig = 1; sig <= 64; sig++)
 		if (sig != SIGKILL && sig != SIGSTOP)
 			nst_raw4(__NR_rt_sigaction, sig, NST_P(&dfl), 0, 8);
-	return nst_raw4(__NR_rt_sigprocmask, SIG_SETMASK, NST_P(&none), 0, 8);
+}
+
+static long run_reset_signals(void)
+{
+	nst_default_signals();
+	return unblock_signals();
 }
 
 static long wait_for(long pid, int *ret_status)
@@ -973,8 +984,8 @@ static long run_special(struct nst_run *run, const struct nst_step *s, const lon
 		return run_create_ruleset(s);
 	case CALL_landlock_add_rule:
 		return run_add_rule(s, a);
-	case CALL_reset_signals:
-		return run_reset_signals();
+	case CALL_reset_signals: /* a template's own are the default, and so are those of what it clones */
+		return run->share ? unblock_signals() : run_reset_signals();
 	case CALL_raise_ambient:
 		return run_raise_ambient(s->arg[0]);
 	case CALL_drop_bounding:

@@ -45,6 +45,7 @@ enum {
 	WALL_ = 0x40000000,
 };
 
+enum { TOLD = 6 };   /* files that tell how a network namespace was used */
 enum { ASKED = -1 }; /* pid of a place whose process the zygote is to make */
 enum state { EMPTY, PARKED, SERVING, ENDING };
 enum stage { WAITED, FIRST, EXECUTED, BYTE, GONE };
@@ -114,6 +115,7 @@ struct place {
 	void *scratch;
 	struct taken taken;
 	int lease;	/* a network namespace that is lent to its sandboxes, one after the other; -1: none */
+	int told[TOLD]; /* its files that tell how it was used, -1: not there */
 	uint64_t clean; /* how that looks when nobody has used it */
 	int net;	/* its network namespace, -1: not opened */
 	int killed;	/* the signal for one that is on its way; 0: none */
@@ -511,8 +513,8 @@ static void stamp(int i)
 /* ---- network namespaces that are lent ---- */
 
 /* What a network namespace tells of its use: traffic, sockets, errors. */
-static const char told[][24] = {"/proc/self/net/dev",	  "/proc/self/net/snmp",     "/proc/self/net/snmp6",
-				"/proc/self/net/netstat", "/proc/self/net/sockstat", "/proc/self/net/sockstat6"};
+static const char told[TOLD][28] = {"/proc/self/net/dev",     "/proc/self/net/snmp",	 "/proc/self/net/snmp6",
+				    "/proc/self/net/netstat", "/proc/self/net/sockstat", "/proc/self/net/sockstat6"};
 
 static int is_word(const char *word, long size, const char *wanted)
 {
@@ -550,25 +552,46 @@ static uint64_t hash_words(uint64_t h, const char *text, long size)
 	return h;
 }
 
-/* How the network namespace that this process is in has been used, as one number; 0: that cannot be told. */
-static uint64_t look_of_net(void)
+/* Open what tells of the network namespace that this process is in. */
+static int open_told(struct place *p)
+{
+	int i;
+
+	for (i = 0; i < TOLD; i++) {
+		long fd = nst_raw4(__NR_openat, AT_FDCWD, NST_P(told[i]), O_RDONLY | O_CLOEXEC, 0);
+
+		p->told[i] = (int)fd;
+		if (fd < 0 && fd != -ENOENT) /* a kernel without IPv6 */
+			return -1;
+	}
+	return 0;
+}
+
+static void drop_lease(struct place *p)
+{
+	int i;
+
+	for (i = 0; i < TOLD; i++)
+		close_fd(&p->told[i]);
+	close_fd(&p->lease);
+}
+
+/* How the network namespace of a place has been used, as one number; 0: that cannot be told. */
+static uint64_t look_of_net(const struct place *p)
 {
 	static char text[CHUNK];
 	uint64_t h = 0xcbf29ce484222325ull;
-	size_t i;
-	long fd, n;
+	int i;
 
-	for (i = 0; i < sizeof told / sizeof *told; i++) {
-		fd = nst_raw4(__NR_openat, AT_FDCWD, NST_P(told[i]), O_RDONLY | O_CLOEXEC, 0);
-		if (fd == -ENOENT) /* a kernel without IPv6 */
+	for (i = 0; i < TOLD; i++) {
+		long n;
+
+		if (p->told[i] < 0)
 			continue;
-		if (fd < 0)
+		n = nst_raw4(__NR_pread64, p->told[i], NST_P(text), sizeof text, 0); /* each is less than that */
+		if (n <= 0 || n == (long)sizeof text)
 			return 0;
-		while ((n = nst_raw3(__NR_read, fd, NST_P(text), sizeof text)) > 0)
-			h = hash_words(h, text, n);
-		nst_raw1(__NR_close, fd);
-		if (n < 0)
-			return 0;
+		h = hash_words(h, text, n);
 	}
 	return h ? h : 1;
 }
@@ -603,6 +626,7 @@ static long go_to_lease(int i)
 
 	if (p->lease >= 0)
 		return nst_raw2(__NR_setns, p->lease, CLONE_NEWNET);
+	p->clean = 0;
 	r = nst_raw1(__NR_unshare, CLONE_NEWNET);
 	if (r < 0)
 		return r;
@@ -610,7 +634,8 @@ static long go_to_lease(int i)
 	if (r >= 0)
 		r = p->lease =
 			(int)nst_raw4(__NR_openat, AT_FDCWD, NST_P("/proc/self/ns/net"), O_RDONLY | O_CLOEXEC, 0);
-	p->clean = look_of_net();
+	if (r >= 0 && open_told(p) == 0)
+		p->clean = look_of_net(p);
 	if (r < 0)
 		go_home();
 	else
@@ -625,13 +650,8 @@ static void check_lease(int i)
 
 	if (p->lease < 0)
 		return;
-	if (!p->clean || nst_raw2(__NR_setns, p->lease, CLONE_NEWNET) < 0) {
-		close_fd(&p->lease);
-		return;
-	}
-	if (look_of_net() != p->clean)
-		close_fd(&p->lease);
-	go_home();
+	if (!p->clean || look_of_net(p) != p->clean)
+		drop_lease(p);
 }
 
 _Noreturn static void sandbox_main(void *arg)
@@ -1637,7 +1657,7 @@ static int plan_bad(const uint8_t *plan, uint64_t size, uint32_t given)
 static long make_places(void)
 {
 	const struct nst_service *o = self.orders;
-	uint64_t plan_size = (o->plan_size + 7) & ~7ull, n = o->n_places, i;
+	uint64_t plan_size = (o->plan_size + 7) & ~7ull, n = o->n_places, i, k;
 	uint64_t shared_size = n * (plan_size + sizeof(struct nst_share));
 	int memory = (int)nst_raw2(__NR_memfd_create, NST_P("plans"), 1 /* MFD_CLOEXEC */);
 	uint8_t *shared = NULL;
@@ -1664,6 +1684,8 @@ static long make_places(void)
 		places[i].share = (struct nst_share *)(shared + n * plan_size) + i;
 		places[i].stack = stacks + i * NST_STACK;
 		places[i].scratch = scratch + i * self.scratch_size;
+		for (k = 0; k < TOLD; k++)
+			places[i].told[k] = -1;
 		places[i].lease = places[i].control = places[i].net = places[i].session = -1;
 	}
 	for (i = 0; i < LINKS; i++)
@@ -2083,6 +2105,7 @@ _Noreturn void nst_serve(int control)
 	self.owner = self.reporter = self.door = self.null = self.log_end = self.board_fd = self.zygote = -1;
 	self.seed[0] = draw();
 	self.seed[1] = draw();
+	nst_default_signals();
 	raise_files();
 	self.own_net = (int)nst_raw4(__NR_openat, AT_FDCWD, NST_P("/proc/self/ns/net"), O_RDONLY | O_CLOEXEC, 0);
 	self.poll = (int)nst_raw1(__NR_epoll_create1, O_CLOEXEC);
