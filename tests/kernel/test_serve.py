@@ -253,6 +253,30 @@ def test_one_that_was_used_is_lent_to_nobody(name: str, tmp_path: Path, use: str
         assert one.until(lambda s: s["live"] == 0, "over")["nets"] >= 4
 
 
+def test_only_the_one_that_was_used_is_lent_to_nobody(name: str, tmp_path: Path) -> None:
+    """Of four places one uses its network each time: that one's is made anew, the others' stay."""
+    script = """
+import os, socket
+said = os.read(0, 100)
+if said == b"use":
+    socket.socket(2, 2).sendto(b"x", ("127.0.0.1", 9))
+os.write(1, os.readlink("/proc/self/ns/net").encode())
+os.read(0, 100)
+"""
+    spec = write(tmp_path / "s.toml", TCP + "places = 4\nlease_net = true", python(script))
+    made = []
+    with serving.serving(spec, name) as one:
+        port = one.port()
+        for _ in range(3):
+            with contextlib.ExitStack() as open_:
+                held = [open_.enter_context(socket.create_connection(("127.0.0.1", port))) for _ in range(4)]
+                for number, each in enumerate(held):
+                    each.sendall(b"use" if number == 2 else b"no")
+                    assert each.recv(100).startswith(b"net:")
+            made.append(one.until(lambda s: s["live"] == 0, "over")["nets"])
+    assert made == [4, 5, 6]
+
+
 # ---- limits ----
 
 
