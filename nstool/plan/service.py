@@ -86,7 +86,9 @@ def template(spec: Spec, host: Host, lease: Lease, idmaps: user.Maps, *, varied:
         *mounts.root,
         *mounts.inside,
         *mounts.last,
-        *build.init_hardening(spec.replace(init=True)),
+        # Without an id 0 there, the files in /proc of what cannot be dumped are nobody's, and the template could not
+        # write the maps of its sandboxes; they see it no more than otherwise.
+        *(build.init_hardening(spec.replace(init=True)) if idmaps.how != "single" else ()),
         Step(INIT, "close_range", (3, 0xFFFF_FFFF, 0), "nothing of what it was made with goes on to its sandboxes"),
         Step(INIT, "serve", (), "take connections, and make a sandbox for each"),
         *mounts.undo,
@@ -106,11 +108,11 @@ def sandbox(
     """
     check(spec)
     spec = spec.replace(pass_fds=(3,) if connection >> 3 & 1 else (), terminal="never")
+    idmaps = maps(spec, host, lease)
     host = host.replace(privileged=True, capabilities=host.all_capabilities, groups=(), terminals=())
     new = {name for name in KINDS if getattr(spec.namespaces, name) == "new"}
     if spec.net.mode in _SHARED_NET or leased:
         new.discard("net")
-    idmaps = maps(spec, host, lease)
     hostname = uts.hostname(spec, lease) if spec.namespaces.uts == "new" else ""
     files = build.own_files(spec, host, lease, idmaps, hostname)
     mounts = mnt.each(spec, host, idmaps, files, lease, hostname, varied_files(spec, files, lease, vary))
@@ -190,13 +192,20 @@ def maps(spec: Spec, host: Host, lease: Lease) -> user.Maps:
 
     Ids that the spec maps by itself are the same in the template.
     """
-    if spec.uid_map or spec.gid_map:
+    outer = user.maps(spec, host, Lease(name="")) if owns_ids(spec, host) else None
+    if outer is not None:
         uids, gids = (
-            tuple(IdMap(line.inside, line.inside, line.count) for line in lines)
-            for lines in (spec.uid_map, spec.gid_map)
+            tuple(IdMap(line.inside, line.inside, line.count) for line in lines) for lines in (outer.uid, outer.gid)
         )
-        return user.Maps(uids, gids, "launcher")
-    return user.maps(spec, host, lease)
+        return user.Maps(uids, gids, "single" if outer.how == "single" else "launcher")
+    return user.maps(spec.replace(uid_map=(), gid_map=()), host.replace(privileged=True), lease)
+
+
+def owns_ids(spec: Spec, host: Host) -> bool:
+    """Whether all sandboxes have the same ids: those that the spec maps, or the one that a user has."""
+    if spec.uid_map or spec.gid_map:
+        return True
+    return not host.privileged and user.maps(spec, host, Lease(name="")).how == "single"
 
 
 def template_maps(spec: Spec, host: Host, bases: tuple[tuple[int, int], ...], count: int) -> user.Maps:
@@ -204,7 +213,7 @@ def template_maps(spec: Spec, host: Host, bases: tuple[tuple[int, int], ...], co
 
     Range n, of ``count`` ids, begins at n * count inside. Raises NotSupported for more lines than a map can have.
     """
-    if spec.uid_map or spec.gid_map:
+    if owns_ids(spec, host) or not host.privileged:  # a user's ranges are one, of which each sandbox has a part
         return user.maps(spec, host, Lease(name=""))
     if len(bases) > MAP_LINES:
         raise NotSupported(

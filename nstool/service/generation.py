@@ -10,8 +10,9 @@ from collections.abc import Callable
 from time import monotonic
 
 from nstool._native import ffi, lib
-from nstool.errors import KernelError, NstoolError, SandboxGone, SpecError
+from nstool.errors import KernelError, NotSupported, NstoolError, SandboxGone, SpecError
 from nstool.frozen import Frozen
+from nstool.namespaces import user
 from nstool.plan import encode
 from nstool.plan import service as plans
 from nstool.plan.cgroups import CgroupSteps
@@ -142,6 +143,8 @@ class Blueprint:
             check_spec(one)
             plans.check(one)
         self._variants = [(one, host.read(one, ())) for one in roots]
+        for one, facts in self._variants:
+            _check_user(one, facts, service)
         if service.vary and "ids" in service.vary and (spec.uid_map or spec.gid_map):
             raise SpecError("uid_map and gid_map say which ids they are: leave one of the two out", "service.vary")
         if service.shape == "python" and "canary" in service.vary:
@@ -164,7 +167,10 @@ class Blueprint:
     def sized(self) -> Sized:
         """How many ranges of ids there are for each place, and how large one is."""
         turns = _TURNS if "ids" in self.service.vary else 1
-        return Sized(turns, leases.ID_COUNT)
+        if os.geteuid() == 0:
+            return Sized(turns, leases.ID_COUNT)
+        # A user's range is what there is: each has a part of it.
+        return Sized(turns, leases.take_ids("")[2] // (self.service.places * turns + 1))
 
     def sandbox_spec(self, number: int) -> Spec:
         """Return the spec of one sandbox of a generation, with tokens for what varies."""
@@ -206,6 +212,27 @@ class Blueprint:
             if str(_PID_TOKEN).encode() in data:
                 found.append(Vary(str(_PID_TOKEN).encode(), format=DECIMAL, **drawn))
         return tuple(found)
+
+
+def _check_user(spec: Spec, facts: Host, service: Service) -> None:
+    """Raise NotSupported for what a service of an ordinary user cannot have."""
+    if facts.privileged:
+        return
+    if any((spec.limits.memory, spec.limits.pids, spec.limits.cpu != 0)):
+        raise NotSupported(
+            "limits of each sandbox",
+            "a process starts in a cgroup of another user's only as root, and the template has ids of its own",
+            "run it as root, or say that there are none: [limits] memory = 0, pids = 0, cpu = 0",
+        )
+    uid, gid = user.ids(spec)
+    turns = _TURNS if "ids" in service.vary else 1
+    part = leases.take_ids("")[2] // (service.places * turns + 1)
+    if not plans.owns_ids(spec, facts) and max(uid, gid) >= part:
+        raise NotSupported(
+            f"{service.places} places with ids of their own",
+            f"a part of your range in /etc/subuid has {part} ids, and the command is {uid}:{gid} inside",
+            'take fewer places, a smaller user (user = "1:1"), or map ids by uid_map and gid_map',
+        )
 
 
 class Generation:
@@ -313,7 +340,7 @@ def _make(generation: Generation, service: Service, spec: Spec, facts: Host, log
     assert lease is not None
     sized = blueprint.sized
     bases = generation.bases = [(lease.uid_base, lease.gid_base)]
-    if not spec.uid_map:
+    if not plans.owns_ids(spec, facts) and facts.privileged:
         for _ in range(service.places * sized.ranges):
             uid, gid, _count = leases.take_ids(lease.name)
             bases.append((uid, gid))
@@ -342,7 +369,8 @@ def _make(generation: Generation, service: Service, spec: Spec, facts: Host, log
         for group in groups:
             opened.append(_run(group.launcher))
         for path in (path for group in (above, *groups) for path in plans.delegated(group)):
-            os.chown(path, *bases[0])
+            if facts.privileged:
+                os.chown(path, *bases[0])
         generation.channel = channel = Channel(socket.socket(fileno=os.dup(process.control)))
         generation.board_fd = board.create()
         generation.board = board.Board(generation.board_fd)
@@ -350,6 +378,7 @@ def _make(generation: Generation, service: Service, spec: Spec, facts: Host, log
             blueprint.sandbox_spec(generation.number),
             facts,
             lease.replace(
+                count=sized.count,
                 uid_base=_ID_TOKEN,
                 gid_base=_ID_TOKEN,
                 machine_id=_MACHINE_TOKEN,
@@ -510,8 +539,12 @@ def attest(generation: Generation, place: int, inner: int) -> None:
     spec = blueprint.sandbox_spec(generation.number)
     if blueprint.service.shape in ("socket", "python"):
         spec = spec.replace(pass_fds=(3,))
-    uid, gid = generation.bases[1 + place * blueprint.sized.ranges] if len(generation.bases) > 1 else (0, 0)
-    lease = generation.lease.replace(uid_base=uid, gid_base=gid)
+    made = generation.lease.replace(count=blueprint.sized.count)
+    lease: Lease | None = None  # ids of the template's own user, of which each has a part, or all the same
+    first = 1 + place * blueprint.sized.ranges
+    if len(generation.bases) > first:
+        uid, gid = generation.bases[first]
+        lease = made.replace(uid_base=uid, gid_base=gid)
     groups = generation.groups[place]
     wanted = Wanted(
         spec, blueprint.variant(generation.number)[1], name=spec.hostname, lease=lease, cgroups=groups.cgroups

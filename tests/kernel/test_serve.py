@@ -10,14 +10,18 @@ import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.support import serving
 from tests.support.serving import DEADLINE, NSTOOL, ask, write
+from tests.support.user import User
 
 pytestmark = pytest.mark.needs(
     "native", "nsexec", "root", "timens", "cgroupns", "overlay", "cgroup_memory", "cgroup_pids"
@@ -676,6 +680,44 @@ def test_a_file_that_cannot_be_read_inside_is_refused(tmp_path: Path) -> None:
     tmp_path.chmod(0o700)
     done = subprocess.run([NSTOOL, "serve", str(spec)], capture_output=True, text=True)
     assert (done.returncode, "chmod o+rx" in done.stderr) == (2, True), done.stderr
+
+
+# ---- as an ordinary user ----
+
+
+@pytest.mark.needs("userns")
+@pytest.mark.parametrize("mapped", [pytest.param(False, marks=pytest.mark.needs("newuidmap")), True])
+def test_a_user_can_serve(as_user: Callable[..., Any], user: User, name: str, mapped: bool) -> None:
+    """With parts of the range of /etc/subuid, or with the one id that the user has: without limits, and attested."""
+
+    def act() -> tuple[list[dict[str, str]], str]:
+        path = Path(tempfile.mkdtemp(dir=user.home))
+        maps = f'uid_map = ["1000:{user.uid}:1"]\ngid_map = ["1000:{user.gid}:1"]\ngroups = ["keep"]' if mapped else ""
+        spec = path / "s.toml"
+        none = "[limits]\nmemory = 0\npids = 0\ncpu = 0"
+        spec.write_text(f"{shell(TELL)}\n{maps}\n{none}\n[service]\n{TCP}places = 4\n")
+        with serving.serving(spec, name) as one:
+            found = [fields(ask(one.port())) for _ in range(5)]
+        shutil.rmtree(path)
+        return found, one.name
+
+    found, _ = as_user(act, timeout=4 * DEADLINE)
+    assert {each["tmp"] for each in found} == {""}
+    assert all(each["net"] != os.readlink("/proc/self/ns/net") for each in found)
+
+
+def test_limits_of_a_users_service_are_refused(as_user: Callable[..., Any], user: User, name: str) -> None:
+    """With the cause, and with what to write."""
+
+    def act() -> tuple[int, str]:
+        spec = user.home / f"{name}.toml"
+        spec.write_text(f"command = ['/bin/cat']\n[service]\n{TCP}places = 4\n")
+        done = subprocess.run([NSTOOL, "serve", str(spec)], capture_output=True, text=True)
+        spec.unlink()
+        return done.returncode, done.stderr
+
+    status, told = as_user(act)
+    assert (status, "memory = 0" in told) == (125, True), told
 
 
 # ---- what is refused ----
