@@ -642,6 +642,8 @@ def find_running(name: str, otherwise: str = "") -> Record:
             "it was made in another pid or time namespace, whose pids and start times mean others here",
             "run the command there",
         )
+    if record.spec.get("service"):
+        raise SpecError(f"{name!r} is a service: nstool service status, rotate and stop are for it", "NAME")
     if not record.init_alive:
         raise SandboxGone(f"sandbox {name!r} {'has just ended' if record.init_pid else 'is not running yet'}")
     return record

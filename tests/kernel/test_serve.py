@@ -800,6 +800,18 @@ def test_run_does_not_take_a_service(tmp_path: Path) -> None:
     assert (done.returncode, "[service]" in done.stderr) == (2, True), done.stderr
 
 
+@pytest.mark.parametrize(
+    "words", [("exec", "NAME", "--", "true"), ("stop", "NAME"), ("signal", "NAME"), ("show", "NAME")]
+)
+def test_what_is_for_sandboxes_is_told_that_it_is_a_service(name: str, tmp_path: Path, words: tuple[str, ...]) -> None:
+    """And with what it is steered; it goes on."""
+    with serving.serving(write(tmp_path / "s.toml", TCP, "command = ['/bin/cat']"), name) as one:
+        command = [NSTOOL, *(name if word == "NAME" else word for word in words)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert (done.returncode, "nstool service" in done.stderr) == (2, True), done.stderr
+        assert ask(one.port(), b"on") == b"on"
+
+
 def test_what_commands_say_is_in_the_log(name: str, tmp_path: Path) -> None:
     """Standard error is no part of the connection, and a flood of it stops nobody."""
     script = 'read line; echo "said $line" >&2; [ $line = flood ] && head -c 30000000 /dev/zero >&2; echo over'
