@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import http.client
 import json
+import os
 import re
 import secrets
+import shlex
 import shutil
 import socket
 import struct
 import subprocess
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support import serving
+from tests.support import exploit, serving
 from tests.support.services import EXAMPLES
 from tests.support.serving import DEADLINE, Serving
 
@@ -332,3 +336,145 @@ def test_sshd(name: str, laid_out: Path, tmp_path: Path) -> None:
         refused = run(ssh(tmp_path, port, "id", key="other"))
         assert (refused.returncode, "Permission denied (publickey)" in refused.stderr) == (255, True), refused.stderr
         one.until(lambda s: s["live"] == 0, "over")
+
+
+# ---- one with a hole ----
+
+
+def fired(what: str, mark: str, host: dict[str, Any]) -> bytes:
+    """A line that makes examples/serve/vulnerable.py run tests/support/exploit.py."""
+    source = base64.b64encode(Path(exploit.__file__).read_bytes()).decode()
+    start = f'import base64; exec(compile(base64.b64decode("{source}"), "exploit", "exec"))'
+    words = ["/usr/bin/python3", "-c", start, what, mark, json.dumps(host)]
+    return f"greet you; exec {shlex.join(words)}\n".encode()
+
+
+class Client:
+    """A connection to the vulnerable service from an address."""
+
+    def __init__(self, port: int, source: str = "127.0.0.1") -> None:
+        self.socket = socket.create_connection(("127.0.0.1", port), DEADLINE, (source, 0))
+        self.lines = self.socket.makefile("rb")
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.lines.close()
+        self.socket.close()
+
+    def say(self, line: bytes) -> bytes:
+        """Say a line, and return the one that is said to it."""
+        self.socket.sendall(line)
+        heard: bytes = self.lines.readline()
+        return heard
+
+    def notes(self) -> list[bytes]:
+        """What this connection has noted."""
+        self.socket.sendall(b"notes\n")
+        return list(iter(self.lines.readline, b"end\n"))
+
+    def fire(self, what: str, mark: str, host: dict[str, Any]) -> dict[str, Any]:
+        """Fire the exploit, and return what it tells."""
+        assert self.say(fired(what, mark, host)) == b"Hello you\n"
+        found: dict[str, Any] = json.loads(self.lines.readline())
+        return found
+
+
+def addresses() -> list[str]:
+    """The IPv4 addresses of this host's interfaces."""
+    done = subprocess.run(["ip", "-4", "-o", "addr"], capture_output=True, text=True, check=True)
+    return re.findall(r"inet (\S+?)/", done.stdout)
+
+
+def marked(mark: str) -> list[str]:
+    """The processes of this host that bear a mark."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if mark.encode() in path.read_bytes():
+                found.append(path.parent.name)
+    return found
+
+
+@contextlib.contextmanager
+def bystander(mark: str) -> Iterator[tuple[dict[str, Any], list[str]]]:
+    """Things of this host that must not be reached: where they are, and who has come to them."""
+    came: list[str] = []
+
+    def watch(server: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                server.accept()[0].close()
+                came.append(str(server.getsockname()))
+
+    with (
+        socket.create_server(("", 0)) as tcp,
+        socket.socket(socket.AF_UNIX) as unix,
+        subprocess.Popen(["sleep", "infinity"]) as process,
+    ):
+        unix.bind(f"\0bystander-{mark}")
+        unix.listen()
+        watchers = [threading.Thread(target=watch, args=(each,)) for each in (tcp, unix)]
+        for each in watchers:
+            each.start()
+        where = {"tcp": tcp.getsockname()[1], "abstract": f"bystander-{mark}", "pid": process.pid}
+        try:
+            yield where, came
+            assert process.poll() is None
+        finally:
+            process.kill()
+            for server in (tcp, unix):
+                server.shutdown(socket.SHUT_RDWR)
+            for each in watchers:
+                each.join()
+
+
+@pytest.mark.needs("debian_python", "ip")
+def test_whoever_breaks_in_is_alone(name: str, laid_out: Path) -> None:
+    """The exploit runs, takes what is in its sandbox and breaks all of it; nobody else notices, then or later."""
+    mark = f"mark-{secrets.token_hex(8)}"
+    its, theirs = (b"SECRET-" + secrets.token_hex(16).encode() for _ in range(2))
+    before = os.uname().nodename
+    with (
+        serve(laid_out / "vulnerable.toml", name) as (one, port),
+        bystander(mark) as (where, came),
+        Client(port) as victim,
+    ):
+        host = {**where, "port": port, "addresses": addresses()}
+        assert victim.say(b"note " + theirs + b"\n") == b"noted\n"
+        with Client(port) as earlier:
+            clean = earlier.fire("look", "-", host)
+
+        with Client(port, "127.0.0.2") as attacker, Client(port, "127.0.0.2") as second:
+            assert attacker.say(b"note " + its + b"\n") == b"noted\n"
+            assert second.say(b"note x\n") == b"noted\n"
+            with Client(port, "127.0.0.2") as third:
+                assert third.lines.read() == b"busy\n"  # it cannot take all places
+            found = attacker.fire("attack", mark, host)
+            assert set(found["look"]["files"]) >= {f"{top}/{mark}" for top in exploit.WRITABLE}
+            assert len([each for each in found["look"]["unix"] if mark in each]) == exploit.LEFT
+            assert found["look"]["shm"]
+            assert len(found["look"]["tcp"]) == len(exploit.PORTS)
+            assert found["secrets"] == [its.decode()]  # it finds what can be found, and that is its own
+            assert [what for what, how in found["tries"].items() if how == "done"] == []
+            assert len(found["tries"]) > 20
+            assert len(marked(mark)) > exploit.LEFT
+            assert victim.notes() == [theirs + b"\n"]
+            with Client(port) as same_time:
+                assert same_time.fire("look", "-", host) == clean
+            assert second.fire("look", "-", host)["files"] == ["/tmp/notes"]
+            attacker.socket.sendall(b"go on\n")
+            assert attacker.lines.read() == b""  # it has killed what it could, and that was its own end
+            assert second.notes() == [b"x\n"]
+
+        one.until(lambda s: s["live"] == 1, "the victim's alone")
+        assert marked(mark) == []
+        assert victim.notes() == [theirs + b"\n"]
+        with Client(port, "127.0.0.2") as later:
+            assert later.fire("look", "-", host) == clean
+            assert later.notes() == []
+        assert came == []
+        assert os.uname().nodename == before
+        assert not [top for top in exploit.WRITABLE if Path(top, mark).exists()]
+        assert one.status()["generations"][0]["number"] == 1  # the template was not reached either
