@@ -21,7 +21,7 @@ from typing import Any
 
 import pytest
 
-from tests.support import exploit, serving
+from tests.support import exploit, services, serving
 from tests.support.services import EXAMPLES
 from tests.support.serving import DEADLINE, Serving
 
@@ -159,6 +159,21 @@ def test_redis_has_no_place_for_a_fifth(name: str, laid_out: Path) -> None:
             assert resp(port, f"127.0.0.{number}", "GET", "who") == b"$1\r\n%d\r\n" % number
 
 
+@pytest.mark.needs("redis_server", "redis_cli")
+def test_redis_begins_anew_after_a_rotation(name: str, laid_out: Path) -> None:
+    """A connection that is open keeps its server and data; the client's next one finds neither."""
+    with serve(laid_out / "redis.toml", name) as (one, port):
+        assert redis_cli(port, "set", "key", "old") == "OK"
+        with socket.create_connection(("127.0.0.1", port), DEADLINE) as held, held.makefile("rb") as lines:
+            held.sendall(b"PING\r\n")  # it is connected, not only waiting to be
+            assert lines.readline() == b"+PONG\r\n"
+            one.tell("rotate")
+            assert redis_cli(port, "get", "key") == ""
+            held.sendall(b"GET key\r\n")
+            assert (lines.readline(), lines.readline()) == (b"$3\r\n", b"old\r\n")
+        one.until(lambda s: len(s["generations"]) == 1, "the old one is gone")
+
+
 # ---- an app behind HTTP ----
 
 
@@ -202,18 +217,24 @@ def guess(connection: socket.socket, lines: Any, number: int) -> str:
     return said.decode().removeprefix("? ").strip()
 
 
+def solved(port: int) -> str:
+    """Find the number by halving; return what is said at last."""
+    with player(port) as (connection, lines):
+        if not lines.readline().startswith(b"A number from 1 to 1000000"):
+            return ""
+        low, high, said = 1, 1_000_000, "higher"
+        while said in ("higher", "lower"):
+            middle = (low + high) // 2
+            said = guess(connection, lines, middle)
+            low, high = (middle + 1, high) if said == "higher" else (low, middle - 1)
+        return said
+
+
 @pytest.mark.needs("debian_python")
 def test_challenge_is_solved(name: str, laid_out: Path) -> None:
     """By halving; the flag is what the file says. Who guesses once only does not get it."""
     with serve(laid_out / "challenge.toml", name) as (_, port):
-        with player(port) as (connection, lines):
-            assert lines.readline().startswith(b"A number from 1 to 1000000")
-            low, high, said = 1, 1_000_000, ""
-            while said in ("", "higher", "lower"):
-                middle = (low + high) // 2
-                said = guess(connection, lines, middle)
-                low, high = (middle + 1, high) if said == "higher" else (low, middle - 1)
-            assert said == (laid_out / "flag.txt").read_text().strip()
+        assert solved(port) == (laid_out / "flag.txt").read_text().strip()
         with player(port) as (connection, lines):
             lines.readline()
             assert [guess(connection, lines, 0) for _ in range(20)][:19] == ["higher"] * 19
@@ -308,9 +329,8 @@ def run(command: list[str]) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=DEADLINE)
 
 
-@pytest.mark.needs("sshd", "ssh")
-def test_sshd(name: str, laid_out: Path, tmp_path: Path) -> None:
-    """A key logs in, another does not; each login is alone, also while another lasts, and leaves nothing."""
+def make_keys(laid_out: Path, tmp_path: Path) -> None:
+    """Make what the comment of sshd.toml tells to make, and two keys: one to log in by, and another."""
     keys = laid_out / "ssh-keys/inside"
     keys.mkdir(parents=True)
     keys.parent.chmod(0o700)
@@ -319,6 +339,12 @@ def test_sshd(name: str, laid_out: Path, tmp_path: Path) -> None:
     (tmp_path / "id.pub").rename(keys / "authorized_keys")
     for path in keys.iterdir():
         path.chmod(0o644)
+
+
+@pytest.mark.needs("sshd", "ssh")
+def test_sshd(name: str, laid_out: Path, tmp_path: Path) -> None:
+    """A key logs in, another does not; each login is alone, also while another lasts, and leaves nothing."""
+    make_keys(laid_out, tmp_path)
     with serve(laid_out / "sshd.toml", name) as (one, port):
         said = run(ssh(tmp_path, port, "id -un; grep CapEff /proc/self/status; echo mine >/tmp/file; ls /tmp"))
         assert (said.returncode, said.stdout.split()) == (0, ["user", "CapEff:", "0" * 16, "file"]), said.stderr
@@ -336,6 +362,80 @@ def test_sshd(name: str, laid_out: Path, tmp_path: Path) -> None:
         refused = run(ssh(tmp_path, port, "id", key="other"))
         assert (refused.returncode, "Permission denied (publickey)" in refused.stderr) == (255, True), refused.stderr
         one.until(lambda s: s["live"] == 0, "over")
+
+
+# ---- the words ----
+
+
+def has_page(_: Serving, port: int, _top: Path) -> bool:
+    done = subprocess.run(["curl", "--silent", "--fail", f"http://127.0.0.1:{port}/"], capture_output=True, text=True)
+    return done.stdout == PAGE
+
+
+def has_sum(_: Serving, port: int, _top: Path) -> bool:
+    with contextlib.suppress(OSError, http.client.HTTPException):
+        return posted(port, b"1", "1") == 200
+    return False
+
+
+def has_flag(_: Serving, port: int, _top: Path) -> bool:
+    with contextlib.suppress(OSError):
+        return solved(port).startswith("flag{")
+    return False
+
+
+def has_address(one: Serving, port: int, _top: Path) -> bool:
+    """Waits for an answer, or until the command has failed: a datagram is not refused."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+        client.settimeout(0.2)
+        client.connect(("127.0.0.1", port))
+        while not one.status()["ends"]["failed"]:
+            with contextlib.suppress(TimeoutError):
+                return asked(client, "www.example.test") == (0, ["192.0.2.80"])
+    return False
+
+
+def has_login(_: Serving, port: int, top: Path) -> bool:
+    return run(ssh(top, port, "true")).returncode == 0
+
+
+PROBES = {
+    "static": (has_page, "busybox", "curl"),
+    "nginx_shared": (has_page, "nginx", "curl"),
+    "nginx": (has_page, "nginx", "curl"),
+    "calculator": (has_sum, "debian_python"),
+    "challenge": (has_flag, "debian_python"),
+    "dns": (has_address, "debian_python"),
+    "sshd": (has_login, "sshd", "ssh"),
+}
+
+
+@pytest.mark.parametrize("example", [pytest.param(name, marks=pytest.mark.needs(*p[1:])) for name, p in PROBES.items()])
+def test_each_word_is_needed(name: str, example: str, laid_out: Path, tmp_path: Path) -> None:
+    """The service answers; without one of its mounts, or its shape or port, it does not, or does not start."""
+    if example == "sshd":
+        make_keys(laid_out, tmp_path)
+    spec = laid_out / f"{example}.toml"
+    words, probe = services.read(spec), PROBES[example][0]
+    less = [words, *({**words, "mounts": [m for m in words["mounts"] if m != mount]} for mount in words["mounts"])]
+    for key in ("shape", "port"):
+        if key in words["service"]:
+            less.append({**words, "service": {k: v for k, v in words["service"].items() if k != key}})
+    answers = []
+    listen = f"{'udp' if example == 'dns' else 'tcp'}:127.0.0.1:0"
+    for each in less:
+        changed = services.write(spec, each)
+        log = changed.with_suffix(".log")
+        try:
+            one = serving.start(changed, name, log, "--listen", listen)
+        except AssertionError:  # it does not start
+            answers.append(False)
+            continue
+        try:
+            answers.append(probe(one, one.port(), tmp_path))
+        finally:
+            assert serving.stop(one) == 0, log.read_text()
+    assert answers == [True] + [False] * (len(less) - 1)
 
 
 # ---- one with a hole ----
