@@ -17,8 +17,8 @@ BUILD_PACKAGES := gcc libc6-dev libcap-dev libseccomp2
 USE_PACKAGES   := nftables uidmap iproute2 strace busybox-static shellcheck graphviz libcap2-bin
 FUZZ_PACKAGES  := clang libclang-rt-dev
 TEST_PACKAGES  := $(FUZZ_PACKAGES) chromium
-# Programs of examples/services; they are installed so that none of them is started, now or at boot.
-SERVICE_PACKAGES := nginx redis-server redis-tools nodejs git openssh-server openssh-client
+# Programs of examples/services and examples/serve; they are installed so that none of them is started, now or at boot.
+SERVICE_PACKAGES := curl nginx redis-server redis-tools nodejs git openssh-server openssh-client
 LINT_PACKAGES  := clang-format
 VAGRANT_PACKAGES := vagrant vagrant-libvirt libvirt-daemon-system libvirt-clients dnsmasq-base iptables \
 	qemu-system-x86 qemu-utils mmdebstrap fdisk e2fsprogs rsync openssh-client

@@ -18,9 +18,10 @@ from nstool.spec.model import IdMap, Spec
 
 OWN = ("mnt", "pid")  # the template's namespaces without which there is no sandbox in it
 _SHARED_NET = ("host", "join")
+_MAPPED = ("idmap", "upper")  # what of a mount is mapped to the sandbox's ids: user.keeps_changes
 
 
-def check(spec: Spec) -> None:
+def check(spec: Spec, host: Host) -> None:
     """Raise SpecError for what a sandbox of a service cannot have."""
     for name in ("user", *OWN):
         if getattr(spec.namespaces, name) != "new":
@@ -41,6 +42,14 @@ def check(spec: Spec) -> None:
         raise SpecError("a connection is no terminal; leave it out", "terminal")
     if spec.pass_fds:
         raise SpecError('the connection is what is passed: shape = "socket"', "pass_fds")
+    if build.needs_userns(spec, host):
+        mapped = [("root.idmap", spec.root.idmap), ("root.upper", bool(spec.root.upper))]
+        mapped += [(f"mounts[{n}].{key}", bool(getattr(m, key))) for n, m in enumerate(spec.mounts) for key in _MAPPED]
+        raise SpecError(
+            "it would be mapped to the ids of one sandbox, and each of a service has others: leave it out; what all of "
+            "them may read can lie in a directory that is closed to others on the host",
+            next(key for key, is_mapped in mapped if is_mapped),
+        )
     shared = [("root", spec.root.writable and spec.root.type != "directory" and not spec.root.upper)]
     shared += [(f"mounts[{n}]", m.type == "overlay" and m.writable and not m.upper) for n, m in enumerate(spec.mounts)]
     for key, is_shared in shared:
@@ -57,7 +66,7 @@ def template(spec: Spec, host: Host, lease: Lease, idmaps: user.Maps, *, varied:
 
     varied: its sandboxes have files of their own.
     """
-    check(spec)
+    check(spec, host)
     new = {name for name in KINDS if getattr(spec.namespaces, name) == "new" or name in OWN}
     if spec.net.mode in _SHARED_NET:
         new.discard("net")
@@ -106,7 +115,7 @@ def sandbox(
     of the command's fds that are the connection; with bit 3 it is passed as fd 3. leased: the template brings it into
     a network namespace that is there already, with lo up.
     """
-    check(spec)
+    check(spec, host)
     spec = spec.replace(pass_fds=(3,) if connection >> 3 & 1 else (), terminal="never")
     idmaps = maps(spec, host, lease)
     host = host.replace(privileged=True, capabilities=host.all_capabilities, groups=(), terminals=())

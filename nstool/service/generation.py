@@ -141,9 +141,9 @@ class Blueprint:
         roots = [spec.replace(root=values.root(word)) for word in service.roots] or [spec]
         for one in roots:
             check_spec(one)
-            plans.check(one)
         self._variants = [(one, host.read(one, ())) for one in roots]
         for one, facts in self._variants:
+            plans.check(one, facts)
             _check_user(one, facts, service)
         if service.vary and "ids" in service.vary and (spec.uid_map or spec.gid_map):
             raise SpecError("uid_map and gid_map say which ids they are: leave one of the two out", "service.vary")

@@ -761,6 +761,9 @@ def test_a_bad_table_is_refused_by_line(tmp_path: Path, words: str, told: str) -
         ("root = {type = 'tmpfs', writable = true}", "throw-away"),
         ("namespaces = {user = 'host'}", "namespaces.user"),
         ("pass_fds = [5]", "pass_fds"),
+        ('mounts = ["/srv:/srv:idmap"]', "mounts[0].idmap"),
+        ("root = {type = 'directory', path = '/srv', idmap = true}", "root.idmap"),
+        ("root = {type = 'overlay', lower = ['/usr'], upper = '/tmp', writable = true}", "root.upper"),
     ],
 )
 def test_a_spec_that_no_service_can_have_is_refused(tmp_path: Path, words: str, told: str) -> None:

@@ -279,6 +279,7 @@ javac = _executable("javac", "default-jdk-headless")
 debian_python = _executable("/usr/bin/python3", "python3", "debian_python")
 sshd = _executable("sshd", "openssh-server")
 ssh = _executable("ssh", "openssh-client")
+curl = _executable("curl", "curl")
 apt_get = _executable("apt-get", "apt, which Debian has", "apt_get")
 
 

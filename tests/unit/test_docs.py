@@ -6,6 +6,7 @@ import ast
 import importlib
 import re
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -61,6 +62,21 @@ def test_service_is_told_in_full(spec: Path) -> None:
     assert f"| [{spec.name}](#" in text
     section = text.partition(f"```toml\n{spec.read_text('utf-8')}")[2].partition("\n## ")[0]
     assert "*Still possible:* " in section
+
+
+SERVED = sorted((ROOT / "examples/serve").glob("*.toml"))
+
+
+@pytest.mark.parametrize("spec", SERVED, ids=lambda spec: spec.stem)
+def test_served_example_has_its_row(spec: Path) -> None:
+    """docs/serve_examples.md has a row of each spec of examples/serve, with its shape, its life and its other words."""
+    words = tomllib.loads(spec.read_text("utf-8"))
+    shape, life = words["service"].get("shape", "stdio"), words["service"].get("life", "connection")
+    text = (BOOK / "serve_examples.md").read_text("utf-8")
+    row = next(line for line in text.splitlines() if line.startswith(f"| [{spec.name}](../examples/serve/{spec.name})"))
+    assert [cell.strip() for cell in row.split("|")[2:4]] == [shape, life]
+    for key in words["service"].keys() - {"listen", "shape", "life", "places"}:
+        assert f"`{key}`" in row, key
 
 
 @pytest.mark.parametrize("page", ["nstool.1", "nstool.toml.5", *(f"nstool-{name}.1" for name in COMMANDS)])
