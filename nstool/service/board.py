@@ -140,11 +140,11 @@ class Board:
                 found.append(Place(number, STATES[state], pid, life, since / 1e9, address(client)))
         return tuple(found)
 
-    def ends(self, since: int = 0) -> tuple[int, tuple[End, ...]]:
-        """Return how many lives are over, and those after the first ``since`` that are still remembered."""
+    def ends(self, since: int = 0, most: int = _N_ENDS) -> tuple[int, tuple[End, ...]]:
+        """Return how many lives are over, and the last of those after the first ``since``, of what is remembered."""
         (last,) = _LAST.unpack_from(self._map, _LAST_AT)
         found = []
-        for number in range(max(since, last - _N_ENDS), last):
+        for number in range(max(since, last - most), last):
             life, begin, end, place, cause, status, listener, client, *rest = _END.unpack_from(
                 self._map, _ENDS_AT + number % _N_ENDS * _END.size
             )
