@@ -7,7 +7,7 @@ import hashlib
 from importlib import resources
 
 
-def page(package: str, name: str, **words: object) -> str:
+def page(package: str, name: str, /, **words: object) -> str:
     """Return templates/NAME.html of a package, with NAME.css and NAME.js and the style that all pages have.
 
     words: what else the template names; they are escaped, but for those that are Markup.
