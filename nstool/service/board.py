@@ -56,7 +56,10 @@ class Histogram(Frozen):
 
 
 class Place(Frozen):
-    """A place of a template: number, state, pid as the template sees it, life, since when, for whom."""
+    """A place of a template. state: parked, serving or ending. pid: as the template sees it. life: number of its life.
+
+    since: seconds since 1970, of its connection. client: its address and port.
+    """
 
     number: int
     state: str
@@ -67,7 +70,12 @@ class Place(Frozen):
 
 
 class End(Frozen):
-    """A life that is over, or never began. times: microseconds from the connection to each of STAGES but the last."""
+    """A life that is over, or a connection that was refused: then life is 0.
+
+    begin, end: seconds since 1970. place, listener: numbers, -1 of none. cause: one of CAUSES. status: as wait(2) gives
+    it. times: microseconds from the connection to a place, the first step, the exec, the first byte; 0 of what it did
+    not get to.
+    """
 
     life: int
     begin: float

@@ -239,6 +239,15 @@ def test_counts_go_on_over_generations(name: str) -> None:
     assert [(gen["number"], gen["state"], gen["lives"]) for gen in told["generations"]] == [(2, "current", 1)]
 
 
+def test_who_is_attested_first_is_counted_as_stopped(name: str) -> None:
+    """Nobody was connected to it, and it did not get to its exec, so that there is no time of that."""
+    with serving(name, spec(attest="generation")) as one:
+        counts = {"nstool_connections_total": 0, "nstool_sandboxes_total": 1, "nstool_ends_total stopped": 1}
+        found = expect(one, counts)
+    stages = ("waited", "first_step", "executed", "first_byte", "gone")
+    assert [found[f"nstool_stage_seconds_count {stage}"] for stage in stages] == [1, 1, 0, 0, 1]
+
+
 def test_a_service_without_metrics_listens_for_none(name: str) -> None:
     with serving(name, spec(metrics="")) as one:
         assert one.status()["metrics"] == ""
