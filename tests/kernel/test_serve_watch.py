@@ -26,6 +26,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from nstool.service.page import page
 from tests.support import kernel
 from tests.support import serving as services
+from tests.support.probes import REPOSITORY
 from tests.support.serving import DEADLINE, NSTOOL, Serving
 from tests.support.waiting import in_pid_namespace
 
@@ -246,6 +247,18 @@ def test_who_is_attested_first_is_counted_as_stopped(name: str) -> None:
         found = expect(one, counts)
     stages = ("waited", "first_step", "executed", "first_byte", "gone")
     assert [found[f"nstool_stage_seconds_count {stage}"] for stage in stages] == [1, 1, 0, 0, 1]
+
+
+def test_every_metric_is_in_the_document(name: str) -> None:
+    """With each value of its label; and no other is."""
+    text = (REPOSITORY / "docs/serve.md").read_text("utf-8").partition("| metric | what |\n|---|---|\n")[2]
+    told = text.partition("\n\n")[0]
+    with serving(name, spec()) as one:
+        samples = metrics(name, one.status()["metrics"])
+    names = {re.sub(r"_(bucket|sum|count)$", "", key.split()[0]) for key in samples}
+    assert names == set(re.findall(r"`(nstool_\w+)", told))
+    labels = {key.split()[-1] for key in samples if " " in key}
+    assert [label for label in labels if f"`{label}`" not in told] == []
 
 
 def test_a_service_without_metrics_listens_for_none(name: str) -> None:
