@@ -312,6 +312,25 @@ def test_a_unix_socket_takes_the_same_requests(name: str, tmp_path: Path) -> Non
     assert not path.exists()
 
 
+@pytest.mark.orphans
+def test_the_next_service_has_the_endpoint_of_a_killed_one(name: str, tmp_path: Path) -> None:
+    """Its socket, and what the generation that it takes over has counted, and counts from then on."""
+    file, path = tmp_path / "spec.toml", tmp_path / "m.sock"
+    file.write_text(spec(metrics=f"unix:{path}"))
+    killed = services.start(file, name, tmp_path / "log")
+    with ExitStack() as stack:
+        tell(connect(killed, stack, 1)[0], "fail")
+        (held,) = connect(killed, stack, 1)
+        killed.process.kill()
+        killed.process.wait()
+        with services.serving(file, name) as one:
+            tell(held, "ok")
+            one.until(lambda told: told["ends"]["exited"] == 1 and len(told["generations"]) == 1, "it is gone")
+            text = over(path, "/metrics").decode()
+    for sample in ('connections_total{service="NAME"} 2.0', 'ends_total{cause="failed",service="NAME"} 1.0'):
+        assert f"nstool_{sample.replace('NAME', name)}\n" in text
+
+
 @pytest.mark.parametrize(
     ("word", "said"),
     [
