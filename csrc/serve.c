@@ -256,6 +256,8 @@ static uint32_t note(enum stage stage, int64_t from, int64_t to)
 {
 	uint64_t us = to > from ? (uint64_t)(to - from) / 1000 : 0;
 
+	if (!to)
+		return 0; /* it ended before that */
 	self.board->sums[stage] += us;
 	self.board->buckets[stage][bucket(us)]++;
 	return us > UINT32_MAX ? UINT32_MAX : (uint32_t)us;

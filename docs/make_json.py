@@ -103,6 +103,39 @@ COMMANDS: dict[str, tuple[str, dict[str, str]]] = {
             "why": "text",
         },
     ),
+    "service status": (
+        "",
+        {
+            "name": "text",
+            "time": "number: seconds since 1970, when this was told",
+            "uptime": "number: seconds",
+            "listening": "list of text: where connections come in",
+            "metrics": "text: where /status.json has the same, over HTTP; empty: nowhere",
+            "places": "number: sandboxes that a generation may have at once",
+            "live": "number: sandboxes that have a connection",
+            "parked": "number: sandboxes that wait for one",
+            "queued": "number: connections that wait for a sandbox",
+            "accepted": "number: connections so far",
+            "lives": "number: sandboxes so far",
+            "nets": "number: network namespaces that were made to be lent to sandboxes",
+            "rotations": "number: generations that have followed another",
+            "ends": "object of number: sandboxes that have ended so far, by cause",
+            "refused": "object of number: connections that were refused so far, by reason",
+            "latencies": "object of objects, by stage: count, mean, p50, p90, p99, buckets, sum; microseconds since "
+            "the connection, p50 and so on as the upper bound of a bucket",
+            "generations": "list of objects: number, sandbox, pid, state, age (seconds), lives, places (list of "
+            "[Place](#serviceboardplace)), ends (list of [End](#serviceboardend))",
+            "gone": "list of objects, the generations of before: number, age, ago (seconds), lives, ends",
+            "stopping": "true or false",
+        },
+    ),
+    "service list": (
+        "",
+        {
+            "services": "list of objects: name, pid, generation (the current one's number), some of what status has, "
+            "unanswered (why the service says nothing of itself; the rest is null then)"
+        },
+    ),
     "seccomp learn": ("security.seccomp_learned:Learned", {"status": "number: the command's"}),
     "can": (
         "security.verdict:Verdict",
@@ -116,6 +149,7 @@ COMMANDS: dict[str, tuple[str, dict[str, str]]] = {
 }
 ALSO = (
     *("inspect.namespaces:Namespace", "inspect.cgroups:Hierarchy", "inspect.cgroups:Node"),
+    *("service.board:Place", "service.board:End"),
     *("inspect.aslr:Settings", "inspect.aslr:Process", "inspect.aslr:Measured"),
 )
 _PLAIN = {"int": "number", "float": "number", "str": "text", "bool": "true or false", "None": "null", "Any": "anything"}

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
 import time
-from importlib import resources
 
+from nstool.inspect import html
 from nstool.inspect.map import Card, HostMap
 from nstool.inspect.namespaces import Namespace
 from nstool.inspect.words import in_words, user_name
@@ -26,24 +24,18 @@ PINS = 100  # shown of one namespace
 
 def page(found: HostMap) -> str:
     """Return the page. What processes say of themselves is text in it, never markup or script."""
-    import jinja2
     from markupsafe import Markup
 
-    files = resources.files("nstool.inspect") / "templates"
-    texts = {name: (files / name).read_text("utf-8") for name in ("map.html", "map.css", "map.js")}
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
     facts = _printable(data(found))
-    return environment.from_string(texts["map.html"]).render(
+    return html.page(
+        "nstool.inspect",
+        "map",
         host=facts["host"],
         kernel=facts["kernel"],
         made=facts["made"],
         reader=facts["reader"],
         notes=facts["notes"],
         counts=_counts(found),
-        style=Markup(texts["map.css"]),
-        script=Markup(texts["map.js"]),
-        style_hash=_hash(texts["map.css"]),
-        script_hash=_hash(texts["map.js"]),
         data=Markup(_json(facts)),
     )
 
@@ -52,10 +44,6 @@ def _json(value: object) -> str:
     # No "</script>" or "<!--" may be in it; all that is no ASCII is escaped anyway.
     text = json.dumps(value, separators=(",", ":"))
     return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
-
-
-def _hash(text: str) -> str:
-    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
 def _printable(value: Any) -> Any:

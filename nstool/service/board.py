@@ -56,7 +56,10 @@ class Histogram(Frozen):
 
 
 class Place(Frozen):
-    """A place of a template: number, state, pid as the template sees it, life, since when, for whom."""
+    """A place of a template. state: parked, serving or ending. pid: as the template sees it. life: number of its life.
+
+    since: seconds since 1970, of its connection. client: its address and port.
+    """
 
     number: int
     state: str
@@ -67,7 +70,12 @@ class Place(Frozen):
 
 
 class End(Frozen):
-    """A life that is over, or never began. times: microseconds from the connection to each of STAGES but the last."""
+    """A life that is over, or a connection that was refused: then life is 0.
+
+    begin, end: seconds since 1970. place, listener: numbers, -1 of none. cause: one of CAUSES. status: as wait(2) gives
+    it. times: microseconds from the connection to a place, the first step, the exec, the first byte; 0 of what it did
+    not get to.
+    """
 
     life: int
     begin: float
@@ -140,11 +148,11 @@ class Board:
                 found.append(Place(number, STATES[state], pid, life, since / 1e9, address(client)))
         return tuple(found)
 
-    def ends(self, since: int = 0) -> tuple[int, tuple[End, ...]]:
-        """Return how many lives are over, and those after the first ``since`` that are still remembered."""
+    def ends(self, since: int = 0, most: int = _N_ENDS) -> tuple[int, tuple[End, ...]]:
+        """Return how many lives are over, and the last of those after the first ``since``, of what is remembered."""
         (last,) = _LAST.unpack_from(self._map, _LAST_AT)
         found = []
-        for number in range(max(since, last - _N_ENDS), last):
+        for number in range(max(since, last - most), last):
             life, begin, end, place, cause, status, listener, client, *rest = _END.unpack_from(
                 self._map, _ENDS_AT + number % _N_ENDS * _END.size
             )

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from time import monotonic
+from time import monotonic, time
 from typing import TYPE_CHECKING, Any
 
 from nstool.service.board import CAUSES, REFUSED, STAGES, Histogram
 
 if TYPE_CHECKING:
     from nstool.service.generation import Generation
-    from nstool.service.supervisor import Supervisor
+    from nstool.service.supervisor import Gone, Supervisor
 
 _QUANTILES = (0.5, 0.9, 0.99)
+_ENDS = 100  # last lives of each generation
 
 
 def status(supervisor: Supervisor) -> dict[str, Any]:
@@ -22,8 +23,10 @@ def status(supervisor: Supervisor) -> dict[str, Any]:
     causes = {name: past.causes.get(name, 0) + sum(one.causes[name] for one in counts) for name in CAUSES}
     return {
         "name": supervisor.blueprint.name,
+        "time": round(time(), 3),
         "uptime": round(monotonic() - supervisor.began, 3),
         "listening": [one.where for one in supervisor.listeners],
+        "metrics": supervisor.endpoint.where if supervisor.endpoint else "",
         "places": supervisor.blueprint.service.places,
         "live": sum(one.live for one in counts),
         "parked": sum(one.parked for one in counts),
@@ -36,6 +39,7 @@ def status(supervisor: Supervisor) -> dict[str, Any]:
         "refused": {name: causes[name] for name in REFUSED},
         "latencies": {stage: _latency(_histogram(supervisor, counts, stage)) for stage in STAGES},
         "generations": [_generation(one, one is supervisor.current) for one in alive],
+        "gone": [_gone(one) for one in past.gone],
         "stopping": supervisor.stopping,
     }
 
@@ -59,7 +63,7 @@ def _latency(histogram: Histogram) -> dict[str, Any]:
 
 def _generation(one: Generation, is_current: bool) -> dict[str, Any]:
     board = one.board
-    _, ends = board.ends() if board else (0, ())
+    _, ends = board.ends(most=_ENDS) if board else (0, ())
     return {
         "number": one.number,
         "sandbox": one.name,
@@ -68,5 +72,15 @@ def _generation(one: Generation, is_current: bool) -> dict[str, Any]:
         "age": round(monotonic() - one.began, 3),
         "lives": board.counts().lives if board else 0,
         "places": [place.asdict() for place in board.places()] if board else [],
-        "ends": [end.asdict() for end in ends[-100:]],
+        "ends": [end.asdict() for end in ends],
+    }
+
+
+def _gone(one: Gone) -> dict[str, Any]:
+    return {
+        "number": one.number,
+        "age": round(one.ended - one.began, 3),
+        "ago": round(monotonic() - one.ended, 3),
+        "lives": one.lives,
+        "ends": [end.asdict() for end in one.ends],
     }

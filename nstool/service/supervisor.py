@@ -19,16 +19,19 @@ from time import monotonic
 from typing import Any
 
 from nstool.errors import NstoolError, SpecError, visible
+from nstool.frozen import Frozen
 from nstool.plan.steps import Plan
 from nstool.sandbox import engine, journal, rundir
-from nstool.service import generation, listen
-from nstool.service.board import Board, Counts
+from nstool.service import endpoint, generation, listen
+from nstool.service.board import Board, Counts, End
 from nstool.service.generation import BOARD, LOG, Blueprint, Generation
 from nstool.service.listen import Listener
 
 CONTROL = "control"
 LOG_RATE = 1 << 20  # bytes a second of what commands say; what is more is dropped, and counted
 _LOOK = 0.2  # seconds between two looks at generations that are to end, or to be renewed
+KEPT = 32  # generations that are gone, of which something is remembered
+KEPT_ENDS = 20  # of each of them
 _AGAIN = 10.0  # seconds before the same failure is said again
 _MOST = 1 << 16  # bytes of a request
 
@@ -46,6 +49,7 @@ class Supervisor:
         self.began = monotonic()
         self.rotations = 0
         self.past = _Past()
+        self.endpoint: endpoint.Endpoint | None = None
         self.stopping = False
         self._number = 0
         self._rotating = asyncio.Lock()
@@ -73,6 +77,7 @@ class Supervisor:
         self._follow_log(self._pipe[0])
         self._adopt()
         self._open_listeners()
+        self.endpoint = endpoint.opened(self.blueprint.service.metrics, self.blueprint.name, self.status)
         await self.rotate("start")
         server = await asyncio.start_unix_server(
             self._answer, sock=generation.bound(name, CONTROL, socket.SOCK_STREAM), limit=_MOST
@@ -123,6 +128,8 @@ class Supervisor:
                 failed.append(str(error))
         self.old, self.current = [], None
         listen.close_all(self.listeners)
+        if self.endpoint is not None:
+            self.endpoint.close()
         for fd in self._pipe:
             if fd >= 0:
                 os.close(fd)
@@ -231,6 +238,7 @@ class Supervisor:
         self._unwatch(one)
         if one.board is not None:
             self.past.add(one.counts())
+        self.past.keep(one)
         one.close()
         self.say(f"generation {one.number} is gone")
 
@@ -347,15 +355,32 @@ class Supervisor:
         return status(self)
 
 
+class Gone(Frozen):
+    """A generation that is gone. began, ended: of the monotonic clock. ends: its last lives."""
+
+    number: int
+    began: float
+    ended: float
+    lives: int
+    ends: tuple[End, ...]
+
+
 class _Past:
-    """The counts of generations that are gone."""
+    """The counts of generations that are gone, and of the last of them what they were. gone: the newest last."""
 
     def __init__(self) -> None:
+        self.gone: list[Gone] = []
         self.causes: dict[str, int] = {}
         self.accepted = 0
         self.lives = 0
         self.nets = 0
         self.stages: dict[str, tuple[list[int], int]] = {}
+
+    def keep(self, one: Generation) -> None:
+        """Keep what one was that goes."""
+        lives = one.counts().lives if one.board else 0
+        ends = one.board.ends(most=KEPT_ENDS)[1] if one.board else ()
+        self.gone = [*self.gone, Gone(one.number, one.began, monotonic(), lives, ends)][-KEPT:]
 
     def add(self, counts: Counts) -> None:
         """Add those of one that goes."""

@@ -66,6 +66,11 @@ def check_service(service: Service, place: Place = key_path) -> None:
         raise SpecError(f"{service.ready} sandboxes cannot wait in {service.places} places", place(("ready",)))
     if len(service.busy.encode("utf-8", "surrogateescape")) > _BUSY:
         raise SpecError(f"more than {_BUSY} bytes", place(("busy",)))
+    if service.metrics and not service.metrics.startswith(("tcp:", "unix:")):
+        raise SpecError(
+            f'{quoted(service.metrics)} is neither "tcp:ADDRESS:PORT" nor "unix:PATH": tcp:127.0.0.1:9100',
+            place(("metrics",)),
+        )
     for number, word in enumerate(service.vary):
         if word not in VARY:
             raise SpecError(

@@ -30,6 +30,8 @@ class Service(Frozen):
     roots: roots of the service, as of ``root``, which its generations have in turn.
     attest: "generation" (a sandbox of each generation, before that gets connections), "each", "never".
     backlog: connections that the kernel keeps until they are taken. 0: no limit, where nothing else is said.
+    metrics: "tcp:ADDRESS:PORT" or "unix:PATH", where HTTP tells of the service: /metrics for Prometheus, /status.json,
+    a page. "": nowhere.
     """
 
     listen: tuple[str, ...]
@@ -61,3 +63,4 @@ class Service(Frozen):
     roots: tuple[str, ...] = ()
     attest: str = "generation"
     backlog: int = 1024
+    metrics: str = ""

@@ -8,16 +8,18 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.kernel.rows.boxes import NSTOOL
+from tests.support.serving import serving
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# By the names of docs/make_json.py; ME is this process.
+# By the names of docs/make_json.py; ME is this process, SERVICE a service.
 LINES = {
     "ps": "ps",
     "check": "check",
@@ -46,8 +48,16 @@ LINES = {
     "seccomp show": "seccomp show default",
     "seccomp test": "seccomp test strict mount",
     "seccomp learn": "seccomp learn -- true",
+    "service status": "service status SERVICE",
+    "service list": "service list",
     "can": "can ME signal ME",
 }
+SPEC = """command = ["/bin/cat"]
+[service]
+listen = ["tcp:127.0.0.1:0"]
+places = 2
+ready = 1
+"""
 
 
 @pytest.fixture(scope="module")
@@ -76,11 +86,14 @@ def test_every_command_is_tried(documented: Any) -> None:
 
 @pytest.mark.needs("root", "native")
 @pytest.mark.parametrize("command", LINES)
-def test_the_keys_are_those_of_the_document(command: str, documented: Any) -> None:
+def test_the_keys_are_those_of_the_document(command: str, documented: Any, name: str, tmp_path: Path) -> None:
     """An object with a version; command is a list and comm a text; nobody has the pid 0."""
-    words = [str(os.getpid()) if word == "ME" else word for word in LINES[command].split()]
+    words = [{"ME": str(os.getpid()), "SERVICE": name}.get(word, word) for word in LINES[command].split()]
     at = words.index("--") if "--" in words else len(words)
-    done = subprocess.run([*NSTOOL, *words[:at], "--json", *words[at:]], capture_output=True, text=True, timeout=60)
+    spec = tmp_path / "spec.toml"
+    spec.write_text(SPEC)
+    with serving(spec, name) if name in words else nullcontext():
+        done = subprocess.run([*NSTOOL, *words[:at], "--json", *words[at:]], capture_output=True, text=True, timeout=60)
     found = json.loads(done.stdout)
     assert set(found) == documented.keys(command)
     assert found["version"] == 1

@@ -1,0 +1,102 @@
+"""What a service tells, as tables: for ``nstool service status``, ``top`` and ``list``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Group
+
+from nstool.cli.console import Table, cell
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+LAST = 10  # ends that are shown
+
+
+def told(found: dict[str, Any]) -> Group:
+    """Return the state of a service: generations, sandboxes, counts, latencies."""
+    where = ", ".join(found["listening"])
+    watched = f"; metrics at {found['metrics']}" if found["metrics"] else ""
+    lines = [
+        f"{found['name']}: {where}; up {found['uptime']:.0f} s{watched}{'; stopping' if found['stopping'] else ''}",
+        f"{found['live']} of {found['places']} places serve, {found['parked']} wait parked, {found['queued']} queued; "
+        f"{found['accepted']} connections, {found['lives']} sandboxes, {found['rotations']} rotations",
+    ]
+    for what in ("ends", "refused"):
+        named = ", ".join(f"{count} {name}" for name, count in found[what].items() if count)
+        lines.append(f"{what}: {named or 'none'}")
+    return Group(*map(cell, lines), *_tables(_latencies(found["latencies"]), _generations(found["generations"])))
+
+
+def watched(found: dict[str, Any]) -> Group:
+    """Return the same, the sandboxes that serve, the longest first, and the last that have ended."""
+    return Group(told(found), *_tables(_places(found), _ends(found)))
+
+
+def services(rows: Sequence[dict[str, Any]]) -> Table:
+    """Return the services that run."""
+    table = Table("name", "pid", "listens at", "generation", "serve", "connections", "up", fixed=(0, 1))
+    for one in rows:
+        if one["unanswered"]:
+            table.add_row(one["name"], str(one["pid"]), one["unanswered"])
+            continue
+        counts = f"{one['live']} of {one['places']}"
+        where, number = ", ".join(one["listening"]), str(one["generation"])
+        table.add_row(
+            *(one["name"], str(one["pid"]), where, number, counts, str(one["accepted"]), f"{one['uptime']:.0f} s")
+        )
+    return table
+
+
+def _tables(*tables: Table) -> Iterable[Table]:
+    return (table for table in tables if table.row_count)
+
+
+def _filled(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:
+    table = Table(*heads)
+    for row in rows:
+        table.add_row(*map(str, row))
+    return table
+
+
+def _latencies(stages: dict[str, Any]) -> Table:
+    rows = [
+        (stage, one["count"], *(f"{one[key] / 1000:.2f}" for key in ("mean", "p50", "p90", "p99")))
+        for stage, one in stages.items()
+        if one["count"]
+    ]
+    return _filled(("since the connection, ms", "count", "mean", "p50", "p90", "p99"), rows)
+
+
+def _generations(generations: Iterable[dict[str, Any]]) -> Table:
+    rows = [
+        (one["number"], one["state"], one["pid"], f"{one['age']:.0f} s", one["lives"], len(one["places"]))
+        for one in generations
+    ]
+    return _filled(("generation", "state", "pid", "age", "lives", "sandboxes"), rows)
+
+
+def _places(found: dict[str, Any]) -> Table:
+    rows = []
+    for one in found["generations"]:
+        for place in one["places"]:
+            if place["state"] != "parked":
+                age = found["time"] - place["since"]
+                words = (place["client"], f"{age:.0f} s", place["state"], one["number"], place["number"], place["life"])
+                rows.append((age, words))
+    rows.sort(key=lambda row: -row[0])
+    return _filled(("client", "since", "state", "generation", "place", "life"), [words for _, words in rows])
+
+
+def _ends(found: dict[str, Any]) -> Table:
+    rows = []
+    for one in (*found["gone"], *found["generations"]):
+        for end in one["ends"]:
+            ago = max(0.0, found["time"] - end["end"])
+            lived = f"{(end['end'] - end['begin']) * 1000:.2f}"
+            words = (f"{ago:.0f} s ago", end["cause"], end["client"], one["number"], end["life"] or "", lived)
+            rows.append((ago, words))
+    rows.sort(key=lambda row: row[0])
+    return _filled(("ended", "cause", "client", "generation", "life", "lived, ms"), [words for _, words in rows[:LAST]])
