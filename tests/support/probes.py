@@ -155,12 +155,68 @@ def cgroupns() -> str:
 @probe
 def pid_ioctls() -> str:
     """The kernel translates pids between namespaces. ioctl_nsfs(2)."""
-    with open("/proc/self/ns/pid", "rb") as file:
-        try:
-            fcntl.ioctl(file, 0x8004B708, os.getpid())  # NS_GET_PID_IN_PIDNS
-        except OSError as error:
-            return "" if error.errno != errno.ENOTTY else "no NS_GET_PID_IN_PIDNS; Linux 6.11 has it"
+    return _unknown_to("/proc/self/ns/pid", 0x8004B708, "NS_GET_PID_IN_PIDNS; Linux 6.11 has it")
+
+
+@probe
+def mntns_ids() -> str:
+    """The kernel tells the id of a mount namespace, by which another's mounts are listed. ioctl_nsfs(2)."""
+    return _unknown_to("/proc/self/ns/mnt", 0x8008B705, "NS_GET_MNTNS_ID; Linux 6.11 has it")
+
+
+@probe
+def ns_ids() -> str:
+    """The kernel tells the id of a namespace of any type. ioctl_nsfs(2)."""
+    return _unknown_to("/proc/self/ns/uts", 0x8008B70D, "NS_GET_ID; Linux 6.18 has it")
+
+
+@probe
+def pidfd_ioctls() -> str:
+    """The kernel opens the namespaces of a process by its pidfd. ioctl_pidfd(2)."""
+    pidfd = os.pidfd_open(os.getpid())
+    try:
+        os.close(fcntl.ioctl(pidfd, 0xFF03))  # PIDFD_GET_MNT_NAMESPACE
+    except OSError as error:
+        return "" if error.errno != errno.ENOTTY else "no PIDFD_GET_MNT_NAMESPACE; Linux 6.11 has it"
+    finally:
+        os.close(pidfd)
     return ""
+
+
+@probe
+def statmount() -> str:
+    """The kernel lists the mounts of the caller, and tells of each. statmount(2)."""
+    try:
+        kernel.statmount(kernel.listmount()[0], 0)
+    except OSError as error:
+        return "" if error.errno != errno.ENOSYS else "no statmount(2) and listmount(2); Linux 6.8 has them"
+    return ""
+
+
+@probe
+def statmount_source() -> str:
+    """The kernel tells the source of a mount that has one, as that of proc."""
+    if reason := statmount():
+        return reason
+    old = kernel.listmount()[:10]  # younger ones come and go
+    told = [kernel.statmount(number, kernel.STATMOUNT_SB_SOURCE)[0] for number in old]
+    tells = any(mask & kernel.STATMOUNT_SB_SOURCE for mask in told)
+    return "" if tells else "statmount(2) tells no sources; Linux 6.13 does"
+
+
+@probe
+def statmount_maps() -> str:
+    """The kernel tells the map of an id-mapped mount."""
+    if reason := statmount():
+        return reason
+    _, supported = kernel.statmount(kernel.listmount()[0], kernel.STATMOUNT_SUPPORTED_MASK)
+    return "" if supported & kernel.STATMOUNT_MNT_UIDMAP else "statmount(2) tells no maps; Linux 6.15 does"
+
+
+@probe
+def idmap_tmpfs() -> str:
+    """A mount of a tmpfs can map ids. mount_setattr(2)."""
+    return "" if kernel.release() >= (6, 3) else "a tmpfs has no id-mapped mounts; Linux 6.3 has them"
 
 
 @probe
@@ -346,6 +402,16 @@ def subordinate(path: str, uid: int) -> tuple[int, int]:
         if owner in names:
             return int(start), int(count)
     return 0, 0
+
+
+def _unknown_to(path: str, request: int, reason: str) -> str:
+    """Return "no " and the reason if the file does not know the ioctl at all, or ""."""
+    with open(path, "rb") as file:
+        try:
+            fcntl.ioctl(file, request, 0)  # no pointer, no pid: EFAULT, ESRCH
+        except OSError as error:
+            return "" if error.errno != errno.ENOTTY else f"no {reason}"
+    return ""
 
 
 def _tried_in_new_netns(absent: str, command: list[str]) -> str:
