@@ -214,6 +214,15 @@ def statmount_maps() -> str:
 
 
 @probe
+def cached_paths() -> str:
+    """No filesystem has to be asked for a path below / that has just been walked."""
+    os.stat("/tmp")
+    return (
+        "" if kernel.is_cached("/tmp") else "/ is on a filesystem that is asked for every path, as 9p; use a local one"
+    )
+
+
+@probe
 def idmap_tmpfs() -> str:
     """A mount of a tmpfs can map ids. mount_setattr(2)."""
     return "" if kernel.release() >= (6, 3) else "a tmpfs has no id-mapped mounts; Linux 6.3 has them"
@@ -237,16 +246,23 @@ def fuse() -> str:
 @probe
 def overlay() -> str:
     """Root can mount an overlay."""
+    return root() or _refused(lambda: _overlay("lowerdir=/tmp/lower,upperdir=/tmp/upper,workdir=/tmp/work"))
 
-    def try_it() -> None:
-        kernel.unshare(kernel.CLONE_NEWNS)
-        kernel.mount("none", "/", "", kernel.MS_REC | kernel.MS_PRIVATE)
-        kernel.mount("tmpfs", "/tmp", "tmpfs")
-        for name in ("lower", "upper", "work", "merged"):
-            os.mkdir(f"/tmp/{name}")
-        kernel.mount("none", "/tmp/merged", "overlay", 0, "lowerdir=/tmp/lower,upperdir=/tmp/upper,workdir=/tmp/work")
 
-    return root() or _refused(try_it)
+@probe
+def lowerdirs() -> str:
+    """An overlay takes its lower layers one by one."""
+    refused = _refused(lambda: _overlay("lowerdir+=/tmp/lower,lowerdir+=/tmp/upper"))
+    return overlay() or (f"lowerdir+: {refused}; Linux 6.8 has it" if refused else "")
+
+
+def _overlay(options: str) -> None:
+    kernel.unshare(kernel.CLONE_NEWNS)
+    kernel.mount("none", "/", "", kernel.MS_REC | kernel.MS_PRIVATE)
+    kernel.mount("tmpfs", "/tmp", "tmpfs")
+    for name in ("lower", "upper", "work", "merged"):
+        os.mkdir(f"/tmp/{name}")
+    kernel.mount("none", "/tmp/merged", "overlay", 0, options)
 
 
 @probe
