@@ -706,6 +706,8 @@ def test_many_deep_mounts_are_lines_in_no_time(in_child: Callable[..., Any]) -> 
             with open(f"/proc/{pid}/mountinfo") as file:
                 ids = [line.split()[0] for line in file]
             begin = sum(os.times()[2:4])  # CPU of the children
+            assert nstool("mounts", str(os.getpid()))[0] == 0
+            few = sum(os.times()[2:4]) - begin  # how long that is depends on the machine, which may be emulated
             status, out, _ = nstool("mounts", str(pid))
             assert (status, [line.split()[0] for line in out.splitlines()[1 : len(ids) + 1]]) == (0, ids)
             assert out.splitlines()[0].split()[:3] == ["id", "on", "mounted"]
@@ -714,6 +716,6 @@ def test_many_deep_mounts_are_lines_in_no_time(in_child: Callable[..., Any]) -> 
             assert sum("── " in line for line in tree.splitlines()) == len(ids)
             lines = {line.lstrip("│ ├└─").split("  ")[0]: line for line in tree.splitlines()}
             assert lines["/tmp/deep-down/deep-down"].index("/tmp") == lines["/tmp/deep-down"].index("/tmp") + 4
-            assert sum(os.times()[2:4]) - begin < 7
+            assert sum(os.times()[2:4]) - begin < 20 * few
 
     in_child(act, timeout=60)
