@@ -11,7 +11,9 @@ import errno
 import fcntl
 import functools
 import os
+import select
 import shutil
+import signal
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -241,6 +243,26 @@ def fuse() -> str:
         os.close(filesystem.mount("/tmp"))
 
     return _refused(try_it)
+
+
+@probe
+def held_in_execve() -> str:
+    """Who reads the namespaces of a process waits until its execve(2) has ended."""
+    from tests.support import fuse as filesystem
+
+    def waits() -> bool:
+        with filesystem.held_in_execve() as (held,):
+            reader = os.fork()
+            if reader == 0:
+                os.readlink(f"/proc/{held}/ns/net")
+                os._exit(0)
+            ended, _, _ = select.select([os.pidfd_open(reader)], [], [], 3)
+            os.kill(reader, signal.SIGKILL)
+            os.waitpid(reader, 0)
+            return not ended
+
+    reason = "no reader waits for a process that is in execve(2) here; those of a later kernel do, as of Linux 6.18.44"
+    return root() or fuse() or ("" if run_in_child(waits) else reason)
 
 
 @probe
