@@ -322,6 +322,12 @@ def bridge() -> str:
 
 
 @probe
+def br_netfilter() -> str:
+    """What goes over a bridge goes through the rules for packets, too."""
+    return "" if os.path.exists("/proc/sys/net/bridge") else "no /proc/sys/net/bridge; modprobe br_netfilter"
+
+
+@probe
 def nft() -> str:
     """The nft command works with this kernel."""
     absent = "" if shutil.which("nft") else "no nft; install nftables"
