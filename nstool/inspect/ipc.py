@@ -302,8 +302,9 @@ def _look(directory: int, name: str) -> tuple[syscalls.MqAttr | None, str]:
 
 
 def _mounted_queues(unread: dict[str, str], notes: list[str]) -> tuple[_Entry, ...] | None:
-    # Who may not mount one may see one that is mounted, as /dev/mqueue by systemd.
-    for entry in mounts(own_pid()).mounts:
+    # Who may not mount one may see one that is mounted, as /dev/mqueue by systemd. Whose it is the kernel does not
+    # tell; who enters an ipc namespace mounts its own after that, so that the last comes first.
+    for entry in reversed(mounts(own_pid()).mounts):
         if entry.mount.type == "mqueue" and not entry.covered_by and entry.mount.root == "/":
             top = os.open(entry.mount.target, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
             try:

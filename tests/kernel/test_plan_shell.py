@@ -158,9 +158,10 @@ def host_id(number: int, base: int) -> str:
 def visible(mountinfo: list[str]) -> list[str]:
     """Mounts as "root point flags type source options", without those that another one on the same place hides.
 
-    Their flags cannot be set by path, which the script says.
+    Their flags cannot be set by path, which the script says. Nor is a mount of the script's in the peer group of the
+    host's, which it says too.
     """
-    rows = [line.split() for line in mountinfo]
+    rows = [re.sub(r" shared:\d+ ", " shared ", line).split() for line in mountinfo]
     hidden = {upper[1] for upper in rows for lower in rows if upper[1] == lower[0] and upper[4] == lower[4]}
     return [" ".join([unescape(row[4]), row[3], *row[5:]]) for row in rows if row[0] not in hidden]
 
@@ -274,6 +275,14 @@ def test_script_makes_what_run_makes(wanted: Wanted, name: str, busybox: str, wo
         own = [os.readlink(f"/proc/self/ns/{kind}")]
         shared = getattr(spec.namespaces, kind) == "host"
         assert (run[f"ns {kind}"] == own, shell[f"ns {kind}"] == own) == (shared, shared)
+
+
+@pytest.mark.parametrize("propagation", ["shared", "slave"])
+def test_what_is_not_shared_with_the_host_is_said(propagation: str, name: str, workplace: Workplace) -> None:
+    mounts = (Mount("/data", "/var/tmp", propagation=propagation),)
+    with script(Spec(command=("true",), name=name, mounts=mounts), workplace) as path:
+        said = "#   - sharing with the host's mount" in Path(path).read_text()
+    assert said == (propagation == "shared")
 
 
 @pytest.mark.parametrize("shell", ["dash", "bash"])

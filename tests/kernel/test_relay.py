@@ -16,7 +16,7 @@ import pytest
 pytestmark = pytest.mark.needs("root", "native", "nsexec")
 
 NSTOOL = str(Path(sys.prefix) / "bin/nstool")
-SECONDS = 30
+SECONDS = 120  # only what hangs takes as long, in an emulated machine too
 LINES = 40_000
 # Sends its terminal to who listens at /srv/s, and ends.
 SEND = """
@@ -39,7 +39,7 @@ def words(request: pytest.FixtureRequest, name: str, tmp_path: Path) -> Iterator
     if request.param == "run":
         yield [*run, "--terminal", "always"]
         return
-    with subprocess.Popen([*run, "--", "sh", "-c", "echo ready; exec sleep 60"], stdout=subprocess.PIPE) as box:
+    with subprocess.Popen([*run, "--", "sh", "-c", "echo ready; exec sleep 1000"], stdout=subprocess.PIPE) as box:
         assert box.stdout is not None
         assert box.stdout.readline() == b"ready\n"
         yield [NSTOOL, "exec", name, "--terminal", "always"]

@@ -395,7 +395,7 @@ def test_show_prints_both_sides(boxed: Boxed) -> None:
     """Each fact that the table promises, inside beside outside."""
     shown = run_show(str(boxed.pid), "--mounts")
     assert (shown.returncode, shown.stderr) == (0, "")
-    rows = {line[:30].strip(): line for line in shown.stdout.splitlines()}
+    rows = {line.strip().partition("  ")[0]: line for line in shown.stdout.splitlines()}
     for kind in KINDS:
         assert os.readlink(f"/proc/{boxed.pid}/ns/{kind}") in rows[kind]
         assert os.readlink(f"/proc/self/ns/{kind}") in rows[kind]

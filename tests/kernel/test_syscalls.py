@@ -531,7 +531,7 @@ def test_mount_setattr_changes_attributes(in_child: InChild) -> None:
     assert "shared:" in after
 
 
-@pytest.mark.needs("root")
+@pytest.mark.needs("root", "idmap_tmpfs")
 def test_mount_setattr_maps_ids(in_child: InChild) -> None:
     """A detached copy with MOUNT_ATTR_IDMAP shows files with the ids of the user namespace."""
 
@@ -551,7 +551,7 @@ def test_mount_setattr_maps_ids(in_child: InChild) -> None:
     assert in_child(act) == (0, 100000)
 
 
-@pytest.mark.needs("root")
+@pytest.mark.needs("root", "statmount_maps")
 def test_statmount_tells_the_map_of_a_mount(in_child: InChild) -> None:
     """The lines of the map, in order; other mounts have none. Linux 6.15."""
 
@@ -600,7 +600,7 @@ def test_chroot_changes_the_root(in_child: InChild) -> None:
     assert in_child(act) == ["inside"]
 
 
-@pytest.mark.needs("root")
+@pytest.mark.needs("root", "statmount")
 def test_statmount_and_listmount_agree_with_mountinfo(in_child: InChild) -> None:
     """listmount lists the mounts of mountinfo, and statmount tells the same of each."""
 
@@ -609,17 +609,16 @@ def test_statmount_and_listmount_agree_with_mountinfo(in_child: InChild) -> None
         syscalls.mount("source", "/tmp", "tmpfs", uapi.MS_NODEV)
         told = [syscalls.statmount(mount) for mount in syscalls.listmount()]
         there = [words.split() for words in Path("/proc/self/mountinfo").read_text().splitlines()]
-        last = next(mount for mount in told if mount.sb_source == "source")
         by_kernel = [(m.mnt_id_old, m.mnt_parent_id_old, m.mnt_point, m.mnt_root, m.fs_type) for m in told]
         by_proc = [(int(w[0]), int(w[1]), w[4], w[3], w[w.index("-") + 1]) for w in there]
-        return sorted(by_kernel), sorted(by_proc), last.mnt_attr & uapi.MOUNT_ATTR_NODEV == uapi.MOUNT_ATTR_NODEV
+        return sorted(by_kernel), sorted(by_proc), told[-1].mnt_attr & uapi.MOUNT_ATTR_NODEV == uapi.MOUNT_ATTR_NODEV
 
     by_kernel, by_proc, nodev = in_child(act)
     assert by_kernel == by_proc
     assert nodev
 
 
-@pytest.mark.needs("root")
+@pytest.mark.needs("root", "mntns_ids")
 def test_listmount_asks_until_all_are_there(in_child: InChild) -> None:
     """More mounts than the kernel gives at once are all listed, and one of another namespace can be asked for."""
 
@@ -643,7 +642,7 @@ def test_listmount_asks_until_all_are_there(in_child: InChild) -> None:
     assert other
 
 
-@pytest.mark.needs("root")
+@pytest.mark.needs("root", "statmount_source")
 def test_statmount_asks_again_with_more_room(in_child: InChild) -> None:
     """Strings that do not fit the first buffer are there in full."""
 
@@ -976,7 +975,7 @@ def test_owner_uid_is_the_creators(in_child: InChild) -> None:
         os.close(fd)
 
 
-@pytest.mark.needs("root")
+@pytest.mark.needs("root", "pid_ioctls")
 def test_pids_are_translated(in_child: InChild) -> None:
     """The four translations agree with NSpid of /proc/PID/status, in both directions."""
 
@@ -997,7 +996,7 @@ def test_pids_are_translated(in_child: InChild) -> None:
     assert expected[2] == 1
 
 
-@pytest.mark.needs("root")
+@pytest.mark.needs("root", "ns_ids")
 def test_ids_of_namespaces_differ(in_child: InChild) -> None:
     """Two namespaces have two ids, and a mount namespace the same by both ioctls."""
 
@@ -1010,6 +1009,7 @@ def test_ids_of_namespaces_differ(in_child: InChild) -> None:
     assert in_child(act) == (True, True)
 
 
+@pytest.mark.needs("pidfd_ioctls")
 def test_pidfd_gives_namespaces(in_child: InChild) -> None:
     """PIDFD_GET_*_NAMESPACE opens each namespace of a process without /proc."""
 
@@ -1101,6 +1101,17 @@ AS_ROOT: dict[str, tuple[Callable[[], object], int]] = {
     "ns_get_tgid_in_pidns": (lambda: syscalls.ns_get_tgid_in_pidns(open_ns("net"), 1), errno.EINVAL),
 }
 
+# Of those that a kernel may lack: without the call, or the ioctl, there is another errno.
+NEEDS = {
+    "statmount": ("statmount",),
+    "listmount": ("statmount",),
+    "ns_get_mntns_id": ("mntns_ids",),
+    "ns_get_pid_from_pidns": ("pid_ioctls",),
+    "ns_get_tgid_from_pidns": ("pid_ioctls",),
+    "ns_get_pid_in_pidns": ("pid_ioctls",),
+    "ns_get_tgid_in_pidns": ("pid_ioctls",),
+}
+
 AS_NOBODY: dict[str, tuple[Callable[[], object], int]] = {
     "clone3": (lambda: syscalls.clone3(uapi.CLONE_NEWUTS, child=lambda: None), errno.EPERM),
     "clone": (lambda: syscalls.clone(uapi.CLONE_NEWUTS | uapi.SIGCHLD, child=lambda: None), errno.EPERM),
@@ -1139,7 +1150,9 @@ def refusal(call: Callable[[], object]) -> tuple[int, str]:
 
 
 @pytest.mark.needs("root")
-@pytest.mark.parametrize("case", AS_ROOT)
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=pytest.mark.needs(*NEEDS.get(case, ()))) for case in AS_ROOT]
+)
 def test_refused_with_the_errno_of_the_manual(in_child: InChild, case: str) -> None:
     """What is wrong even for root is refused with the errno of the manual page, and the error names the call."""
 

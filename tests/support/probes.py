@@ -11,7 +11,9 @@ import errno
 import fcntl
 import functools
 import os
+import select
 import shutil
+import signal
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -155,12 +157,77 @@ def cgroupns() -> str:
 @probe
 def pid_ioctls() -> str:
     """The kernel translates pids between namespaces. ioctl_nsfs(2)."""
-    with open("/proc/self/ns/pid", "rb") as file:
-        try:
-            fcntl.ioctl(file, 0x8004B708, os.getpid())  # NS_GET_PID_IN_PIDNS
-        except OSError as error:
-            return "" if error.errno != errno.ENOTTY else "no NS_GET_PID_IN_PIDNS; Linux 6.11 has it"
+    return _unknown_to("/proc/self/ns/pid", 0x8004B708, "NS_GET_PID_IN_PIDNS; Linux 6.11 has it")
+
+
+@probe
+def mntns_ids() -> str:
+    """The kernel tells the id of a mount namespace, by which another's mounts are listed. ioctl_nsfs(2)."""
+    return _unknown_to("/proc/self/ns/mnt", 0x8008B705, "NS_GET_MNTNS_ID; Linux 6.11 has it")
+
+
+@probe
+def ns_ids() -> str:
+    """The kernel tells the id of a namespace of any type. ioctl_nsfs(2)."""
+    return _unknown_to("/proc/self/ns/uts", 0x8008B70D, "NS_GET_ID; Linux 6.18 has it")
+
+
+@probe
+def pidfd_ioctls() -> str:
+    """The kernel opens the namespaces of a process by its pidfd. ioctl_pidfd(2)."""
+    pidfd = os.pidfd_open(os.getpid())
+    try:
+        os.close(fcntl.ioctl(pidfd, 0xFF03))  # PIDFD_GET_MNT_NAMESPACE
+    except OSError as error:
+        return "" if error.errno != errno.ENOTTY else "no PIDFD_GET_MNT_NAMESPACE; Linux 6.11 has it"
+    finally:
+        os.close(pidfd)
     return ""
+
+
+@probe
+def statmount() -> str:
+    """The kernel lists the mounts of the caller, and tells of each. statmount(2)."""
+    try:
+        kernel.statmount(kernel.listmount()[0], 0)
+    except OSError as error:
+        return "" if error.errno != errno.ENOSYS else "no statmount(2) and listmount(2); Linux 6.8 has them"
+    return ""
+
+
+@probe
+def statmount_source() -> str:
+    """The kernel tells the source of a mount that has one, as that of proc."""
+    if reason := statmount():
+        return reason
+    old = kernel.listmount()[:10]  # younger ones come and go
+    told = [kernel.statmount(number, kernel.STATMOUNT_SB_SOURCE)[0] for number in old]
+    tells = any(mask & kernel.STATMOUNT_SB_SOURCE for mask in told)
+    return "" if tells else "statmount(2) tells no sources; Linux 6.13 does"
+
+
+@probe
+def statmount_maps() -> str:
+    """The kernel tells the map of an id-mapped mount."""
+    if reason := statmount():
+        return reason
+    _, supported = kernel.statmount(kernel.listmount()[0], kernel.STATMOUNT_SUPPORTED_MASK)
+    return "" if supported & kernel.STATMOUNT_MNT_UIDMAP else "statmount(2) tells no maps; Linux 6.15 does"
+
+
+@probe
+def cached_paths() -> str:
+    """No filesystem has to be asked for a path below / that has just been walked."""
+    os.stat("/tmp")
+    return (
+        "" if kernel.is_cached("/tmp") else "/ is on a filesystem that is asked for every path, as 9p; use a local one"
+    )
+
+
+@probe
+def idmap_tmpfs() -> str:
+    """A mount of a tmpfs can map ids. mount_setattr(2)."""
+    return "" if kernel.release() >= (6, 3) else "a tmpfs has no id-mapped mounts; Linux 6.3 has them"
 
 
 @probe
@@ -179,18 +246,45 @@ def fuse() -> str:
 
 
 @probe
+def held_in_execve() -> str:
+    """Who reads the namespaces of a process waits until its execve(2) has ended."""
+    from tests.support import fuse as filesystem
+
+    def waits() -> bool:
+        with filesystem.held_in_execve() as (held,):
+            reader = os.fork()
+            if reader == 0:
+                os.readlink(f"/proc/{held}/ns/net")
+                os._exit(0)
+            ended, _, _ = select.select([os.pidfd_open(reader)], [], [], 3)
+            os.kill(reader, signal.SIGKILL)
+            os.waitpid(reader, 0)
+            return not ended
+
+    reason = "no reader waits for a process that is in execve(2) here; those of a later kernel do, as of Linux 6.18.44"
+    return root() or fuse() or ("" if run_in_child(waits) else reason)
+
+
+@probe
 def overlay() -> str:
     """Root can mount an overlay."""
+    return root() or _refused(lambda: _overlay("lowerdir=/tmp/lower,upperdir=/tmp/upper,workdir=/tmp/work"))
 
-    def try_it() -> None:
-        kernel.unshare(kernel.CLONE_NEWNS)
-        kernel.mount("none", "/", "", kernel.MS_REC | kernel.MS_PRIVATE)
-        kernel.mount("tmpfs", "/tmp", "tmpfs")
-        for name in ("lower", "upper", "work", "merged"):
-            os.mkdir(f"/tmp/{name}")
-        kernel.mount("none", "/tmp/merged", "overlay", 0, "lowerdir=/tmp/lower,upperdir=/tmp/upper,workdir=/tmp/work")
 
-    return root() or _refused(try_it)
+@probe
+def lowerdirs() -> str:
+    """An overlay takes its lower layers one by one."""
+    refused = _refused(lambda: _overlay("lowerdir+=/tmp/lower,lowerdir+=/tmp/upper"))
+    return overlay() or (f"lowerdir+: {refused}; Linux 6.8 has it" if refused else "")
+
+
+def _overlay(options: str) -> None:
+    kernel.unshare(kernel.CLONE_NEWNS)
+    kernel.mount("none", "/", "", kernel.MS_REC | kernel.MS_PRIVATE)
+    kernel.mount("tmpfs", "/tmp", "tmpfs")
+    for name in ("lower", "upper", "work", "merged"):
+        os.mkdir(f"/tmp/{name}")
+    kernel.mount("none", "/tmp/merged", "overlay", 0, options)
 
 
 @probe
@@ -225,6 +319,12 @@ def veth() -> str:
 def bridge() -> str:
     """Root can make bridges."""
     return root() or _tried_in_new_netns(ip(), ["ip", "link", "add", "name", "b0", "type", "bridge"])
+
+
+@probe
+def br_netfilter() -> str:
+    """What goes over a bridge goes through the rules for packets, too."""
+    return "" if os.path.exists("/proc/sys/net/bridge") else "no /proc/sys/net/bridge; modprobe br_netfilter"
 
 
 @probe
@@ -347,6 +447,16 @@ def subordinate(path: str, uid: int) -> tuple[int, int]:
         if owner in names:
             return int(start), int(count)
     return 0, 0
+
+
+def _unknown_to(path: str, request: int, reason: str) -> str:
+    """Return "no " and the reason if the file does not know the ioctl at all, or ""."""
+    with open(path, "rb") as file:
+        try:
+            fcntl.ioctl(file, request, 0)  # no pointer, no pid: EFAULT, ESRCH
+        except OSError as error:
+            return "" if error.errno != errno.ENOTTY else f"no {reason}"
+    return ""
 
 
 def _tried_in_new_netns(absent: str, command: list[str]) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from tests.support import kernel
-from tests.support.child import run_in_child
+from tests.support.child import SECONDS, run_in_child
 
 CLONE_NEWPID = 0x20000000
 
@@ -79,10 +79,11 @@ def thread(act: Callable[[], object] = lambda: None) -> Iterator[int]:
         one.join()
 
 
-def in_pid_namespace(act: Callable[[], Any]) -> Any:
+def in_pid_namespace(act: Callable[[], Any], seconds: float = SECONDS) -> Any:
     """Return what act returns as the first process of a pid namespace with a /proc of its own.
 
     So nothing comes and goes but what act makes, and all of that ends with it. The caller must be a child: it moves.
+    seconds: that act may take.
     """
 
     def first() -> Any:
@@ -91,4 +92,4 @@ def in_pid_namespace(act: Callable[[], Any]) -> Any:
         return act()
 
     kernel.unshare(CLONE_NEWPID | kernel.CLONE_NEWNS)
-    return run_in_child(first)
+    return run_in_child(first, timeout=seconds)

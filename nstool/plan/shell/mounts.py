@@ -81,6 +81,8 @@ def mount_setattr(s: Script, step: Step) -> Lines:
     notes: Lines = []
     if set_ & uapi.MOUNT_ATTR_IDMAP:
         notes = s.no("id-mapped mounts: mount has them from util-linux 2.39 on (X-mount.idmap=)")
+    if propagation == uapi.MS_SHARED and place.who == LAUNCHER:
+        notes += s.no("sharing with the host's mount, where that is shared: what is mounted on one is not on the other")
     words = [word for bit, word in _ATTRIBUTES.items() if set_ & bit]
     words += [_opposite(word) for bit, word in _ATTRIBUTES.items() if clear & bit]
     if propagation:

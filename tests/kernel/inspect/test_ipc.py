@@ -289,12 +289,15 @@ def test_ordinary_user_in_the_hosts_namespace(as_user: Act) -> None:
 
 @pytest.mark.needs("root")
 def test_a_mounted_mqueue_serves_who_may_mount_none(in_child: Act) -> None:
-    """With a note: it is that of the ipc namespace in which it was mounted."""
+    """With a note: it is that of the ipc namespace in which it was mounted; of several the last."""
 
     def act() -> Any:
-        some_objects()
         private_mounts()
-        kernel.mount("mqueue", "/tmp", "mqueue")
+        os.mkdir("/tmp/before")
+        kernel.mount("mqueue", "/tmp/before", "mqueue")
+        some_objects()
+        os.mkdir("/tmp/own")
+        kernel.mount("mqueue", "/tmp/own", "mqueue")
 
         def as_nobody() -> Any:
             os.setgroups([])
@@ -309,7 +312,7 @@ def test_a_mounted_mqueue_serves_who_may_mount_none(in_child: Act) -> None:
     queues, notes = in_child(act)
     assert queues == [("/a b\x1b", None), ("/jobs", None)]
     assert len(notes) == 1
-    assert "POSIX queues are those on /tmp" in notes[0]
+    assert "POSIX queues are those on /tmp/own:" in notes[0]
 
 
 # ---- remove ----

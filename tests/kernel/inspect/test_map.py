@@ -212,9 +212,10 @@ def test_the_page_shows_in_a_browser_what_it_says(in_child: Callable[..., Any], 
 
     def browse() -> str:
         # In a pid namespace, with which all ends that it starts.
-        return subprocess.run(command, capture_output=True, text=True, timeout=25, check=True).stdout
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
-    dom = in_child(in_pid_namespace, browse)
+    seconds = 600.0  # emulated, a browser takes two minutes to begin
+    dom = in_child(in_pid_namespace, browse, seconds, timeout=2 * seconds)
     assert "<title>Namespaces of " in dom
     assert dom.count('<button class="card') == 6
     panel = dom.split('<aside id="detail"')[1].split("</aside>")[0]

@@ -23,6 +23,7 @@ from nstool.inspect.propagation import graph
 from tests.conftest import require
 from tests.support import kernel
 from tests.support.held import held, own_user_namespace, private_mounts
+from tests.support.probes import missing
 from tests.support.waiting import waiting
 
 Act = Callable[..., Any]
@@ -200,7 +201,7 @@ def test_reached_is_what_the_kernel_comes_to(in_child: Act, seed: int) -> None:
     assert covered > 10
 
 
-@pytest.mark.needs("root")
+@pytest.mark.needs("root", "statmount")
 def test_mounts_out_of_reach_of_a_changed_root(in_child: Act) -> None:
     """chroot to a plain directory: what is not below it is of the namespace still. listmount(2), Linux 6.11."""
 
@@ -239,7 +240,7 @@ def test_mounts_out_of_reach_of_a_changed_root(in_child: Act) -> None:
     assert told
 
 
-@pytest.mark.needs("root")
+@pytest.mark.needs("root", "statmount_source")
 def test_what_statmount_tells_is_what_mountinfo_tells(in_child: Act) -> None:
     """A mount out of reach has the fields that a process with the whole root reads in mountinfo."""
 
@@ -269,7 +270,7 @@ def test_what_statmount_tells_is_what_mountinfo_tells(in_child: Act) -> None:
         assert told == read
 
 
-@pytest.mark.needs("root")
+@pytest.mark.needs("root", "statmount_source")
 def test_a_source_that_the_kernel_does_not_tell_is_unknown(in_child: Act, monkeypatch: pytest.MonkeyPatch) -> None:
     """Before Linux 6.13, here without what later ones add; after that a mount without a source has "none"."""
     statmount = syscalls.statmount
@@ -294,7 +295,7 @@ def test_a_source_that_the_kernel_does_not_tell_is_unknown(in_child: Act, monkey
     assert "Linux 6.13" in then[1]["source"]
 
 
-@pytest.mark.needs("root")
+@pytest.mark.needs("root", "statmount_maps")
 def test_an_idmapped_mount_has_its_map(in_child: Act) -> None:
     """Linux 6.15 tells the map; the mount is marked from 5.12 on."""
 
@@ -397,15 +398,22 @@ def sandbox_mounts() -> tuple[set[int], set[int], Mounts]:
 @pytest.mark.needs("nsexec", "user", "userns", "newuidmap")
 @pytest.mark.parametrize("who", ["root", "user"])
 def test_a_sandbox(in_child: Act, as_user: Act, who: str) -> None:
-    """Its root mount is older than its namespace, so that the kernel lists it to those only who are in it."""
+    """Its root mount is older than its namespace, so that the kernel lists it to those only who are in it.
+
+    Before Linux 6.8 there are the mounts of mountinfo, and why no others.
+    """
     if who == "root":
         require("root")
     listed, told, found = (in_child if who == "root" else as_user)(sandbox_mounts)
     assert told == listed
-    assert "outside" not in found.unread
-    assert found.outside == ()
-    assert all(entry.unique_id for entry in found.mounts)
     assert found.root == "/"
+    if missing("statmount"):
+        assert found.outside is None
+        assert "Linux 6.8" in found.unread["outside"]
+    else:
+        assert found.outside == ()
+        assert "outside" not in found.unread
+        assert all(entry.unique_id for entry in found.mounts)
 
 
 # ---- propagation ----
@@ -544,6 +552,7 @@ def test_a_root_deeper_than_a_page_stops_nobody(in_child: Act) -> None:
 # ---- who may not be asked ----
 
 
+@pytest.mark.needs("statmount")
 def test_ordinary_user_sees_its_own_namespaces(as_user: Act) -> None:
     """Also what is out of reach, since it owns the user namespace that the mount namespace belongs to."""
 
@@ -697,6 +706,8 @@ def test_many_deep_mounts_are_lines_in_no_time(in_child: Callable[..., Any]) -> 
             with open(f"/proc/{pid}/mountinfo") as file:
                 ids = [line.split()[0] for line in file]
             begin = sum(os.times()[2:4])  # CPU of the children
+            assert nstool("mounts", str(os.getpid()))[0] == 0
+            few = sum(os.times()[2:4]) - begin  # how long that is depends on the machine, which may be emulated
             status, out, _ = nstool("mounts", str(pid))
             assert (status, [line.split()[0] for line in out.splitlines()[1 : len(ids) + 1]]) == (0, ids)
             assert out.splitlines()[0].split()[:3] == ["id", "on", "mounted"]
@@ -705,6 +716,6 @@ def test_many_deep_mounts_are_lines_in_no_time(in_child: Callable[..., Any]) -> 
             assert sum("── " in line for line in tree.splitlines()) == len(ids)
             lines = {line.lstrip("│ ├└─").split("  ")[0]: line for line in tree.splitlines()}
             assert lines["/tmp/deep-down/deep-down"].index("/tmp") == lines["/tmp/deep-down"].index("/tmp") + 4
-            assert sum(os.times()[2:4]) - begin < 7
+            assert sum(os.times()[2:4]) - begin < 20 * few
 
     in_child(act, timeout=60)

@@ -21,13 +21,15 @@ from tests.support.waiting import in_pid_namespace, waiting
 
 NSTOOL = str(Path(sys.prefix) / "bin/nstool")
 
-pytestmark = pytest.mark.needs("root", "native", "fuse")
+pytestmark = pytest.mark.needs("native")
+HELD = pytest.mark.needs("held_in_execve")
 
 
 def names() -> set[str]:
     return {os.readlink(f"/proc/self/ns/{kind}") for kind in ("user", "mnt", "pid", "net", "uts", "ipc", "cgroup")}
 
 
+@HELD
 def test_the_census_goes_on_behind_a_process_that_is_held(in_child: Callable[..., Any]) -> None:
     """It is told by its number, with the cause; those before and behind it are found, and what all are in."""
 
@@ -47,6 +49,7 @@ def test_the_census_goes_on_behind_a_process_that_is_held(in_child: Callable[...
     in_child(in_pid_namespace, act, timeout=20)
 
 
+@HELD
 def test_many_that_are_held_are_found_at_once(in_child: Callable[..., Any]) -> None:
     """Not one after the other, each after its time."""
 
@@ -60,6 +63,7 @@ def test_many_that_are_held_are_found_at_once(in_child: Callable[..., Any]) -> N
     in_child(in_pid_namespace, act, timeout=40)
 
 
+@HELD
 @pytest.mark.parametrize("step", ["read_mounts", "relate", "result"])
 def test_one_that_is_held_later_is_passed_by(
     in_child: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, step: str
@@ -80,6 +84,7 @@ def test_one_that_is_held_later_is_passed_by(
     in_child(in_pid_namespace, act, timeout=20)
 
 
+@HELD
 @pytest.mark.parametrize("step", [1, 2, 3])
 def test_each_step_goes_on_where_it_was(in_child: Callable[..., Any], step: int) -> None:
     """What is read in turn is read once each, whichever is held: nothing is noted by whoever was left behind."""
@@ -112,6 +117,7 @@ def test_what_is_raised_comes_through() -> None:
         patience.Turns().run(lambda: 1 // 0)
 
 
+@HELD
 def test_the_map_has_all_but_who_is_held(in_child: Callable[..., Any]) -> None:
     """Its cards and its notes, once."""
 
@@ -125,6 +131,7 @@ def test_the_map_has_all_but_who_is_held(in_child: Callable[..., Any]) -> None:
     in_child(in_pid_namespace, act, timeout=20)
 
 
+@HELD
 def test_ls_ends(in_child: Callable[..., Any]) -> None:
     """With what there is, and a note on stderr."""
 
@@ -138,6 +145,7 @@ def test_ls_ends(in_child: Callable[..., Any]) -> None:
     in_child(in_pid_namespace, act, timeout=25)
 
 
+@HELD
 @pytest.mark.parametrize("command", ["task", "show", "mounts", "path {} /tmp", "net", "can {} signal 1"])
 def test_what_asks_for_that_process_ends_with_the_cause(in_child: Callable[..., Any], command: str) -> None:
     """Of itself, after some seconds; a signal that is not fatal would not end that wait."""
