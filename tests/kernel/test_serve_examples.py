@@ -389,9 +389,10 @@ def has_address(one: Serving, port: int, _top: Path) -> bool:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
         client.settimeout(0.2)
         client.connect(("127.0.0.1", port))
+        client.send(b"\x12\x34" + b"\0" * 10)  # no question: also that is answered only by who has read its table
         while not one.status()["ends"]["failed"]:
             with contextlib.suppress(TimeoutError):
-                return asked(client, "www.example.test") == (0, ["192.0.2.80"])
+                return client.recv(512).startswith(b"\x12\x34\x84\x01")
     return False
 
 
