@@ -1157,9 +1157,10 @@ static void try_link(int at)
 		watch(l->taken.fd, LINK, at, EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET);
 		pump(at);
 	} else if (now >= l->until) {
-		places[i].deaf = 1;
+		/* Where others are connected it listens: this one it did not take. */
+		places[i].deaf = places[i].users == 1;
 		close_link(at);
-		if (places[i].state == SERVING)
+		if (places[i].state == SERVING && places[i].deaf)
 			end_place(i, SIGKILL);
 	} else {
 		l->next = now + ((int64_t)TRY_NS << (l->tries < 5 ? l->tries : 5));

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from time import monotonic
 
 from nstool._native import ffi, lib
-from nstool.errors import KernelError, NotSupported, NstoolError, SandboxGone, SpecError
+from nstool.errors import KernelError, NotSupported, NstoolError, SpecError
 from nstool.frozen import Frozen
 from nstool.namespaces import user
 from nstool.plan import encode
@@ -21,9 +21,8 @@ from nstool.plan.lease import Lease
 from nstool.plan.steps import Plan, Step
 from nstool.plan.template import program as whole
 from nstool.sandbox import engine, host, journal, leases, rundir
-from nstool.sandbox.attest import Wanted, check
-from nstool.sandbox.launch import ends_within, payload_pid, report
-from nstool.service import board, interpreter, orders
+from nstool.sandbox.launch import ends_within, report
+from nstool.service import attested, board, interpreter, orders
 from nstool.service.listen import Listener
 from nstool.service.orders import BINARY, BY_PLACE, DECIMAL, HEX, RANDOM, Vary
 from nstool.spec import values
@@ -523,57 +522,9 @@ def _try(generation: Generation, plan: Plan) -> None:
         if message.type == lib.NST_MSG_FAILED:
             raise failed(plan, message)
         if message.type == lib.NST_MSG_READY:
-            attest(generation, message.detail, message.pid)
+            attested.attest(generation, message.detail, message.pid)
             channel.ask(lib.NST_MSG_END, "to end it", detail=message.detail, status=9)
             return
-
-
-def attest(generation: Generation, place: int, inner: int) -> None:
-    """Attest the sandbox of a place, whose init the template knows by this pid. Raises NotAttested.
-
-    The place has had no life before: its ids are the first of its ranges.
-    """
-    blueprint = generation.blueprint
-    assert blueprint is not None
-    assert generation.lease is not None
-    spec = blueprint.sandbox_spec(generation.number)
-    if blueprint.service.shape in ("socket", "python"):
-        spec = spec.replace(pass_fds=(3,))
-    made = generation.lease.replace(count=blueprint.sized.count)
-    lease: Lease | None = None  # ids of the template's own user, of which each has a part, or all the same
-    first = 1 + place * blueprint.sized.ranges
-    if len(generation.bases) > first:
-        uid, gid = generation.bases[first]
-        lease = made.replace(uid_base=uid, gid_base=gid)
-    groups = generation.groups[place]
-    wanted = Wanted(
-        spec, blueprint.variant(generation.number)[1], name=spec.hostname, lease=lease, cgroups=groups.cgroups
-    )
-    init = _outer(generation.pid, inner)
-    check(payload_pid(init) if spec.init else init, wanted)
-
-
-def _outer(template: int, inner: int) -> int:
-    """Return the pid of a child of the template here. proc_pid_status(5), NSpid. Raises SandboxGone."""
-    for child in processes_of(template):
-        try:
-            with open(f"/proc/{child}/status") as file:
-                numbers = file.read().partition("\nNSpid:\t")[2].partition("\n")[0].split()
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        # It is 1 in its own pid namespace, and the template's number of it stands before that.
-        if len(numbers) > 1 and numbers[-2] == str(inner):
-            return child
-    raise SandboxGone("the sandbox that was to be attested has ended")
-
-
-def processes_of(template: int) -> list[int]:
-    """Return the pids of the inits of a template's sandboxes. proc_tid_children(5)."""
-    try:
-        with open(f"/proc/{template}/task/{template}/children", "rb") as file:
-            return [int(word) for word in file.read().split()]
-    except (FileNotFoundError, ProcessLookupError):
-        return []
 
 
 def adopt(blueprint_name: str) -> list[Generation]:

@@ -22,7 +22,7 @@ from nstool.errors import NstoolError, SpecError, visible
 from nstool.frozen import Frozen
 from nstool.plan.steps import Plan
 from nstool.sandbox import engine, journal, rundir
-from nstool.service import endpoint, generation, listen
+from nstool.service import attested, endpoint, generation, listen
 from nstool.service.board import Board, Counts, End
 from nstool.service.generation import BOARD, LOG, Blueprint, Generation
 from nstool.service.listen import Listener
@@ -273,7 +273,7 @@ class Supervisor:
             self._say_failed(one.sandbox_plan, message)
         elif message.type == engine.READY:
             try:
-                generation.attest(one, message.detail, message.pid)
+                attested.attest(one, message.detail, message.pid)
             except NstoolError as error:
                 self.say(f"a sandbox was ended before its command: {error}")
                 one.end(signal.SIGKILL, message.detail)

@@ -1,0 +1,94 @@
+"""Attestation of a service's sandbox: what the kernel says of it, and whether it would find its command."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+from nstool import syscalls, uapi
+from nstool.errors import KernelError, SandboxGone
+from nstool.plan.build import PATH, candidates
+from nstool.plan.describe import call_text
+from nstool.plan.hints import explain
+from nstool.plan.lease import Lease
+from nstool.plan.steps import PAYLOAD, Step
+from nstool.sandbox.attest import Wanted, check
+from nstool.sandbox.launch import payload_pid
+from nstool.spec.model import Spec
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from nstool.service.generation import Generation
+
+
+def attest(generation: Generation, place: int, inner: int) -> None:
+    """Attest the sandbox of a place, whose init the template knows by this pid. Raises NotAttested.
+
+    The place has had no life before: its ids are the first of its ranges.
+    """
+    blueprint = generation.blueprint
+    assert blueprint is not None
+    assert generation.lease is not None
+    spec = blueprint.sandbox_spec(generation.number)
+    if blueprint.service.shape in ("socket", "python"):
+        spec = spec.replace(pass_fds=(3,))
+    made = generation.lease.replace(count=blueprint.sized.count)
+    lease: Lease | None = None  # ids of the template's own user, of which each has a part, or all the same
+    first = 1 + place * blueprint.sized.ranges
+    if len(generation.bases) > first:
+        uid, gid = generation.bases[first]
+        lease = made.replace(uid_base=uid, gid_base=gid)
+    groups = generation.groups[place]
+    wanted = Wanted(
+        spec, blueprint.variant(generation.number)[1], name=spec.hostname, lease=lease, cgroups=groups.cgroups
+    )
+    init = _outer(generation.pid, inner)
+    pid = payload_pid(init) if spec.init else init
+    check(pid, wanted)
+    _check_command(pid, spec)
+
+
+def _check_command(pid: int, spec: Spec) -> None:
+    """Raise KernelError where a process that waits before its exec would not find its command. execve(2)."""
+    paths = candidates(spec.command[0], spec.env.get("PATH", PATH))
+    root = os.open(f"/proc/{pid}/root", os.O_PATH | os.O_CLOEXEC)
+    number = errno.ENOENT
+    try:
+        for path in paths:
+            try:
+                fd = syscalls.openat2(root, path, uapi.O_PATH | uapi.O_CLOEXEC, resolve=uapi.RESOLVE_IN_ROOT)
+            except OSError:
+                continue
+            mode = os.fstat(fd).st_mode
+            os.close(fd)
+            if stat.S_ISREG(mode) and mode & 0o111:
+                return
+            number = errno.EACCES
+    finally:
+        os.close(root)
+    step = Step(PAYLOAD, "execve", (paths[:1], spec.command, ()), "the command")
+    raise KernelError(call_text(step), number, "", step.why, *explain(step, number))
+
+
+def _outer(template: int, inner: int) -> int:
+    """Return the pid of a child of the template here. proc_pid_status(5), NSpid. Raises SandboxGone."""
+    for child in processes_of(template):
+        try:
+            with open(f"/proc/{child}/status") as file:
+                numbers = file.read().partition("\nNSpid:\t")[2].partition("\n")[0].split()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        # It is 1 in its own pid namespace, and the template's number of it stands before that.
+        if len(numbers) > 1 and numbers[-2] == str(inner):
+            return child
+    raise SandboxGone("the sandbox that was to be attested has ended")
+
+
+def processes_of(template: int) -> list[int]:
+    """Return the pids of the inits of a template's sandboxes. proc_tid_children(5)."""
+    try:
+        with open(f"/proc/{template}/task/{template}/children", "rb") as file:
+            return [int(word) for word in file.read().split()]
+    except (FileNotFoundError, ProcessLookupError):
+        return []
