@@ -44,7 +44,7 @@ static void become(const uint8_t *plan, const int32_t *slots, int control, struc
 }
 
 int nst_copy_process(const uint8_t *plan, uint64_t size, const int32_t *slots, int n_slots, int control,
-		     struct nst_share *share)
+		     struct nst_share *share, void *memory, uint64_t memory_size)
 {
 	struct clone_args args = {.flags = CLONE_PARENT};
 	int32_t all[NST_MAX_SLOTS];
@@ -73,6 +73,9 @@ int nst_copy_process(const uint8_t *plan, uint64_t size, const int32_t *slots, i
 	if (r == 0) {
 		share->first = nst_now();
 		become(plan, all, control, share);
+		/* The plans of all: who has them says what the next sandboxes are. MAP_PRIVATE | MAP_FIXED | MAP_ANONYMOUS */
+		if (nst_raw6(__NR_mmap, NST_P(memory), (long)memory_size, 0, 0x32, -1, 0) < 0)
+			nst_leave(FAILED_STATUS);
 	}
 	return (int)r;
 }

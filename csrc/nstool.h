@@ -238,9 +238,11 @@ _Noreturn void nst_without_init(const struct nst_copy *copy);
 /* ---- copy.c ---- */
 
 /* Clone the calling process as one sandbox of serve.c: a child of its parent, a copy of its memory. slots, control: as
- * in nst_copy, share in memory of both. Returns the pid, or -errno; 0 in the copy, once all steps but the exec are done. */
+ * in nst_copy, share in memory of both, which
+ * begins at a page and is gone in the copy. Returns the pid, or -errno; 0 in the copy, once all steps but the exec are
+ * done. */
 int nst_copy_process(const uint8_t *plan, uint64_t size, const int32_t *slots, int n_slots, int control,
-		     struct nst_share *share);
+		     struct nst_share *share, void *memory, uint64_t memory_size);
 
 /* ---- answer.c ---- */
 

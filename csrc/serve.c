@@ -45,7 +45,7 @@ enum {
 	WALL_ = 0x40000000,
 };
 
-enum { TOLD = 6 };   /* files that tell how a network namespace was used */
+enum { TOLD = 7 };   /* files that tell how a network namespace was used */
 enum { ASKED = -1 }; /* pid of a place whose process the zygote is to make */
 enum state { EMPTY, PARKED, SERVING, ENDING };
 enum stage { WAITED, FIRST, EXECUTED, BYTE, GONE };
@@ -106,6 +106,7 @@ struct place {
 	int stopped; /* it was told to end */
 	int overran;
 	int64_t deadline; /* of what comes next: SIGTERM, SIGKILL; 0: none */
+	int64_t wall;	  /* when its life has been long enough, whatever else is; 0: never */
 	int32_t fds[NST_PLACE_FDS];
 	uint64_t life;
 	uint32_t turn;
@@ -140,7 +141,8 @@ static struct {
 	struct nst_board *board;
 	uint64_t scratch_size;
 	int listeners[NST_LISTENERS];
-	int listening;				  /* they are being looked at */
+	int listening;				  /* they are being looked at: those of datagrams, */
+	int has_room;				  /* and those of connections */
 	int free[NST_PLACES], n_free, first_free; /* a ring: the place that was left longest ago comes first */
 	int parked[NST_PLACES], n_parked, first_parked;
 	int clone_at;	       /* the step */
@@ -382,7 +384,7 @@ static enum nst_cause admit(struct taken *t)
 {
 	uint8_t key[NST_CLIENT];
 	struct client *c;
-	int64_t most = (int64_t)self.orders->client_burst * 1000, since;
+	int64_t most = (int64_t)self.orders->client_burst * 1000, since, gained;
 
 	t->client = -1;
 	if (!limits_clients() || !client_key(t->from, key))
@@ -393,8 +395,9 @@ static enum nst_cause admit(struct taken *t)
 	c = &self.clients[t->client];
 	if (self.orders->client_rate) {
 		since = (t->at - c->at) / 1000000; /* ms; a rate is of 1000 s: a thousandth of a token each ms */
-		if (since > 0) {
-			c->tokens += since > 1000000 ? most : since * (int64_t)self.orders->client_rate / 1000;
+		gained = since > 1000000 ? most : since * (int64_t)self.orders->client_rate / 1000;
+		if (gained > 0) { /* else who comes often would lose what is less than a thousandth, each time */
+			c->tokens += gained;
 			c->at = t->at;
 		}
 		if (c->tokens > most)
@@ -441,7 +444,7 @@ static void refuse(struct taken *t, enum nst_cause cause)
 		for (i = 0; i < LINGERING; i++)
 			if (self.lingering[i].fd < 0) {
 				self.lingering[i].fd = t->fd;
-				self.lingering[i].until = t->at + LINGER_NS;
+				self.lingering[i].until = nst_now() + LINGER_NS;
 				watch(t->fd, LINGER, i, EPOLLIN | EPOLLRDHUP);
 				return;
 			}
@@ -514,9 +517,10 @@ static void stamp(int i)
 
 /* ---- network namespaces that are lent ---- */
 
-/* What a network namespace tells of its use: traffic, sockets, errors. */
-static const char told[TOLD][28] = {"/proc/self/net/dev",     "/proc/self/net/snmp",	 "/proc/self/net/snmp6",
-				    "/proc/self/net/netstat", "/proc/self/net/sockstat", "/proc/self/net/sockstat6"};
+/* What a network namespace tells of its use: traffic, sockets, errors, and the labels that outlive their socket. */
+static const char told[TOLD][32] = {
+	"/proc/self/net/dev",	   "/proc/self/net/snmp",      "/proc/self/net/snmp6",	      "/proc/self/net/netstat",
+	"/proc/self/net/sockstat", "/proc/self/net/sockstat6", "/proc/self/net/ip6_flowlabel"};
 
 static int is_word(const char *word, long size, const char *wanted)
 {
@@ -955,6 +959,14 @@ static long start(int i, struct taken *t, int attest)
 	return 0;
 }
 
+/* A place ends when it has been idle from this moment on, or at its wall. */
+static void idle_from(struct place *p, int64_t now)
+{
+	int64_t idle = self.orders->idle_ms ? now + (int64_t)self.orders->idle_ms * 1000000 : 0;
+
+	p->deadline = idle && p->wall ? (idle < p->wall ? idle : p->wall) : idle + p->wall;
+}
+
 /* From here on the connection is the sandbox's: times count from it. */
 static void assigned(int i, const struct taken *t)
 {
@@ -963,8 +975,8 @@ static void assigned(int i, const struct taken *t)
 	p->taken = *t;
 	p->taken.fd = -1;
 	p->state = SERVING;
-	if (self.orders->wall_ms)
-		p->deadline = nst_now() + (int64_t)self.orders->wall_ms * 1000000;
+	p->wall = self.orders->wall_ms ? nst_now() + (int64_t)self.orders->wall_ms * 1000000 : 0;
+	p->deadline = p->wall;
 	note(WAITED, t->at, nst_now());
 	show(i);
 }
@@ -1011,7 +1023,7 @@ static void left_alone(int i)
 		p->state = ENDING;
 		show(i);
 	} else if (o->idle_ms && o->life == NST_LIFE_CLIENT) {
-		p->deadline = nst_now() + (int64_t)o->idle_ms * 1000000;
+		idle_from(p, nst_now());
 		p->idle = 1;
 	}
 }
@@ -1248,7 +1260,7 @@ static int link_it(struct taken *t)
 	p->had++;
 	if (p->idle) {
 		p->idle = 0;
-		p->deadline = self.orders->wall_ms ? p->taken.at + (int64_t)self.orders->wall_ms * 1000000 : 0;
+		p->deadline = p->wall;
 	}
 	flags = nst_raw3(__NR_fcntl, t->fd, F_GETFL, 0);
 	nst_raw3(__NR_fcntl, t->fd, F_SETFL, flags | NONBLOCKING);
@@ -1293,8 +1305,8 @@ static void from_session(int i)
 			note(BYTE, p->taken.at, nst_now());
 		nst_raw6(__NR_sendto, self.listeners[p->taken.listener], NST_P(datagram), r, 0x4040, NST_P(&to),
 			 is6 ? sizeof to.in6 : sizeof to.in);
-		if (self.orders->idle_ms && p->state == SERVING)
-			p->deadline = nst_now() + (int64_t)self.orders->idle_ms * 1000000;
+		if (p->state == SERVING)
+			idle_from(p, nst_now());
 	}
 }
 
@@ -1449,16 +1461,20 @@ static void reap(void)
 
 /* ---- listening ---- */
 
-static void listen_to(int on)
+/* Datagrams are taken where there is no room, too: they may be for a sandbox that there is. */
+static void listen_to(int on, int room)
 {
 	int i;
 
-	if (on == self.listening)
+	if (on == self.listening && room == self.has_room)
 		return;
 	self.listening = on;
+	self.has_room = room;
 	for (i = 0; i < NST_LISTENERS; i++) {
-		struct epoll_event e = {.events = on ? EPOLLIN : 0, .data = (uint64_t)LISTENER << 32 | (uint32_t)i};
+		struct epoll_event e = {.data = (uint64_t)LISTENER << 32 | (uint32_t)i};
 
+		if (on && (room || self.types[i] == SOCK_DGRAM_))
+			e.events = EPOLLIN;
 		if (self.listeners[i] >= 0)
 			nst_raw4(__NR_epoll_ctl, self.poll, EPOLL_CTL_MOD, self.listeners[i], NST_P(&e));
 	}
@@ -1554,8 +1570,7 @@ static void take_datagram(int listener)
 		if (p->state == SERVING && p->session >= 0 && p->taken.listener == listener &&
 		    same_key(p->taken.from, t.from)) {
 			nst_raw6(__NR_sendto, p->session, NST_P(datagram), n, 0x4040, 0, 0);
-			if (self.orders->idle_ms)
-				p->deadline = t.at + (int64_t)self.orders->idle_ms * 1000000;
+			idle_from(p, t.at);
 			return;
 		}
 	}
@@ -1579,8 +1594,7 @@ static void take_datagram(int listener)
 		return;
 	}
 	places[i].session = pair[0];
-	if (self.orders->idle_ms)
-		places[i].deadline = t.at + (int64_t)self.orders->idle_ms * 1000000;
+	idle_from(&places[i], t.at);
 	watch(pair[0], SESSION, i, EPOLLIN);
 }
 
@@ -1763,7 +1777,8 @@ static long add_listener(const struct nst_message *m, int *fds, int n)
 	self.listeners[m->detail] = fds[0];
 	self.types[m->detail] = m->pid;
 	fds[0] = -1;
-	watch(self.listeners[m->detail], LISTENER, m->detail, self.listening ? EPOLLIN : 0);
+	watch(self.listeners[m->detail], LISTENER, m->detail,
+	      self.listening && (self.has_room || m->pid == SOCK_DGRAM_) ? EPOLLIN : 0);
 	return 0;
 }
 
@@ -1975,10 +1990,11 @@ static int on_time(void)
 		if (p->state == EMPTY || !p->deadline)
 			continue;
 		if (p->deadline <= now) {
-			int last = p->state == ENDING || p->idle || p->session >= 0;
+			int overran = p->wall && p->wall <= now, alone = !overran && (p->idle || p->session >= 0);
+			int last = p->state == ENDING || alone;
 
 			send_signal(p, last ? SIGKILL : (int)self.orders->stop);
-			p->idle |= p->session >= 0;
+			p->idle = p->state == ENDING ? p->idle : alone;
 			p->overran |= !p->stopped && !p->idle;
 			p->state = ENDING;
 			p->deadline = now + (last ? 1000000000 : (int64_t)self.orders->grace_ms * 1000000);
@@ -2127,7 +2143,7 @@ _Noreturn void nst_serve(int control)
 			if (self.owner >= 0 && !self.pause)
 				park();
 			timeout = on_time();
-			listen_to(self.owner >= 0 && !self.pausing && has_room());
+			listen_to(self.owner >= 0 && !self.pausing, has_room());
 			show_counts();
 		} else {
 			timeout = -1;

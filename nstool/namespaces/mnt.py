@@ -581,6 +581,8 @@ def _proc(spec: Spec, host: Host, opener: str, opened: list[Step], stage: str) -
         why = "a /proc of this pid namespace; processes of other users are hidden"
         if stage == TEMPLATE:
             why = "a whole /proc, without which the kernel gives a user namespace no other (mount_too_revealing)"
+            # A sandbox with CAP_SYS_ADMIN may unmount its own, below which this one is, with the processes of all.
+            options["hidepid"] = "invisible"
         else:
             if spec.hidepid != "off":
                 options["hidepid"] = spec.hidepid

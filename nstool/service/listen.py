@@ -6,10 +6,19 @@ import contextlib
 import os
 import socket
 import stat
+from _struct import Struct  # what struct is made of
+from errno import EPERM
 
+from nstool._native import ffi
 from nstool.errors import KernelError, SpecError
 from nstool.frozen import Frozen
 
+_FILTER = Struct("<HBBI")  # struct sock_filter, linux/filter.h
+_PROGRAM = Struct("<H6xQ")  # struct sock_fprog
+_LOAD_16, _LOAD_32, _EQUAL, _RETURN = 0x28, 0x20, 0x15, 0x06
+_NETWORK = -0x100000  # SKF_NET_OFF: from the header of IP; else from that of TCP
+_ONLY_ROOT = (("this kernel lets root only do that",), ("run as root, or listen on a Unix socket",))
+_ATTACH_FILTER, _LOCK_FILTER = 26, 44  # socket(7)
 FIRST_PASSED = 3  # SD_LISTEN_FDS_START
 KINDS: dict[str, tuple[int, int]] = {
     "unix": (socket.AF_UNIX, socket.SOCK_STREAM),
@@ -85,11 +94,49 @@ def open_listener(word: str, backlog: int, place: str) -> Listener:
             _remove_dead(path, type_)
         one.bind(address)  # type: ignore[arg-type]
         if type_ != socket.SOCK_DGRAM:
+            tie(one, place)
             one.listen(backlog)
+    except KernelError:
+        one.close()
+        raise
     except OSError as error:
         one.close()
         raise KernelError(f"bind({word})", error.errno or 0, place, "where connections come in") from None
     return Listener(word, one.detach(), path)
+
+
+def tie(one: socket.socket, place: str) -> None:
+    """Let a socket that listens, and each connection of it, hear only what is for its address, for ever.
+
+    A connection is a socket of this network namespace, in the hands of a sandbox. It could be disconnected there, and
+    connected to anybody here, or listen (connect(2), AF_UNSPEC). It would have another port then: this one is taken.
+    Raises KernelError.
+    """
+    if one.family not in (socket.AF_INET, socket.AF_INET6):
+        return
+    if one.getsockopt(socket.SOL_SOCKET, _LOCK_FILTER):  # one that systemd keeps, and that a service has had before
+        return
+    address, port = one.getsockname()[:2]
+    data = socket.inet_pton(one.family, address)
+    at = _NETWORK + (16 if one.family == socket.AF_INET else 24)
+    wanted = [(_LOAD_16, 2, port)]
+    if any(data):  # else all addresses have this port
+        wanted += [(_LOAD_32, at + n, int.from_bytes(data[n : n + 4], "big")) for n in range(0, len(data), 4)]
+    left = 2 * len(wanted)
+    code = b""
+    for load, offset, value in wanted:
+        left -= 2
+        code += _FILTER.pack(load, 0, 0, offset & 0xFFFF_FFFF) + _FILTER.pack(_EQUAL, 0, left + 1, value)
+    code += _FILTER.pack(_RETURN, 0, 0, 0xFFFF_FFFF) + _FILTER.pack(_RETURN, 0, 0, 0)
+    kept = ffi.from_buffer(code)
+    program = _PROGRAM.pack(len(code) // _FILTER.size, int(ffi.cast("uintptr_t", kept)))
+    try:
+        one.setsockopt(socket.SOL_SOCKET, _ATTACH_FILTER, program)
+        one.setsockopt(socket.SOL_SOCKET, _LOCK_FILTER, 1)
+    except OSError as error:
+        why = "without it a sandbox connects the connection that it is given to other services of this host"
+        hints = _ONLY_ROOT if error.errno == EPERM else ()
+        raise KernelError("setsockopt(SO_ATTACH_FILTER)", error.errno or 0, place, why, *hints) from None
 
 
 def _remove_dead(path: str, type_: int) -> None:
@@ -117,6 +164,9 @@ def from_systemd(place: str) -> list[Listener]:
     found = []
     for fd in range(FIRST_PASSED, FIRST_PASSED + int(count)):
         os.set_inheritable(fd, False)
+        with socket.socket(fileno=os.dup(fd)) as one:
+            if one.type == socket.SOCK_STREAM:
+                tie(one, place)
         found.append(Listener("systemd", fd))
     return found
 

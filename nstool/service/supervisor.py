@@ -32,7 +32,7 @@ LOG_RATE = 1 << 20  # bytes a second of what commands say; what is more is dropp
 _LOOK = 0.2  # seconds between two looks at generations that are to end, or to be renewed
 KEPT = 32  # generations that are gone, of which something is remembered
 KEPT_ENDS = 20  # of each of them
-_AGAIN = 10.0  # seconds before the same failure is said again
+_AGAIN = 10.0  # seconds before the same failure is said again, and before what has failed is tried again
 _MOST = 1 << 16  # bytes of a request
 
 
@@ -52,6 +52,7 @@ class Supervisor:
         self.endpoint: endpoint.Endpoint | None = None
         self.stopping = False
         self._number = 0
+        self._tried = 0.0  # when a generation was last begun
         self._rotating = asyncio.Lock()
         self._stop = asyncio.Event()
         self._pipe = (-1, -1)
@@ -183,6 +184,7 @@ class Supervisor:
     async def rotate(self, why: str) -> None:
         """Let a new generation take the connections from here on. Raises what it meets; the old one goes on then."""
         async with self._rotating:
+            self._tried = monotonic()
             self._number += 1
             number = self._number
             loop = asyncio.get_running_loop()
@@ -227,7 +229,11 @@ class Supervisor:
                 self._close(one)
                 self.old.remove(one)
         current, service = self.current, self.blueprint.service
-        if current is None or self.stopping or self._rotating.locked():
+        if self.stopping or self._rotating.locked():
+            return
+        if current is None:
+            if monotonic() - self._tried >= _AGAIN:
+                await self._rotate_or_say("there is none")
             return
         if service.renew_after and monotonic() - current.began >= service.renew_after:
             await self._rotate_or_say(f"after {service.renew_after:g} s")

@@ -50,7 +50,8 @@ class _Plans:
 
     def __init__(self, memory: mmap.mmap, places: int, plan_size: int) -> None:
         self.size = plan_size
-        self._base = ffi.from_buffer("uint8_t[]", memory)
+        self._base = self.memory = ffi.from_buffer("uint8_t[]", memory)
+        self.memory_size = len(memory)
         self._each = (plan_size + 7) & ~7
         self._shares = places * self._each
 
@@ -82,7 +83,14 @@ def _copy(plans: _Plans, place: int, fds: list[int], with_control: bool) -> int:
     # PyOS_BeforeFork(3) says: with the interpreter locked, which cffi does not keep.
     ctypes.pythonapi.PyOS_BeforeFork()
     pid = lib.nst_copy_process(
-        plans.plan(place), plans.size, slots, len(slots), control if with_control else -1, plans.share(place)
+        plans.plan(place),
+        plans.size,
+        slots,
+        len(slots),
+        control if with_control else -1,
+        plans.share(place),
+        plans.memory,  # it is taken from the copy: it has the plans of all
+        plans.memory_size,
     )
     if pid == 0:
         ctypes.pythonapi.PyOS_AfterFork_Child()

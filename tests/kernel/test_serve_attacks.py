@@ -1,0 +1,205 @@
+"""Attacks on ``nstool serve`` from inside a sandbox and by clients: what does not get through stays so."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.support import serving
+from tests.support.serving import DEADLINE, NSTOOL, ask, write
+from tests.support.user import User
+
+pytestmark = pytest.mark.needs(
+    "native", "nsexec", "root", "timens", "cgroupns", "overlay", "cgroup_memory", "cgroup_pids"
+)
+
+TCP = 'listen = ["tcp:127.0.0.1:0"]\n'
+
+
+def python(script: str) -> str:
+    """The line of a spec whose command is a Python program."""
+    return f"command = ['/usr/bin/python3', '-c', '''{script}''']"
+
+
+# ---- the connection, a socket of the host's network ----
+
+# Disconnect the connection; then what each test does with the socket "one", in the host's network namespace.
+DISCONNECT = """
+import ctypes, os, socket
+kept = os.fdopen(os.dup(2), "w")
+one = socket.socket(fileno=0)
+def disconnect():
+    libc = ctypes.CDLL(None, use_errno=True)
+    assert libc.connect(0, b"\\0" * 16, 16) == 0, os.strerror(ctypes.get_errno())
+one.settimeout(2)
+"""
+ELSEWHERE = {
+    "connect": "one.connect(('127.0.0.1', PORT))",
+    "bind": "one.setsockopt(1, 2, 1); one.bind(('127.0.0.2', own)); one.connect(('127.0.0.1', PORT))",
+    "same port": "one.setsockopt(1, 2, 1); one.bind(('127.0.0.1', own)); one.connect(('127.0.0.1', PORT))",
+    "unlock": "one.setsockopt(1, 27, 0); one.connect(('127.0.0.1', PORT))",
+}
+
+
+@pytest.mark.parametrize("way", ELSEWHERE)
+def test_a_connection_cannot_be_connected_to_the_host(name: str, tmp_path: Path, way: str) -> None:
+    """A sandbox without network does not get at a service of the host by the socket that it was given."""
+    with socket.create_server(("127.0.0.1", 0)) as host:
+        host.settimeout(0)
+        script = f"PORT = {host.getsockname()[1]}\n{DISCONNECT}\nown = one.getsockname()[1]\ndisconnect()\n"
+        script += f"try:\n    {ELSEWHERE[way]}\n    print('reached', file=kept, flush=True)\n"
+        script += "except OSError as error:\n    print('not reached', error, file=kept, flush=True)\n"
+        with serving.serving(write(tmp_path / "s.toml", TCP, python(script)), name) as one:
+            with contextlib.suppress(ConnectionResetError):
+                ask(one.port())
+            one.until(lambda s: s["ends"]["exited"] == 1, "over")
+            one.until(lambda _: "reached" in one.log.read_text(), "tried")
+            assert "not reached" in one.log.read_text()
+        with pytest.raises(BlockingIOError):
+            host.accept()
+
+
+def test_a_connection_cannot_be_made_to_listen_on_the_host(name: str, tmp_path: Path) -> None:
+    """Nor does it let anybody in there."""
+    script = DISCONNECT + "\ndisconnect()\none.listen(8)\nprint('port', one.getsockname()[1], file=kept, flush=True)\n"
+    script += "one.settimeout(4)\none.accept()\nprint('accepted', file=kept, flush=True)\n"
+    with serving.serving(write(tmp_path / "s.toml", TCP, python(script)), name) as one:
+        with contextlib.suppress(ConnectionResetError):
+            ask(one.port())
+        one.until(lambda _: "port " in one.log.read_text(), "listens")
+        port = int(one.log.read_text().split("port ")[1].split()[0])
+        with pytest.raises(TimeoutError):
+            socket.create_connection(("127.0.0.1", port), timeout=1)
+        one.until(lambda s: s["ends"]["failed"] == 1, "over")
+        assert "accepted" not in one.log.read_text()
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "0.0.0.0", "[::1]", "[::]"])
+def test_what_is_for_a_listener_is_heard(name: str, tmp_path: Path, address: str) -> None:
+    """Connections of all kinds of addresses go on as ever."""
+    spec = write(tmp_path / "s.toml", f'listen = ["tcp:{address}:0"]', "command = ['/bin/cat']")
+    with serving.serving(spec, name) as one:
+        where = "::1" if ":" in address else "127.0.0.1"
+        with socket.create_connection((where, one.port()), timeout=DEADLINE) as client:
+            client.sendall(b"x" * 100000)
+            client.shutdown(socket.SHUT_WR)
+            assert b"".join(iter(lambda: client.recv(65536), b"")) == b"x" * 100000
+
+
+# ---- other sandboxes, and the template ----
+
+LOOK = r"""
+import ctypes, os
+libc = ctypes.CDLL(None)
+if os.read(0, 1) == b"w":
+    os.write(1, b"waits")
+    os.read(0, 1)
+for line in open("/proc/self/mountinfo").read().splitlines()[::-1]:
+    if line.split()[4].startswith("/proc"):
+        libc.umount2(line.split()[4].encode(), 2)
+print(sorted({pid for pid in os.listdir("/proc") if pid.isdecimal()} - {os.readlink("/proc/self")}))
+"""
+
+
+def test_below_its_proc_there_is_nobody_else(name: str, tmp_path: Path) -> None:
+    """With CAP_SYS_ADMIN and no filter a sandbox unmounts its /proc, and in the template's sees itself only."""
+    words = ('capabilities = ["SYS_ADMIN", "SYS_PTRACE"]', 'seccomp = "none"', 'hidepid = "off"', python(LOOK))
+    with serving.serving(write(tmp_path / "s.toml", TCP, *words), name) as one, socket.socket() as other:
+        other.settimeout(DEADLINE)
+        other.connect(("127.0.0.1", one.port()))
+        other.sendall(b"w")
+        assert other.recv(10) == b"waits"
+        assert ask(one.port(), b"x") == b"[]\n"
+
+
+# ---- datagrams ----
+
+
+def test_where_all_places_are_taken_their_clients_are_heard(name: str, tmp_path: Path) -> None:
+    """Others, as many as there are, take no datagram from a client that has a sandbox."""
+    script = "import os\nwhile True: os.write(1, os.read(0, 65536).upper())"
+    spec = write(tmp_path / "s.toml", 'listen = ["udp:127.0.0.1:0"]\nplaces = 1', python(script))
+    with serving.serving(spec, name) as one, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+        client.settimeout(DEADLINE)
+        client.connect(("127.0.0.1", one.port()))
+        for number in range(3):
+            client.send(b"ask%d" % number)
+            assert client.recv(100) == b"ASK%d" % number
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+                other.sendto(b"other", ("127.0.0.1", one.port()))
+        assert one.until(lambda s: s["refused"]["busy"] == 3, "refused")["live"] == 1
+
+
+def test_a_client_of_datagrams_has_no_more_time_than_others(name: str, tmp_path: Path) -> None:
+    """What bounds a life bounds that of a sandbox, too, whose client goes on sending."""
+    script = "import os\nwhile True: os.write(1, os.read(0, 65536))"
+    words = 'listen = ["udp:127.0.0.1:0"]\nwall = 0.5\ngrace = 0.1'
+    with serving.serving(write(tmp_path / "s.toml", words, python(script)), name) as one:
+        port = one.port()
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+
+            def over(status: dict[str, dict[str, int]]) -> bool:
+                client.sendto(b"still here", ("127.0.0.1", port))
+                return bool(status["ends"]["overran"])
+
+            one.until(over, "it overran")
+
+
+# ---- what one leaves for the next ----
+
+
+def test_a_flow_label_is_not_handed_down(name: str, tmp_path: Path) -> None:
+    """A label of IPv6 outlives its socket: a network namespace that has one is lent to nobody."""
+    script = r"""
+import socket, struct
+print(len(open("/proc/net/ip6_flowlabel").read().splitlines()))
+one = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+request = socket.inet_pton(socket.AF_INET6, "::1") + struct.pack("!I", 0x12345)
+request += struct.pack("BBHHHI", 0, 255, 1, 0, 60, 0)  # IPV6_FL_A_GET, of anybody, to be made; it stays for 60 s
+one.setsockopt(socket.IPPROTO_IPV6, 32, request)
+"""
+    spec = write(tmp_path / "s.toml", TCP + "places = 1\nlease_net = true", python(script))
+    with serving.serving(spec, name) as one:
+        assert [ask(one.port()) for _ in range(3)] == [b"1\n"] * 3
+        assert one.until(lambda s: s["live"] == 0, "over")["ends"]["exited"] == 3
+
+
+# ---- a Python function ----
+
+
+def test_a_function_has_no_plan_of_another(name: str, tmp_path: Path) -> None:
+    """The memory by which the template says what the next sandboxes are is in no copy of the interpreter."""
+    tmp_path.chmod(0o755)
+    (tmp_path / "app.py").write_text("""
+from nstool.service import handler
+
+@handler
+def handle(connection):
+    connection.sendall(open("/proc/self/maps", "rb").read())
+""")
+    words = TCP + 'shape = "python"\nhandler = "app.py"'
+    with serving.serving(write(tmp_path / "s.toml", words), name) as one:
+        found = ask(one.port())
+        assert b"stack" in found
+        assert b"memfd" not in found
+        assert [line for line in found.splitlines() if line.split()[1] == b"rw-s"] == []
+
+
+# ---- an ordinary user ----
+
+
+def test_an_ordinary_user_is_told_what_is_missing(user: User) -> None:
+    """One range of ids is not enough for sandboxes that have nothing in common."""
+
+    def serve(where: str) -> tuple[int, str]:
+        words = f"command = ['/bin/cat']\n[limits]\nmemory = 0\npids = 0\ncpu = 0\n[service]\nlisten = ['{where}']\n"
+        Path("s.toml").write_text(words)
+        done = subprocess.run([NSTOOL, "serve", "s.toml"], capture_output=True, text=True, timeout=DEADLINE)
+        return done.returncode, done.stderr
+
+    status, told = user.run(serve, f"unix:{user.home}/s")
+    assert (status, "subordinate ids" in told, "run as root" in told) == (125, True, True), told
