@@ -80,8 +80,11 @@ def parse(word: str, place: str) -> tuple[int, int, object]:
     return family, socket.SOCK_STREAM if kind == "tcp" else socket.SOCK_DGRAM, (bare, int(port))
 
 
-def open_listener(word: str, backlog: int, place: str) -> Listener:
-    """Return a listening socket. Raises SpecError, KernelError for an address that is not to be had."""
+def open_listener(word: str, backlog: int, place: str, *, handed: bool = True) -> Listener:
+    """Return a listening socket. Raises SpecError, KernelError for an address that is not to be had.
+
+    handed: its connections are given to sandboxes, see ``tie``.
+    """
     family, type_, address = parse(word, place)
     path = address if isinstance(address, str) and address.startswith("/") else ""
     one = socket.socket(family, type_ | socket.SOCK_CLOEXEC)
@@ -94,7 +97,7 @@ def open_listener(word: str, backlog: int, place: str) -> Listener:
             _remove_dead(path, type_)
         one.bind(address)  # type: ignore[arg-type]
         if type_ != socket.SOCK_DGRAM:
-            tie(one, place)
+            tie(one, place, needed=handed)
             one.listen(backlog)
     except KernelError:
         one.close()
@@ -105,12 +108,12 @@ def open_listener(word: str, backlog: int, place: str) -> Listener:
     return Listener(word, one.detach(), path)
 
 
-def tie(one: socket.socket, place: str) -> None:
+def tie(one: socket.socket, place: str, *, needed: bool = True) -> None:
     """Let a socket that listens, and each connection of it, hear only what is for its address, for ever.
 
     A connection is a socket of this network namespace, in the hands of a sandbox. It could be disconnected there, and
     connected to anybody here, or listen (connect(2), AF_UNSPEC). It would have another port then: this one is taken.
-    Raises KernelError.
+    needed: False where connections are relayed, and never given away. Raises KernelError.
     """
     if one.family not in (socket.AF_INET, socket.AF_INET6):
         return
@@ -134,6 +137,8 @@ def tie(one: socket.socket, place: str) -> None:
         one.setsockopt(socket.SOL_SOCKET, _ATTACH_FILTER, program)
         one.setsockopt(socket.SOL_SOCKET, _LOCK_FILTER, 1)
     except OSError as error:
+        if error.errno == EPERM and not needed:
+            return
         why = "without it a sandbox connects the connection that it is given to other services of this host"
         hints = _ONLY_ROOT if error.errno == EPERM else ()
         raise KernelError("setsockopt(SO_ATTACH_FILTER)", error.errno or 0, place, why, *hints) from None
@@ -154,7 +159,7 @@ def _remove_dead(path: str, type_: int) -> None:
                 return
 
 
-def from_systemd(place: str) -> list[Listener]:
+def from_systemd(place: str, *, handed: bool = True) -> list[Listener]:
     """Return the sockets that systemd has passed. sd_listen_fds(3). Raises SpecError if there are none."""
     count = os.environ.get("LISTEN_FDS", "")
     if os.environ.get("LISTEN_PID") != str(os.getpid()) or not count.isdecimal() or not int(count):
@@ -166,22 +171,33 @@ def from_systemd(place: str) -> list[Listener]:
         os.set_inheritable(fd, False)
         with socket.socket(fileno=os.dup(fd)) as one:
             if one.type == socket.SOCK_STREAM:
-                tie(one, place)
+                tie(one, place, needed=handed)
         found.append(Listener("systemd", fd))
     return found
 
 
-def open_all(words: tuple[str, ...], backlog: int) -> list[Listener]:
-    """Return a socket for each word; none stays open if one is not to be had."""
+def open_all(words: tuple[str, ...], backlog: int, *, handed: bool = True) -> list[Listener]:
+    """Return a socket for each word; none stays open if one is not to be had. handed: as of ``open_listener``."""
     found: list[Listener] = []
     try:
         for number, word in enumerate(words):
             place = f"service.listen[{number}]"
-            found += from_systemd(place) if word == "systemd" else [open_listener(word, backlog, place)]
+            if word == "systemd":
+                found += from_systemd(place, handed=handed)
+            else:
+                found.append(open_listener(word, backlog, place, handed=handed))
     except BaseException:
         close_all(found)
         raise
     return found
+
+
+def tie_all(listeners: list[Listener]) -> None:
+    """Tie what another service has opened, of which it need not have given connections away. Raises KernelError."""
+    for one in listeners:
+        with socket.socket(fileno=os.dup(one.fd)) as each:
+            if each.type == socket.SOCK_STREAM:
+                tie(each, one.word)
 
 
 def close_all(listeners: list[Listener]) -> None:

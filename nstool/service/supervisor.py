@@ -179,7 +179,11 @@ class Supervisor:
         listen.close_all([one for one in self.listeners if not one.word])
         have = {one.word for one in kept}
         self.listeners = kept
-        self.listeners += listen.open_all(tuple(word for word in service.listen if word not in have), service.backlog)
+        handed = service.shape != "port"
+        if handed:
+            listen.tie_all(kept)
+        new = tuple(word for word in service.listen if word not in have)
+        self.listeners += listen.open_all(new, service.backlog, handed=handed)
 
     async def rotate(self, why: str) -> None:
         """Let a new generation take the connections from here on. Raises what it meets; the old one goes on then."""
