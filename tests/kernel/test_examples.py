@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from tests.support import kernel
+
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 SECONDS = 60.0
 
@@ -139,6 +141,8 @@ def missing(name: str, text: str, only: dict[str, str]) -> list[str]:
 def test_chapter_as_root(name: str) -> None:
     """The example of a chapter ends well and prints what the kernel says."""
     status, text = run_example(name)
+    if kernel.release() < (6, 16):  # nothing tells whether a process of root's is dumpable, nor then the errno
+        text = re.sub(r"(child looks into maker +)no: ", r"\1no (EACCES): ", text)
     assert (status, missing(name, text, ROOT_ONLY)) == (0, []), text
 
 

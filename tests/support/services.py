@@ -20,7 +20,7 @@ from tests.support.probes import REPOSITORY
 
 EXAMPLES = REPOSITORY / "examples"
 NSTOOL = str(Path(sys.prefix) / "bin/nstool")
-DEADLINE = 60.0  # seconds for the slowest start on a busy machine: a sandbox has little weight there
+DEADLINE = 300.0  # seconds for the slowest start on a busy or emulated machine: a sandbox has little weight there
 NO_LIMITS = ("--memory", "0", "--pids", "0", "--cpu", "0")  # for who has no cgroup
 WEIGHT = ("--cpu", "0")  # the usual weight: with the default the other workers of the tests come first
 ENVIRONMENT = {

@@ -552,7 +552,7 @@ def test_a_root_deeper_than_a_page_stops_nobody(in_child: Act) -> None:
 # ---- who may not be asked ----
 
 
-@pytest.mark.needs("statmount")
+@pytest.mark.needs("statmount_source")
 def test_ordinary_user_sees_its_own_namespaces(as_user: Act) -> None:
     """Also what is out of reach, since it owns the user namespace that the mount namespace belongs to."""
 
