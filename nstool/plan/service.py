@@ -230,12 +230,6 @@ def template_maps(spec: Spec, host: Host, bases: tuple[tuple[int, int], ...], co
             f"an id map has at most {MAP_LINES} lines (user_namespaces(7))",
             "make service.places, or vary of ids, smaller",
         )
-    if len({uid for uid, _ in bases}) < len(bases):
-        raise NotSupported(
-            f"ids of their own for {len(bases) - 1} sandboxes",
-            "an ordinary user has one range of subordinate ids, subuid(5), and each sandbox needs one",
-            "run as root, or say by uid_map and gid_map which ids all sandboxes have",
-        )
     uids, gids = (
         tuple(IdMap(number * count, base[which], count) for number, base in enumerate(bases)) for which in (0, 1)
     )

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import socket
-import subprocess
 from pathlib import Path
 
 import pytest
 
 from tests.support import serving
-from tests.support.serving import DEADLINE, NSTOOL, ask, write
-from tests.support.user import User
+from tests.support.serving import DEADLINE, ask, write
 
 pytestmark = pytest.mark.needs(
     "native", "nsexec", "root", "timens", "cgroupns", "overlay", "cgroup_memory", "cgroup_pids"
@@ -187,19 +185,3 @@ def handle(connection):
         assert b"stack" in found
         assert b"memfd" not in found
         assert [line for line in found.splitlines() if line.split()[1] == b"rw-s"] == []
-
-
-# ---- an ordinary user ----
-
-
-def test_an_ordinary_user_is_told_what_is_missing(user: User) -> None:
-    """One range of ids is not enough for sandboxes that have nothing in common."""
-
-    def serve(where: str) -> tuple[int, str]:
-        words = f"command = ['/bin/cat']\n[limits]\nmemory = 0\npids = 0\ncpu = 0\n[service]\nlisten = ['{where}']\n"
-        Path("s.toml").write_text(words)
-        done = subprocess.run([NSTOOL, "serve", "s.toml"], capture_output=True, text=True, timeout=DEADLINE)
-        return done.returncode, done.stderr
-
-    status, told = user.run(serve, f"unix:{user.home}/s")
-    assert (status, "subordinate ids" in told, "run as root" in told) == (125, True, True), told
