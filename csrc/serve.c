@@ -45,8 +45,8 @@ enum {
 	WALL_ = 0x40000000,
 };
 
-enum { TOLD = 7 };   /* files that tell how a network namespace was used */
-enum { ASKED = -1 }; /* pid of a place whose process the zygote is to make */
+enum { TOLD = 7, SOCKSTAT = 4 }; /* files that tell how a network namespace was used */
+enum { ASKED = -1 };		 /* pid of a place whose process the zygote is to make */
 enum state { EMPTY, PARKED, SERVING, ENDING };
 enum stage { WAITED, FIRST, EXECUTED, BYTE, GONE };
 enum kind {
@@ -558,6 +558,17 @@ static uint64_t hash_words(uint64_t h, const char *text, long size)
 	return h;
 }
 
+/* The same of text that is all of the namespace: eight bytes at a time. */
+static uint64_t hash_text(uint64_t h, const char *text, long size)
+{
+	const uint64_t *words = (const uint64_t *)text;
+	long i;
+
+	for (i = 0; i < size / 8; i++)
+		h = (h ^ words[i]) * 0x9e3779b97f4a7c15ull, h ^= h >> 29;
+	return hash_words(h, text + size / 8 * 8, size % 8);
+}
+
 /* Open what tells of the network namespace that this process is in. */
 static int open_told(struct place *p)
 {
@@ -585,7 +596,7 @@ static void drop_lease(struct place *p)
 /* How the network namespace of a place has been used, as one number; 0: that cannot be told. */
 static uint64_t look_of_net(const struct place *p)
 {
-	static char text[CHUNK];
+	static char text[CHUNK] __attribute__((aligned(8)));
 	uint64_t h = 0xcbf29ce484222325ull;
 	int i;
 
@@ -597,7 +608,7 @@ static uint64_t look_of_net(const struct place *p)
 		n = nst_raw4(__NR_pread64, p->told[i], NST_P(text), sizeof text, 0); /* each is less than that */
 		if (n <= 0 || n == (long)sizeof text)
 			return 0;
-		h = hash_words(h, text, n);
+		h = i == SOCKSTAT ? hash_words(h, text, n) : hash_text(h, text, n);
 	}
 	return h ? h : 1;
 }
@@ -683,11 +694,19 @@ static void free_place(int i)
 	show(i);
 }
 
+/* The place that was left longest ago, so that what it had of its own is used again as late as can be; with a network
+ * namespace that is lent, the one that was left last, so that few are lent. */
+static int next_place(void)
+{
+	return self.free[(self.first_free + (self.orders->lease ? self.n_free - 1 : 0)) % NST_PLACES];
+}
+
 static int take_place(void)
 {
-	int i = self.free[self.first_free];
+	int i = next_place();
 
-	self.first_free = (self.first_free + 1) % NST_PLACES;
+	if (!self.orders->lease)
+		self.first_free = (self.first_free + 1) % NST_PLACES;
 	self.n_free--;
 	return i;
 }
@@ -1587,7 +1606,7 @@ static void take_datagram(int listener)
 	}
 	t.fd = pair[1];
 	nst_raw6(__NR_sendto, pair[0], NST_P(datagram), n, 0x4040, 0, 0);
-	i = self.n_parked ? self.parked[self.first_parked] : self.free[self.first_free];
+	i = self.n_parked ? self.parked[self.first_parked] : next_place();
 	place_it(&t);
 	if (places[i].state != SERVING) {
 		nst_raw1(__NR_close, pair[0]);
