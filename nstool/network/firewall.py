@@ -304,7 +304,21 @@ def chains(family: str) -> str:
         raise
 
 
+_TRIES = 50
+
+
 def _nft(script: str, *words: str) -> str:
+    """Run nft; again where it gives up with EINTR, nothing done, for others have changed what it was reading."""
+    for _ in range(_TRIES - 1):
+        try:
+            return _nft_once(script, *words)
+        except KernelError as error:
+            if error.errno != errno.EINTR:
+                raise
+    return _nft_once(script, *words)
+
+
+def _nft_once(script: str, *words: str) -> str:
     import subprocess
 
     done = subprocess.run(

@@ -145,6 +145,8 @@ def _rows(pid: int, wanted: Wanted) -> list[Row]:
         rows = [row for part in parts for row in part(seen, wanted)]
         seen.read("stat")
         return rows
+    except KernelError:  # it says by itself what could not be read
+        raise
     except OSError as error:
         if seen.gone():
             raise SandboxGone(no_process(pid)) from error

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from nstool.errors import NstoolError, SpecError
+from nstool.errors import KernelError, NstoolError, SpecError
 from nstool.network import external, firewall, plan, ports
 from nstool.plan.lease import Lease
 from nstool.plan.steps import LAUNCHER, UNDO
@@ -269,3 +269,22 @@ def test_nft_that_is_killed_has_no_errno(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(firewall, "nft_path", lambda: str(nft))
     with pytest.raises(NstoolError, match="nft -j list table inet nstool was killed by signal 11"):
         firewall.listing("inet")
+
+
+def test_nft_that_others_interrupt_is_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """EINTR, which nft ends with when the ruleset changes under its eyes, is no failure; others are."""
+    nft = tmp_path / "nft"
+    count = tmp_path / "count"
+    nft.write_text(
+        f"#!/bin/sh\necho >> {count}\n"
+        f'[ "$(wc -l < {count})" -gt 2 ] && exit 0\n'
+        'echo "netlink: Error: cache initialization failed: Interrupted system call" >&2\nexit 1\n'
+    )
+    nft.chmod(0o755)
+    monkeypatch.setattr(firewall, "nft_path", lambda: str(nft))
+    firewall.apply("")
+    assert count.read_text().count("\n") == 3
+    nft.write_text(f'#!/bin/sh\necho >> {count}\necho "Error: No such file or directory" >&2\nexit 1\n')
+    with pytest.raises(KernelError):
+        firewall.apply("")
+    assert count.read_text().count("\n") == 4
