@@ -136,7 +136,7 @@ clean: ## Remove all that make has made.
 	@scripts/packages --need $(LINT_PACKAGES)
 	@touch $@
 
-$(NATIVE): csrc/build.py $(wildcard csrc/*.cdef) csrc/syscalls.c csrc/plan.c csrc/launch.c $(C_HEADERS) | .venv/.installed
+$(NATIVE): csrc/build.py $(wildcard csrc/*.cdef) csrc/syscalls.c csrc/plan.c csrc/launch.c csrc/copy.c $(C_HEADERS) | .venv/.installed
 	@echo "compiling $@"
 	@$(BIN)/python setup.py --quiet build_ext --inplace
 	@touch $@

@@ -43,8 +43,8 @@ static void become(const uint8_t *plan, const int32_t *slots, int control, struc
 		nst_raw1(__NR_close, control);
 }
 
-int nst_copy_process(const uint8_t *plan, uint64_t size, const int32_t *slots, int n_slots, int control,
-		     struct nst_share *share, void *memory, uint64_t memory_size)
+int nst_copy_process(const uint8_t *plan, uint64_t size, const int32_t *slots, int n_slots, int net, int home,
+		     int control, struct nst_share *share, void *memory, uint64_t memory_size)
 {
 	struct clone_args args = {.flags = CLONE_PARENT};
 	int32_t all[NST_MAX_SLOTS];
@@ -69,7 +69,12 @@ int nst_copy_process(const uint8_t *plan, uint64_t size, const int32_t *slots, i
 		}
 		break;
 	}
+	r = net < 0 ? 0 : nst_raw2(__NR_setns, net, CLONE_NEWNET);
+	if (r < 0)
+		return (int)r;
 	r = nst_raw2(__NR_clone3, NST_P(&args), sizeof args);
+	if (r != 0 && net >= 0 && nst_raw2(__NR_setns, home, CLONE_NEWNET) < 0)
+		nst_leave(FAILED_STATUS); /* the next copies would be in the namespace of this one */
 	if (r == 0) {
 		share->first = nst_now();
 		become(plan, all, control, share);

@@ -88,13 +88,17 @@ enum nst_type {
 	NST_MSG_LISTEN = 34,	/* service: listener `detail`; pid: its socket type */
 	NST_MSG_ACCEPT = 35,	/* service: detail 1: take connections; 0: take no more */
 	NST_MSG_END = 36,	/* service: signal `status` for place `detail`, -1 for all */
-	NST_MSG_LEAVE = 37,	/* service: end everything */
 	NST_MSG_FETCH = 38,	/* service: send listeners and board */
 	NST_MSG_TRY = 39,	/* service: make a sandbox without a connection, to be attested */
-	NST_MSG_COPY = 40, /* template, to its zygote: place `detail`; connection, log and the place's fds, control */
+	/* Template, to its zygote: place `detail`; its slots, then its network namespace and where it is attested, or
+	 * /dev/null where `status` (enum nst_copied) says that there is none. */
+	NST_MSG_COPY = 40,
 	NST_MSG_DONE = 48, /* template: what was asked for is done; detail: which place, or how many */
 	NST_MSG_HELD = 49, /* template: listener `detail` comes along; -1: the board, -2: the log's end */
 };
+
+/* What goes with NST_MSG_COPY beside the slots. */
+enum nst_copied { NST_COPY_CONTROL = 1, NST_COPY_NET = 2 };
 
 struct nst_message {
 	uint32_t type; /* enum nst_type */
@@ -238,11 +242,11 @@ _Noreturn void nst_without_init(const struct nst_copy *copy);
 /* ---- copy.c ---- */
 
 /* Clone the calling process as one sandbox of serve.c: a child of its parent, a copy of its memory. slots, control: as
- * in nst_copy, share in memory of both, which
- * begins at a page and is gone in the copy. Returns the pid, or -errno; 0 in the copy, once all steps but the exec are
- * done. */
-int nst_copy_process(const uint8_t *plan, uint64_t size, const int32_t *slots, int n_slots, int control,
-		     struct nst_share *share, void *memory, uint64_t memory_size);
+ * in nst_copy. net: the network namespace that is lent to it, -1: none; home: that of the caller, who is there again
+ * afterwards, or ends with status 125. memory, of that size, begins at a page, has plan and share, and is gone in the
+ * copy. Returns the pid, or -errno; 0 in the copy, once all steps but the exec are done. */
+int nst_copy_process(const uint8_t *plan, uint64_t size, const int32_t *slots, int n_slots, int net, int home,
+		     int control, struct nst_share *share, void *memory, uint64_t memory_size);
 
 /* ---- answer.c ---- */
 
@@ -287,7 +291,7 @@ enum {
 	NST_PLACES = 1024, /* sandboxes of one template at once */
 	NST_PLACE_FDS = 8, /* of each place: its cgroups, its network namespace */
 	NST_LISTENERS = 64,
-	NST_STAGES = 5,	   /* histograms: waited, began, executed, lived, gone */
+	NST_STAGES = 5,	   /* histograms: enum stage of serve.c */
 	NST_BUCKETS = 128, /* of each: microseconds, four to a doubling */
 	NST_ENDS = 1024,   /* lives that are remembered */
 	NST_CLIENT = 20,   /* bytes of a client's address: 16, port, family */

@@ -49,17 +49,8 @@ enum { TOLD = 7, SOCKSTAT = 4 }; /* files that tell how a network namespace was 
 enum { ASKED = -1 };		 /* pid of a place whose process the zygote is to make */
 enum state { EMPTY, PARKED, SERVING, ENDING };
 enum stage { WAITED, FIRST, EXECUTED, BYTE, GONE };
-enum kind {
-	SIGNALS,
-	DOOR,
-	PEER,
-	LISTENER,
-	PLACE,
-	LINGER,
-	LINK,
-	SESSION,
-	ZYGOTE
-}; /* in the upper half of what epoll gives back */
+/* What an fd is, in the upper half of what epoll gives back. */
+enum kind { SIGNALS, DOOR, PEER, LISTENER, PLACE, LINGER, LINK, SESSION, ZYGOTE };
 
 struct client {
 	uint8_t key[NST_CLIENT];
@@ -127,6 +118,7 @@ struct place {
 	int deaf;	/* it ends because it does not listen */
 	int has_key;
 	uint8_t key[NST_CLIENT];
+	uint32_t waited, byte; /* microseconds of its connection, to here and to its first byte */
 	struct nst_copy copy;
 	int32_t slots[NST_MAX_SLOTS];
 };
@@ -136,7 +128,7 @@ static struct {
 	int poll, signals, door, null, log_end, board_fd; /* log_end: that nobody who writes there is alone */
 	int peers[PEERS];
 	int owner;    /* the peer that has said to accept, or -1 */
-	int reporter; /* the peer that is told of what happens: the last that has said something of accepting */
+	int reporter; /* the peer that is told of what happens: the last that has said to accept, not to, or to try */
 	const struct nst_service *orders;
 	struct nst_board *board;
 	uint64_t scratch_size;
@@ -208,17 +200,17 @@ static void watch(int fd, enum kind kind, int index, uint32_t events)
 
 /* ---- telling the service ---- */
 
-static void send_message(int fd, struct nst_message *m, int passed)
-{
+/* A message with fds, as sendmsg(2), recvmsg(2) and cmsg(3) have it. */
+struct letter {
 	struct {
 		uint64_t len;
 		int32_t level, type;
-		int32_t fd, pad;
-	} c = {.len = 20, .level = SOL_SOCKET_, .type = 1 /* SCM_RIGHTS */, .fd = passed};
+		int32_t fds[FDS];
+	} passed;
 	struct {
-		const void *base;
+		void *base;
 		uint64_t len;
-	} iov = {m, sizeof *m};
+	} bytes;
 	struct {
 		void *name;
 		uint32_t namelen;
@@ -227,11 +219,64 @@ static void send_message(int fd, struct nst_message *m, int passed)
 		void *control;
 		uint64_t controllen;
 		uint32_t flags;
-	} h = {.iov = &iov, .iovlen = 1, .control = passed < 0 ? NULL : &c, .controllen = passed < 0 ? 0 : sizeof c};
+	} head;
+};
 
-	/* MSG_NOSIGNAL | MSG_DONTWAIT: who does not read misses something, and holds nobody up */
-	while (nst_raw3(__NR_sendmsg, fd, NST_P(&h), 0x4040) == -EINTR)
-		;
+enum { PASSED_AT = 16, SCM_RIGHTS_ = 1 };
+
+static void put_letter(struct letter *l, struct nst_message *m, uint64_t passed)
+{
+	l->bytes.base = m;
+	l->bytes.len = sizeof *m;
+	l->head.name = NULL;
+	l->head.namelen = 0;
+	l->head.iov = &l->bytes;
+	l->head.iovlen = 1;
+	l->head.control = passed ? &l->passed : NULL;
+	l->head.controllen = passed;
+	l->head.flags = 0;
+}
+
+/* Send a message with n fds. Who does not read misses something, and holds nobody up. 0 or -errno. */
+static long send_fds(int fd, struct nst_message *m, const int32_t *fds, int n)
+{
+	struct letter l;
+	long r;
+	int i;
+
+	if (n > FDS)
+		return -EINVAL;
+	l.passed.len = PASSED_AT + 4 * (uint64_t)n;
+	l.passed.level = SOL_SOCKET_;
+	l.passed.type = SCM_RIGHTS_;
+	for (i = 0; i < n; i++)
+		l.passed.fds[i] = fds[i];
+	put_letter(&l, m, n ? l.passed.len : 0);
+	do
+		r = nst_raw3(__NR_sendmsg, fd, NST_P(&l.head), 0x4040 /* MSG_NOSIGNAL | MSG_DONTWAIT */);
+	while (r == -EINTR);
+	return r < 0 ? r : 0;
+}
+
+/* Receive a message, with its fds in ret_fds. Returns its bytes, 0 at the end, or -errno. */
+static long receive_fds(int fd, struct nst_message *ret, int32_t *ret_fds, int *ret_n)
+{
+	struct letter l;
+	long r;
+
+	put_letter(&l, ret, sizeof l.passed);
+	/* MSG_CMSG_CLOEXEC | MSG_DONTWAIT */
+	r = nst_raw3(__NR_recvmsg, fd, NST_P(&l.head), 0x40000040);
+	*ret_n = 0;
+	if (r > 0 && l.head.controllen > PASSED_AT && l.passed.type == SCM_RIGHTS_)
+		for (; *ret_n < (int)((l.passed.len - PASSED_AT) / 4); ++*ret_n)
+			ret_fds[*ret_n] = l.passed.fds[*ret_n];
+	return r;
+}
+
+static void send_message(int fd, struct nst_message *m, int passed)
+{
+	send_fds(fd, m, &passed, passed >= 0);
 }
 
 static void tell_reporter(struct nst_message *m)
@@ -468,10 +513,10 @@ static void drain(int i)
 
 static uint64_t draw(void)
 {
-	uint64_t r = 0;
+	uint64_t r;
 
-	if (nst_raw3(__NR_getrandom, NST_P(&r), sizeof r, 1 /* GRND_NONBLOCK */) != sizeof r)
-		r = (self.seed[0] = self.seed[0] * 6364136223846793005ull + 1442695040888963407ull);
+	if (nst_raw3(__NR_getrandom, NST_P(&r), sizeof r, 0) != sizeof r)
+		nst_leave(125); /* what varies would be what somebody can guess */
 	return r;
 }
 
@@ -635,14 +680,14 @@ static long lo_up(void)
 	return r;
 }
 
-/* Be in the network namespace that is lent to place i, which is made if there is none. 0 or -errno, then at home. */
-static long go_to_lease(int i)
+/* Make a network namespace to be lent to place i, if it has none. This process stays at home. 0 or -errno. */
+static long make_lease(int i)
 {
 	struct place *p = &places[i];
 	long r;
 
 	if (p->lease >= 0)
-		return nst_raw2(__NR_setns, p->lease, CLONE_NEWNET);
+		return 0;
 	p->clean = 0;
 	r = nst_raw1(__NR_unshare, CLONE_NEWNET);
 	if (r < 0)
@@ -653,9 +698,8 @@ static long go_to_lease(int i)
 			(int)nst_raw4(__NR_openat, AT_FDCWD, NST_P("/proc/self/ns/net"), O_RDONLY | O_CLOEXEC, 0);
 	if (r >= 0 && open_told(p) == 0)
 		p->clean = look_of_net(p);
-	if (r < 0)
-		go_home();
-	else
+	go_home();
+	if (r >= 0)
 		self.board->nets++;
 	return r < 0 ? r : 0;
 }
@@ -747,42 +791,18 @@ static void give(int i, int fd)
 
 /* ---- the zygote ---- */
 
-/* Send place i to the zygote, which clones itself for it and answers with the pid. 0 or -errno. */
-static long ask_zygote(int i, const int32_t *fds, int n, int with_control)
+/* Have the zygote clone itself for place i; it answers with the pid. control: where that is attested, else -1. With its
+ * own fds go the network namespace to be in and control, or /dev/null in their stead. 0 or -errno. */
+static long ask_zygote(int i, int n_slots, int control)
 {
-	struct nst_message m = {.type = NST_MSG_COPY, .detail = i, .status = with_control};
-	struct {
-		uint64_t len;
-		int32_t level, type;
-		int32_t fds[FDS];
-	} c = {.len = 16 + 4 * (uint64_t)n, .level = SOL_SOCKET_, .type = 1 /* SCM_RIGHTS */};
-	struct {
-		const void *base;
-		uint64_t len;
-	} iov = {&m, sizeof m};
-	struct {
-		void *name;
-		uint32_t namelen;
-		void *iov;
-		uint64_t iovlen;
-		void *control;
-		uint64_t controllen;
-		uint32_t flags;
-	} h = {.iov = &iov, .iovlen = 1, .control = &c, .controllen = c.len};
-	long r;
-	int k;
+	struct place *p = &places[i];
+	struct nst_message m = {.type = NST_MSG_COPY, .detail = i};
 
-	if (n > FDS)
-		return -EINVAL;
-	for (k = 0; k < n; k++)
-		c.fds[k] = fds[k];
-	do
-		r = nst_raw3(__NR_sendmsg, self.zygote, NST_P(&h), 0x4040);
-	while (r == -EINTR);
-	return r < 0 ? r : 0;
+	m.status = (control >= 0 ? NST_COPY_CONTROL : 0) | (p->lease >= 0 ? NST_COPY_NET : 0);
+	p->slots[n_slots] = p->lease >= 0 ? p->lease : self.null;
+	p->slots[n_slots + 1] = control >= 0 ? control : self.null;
+	return send_fds(self.zygote, &m, p->slots, n_slots + 2);
 }
-
-static int launcher_steps(struct place *p);
 
 /* What the zygote answers: a process there is, or not. */
 static void from_zygote(void)
@@ -914,7 +934,7 @@ static long start(int i, struct taken *t, int attest)
 	if (attest || (!t && o->shape != NST_PORT)) {
 		r = nst_raw4(__NR_socketpair, AF_UNIX_, SOCK_SEQPACKET_ | O_CLOEXEC, 0, NST_P(pair));
 		if (r < 0)
-			return r;
+			goto failed;
 	}
 	for (n = 0; n < NST_MAX_SLOTS; n++)
 		p->slots[n] = NST_NONE;
@@ -932,15 +952,14 @@ static long start(int i, struct taken *t, int attest)
 				    .scratch_size = self.scratch_size,
 				    .control = pair[1],
 				    .share = p->share};
+	r = o->lease ? make_lease(i) : 0;
+	if (r < 0)
+		goto failed;
 	if (o->shape == NST_ZYGOTE) {
-		p->slots[slot] = pair[1] >= 0 ? pair[1] : self.null;
-		r = ask_zygote(i, p->slots, slot + 1, pair[1] >= 0);
+		r = ask_zygote(i, slot, pair[1]);
 		close_fd(&pair[1]);
-		if (r < 0) {
-			p->share->failure = (struct nst_failure){.step = self.clone_at, .error = (int32_t)-r};
-			close_fd(&pair[0]);
-			return r;
-		}
+		if (r < 0)
+			goto failed;
 		p->pid = ASKED;
 		p->control = pair[0];
 		p->state = t ? SERVING : PARKED;
@@ -955,17 +974,17 @@ static long start(int i, struct taken *t, int attest)
 		args.cgroup = (uint64_t)p->slots[(uint32_t)s->arg[1]];
 	}
 	args.stack = (uint64_t)(uintptr_t)p->stack;
-	r = o->lease ? go_to_lease(i) : 0;
-	if (r >= 0)
-		r = nst_clone3_on_stack(&args, sizeof args, sandbox_main, p);
-	if (o->lease && r >= 0)
+	if (o->lease) {
+		r = nst_raw2(__NR_setns, p->lease, CLONE_NEWNET);
+		if (r < 0)
+			goto failed;
+	}
+	r = nst_clone3_on_stack(&args, sizeof args, sandbox_main, p);
+	if (o->lease)
 		go_home();
 	close_fd(&pair[1]);
-	if (r < 0) {
-		p->share->failure = (struct nst_failure){.step = self.clone_at, .error = (int32_t)-r};
-		close_fd(&pair[0]);
-		return r;
-	}
+	if (r < 0)
+		goto failed;
 	p->pid = (int)r;
 	p->control = pair[0];
 	p->state = t ? SERVING : PARKED;
@@ -976,6 +995,11 @@ static long start(int i, struct taken *t, int attest)
 	else if (p->control >= 0 && t)
 		give(i, t->fd);
 	return 0;
+failed:
+	p->share->failure = (struct nst_failure){.step = self.clone_at, .error = (int32_t)-r};
+	close_fd(&pair[0]);
+	close_fd(&pair[1]);
+	return r;
 }
 
 /* A place ends when it has been idle from this moment on, or at its wall. */
@@ -996,7 +1020,8 @@ static void assigned(int i, const struct taken *t)
 	p->state = SERVING;
 	p->wall = self.orders->wall_ms ? nst_now() + (int64_t)self.orders->wall_ms * 1000000 : 0;
 	p->deadline = p->wall;
-	note(WAITED, t->at, nst_now());
+	p->waited = note(WAITED, t->at, nst_now());
+	p->byte = 0;
 	show(i);
 }
 
@@ -1118,7 +1143,11 @@ static void pump(int at)
 			return;
 		}
 		if (down > 0 && l->tries >= 0) { /* its first byte */
-			note(BYTE, l->taken.at, nst_now());
+			uint32_t us = note(BYTE, l->taken.at, nst_now());
+			struct place *p = &places[l->place];
+
+			if (!p->byte)
+				p->byte = us; /* of the first connection of a life, as its other times are */
 			l->tries = -1;
 		}
 	}
@@ -1321,7 +1350,7 @@ static void from_session(int i)
 			return;
 		}
 		if (!p->had++)
-			note(BYTE, p->taken.at, nst_now());
+			p->byte = note(BYTE, p->taken.at, nst_now());
 		nst_raw6(__NR_sendto, self.listeners[p->taken.listener], NST_P(datagram), r, 0x4040, NST_P(&to),
 			 is6 ? sizeof to.in6 : sizeof to.in);
 		if (p->state == SERVING)
@@ -1391,9 +1420,9 @@ static long try(void)
 	nobody.at = nst_now();
 	nobody.wall = real_now();
 	if (r < 0) {
-		no_start(&nobody, i);
+		no_start(&nobody, i); /* which tells why */
 		free_place(i);
-		return r;
+		return 0;
 	}
 	assigned(i, &nobody);
 	if (self.orders->shape != NST_PORT)
@@ -1441,7 +1470,8 @@ static void ended(int i, int wait_status)
 		if (p->state != PARKED) {
 			int64_t begun = p->taken.at;
 
-			us[WAITED] = 0;
+			us[WAITED] = p->waited;
+			us[BYTE] = p->byte;
 			us[FIRST] = note(FIRST, begun, p->share->first);
 			us[EXECUTED] = note(EXECUTED, begun, p->share->executed);
 			note(GONE, begun, now);
@@ -1887,6 +1917,7 @@ static void obey(int peer, const struct nst_message *m, int *fds, int n)
 			begin_to_drain();
 		break;
 	case NST_MSG_TRY:
+		self.reporter = peer;
 		r = try();
 		break;
 	case NST_MSG_END:
@@ -1904,8 +1935,6 @@ static void obey(int peer, const struct nst_message *m, int *fds, int n)
 	case NST_MSG_FETCH:
 		send_what_is_held(peer);
 		break;
-	case NST_MSG_LEAVE:
-		nst_leave(0);
 	default:
 		r = -EINVAL;
 	}
@@ -1929,38 +1958,18 @@ static void drop_peer(int i)
 static void from_peer(int i)
 {
 	struct nst_message m;
-	struct {
-		uint64_t len;
-		int32_t level, type;
-		int32_t fds[FDS];
-	} c = {.len = 0};
-	struct {
-		void *base;
-		uint64_t len;
-	} iov = {&m, sizeof m};
-	struct {
-		void *name;
-		uint32_t namelen;
-		void *iov;
-		uint64_t iovlen;
-		void *control;
-		uint64_t controllen;
-		uint32_t flags;
-	} h = {.iov = &iov, .iovlen = 1, .control = &c, .controllen = sizeof c};
-	/* MSG_CMSG_CLOEXEC | MSG_DONTWAIT */
-	long r = nst_raw3(__NR_recvmsg, self.peers[i], NST_P(&h), 0x40000040);
-	int n = 0, k;
+	int32_t fds[FDS];
+	int n, k;
+	long r = receive_fds(self.peers[i], &m, fds, &n);
 
 	if (r == -EAGAIN || r == -EINTR)
 		return;
-	if (r > 0 && h.controllen > 16 && c.type == 1)
-		n = (int)((c.len - 16) / 4);
 	if (r == (long)sizeof m)
-		obey(self.peers[i], &m, c.fds, n);
+		obey(self.peers[i], &m, fds, n);
 	else
 		drop_peer(i);
 	for (k = 0; k < n; k++)
-		close_fd(&c.fds[k]);
+		close_fd(&fds[k]);
 }
 
 static void open_door(void)

@@ -60,7 +60,8 @@ class Wanted(Frozen):
     name: of the sandbox, empty if it has none. cgroups: of the sandbox, controller to directory; own_cgroups: which
     the process is in, for limits of controllers that the sandbox has none of. waits: the process waits before its exec,
     nothing has run in it. beside: pid of the sandbox's init, for a command that is run in it later: the process has
-    its namespaces, and what is the whole sandbox's is not looked at.
+    its namespaces, and what is the whole sandbox's is not looked at. template: pid of the template of a service's
+    sandbox, whose namespaces, but for that of time, are not the sandbox's.
     """
 
     spec: Spec
@@ -71,6 +72,7 @@ class Wanted(Frozen):
     own_cgroups: dict[str, str] = {}
     waits: bool = True
     beside: int = 0
+    template: int = 0
 
 
 class _Seen:
@@ -192,7 +194,11 @@ def _namespaces(seen: _Seen, wanted: Wanted) -> Iterator[Row]:
         else:
             # The command is in what the launcher's thread has for children.
             own = _inode(os.readlink(f"/proc/thread-self/ns/{'time_for_children' if kind == 'time' else kind}"))
-            yield _row(key, asked, "host" if inode == own else "new")
+            found = "host" if inode == own else "new"
+            if wanted.template and asked == found == "new" and kind != "time":
+                above = _inode(os.readlink(f"/proc/{wanted.template}/ns/{kind}"))
+                found = "the template's" if inode == above else found
+            yield _row(key, asked, found)
 
 
 def _ids(seen: _Seen, wanted: Wanted) -> Iterator[Row]:

@@ -41,7 +41,12 @@ def attest(generation: Generation, place: int, inner: int) -> None:
         lease = made.replace(uid_base=uid, gid_base=gid)
     groups = generation.groups[place]
     wanted = Wanted(
-        spec, blueprint.variant(generation.number)[1], name=spec.hostname, lease=lease, cgroups=groups.cgroups
+        spec,
+        blueprint.variant(generation.number)[1],
+        name=spec.hostname,
+        lease=lease,
+        cgroups=groups.cgroups,
+        template=generation.pid,
     )
     init = _outer(generation.pid, inner)
     pid = payload_pid(init) if spec.init else init

@@ -511,7 +511,6 @@ def _try(generation: Generation, plan: Plan) -> None:
         return
     channel = generation.channel
     assert channel is not None
-    channel.ask(lib.NST_MSG_ACCEPT, "to report", detail=0)
     channel.ask(lib.NST_MSG_TRY, "a first sandbox")
     end = monotonic() + TRIAL
     waiting = channel.late()

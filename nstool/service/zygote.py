@@ -30,13 +30,14 @@ def main() -> None:
     template = socket.socket(fileno=_TEMPLATE)
     memory = mmap.mmap(_PLANS, 0)
     plans = _Plans(memory, int(places), int(plan_size))
+    home = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     while True:
         data, fds, _, _ = socket.recv_fds(template, _SIZE, _FDS)
         if not data:
             return
-        place = int(ffi.from_buffer("struct nst_message *", data)[0].detail)
-        with_control = bool(ffi.from_buffer("struct nst_message *", data)[0].status)
-        pid = _copy(plans, place, fds, with_control)
+        asked = ffi.from_buffer("struct nst_message *", data)[0]
+        place = int(asked.detail)
+        pid = _copy(plans, place, fds, asked.status, home)
         if pid == 0:
             _serve(handler)
         for fd in fds:
@@ -76,9 +77,9 @@ def _load(path: str) -> service.Handler:
     return service.registered[0]
 
 
-def _copy(plans: _Plans, place: int, fds: list[int], with_control: bool) -> int:
-    """Clone this process as the sandbox of a place: the pid, or -errno; 0 in the copy."""
-    *slots, control = fds
+def _copy(plans: _Plans, place: int, fds: list[int], copied: int, home: int) -> int:
+    """Clone this process as the sandbox of a place: the pid, or -errno; 0 in the copy. copied: enum nst_copied."""
+    *slots, net, control = fds
     # os.fork cannot be told of namespaces; what it does around the fork for the interpreter is done here, as
     # PyOS_BeforeFork(3) says: with the interpreter locked, which cffi does not keep.
     ctypes.pythonapi.PyOS_BeforeFork()
@@ -87,7 +88,9 @@ def _copy(plans: _Plans, place: int, fds: list[int], with_control: bool) -> int:
         plans.size,
         slots,
         len(slots),
-        control if with_control else -1,
+        net if copied & lib.NST_COPY_NET else -1,
+        home,
+        control if copied & lib.NST_COPY_CONTROL else -1,
         plans.share(place),
         plans.memory,  # it is taken from the copy: it has the plans of all
         plans.memory_size,

@@ -208,6 +208,23 @@ def test_what_is_looser_than_asked_for_is_found(what: str, monkeypatch: pytest.M
     assert lacks(failed.value) <= lacking | BESIDE.get(what, set())
 
 
+@pytest.mark.needs("root", "cgroup_memory", "cgroup_pids", "cgroup_cpu")
+def test_a_namespace_of_a_services_template_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sandbox that has none of the host's may still share the template's with others."""
+    check = attestation.check
+
+    def beside_a_template(pid: int, wanted: attestation.Wanted) -> None:
+        with launch(Spec(command=("sleep", "60"), namespaces=Namespaces(time="host"), attest=False)) as template:
+            check(pid, wanted.replace(template=template.pid))
+            check(pid, wanted.replace(template=pid))
+
+    monkeypatch.setattr(attestation, "check", beside_a_template)
+    with pytest.raises(NotAttested) as failed:
+        launch(BARE)
+    kinds = ("user", "mnt", "pid", "net", "uts", "ipc", "cgroup")
+    assert set(failed.value.differences) == {(f"namespaces.{kind}", "new", "the template's") for kind in kinds}
+
+
 # What else differs, for what was loosened needs it or brings it.
 BESIDE: dict[str, set[str]] = {
     "the host's root": {"mounts writable", "covered paths"},

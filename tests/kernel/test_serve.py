@@ -637,6 +637,26 @@ def test_a_function_is_called_in_a_sandbox_for_each_connection(name: str, tmp_pa
     assert len({answer[2] for answer in answers}) == 6  # random numbers are not those of the interpreter's copy
 
 
+def test_a_function_has_a_network_namespace_that_is_lent(name: str, tmp_path: Path) -> None:
+    """Two at the same time have two, neither the interpreter's; afterwards the next have these again."""
+    with serving.serving(python_service(tmp_path, "lease_net = true", "places = 2"), name) as one:
+        port = one.port()
+        template = one.status()["generations"][0]["pid"]
+        with contextlib.ExitStack() as open_:
+            held = [open_.enter_context(socket.create_connection(("127.0.0.1", port))) for _ in range(2)]
+            one.until(lambda s: s["live"] == 2, "both")
+            children = Path(f"/proc/{template}/task/{template}/children").read_text().split()
+            together = [os.readlink(f"/proc/{pid}/ns/net") for pid in children]
+            for each in held:
+                each.sendall(b"x")
+        homes = {os.readlink("/proc/self/ns/net"), os.readlink(f"/proc/{template}/ns/net")}
+        later = {ask(port, b"x").decode().split("|")[1] for _ in range(4)}
+        assert one.status()["nets"] == 2
+    assert len(together) == 3  # with the interpreter
+    assert len(set(together) - homes) == 2
+    assert later <= set(together) - homes
+
+
 def test_a_function_that_fails_is_told_and_counted(name: str, tmp_path: Path) -> None:
     """Its traceback is in the log, its status counts, and the next is called all the same."""
     with serving.serving(python_service(tmp_path), name) as one:

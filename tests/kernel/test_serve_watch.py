@@ -181,7 +181,7 @@ def test_a_histogram_is_that_of_its_times(name: str) -> None:
             tell(connect(one, stack, 1)[0], "ok")
         found = expect(one, {"nstool_ends_total exited": 5})
         ends = one.status()["generations"][0]["ends"]
-    for stage, place in (("first_step", 1), ("executed", 2)):
+    for stage, place in (("waited", 0), ("first_step", 1), ("executed", 2)):
         times = [end["times"][place] for end in ends]
         buckets = {
             key.split()[1]: value for key, value in found.items() if re.match(rf"nstool_\w+_bucket \S+ {stage}", key)
@@ -190,6 +190,35 @@ def test_a_histogram_is_that_of_its_times(name: str) -> None:
         assert len(buckets) > 20
         assert buckets == {edge: sum(us < float(edge) * 1e6 for us in times) for edge in buckets}
         assert found[f"nstool_stage_seconds_sum {stage}"] == pytest.approx(sum(times) / 1e6, abs=5e-6)
+
+
+@pytest.mark.parametrize("kind", ["udp", "port"])
+def test_the_first_byte_of_a_life_is_timed(name: str, kind: str, tmp_path: Path) -> None:
+    """Where the template relays it; with what it waited, which is before that."""
+    script = "import os, time; time.sleep(0.05); os.write(1, os.read(0, 100))"
+    words: dict[str, object] = {"listen": ["udp:127.0.0.1:0"]}
+    if kind == "port":
+        words = {"shape": "port", "port": 7000}
+        script = """
+import socket, time
+one = socket.create_server(("127.0.0.1", 7000))
+while connection := one.accept()[0]:
+    time.sleep(0.05)
+    connection.sendall(connection.recv(100))
+    connection.close()"""
+    table = spec(**words).replace(json.dumps(SCRIPT), json.dumps(script)).replace('"/bin/sh"', '"/usr/bin/python3"')
+    with serving(name, table) as one:
+        type_ = socket.SOCK_DGRAM if kind == "udp" else socket.SOCK_STREAM
+        with socket.socket(socket.AF_INET, type_) as client:
+            client.settimeout(DEADLINE)
+            client.connect(("127.0.0.1", one.port()))
+            client.sendall(b"x")
+            assert client.recv(10) == b"x"
+        found = one.until(lambda s: s["generations"][0]["ends"], "over")
+    waited, _, executed, byte = found["generations"][0]["ends"][0]["times"]
+    assert 0 < waited < executed < byte
+    assert byte >= 50_000
+    assert found["latencies"]["first_byte"]["count"] == 1
 
 
 def test_a_life_that_is_too_long_has_overrun(name: str) -> None:
