@@ -644,7 +644,8 @@ _Noreturn static void spawn_and_wait(const char *const *argv)
 	int status = 0;
 	long child, r;
 
-	run_reset_signals();
+	/* All stay blocked: a signal to the whole process group ends the host process, which undoes, not its helper. */
+	nst_default_signals();
 	child = nst_raw5(__NR_clone, SIGCHLD, 0, 0, 0, 0);
 	if (child == 0) {
 		nst_raw3(__NR_execve, NST_P(argv[0]), NST_P(argv), NST_P(empty));

@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 
 from nstool.errors import KernelError, NotSupported, NstoolError
+from nstool.masked import Masked
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -321,14 +322,15 @@ def _nft(script: str, *words: str) -> str:
 def _nft_once(script: str, *words: str) -> str:
     import subprocess
 
-    done = subprocess.run(
-        [nft_path(), *words],
-        input=script,
-        capture_output=True,
-        text=True,
-        env={"LC_ALL": "C"},
-        check=False,
-    )
+    with Masked():
+        done = subprocess.run(
+            [nft_path(), *words],
+            input=script,
+            capture_output=True,
+            text=True,
+            env={"LC_ALL": "C"},
+            check=False,
+        )
     if done.returncode < 0:
         raise NstoolError(
             f"nft {' '.join(words)} was killed by signal {-done.returncode}\n"

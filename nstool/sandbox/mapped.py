@@ -11,6 +11,7 @@ import os
 import sys
 
 from nstool.errors import NotSupported, NstoolError
+from nstool.masked import Masked
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,14 +30,19 @@ def call(module: str, function: str, args: object, idmaps: list[Any]) -> Any:
     import subprocess
 
     command = [sys.executable, "-I", "-c", _CHILD, *sys.path]
-    # In a session of its own: an interrupt key ends us, and we end it, but not while it undoes.
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True) as process:
+    # Neither an interrupt key nor another signal to the group ends it or the helpers: it ends us, and we end them, but
+    # not while they undo.
+    with (
+        Masked() as masked,
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True) as process,
+    ):
         assert process.stdin is not None
         assert process.stdout is not None
         try:
             if process.stdout.read(1) == b"\n":  # else it could not unshare, and says why
                 for (helper, ranges), own in zip(idmaps, (os.geteuid(), os.getegid())):
                     _map(helper, process.pid, [(own, 1), *ranges])
+                masked.close()
                 process.stdin.write(pickle.dumps((module, function, args)))
                 process.stdin.close()
             answer = process.stdout.read()
