@@ -30,7 +30,7 @@ LOG_SIZE = "64M"
 def main(argv: list[str]) -> int:
     """Run ``nstool run`` with these words after it; the exit status."""
     spec, others, place = options.parse(argv, OTHERS)
-    _clean_up()
+    clean_up()
     if not others:
         return _supervised(spec, place, lambda name: None)
     from nstool.cli.detach import detached
@@ -74,7 +74,7 @@ def _log_size(spec: Spec, others: dict[str, str | bool]) -> int:
     return 0
 
 
-def _clean_up() -> None:
+def clean_up() -> None:
     """Undo what killed launchers have left; what cannot be undone now does not keep anybody from working."""
     try:
         if journal.stale():

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import sys
+import os
+import select
+from signal import SIG_BLOCK, SIGHUP, SIGINT, SIGTERM, pthread_sigmask
 
 import click
 
@@ -24,6 +26,7 @@ def command(spec: str, name: str, listen: tuple[str, ...], quiet: bool) -> int:
 
     SPEC is a spec with a [service] table: who listens where, and how many sandboxes there may be.
     """
+    from nstool.cli.run import clean_up
     from nstool.sandbox.launch import resolve
     from nstool.service import interpreter
     from nstool.service.generation import Blueprint
@@ -41,16 +44,54 @@ def command(spec: str, name: str, listen: tuple[str, ...], quiet: bool) -> int:
     if listen:
         service = service.replace(listen=listen)
         check_service(service)
+    clean_up()
     wanted = resolve(wanted)
     chosen = name or wanted.name or _stem(spec)
     blueprint = Blueprint(chosen, wanted, service)
+    errors = _Errors()
 
     def say(text: str) -> None:
         if not quiet:
-            print(f"nstool: {chosen}: {text}", file=sys.stderr, flush=True)
+            errors.write(f"nstool: {chosen}: {text}\n")
 
-    asyncio.run(Supervisor(blueprint, say).run())
+    async def serve() -> None:
+        await Supervisor(blueprint, say, errors.write).run()
+        pthread_sigmask(SIG_BLOCK, (SIGTERM, SIGINT, SIGHUP))  # it ends anyhow, and nothing is left: with its status
+
+    asyncio.run(serve())
     return 0
+
+
+class _Errors:
+    """Standard error for a service: who does not read it, or has gone, holds nobody up; what he missed is counted."""
+
+    def __init__(self) -> None:
+        self._poll = select.poll()
+        self._poll.register(2, select.POLLOUT)
+        self._missed = 0
+        self._ended = True  # the last line that was written
+
+    def write(self, text: str) -> None:
+        """Write some lines, or count them."""
+        data = text.encode(errors="backslashreplace")
+        end = b"" if self._ended else b"\n"
+        if self._missed and self._takes(
+            b"%snstool: %d bytes were not written here: nobody read\n" % (end, self._missed)
+        ):
+            self._missed = 0
+        # So much a pipe takes at once if poll says that it takes anything: pipe(7).
+        for part in (data[at : at + select.PIPE_BUF] for at in range(0, len(data), select.PIPE_BUF)):
+            if self._missed or not self._takes(part):
+                self._missed += len(part)
+
+    def _takes(self, data: bytes) -> bool:
+        try:
+            taken = bool(self._poll.poll(0)) and os.write(2, data) == len(data)
+        except OSError:
+            return False
+        if taken:
+            self._ended = data.endswith(b"\n")
+        return taken
 
 
 def _stem(path: str) -> str:

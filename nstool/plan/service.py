@@ -13,11 +13,13 @@ from nstool.namespaces import cgroup, ipc, mnt, net, pid, time, user, uts
 from nstool.plan import build, cgroups
 from nstool.plan.host import Host
 from nstool.plan.lease import Lease
-from nstool.plan.steps import CHILD, INIT, LAUNCHER, Plan, Step
+from nstool.plan.steps import CHILD, INIT, LAUNCHER, Fd, Plan, Step
+from nstool.spec.check import MAX_ID_LINES
 from nstool.spec.model import IdMap, Spec
 
 OWN = ("mnt", "pid")  # the template's namespaces without which there is no sandbox in it
 _SHARED_NET = ("host", "join")
+_STREAMS = ("stdin", "stdout", "stderr")
 _MAPPED = ("idmap", "upper")  # what of a mount is mapped to the sandbox's ids: user.keeps_changes
 
 
@@ -98,12 +100,16 @@ def template(spec: Spec, host: Host, lease: Lease, idmaps: user.Maps, *, varied:
         # Without an id 0 there, the files in /proc of what cannot be dumped are nobody's, and the template could not
         # write the maps of its sandboxes; they see it no more than otherwise.
         *(build.init_hardening(spec.replace(init=True)) if idmaps.how != "single" else ()),
+        *(
+            Step(INIT, "dup3", (Fd(name), number, 0), "none of its caller's files")
+            for number, name in enumerate(_STREAMS)
+        ),
         Step(INIT, "close_range", (3, 0xFFFF_FFFF, 0), "nothing of what it was made with goes on to its sandboxes"),
         Step(INIT, "serve", (), "take connections, and make a sandbox for each"),
         *mounts.undo,
         *groups.undo,
     )
-    return Plan(steps, ("stdin", "stdout", "stderr"), True, False, lease.name)
+    return Plan(steps, _STREAMS, True, False, lease.name)
 
 
 def sandbox(
@@ -224,16 +230,13 @@ def template_maps(spec: Spec, host: Host, bases: tuple[tuple[int, int], ...], co
     """
     if owns_ids(spec, host) or not host.privileged:  # a user's ranges are one, of which each sandbox has a part
         return user.maps(spec, host, Lease(name=""))
-    if len(bases) > MAP_LINES:
+    if len(bases) > MAX_ID_LINES:
         raise NotSupported(
             f"ids of their own for {len(bases) - 1} sandboxes",
-            f"an id map has at most {MAP_LINES} lines (user_namespaces(7))",
+            f"an id map has at most {MAX_ID_LINES} lines (user_namespaces(7))",
             "make service.places, or vary of ids, smaller",
         )
     uids, gids = (
         tuple(IdMap(number * count, base[which], count) for number, base in enumerate(bases)) for which in (0, 1)
     )
     return user.Maps(uids, gids, "launcher")
-
-
-MAP_LINES = 340

@@ -449,6 +449,11 @@ def remove(path: str) -> bool:
     return True
 
 
+def remove_empty(path: str) -> bool:
+    """Remove a cgroup and those below it if nobody is in any, also of another pid namespace; whether that was so."""
+    return not any(map(_procs, _tree(path))) and _rmdir_tree(path)
+
+
 def _rmdir_tree(path: str) -> bool:
     """Remove a cgroup and all below it; False if one is busy, or nothing is there."""
     tree = _tree(path)

@@ -7,7 +7,7 @@ Lines after the first (sandbox/rundir.py): ``{"sandbox": {...}}`` what it is, ``
 from __future__ import annotations
 
 import os
-from errno import EBUSY, ENOENT
+from errno import EBUSY
 
 from nstool.errors import NotSupported, NstoolError
 from nstool.frozen import Frozen
@@ -308,23 +308,34 @@ def _without_journal() -> list[Cleaned]:
 
     layout = cgroups.layout()
     bases = {controller.base for controller in layout.controllers.values() if controller.base} | {layout.unified_base}
+    found = [(base, entry) for base in sorted(bases - {""}) for entry in os.listdir(base) if _whose(entry) is not None]
+    known = _cgroups_of_journals() if found else ()
     done: dict[str, list[str]] = {}
-    for base in sorted(bases - {""}):
-        for entry in os.listdir(base):
-            whose = _whose(entry)
-            if whose is None:
-                continue
-            try:
-                if whose not in ("", leases.cgroup_mark()) and time() - os.stat(f"{base}/{entry}").st_ctime < ABANDONED:
-                    continue
-                os.rmdir(f"{base}/{entry}")
-            except OSError as error:
-                # Somebody lives there: a pid that is not of our pid namespace. Or another has just removed it.
-                if error.errno not in (EBUSY, ENOENT):
-                    raise
-            else:
-                done.setdefault(entry, []).append(f"removed {base}/{entry}")
+    for base, entry in found:
+        path = f"{base}/{entry}"
+        if path in known:
+            continue
+        try:
+            mine = _whose(entry) in ("", leases.cgroup_mark())
+            # Who lives there has a pid that is not of our pid namespace.
+            if (mine or time() - os.stat(path).st_ctime >= ABANDONED) and cgroups.remove_empty(path):
+                done.setdefault(entry, []).append(f"removed {path}")
+        except FileNotFoundError:  # another has just removed it
+            continue
     return [Cleaned(entry, tuple(lines)) for entry, lines in done.items()]
+
+
+def _cgroups_of_journals() -> set[str]:
+    """Return the directories that journals tell of: what outlives its launcher has empty ones for what comes."""
+    found: set[str] = set()
+    for entry in rundir.entries():
+        if entry[0] == ".":
+            continue
+        try:
+            found.update(str(arg) for step in read_undo(entry) if step.call == "unlinkat" for arg in step.args[1:2])
+        except (NotSupported, OSError):  # a stray, or it is just being undone
+            continue
+    return found
 
 
 def _whose(cgroup: str) -> str | None:

@@ -32,6 +32,7 @@ from nstool.spec.service import Service
 
 ANSWERS = 10.0  # seconds for a template to answer
 TRIAL = 30.0  # seconds for the sandbox that is attested to be ready
+_LOOK = 0.1  # seconds between two looks whether that is still wanted
 _TURNS = 2  # ranges of ids that each place has where ids vary: two lives in a row have none in common
 _PID_TOKEN = 4194217
 _PIDS = (300, 30000)  # from which the command's pid is drawn
@@ -165,11 +166,7 @@ class Blueprint:
     @property
     def sized(self) -> Sized:
         """How many ranges of ids there are for each place, and how large one is."""
-        turns = _TURNS if "ids" in self.service.vary else 1
-        if os.geteuid() == 0:
-            return Sized(turns, leases.ID_COUNT)
-        # A user's range is what there is: each has a part of it.
-        return Sized(turns, leases.take_ids("")[2] // (self.service.places * turns + 1))
+        return _sized(self.service)
 
     def sandbox_spec(self, number: int) -> Spec:
         """Return the spec of one sandbox of a generation, with tokens for what varies."""
@@ -213,6 +210,14 @@ class Blueprint:
         return tuple(found)
 
 
+def _sized(service: Service) -> Sized:
+    turns = _TURNS if "ids" in service.vary else 1
+    if os.geteuid() == 0:
+        return Sized(turns, leases.ID_COUNT)
+    # A user's range is what there is: each has a part of it.
+    return Sized(turns, leases.take_ids("")[2] // (service.places * turns + 1))
+
+
 def _check_user(spec: Spec, facts: Host, service: Service) -> None:
     """Raise NotSupported for what a service of an ordinary user cannot have."""
     if facts.privileged:
@@ -224,8 +229,7 @@ def _check_user(spec: Spec, facts: Host, service: Service) -> None:
             "run it as root, or say that there are none: [limits] memory = 0, pids = 0, cpu = 0",
         )
     uid, gid = user.ids(spec)
-    turns = _TURNS if "ids" in service.vary else 1
-    part = leases.take_ids("")[2] // (service.places * turns + 1)
+    part = _sized(service).count
     if not plans.owns_ids(spec, facts) and max(uid, gid) >= part:
         raise NotSupported(
             f"{service.places} places with ids of their own",
@@ -312,10 +316,12 @@ def make(
     number: int,
     *,
     log: tuple[int, int],
+    stopping: Callable[[], bool],
 ) -> Generation:
     """Make a generation that takes no connections yet.
 
-    log: both ends of a pipe, reading and writing, for what the commands say on standard error.
+    log: both ends of a pipe, reading and writing, for what the commands say on standard error. stopping: whether it
+    is not wanted any more, asked while its first sandbox begins.
     Raises KernelError, NotAttested; nothing is left then.
     """
     service = blueprint.service
@@ -323,7 +329,7 @@ def make(
     lease = leases.take(spec.replace(name=f"{blueprint.name}.{number}"))
     generation = Generation(lease.name, number, blueprint, lease)
     try:
-        _make(generation, service, spec, facts, log)
+        _make(generation, service, spec, facts, log, stopping)
     except BaseException as error:
         generation.close()
         if isinstance(error, ProcessLookupError):
@@ -333,7 +339,14 @@ def make(
     return generation
 
 
-def _make(generation: Generation, service: Service, spec: Spec, facts: Host, log: tuple[int, int]) -> None:
+def _make(
+    generation: Generation,
+    service: Service,
+    spec: Spec,
+    facts: Host,
+    log: tuple[int, int],
+    stopping: Callable[[], bool],
+) -> None:
     blueprint, lease = generation.blueprint, generation.lease
     assert blueprint is not None
     assert lease is not None
@@ -402,7 +415,7 @@ def _make(generation: Generation, service: Service, spec: Spec, facts: Host, log
         for place, own in enumerate(opened):
             own.insert(0, os.dup(null) if service.stderr == "null" else _another(log[1]))
             channel.ask(lib.NST_MSG_PLACE, "a place", detail=place, fds=tuple(own))
-        _try(generation, one)
+        _try(generation, one, stopping)
     finally:
         os.close(null)
         if admin >= 0:
@@ -418,26 +431,26 @@ def _another(pipe: int) -> int:
 
 
 def bound(name: str, file: str, type_: int) -> socket.socket:
-    """Return a Unix socket bound in the directory of a sandbox, whose path may be longer than unix(7) allows."""
-    directory = os.open(f"{rundir.path()}/sandboxes/{name}", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    one = socket.socket(socket.AF_UNIX, type_ | socket.SOCK_CLOEXEC)
-    try:
-        one.bind(f"/proc/self/fd/{directory}/{file}")
+    """Return a Unix socket that listens in the directory of a sandbox."""
+
+    def begin(one: socket.socket, path: str) -> None:
+        one.bind(path)
         one.listen(16)
-    except BaseException:
-        one.close()
-        raise
-    finally:
-        os.close(directory)
-    return one
+
+    return _in_directory(name, file, type_, begin)
 
 
 def connected(name: str, file: str, type_: int) -> socket.socket:
     """Return a connection to a socket in the directory of a sandbox. Raises OSError where nobody listens."""
+    return _in_directory(name, file, type_, socket.socket.connect)
+
+
+def _in_directory(name: str, file: str, type_: int, begin: Callable[[socket.socket, str], None]) -> socket.socket:
+    # By the directory's fd: its path may be longer than unix(7) allows.
     directory = os.open(f"{rundir.path()}/sandboxes/{name}", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     one = socket.socket(socket.AF_UNIX, type_ | socket.SOCK_CLOEXEC)
     try:
-        one.connect(f"/proc/self/fd/{directory}/{file}")
+        begin(one, f"/proc/self/fd/{directory}/{file}")
     except BaseException:
         one.close()
         raise
@@ -502,7 +515,7 @@ def failed(plan: Plan, message: engine.Message) -> KernelError:
     return engine.failed(plan, message.step, message.error, message.detail)
 
 
-def _try(generation: Generation, plan: Plan) -> None:
+def _try(generation: Generation, plan: Plan, stopping: Callable[[], bool]) -> None:
     """Make one sandbox that nobody is connected to, and attest it before the generation gets connections."""
     assert generation.blueprint is not None
     service = generation.blueprint.service
@@ -515,9 +528,13 @@ def _try(generation: Generation, plan: Plan) -> None:
     end = monotonic() + TRIAL
     waiting = channel.late()
     while True:
-        message = waiting.pop(0) if waiting else channel.receive(max(0.0, end - monotonic()))
-        if message is None:
+        message = waiting.pop(0) if waiting else channel.receive(_LOOK)
+        if stopping():
+            raise NstoolError("told to stop")
+        if message is None and monotonic() > end:
             raise NstoolError(f"the first sandbox of {generation.name} is not ready after {TRIAL:g} s")
+        if message is None:
+            continue
         if message.type == lib.NST_MSG_FAILED:
             raise failed(plan, message)
         if message.type == lib.NST_MSG_READY:

@@ -13,7 +13,6 @@ import json
 import os
 import signal
 import socket
-import sys
 from collections.abc import Callable
 from time import monotonic
 from typing import Any
@@ -22,6 +21,7 @@ from nstool.errors import NstoolError, SpecError, visible
 from nstool.frozen import Frozen
 from nstool.plan.steps import Plan
 from nstool.sandbox import engine, journal, rundir
+from nstool.security import signals
 from nstool.service import attested, endpoint, generation, listen
 from nstool.service.board import Board, Counts, End
 from nstool.service.generation import BOARD, LOG, Blueprint, Generation
@@ -39,10 +39,14 @@ _MOST = 1 << 16  # bytes of a request
 class Supervisor:
     """One service. ``run`` returns when it has ended; what it has made is undone then."""
 
-    def __init__(self, blueprint: Blueprint, say: Callable[[str], None]) -> None:
-        """say: tells the operator what happens, one line."""
+    def __init__(self, blueprint: Blueprint, say: Callable[[str], None], relay: Callable[[str], None]) -> None:
+        """say: tells the operator what happens, one line. relay: tells him what commands say, lines with their ends.
+
+        Neither waits or raises.
+        """
         self.blueprint = blueprint
         self.say = say
+        self._relay = relay
         self.listeners: list[Listener] = []
         self.current: Generation | None = None
         self.old: list[Generation] = []
@@ -64,7 +68,14 @@ class Supervisor:
     # ---- its life ----
 
     async def run(self) -> None:
-        """Serve until told to stop. Raises what the first generation meets; nothing is left then."""
+        """Serve until told to stop, also by SIGTERM or SIGINT; SIGHUP makes a new generation.
+
+        Raises what the first generation meets; nothing is left then. The loop keeps the handlers to its end.
+        """
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.stop)
+        loop.add_signal_handler(signal.SIGHUP, self._renew)
         name = rundir.claim(self.blueprint.name)
         try:
             journal.begin(name, (), spec={"service": True, "command": list(self.blueprint.spec.command)})
@@ -74,19 +85,19 @@ class Supervisor:
             self._undo(name)
 
     async def _serve(self, name: str) -> None:
-        loop = asyncio.get_running_loop()
         self._follow_log(self._pipe[0])
         self._adopt()
         self._open_listeners()
         self.endpoint = endpoint.opened(self.blueprint.service.metrics, self.blueprint.name, self.status)
-        await self.rotate("start")
         server = await asyncio.start_unix_server(
             self._answer, sock=generation.bound(name, CONTROL, socket.SOCK_STREAM), limit=_MOST
         )
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self.stop)
-        loop.add_signal_handler(signal.SIGHUP, lambda: loop.create_task(self._rotate_or_say("SIGHUP")))
         try:
+            try:
+                await self.rotate("start")
+            except NstoolError:
+                if not self.stopping:
+                    raise
             while not self._stop.is_set():
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._stop.wait(), _LOOK)
@@ -104,12 +115,17 @@ class Supervisor:
         self.stopping = True
         self._stop.set()
 
+    def _renew(self) -> None:
+        if self.current is not None and not self.stopping:  # else one is being made, or none is wanted
+            asyncio.get_running_loop().create_task(self._rotate_or_say("SIGHUP"))
+
     async def _drain(self) -> None:
         self.say("stopping: no more connections; those that there are go on to their end")
         if self.current is not None:
             self._retire(self.current)
             self.current = None
         end = monotonic() + self.blueprint.service.grace
+        stop_signal = signals.number_of(self.blueprint.service.stop_signal, "service.stop_signal")
         told = False
         while self.old:
             await asyncio.sleep(_LOOK / 4)
@@ -118,25 +134,29 @@ class Supervisor:
                 told = True
                 for one in self.old:
                     with contextlib.suppress(ProcessLookupError, NstoolError):
-                        one.end(signal.SIGTERM)
+                        one.end(stop_signal)
 
     def _undo(self, name: str) -> None:
         failed: list[str] = []
-        for one in (*self.old, *([self.current] if self.current else [])):
-            try:
-                self._close(one)
-            except NstoolError as error:
-                failed.append(str(error))
-        self.old, self.current = [], None
-        listen.close_all(self.listeners)
-        if self.endpoint is not None:
-            self.endpoint.close()
-        for fd in self._pipe:
-            if fd >= 0:
-                os.close(fd)
-        journal.undo(name, ())
+        with contextlib.ExitStack() as parts:  # each is undone, whatever another meets; the last here is the first
+            parts.callback(journal.undo, name, ())
+            for fd in self._pipe:
+                if fd >= 0:
+                    parts.callback(os.close, fd)
+            if self.endpoint is not None:
+                parts.callback(self.endpoint.close)
+            parts.callback(listen.close_all, self.listeners)
+            for one in (*self.old, *([self.current] if self.current else [])):
+                parts.callback(self._close_or_note, one, failed)
+            self.old, self.current = [], None
         if failed:
             raise NstoolError("\n".join(failed))
+
+    def _close_or_note(self, one: Generation, failed: list[str]) -> None:
+        try:
+            self._close(one)
+        except NstoolError as error:
+            failed.append(str(error))
 
     # ---- generations ----
 
@@ -201,7 +221,7 @@ class Supervisor:
                 self._retire(one)
 
     def _made(self, number: int) -> Generation:
-        made = generation.make(self.blueprint, number, log=self._pipe)
+        made = generation.make(self.blueprint, number, log=self._pipe, stopping=lambda: self.stopping)
         try:
             for place, listener in enumerate(self.listeners):
                 made.listen(place, listener)
@@ -246,10 +266,12 @@ class Supervisor:
 
     def _close(self, one: Generation) -> None:
         self._unwatch(one)
-        if one.board is not None:
-            self.past.add(one.counts())
-        self.past.keep(one)
-        one.close()
+        try:
+            if one.board is not None:
+                self.past.add(one.counts())
+            self.past.keep(one)
+        finally:
+            one.close()
         self.say(f"generation {one.number} is gone")
 
     def _watch(self, one: Generation) -> None:
@@ -326,10 +348,7 @@ class Supervisor:
             self.say(f"{self._dropped} bytes of what the commands said were dropped: more than {LOG_RATE} a second")
             self._dropped = 0
         self._allowance -= len(data)
-        text = "".join(visible(line) + "\n" for line in data.decode("utf-8", "replace").splitlines())
-        with contextlib.suppress(OSError):
-            sys.stderr.write(text)
-            sys.stderr.flush()
+        self._relay("".join(visible(line) + "\n" for line in data.decode("utf-8", "replace").splitlines()))
 
     # ---- what is asked of it ----
 

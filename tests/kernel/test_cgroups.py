@@ -19,6 +19,7 @@ from nstool.plan.steps import Step
 from nstool.sandbox import cgroups, journal, leases, rundir
 from nstool.spec.model import Limits
 from tests.support import kernel, probes
+from tests.support.child import left_by_dead
 
 NONE = Limits(memory=0, pids=0, cpu=0)
 MIB = 1 << 20
@@ -374,3 +375,25 @@ def test_what_a_killed_launcher_left_in_its_cgroups_is_killed_and_removed(name: 
     os.close(pidfd)
     assert not [path for path in steps.cgroups.values() if os.path.exists(path)]
     assert not run_dir.exists()
+
+
+@pytest.mark.needs("cgroup2")
+def test_an_empty_cgroup_without_journal_is_removed_with_those_below_it(name: str, run_dir: Path) -> None:
+    """But not with somebody in one of them, whoever that is."""
+    base = Path(cgroups.layout().unified_base)
+    left_by_dead(lambda: (base / leases.cgroup_name(name) / "a" / "b").mkdir(parents=True))
+    (top,) = base.glob(f"nstool-{name}-*")
+    pid = os.fork()
+    if pid == 0:
+        signal.pause()
+    try:
+        (top / "a" / "b" / "cgroup.procs").write_text(str(pid))
+        (top / "c" / "d").mkdir(parents=True)
+        (top / "a" / "e").mkdir()
+        assert journal.cleanup() == ()
+        assert all((top / below).is_dir() for below in ("a/b", "c/d", "a/e"))
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    assert journal.cleanup() == (journal.Cleaned(top.name, (f"removed {top}",)),)
+    assert not top.exists()
