@@ -1858,6 +1858,10 @@ static void end_places(int which, int number)
 	for (i = 0; i < (int)self.orders->n_places; i++)
 		if (which < 0 || which == i)
 			end_place(i, number);
+	for (; which < 0 && self.n_waiting; self.n_waiting--) {
+		refuse(&self.waiting[self.first_waiting], NST_BUSY);
+		self.first_waiting = (self.first_waiting + 1) % WAITING;
+	}
 }
 
 static void send_what_is_held(int peer)
@@ -2166,7 +2170,8 @@ _Noreturn void nst_serve(int control)
 	for (;;) {
 		if (self.orders) {
 			pump_again();
-			if (self.owner >= 0 && !self.pausing)
+			/* Those were taken, whoever says now to take more; who is attested waits for who does that. */
+			if (!self.pausing && (self.reporter >= 0 || !self.orders->attest))
 				from_queue();
 			if (self.owner >= 0 && !self.pause)
 				park();

@@ -273,7 +273,7 @@ class Generation:
         self.channel.ask(lib.NST_MSG_LISTEN, "a listener", detail=number, pid=listener.type, fds=(listener.fd,))
 
     def end(self, number: int, place: int = -1) -> None:
-        """Send a signal to the command of a place, or of all."""
+        """Send a signal to the command of a place, or of all; in the second case who waits for a place is refused."""
         assert self.channel is not None
         self.channel.ask(lib.NST_MSG_END, "to end a sandbox", detail=place, status=number)
 

@@ -14,6 +14,7 @@ import os
 import signal
 import socket
 from collections.abc import Callable
+from math import inf
 from time import monotonic
 from typing import Any
 
@@ -109,11 +110,17 @@ class Supervisor:
     def stop(self) -> None:
         """Take no more connections, and end when those that there are have ended; told twice, at once."""
         if self.stopping:
-            for one in (*self.old, *([self.current] if self.current else [])):
-                with contextlib.suppress(ProcessLookupError, NstoolError):
-                    one.end(signal.SIGKILL)
+            self._end_all(signal.SIGKILL)
         self.stopping = True
         self._stop.set()
+
+    def _end_all(self, number: int) -> None:
+        for one in self._alive():
+            with contextlib.suppress(ProcessLookupError, NstoolError):
+                one.end(number)
+
+    def _alive(self) -> list[Generation]:
+        return [*self.old, *([self.current] if self.current else [])]
 
     def _renew(self) -> None:
         if self.current is not None and not self.stopping:  # else one is being made, or none is wanted
@@ -126,15 +133,12 @@ class Supervisor:
             self.current = None
         end = monotonic() + self.blueprint.service.grace
         stop_signal = signals.number_of(self.blueprint.service.stop_signal, "service.stop_signal")
-        told = False
         while self.old:
             await asyncio.sleep(_LOOK / 4)
             await self._look()
-            if monotonic() > end and not told:
-                told = True
-                for one in self.old:
-                    with contextlib.suppress(ProcessLookupError, NstoolError):
-                        one.end(stop_signal)
+            if monotonic() > end:
+                end = inf
+                self._end_all(stop_signal)
 
     def _undo(self, name: str) -> None:
         failed: list[str] = []
@@ -146,7 +150,7 @@ class Supervisor:
             if self.endpoint is not None:
                 parts.callback(self.endpoint.close)
             parts.callback(listen.close_all, self.listeners)
-            for one in (*self.old, *([self.current] if self.current else [])):
+            for one in self._alive():
                 parts.callback(self._close_or_note, one, failed)
             self.old, self.current = [], None
         if failed:

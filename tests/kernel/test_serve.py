@@ -13,7 +13,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,17 @@ class Handler(socketserver.StreamRequestHandler):
         self.wfile.write(self.rfile.read())
 socketserver.ThreadingTCPServer.request_queue_size = 128
 socketserver.ThreadingTCPServer(("127.0.0.1", 7000), Handler).serve_forever()
+"""
+
+
+# The same, as it comes.
+ECHO_ALL = """
+import socket
+listening = socket.create_server(("127.0.0.1", 7000))
+while True:
+    with listening.accept()[0] as one:
+        while data := one.recv(100):
+            one.sendall(data)
 """
 
 
@@ -332,6 +343,64 @@ def test_the_queue_has_a_bound_and_a_deadline(name: str, tmp_path: Path) -> None
                 assert second.recv(100) == b"later\n"
         found = one.status()["refused"]
         assert (found["busy"], found["waited"]) == (1, 1)
+
+
+@contextlib.contextmanager
+def one_served_and_two_queued(one: serving.Serving) -> Iterator[list[socket.socket]]:
+    """Connections to a service with one place, whose command echoes: the first has it."""
+    port = one.port()
+    with contextlib.ExitStack() as open_:
+        held = [open_.enter_context(socket.create_connection(("127.0.0.1", port), timeout=DEADLINE)) for _ in range(3)]
+        held[0].sendall(b"0")
+        assert held[0].recv(1) == b"0"
+        for number, each in enumerate(held):
+            each.sendall(b"%d" % number)
+        one.until(lambda s: s["queued"] == 2, "two wait")
+        yield held
+
+
+@pytest.mark.parametrize("shape", ["stdio", "port"])
+@pytest.mark.parametrize("how", ["rotate", "stop", "kill"])
+def test_who_waits_when_a_generation_drains_is_served(name: str, tmp_path: Path, how: str, shape: str) -> None:
+    """They were taken: by that generation, when it has a place, also without its service."""
+    words = (TCP + 'places = 1\nqueue = 4\nshape = "port"\nport = 7000', python(ECHO_ALL))
+    if shape == "stdio":
+        words = (TCP + "places = 1\nqueue = 4", "command = ['/bin/cat']")
+    spec = write(tmp_path / "s.toml", *words)
+    one = serving.start(spec, name, tmp_path / "log")
+    template = one.status()["generations"][0]["pid"]
+    with one_served_and_two_queued(one) as held:
+        one.process.kill() if how == "kill" else one.tell(how)
+        for number, each in enumerate(held):
+            assert each.recv(1) == b"%d" % number
+            each.close()
+    if how == "kill":
+        one.process.wait()
+        os.kill(template, signal.SIGKILL)
+        os.waitpid(template, 0)
+        assert subprocess.run([NSTOOL, "cleanup"], capture_output=True).returncode == 0
+        return
+    if how == "rotate":
+        one.until(lambda s: [g["number"] for g in s["generations"]] == [2], "the old one is gone")
+        one.process.terminate()
+    assert one.process.wait(DEADLINE) == 0
+
+
+def test_who_waits_when_the_time_to_end_is_over_is_refused(name: str, tmp_path: Path) -> None:
+    """As who is served gets the signal."""
+    words = TCP + 'places = 1\nqueue = 4\ngrace = 0.2\nstop_signal = "USR1"\nbusy = "no more\\n"'
+    script = "trap 'echo asked; exit' USR1; while read line; do echo $line; done"
+    one = serving.start(write(tmp_path / "s.toml", words, shell(script)), name, tmp_path / "log")
+    with contextlib.ExitStack() as open_:
+        held = [
+            open_.enter_context(socket.create_connection(("127.0.0.1", one.port()), timeout=DEADLINE)) for _ in range(3)
+        ]
+        held[0].sendall(b"hear\n")
+        assert held[0].recv(10) == b"hear\n"
+        one.until(lambda s: s["queued"] == 2, "two wait")
+        one.process.terminate()
+        assert [each.makefile("rb").read() for each in held] == [b"asked\n", b"no more\n", b"no more\n"]
+    assert one.process.wait(DEADLINE) == 0
 
 
 def test_without_a_queue_they_wait_in_the_kernel(name: str, tmp_path: Path) -> None:
