@@ -87,12 +87,14 @@ enum nst_type {
 	NST_MSG_PLACE = 33,	/* service: where place `detail` writes its log, and its fds */
 	NST_MSG_LISTEN = 34,	/* service: listener `detail`; pid: its socket type */
 	NST_MSG_ACCEPT = 35,	/* service: detail 1: take connections; 0: take no more */
-	NST_MSG_END = 36, /* service: signal `status` for place `detail`, -1: for all, and who waits is refused */
+	NST_MSG_END = 36,	/* service: signal `status` for place `detail`, -1: for all, and who waits is refused */
 	NST_MSG_FETCH = 38,	/* service: send listeners and board */
 	NST_MSG_TRY = 39,	/* service: make a sandbox without a connection, to be attested */
 	/* Template, to its zygote: place `detail`; its slots, then its network namespace and where it is attested, or
 	 * /dev/null where `status` (enum nst_copied) says that there is none. */
 	NST_MSG_COPY = 40,
+	NST_MSG_WHOSE =
+		41,	   /* template: a connection, as number `detail`; service: `status` is the user who made that */
 	NST_MSG_DONE = 48, /* template: what was asked for is done; detail: which place, or how many */
 	NST_MSG_HELD = 49, /* template: listener `detail` comes along; -1: the board, -2: the log's end */
 };
@@ -294,7 +296,8 @@ enum {
 	NST_STAGES = 5,	   /* histograms: enum stage of serve.c */
 	NST_BUCKETS = 128, /* of each: microseconds, four to a doubling */
 	NST_ENDS = 1024,   /* lives that are remembered */
-	NST_CLIENT = 20,   /* bytes of a client's address: 16, port, family */
+	NST_CLIENT = 20,   /* bytes of a client: address of 16, or user of 4; port; family */
+	NST_HAS_UID = 4,   /* of them: 1 where the user is known */
 };
 
 /* The orders, followed by the plan of a sandbox, the table of what varies, and what a refused client is told; offsets

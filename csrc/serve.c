@@ -40,6 +40,7 @@ enum {
 	TRY_NS = 1000000, /* between two tries to connect to a command that does not listen yet */
 	FILES = 65536,
 	LOST = 256,
+	ASKING = 256,	     /* connections whose user the service is asked for, at once */
 	NONBLOCKING = 04000, /* SOCK_NONBLOCK */
 	SOL_SOCKET_ = 1,
 	WALL_ = 0x40000000,
@@ -128,7 +129,7 @@ static struct {
 	int poll, signals, door, null, log_end, board_fd; /* log_end: that nobody who writes there is alone */
 	int peers[PEERS];
 	int owner;    /* the peer that has said to accept, or -1 */
-	int reporter; /* the peer that is told of what happens: the last that has said to accept, not to, or to try */
+	int reporter; /* the peer that is told of what happens: the last that has asked for more than an end */
 	const struct nst_service *orders;
 	struct nst_board *board;
 	uint64_t scratch_size;
@@ -156,6 +157,8 @@ static struct {
 	int own_net;
 	int plans; /* the memory that is shared with the sandboxes */
 	int types[NST_LISTENERS];
+	struct taken asking[ASKING]; /* fd -1: not in use */
+	int n_asking;
 	int draining; /* it was told to take no more */
 	int pausing;  /* a clone was refused: until then no other is tried */
 	int64_t pause;
@@ -328,7 +331,7 @@ static void show_counts(void)
 	struct nst_board *b = self.board;
 
 	b->accepting = (uint32_t)self.listening;
-	b->queued = (uint32_t)self.n_waiting;
+	b->queued = (uint32_t)(self.n_waiting + self.n_asking);
 	b->parked = (uint32_t)self.n_parked;
 	b->live = self.orders->n_places - (uint32_t)self.n_free - (uint32_t)self.n_parked;
 }
@@ -361,12 +364,14 @@ static int limits_clients(void)
 	return self.orders->client_most || self.orders->client_rate;
 }
 
-/* The address of a client without what its prefix leaves out. Returns 0 where there is none. */
+/* The address of a client without what its prefix leaves out, or its user. Returns 0 where there is none. */
 static int client_key(const uint8_t *from, uint8_t *ret_key)
 {
 	unsigned int bits = from[18] == AF_INET_ ? self.orders->prefix4 : self.orders->prefix6, i;
 
-	if (from[18] != AF_INET_ && from[18] != AF_INET6_)
+	if (from[18] == AF_UNIX_ && from[NST_HAS_UID])
+		bits = 128;
+	else if (from[18] != AF_INET_ && from[18] != AF_INET6_)
 		return 0;
 	for (i = 0; i < NST_CLIENT; i++)
 		ret_key[i] = 0;
@@ -1564,12 +1569,81 @@ static void keep_address(const union address *a, uint8_t *ret)
 	}
 }
 
+/* Let a connection in that was taken, or refuse it. */
+static void let_in(struct taken *t)
+{
+	enum nst_cause why = admit(t);
+
+	if (why != NST_CAUSES)
+		refuse(t, why);
+	else if (self.n_waiting || !place_it(t)) {
+		if ((uint32_t)self.n_waiting >= self.orders->queue)
+			refuse(t, NST_BUSY);
+		else
+			self.waiting[(self.first_waiting + self.n_waiting++) % WAITING] = *t;
+	}
+}
+
+/* ---- clients of Unix sockets ---- */
+
+static int asks_for_users(void)
+{
+	return limits_clients() || self.orders->life == NST_LIFE_CLIENT;
+}
+
+/* Ask the service whose connection this is: here, in a user namespace, every user of the host is nobody. */
+static void ask_whose(int at)
+{
+	struct nst_message m = {.type = NST_MSG_WHOSE, .detail = at};
+
+	if (self.reporter >= 0)
+		send_message(self.reporter, &m, self.asking[at].fd);
+}
+
+/* A service that has come later has not been asked yet. */
+static void ask_again(void)
+{
+	int at;
+
+	for (at = 0; self.n_asking && at < ASKING; at++)
+		if (self.asking[at].fd >= 0)
+			ask_whose(at);
+}
+
+static void ask_first(struct taken *t)
+{
+	int at;
+
+	for (at = 0; at < ASKING; at++)
+		if (self.asking[at].fd < 0) {
+			self.asking[at] = *t;
+			self.n_asking++;
+			ask_whose(at);
+			return;
+		}
+	refuse(t, NST_BUSY);
+}
+
+/* The answer. */
+static void is_whose(int at, uint32_t uid)
+{
+	struct taken t;
+
+	if (at < 0 || at >= ASKING || self.asking[at].fd < 0)
+		return;
+	t = self.asking[at];
+	self.asking[at].fd = -1;
+	self.n_asking--;
+	copy_bytes(t.from, &uid, sizeof uid);
+	t.from[NST_HAS_UID] = 1;
+	let_in(&t);
+}
+
 static void take(int listener)
 {
 	struct taken t = {.client = -1, .listener = listener};
 	union address from = {0};
 	uint32_t size = sizeof from;
-	enum nst_cause why;
 	long fd = nst_raw4(__NR_accept4, self.listeners[listener], NST_P(&from), NST_P(&size), O_CLOEXEC);
 
 	if (fd < 0) {
@@ -1585,15 +1659,10 @@ static void take(int listener)
 	t.wall = real_now();
 	keep_address(&from, t.from);
 	self.board->accepted++;
-	why = admit(&t);
-	if (why != NST_CAUSES)
-		refuse(&t, why);
-	else if (self.n_waiting || !place_it(&t)) {
-		if ((uint32_t)self.n_waiting >= self.orders->queue)
-			refuse(&t, NST_BUSY);
-		else
-			self.waiting[(self.first_waiting + self.n_waiting++) % WAITING] = t;
-	}
+	if (from.family == AF_UNIX_ && asks_for_users())
+		ask_first(&t);
+	else
+		let_in(&t);
 }
 
 /* What a client has sent goes to the sandbox that is for it; a client of which nothing is known yet gets one. */
@@ -1936,9 +2005,16 @@ static void obey(int peer, const struct nst_message *m, int *fds, int n)
 			close_fd(&places[m->detail].control);
 		}
 		return;
-	case NST_MSG_FETCH:
+	case NST_MSG_FETCH: /* the next service */
 		send_what_is_held(peer);
-		break;
+		send_message(peer, &answer, -1);
+		self.reporter = peer;
+		ask_again();
+		return;
+	case NST_MSG_WHOSE:
+		if (self.orders)
+			is_whose(m->detail, (uint32_t)m->status);
+		return;
 	default:
 		r = -EINVAL;
 	}
@@ -2153,6 +2229,8 @@ _Noreturn void nst_serve(int control)
 		self.listeners[i] = -1;
 	for (i = 0; i < LINGERING; i++)
 		self.lingering[i].fd = -1;
+	for (i = 0; i < ASKING; i++)
+		self.asking[i].fd = -1;
 	self.owner = self.reporter = self.door = self.null = self.log_end = self.board_fd = self.zygote = -1;
 	self.seed[0] = draw();
 	self.seed[1] = draw();

@@ -20,6 +20,7 @@ STAGES: tuple[str, ...] = ("waited", "first_step", "executed", "first_byte", "go
 STATES: tuple[str, ...] = ("empty", "parked", "serving", "ending")
 _BUCKETS = 128
 _N_ENDS = 1024
+_HAS_UID = 4
 _COUNTS = Struct(f"<{len(CAUSES)}Q{len(STAGES)}Q")
 _STAGE = Struct(f"<{_BUCKETS}Q")
 _LAST = Struct("<Q")
@@ -169,10 +170,12 @@ class Board:
 
 
 def address(client: bytes) -> str:
-    """Return a client's address in words: "192.0.2.1:4711", "[2001:db8::1]:4711", "unix", "" for none."""
+    """Return a client in words: "192.0.2.1:4711", "[2001:db8::1]:4711", "uid 1000", "unix", "" for none."""
     family, port = client[18], int.from_bytes(client[16:18], "big")
     if family == _AF_INET:
         return f"{socket.inet_ntop(socket.AF_INET, client[:4])}:{port}"
     if family == _AF_INET6:
         return f"[{socket.inet_ntop(socket.AF_INET6, client[:16])}]:{port}"
-    return "unix" if family == 1 else ""
+    if family == socket.AF_UNIX and client[_HAS_UID]:
+        return f"uid {int.from_bytes(client[:4], 'little')}"
+    return "unix" if family == socket.AF_UNIX else ""

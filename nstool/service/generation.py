@@ -101,17 +101,26 @@ class Channel:
         return found
 
     def receive(self, timeout: float) -> engine.Message | None:
-        """Return the next message, None when none comes in time. Raises ProcessLookupError at the template's end."""
-        self.socket.settimeout(timeout)
-        try:
-            data = self.socket.recv(_SIZE)
-        except (TimeoutError, BlockingIOError):
-            return None
-        except ConnectionResetError:
-            data = b""
-        if not data:
-            raise ProcessLookupError
-        return engine.decode(data)
+        """Return the next message, None when none comes in time. Raises ProcessLookupError at the template's end.
+
+        It answers whose connections are that come along.
+        """
+        end = monotonic() + timeout
+        while True:
+            self.socket.settimeout(max(0.0, end - monotonic()))
+            try:
+                data, fds, _, _ = socket.recv_fds(self.socket, _SIZE, 1)
+            except (TimeoutError, BlockingIOError):
+                return None
+            except ConnectionResetError:
+                raise ProcessLookupError from None
+            if not data:
+                raise ProcessLookupError
+            message = engine.decode(data)
+            if message.type != lib.NST_MSG_WHOSE:
+                return message
+            for fd in fds:
+                self.send(lib.NST_MSG_WHOSE, detail=message.detail, status=_user_of(fd))
 
     def held(self) -> dict[int, int]:
         """Return fds of what the template holds: its listeners by number, at BOARD its board, at LOG its log's end."""
@@ -131,6 +140,13 @@ class Channel:
     def close(self) -> None:
         """Close the socket; the template takes no connections any more if this was by which it was told to."""
         self.socket.close()
+
+
+def _user_of(connection: int) -> int:
+    """Return who has made a connection by a Unix socket, and close it here. unix(7), SO_PEERCRED."""
+    with socket.socket(fileno=connection) as one:
+        credentials = one.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+    return int.from_bytes(credentials[4:8], "little", signed=True)
 
 
 class Blueprint:

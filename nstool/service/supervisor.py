@@ -181,6 +181,7 @@ class Supervisor:
                 self._follow_log(log)
             self._take_listeners(held)
             self.old.append(one)
+            self._watch(one)
             live = one.counts().live if one.board else 0
             self.say(f"generation {one.number} of before goes on with {live} sandboxes")
 
@@ -251,7 +252,14 @@ class Supervisor:
         if one not in self.old:
             self.old.append(one)
 
+    def _hear_late(self) -> None:
+        """Hear what templates told while they were asked for something."""
+        for one in self._alive():
+            for message in one.channel.late() if one.channel else ():
+                self._heard(one, message)
+
     async def _look(self) -> None:
+        self._hear_late()
         for one in list(self.old):
             if one.ended or one.board is None or _is_done(one.counts()):
                 self._close(one)
@@ -307,6 +315,11 @@ class Supervisor:
     def _heard(self, one: Generation, message: engine.Message) -> None:
         if message.type == engine.FAILED and message.step >= 0 and one.sandbox_plan is not None:
             self._say_failed(one.sandbox_plan, message)
+        elif message.type == engine.READY and one.blueprint is None:
+            self.say(
+                f"a sandbox of generation {one.number}, of before, was ended: what its spec was is not known any more"
+            )
+            one.end(signal.SIGKILL, message.detail)
         elif message.type == engine.READY:
             try:
                 attested.attest(one, message.detail, message.pid)

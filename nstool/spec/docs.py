@@ -166,8 +166,8 @@ DOCS: dict[str, str] = {
     "(there is no command, but a function).",
     "Service.handler": 'The Python file whose function is called with each connection, of shape "python": @handler of '
     "nstool.service.",
-    "Service.life": 'Of a sandbox: "connection"; with shape "port" also "client" (all connections of one client) and '
-    '"shared" (all connections of all).',
+    "Service.life": 'Of a sandbox: "connection"; with shape "port" also "client" (all connections of one client: an '
+    'address, or a user of a Unix socket) and "shared" (all connections of all).',
     "Service.life_connections": "Connections after which a life has had enough, and the next begins; 0: any number.",
     "Service.port": 'The port that the command listens on, inside; of shape "port".',
     "Service.idle": "Seconds without a connection after which the life of a client ends; of datagrams, without one.",

@@ -13,9 +13,10 @@ class Service(Frozen):
     shape: "stdio" (the connection is standard input and output, as of inetd), "socket" (it is fd 3, LISTEN_FDS),
     "python" (no command, but the function that ``handler`` names, a file with @handler of nstool.service),
     "port" (the command listens on ``port`` of its own loopback; connections are relayed to it).
-    life: of a sandbox: "connection"; with shape "port" also "client" (all connections of one client, until it is idle
-    seconds without any) and "shared" (all connections of all). life_connections: it has had enough of them then.
-    start_timeout: seconds for the command to listen. stop_signal: asks a command to end.
+    life: of a sandbox: "connection"; with shape "port" also "client" (all connections of one client, an address or the
+    user of a Unix socket, until it is idle seconds without any) and "shared" (all connections of all).
+    life_connections: it has had enough of them then. start_timeout: seconds for the command to listen.
+    stop_signal: asks a command to end.
     stderr: where standard error goes: "log" (of the service), "connection", "null".
     places: sandboxes at once. ready: of these wait for a connection, all made but the exec.
     queue: connections that wait for a place, at most queue_timeout seconds; 0: they wait in the kernel's backlog.

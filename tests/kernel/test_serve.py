@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 
 from tests.support import serving
+from tests.support.child import run_in_child
 from tests.support.serving import DEADLINE, NSTOOL, ask, write
 from tests.support.user import User
 
@@ -628,6 +629,71 @@ def test_lives_of_a_command_that_listens(name: str, tmp_path: Path, life: str, l
         tags = [tag(port, source) for source in ("127.0.0.1", "127.0.0.2") for _ in range(2)]
         assert len(set(tags)) == lives
         assert all(re.fullmatch(rb"[0-9a-f]{32}", each) for each in tags)
+
+
+def tag_as(path: Path, uid: int) -> bytes:
+    """What the HTTP server says to this user, over a Unix socket."""
+
+    def act() -> bytes:
+        os.setresgid(uid, uid, uid)
+        os.setresuid(uid, uid, uid)
+        with socket.socket(socket.AF_UNIX) as one:
+            one.settimeout(DEADLINE)
+            one.connect(str(path))
+            try:
+                one.sendall(GET)
+                return b"".join(iter(lambda: one.recv(65536), b"")).rpartition(b"\r\n\r\n")[2]
+            except (BrokenPipeError, ConnectionResetError):
+                return b"refused"
+
+    found: bytes = run_in_child(act)
+    return found
+
+
+def test_a_client_of_a_unix_socket_is_a_user(name: str, tmp_path: Path) -> None:
+    """By who made the connection: each has a sandbox, and so many connections in a time."""
+    path = tmp_path / "u"
+    words = (
+        f'listen = ["unix:{path}"]\nshape = "port"\nport = 7000\nlife = "client"\nclient_burst = 3\nclient_rate = 0.001'
+    )
+    with serving.serving(write(tmp_path / "s.toml", words, python(HTTP)), name) as one:
+        for part in (tmp_path, *tmp_path.parents):
+            part.stat().st_mode & 0o5 == 0o5 or part.chmod(0o755)
+        path.chmod(0o666)
+        mine = [tag_as(path, 0) for _ in range(2)]
+        others = [tag_as(path, 54321) for _ in range(3)]
+        assert len({*mine, *others}) == 2
+        assert {place["client"] for place in one.status()["generations"][0]["places"]} >= {"uid 0", "uid 54321"}
+        assert tag_as(path, 54321) in (b"", b"refused")
+        assert tag_as(path, 0) == mine[0] == mine[1]
+        assert one.status()["refused"]["client_rate"] == 1
+
+
+def test_whose_a_connection_is_the_next_service_is_asked_too(name: str, tmp_path: Path) -> None:
+    """Taken, but its user not told yet, when the service is killed: it waits for the next."""
+    path = tmp_path / "u"
+    spec = write(tmp_path / "s.toml", f'listen = ["unix:{path}"]\nclient_most = 1', "command = ['/bin/cat']")
+    log = tmp_path / "log"
+    one = serving.start(spec, name, log)
+    template = one.status()["generations"][0]["pid"]
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(DEADLINE)
+        files = Path(f"/proc/{template}/fd")
+        before = len(list(files.iterdir()))
+        one.process.send_signal(signal.SIGSTOP)
+        client.connect(str(path))
+        client.sendall(b"x")
+        end = time.monotonic() + DEADLINE
+        while len(list(files.iterdir())) == before:
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        one.process.kill()
+        one.process.wait()
+        one = serving.start(spec, name, log)
+        assert client.recv(1) == b"x"
+    one.until(lambda s: len(s["generations"]) == 1, "the old one is gone")
+    os.waitpid(template, 0)
+    assert serving.stop(one) == 0
 
 
 def test_a_client_that_is_idle_long_enough_begins_anew(name: str, tmp_path: Path) -> None:
