@@ -310,10 +310,10 @@ struct nst_service {
 	uint32_t busy, busy_size;
 	uint32_t n_places;
 	uint32_t n_fds;	   /* of each place: the given slots from 3 + n_passed on */
-	uint32_t n_passed; /* 1: the connection is given as fd 3 too */
+	uint32_t n_passed; /* 1: the connection is given as fd 3 too; of NST_LISTENER: the listeners, from fd 3 on */
 	uint32_t
 		streams; /* mask of the standard streams that are the connection; the others are /dev/null, 2 the log */
-	uint32_t ready;	 /* sandboxes that wait for a connection, parked */
+	uint32_t ready;	 /* sandboxes that wait for a connection, parked; of NST_LISTENER: that run */
 	uint32_t queue;	 /* connections that wait for a sandbox */
 	uint32_t queue_ms;
 	uint32_t wall_ms;     /* longest life of a sandbox, from its connection on */
@@ -335,9 +335,10 @@ struct nst_service {
 };
 
 enum nst_shape {
-	NST_HANDED, /* the connection is the command's */
-	NST_PORT,   /* the command listens on a port inside; connections are relayed */
-	NST_ZYGOTE, /* handed to a copy of a process that the template has started */
+	NST_HANDED,   /* the connection is the command's */
+	NST_PORT,     /* the command listens on a port inside; connections are relayed */
+	NST_ZYGOTE,   /* handed to a copy of a process that the template has started */
+	NST_LISTENER, /* the command accepts by itself: what is passed are the listeners */
 };
 enum nst_life {
 	NST_LIFE_CONNECTION, /* of a sandbox: one connection */

@@ -23,7 +23,8 @@ enum {
 	WAITING = 4096, /* longest queue */
 	LINGERING = 64, /* refused connections that are told why */
 	LINGER_NS = 1000000000,
-	CLIENTS = 4096, /* that are known at once; a power of two */
+	PAUSE_NS = 100000000, /* after what was refused, or has ended at once */
+	CLIENTS = 4096,	      /* that are known at once; a power of two */
 	PROBES = 16,
 	EVENTS = 64,
 	FDS = 16,  /* that come with one message */
@@ -921,6 +922,12 @@ static long start_zygote(int plans)
 	return 0;
 }
 
+/* Whether a command begins without a connection, and knows of none of ours. */
+static int begins_alone(void)
+{
+	return self.orders->shape == NST_PORT || self.orders->shape == NST_LISTENER;
+}
+
 /* Make the sandbox of place i. t: its connection, NULL for one that is parked. 0 or -errno. */
 static long start(int i, struct taken *t, int attest)
 {
@@ -936,7 +943,7 @@ static long start(int i, struct taken *t, int attest)
 	p->deadline = 0;
 	p->stopped = p->overran = p->users = p->had = p->idle = p->deaf = p->has_key = p->killed = 0;
 	stamp(i);
-	if (attest || (!t && o->shape != NST_PORT)) {
+	if (attest || (!t && !begins_alone())) {
 		r = nst_raw4(__NR_socketpair, AF_UNIX_, SOCK_SEQPACKET_ | O_CLOEXEC, 0, NST_P(pair));
 		if (r < 0)
 			goto failed;
@@ -946,8 +953,11 @@ static long start(int i, struct taken *t, int attest)
 	for (n = 0; n < 3; n++)
 		p->slots[n] = t && o->streams >> n & 1 ? t->fd : n == 2 ? p->log : self.null;
 	slot = 3;
-	if (o->n_passed)
-		p->slots[slot++] = t ? t->fd : self.null;
+	for (n = 0; n < (int)o->n_passed; n++) {
+		int fd = o->shape == NST_LISTENER ? self.listeners[n] : t ? t->fd : -1;
+
+		p->slots[slot++] = fd >= 0 ? fd : self.null;
+	}
 	for (n = 0; n < (int)o->n_fds; n++)
 		p->slots[slot++] = p->fds[n];
 	*p->share = (struct nst_share){.status = -1, .attest = attest, .failure = {.step = -1}};
@@ -995,7 +1005,7 @@ static long start(int i, struct taken *t, int attest)
 	p->state = t ? SERVING : PARKED;
 	if (launcher_steps(p) < 0) /* a process that has ended by itself says why; what is left of it must not go on */
 		nst_raw2(__NR_kill, p->pid, SIGKILL);
-	if (p->control >= 0 && o->shape == NST_PORT)
+	if (p->control >= 0 && begins_alone())
 		watch(p->control, PLACE, i, EPOLLIN);
 	else if (p->control >= 0 && t)
 		give(i, t->fd);
@@ -1391,22 +1401,37 @@ static int place_it(struct taken *t)
 	return 1;
 }
 
+/* Whether one more sandbox is to be made that has no connection yet. */
+static int wants_more(void)
+{
+	uint32_t n = (uint32_t)self.n_parked;
+	int i;
+
+	if (!self.listening || !self.n_free || self.pause)
+		return 0;
+	for (i = 0; self.orders->shape == NST_LISTENER && i < (int)self.orders->n_places; i++)
+		n += places[i].state == SERVING;
+	return n < self.orders->ready;
+}
+
 static void park(void)
 {
 	int n;
 
-	for (n = 0; n < PARKS && self.listening && self.n_free && (uint32_t)self.n_parked < self.orders->ready; n++) {
+	for (n = 0; n < PARKS && wants_more(); n++) {
+		struct taken nobody = {.fd = -1, .client = -1, .listener = -1, .at = nst_now(), .wall = real_now()};
 		int i = take_place();
 
 		if (start(i, NULL, (int)self.orders->attest) < 0) {
-			struct taken none = {.fd = -1, .client = -1, .listener = -1, .wall = real_now()};
-
-			no_start(&none, i);
+			no_start(&nobody, i);
 			free_place(i);
-			self.pause = nst_now() + 100000000;
+			self.pause = nst_now() + PAUSE_NS;
 			return;
 		}
-		self.parked[(self.first_parked + self.n_parked++) % NST_PLACES] = i;
+		if (self.orders->shape == NST_LISTENER)
+			assigned(i, &nobody);
+		else
+			self.parked[(self.first_parked + self.n_parked++) % NST_PLACES] = i;
 		show(i);
 	}
 }
@@ -1430,7 +1455,7 @@ static long try(void)
 		return 0;
 	}
 	assigned(i, &nobody);
-	if (self.orders->shape != NST_PORT)
+	if (!begins_alone())
 		give(i, self.null);
 	return 0;
 }
@@ -1460,8 +1485,9 @@ static void ended(int i, int wait_status)
 	if (p->state == PARKED) {
 		unpark(i);
 		p->taken = (struct taken){.fd = -1, .client = -1, .listener = -1, .wall = real_now(), .at = now};
-		self.pause = now + 100000000; /* or it would be tried without a pause */
 	}
+	if (p->state == PARKED || self.orders->shape == NST_LISTENER)
+		self.pause = now + PAUSE_NS; /* or it would be tried without a pause */
 	if (p->share->failure.step >= 0 && !p->stopped) {
 		no_start(&p->taken, i);
 	} else {
@@ -1650,7 +1676,7 @@ static void take(int listener)
 		/* No file is left: it stays in the backlog, and is not looked at for a while. */
 		if (fd == -EMFILE || fd == -ENFILE || fd == -ENOMEM || fd == -ENOBUFS) {
 			self.pausing = 1;
-			self.pause = nst_now() + 100000000;
+			self.pause = nst_now() + PAUSE_NS;
 		}
 		return;
 	}
@@ -1748,9 +1774,10 @@ static int orders_bad(const struct nst_service *o, uint64_t size)
 	if (size < sizeof *o || o->magic != NST_MAGIC || o->size != size || o->plan % 8 || o->vary % 8 ||
 	    !inside(o, o->plan, o->plan_size) || !inside(o, o->busy, o->busy_size) ||
 	    !inside(o, o->vary, (uint64_t)o->n_vary * sizeof *v) || !o->n_places || o->n_places > NST_PLACES ||
-	    o->n_fds > NST_PLACE_FDS || o->n_passed > 1 || o->streams > 7 || o->queue > WAITING || o->prefix4 > 32 ||
-	    o->prefix6 > 128 || o->shape > NST_ZYGOTE || o->zygote > o->size || o->life > NST_LIFE_SHARED ||
-	    o->port > 65535 || !o->stop || o->stop > 64 || (o->shape != NST_PORT && o->life != NST_LIFE_CONNECTION))
+	    o->n_fds > NST_PLACE_FDS || o->n_passed > (o->shape == NST_LISTENER ? NST_LISTENERS : 1) ||
+	    o->streams > 7 || o->queue > WAITING || o->prefix4 > 32 || o->prefix6 > 128 || o->shape > NST_LISTENER ||
+	    o->zygote > o->size || o->life > NST_LIFE_SHARED || o->port > 65535 || !o->stop || o->stop > 64 ||
+	    (o->shape != NST_PORT && o->life != NST_LIFE_CONNECTION))
 		return 1;
 	v = (const struct nst_vary *)((const char *)o + o->vary);
 	for (i = 0; i < o->n_vary; i++)
@@ -1895,8 +1922,9 @@ static long add_listener(const struct nst_message *m, int *fds, int n)
 	self.listeners[m->detail] = fds[0];
 	self.types[m->detail] = m->pid;
 	fds[0] = -1;
-	watch(self.listeners[m->detail], LISTENER, m->detail,
-	      self.listening && (self.has_room || m->pid == SOCK_DGRAM_) ? EPOLLIN : 0);
+	if (self.orders->shape != NST_LISTENER) /* else it is for the commands alone */
+		watch(self.listeners[m->detail], LISTENER, m->detail,
+		      self.listening && (self.has_room || m->pid == SOCK_DGRAM_) ? EPOLLIN : 0);
 	return 0;
 }
 
@@ -1960,6 +1988,8 @@ static void begin_to_drain(void)
 	for (i = 0; i < (int)self.orders->n_places; i++)
 		if (places[i].state == PARKED)
 			end_place(i, SIGKILL);
+		else if (self.orders->shape == NST_LISTENER)
+			end_place(i, (int)self.orders->stop);
 		else if (self.orders->shape == NST_PORT && !places[i].users)
 			left_alone(i);
 }
@@ -2251,7 +2281,7 @@ _Noreturn void nst_serve(int control)
 			/* Those were taken, whoever says now to take more; who is attested waits for who does that. */
 			if (!self.pausing && (self.reporter >= 0 || !self.orders->attest))
 				from_queue();
-			if (self.owner >= 0 && !self.pause)
+			if (self.owner >= 0)
 				park();
 			timeout = on_time();
 			listen_to(self.owner >= 0 && !self.pausing, has_room());
@@ -2259,9 +2289,8 @@ _Noreturn void nst_serve(int control)
 		} else {
 			timeout = -1;
 		}
-		if (self.orders && self.listening && (uint32_t)self.n_parked < self.orders->ready && self.n_free &&
-		    !self.pause)
-			timeout = 0; /* more are to be parked */
+		if (self.orders && self.owner >= 0 && wants_more())
+			timeout = 0;
 		n = nst_raw6(__NR_epoll_pwait, self.poll, NST_P(events), EVENTS, timeout, 0, 8);
 		/* Connections come last: nobody is let in who came after the service had gone. */
 		for (i = 0; i < n; i++)

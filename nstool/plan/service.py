@@ -113,16 +113,23 @@ def template(spec: Spec, host: Host, lease: Lease, idmaps: user.Maps, *, varied:
 
 
 def sandbox(
-    spec: Spec, host: Host, lease: Lease, connection: int, vary: tuple[str, ...] = (), *, leased: bool = False
+    spec: Spec,
+    host: Host,
+    lease: Lease,
+    connection: int,
+    vary: tuple[str, ...] = (),
+    *,
+    passed: int = 0,
+    leased: bool = False,
 ) -> Plan:
     """Return the plan of one sandbox, as the template makes it. vary: what of its files is not the template's.
 
     host: of the template's caller. lease: its ids are those that the template knows, not the host's. connection: mask
-    of the command's fds that are the connection; with bit 3 it is passed as fd 3. leased: the template brings it into
-    a network namespace that is there already, with lo up.
+    of the command's fds that are the connection. passed: how many it has from 3 on. leased: the template brings it
+    into a network namespace that is there already, with lo up.
     """
     check(spec, host)
-    spec = spec.replace(pass_fds=(3,) if connection >> 3 & 1 else (), terminal="never")
+    spec = spec.replace(pass_fds=tuple(range(3, 3 + passed)), terminal="never")
     idmaps = maps(spec, host, lease)
     host = host.replace(privileged=True, capabilities=host.all_capabilities, groups=(), terminals=())
     new = {name for name in KINDS if getattr(spec.namespaces, name) == "new"}
@@ -148,8 +155,8 @@ def sandbox(
         *((pid.clone_step(spec), *build.init_last(spec, host, idmaps)) if spec.init else ()),
         *build.payload(spec, host, idmaps, (), connection),
     )
-    passed = ("pass0",) if spec.pass_fds else ()
-    return Plan(steps, ("stdin", "stdout", "stderr", *passed, *place_fds(groups)), spec.init, True, lease.name)
+    names = (*_STREAMS, *(f"pass{number}" for number in range(passed)), *place_fds(groups))
+    return Plan(steps, names, spec.init, True, lease.name)
 
 
 def varied_files(spec: Spec, files: dict[str, str], lease: Lease, vary: tuple[str, ...]) -> dict[str, str]:

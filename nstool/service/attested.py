@@ -30,9 +30,8 @@ def attest(generation: Generation, place: int, inner: int) -> None:
     blueprint = generation.blueprint
     assert blueprint is not None
     assert generation.lease is not None
-    spec = blueprint.sandbox_spec(generation.number)
-    if blueprint.service.shape in ("socket", "python"):
-        spec = spec.replace(pass_fds=(3,))
+    spec = blueprint.sandbox_spec(generation.number, generation.passed)
+    spec = spec.replace(pass_fds=tuple(range(3, 3 + generation.passed)))
     made = generation.lease.replace(count=blueprint.sized.count)
     lease: Lease | None = None  # ids of the template's own user, of which each has a part, or all the same
     first = 1 + place * blueprint.sized.ranges

@@ -184,14 +184,20 @@ class Blueprint:
         """How many ranges of ids there are for each place, and how large one is."""
         return _sized(self.service)
 
-    def sandbox_spec(self, number: int) -> Spec:
-        """Return the spec of one sandbox of a generation, with tokens for what varies."""
+    def passed(self, listeners: int) -> int:
+        """Return how many fds a command has from 3 on, where the service has so many listeners."""
+        return {"socket": 1, "python": 1, "listener": listeners}.get(self.service.shape, 0)
+
+    def sandbox_spec(self, number: int, passed: int) -> Spec:
+        """Return the spec of one sandbox of a generation, with tokens for what varies. passed: fds from 3 on."""
         spec = self.variant(number)[0].replace(name="")
         env = dict(spec.env)
         if "canary" in self.service.vary:
             env[CANARY] = _CANARY_TOKEN
-        if self.service.shape == "socket":
-            env |= {"LISTEN_FDS": "1", "LISTEN_PID": str(2 if spec.init else 1), "LISTEN_FDNAMES": "connection"}
+        if passed and self.service.shape != "python":
+            env |= {"LISTEN_FDS": str(passed), "LISTEN_PID": str(2 if spec.init else 1)}
+            if self.service.shape == "socket":
+                env["LISTEN_FDNAMES"] = "connection"
             if "pid" in self.service.vary:
                 env["LISTEN_PID"] = f"{_PID_TOKEN}"
         if "hostname" in self.service.vary:
@@ -277,6 +283,7 @@ class Generation:
         self.sandbox_plan: Plan | None = None
         self.bases: list[tuple[int, int]] = []
         self.groups: list[CgroupSteps] = []
+        self.passed = 0  # fds that each command has from 3 on
 
     def accept(self, on: bool) -> None:
         """Let it take connections, or take no more."""
@@ -312,6 +319,11 @@ class Generation:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
             ends_within(self.pidfd, ANSWERS)
+        self.leave()
+        journal.undo(self.name)
+
+    def leave(self) -> None:
+        """Let it be: close what this process has of it."""
         if self.pidfd >= 0:
             os.close(self.pidfd)
             self.pidfd = -1
@@ -324,7 +336,6 @@ class Generation:
         if self.board_fd >= 0:
             os.close(self.board_fd)
             self.board_fd = -1
-        journal.undo(self.name)
 
 
 def make(
@@ -332,18 +343,20 @@ def make(
     number: int,
     *,
     log: tuple[int, int],
+    listeners: int,
     stopping: Callable[[], bool],
 ) -> Generation:
     """Make a generation that takes no connections yet.
 
-    log: both ends of a pipe, reading and writing, for what the commands say on standard error. stopping: whether it
-    is not wanted any more, asked while its first sandbox begins.
+    log: both ends of a pipe, reading and writing, for what the commands say on standard error. listeners: how many it
+    will have. stopping: whether it is not wanted any more, asked while its first sandbox begins.
     Raises KernelError, NotAttested; nothing is left then.
     """
     service = blueprint.service
     spec, facts = blueprint.variant(number)
     lease = leases.take(spec.replace(name=f"{blueprint.name}.{number}"))
     generation = Generation(lease.name, number, blueprint, lease)
+    generation.passed = blueprint.passed(listeners)
     try:
         _make(generation, service, spec, facts, log, stopping)
     except BaseException as error:
@@ -403,7 +416,7 @@ def _make(
         generation.board_fd = board.create()
         generation.board = board.Board(generation.board_fd)
         one = plans.sandbox(
-            blueprint.sandbox_spec(generation.number),
+            blueprint.sandbox_spec(generation.number, generation.passed),
             facts,
             lease.replace(
                 count=sized.count,
@@ -414,12 +427,15 @@ def _make(
             ),
             orders.connection_mask(service),
             service.vary,
+            passed=generation.passed,
             leased=service.lease_net,
         )
         data = encode.encode(one)
         fds = len(plans.place_fds(groups[0]))
         zygote = interpreter.started(service, spec, len(data)) if service.shape == "python" else ((), ())
-        words = orders.encode(service, data, blueprint.varied(one, data), fds=fds, zygote=zygote)
+        words = orders.encode(
+            service, data, blueprint.varied(one, data), fds=fds, passed=generation.passed, zygote=zygote
+        )
         admin = _door(lease.name)
         memory = os.memfd_create("orders", os.MFD_CLOEXEC)
         try:
@@ -580,6 +596,5 @@ def adopt(blueprint_name: str) -> list[Generation]:
         one.channel = Channel(connection)
         one.pid = record.init_pid
         one.pidfd = os.pidfd_open(record.init_pid)
-        one.draining = True
         found.append(one)
     return sorted(found, key=lambda one: one.number)

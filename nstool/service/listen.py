@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import socket
 import stat
 from _struct import Struct  # what struct is made of
@@ -49,6 +50,14 @@ class Listener(Frozen):
             return f"{kind}:{host}:{name[1]}"
         text = os.fsdecode(name) if isinstance(name, bytes) else name
         return f"{self.word.partition(':')[0]}:{text}"
+
+
+def is_shut(one: Listener) -> bool:
+    """Whether a socket listens no more: a command that has it can have shut it down. shutdown(2), SO_ACCEPTCONN."""
+    poll = select.poll()
+    poll.register(one.fd, select.POLLRDHUP)
+    with socket.socket(fileno=os.dup(one.fd)) as listening:
+        return bool(poll.poll(0)) or not listening.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
 
 
 def parse(word: str, place: str) -> tuple[int, int, object]:
@@ -200,11 +209,11 @@ def tie_all(listeners: list[Listener]) -> None:
                 tie(each, one.word)
 
 
-def close_all(listeners: list[Listener]) -> None:
-    """Close sockets, and remove the paths of those that have one."""
+def close_all(listeners: list[Listener], *, kept: bool = False) -> None:
+    """Close sockets, and remove the paths of those that have one. kept: somebody else has them, too."""
     for one in listeners:
         os.close(one.fd)
-        if one.path:
+        if one.path and not kept:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(one.path)
 

@@ -15,7 +15,7 @@ _HEADER = Struct("<32I")  # struct nst_service
 _VARY = Struct("<IIIIqqQ")  # struct nst_vary
 HEX, DECIMAL, BINARY = 1, 2, 3
 BY_PLACE, BY_LIFE, RANDOM = 0, 1, 2
-SHAPES = {"stdio": 0, "socket": 0, "port": 1, "python": 2}  # enum nst_shape
+SHAPES = {"stdio": 0, "socket": 0, "port": 1, "python": 2, "listener": 3}  # enum nst_shape
 LIVES = ("connection", "client", "shared")  # enum nst_life
 
 
@@ -54,9 +54,13 @@ def encode(
     varied: tuple[Vary, ...],
     *,
     fds: int,
+    passed: int,
     zygote: tuple[tuple[str, ...], tuple[str, ...]] = ((), ()),
 ) -> bytes:
-    """Return the orders. plan: encoded, of one sandbox; fds: how many each place has. zygote: argv, environment."""
+    """Return the orders. plan: encoded, of one sandbox, with ``passed`` fds from 3 on; fds: how many each place has.
+
+    zygote: argv, environment.
+    """
     started = b"".join(b"".join(os.fsencode(word) + b"\0" for word in words) + b"\0" for words in zygote)
     table = records(plan, varied)
     busy = service.busy.encode()
@@ -74,9 +78,9 @@ def encode(
         len(busy),
         service.places,
         fds,
-        service.shape in ("socket", "python"),
+        passed,
         connection_mask(service) & 0b111,
-        service.ready,
+        service.ready or int(service.shape == "listener"),
         service.queue,
         milliseconds(service.queue_timeout),
         milliseconds(service.wall),
@@ -102,7 +106,7 @@ def encode(
 
 def connection_mask(service: Service) -> int:
     """Return the mask of a command's fds that are the connection."""
-    if service.shape == "port":
+    if service.shape in ("port", "listener"):
         return 0
     passed = service.shape in ("socket", "python")
     return (0b1000 if passed else 0b011) | (0b100 if service.stderr == "connection" else 0)

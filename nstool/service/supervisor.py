@@ -27,6 +27,7 @@ from nstool.service import attested, endpoint, generation, listen
 from nstool.service.board import Board, Counts, End
 from nstool.service.generation import BOARD, LOG, Blueprint, Generation
 from nstool.service.listen import Listener
+from nstool.spec.check_service import NO_DATAGRAMS
 
 CONTROL = "control"
 LOG_RATE = 1 << 20  # bytes a second of what commands say; what is more is dropped, and counted
@@ -65,6 +66,7 @@ class Supervisor:
         self._dropped = 0
         self._logged = monotonic()
         self._said: dict[tuple[int, int, int], tuple[float, int]] = {}
+        self._addresses: dict[int, str] = {}  # of the listeners, by their fds
 
     # ---- its life ----
 
@@ -83,7 +85,17 @@ class Supervisor:
             self._pipe = _log_pipe()
             await self._serve(name)
         finally:
-            self._undo(name)
+            kept = self._leave_adopted() if self.current is None and not self.stopping else False
+            self._undo(name, kept=kept)
+
+    def _leave_adopted(self) -> bool:
+        """Let generations of before go on, as no other has come after them; whether there are any."""
+        adopted = [one for one in self.old if one.blueprint is None]
+        self.old = [one for one in self.old if one not in adopted]
+        for one in adopted:
+            self._unwatch(one)
+            one.leave()
+        return bool(adopted)
 
     async def _serve(self, name: str) -> None:
         self._follow_log(self._pipe[0])
@@ -140,7 +152,8 @@ class Supervisor:
                 end = inf
                 self._end_all(stop_signal)
 
-    def _undo(self, name: str) -> None:
+    def _undo(self, name: str, *, kept: bool) -> None:
+        """kept: others have the listeners, too."""
         failed: list[str] = []
         with contextlib.ExitStack() as parts:  # each is undone, whatever another meets; the last here is the first
             parts.callback(journal.undo, name, ())
@@ -149,7 +162,7 @@ class Supervisor:
                     parts.callback(os.close, fd)
             if self.endpoint is not None:
                 parts.callback(self.endpoint.close)
-            parts.callback(listen.close_all, self.listeners)
+            parts.callback(listen.close_all, self.listeners, kept=kept)
             for one in self._alive():
                 parts.callback(self._close_or_note, one, failed)
             self.old, self.current = [], None
@@ -209,6 +222,24 @@ class Supervisor:
             listen.tie_all(kept)
         new = tuple(word for word in service.listen if word not in have)
         self.listeners += listen.open_all(new, service.backlog, handed=handed)
+        if service.shape in NO_DATAGRAMS and any(one.type == socket.SOCK_DGRAM for one in self.listeners):
+            raise SpecError(NO_DATAGRAMS[service.shape], "service.listen")
+        self._addresses = {one.fd: one.where for one in self.listeners}
+
+    async def _open_again(self) -> None:
+        """Open listeners anew that a sandbox has shut down which has them itself, for the next generation."""
+        for number, one in enumerate(self.listeners):
+            if not listen.is_shut(one):
+                continue
+            where = self._addresses[one.fd]
+            if one.word == "systemd":
+                self.say(f"{where} was shut down by a sandbox, and nobody is heard there: restart its .socket unit")
+                continue
+            listen.close_all([one])
+            new = listen.open_listener(where, self.blueprint.service.backlog, f"service.listen[{number}]")
+            self.listeners[number] = new.replace(word=one.word)
+            self._addresses[new.fd] = where
+            await self._rotate_or_say(f"a sandbox had shut {where} down, which was opened anew")
 
     async def rotate(self, why: str) -> None:
         """Let a new generation take the connections from here on. Raises what it meets; the old one goes on then."""
@@ -226,7 +257,8 @@ class Supervisor:
                 self._retire(one)
 
     def _made(self, number: int) -> Generation:
-        made = generation.make(self.blueprint, number, log=self._pipe, stopping=lambda: self.stopping)
+        count = len(self.listeners)
+        made = generation.make(self.blueprint, number, log=self._pipe, listeners=count, stopping=lambda: self.stopping)
         try:
             for place, listener in enumerate(self.listeners):
                 made.listen(place, listener)
@@ -271,6 +303,8 @@ class Supervisor:
             if monotonic() - self._tried >= _AGAIN:
                 await self._rotate_or_say("there is none")
             return
+        if service.shape == "listener":
+            await self._open_again()
         if service.renew_after and monotonic() - current.began >= service.renew_after:
             await self._rotate_or_say(f"after {service.renew_after:g} s")
         elif service.renew_lives and current.counts().lives >= service.renew_lives:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from nstool.spec.check import Place
 
 CHOICES: dict[str, tuple[str, ...]] = {
-    "shape": ("stdio", "socket", "port", "python"),
+    "shape": ("stdio", "socket", "port", "python", "listener"),
     "life": ("connection", "client", "shared"),
     "stderr": ("log", "connection", "null"),
     "attest": ("generation", "each", "never"),
@@ -43,6 +43,15 @@ _RANGES: dict[str, tuple[float, float, str]] = {
     "backlog": (1, 65535, "connections that the kernel keeps"),
 }
 _BUSY = 1 << 16  # bytes
+# Shapes whose command may have more than one connection, and for how many.
+_LIVES = {"port": CHOICES["life"], "listener": ("connection", "shared")}
+# Keys that bound or count connections.
+_OF_CONNECTIONS = ("queue", "busy", "client_most", "client_rate", "life_connections")
+# Why some shapes have no listener of datagrams.
+NO_DATAGRAMS = {
+    "port": 'datagrams are not relayed to a port: shape = "stdio"',
+    "listener": 'a command with that socket could send to anybody from this host: shape = "stdio"',
+}
 
 
 def check_service(service: Service, place: Place = key_path) -> None:
@@ -94,13 +103,17 @@ def _check_shape(service: Service, place: Place) -> None:
             else 'only with shape = "port" does the command listen on one',
             place(("port",)),
         )
-    if service.life != "connection" and not relayed:
+    lives = _LIVES.get(service.shape, ("connection",))
+    if service.life not in lives:
         raise SpecError(
             f'"{service.life}" needs a command that takes several connections: shape = "port"', place(("life",))
         )
-    if relayed and service.stderr == "connection":
-        raise SpecError('the connection of shape = "port" is relayed, no file of the command', place(("stderr",)))
+    if service.shape in _LIVES and service.stderr == "connection":
+        raise SpecError(f'no connection is a file of the command of shape = "{service.shape}"', place(("stderr",)))
+    for name in _OF_CONNECTIONS if service.shape == "listener" else ():
+        if getattr(service, name):
+            raise SpecError('with shape = "listener" nstool sees no connection: leave it out', place((name,)))
     for number, word in enumerate(service.listen):
-        if word.startswith("udp:") and relayed:
-            raise SpecError('datagrams are not relayed to a port: shape = "stdio"', place(("listen", number)))
+        if word.startswith("udp:") and service.shape in NO_DATAGRAMS:
+            raise SpecError(NO_DATAGRAMS[service.shape], place(("listen", number)))
     signals.number_of(service.stop_signal, place(("stop_signal",)))

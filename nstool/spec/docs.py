@@ -163,7 +163,7 @@ DOCS: dict[str, str] = {
     'without a file), "seqpacket:PATH", "systemd" for the sockets that it passes. Port 0 is one that is free.',
     "Service.shape": 'How the command gets a connection: "stdio" (as standard input and output), "socket" (as fd 3, '
     'LISTEN_FDS), "port" (it listens on a port of its own loopback, and connections are relayed to it), "python" '
-    "(there is no command, but a function).",
+    '(there is no command, but a function), "listener" (it has the listening sockets from fd 3 on, and accepts).',
     "Service.handler": 'The Python file whose function is called with each connection, of shape "python": @handler of '
     "nstool.service.",
     "Service.life": 'Of a sandbox: "connection"; with shape "port" also "client" (all connections of one client: an '
@@ -175,7 +175,8 @@ DOCS: dict[str, str] = {
     "Service.stop_signal": "The signal that asks a command to end.",
     "Service.stderr": 'Where standard error goes: "log" (what nstool serve says), "connection", "null".',
     "Service.places": "Sandboxes at once.",
-    "Service.ready": "Sandboxes that are made before there is a connection, and wait for one.",
+    "Service.ready": 'Sandboxes that are made before there is a connection, and wait for one; of shape "listener", '
+    "that accept at the same time.",
     "Service.queue": "Connections that wait for a place, where there is none; more are refused. 0: the kernel's "
     "backlog keeps them.",
     "Service.queue_timeout": "Seconds after which one that waits is refused; 0: never.",

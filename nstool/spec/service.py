@@ -12,7 +12,8 @@ class Service(Frozen):
     passes.
     shape: "stdio" (the connection is standard input and output, as of inetd), "socket" (it is fd 3, LISTEN_FDS),
     "python" (no command, but the function that ``handler`` names, a file with @handler of nstool.service),
-    "port" (the command listens on ``port`` of its own loopback; connections are relayed to it).
+    "port" (the command listens on ``port`` of its own loopback; connections are relayed to it), "listener" (it has the
+    listening sockets from fd 3 on, and accepts).
     life: of a sandbox: "connection"; with shape "port" also "client" (all connections of one client, an address or the
     user of a Unix socket, until it is idle seconds without any) and "shared" (all connections of all).
     life_connections: it has had enough of them then. start_timeout: seconds for the command to listen.

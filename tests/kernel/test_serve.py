@@ -570,6 +570,45 @@ def test_when_the_service_is_killed_nothing_is_lost(name: str, tmp_path: Path) -
         assert serving.stop(first) == 0
 
 
+@pytest.mark.parametrize("why", ["no command", "address in use"])
+def test_where_the_next_service_fails_the_old_generation_goes_on(name: str, tmp_path: Path, why: str) -> None:
+    """Its connections live, others wait, and who comes then takes them over."""
+    path = tmp_path / "u"
+    spec = write(tmp_path / "s.toml", f'listen = ["unix:{path}"]', "command = ['/bin/cat']")
+    log = tmp_path / "log"
+    one = serving.start(spec, name, log)
+    template = one.status()["generations"][0]["pid"]
+    with (
+        socket.create_server(("127.0.0.1", 0)) as taken,
+        socket.socket(socket.AF_UNIX) as live,
+        socket.socket(socket.AF_UNIX) as waiting,
+    ):
+        live.settimeout(DEADLINE)
+        live.connect(str(path))
+        live.sendall(b"x")
+        assert live.recv(1) == b"x"
+        one.process.kill()
+        one.process.wait()
+        waiting.settimeout(DEADLINE)
+        waiting.connect(str(path))
+        waiting.sendall(b"z")
+        more = f', "tcp:127.0.0.1:{taken.getsockname()[1]}"' if why == "address in use" else ""
+        command = "/bin/cat" if more else "/no/such"
+        bad = write(tmp_path / "t.toml", f'listen = ["unix:{path}"{more}]', f"command = ['{command}']")
+        done = subprocess.run([NSTOOL, "serve", "--name", name, str(bad)], capture_output=True, text=True)
+        assert done.returncode == (125 if more else 127), done.stderr
+        live.sendall(b"y")
+        assert live.recv(1) == b"y"
+        one = serving.start(spec, name, log)
+        assert waiting.recv(1) == b"z"
+        live.sendall(b"w")
+        assert live.recv(1) == b"w"
+    one.until(lambda s: len(s["generations"]) == 1, "the old one is gone")
+    os.waitpid(template, 0)
+    assert serving.stop(one) == 0
+    assert not path.exists()
+
+
 def test_a_template_that_is_killed_is_replaced(name: str, tmp_path: Path) -> None:
     """Its sandboxes end with it; the next connection is served by another."""
     spec = write(tmp_path / "s.toml", TCP, "command = ['/bin/cat']")

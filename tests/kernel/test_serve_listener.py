@@ -1,0 +1,255 @@
+"""Services whose command has the listening sockets themselves, and accepts."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.support import serving
+from tests.support.serving import DEADLINE, NSTOOL, ask, write
+
+pytestmark = pytest.mark.needs(
+    "native", "nsexec", "root", "timens", "cgroupns", "overlay", "cgroup_memory", "cgroup_pids"
+)
+
+TCP = 'listen = ["tcp:127.0.0.1:0"]\n'
+SHAPE = 'shape = "listener"\n'
+# Accepts on every socket that it has, answers one connection after the other, and stops when it is asked to.
+SERVER = """
+import os, select, signal, socket
+asked = []
+signal.signal(signal.SIGTERM, lambda *_: asked.append(1))
+listening = [socket.socket(fileno=3 + n) for n in range(int(os.environ["LISTEN_FDS"]))]
+assert os.environ["LISTEN_PID"] == str(os.getpid())
+def answer(said):
+    return said
+{more}
+for one in listening:
+    one.setblocking(False)
+while not asked:
+    for one in select.select(listening, [], [], 0.05)[0]:
+        try:
+            connection = one.accept()[0]
+        except BlockingIOError:
+            continue
+        connection.setblocking(True)
+        with connection:
+            connection.sendall(answer(connection.recv(100)))
+"""
+WHO = """
+def answer(said):
+    return f"{os.readlink('/proc/self/ns/net')} {len(listening)} {sorted(os.listdir('/proc/self/fd'))}".encode()
+"""
+SHUT = """
+def answer(said):
+    if said == b"shut":
+        for one in listening:
+            one.shutdown(socket.SHUT_RDWR)
+        os._exit(0)
+    return said
+"""
+
+
+def server(more: str = "") -> str:
+    return f"command = ['/usr/bin/python3', '-c', '''{SERVER.format(more=more)}''']"
+
+
+def ask_at(path: Path, said: bytes = b"") -> bytes:
+    with socket.socket(socket.AF_UNIX) as one:
+        one.settimeout(DEADLINE)
+        one.connect(str(path))
+        one.sendall(said)
+        one.shutdown(socket.SHUT_WR)
+        return b"".join(iter(lambda: one.recv(65536), b""))
+
+
+def alive(one: serving.Serving) -> list[int]:
+    """The lives of the current generation that serve."""
+    places = one.status()["generations"][-1]["places"]
+    return sorted(place["life"] for place in places if place["state"] == "serving")
+
+
+def test_the_command_has_all_listeners(name: str, tmp_path: Path) -> None:
+    """From fd 3 on, and nothing else; so many sandboxes as are to be ready share them, in namespaces of their own."""
+    path = tmp_path / "u"
+    words = f'listen = ["tcp:127.0.0.1:0", "unix:{path}", "seqpacket:{path}s"]\nready = 2\n'
+    with serving.serving(write(tmp_path / "s.toml", words + SHAPE, server(WHO)), name) as one:
+        one.until(lambda s: s["live"] == 2, "both run")
+        found = set()
+        end = time.monotonic() + DEADLINE
+        while len(found) < 2:
+            assert time.monotonic() < end
+            found.add(ask(one.port(), b"x"))
+            found.add(ask_at(path, b"x"))
+        assert len(alive(one)) == 2
+    for each in found:
+        net, count, fds = each.decode().split(" ", 2)
+        assert net != os.readlink("/proc/self/ns/net")
+        assert count == "3"
+        assert len(json.loads(fds.replace("'", '"'))) == 8  # 0 to 5, a connection, the listing
+
+
+def test_rotation_loses_no_connection(name: str, tmp_path: Path) -> None:
+    """The kernel has one queue for both generations."""
+    wrong: list[bytes] = []
+    done = [0]
+    with serving.serving(write(tmp_path / "s.toml", TCP + SHAPE + "ready = 2", server()), name) as one:
+        port = one.port()
+        stop = threading.Event()
+
+        def client() -> None:
+            while not stop.is_set():
+                said = os.urandom(8).hex().encode()
+                try:
+                    heard = ask(port, said)
+                except OSError as error:
+                    heard = repr(error).encode()
+                if heard != said:
+                    wrong.append(heard)
+                done[0] += 1
+
+        clients = [threading.Thread(target=client) for _ in range(3)]
+        for each in clients:
+            each.start()
+        for _ in range(8):
+            one.tell("rotate")
+        stop.set()
+        for each in clients:
+            each.join()
+        assert one.status()["rotations"] == 8
+    assert wrong == []
+    assert done[0] > 100
+
+
+def test_one_that_ends_is_followed_by_another(name: str, tmp_path: Path) -> None:
+    """Not at once, so that one that cannot run does not keep the host busy."""
+    more = "def answer(said):\n    asked.append(1)\n    return said"
+    with serving.serving(write(tmp_path / "s.toml", TCP + SHAPE + 'attest = "never"', server(more)), name) as one:
+        for number in range(4):
+            assert ask(one.port(), b"%d" % number) == b"%d" % number
+        found = one.until(lambda s: s["ends"]["exited"] == 4 and s["live"] == 1, "the fifth runs")
+        assert found["lives"] == 5
+    spec = write(tmp_path / "t.toml", TCP + SHAPE + 'attest = "never"', "command = ['/bin/false']")
+    with serving.serving(spec, name) as one:
+        time.sleep(1)
+        assert 2 <= one.status()["ends"]["failed"] <= 12
+
+
+def test_a_life_is_as_long_as_its_wall(name: str, tmp_path: Path) -> None:
+    """It is asked to end, and the next takes its place."""
+    spec = write(tmp_path / "s.toml", TCP + SHAPE + "wall = 0.3\ngrace = 60", server())
+    with serving.serving(spec, name) as one:
+        first = alive(one)
+        found = one.until(lambda s: s["ends"]["overran"] >= 2, "two have overrun")
+        assert found["ends"]["signalled"] == 0
+        assert ask(one.port(), b"x") == b"x"
+        assert alive(one) != first
+
+
+def test_who_does_not_end_when_asked_is_killed(name: str, tmp_path: Path) -> None:
+    """By a rotation, after the time for that."""
+    more = "signal.signal(signal.SIGTERM, signal.SIG_IGN)"
+    with serving.serving(write(tmp_path / "s.toml", TCP + SHAPE + "grace = 0.2", server(more)), name) as one:
+        assert ask(one.port(), b"x") == b"x"
+        one.tell("rotate")
+        one.until(lambda s: [g["number"] for g in s["generations"]] == [2], "the old one is gone")
+        assert ask(one.port(), b"x") == b"x"
+
+
+def test_when_the_service_is_killed_it_is_served_on(name: str, tmp_path: Path) -> None:
+    """New connections too, for the commands accept; the next service takes the sockets over."""
+    log = tmp_path / "log"
+    one = serving.start(write(tmp_path / "s.toml", TCP + SHAPE, server()), name, log)
+    port = one.port()
+    assert ask(port, b"x") == b"x"
+    template = one.status()["generations"][0]["pid"]
+    one.process.kill()
+    one.process.wait()
+    assert ask(port, b"between") == b"between"
+    spec = write(tmp_path / "s.toml", f'listen = ["tcp:127.0.0.1:{port}"]\n' + SHAPE, server())
+    one = serving.start(spec, name, log)
+    assert ask(port, b"after") == b"after"
+    one.until(lambda s: [g["number"] for g in s["generations"]] == [2], "the old one is gone")
+    os.waitpid(template, 0)  # it has come to the tests, a subreaper
+    assert serving.stop(one) == 0
+
+
+@pytest.mark.parametrize("kind", ["tcp", "unix"])
+def test_one_that_is_shut_down_inside_is_opened_anew(name: str, tmp_path: Path, kind: str) -> None:
+    """At the same address, for the next generation."""
+    path = tmp_path / "u"
+    words = TCP if kind == "tcp" else f'listen = ["unix:{path}"]\n'
+    with serving.serving(write(tmp_path / "s.toml", words + SHAPE, server(SHUT)), name) as one:
+        where = one.status()["listening"]
+
+        def say(said: bytes) -> bytes:
+            return ask(int(where[0].rpartition(":")[2]), said) if kind == "tcp" else ask_at(path, said)
+
+        assert say(b"x") == b"x"
+        say(b"shut")
+        one.until(lambda s: s["rotations"] == 1, "another generation")
+        assert say(b"y") == b"y"
+        assert one.status()["listening"] == where
+        assert f"had shut {where[0]} down" in one.log.read_text()
+
+
+def test_it_cannot_be_connected_to_the_host(name: str, tmp_path: Path) -> None:
+    """The socket is one of the host's network; it hears what is for its own address alone."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        other.settimeout(2)
+        more = f"""
+def answer(said):
+    import ctypes, struct
+    one = listening[0]
+    libc = ctypes.CDLL(None)
+    libc.connect(3, struct.pack("16x"), 16)  # AF_UNSPEC
+    one.setblocking(True)
+    one.settimeout(1)
+    try:
+        one.connect(("127.0.0.1", {other.getsockname()[1]}))
+    except OSError as error:
+        return type(error).__name__.encode()
+    return b"connected"
+"""
+        with serving.serving(write(tmp_path / "s.toml", TCP + SHAPE, server(more)), name) as one:
+            assert ask(one.port(), b"x") == b"TimeoutError"
+            with pytest.raises(TimeoutError):
+                other.accept()
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ('listen = ["udp:127.0.0.1:0"]\n', "could send to anybody"),
+        (TCP + 'life = "client"\n', "several connections"),
+        (TCP + "queue = 3\n", "sees no connection"),
+        (TCP + "client_most = 3\n", "sees no connection"),
+        (TCP + 'busy = "x"\n', "sees no connection"),
+        (TCP + "life_connections = 3\n", "sees no connection"),
+        (TCP + 'stderr = "connection"\n', "no connection is a file"),
+        (TCP + "port = 80\n", 'only with shape = "port"'),
+        (TCP + "ready = 9\n", "cannot wait in 4 places"),
+    ],
+)
+def test_what_it_cannot_have_is_refused(tmp_path: Path, words: str, told: str) -> None:
+    spec = write(tmp_path / "s.toml", words + SHAPE, "command = ['/bin/cat']")
+    done = subprocess.run([NSTOOL, "serve", str(spec)], capture_output=True, text=True)
+    assert (done.returncode, told in done.stderr) == (2, True), done.stderr
+
+
+def test_a_passed_socket_of_datagrams_is_refused(name: str, tmp_path: Path) -> None:
+    """Known only when it is there: systemd's."""
+    spec = write(tmp_path / "s.toml", 'listen = ["systemd"]\n' + SHAPE, "command = ['/bin/cat']")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one:
+        one.bind(("127.0.0.1", 0))
+        script = f"export LISTEN_PID=$$ LISTEN_FDS=1; exec {NSTOOL} serve --name {name} {spec} 3<&{one.fileno()}"
+        words = ["/bin/bash", "-c", script]
+        done = subprocess.run(words, pass_fds=[one.fileno()], capture_output=True, text=True, timeout=DEADLINE)
+    assert (done.returncode, "could send to anybody" in done.stderr) == (2, True), done.stderr
