@@ -293,11 +293,12 @@ enum {
 	NST_PLACES = 1024, /* sandboxes of one template at once */
 	NST_PLACE_FDS = 8, /* of each place: its cgroups, its network namespace */
 	NST_LISTENERS = 64,
-	NST_STAGES = 5,	   /* histograms: enum stage of serve.c */
-	NST_BUCKETS = 128, /* of each: microseconds, four to a doubling */
-	NST_ENDS = 1024,   /* lives that are remembered */
-	NST_CLIENT = 20,   /* bytes of a client: address of 16, or user of 4; port; family */
-	NST_HAS_UID = 4,   /* of them: 1 where the user is known */
+	NST_STAGES = 5,		 /* histograms: enum stage of serve.c */
+	NST_BUCKETS = 128,	 /* of each: microseconds, four to a doubling */
+	NST_ENDS = 1024,	 /* lives that are remembered */
+	NST_CLIENT = 20,	 /* bytes of a client: address of 16, or user of 4; port; family */
+	NST_BANDWIDTH = 1 << 22, /* KiB a second, at most */
+	NST_HAS_UID = 4,	 /* of them: 1 where the user is known */
 };
 
 /* The orders, followed by the plan of a sandbox, the table of what varies, and what a refused client is told; offsets
@@ -332,6 +333,8 @@ struct nst_service {
 	uint32_t stop;		   /* signal that asks a command to end */
 	uint32_t lease;		   /* 1: a place keeps its network namespace for the next sandbox, if that is clean */
 	uint32_t zygote;	   /* offset of its arguments: strings, the last of them empty; environment likewise */
+	uint32_t bandwidth;	   /* of what is relayed to and from a sandbox, KiB a second either way */
+	uint32_t reserved;
 };
 
 enum nst_shape {

@@ -23,6 +23,7 @@ enum {
 	WAITING = 4096, /* longest queue */
 	LINGERING = 64, /* refused connections that are told why */
 	LINGER_NS = 1000000000,
+	REFILL_NS = 5000000,  /* of a bucket that was empty */
 	PAUSE_NS = 100000000, /* after what was refused, or has ended at once */
 	CLIENTS = 4096,	      /* that are known at once; a power of two */
 	PROBES = 16,
@@ -79,12 +80,19 @@ struct way {
 	int ended; /* nothing more comes; 2: and that was told */
 };
 
+/* What may be relayed one way, to or from a sandbox. */
+struct bucket {
+	int64_t bytes; /* at once */
+	int64_t at;
+};
+
 /* A connection that is relayed to the port of a command. */
 struct link {
 	int place;	     /* -1: not in use */
 	int inner;	     /* -1: not connected yet */
 	int tries;	     /* -1: its first byte has come */
 	int again;	     /* it had its turn and was not done */
+	int64_t resume;	     /* when its sandbox may have more again; 0: now */
 	int64_t next, until; /* of the tries */
 	struct way up, down;
 	struct taken taken;
@@ -119,6 +127,7 @@ struct place {
 	int idle;	/* it ends for lack of users */
 	int deaf;	/* it ends because it does not listen */
 	int has_key;
+	struct bucket to, from; /* its command */
 	uint8_t key[NST_CLIENT];
 	uint32_t waited, byte; /* microseconds of its connection, to here and to its first byte */
 	struct nst_copy copy;
@@ -513,6 +522,14 @@ static void drain(int i)
 		if (n == 0 || (n < 0 && n != -EAGAIN && n != -EINTR))
 			let_go(i);
 	}
+}
+
+/* A bucket that is full has what is relayed in an eighth of a second, at least a chunk. */
+static int64_t most_bytes(void)
+{
+	int64_t most = (int64_t)self.orders->bandwidth << 7;
+
+	return most > CHUNK ? most : CHUNK;
 }
 
 /* ---- a sandbox ---- */
@@ -941,6 +958,7 @@ static long start(int i, struct taken *t, int attest)
 
 	p->life = ++self.board->lives;
 	p->deadline = 0;
+	p->to = p->from = (struct bucket){most_bytes(), nst_now()};
 	p->stopped = p->overran = p->users = p->had = p->idle = p->deaf = p->has_key = p->killed = 0;
 	stamp(i);
 	if (attest || (!t && !begins_alone())) {
@@ -1114,19 +1132,38 @@ static void close_links_of(int i)
 			close_link(at);
 }
 
-/* Move what there is from one socket to the other. Returns whether there may be more, -1 when one of them is broken. */
-static int move(struct way *w, int from, int to)
+/* How many bytes may be relayed now. */
+static int64_t fill(struct bucket *b, int64_t now)
 {
+	int64_t rate = (int64_t)self.orders->bandwidth << 10, since = now - b->at, gained;
+
+	if (!rate)
+		return CHUNK;
+	if (since > 1000000000)
+		since = 1000000000;
+	gained = since * rate / 1000000000; /* both products are below 2^63: NST_BANDWIDTH */
+	b->at = since < 1000000000 ? b->at + gained * 1000000000 / rate : now;
+	b->bytes = b->bytes + gained < most_bytes() ? b->bytes + gained : most_bytes();
+	return b->bytes;
+}
+
+/* Move what there is from one socket to the other, no more than the bucket has. Returns whether there may be more, -1 when
+ * one of them is broken. */
+static int move(struct way *w, int from, int to, struct bucket *b, int64_t now)
+{
+	int64_t room = fill(b, now);
 	int moved = 0;
 	long n;
 
-	if (!w->ended && w->held < CHUNK) {
+	if (room > CHUNK - w->held)
+		room = CHUNK - w->held;
+	if (!w->ended && room > 0) {
 		/* SPLICE_F_MOVE | SPLICE_F_NONBLOCK */
-		n = nst_raw6(__NR_splice, from, 0, w->pipe[1], 0, CHUNK - w->held, 3);
+		n = nst_raw6(__NR_splice, from, 0, w->pipe[1], 0, room, 3);
 		if (n == 0)
 			w->ended = 1;
 		else if (n > 0)
-			w->held += (int)n, moved = 1;
+			w->held += (int)n, b->bytes -= n, moved = 1;
 		else if (n != -EAGAIN && n != -EINTR)
 			return -1;
 	}
@@ -1147,26 +1184,31 @@ static int move(struct way *w, int from, int to)
 static void pump(int at)
 {
 	struct link *l = &self.links[at];
+	struct place *of = &places[l->place];
+	int64_t now = nst_now();
 	int round, up = 1, down = 1;
 
 	l->again = 0;
 	for (round = 0; (up > 0 || down > 0) && round < ROUNDS; round++) {
-		up = move(&l->up, l->taken.fd, l->inner);
-		down = move(&l->down, l->inner, l->taken.fd);
+		up = move(&l->up, l->taken.fd, l->inner, &of->to, now);
+		down = move(&l->down, l->inner, l->taken.fd, &of->from, now);
 		if (up < 0 || down < 0 || (l->up.ended == 2 && l->down.ended == 2)) {
 			close_link(at);
 			return;
 		}
 		if (down > 0 && l->tries >= 0) { /* its first byte */
 			uint32_t us = note(BYTE, l->taken.at, nst_now());
-			struct place *p = &places[l->place];
 
-			if (!p->byte)
-				p->byte = us; /* of the first connection of a life, as its other times are */
+			if (!of->byte)
+				of->byte = us; /* of the first connection of a life, as its other times are */
 			l->tries = -1;
 		}
 	}
 	l->again = up > 0 || down > 0;
+	if (self.orders->bandwidth && (of->to.bytes <= 0 || of->from.bytes <= 0))
+		l->resume = now + REFILL_NS + 1000000000 / self.orders->bandwidth; /* for no less than a KiB */
+	else
+		l->resume = 0;
 }
 
 /* "/proc/PID/ns/net" of a process that the template knows by this pid. */
@@ -1776,8 +1818,8 @@ static int orders_bad(const struct nst_service *o, uint64_t size)
 	    !inside(o, o->vary, (uint64_t)o->n_vary * sizeof *v) || !o->n_places || o->n_places > NST_PLACES ||
 	    o->n_fds > NST_PLACE_FDS || o->n_passed > (o->shape == NST_LISTENER ? NST_LISTENERS : 1) ||
 	    o->streams > 7 || o->queue > WAITING || o->prefix4 > 32 || o->prefix6 > 128 || o->shape > NST_LISTENER ||
-	    o->zygote > o->size || o->life > NST_LIFE_SHARED || o->port > 65535 || !o->stop || o->stop > 64 ||
-	    (o->shape != NST_PORT && o->life != NST_LIFE_CONNECTION))
+	    o->zygote > o->size || o->life > NST_LIFE_SHARED || o->port > 65535 || o->bandwidth > NST_BANDWIDTH ||
+	    !o->stop || o->stop > 64 || (o->shape != NST_PORT && o->life != NST_LIFE_CONNECTION))
 		return 1;
 	v = (const struct nst_vary *)((const char *)o + o->vary);
 	for (i = 0; i < o->n_vary; i++)
@@ -2144,10 +2186,16 @@ static int on_time(void)
 	for (i = 0; self.n_links && i < LINKS; i++) {
 		struct link *l = &self.links[i];
 
-		if (l->place < 0 || (l->inner >= 0 && !l->again))
+		if (l->place >= 0 && l->resume && l->resume <= now)
+			pump(i);
+		if (l->place < 0)
 			continue;
+		if (l->resume && l->resume < next)
+			next = l->resume;
 		if (l->again)
 			next = now;
+		else if (l->inner >= 0)
+			continue;
 		else if (l->next <= now)
 			try_link(i);
 		if (l->place >= 0 && l->inner < 0 && l->next < next)

@@ -11,7 +11,7 @@ from nstool.security import signals
 from nstool.spec.service import Service
 
 _MAGIC = 0x3150534E
-_HEADER = Struct("<32I")  # struct nst_service
+_HEADER = Struct("<34I")  # struct nst_service
 _VARY = Struct("<IIIIqqQ")  # struct nst_vary
 HEX, DECIMAL, BINARY = 1, 2, 3
 BY_PLACE, BY_LIFE, RANDOM = 0, 1, 2
@@ -100,6 +100,8 @@ def encode(
         signals.number_of(service.stop_signal, "service.stop_signal"),
         service.lease_net,
         busy_at + len(busy),
+        -(-service.bandwidth // 1024),
+        0,
     )
     return header + plan.ljust(vary_at - plan_at, b"\0") + table + busy + started
 

@@ -40,6 +40,7 @@ _RANGES: dict[str, tuple[float, float, str]] = {
     "client_prefix6": (1, 128, "bits of an IPv6 address"),
     "renew_after": (0, 31_536_000, "seconds"),
     "renew_lives": (0, 1 << 53, "sandboxes"),
+    "bandwidth": (0, 1 << 32, "bytes a second"),
     "backlog": (1, 65535, "connections that the kernel keeps"),
 }
 _BUSY = 1 << 16  # bytes
@@ -110,6 +111,9 @@ def _check_shape(service: Service, place: Place) -> None:
         )
     if service.shape in _LIVES and service.stderr == "connection":
         raise SpecError(f'no connection is a file of the command of shape = "{service.shape}"', place(("stderr",)))
+    if service.bandwidth and not relayed:
+        why = 'a connection that is the command\'s own goes past nstool: shape = "port"'
+        raise SpecError(why, place(("bandwidth",)))
     for name in _OF_CONNECTIONS if service.shape == "listener" else ():
         if getattr(service, name):
             raise SpecError('with shape = "listener" nstool sees no connection: leave it out', place((name,)))

@@ -188,6 +188,8 @@ DOCS: dict[str, str] = {
     "Service.client_burst": "Connections that a client may have at once before client_rate holds.",
     "Service.client_prefix4": "Bits of an IPv4 address that are one client.",
     "Service.client_prefix6": "Bits of an IPv6 address that are one client.",
+    "Service.bandwidth": 'Bytes a second that are relayed to a sandbox, and as many from it, of shape "port"; 0: no '
+    "limit.",
     "Service.renew_after": "Seconds after which the next generation takes over; 0: never by itself.",
     "Service.renew_lives": "Sandboxes after which the next generation takes over; 0: never by itself.",
     "Service.vary": 'What differs from each sandbox to the next: "ids", "hostname", "pid", "machine-id", "boot-id", '

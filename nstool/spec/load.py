@@ -63,6 +63,7 @@ _FIELDS: dict[tuple[type[Frozen], str], Callable[[object], object]] = {
     (Mount, "mode"): values.octal,
     (Net, "sysctls"): values.strings,
     (Limits, "memory"): values.size,
+    (Service, "bandwidth"): values.size,
     (Limits, "swap"): values.size,
     (Limits, "cpu"): values.cpu,
     (Spec, "securebits"): values.securebits,

@@ -23,7 +23,8 @@ class Service(Frozen):
     queue: connections that wait for a place, at most queue_timeout seconds; 0: they wait in the kernel's backlog.
     busy: what a refused client is sent. wall: longest life of a sandbox, seconds; grace: from SIGTERM to SIGKILL.
     client_most: sandboxes of one client at once. client_rate: its connections a second, after a first client_burst.
-    client_prefix4, client_prefix6: bits of an address that are one client.
+    client_prefix4, client_prefix6: bits of an address that are one client. bandwidth: bytes a second that are relayed
+    to a sandbox, and as many from it, of shape "port"; 0: no limit.
     renew_after: seconds after which the next generation takes over; renew_lives: sandboxes after which it does.
     vary: what differs from one sandbox to the next, not only from one generation to the next: "ids", "hostname",
     "pid", "machine-id", "boot-id", "canary" (a random word in the variable NSTOOL_CANARY).
@@ -66,3 +67,4 @@ class Service(Frozen):
     attest: str = "generation"
     backlog: int = 1024
     metrics: str = ""
+    bandwidth: int = 0

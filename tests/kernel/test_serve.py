@@ -763,6 +763,33 @@ def test_much_data_goes_through_a_relay(name: str, tmp_path: Path) -> None:
         assert ask(one.port(), data) == data
 
 
+def test_bandwidth_is_bounded_either_way(name: str, tmp_path: Path) -> None:
+    """For all connections of a sandbox together, and all that was sent comes."""
+    words = TCP + 'shape = "port"\nport = 7000\nlife = "client"\nbandwidth = "256k"'
+    data = os.urandom(1 << 18)  # a second
+    with serving.serving(write(tmp_path / "s.toml", words, python(ECHO)), name) as one:
+        port = one.port()
+        assert ask(port, b"up") == b"up"  # it listens
+        begun = time.monotonic()
+        answers: dict[int, bytes] = {}
+
+        def client(number: int, source: str) -> None:
+            with socket.create_connection(("127.0.0.1", port), DEADLINE, (source, 0)) as connection:
+                connection.sendall(data)
+                connection.shutdown(socket.SHUT_WR)
+                answers[number] = b"".join(iter(lambda: connection.recv(65536), b""))
+
+        clients = [threading.Thread(target=client, args=(n, f"127.0.0.{1 + n // 2}")) for n in range(4)]
+        for each in clients:
+            each.start()
+        for each in clients:
+            each.join()
+        lasted = time.monotonic() - begun
+    assert answers == dict.fromkeys(range(4), data)
+    # Two times a second to each of two sandboxes, less what they may have at once; what comes back goes beside that.
+    assert lasted >= 2 - 65536 / (1 << 18)
+
+
 # ---- a Python function ----
 
 HANDLER = """
@@ -956,6 +983,8 @@ def test_limits_of_a_users_service_are_refused(as_user: Callable[..., Any], user
         (TCP + "places = 0", "not from 1 to 1024"),
         (TCP + "places = 2\nready = 3", "cannot wait in 2 places"),
         (TCP + 'life = "client"', 'shape = "port"'),
+        (TCP + 'bandwidth = "1M"', 'shape = "port"'),
+        (TCP + 'bandwidth = "8G"', "bytes a second"),
         (TCP + 'vary = ["uid"]', "not one of ids"),
         (TCP + 'shape = "python"', "needs the file"),
         (TCP + 'handler = "a.py"', 'only shape = "python"'),
