@@ -28,7 +28,7 @@ def command(spec: str, name: str, listen: tuple[str, ...], quiet: bool) -> int:
     """
     from nstool.cli.run import clean_up
     from nstool.sandbox.launch import resolve
-    from nstool.service import interpreter
+    from nstool.service import handed, interpreter
     from nstool.service.generation import Blueprint
     from nstool.service.supervisor import Supervisor
     from nstool.spec import load
@@ -45,7 +45,7 @@ def command(spec: str, name: str, listen: tuple[str, ...], quiet: bool) -> int:
         service = service.replace(listen=listen)
         check_service(service)
     clean_up()
-    wanted = resolve(wanted)
+    wanted = handed.prepared(resolve(wanted), service)
     chosen = name or wanted.name or _stem(spec)
     blueprint = Blueprint(chosen, wanted, service)
     errors = _Errors()

@@ -76,6 +76,41 @@ def test_a_connection_cannot_be_made_to_listen_on_the_host(name: str, tmp_path: 
         assert "accepted" not in one.log.read_text()
 
 
+# Names and addresses of the interfaces that a socket knows of. netdevice(7)
+INTERFACES = """
+import ctypes, fcntl, os, socket, struct
+one = socket.socket(fileno=FD)
+buffer = ctypes.create_string_buffer(4096)
+ifconf = struct.pack("i4xQ", len(buffer), ctypes.addressof(buffer))
+try:
+    fcntl.ioctl(one, 0x8912, ifconf)
+    said = b"told " + buffer.value
+except OSError as error:
+    said = b"refused %d" % error.errno
+os.write(OUT, said)
+"""
+
+
+@pytest.mark.parametrize("shape", ["stdio", "socket", "listener"])
+@pytest.mark.parametrize("seccomp", ["", 'seccomp = "strict"', 'seccomp = "none"', '[seccomp]\nallow = ["ioctl"]'])
+def test_a_connection_does_not_tell_of_the_hosts_interfaces(
+    name: str, tmp_path: Path, shape: str, seccomp: str
+) -> None:
+    """By a list that says so, which a word of the spec takes away."""
+    ends = {"stdio": (0, 1), "socket": (3, 3), "listener": (3, 9)}
+    script = INTERFACES.replace("FD", str(ends[shape][0])).replace("OUT", str(ends[shape][1]))
+    if shape == "listener":
+        script = script.replace("\nbuffer", "\nclient = one.accept()[0]\nos.dup2(client.fileno(), 9)\nbuffer", 1)
+        script += "client.shutdown(1)"
+    table = seccomp if seccomp.startswith("[") else ""
+    spec = tmp_path / "s.toml"
+    words = [python(script), "" if table else seccomp, table, "[limits]", "cpu = 0", "[service]"]
+    spec.write_text("\n".join((*words, TCP, f'places = 4\nshape = "{shape}"\n')))
+    with serving.serving(spec, name) as one:
+        said = ask(one.port())
+    assert said == (b"told lo" if "none" in seccomp or table else b"refused 1")
+
+
 @pytest.mark.parametrize("address", ["127.0.0.1", "0.0.0.0", "[::1]", "[::]"])
 def test_what_is_for_a_listener_is_heard(name: str, tmp_path: Path, address: str) -> None:
     """Connections of all kinds of addresses go on as ever."""
