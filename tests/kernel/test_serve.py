@@ -84,6 +84,7 @@ def fields(text: bytes) -> dict[str, str]:
     return found
 
 
+@pytest.mark.vm
 def test_each_connection_has_a_sandbox_of_its_own(name: str, tmp_path: Path) -> None:
     """All seven namespaces are its own, and nothing of what an earlier one did is there."""
     spec = write(tmp_path / "s.toml", TCP, shell(TELL + "echo end; read line"))
@@ -108,6 +109,7 @@ def told(connection: socket.socket) -> bytes:
     return data
 
 
+@pytest.mark.vm
 def test_what_is_live_at_the_same_time_is_apart(name: str, tmp_path: Path) -> None:
     """As the host sees them: other host ids, no capability, a filter, other cgroups; all attested by the words."""
     spec = write(tmp_path / "s.toml", TCP + "places = 3", shell("read line; echo $line"))
@@ -189,6 +191,7 @@ def test_socket_shape_passes_the_connection_as_fd_3(name: str, tmp_path: Path) -
         assert ask(one.port(), b"echoed") == b"1 2 2 /dev/null\nechoed"
 
 
+@pytest.mark.vm
 @pytest.mark.parametrize("ready", [0, 2])
 @pytest.mark.parametrize("init", ["true", "false"])
 def test_every_kind_of_listener(name: str, tmp_path: Path, ready: int, init: str) -> None:
@@ -215,6 +218,7 @@ def test_every_kind_of_listener(name: str, tmp_path: Path, ready: int, init: str
     assert not (tmp_path / "q").exists()
 
 
+@pytest.mark.vm
 def test_datagrams_have_a_sandbox_for_each_client(name: str, tmp_path: Path) -> None:
     """A client is known by its address; what it sends later comes to the same sandbox, until that ends."""
     script = "import os\nfor n in range(2): os.write(1, b'%d ' % n + os.read(0, 65536).upper())"
@@ -233,6 +237,7 @@ def test_datagrams_have_a_sandbox_for_each_client(name: str, tmp_path: Path) -> 
 # ---- network namespaces that are lent ----
 
 
+@pytest.mark.vm
 def test_a_network_namespace_is_lent_while_nobody_uses_it(name: str, tmp_path: Path) -> None:
     """As many are made as sandboxes were live at once; no two live ones have the same."""
     spec = write(tmp_path / "s.toml", TCP + "places = 3\nlease_net = true", shell(TELL + "echo end; read line"))
@@ -530,6 +535,7 @@ def test_a_generation_is_renewed_by_age_and_by_lives(name: str, tmp_path: Path) 
         one.until(lambda s: s["rotations"] >= 2, "renewed by age")
 
 
+@pytest.mark.vm
 def test_when_the_service_is_killed_nothing_is_lost(name: str, tmp_path: Path) -> None:
     """A live connection goes on; new ones wait in the backlog until the next service, which takes both over."""
     spec = write(tmp_path / "s.toml", TCP + "places = 4", "command = ['/bin/cat']")
@@ -659,6 +665,7 @@ def tag(port: int, source: str = "127.0.0.1") -> bytes:
         return b"".join(iter(lambda: one.recv(65536), b"")).rpartition(b"\r\n")[2]
 
 
+@pytest.mark.vm
 @pytest.mark.parametrize(("life", "lives"), [("connection", 4), ("client", 2), ("shared", 1)])
 def test_lives_of_a_command_that_listens(name: str, tmp_path: Path, life: str, lives: int) -> None:
     """Two connections each of two clients are four lives, two, or one."""
@@ -689,6 +696,7 @@ def tag_as(path: Path, uid: int) -> bytes:
     return found
 
 
+@pytest.mark.vm
 def test_a_client_of_a_unix_socket_is_a_user(name: str, tmp_path: Path) -> None:
     """By who made the connection: each has a sandbox, and so many connections in a time."""
     path = tmp_path / "u"
@@ -820,6 +828,7 @@ def python_service(path: Path, *words: str) -> Path:
     return write(path / "s.toml", TCP + "\n".join(('shape = "python"', 'handler = "app.py"', *words)))
 
 
+@pytest.mark.vm
 @pytest.mark.parametrize("ready", [0, 2])
 def test_a_function_is_called_in_a_sandbox_for_each_connection(name: str, tmp_path: Path, ready: int) -> None:
     """Process 1 of its own namespaces, without rights; nothing that one call has changed is there for the next."""
@@ -838,6 +847,7 @@ def test_a_function_is_called_in_a_sandbox_for_each_connection(name: str, tmp_pa
     assert len({answer[2] for answer in answers}) == 6  # random numbers are not those of the interpreter's copy
 
 
+@pytest.mark.vm
 def test_a_function_has_a_network_namespace_that_is_lent(name: str, tmp_path: Path) -> None:
     """Two at the same time have two, neither the interpreter's; afterwards the next have these again."""
     with serving.serving(python_service(tmp_path, "lease_net = true", "places = 2"), name) as one:
@@ -931,6 +941,7 @@ def test_a_user_can_relay(as_user: Callable[..., Any], user: User, name: str) ->
     assert as_user(act, timeout=4 * DEADLINE) == b"said"
 
 
+@pytest.mark.vm
 @pytest.mark.needs("userns")
 @pytest.mark.parametrize("mapped", [pytest.param(False, marks=pytest.mark.needs("newuidmap")), True])
 def test_a_user_can_serve(as_user: Callable[..., Any], user: User, name: str, mapped: bool) -> None:

@@ -43,6 +43,7 @@ ELSEWHERE = {
 }
 
 
+@pytest.mark.vm
 @pytest.mark.parametrize("way", ELSEWHERE)
 def test_a_connection_cannot_be_connected_to_the_host(name: str, tmp_path: Path, way: str) -> None:
     """A sandbox without network does not get at a service of the host by the socket that it was given."""
