@@ -89,10 +89,11 @@ def parse(word: str, place: str) -> tuple[int, int, object]:
     return family, socket.SOCK_STREAM if kind == "tcp" else socket.SOCK_DGRAM, (bare, int(port))
 
 
-def open_listener(word: str, backlog: int, place: str, *, handed: bool = True) -> Listener:
+def open_listener(word: str, backlog: int, place: str, *, handed: bool = True, shared: bool = False) -> Listener:
     """Return a listening socket. Raises SpecError, KernelError for an address that is not to be had.
 
-    handed: its connections are given to sandboxes, see ``tie``.
+    handed: its connections are given to sandboxes, see ``tie``. shared: others may have the address too, and the kernel
+    distributes connections among them: SO_REUSEPORT, socket(7).
     """
     family, type_, address = parse(word, place)
     path = address if isinstance(address, str) and address.startswith("/") else ""
@@ -100,6 +101,7 @@ def open_listener(word: str, backlog: int, place: str, *, handed: bool = True) -
     try:
         if family != socket.AF_UNIX:
             one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, int(shared))
         if family == socket.AF_INET6:
             one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         if path:
@@ -185,19 +187,35 @@ def from_systemd(place: str, *, handed: bool = True) -> list[Listener]:
     return found
 
 
-def open_all(words: tuple[str, ...], backlog: int, *, handed: bool = True) -> list[Listener]:
-    """Return a socket for each word; none stays open if one is not to be had. handed: as of ``open_listener``."""
+def open_all(words: tuple[str, ...], backlog: int, *, handed: bool = True, shards: int = 1) -> list[Listener]:
+    """Return a socket for each word, of the internet so many as there are shards; none stays open if one fails.
+
+    handed: as of ``open_listener``.
+    """
     found: list[Listener] = []
     try:
         for number, word in enumerate(words):
             place = f"service.listen[{number}]"
             if word == "systemd":
                 found += from_systemd(place, handed=handed)
-            else:
-                found.append(open_listener(word, backlog, place, handed=handed))
+                continue
+            many = shards if word.startswith(("tcp:", "udp:")) else 1
+            found.append(open_listener(word, backlog, place, handed=handed, shared=many > 1))
+            where = found[-1].where  # with the port that the kernel chose
+            for _ in range(many - 1):
+                found.append(open_listener(where, backlog, place, handed=handed, shared=True).replace(word=word))
     except BaseException:
         close_all(found)
         raise
+    return found
+
+
+def of_shard(listeners: list[Listener], shard: int, shards: int) -> list[Listener]:
+    """Return those of one template of so many: its own of each address, or a shared one where there are fewer."""
+    found = []
+    for where in dict.fromkeys(one.where for one in listeners):
+        same = [one for one in listeners if one.where == where]
+        found += [one for n, one in enumerate(same) if n % shards == shard] or [same[shard % len(same)]]
     return found
 
 

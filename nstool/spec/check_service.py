@@ -40,6 +40,7 @@ _RANGES: dict[str, tuple[float, float, str]] = {
     "client_prefix6": (1, 128, "bits of an IPv6 address"),
     "renew_after": (0, 31_536_000, "seconds"),
     "renew_lives": (0, 1 << 53, "sandboxes"),
+    "shards": (1, 64, "templates"),
     "bandwidth": (0, 1 << 32, "bytes a second"),
     "backlog": (1, 65535, "connections that the kernel keeps"),
 }
@@ -48,6 +49,8 @@ _BUSY = 1 << 16  # bytes
 _LIVES = {"port": CHOICES["life"], "listener": ("connection", "shared")}
 # Keys that bound or count connections.
 _OF_CONNECTIONS = ("queue", "busy", "client_most", "client_rate", "life_connections")
+# Keys by which several connections belong together.
+_OF_CLIENTS = ("client_most", "client_rate", "life")
 # Why some shapes have no listener of datagrams.
 NO_DATAGRAMS = {
     "port": 'datagrams are not relayed to a port: shape = "stdio"',
@@ -74,6 +77,12 @@ def check_service(service: Service, place: Place = key_path) -> None:
     _check_shape(service, place)
     if service.ready > service.places:
         raise SpecError(f"{service.ready} sandboxes cannot wait in {service.places} places", place(("ready",)))
+    if service.shards > service.places:
+        raise SpecError(f"{service.shards} templates have no {service.places} places to share", place(("shards",)))
+    for name in _OF_CLIENTS if service.shards > 1 else ():
+        if getattr(service, name) not in (0, "connection"):
+            why = "connections of one client come to all shards, and each counts for itself: leave one of the two out"
+            raise SpecError(why, place((name,)))
     if len(service.busy.encode("utf-8", "surrogateescape")) > _BUSY:
         raise SpecError(f"more than {_BUSY} bytes", place(("busy",)))
     if service.metrics and not service.metrics.startswith(("tcp:", "unix:")):

@@ -199,6 +199,8 @@ DOCS: dict[str, str] = {
     "Service.attest": 'Which sandboxes are attested: "generation" (one of each, before it gets connections), "each", '
     '"never".',
     "Service.backlog": "Connections that the kernel keeps until they are taken, listen(2).",
+    "Service.shards": "Templates that take connections at the same time, to use several processors; they share "
+    "the places.",
     "Service.metrics": 'Where HTTP tells of the service: "tcp:ADDRESS:PORT" or "unix:PATH" has /metrics for '
     "Prometheus, /status.json, and a page that shows it live. Empty: nowhere.",
 }

@@ -33,6 +33,8 @@ class Service(Frozen):
     roots: roots of the service, as of ``root``, which its generations have in turn.
     attest: "generation" (a sandbox of each generation, before that gets connections), "each", "never".
     backlog: connections that the kernel keeps until they are taken. 0: no limit, where nothing else is said.
+    shards: templates that take connections at the same time, each with its part of the places; the kernel distributes
+    connections among them.
     metrics: "tcp:ADDRESS:PORT" or "unix:PATH", where HTTP tells of the service: /metrics for Prometheus, /status.json,
     a page. "": nowhere.
     """
@@ -67,4 +69,5 @@ class Service(Frozen):
     attest: str = "generation"
     backlog: int = 1024
     metrics: str = ""
+    shards: int = 1
     bandwidth: int = 0
