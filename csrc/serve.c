@@ -851,10 +851,12 @@ static void from_zygote(void)
 	if (m.pid <= 0) {
 		p->share->failure = (struct nst_failure){.step = self.clone_at, .error = m.error};
 		ended(m.detail, 125 << 8);
-	} else if (launcher_steps(p) < 0) {
-		nst_raw2(__NR_kill, p->pid, SIGKILL);
-	} else if (p->killed) {
-		nst_raw2(__NR_kill, p->pid, p->killed);
+	} else {
+		show(m.detail);
+		if (launcher_steps(p) < 0)
+			nst_raw2(__NR_kill, p->pid, SIGKILL);
+		else if (p->killed)
+			nst_raw2(__NR_kill, p->pid, p->killed);
 	}
 }
 
@@ -1988,14 +1990,15 @@ static void end_place(int i, int number)
 	show(i);
 }
 
-static void end_places(int which, int number)
+/* which: a place, or all. pid: whom it is for, not who has the place after him; 0: anybody. */
+static void end_places(int which, int pid, int number)
 {
 	int i;
 
 	if (number < 1 || number > 64 || !self.orders)
 		return;
 	for (i = 0; i < (int)self.orders->n_places; i++)
-		if (which < 0 || which == i)
+		if ((which < 0 || which == i) && (!pid || pid == places[i].pid))
 			end_place(i, number);
 	for (; which < 0 && self.n_waiting; self.n_waiting--) {
 		refuse(&self.waiting[self.first_waiting], NST_BUSY);
@@ -2066,7 +2069,7 @@ static void obey(int peer, const struct nst_message *m, int *fds, int n)
 		r = try();
 		break;
 	case NST_MSG_END:
-		end_places(m->detail, m->status);
+		end_places(m->detail, m->pid, m->status);
 		break;
 	case NST_MSG_RELEASE: /* attested */
 		if (self.orders && m->detail >= 0 && m->detail < (int)self.orders->n_places &&

@@ -121,6 +121,7 @@ COMMANDS: dict[str, tuple[str, dict[str, str]]] = {
             "rotations": "number: generations that have followed another",
             "ends": "object of number: sandboxes that have ended so far, by cause",
             "refused": "object of number: connections that were refused so far, by reason",
+            "alarms": "object of number: alarms so far, by kind, of those that are watched for",
             "latencies": "object of objects, by stage: count, mean, p50, p90, p99, buckets, sum; microseconds since "
             "the connection, p50 and so on as the upper bound of a bucket",
             "generations": "list of objects: number, sandbox, pid, state, age (seconds), lives, places (list of "

@@ -24,7 +24,7 @@ def told(found: dict[str, Any]) -> Group:
         f"{found['live']} of {found['places']} places serve, {found['parked']} wait parked, {found['queued']} queued; "
         f"{found['accepted']} connections, {found['lives']} sandboxes, {found['rotations']} rotations",
     ]
-    for what in ("ends", "refused"):
+    for what in ("ends", "refused", *(["alarms"] if found["alarms"] else [])):
         named = ", ".join(f"{count} {name}" for name, count in found[what].items() if count)
         lines.append(f"{what}: {named or 'none'}")
     return Group(*map(cell, lines), *_tables(_latencies(found["latencies"]), _generations(found["generations"])))

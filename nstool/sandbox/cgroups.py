@@ -214,8 +214,30 @@ def oom_killed(cgroups: dict[str, str]) -> bool | None:
     """Whether something was killed at the sandbox's memory limit; None if its memory cgroup was removed."""
     if "memory" not in cgroups:
         return False
-    kills = _memory(cgroups)["oom_kills"]
+    kills = oom_kills(cgroups)
     return None if kills is None else kills > 0
+
+
+def oom_kills(cgroups: dict[str, str]) -> int | None:
+    """Return how many processes were killed for lack of memory, of the sandbox or of the host; None: not counted."""
+    path = cgroups.get("memory")
+    if path is None:
+        return None
+    table = _table(f"{path}/memory.oom_control") or _table(f"{path}/memory.events")  # version 1, version 2
+    return table.get("oom_kill")
+
+
+def memory_of(pid: int) -> dict[str, str]:
+    """Return "memory" to the memory cgroup that a process is in; nothing if it has ended, or there is no controller."""
+    mounts = _mounts(_read("/proc/self/mountinfo"))
+    try:
+        own = own_paths(_read(f"/proc/{pid}/cgroup"))
+    except ProcessLookupError:  # it ends while it is read
+        return {}
+    for name in ("memory", UNIFIED):
+        if name in mounts and name in own:
+            return {"memory": _below(*mounts[name], own[name])}
+    return {}
 
 
 def departures(cgroups: dict[str, str], limits: Limits, pid: int) -> list[str]:
@@ -260,14 +282,14 @@ def _memory(cgroups: dict[str, str]) -> dict[str, int | None]:
         return {
             "memory": _number(f"{path}/memory.usage_in_bytes"),
             "memory_peak": _number(f"{path}/memory.max_usage_in_bytes"),
-            "oom_kills": _table(f"{path}/memory.oom_control").get("oom_kill"),
+            "oom_kills": oom_kills(cgroups),
             "memory_failures": _sum(f"{path}/memory.failcnt", f"{path}/memory.memsw.failcnt"),
         }
     events = _table(f"{path}/memory.events")
     return {
         "memory": _number(f"{path}/memory.current"),
         "memory_peak": _number(f"{path}/memory.peak"),  # Linux 5.19
-        "oom_kills": events.get("oom_kill"),
+        "oom_kills": oom_kills(cgroups),
         "memory_failures": events.get("max"),
     }
 

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from nstool.service.generation import Generation
 
 
-def attest(generation: Generation, place: int, inner: int) -> None:
-    """Attest the sandbox of a place, whose init the template knows by this pid. Raises NotAttested.
+def attest(generation: Generation, place: int, inner: int) -> int:
+    """Attest the sandbox of a place, whose init the template knows by this pid. Returns its pid. Raises NotAttested.
 
     The place has had no life before: its ids are the first of its ranges.
     """
@@ -51,6 +51,7 @@ def attest(generation: Generation, place: int, inner: int) -> None:
     pid = payload_pid(init) if spec.init else init
     check(pid, wanted)
     _check_command(pid, spec)
+    return init
 
 
 def _check_command(pid: int, spec: Spec) -> None:
@@ -77,16 +78,32 @@ def _check_command(pid: int, spec: Spec) -> None:
 
 def _outer(template: int, inner: int) -> int:
     """Return the pid of a child of the template here. proc_pid_status(5), NSpid. Raises SandboxGone."""
+    found = inits_of(template).get(inner)
+    if found is None:
+        raise SandboxGone("the sandbox that was to be attested has ended")
+    return found
+
+
+def inits_of(template: int) -> dict[int, int]:
+    """Return the pids of the inits of a template's sandboxes here, by those by which the template knows them."""
+    found = {}
     for child in processes_of(template):
         try:
             with open(f"/proc/{child}/status") as file:
-                numbers = file.read().partition("\nNSpid:\t")[2].partition("\n")[0].split()
+                inner = inner_pid(file.read(), template)
         except (FileNotFoundError, ProcessLookupError):
             continue
-        # It is 1 in its own pid namespace, and the template's number of it stands before that.
-        if len(numbers) > 1 and numbers[-2] == str(inner):
-            return child
-    raise SandboxGone("the sandbox that was to be attested has ended")
+        found[inner] = child
+    found.pop(0, None)
+    return found
+
+
+def inner_pid(status: str, template: int) -> int:
+    """Return the pid by which a template knows a child of its own; 0 of another process. proc_pid_status(5)."""
+    fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
+    numbers = fields.get("NSpid", "").split()
+    # It is 1 in its own pid namespace, and the template's number of it stands before that.
+    return int(numbers[-2]) if fields.get("PPid") == str(template) and len(numbers) > 1 else 0
 
 
 def processes_of(template: int) -> list[int]:

@@ -22,7 +22,7 @@ from nstool.plan.steps import Plan, Step
 from nstool.plan.template import program as whole
 from nstool.sandbox import engine, host, journal, leases, rundir
 from nstool.sandbox.launch import ends_within, report
-from nstool.service import attested, board, interpreter, orders
+from nstool.service import attested, board, interpreter, orders, watched
 from nstool.service.listen import Listener
 from nstool.service.orders import BINARY, BY_PLACE, DECIMAL, HEX, RANDOM, Vary
 from nstool.spec import values
@@ -169,6 +169,10 @@ class Blueprint:
             raise SpecError(
                 'what is lent has lo and nothing else: net.mode = "loopback", no sysctls', "service.lease_net"
             )
+        if "oom" in service.alarms and not spec.limits.memory:
+            raise SpecError(
+                'memory is counted where it is limited: leave "oom" out, or limits.memory = 0', "service.alarms"
+            )
         if "pid" in service.vary and (spec.next_pid or not spec.init):
             raise SpecError("a command with a next_pid, or without init, has the pid that it has", "service.vary")
         self.name = name
@@ -280,6 +284,8 @@ class Generation:
         self.began = monotonic()
         self.draining = False  # it takes no more connections
         self.ended = False  # by itself
+        self.ends_at = 0.0  # when its sandboxes are told to end, of the monotonic clock; 0: they end by themselves
+        self.fresh: tuple[watched.Seen, ...] = ()  # what is watched, in a sandbox whose command has not begun
         self.sandbox_plan: Plan | None = None
         self.bases: list[tuple[int, int]] = []
         self.groups: list[CgroupSteps] = []
@@ -295,10 +301,14 @@ class Generation:
         assert self.channel is not None
         self.channel.ask(lib.NST_MSG_LISTEN, "a listener", detail=number, pid=listener.type, fds=(listener.fd,))
 
-    def end(self, number: int, place: int = -1) -> None:
-        """Send a signal to the command of a place, or of all; in the second case who waits for a place is refused."""
+    def end(self, number: int, place: int = -1, pid: int = 0) -> None:
+        """Send a signal to the command of a place, or of all; in the second case who waits for a place is refused.
+
+        pid: as the board has it; who has the place later lives. Raises ProcessLookupError when the template has ended,
+        NstoolError when it refuses.
+        """
         assert self.channel is not None
-        self.channel.ask(lib.NST_MSG_END, "to end a sandbox", detail=place, status=number)
+        self.channel.ask(lib.NST_MSG_END, "to end a sandbox", detail=place, pid=pid, status=number)
 
     def release(self, place: int) -> None:
         """Let the command of a place go on that has been attested."""
@@ -570,7 +580,9 @@ def _try(generation: Generation, plan: Plan, stopping: Callable[[], bool]) -> No
         if message.type == lib.NST_MSG_FAILED:
             raise failed(plan, message)
         if message.type == lib.NST_MSG_READY:
-            attested.attest(generation, message.detail, message.pid)
+            init = attested.attest(generation, message.detail, message.pid)
+            if service.watch:
+                generation.fresh = watched.fresh(init, service.watch)
             channel.ask(lib.NST_MSG_END, "to end it", detail=message.detail, status=9)
             return
 

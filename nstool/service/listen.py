@@ -20,6 +20,7 @@ _LOAD_16, _LOAD_32, _EQUAL, _RETURN = 0x28, 0x20, 0x15, 0x06
 _NETWORK = -0x100000  # SKF_NET_OFF: from the header of IP; else from that of TCP
 _ONLY_ROOT = (("this kernel lets root only do that",), ("run as root, or listen on a Unix socket",))
 _ATTACH_FILTER, _LOCK_FILTER = 26, 44  # socket(7)
+_LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # of a socket for all addresses
 FIRST_PASSED = 3  # SD_LISTEN_FDS_START
 KINDS: dict[str, tuple[int, int]] = {
     "unix": (socket.AF_UNIX, socket.SOCK_STREAM),
@@ -234,6 +235,15 @@ def close_all(listeners: list[Listener], *, kept: bool = False) -> None:
         if one.path and not kept:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(one.path)
+
+
+def dialled(fd: int) -> tuple[int, tuple[object, ...] | str | bytes]:
+    """Return the family of a listening socket, and the address by which this host reaches it."""
+    with socket.socket(fileno=os.dup(fd)) as one:
+        address: tuple[object, ...] | str | bytes = one.getsockname()
+        if isinstance(address, tuple):
+            address = (_LOOPBACK.get(str(address[0]), address[0]), *address[1:])
+        return one.family, address
 
 
 def place_of(word: str) -> object:

@@ -34,6 +34,7 @@ _COUNTERS: dict[str, tuple[str, str]] = {
 _BY_CAUSE: dict[str, tuple[str, str, str]] = {
     "ends": ("nstool_ends", "Sandboxes that have ended.", "cause"),
     "refused": ("nstool_refused", "Connections that were refused.", "reason"),
+    "alarms": ("nstool_alarms", "Alarms, of the kinds that are watched for.", "kind"),
 }
 # Microseconds: of the bounds of the board's buckets the powers of two, from 32 microseconds to more than two minutes.
 _EDGES = tuple(1 << power for power in range(5, 28))

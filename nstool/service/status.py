@@ -37,6 +37,7 @@ def status(supervisor: Supervisor) -> dict[str, Any]:
         "rotations": supervisor.rotations,
         "ends": {name: count for name, count in causes.items() if name not in REFUSED},
         "refused": {name: causes[name] for name in REFUSED},
+        "alarms": dict(supervisor.alarms.counts),
         "latencies": {stage: _latency(_histogram(supervisor, counts, stage)) for stage in STAGES},
         "generations": [_generation(one, one is supervisor.current) for one in alive],
         "gone": [_gone(one) for one in past.gone],

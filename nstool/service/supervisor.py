@@ -14,7 +14,6 @@ import os
 import signal
 import socket
 from collections.abc import Callable
-from math import inf
 from time import monotonic
 from typing import Any
 
@@ -24,6 +23,7 @@ from nstool.plan.steps import Plan
 from nstool.sandbox import engine, journal, rundir
 from nstool.security import signals
 from nstool.service import attested, endpoint, generation, listen
+from nstool.service.alarms import Alarms
 from nstool.service.board import Board, Counts, End
 from nstool.service.generation import BOARD, LOG, Blueprint, Generation
 from nstool.service.listen import Listener
@@ -55,6 +55,7 @@ class Supervisor:
         self.began = monotonic()
         self.rotations = 0
         self.past = _Past()
+        self.alarms = Alarms(self)
         self.endpoint: endpoint.Endpoint | None = None
         self.stopping = False
         self._number = 0
@@ -106,6 +107,7 @@ class Supervisor:
             self._answer, sock=generation.bound(name, CONTROL, socket.SOCK_STREAM), limit=_MOST
         )
         try:
+            self.alarms.begin()
             try:
                 await self.rotate("start")
             except NstoolError:
@@ -117,6 +119,7 @@ class Supervisor:
                 await self._look()
             await self._drain()
         finally:
+            self.alarms.end()
             server.close()
 
     def stop(self) -> None:
@@ -136,21 +139,18 @@ class Supervisor:
 
     def _renew(self) -> None:
         if self.current is not None and not self.stopping:  # else one is being made, or none is wanted
-            asyncio.get_running_loop().create_task(self._rotate_or_say("SIGHUP"))
+            asyncio.get_running_loop().create_task(self.rotate_or_say("SIGHUP"))
 
     async def _drain(self) -> None:
         self.say("stopping: no more connections; those that there are go on to their end")
         if self.current is not None:
             self._retire(self.current)
             self.current = None
-        end = monotonic() + self.blueprint.service.grace
-        stop_signal = signals.number_of(self.blueprint.service.stop_signal, "service.stop_signal")
+        for one in self.old:
+            one.ends_at = one.ends_at or monotonic() + self.blueprint.service.grace
         while self.old:
             await asyncio.sleep(_LOOK / 4)
             await self._look()
-            if monotonic() > end:
-                end = inf
-                self._end_all(stop_signal)
 
     def _undo(self, name: str, *, kept: bool) -> None:
         """kept: others have the listeners, too."""
@@ -195,6 +195,8 @@ class Supervisor:
             self._take_listeners(held)
             self.old.append(one)
             self._watch(one)
+            if one.board is not None:
+                self.alarms.adopt(one)
             live = one.counts().live if one.board else 0
             self.say(f"generation {one.number} of before goes on with {live} sandboxes")
 
@@ -239,7 +241,7 @@ class Supervisor:
             new = listen.open_listener(where, self.blueprint.service.backlog, f"service.listen[{number}]")
             self.listeners[number] = new.replace(word=one.word)
             self._addresses[new.fd] = where
-            await self._rotate_or_say(f"a sandbox had shut {where} down, which was opened anew")
+            await self.rotate_or_say(f"a sandbox had shut {where} down, which was opened anew")
 
     async def rotate(self, why: str) -> None:
         """Let a new generation take the connections from here on. Raises what it meets; the old one goes on then."""
@@ -268,7 +270,8 @@ class Supervisor:
             raise
         return made
 
-    async def _rotate_or_say(self, why: str) -> None:
+    async def rotate_or_say(self, why: str) -> None:
+        """Do that, or say why it cannot be done."""
         try:
             await self.rotate(why)
         except (NstoolError, OSError) as error:
@@ -292,7 +295,11 @@ class Supervisor:
 
     async def _look(self) -> None:
         self._hear_late()
+        self.alarms.look()
         for one in list(self.old):
+            if one.ends_at and monotonic() > one.ends_at:
+                one.ends_at = 0.0
+                self._ask_to_end(one)
             if one.ended or one.board is None or _is_done(one.counts()):
                 self._close(one)
                 self.old.remove(one)
@@ -301,18 +308,23 @@ class Supervisor:
             return
         if current is None:
             if monotonic() - self._tried >= _AGAIN:
-                await self._rotate_or_say("there is none")
+                await self.rotate_or_say("there is none")
             return
         if service.shape == "listener":
             await self._open_again()
         if service.renew_after and monotonic() - current.began >= service.renew_after:
-            await self._rotate_or_say(f"after {service.renew_after:g} s")
+            await self.rotate_or_say(f"after {service.renew_after:g} s")
         elif service.renew_lives and current.counts().lives >= service.renew_lives:
-            await self._rotate_or_say(f"after {service.renew_lives} sandboxes")
+            await self.rotate_or_say(f"after {service.renew_lives} sandboxes")
+
+    def _ask_to_end(self, one: Generation) -> None:
+        with contextlib.suppress(ProcessLookupError, NstoolError):
+            one.end(signals.number_of(self.blueprint.service.stop_signal, "service.stop_signal"))
 
     def _close(self, one: Generation) -> None:
         self._unwatch(one)
         try:
+            self.alarms.forget(one)
             if one.board is not None:
                 self.past.add(one.counts())
             self.past.keep(one)
@@ -341,7 +353,7 @@ class Supervisor:
             if one is self.current and not self.stopping:
                 self.current = None
                 self.old.append(one)
-                asyncio.get_running_loop().create_task(self._rotate_or_say("the one before has ended"))
+                asyncio.get_running_loop().create_task(self.rotate_or_say("the one before has ended"))
             return
         if message is not None:
             self._heard(one, message)

@@ -21,6 +21,8 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "attest": ("generation", "each", "never"),
 }
 VARY: tuple[str, ...] = ("ids", "hostname", "pid", "canary", "machine-id", "boot-id")
+ALARMS: tuple[str, ...] = ("oom", "violation", "files")
+WATCHED = 64  # paths
 # Field: least, most, what it is. csrc/nstool.h has the limits of places and queue.
 _RANGES: dict[str, tuple[float, float, str]] = {
     "places": (1, 1024, "sandboxes at once"),
@@ -42,9 +44,16 @@ _RANGES: dict[str, tuple[float, float, str]] = {
     "renew_lives": (0, 1 << 53, "sandboxes"),
     "shards": (1, 64, "templates"),
     "bandwidth": (0, 1 << 32, "bytes a second"),
+    "health_interval": (0, 86400, "seconds"),
+    "health_timeout": (0.001, 86400, "seconds"),
+    "health_failures": (1, 1_000_000, "failures"),
     "backlog": (1, 65535, "connections that the kernel keeps"),
 }
-_BUSY = 1 << 16  # bytes
+_TEXT = 1 << 16  # bytes
+_TEXTS = ("busy", "health_send", "health_expect")
+_WORDS = {"vary": VARY, "alarms": ALARMS}
+_STREAMS = ("tcp:", "unix:", "systemd")
+_KERNELS = ("/proc", "/sys")  # what is there changes by itself
 # Shapes whose command may have more than one connection, and for how many.
 _LIVES = {"port": CHOICES["life"], "listener": ("connection", "shared")}
 # Keys that bound or count connections.
@@ -83,18 +92,56 @@ def check_service(service: Service, place: Place = key_path) -> None:
         if getattr(service, name) not in (0, "connection"):
             why = "connections of one client come to all shards, and each counts for itself: leave one of the two out"
             raise SpecError(why, place((name,)))
-    if len(service.busy.encode("utf-8", "surrogateescape")) > _BUSY:
-        raise SpecError(f"more than {_BUSY} bytes", place(("busy",)))
+    for name in _TEXTS:
+        if len(getattr(service, name).encode("utf-8", "surrogateescape")) > _TEXT:
+            raise SpecError(f"more than {_TEXT} bytes", place((name,)))
     if service.metrics and not service.metrics.startswith(("tcp:", "unix:")):
         raise SpecError(
             f'{quoted(service.metrics)} is neither "tcp:ADDRESS:PORT" nor "unix:PATH": tcp:127.0.0.1:9100',
             place(("metrics",)),
         )
-    for number, word in enumerate(service.vary):
-        if word not in VARY:
-            raise SpecError(
-                f"{quoted(word)} is not one of {', '.join(VARY)}{suggest(word, VARY)}", place(("vary", number))
-            )
+    for name, known in _WORDS.items():
+        for number, word in enumerate(getattr(service, name)):
+            if word not in known:
+                hint = suggest(word, known)
+                raise SpecError(f"{quoted(word)} is not one of {', '.join(known)}{hint}", place((name, number)))
+    _check_watch(service, place)
+    _check_health(service, place)
+
+
+def _check_watch(service: Service, place: Place) -> None:
+    if service.watch and "files" not in service.alarms:
+        raise SpecError('nobody looks at it: alarms = ["files"]', place(("watch",)))
+    if "files" in service.alarms and not service.watch:
+        raise SpecError('"files" needs what is not to change: watch = ["/etc/passwd"]', place(("alarms",)))
+    if len(service.watch) > WATCHED:
+        raise SpecError(f"more than {WATCHED} paths", place(("watch",)))
+    for number, path in enumerate(service.watch):
+        at = place(("watch", number))
+        if not path.startswith("/") or "\0" in path:
+            raise SpecError(f"{quoted(path)} is no absolute path inside: /etc/passwd", at)
+        parts = path.split("/")
+        if path != "/" and (".." in parts or "." in parts or "" in parts[1:]):
+            raise SpecError(f'{quoted(path)}: write it without ".", ".." and empty parts', at)
+        if f"/{parts[1]}" in _KERNELS:
+            raise SpecError(f"{quoted(path)} is the kernel's, and changes by itself", at)
+
+
+def _check_health(service: Service, place: Place) -> None:
+    texts = [name for name in ("health_send", "health_expect") if getattr(service, name)]
+    if not service.health_interval:
+        if texts:
+            raise SpecError("nobody asks: health_interval = 10", place((texts[0],)))
+        return
+    at = place(("health_interval",))
+    if not texts:
+        raise SpecError(
+            "a connection is taken by the kernel, however the service is: say what it is asked, health_send = "
+            '"PING\\r\\n", or what it says by itself, health_expect = "SSH-"',
+            at,
+        )
+    if not any(word.startswith(_STREAMS) for word in service.listen):
+        raise SpecError('it connects as a client, and there is no stream to connect to: "tcp:" or "unix:"', at)
 
 
 def _check_shape(service: Service, place: Place) -> None:

@@ -198,6 +198,17 @@ DOCS: dict[str, str] = {
     "Service.roots": "Roots, as of the key root, that the generations have in turn; absent: that of the spec.",
     "Service.attest": 'Which sandboxes are attested: "generation" (one of each, before it gets connections), "each", '
     '"never".',
+    "Service.alarms": 'What ends a sandbox and lets the next generation take over: "oom" (a process in it was killed '
+    'for lack of memory), "violation" (its command ended by SIGSYS, seccomp(2)), "files" (what watch names has '
+    "changed).",
+    "Service.watch": 'Paths inside that are not to change, with alarms = ["files"]: files, and directories with what '
+    "is below them.",
+    "Service.health_interval": "Seconds between two health checks, connections that the service makes to its first "
+    "listener for streams; 0: none.",
+    "Service.health_timeout": "Seconds in which a health check must have its answer.",
+    "Service.health_failures": "Health checks that fail in a row before the next generation takes over.",
+    "Service.health_send": "What a health check says.",
+    "Service.health_expect": "What must come in the answer to a health check. Empty: anything.",
     "Service.backlog": "Connections that the kernel keeps until they are taken, listen(2).",
     "Service.shards": "Templates that take connections at the same time, to use several processors; they share "
     "the places.",

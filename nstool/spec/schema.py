@@ -13,8 +13,8 @@ from nstool.frozen import Frozen
 from nstool.security import landlock
 from nstool.spec import model
 from nstool.spec.check import CHOICES, SECUREBITS
+from nstool.spec.check_service import ALARMS, VARY
 from nstool.spec.check_service import CHOICES as SERVICE_CHOICES
-from nstool.spec.check_service import VARY
 from nstool.spec.docs import DOCS
 from nstool.spec.service import Service
 
@@ -78,6 +78,7 @@ WORDS: dict[str, tuple[str, ...]] = {
     "Landlock.scope": tuple(landlock.SCOPES),
     "Landlock.flags": tuple(landlock.FLAGS),
     "Service.vary": VARY,
+    "Service.alarms": ALARMS,
 }
 
 _ALL_CHOICES = CHOICES | {f"Service.{name}": words for name, words in SERVICE_CHOICES.items()}

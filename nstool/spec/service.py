@@ -32,6 +32,12 @@ class Service(Frozen):
     shows; making one is the dearest part of a sandbox.
     roots: roots of the service, as of ``root``, which its generations have in turn.
     attest: "generation" (a sandbox of each generation, before that gets connections), "each", "never".
+    alarms: what tells that a sandbox is attacked or sick: it is ended then, and the next generation takes over. "oom"
+    (a process of it was killed for lack of memory), "violation" (its command ended by SIGSYS), "files" (what ``watch``
+    names has changed). watch: absolute paths inside.
+    health_interval: seconds between two connections that the service makes to itself; 0: none. health_send is said, and
+    an answer has to come in health_timeout seconds that has health_expect in it, empty: any. health_failures in a row
+    are an alarm of the whole generation.
     backlog: connections that the kernel keeps until they are taken. 0: no limit, where nothing else is said.
     shards: templates that take connections at the same time, each with its part of the places; the kernel distributes
     connections among them.
@@ -67,6 +73,13 @@ class Service(Frozen):
     lease_net: bool = False
     roots: tuple[str, ...] = ()
     attest: str = "generation"
+    alarms: tuple[str, ...] = ()
+    watch: tuple[str, ...] = ()
+    health_interval: float = 0.0
+    health_timeout: float = 5.0
+    health_failures: int = 3
+    health_send: str = ""
+    health_expect: str = ""
     backlog: int = 1024
     metrics: str = ""
     shards: int = 1

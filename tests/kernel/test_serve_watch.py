@@ -607,6 +607,7 @@ def busy() -> dict[str, Any]:
         "latencies": dict.fromkeys(("waited", "first_step", "executed", "first_byte", "gone"), latency),
         "ends": causes,
         "refused": causes,
+        "alarms": causes,
         "stopping": True,
         **dict.fromkeys(("time", "uptime", "live", "parked", "queued", "accepted", "lives", "rotations"), 1 << 40),
         "places": 128,

@@ -85,11 +85,11 @@ def serving(spec: Path, name: str, *options: str) -> Iterator[Serving]:
         assert stop(one) == 0, one.log.read_text()
 
 
-def write(path: Path, service: str, *words: str) -> Path:
+def write(path: Path, service: str, *words: str, limits: str = "") -> Path:
     """Write a spec: the lines of its [service] table, and those before it. It has few places by itself."""
     if "places" not in service:
         service += "\nplaces = 4"
-    path.write_text("\n".join((*words, "[limits]", "cpu = 0", "[service]", service)) + "\n")
+    path.write_text("\n".join((*words, "[limits]", "cpu = 0", limits, "[service]", service)) + "\n")
     return path
 
 

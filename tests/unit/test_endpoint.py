@@ -32,6 +32,7 @@ def told(**changes: Any) -> dict[str, Any]:
         "generations": [],
         "ends": {name: count for name, count in causes.items() if name not in REFUSED},
         "refused": {name: causes[name] for name in REFUSED},
+        "alarms": {"oom": 0},
         "latencies": dict.fromkeys(STAGES, latency),
         **changes,
     }

@@ -168,6 +168,8 @@
     places(told);
     causes("ends", told.ends, "cause");
     causes("refused", told.refused, "reason");
+    causes("alarms", told.alarms, "kind");
+    at("of-alarms").hidden = !Object.keys(told.alarms).length;
     latencies(told.latencies);
     last(told);
     before = told;
