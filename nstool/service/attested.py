@@ -89,7 +89,7 @@ def inits_of(template: int) -> dict[int, int]:
     found = {}
     for child in processes_of(template):
         try:
-            with open(f"/proc/{child}/status") as file:
+            with open(f"/proc/{child}/status", "rb") as file:
                 inner = inner_pid(file.read(), template)
         except (FileNotFoundError, ProcessLookupError):
             continue
@@ -98,12 +98,15 @@ def inits_of(template: int) -> dict[int, int]:
     return found
 
 
-def inner_pid(status: str, template: int) -> int:
-    """Return the pid by which a template knows a child of its own; 0 of another process. proc_pid_status(5)."""
-    fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
-    numbers = fields.get("NSpid", "").split()
+def inner_pid(status: bytes, template: int) -> int:
+    """Return the pid by which a template knows a child of its own; 0 of another process. proc_pid_status(5).
+
+    status: that file; the name in it is what the process likes, any bytes but a line's end.
+    """
+    fields = dict(line.split(b":\t", 1) for line in status.split(b"\n") if b":\t" in line)
+    numbers = fields.get(b"NSpid", b"").split()
     # It is 1 in its own pid namespace, and the template's number of it stands before that.
-    return int(numbers[-2]) if fields.get("PPid") == str(template) and len(numbers) > 1 else 0
+    return int(numbers[-2]) if fields.get(b"PPid") == b"%d" % template and len(numbers) > 1 else 0
 
 
 def processes_of(template: int) -> list[int]:

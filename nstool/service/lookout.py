@@ -66,18 +66,21 @@ class Lookout:
     def found(self) -> list[Found]:
         """Return what was found since, once a look is over or does not go on. Raises what it has met."""
         look = self._look
-        if look is None or (look.thread.is_alive() and not look.is_stuck):
+        if look is None:
             return []
+        if look.thread.is_alive():
+            at = look.stuck_at()
+            if at is None:
+                return []
+            self._look = None
+            self._left.append(look)
+            return [Found(at, f"its files could not be looked at in {STUCK:g} s")]
         self._look = None
-        if not look.thread.is_alive():
-            if look.error is not None:
-                raise look.error
-            self._rest = monotonic() + look.took
-            self._known = look.known
-            return look.found
-        self._left.append(look)
-        assert look.at is not None
-        return [Found(look.at, f"its files could not be looked at in {STUCK:g} s")]
+        if look.error is not None:
+            raise look.error
+        self._rest = monotonic() + look.took
+        self._known = look.known
+        return look.found
 
 
 class _Look:
@@ -87,9 +90,8 @@ class _Look:
         self.known: dict[tuple[int, int], _Known] = {}
         self.found: list[Found] = []
         self.error: Exception | None = None
-        self.at: Sandbox | None = None
+        self._at: tuple[Sandbox, float] | None = None  # where it is, and since when; one object: two threads see it
         self.took = 0.0  # seconds
-        self._since = monotonic()
         self._paths = paths
         self._sandboxes = sandboxes
         self._before = known
@@ -98,24 +100,23 @@ class _Look:
         self.thread = Thread(target=self._run, name="lookout", daemon=True)
         self.thread.start()
 
-    @property
-    def is_stuck(self) -> bool:
-        """Whether it has been at one sandbox for too long."""
-        return self.at is not None and monotonic() - self._since > STUCK
+    def stuck_at(self) -> Sandbox | None:
+        """Return the sandbox at which it has been for too long."""
+        at = self._at
+        return at[0] if at is not None and monotonic() - at[1] > STUCK else None
 
     def _run(self) -> None:
         begun = monotonic()
         try:
             for one in self._sandboxes:
-                self._since = monotonic()
-                self.at = one
-                self._at(one)
-            self.at = None
+                self._at = one, monotonic()
+                self._look_at(one)
+            self._at = None
             self.took = monotonic() - begun
         except Exception as error:
             self.error = error
 
-    def _at(self, one: Sandbox) -> None:
+    def _look_at(self, one: Sandbox) -> None:
         key = one.template, one.place
         before = self._before.get(key)
         if before is not None and before.life != one.life:
@@ -184,7 +185,7 @@ def _difference(before: tuple[Seen, ...], now: tuple[Seen, ...], how: str) -> st
 
 
 def _is_init(process: int, one: Sandbox) -> bool:
-    with open(os.open("status", os.O_RDONLY | os.O_CLOEXEC, dir_fd=process)) as file:
+    with open(os.open("status", os.O_RDONLY | os.O_CLOEXEC, dir_fd=process), "rb") as file:
         return attested.inner_pid(file.read(), one.template) == one.pid
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
 import socket
 import struct
 import subprocess
@@ -17,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from nstool.service import alarms, watched
+from nstool.service import alarms, generation, watched
 from nstool.service.lookout import STUCK
 from tests.support import fuse, kernel, serving
 from tests.support.serving import DEADLINE, NSTOOL, Serving, ask, write
@@ -226,9 +227,10 @@ def test_who_changes_nothing_is_left_alone(name: str, tmp_path: Path, way: str, 
 
 
 def test_sandboxes_that_are_being_made_are_not_looked_at(name: str, tmp_path: Path) -> None:
-    """Hundreds of them, while looks go on: what is not mounted yet has not changed."""
-    words = f'{TCP}places = 16\nalarms = ["files"]\nwatch = ["/srv", "/etc", "/tmp", "/dev"]'
-    spec = write(tmp_path / "s.toml", words, "command = ['/bin/cat']", ON_TMPFS)
+    """Many of them, while looks go on: what is not mounted yet has not changed."""
+    mounts = ", ".join(f'"tmpfs:/tmp/{n}"' for n in range(200))
+    words = f'{TCP}places = 16\nalarms = ["files"]\nwatch = ["/tmp/199", "/etc"]'
+    spec = write(tmp_path / "s.toml", words, "command = ['/bin/cat']", f"mounts = [{mounts}]")
     with serving.serving(spec, name) as one:
         port, end = one.port(), time.monotonic() + 6
 
@@ -242,7 +244,7 @@ def test_sandboxes_that_are_being_made_are_not_looked_at(name: str, tmp_path: Pa
         for thread in threads:
             thread.join()
         told = one.status()
-        assert told["lives"] > 50
+        assert told["lives"] > 20
         assert told["alarms"] == {"files": 0}, one.log.read_text()
 
 
@@ -364,6 +366,38 @@ def test_another_mount_is_not_entered(tmp_path: Path, in_child: Callable[..., An
         return first[0].alike != second[0].alike, second[0].alike == third[0].alike
 
     assert in_child(act) == (True, True)
+
+
+NAMED = r"ctypes.CDLL(None).prctl(15, bytes((255, 254, 10, 58, 9)), 0, 0, 0)"  # PR_SET_NAME: no UTF-8, a line's end
+
+
+def test_a_name_of_any_bytes_hurts_nobody(name: str, tmp_path: Path) -> None:
+    """A command that is process 1 of its sandbox calls itself what it likes: it is looked at, and others are."""
+    words = TCP + 'alarms = ["files"]\nwatch = ["/srv", "/tmp/canary"]'
+    with serving.serving(write(tmp_path / "s.toml", words, "init = false", COMMAND, ON_TMPFS), name) as one:
+        with dial(one) as named:
+            assert do(named, NAMED) == b"ok\n"
+            settled(one)
+            assert do(named, "os.mknod('/srv/new')") == b"ok\n"
+            assert is_over(named)
+        assert raised(one, "files", 3)["alarms"] == {"files": 3}
+
+
+def test_only_who_is_meant_is_ended(name: str, tmp_path: Path) -> None:
+    """An alarm names the process in the place: who has the place after it lives."""
+    with serving.serving(write(tmp_path / "s.toml", TCP, COMMAND), name) as one, dial(one) as live:
+        assert do(live, "") == b"ok\n"
+        [place] = one.status()["generations"][0]["places"]
+        [template] = generation.adopt(name)
+        try:
+            template.end(signal.SIGKILL, place["number"], place["pid"] + 1)
+            assert do(live, "") == b"ok\n"
+            template.end(signal.SIGKILL, place["number"], place["pid"])
+            assert is_over(live)
+        finally:
+            assert template.channel is not None
+            template.channel.close()
+            os.close(template.pidfd)
 
 
 def test_a_filesystem_that_does_not_answer(name: str, tmp_path: Path) -> None:
