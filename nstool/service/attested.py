@@ -28,7 +28,9 @@ def attest(generation: Generation, place: int, inner: int) -> None:
     assert blueprint is not None
     assert generation.lease is not None
     assert generation.board is not None
-    spec = blueprint.sandbox_spec(generation.number, generation.passed)
+    assert generation.variant is not None
+    variant, facts = generation.variant
+    spec = blueprint.sandbox_spec(variant, generation.passed)
     spec = spec.replace(pass_fds=tuple(range(3, 3 + generation.passed)))
     made = generation.lease.replace(count=blueprint.sized.count)
     lease: Lease | None = None  # ids of the template's own user, of which each has a part, or all the same
@@ -40,11 +42,12 @@ def attest(generation: Generation, place: int, inner: int) -> None:
     groups = generation.groups[place]
     wanted = Wanted(
         spec,
-        blueprint.variant(generation.number)[1],
+        facts,
         name=spec.hostname,
         lease=lease,
         cgroups=groups.cgroups,
         template=generation.pid,
+        clocks=blueprint.clocks(generation.number, generation.lease),
     )
     init = _outer(generation.pid, inner)
     pid = payload_pid(init) if spec.init else init

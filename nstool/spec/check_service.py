@@ -19,8 +19,12 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "life": ("connection", "client", "shared"),
     "stderr": ("log", "connection", "null"),
     "attest": ("generation", "each", "never"),
+    "variant_order": ("turn", "random"),
 }
-VARY: tuple[str, ...] = ("ids", "hostname", "pid", "canary", "machine-id", "boot-id")
+VARY: tuple[str, ...] = (
+    *("ids", "hostname", "pid", "canary", "machine-id", "boot-id"),
+    *("port", "address", "clock"),
+)
 # Field: least, most, what it is. csrc/nstool.h has the limits of places and queue.
 _RANGES: dict[str, tuple[float, float, str]] = {
     "places": (1, 1024, "sandboxes at once"),
@@ -86,6 +90,18 @@ def check_service(service: Service, place: Place = key_path) -> None:
             raise SpecError(
                 f"{quoted(word)} is not one of {', '.join(VARY)}{suggest(word, VARY)}", place(("vary", number))
             )
+    _check_variants(service, place)
+
+
+def _check_variants(service: Service, place: Place) -> None:
+    if service.commands and service.shape == "python":
+        raise SpecError("a handler has no command: leave it out", place(("commands",)))
+    if service.roots and service.commands and len(service.roots) != len(service.commands):
+        raise SpecError(
+            f"each command is that of the root at its place: {len(service.commands)} commands for "
+            f"{len(service.roots)} roots",
+            place(("commands",)),
+        )
 
 
 def _check_shape(service: Service, place: Place) -> None:
@@ -97,7 +113,7 @@ def _check_shape(service: Service, place: Place) -> None:
             else 'only shape = "python" has one',
             place(("handler",)),
         )
-    if relayed != bool(service.port):
+    if relayed != bool(service.port) and not (relayed and "port" in service.vary):
         raise SpecError(
             'shape = "port" needs the port that the command listens on, inside: port = 80'
             if relayed
