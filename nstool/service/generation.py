@@ -201,6 +201,13 @@ class Blueprint:
         self._last = others[int.from_bytes(os.urandom(8), "little") % len(others)]
         return self._variants[self._last]
 
+    def follow(self, recorded: dict[str, object]) -> None:
+        """Note which variant a generation of before has, as its record says: the one that is drawn next is another."""
+        for number, (spec, _) in enumerate(self._variants):
+            own = spec.changed()
+            if all(own.get(key) == recorded.get(key) for key in ("root", "command")):
+                self._last = number
+
     @property
     def sized(self) -> Sized:
         """How many ranges of ids there are for each place, and how large one is."""
@@ -386,6 +393,7 @@ class Generation:
         self.draining = False  # it takes no more connections
         self.ended = False  # by itself
         self.variant: tuple[Spec, Host] | None = None
+        self.recorded: dict[str, object] = {}  # the spec of one that another process has made
         self.sandbox_plan: Plan | None = None
         self.bases: list[tuple[int, int]] = []
         self.groups: list[CgroupSteps] = []
@@ -695,6 +703,7 @@ def adopt(blueprint_name: str) -> list[Generation]:
         one = Generation(name, int(number))
         one.channel = Channel(connection)
         one.pid = record.init_pid
+        one.recorded = record.spec
         one.pidfd = os.pidfd_open(record.init_pid)
         found.append(one)
     return sorted(found, key=lambda one: one.number)

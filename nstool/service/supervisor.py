@@ -186,6 +186,7 @@ class Supervisor:
                 one.close()
                 continue
             self._number = max(self._number, one.number)
+            self.blueprint.follow(one.recorded)
             one.board_fd = held.pop(BOARD, -1)
             if one.board_fd >= 0:
                 one.board = Board(one.board_fd)

@@ -15,10 +15,12 @@ from typing import Any
 
 import pytest
 
-from nstool.errors import NotSupported
+from nstool.errors import NotSupported, NstoolError
 from nstool.sandbox import attest, host
 from nstool.sandbox.attest import Wanted
+from nstool.service import generation
 from nstool.service.generation import Blueprint
+from nstool.service.orders import DECIMAL, RANDOM, Vary
 from nstool.spec.model import Limits, Spec
 from nstool.spec.service import Service
 from tests.support import serving
@@ -131,15 +133,15 @@ def values(found: dict[str, Any], word: str) -> set[str]:
 def check_apart(found: list[list[dict[str, Any]]], words: tuple[str, ...]) -> None:
     """No two sandboxes in a row, and no two generations in a row, have one value of a word in common."""
     for word in words:
-        each = [values(one, word) for generation in found for one in generation]
+        each = [values(one, word) for several in found for one in several]
         assert not [pair for pair in zip(each, each[1:]) if pair[0] & pair[1]], word
-        all_ = [set().union(*(values(one, word) for one in generation)) for generation in found]
+        all_ = [set().union(*(values(one, word) for one in several)) for several in found]
         assert not [pair for pair in zip(all_, all_[1:]) if pair[0] & pair[1]], word
 
 
 def check_forms(found: list[list[dict[str, Any]]], name: str, status: dict[str, Any]) -> None:
     """What was told is what was promised, inside and seen from outside."""
-    for one in (one for generation in found for one in generation):
+    for one in (one for several in found for one in several):
         assert re.fullmatch(rf"{name}-[0-9a-f]{{8}}", one["hostname"][0])
         assert one["hostname"][0] == one["hostname"][1]
         assert re.fullmatch(r"[0-9a-f]{32}", one["machine-id"])
@@ -297,6 +299,41 @@ def test_clocks_are_attested(name: str, tmp_path: Path, own: bool) -> None:
         client.sendall(b"x")
 
 
+# What a template would use where it has no room for it, or has no use for it: fields of a Vary, and the shape.
+WRONG = {
+    "no such use": ({"use": 5}, "port"),
+    "a port that is too large": ({"use": 1, "first": 65535, "step": 1, "count": 2}, "port"),
+    "a port below 0": ({"use": 1, "first": -1}, "port"),
+    "a port that falls": ({"use": 1, "first": 9, "step": -5, "count": 3}, "port"),
+    "a part of an address that is too large": ({"use": 2, "first": 250, "step": 1, "count": 7}, "port"),
+    "a port by overflow": ({"use": 1, "first": 1, "step": 2, "count": 1 << 63}, "port"),
+    "a port of no server": ({"use": 1, "first": 80}, "stdio"),
+}
+
+
+@pytest.mark.parametrize("kind", [*WRONG, ""])
+def test_wrong_orders_are_refused(in_child: Callable[..., Any], name: str, kind: str) -> None:
+    """A template checks what it is told before it uses it: EINVAL; what is right is taken."""
+    fields, shape = WRONG.get(kind, ({"use": 1, "first": 10000, "step": 2, "count": 9}, "port"))
+    port = {"port": 80} if shape == "port" else {}
+
+    def act() -> str:
+        spec = Spec(command=("/bin/cat", "one word that varies"), limits=Limits(cpu=0))
+        service = Service(listen=("tcp:127.0.0.1:0",), shape=shape, places=1, **port)
+        blueprint = Blueprint(name, (spec,), service)
+        token = Vary(b"one word that varies", RANDOM, DECIMAL, width=5, **fields)
+        varied = blueprint.varied
+        blueprint.varied = lambda *words: (*varied(*words), token)  # type: ignore[method-assign]
+        try:
+            generation.make(blueprint, 1, log=os.pipe(), stopping=lambda: False).close()
+        except NstoolError as error:
+            return str(error)
+        return ""
+
+    wanted = "the template refuses its orders: errno 22" if kind else ""
+    assert in_child(act) == wanted
+
+
 # ---- roots and commands ----
 
 
@@ -341,6 +378,25 @@ def test_generations_have_the_roots_at_random(name: str, roots: Path) -> None:
     assert {*found} == {"a1", "b2", "c3"}
     assert all(before != after for before, after in zip(found, found[1:]))
     assert any(before == after for before, after in zip(found, found[2:]))
+
+
+@pytest.mark.needs("busybox")
+def test_the_next_service_draws_another_than_the_last(name: str, tmp_path: Path) -> None:
+    """A generation that goes on when its service is killed is the one before the first of the next."""
+    table = TCP + 'variant_order = "random"\n' + 'commands = [["/bin/echo", "a"], ["/bin/echo", "b"]]\nready = 1'
+    spec = write(tmp_path / "s.toml", table)
+    found, templates = [], []
+    for _ in range(8):
+        one = serving.start(spec, name, tmp_path / "log")
+        found.append(ask(one.port()))
+        templates.append(one.status()["generations"][-1]["pid"])
+        one.process.kill()
+        one.process.wait()
+    one = serving.start(spec, name, tmp_path / "log")
+    assert serving.stop(one) == 0
+    for template in templates:
+        os.waitpid(template, 0)  # it has come to the tests, a subreaper
+    assert all(before != after for before, after in zip(found, found[1:])), found
 
 
 def test_commands_of_one_root(name: str, tmp_path: Path) -> None:
@@ -395,7 +451,7 @@ def test_what_can_be_together(name: str, tmp_path: Path, kind: str) -> None:
     table = TCP + f"places = 3\n{table}\n" + vary(*words)
     found, _ = generations(write(tmp_path / "s.toml", table, *run, *lines), name, count=2)
     check_apart(found, words)
-    for one in (one for generation in found for one in generation if "clock" in words):
+    for one in (one for several in found for one in several if "clock" in words):
         check_clock(one)
 
 
