@@ -563,7 +563,7 @@ static uint64_t draw_another(uint64_t count, uint64_t *last, uint64_t *last_of_a
 }
 
 /* What the template itself has to know of what varies. */
-static void use(struct place *p, uint32_t use, int64_t number)
+static void learn(struct place *p, uint32_t use, int64_t number)
 {
 	if (use == NST_USE_PORT)
 		p->port = (uint16_t)number;
@@ -599,7 +599,7 @@ static void stamp(int i)
 		       : v->source == NST_BY_LIFE ? self.board->lives % v->count
 						  : random[v->source][0] % v->count;
 		number = v->first + v->step * (int64_t)from;
-		use(p, v->use, number);
+		learn(p, v->use, number);
 		if (v->format == NST_HEX) {
 			for (n = 0; n < v->width; n++)
 				at[n] = (uint8_t)("0123456789abcdef"[random[v->source][n / 16 & 1] >> (n % 16 * 4) &

@@ -185,24 +185,24 @@ class Blueprint:
         self.name = name
         self.spec = spec = specs[0]
         self.service = service
-        self._last = -1  # the variant that was drawn
+        self._last = -1  # the variant that was begun last
         if service.lease_net and (spec.net.mode != "loopback" or spec.net.sysctls):
             raise SpecError(
                 'what is lent has lo and nothing else: net.mode = "loopback", no sysctls',
                 place(("service", "lease_net")),
             )
 
-    def variant(self, number: int) -> tuple[Spec, Host]:
+    def variant(self) -> tuple[Spec, Host]:
         """Return the spec of a generation that is begun, with its root and command, and what the host is for that."""
         count = len(self._variants)
-        if self.service.variant_order == "turn":
-            return self._variants[(number - 1) % count]
-        others = [one for one in range(count) if one != self._last or count == 1]
-        self._last = others[int.from_bytes(os.urandom(8), "little") % len(others)]
+        further = 1
+        if self.service.variant_order == "random" and count > 1:  # any but the last
+            further += int.from_bytes(os.urandom(8), "little") % (count - 1 if self._last >= 0 else count)
+        self._last = (self._last + further) % count
         return self._variants[self._last]
 
     def follow(self, recorded: dict[str, object]) -> None:
-        """Note which variant a generation of before has, as its record says: the one that is drawn next is another."""
+        """Note which variant a generation of before has, as its record says: the next is another."""
         for number, (spec, _) in enumerate(self._variants):
             own = spec.changed()
             if all(own.get(key) == recorded.get(key) for key in ("root", "command")):
@@ -467,7 +467,7 @@ def make(
     Raises KernelError, NotAttested; nothing is left then.
     """
     service = blueprint.service
-    spec, facts = blueprint.variant(number)
+    spec, facts = blueprint.variant()
     lease = leases.take(spec.replace(name=f"{blueprint.name}.{number}"))
     generation = Generation(lease.name, number, blueprint, lease)
     generation.passed = blueprint.passed(listeners)

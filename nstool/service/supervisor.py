@@ -249,7 +249,11 @@ class Supervisor:
             self._number += 1
             number = self._number
             loop = asyncio.get_running_loop()
-            made = await loop.run_in_executor(None, self._made, number)
+            try:
+                made = await loop.run_in_executor(None, self._made, number)
+            except BaseException:
+                self._number += 1  # the next is odd where this one is: Blueprint.varied
+                raise
             before, self.current = self.current, made
             self._watch(made)
             self.rotations += before is not None

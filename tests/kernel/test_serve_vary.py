@@ -380,10 +380,24 @@ def test_generations_have_the_roots_at_random(name: str, roots: Path) -> None:
     assert any(before == after for before, after in zip(found, found[2:]))
 
 
-@pytest.mark.needs("busybox")
-def test_the_next_service_draws_another_than_the_last(name: str, tmp_path: Path) -> None:
+def test_a_generation_that_cannot_be_made_counts_for_none(name: str, tmp_path: Path) -> None:
+    """The one after it has other numbers than the last that could, and the turn goes on."""
+    good = json.dumps(["/usr/bin/python3", "-c", RELAYED, "{address}", "{port}"])
+    table = TCP + 'shape = "port"\n' + vary("port") + f'commands = [{good}, ["/no/such", "{{port}}"]]'
+    with serving.serving(write(tmp_path / "s.toml", table, WHERE), name) as one:
+        found = [look(one)["port"]]
+        for _ in range(3):
+            done = subprocess.run([NSTOOL, "service", "rotate", name], capture_output=True, text=True)
+            assert "/no/such" in done.stderr
+            one.tell("rotate")
+            found.append(look(one)["port"])
+    assert all(before % 2 != after % 2 for before, after in zip(found, found[1:])), found
+
+
+@pytest.mark.parametrize("order", ["random", "turn"])
+def test_the_next_service_draws_another_than_the_last(name: str, tmp_path: Path, order: str) -> None:
     """A generation that goes on when its service is killed is the one before the first of the next."""
-    table = TCP + 'variant_order = "random"\n' + 'commands = [["/bin/echo", "a"], ["/bin/echo", "b"]]\nready = 1'
+    table = TCP + f'variant_order = "{order}"\n' + 'commands = [["/bin/echo", "a"], ["/bin/echo", "b"]]\nready = 1'
     spec = write(tmp_path / "s.toml", table)
     found, templates = [], []
     for _ in range(8):
