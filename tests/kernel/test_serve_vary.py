@@ -70,6 +70,14 @@ connection.recv(1)
 )
 WHERE = 'env = {WHERE = "{address}:{port} {port ${port} {other} {{port}}"}'
 SAID = FACTS + "print(json.dumps(facts()), flush=True)\nsys.stdin.read(1)"
+ACCEPTS = (
+    FACTS
+    + r"""
+connection = socket.socket(fileno=3).accept()[0]
+connection.sendall(json.dumps({**facts(), "told": os.environ["LISTEN_PID"]}).encode() + b"\n")
+connection.recv(1)
+"""
+)
 HANDLER = FACTS + (
     "from nstool.service import handler\n"
     "@handler\n"
@@ -448,6 +456,7 @@ LEGAL: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
     "relayed, each attested": ('shape = "port"\nattest = "each"', (WHERE,), ALL),
     "relayed, lent networks": ('shape = "port"\nlease_net = true', (WHERE,), ALL),
     "relayed, not attested": ('shape = "port"\nattest = "never"\nready = 2', (WHERE,), ALL),
+    "its own listener": ('shape = "listener"', (), (*CLOCKED, "pid", "canary")),
     "a function": ('shape = "python"\nhandler = "app.py"', (), CLOCKED),
     "a function, parked": ('shape = "python"\nhandler = "app.py"\nready = 2', (), CLOCKED),
     "a function, each attested": ('shape = "python"\nhandler = "app.py"\nattest = "each"', (), CLOCKED),
@@ -462,11 +471,14 @@ def test_what_can_be_together(name: str, tmp_path: Path, kind: str) -> None:
     tmp_path.chmod(0o755)
     (tmp_path / "app.py").write_text(HANDLER)
     run = () if "python" in table else (RELAY,) if "port" in table else (command(SAID),)
+    run = (command(ACCEPTS),) if "listener" in table else run
     table = TCP + f"places = 3\n{table}\n" + vary(*words)
     found, _ = generations(write(tmp_path / "s.toml", table, *run, *lines), name, count=2)
     check_apart(found, words)
-    for one in (one for several in found for one in several if "clock" in words):
-        check_clock(one)
+    for one in (one for several in found for one in several):
+        assert one.get("told", str(one["pid"])) == str(one["pid"])
+        if "clock" in words:
+            check_clock(one)
 
 
 PORT = 'shape = "port"\nport = 80\n'
