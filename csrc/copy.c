@@ -38,7 +38,7 @@ static void become(const uint8_t *plan, const int32_t *slots, int control, struc
 			nst_leave(FAILED_STATUS);
 		}
 	}
-	share->executed = nst_now();
+	share->executed = nst_now() - share->ahead;
 	if (control >= 0)
 		nst_raw1(__NR_close, control);
 }

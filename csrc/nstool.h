@@ -173,7 +173,8 @@ struct nst_share {
 	int32_t status;		    /* of the command, as wait(2) gives it; -1: not told */
 	int32_t attest;		    /* 1: it waits to be attested */
 	int64_t first;		    /* when the first step began */
-	int64_t executed;	    /* when the command was executed */
+	int64_t executed;	    /* when the command was executed, by the clock of first */
+	int64_t ahead;		    /* nanoseconds that its clock is ahead of that, since it entered a time namespace */
 	struct nst_failure failure; /* step -1: none */
 	int32_t pid;		    /* of the command as its init sees it */
 };
@@ -353,6 +354,14 @@ enum nst_life {
 
 /* One thing that differs from sandbox to sandbox: `width` bytes of the plan at `offset`. */
 enum nst_format { NST_HEX = 1, NST_DECIMAL = 2, NST_BINARY = 3 /* 8 bytes */ };
+enum nst_use {
+	NST_USE_NOTHING,
+	NST_USE_PORT,  /* the command listens on this port */
+	NST_USE_OCTET, /* and at an address with this second, third, */
+	NST_USE_OCTET_3,
+	NST_USE_OCTET_4, /* and fourth part */
+	NST_USES,
+};
 enum nst_source {
 	NST_BY_PLACE = 0, /* place * count + its number of lives so far, modulo count */
 	NST_BY_LIFE = 1,  /* the number of lives of all so far, modulo count */
@@ -366,6 +375,8 @@ struct nst_vary {
 	uint32_t width;
 	int64_t first, step; /* decimal, binary: first + step * what the source gives */
 	uint64_t count;
+	uint32_t use; /* enum nst_use: what the template knows by this number, too */
+	uint32_t reserved;
 };
 
 /* Why a life has ended, or never began. */

@@ -1016,12 +1016,24 @@ static long run_special(struct nst_run *run, const struct nst_step *s, const lon
 	}
 	case CALL_execve:
 		if (run->share)
-			run->share->executed = nst_now();
+			run->share->executed = nst_now() - run->share->ahead;
 		return run_execve(run, s);
 	case CALL_spawn:
 		return run_spawn(run, s, ret_detail);
 	}
 	return -ENOSYS;
+}
+
+/* A step that is a system call. Where it gives the process other clocks, it is kept how much they are ahead. */
+static long run_call(struct nst_run *run, const struct nst_step *s, const long *a)
+{
+	int shifts = run->share && s->call == CALL_setns && a[1] == CLONE_NEWTIME;
+	int64_t before = shifts ? nst_now() : 0;
+	long r = nst_raw6(calls[s->call].nr, a[0], a[1], a[2], a[3], a[4], a[5]);
+
+	if (shifts && r >= 0)
+		run->share->ahead = nst_now() - before;
+	return r;
 }
 
 int nst_step_run(struct nst_run *run, int i)
@@ -1037,8 +1049,7 @@ int nst_step_run(struct nst_run *run, int i)
 		return 0;
 	}
 	if (r == 0)
-		r = calls[s->call].nr >= 0 ? nst_raw6(calls[s->call].nr, a[0], a[1], a[2], a[3], a[4], a[5])
-					   : run_special(run, s, a, &detail);
+		r = calls[s->call].nr >= 0 ? run_call(run, s, a) : run_special(run, s, a, &detail);
 	if (r < 0 && s->ignore && r == -s->ignore) {
 		if (s->result >= 0)
 			run->slots[s->result] = NST_SKIPPED;

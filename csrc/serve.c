@@ -132,6 +132,10 @@ struct place {
 	uint32_t waited, byte; /* microseconds of its connection, to here and to its first byte */
 	struct nst_copy copy;
 	int32_t slots[NST_MAX_SLOTS];
+	/* Where its command listens, and what each source gave its last life, and 1; 0: nothing. */
+	uint8_t address[4];
+	uint16_t port;
+	uint64_t last[NST_SOURCES];
 };
 
 /* The one state of this process. */
@@ -172,6 +176,9 @@ static struct {
 	int draining; /* it was told to take no more */
 	int pausing;  /* a clone was refused: until then no other is tried */
 	int64_t pause;
+	/* Sandboxes enter a time namespace; what each source has given the last of all of them, as in struct place. */
+	int own_clock;
+	uint64_t last[NST_SOURCES];
 } self;
 
 static struct place *places;
@@ -543,6 +550,27 @@ static uint64_t draw(void)
 	return r;
 }
 
+/* Draw a number below count that is neither what this place had last nor what the last sandbox of all had. */
+static uint64_t draw_another(uint64_t count, uint64_t *last, uint64_t *last_of_all)
+{
+	uint64_t n;
+
+	do
+		n = draw() % count;
+	while (count > 2 && (n + 1 == *last || n + 1 == *last_of_all));
+	*last = *last_of_all = n + 1;
+	return n;
+}
+
+/* What the template itself has to know of what varies. */
+static void learn(struct place *p, uint32_t use, int64_t number)
+{
+	if (use == NST_USE_PORT)
+		p->port = (uint16_t)number;
+	else if (use >= NST_USE_OCTET && use <= NST_USE_OCTET_4)
+		p->address[1 + use - NST_USE_OCTET] = (uint8_t)number;
+}
+
 /* Put what varies into the plan of place i. */
 static void stamp(int i)
 {
@@ -553,13 +581,17 @@ static void stamp(int i)
 	char drawn[NST_SOURCES] = {0};
 	uint32_t k, n;
 
+	p->port = (uint16_t)o->port;
+	copy_bytes(p->address, "\x7f\0\0\1", sizeof p->address);
 	for (k = 0; k < o->n_vary; k++, v++) {
 		uint64_t from, left;
 		uint8_t *at = p->plan + v->offset;
 		int64_t number;
 
 		if (v->source >= NST_RANDOM && !drawn[v->source]) {
-			random[v->source][0] = draw();
+			random[v->source][0] = v->format == NST_HEX ? draw()
+								    : draw_another(v->count, &p->last[v->source],
+										   &self.last[v->source]);
 			random[v->source][1] = draw();
 			drawn[v->source] = 1;
 		}
@@ -567,6 +599,7 @@ static void stamp(int i)
 		       : v->source == NST_BY_LIFE ? self.board->lives % v->count
 						  : random[v->source][0] % v->count;
 		number = v->first + v->step * (int64_t)from;
+		learn(p, v->use, number);
 		if (v->format == NST_HEX) {
 			for (n = 0; n < v->width; n++)
 				at[n] = (uint8_t)("0123456789abcdef"[random[v->source][n / 16 & 1] >> (n % 16 * 4) &
@@ -1003,7 +1036,9 @@ static long start(int i, struct taken *t, int attest)
 		return 0;
 	}
 	s = nst_step_at(p->plan, self.clone_at);
-	args.flags = s->arg[0] | (((const struct nst_plan *)p->plan)->flags & NST_WITH_INIT ? 0 : CLONE_VM);
+	args.flags = s->arg[0];
+	if (!self.own_clock && !(((const struct nst_plan *)p->plan)->flags & NST_WITH_INIT))
+		args.flags |= CLONE_VM;
 	if (s->arg[1] >> 32 && p->slots[(uint32_t)s->arg[1]] >= 0) {
 		args.flags |= CLONE_INTO_CGROUP;
 		args.cgroup = (uint64_t)p->slots[(uint32_t)s->arg[1]];
@@ -1227,15 +1262,14 @@ static long open_net(int pid)
 	return nst_raw4(__NR_openat, AT_FDCWD, NST_P(path), O_RDONLY | O_CLOEXEC, 0);
 }
 
-/* A socket of the network namespace of place i, connected to the port there. Returns the fd or -errno. */
+/* A socket of the network namespace of place i, connected to where its command listens. Returns the fd or -errno. */
 static long connect_inside(int i)
 {
 	struct place *p = &places[i];
-	struct sockaddr_in in = {.sin_family = AF_INET_,
-				 .sin_port = (uint16_t)(self.orders->port >> 8 | (self.orders->port & 0xff) << 8),
-				 .sin_addr.s_addr = 0x0100007f /* 127.0.0.1 */};
+	struct sockaddr_in in = {.sin_family = AF_INET_, .sin_port = (uint16_t)(p->port >> 8 | (p->port & 0xff) << 8)};
 	long fd, r;
 
+	copy_bytes(&in.sin_addr, p->address, sizeof p->address);
 	if (p->net < 0)
 		p->net = (int)open_net(p->pid);
 	if (p->net < 0)
@@ -1809,6 +1843,17 @@ static int inside(const struct nst_service *o, uint32_t offset, uint64_t size)
 	return offset <= o->size && size <= o->size - offset;
 }
 
+/* Whether a number that the template uses may be more than it can be. */
+static int use_bad(const struct nst_vary *v, uint32_t shape)
+{
+	int64_t most = v->use == NST_USE_PORT ? 65535 : 255;
+
+	if (v->use == NST_USE_NOTHING)
+		return 0;
+	return v->use >= NST_USES || shape != NST_PORT || v->first < 0 || v->first > most || v->step < 0 ||
+	       v->step > most || v->count > 65536 || v->first + v->step * (int64_t)(v->count - 1) > most;
+}
+
 /* Whether the orders fit together; the plan is checked by itself. */
 static int orders_bad(const struct nst_service *o, uint64_t size)
 {
@@ -1828,7 +1873,7 @@ static int orders_bad(const struct nst_service *o, uint64_t size)
 		if (v[i].source >= NST_SOURCES || !v[i].count || v[i].format < NST_HEX || v[i].format > NST_BINARY ||
 		    (v[i].format == NST_HEX && v[i].source < NST_RANDOM) ||
 		    (v[i].format == NST_BINARY && v[i].width != 8) || v[i].offset > o->plan_size ||
-		    v[i].width > o->plan_size - v[i].offset)
+		    v[i].width > o->plan_size - v[i].offset || use_bad(&v[i], o->shape))
 			return 1;
 	return 0;
 }
@@ -1843,11 +1888,13 @@ static int plan_bad(const uint8_t *plan, uint64_t size, uint32_t given)
 	if (nst_plan_check(plan, size, &f) < 0 || h->n_given != given)
 		return 1;
 	self.clone_at = -1;
+	self.own_clock = 0;
 	for (i = 0; i < (int)h->n_steps; i++) {
 		const struct nst_step *s = nst_step_at(plan, i);
 
 		if (nst_call_is(s, "serve") || s->who == NST_UNDO || nst_call_is(s, "external"))
 			return 1;
+		self.own_clock |= s->who == NST_INIT && nst_call_is(s, "setns") && s->arg[1] == CLONE_NEWTIME;
 		if (s->who != NST_LAUNCHER)
 			continue;
 		if (nst_call_is(s, "clone3"))

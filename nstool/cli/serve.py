@@ -32,22 +32,21 @@ def command(spec: str, name: str, listen: tuple[str, ...], quiet: bool) -> int:
     from nstool.service.generation import Blueprint
     from nstool.service.supervisor import Supervisor
     from nstool.spec import load
-    from nstool.spec.check import check
     from nstool.spec.check_service import check_service
     from nstool.spec.implied import implied
+    from nstool.spec.varied import variants
 
     loaded, service = load.read_service(spec)
     wanted = implied(loaded.spec, loaded.given)
     if service.shape == "python":
         wanted = interpreter.prepared(wanted, service)
-    check(wanted, loaded.place)
+    specs = variants(wanted, service, loaded.place)
     if listen:
         service = service.replace(listen=listen)
         check_service(service)
     clean_up()
-    wanted = handed.prepared(resolve(wanted), service)
     chosen = name or wanted.name or _stem(spec)
-    blueprint = Blueprint(chosen, wanted, service)
+    blueprint = Blueprint(chosen, tuple(handed.prepared(resolve(one), service) for one in specs), service, loaded.place)
     errors = _Errors()
 
     def say(text: str) -> None:

@@ -10,8 +10,8 @@ from nstool.spec.model import Spec
 NEW = "/proc/self/ns/time_for_children"
 
 
-def steps(spec: Spec, lease: Lease) -> tuple[Step, ...]:
-    """Steps of the child before it execs init.
+def steps(spec: Spec, lease: Lease, who: str = CHILD) -> tuple[Step, ...]:
+    """Steps of the child before it execs init; of who is cloned without an exec, before it enters.
 
     The offsets can be written only as long as nobody is in the new namespace, and the exec enters it (newer
     kernels) or does not (Linux 6.1): so both come between clone and exec.
@@ -24,14 +24,14 @@ def steps(spec: Spec, lease: Lease) -> tuple[Step, ...]:
     text = f"monotonic {monotonic} 0\nboottime {boottime} 0\n"
     return (
         Step(
-            CHILD,
+            who,
             "unshare",
             (uapi.CLONE_NEWTIME,),
             "a time namespace, for now of later processes only",
             man="time_namespaces(7)",
         ),
         Step(
-            CHILD,
+            who,
             "write_file",
             (uapi.AT_FDCWD, "/proc/self/timens_offsets", text, 0, 0),
             "its clocks, before the first process enters",

@@ -10,7 +10,7 @@ from __future__ import annotations
 from nstool.errors import NotSupported, SpecError
 from nstool.kinds import KINDS
 from nstool.namespaces import cgroup, ipc, mnt, net, pid, time, user, uts
-from nstool.plan import build, cgroups
+from nstool.plan import build, cgroups, views
 from nstool.plan.host import Host
 from nstool.plan.lease import Lease
 from nstool.plan.steps import CHILD, INIT, LAUNCHER, Fd, Plan, Step
@@ -122,7 +122,7 @@ def sandbox(
     passed: int = 0,
     leased: bool = False,
 ) -> Plan:
-    """Return the plan of one sandbox, as the template makes it. vary: what of its files is not the template's.
+    """Return the plan of one sandbox, as the template makes it. vary: what of it is not the template's.
 
     host: of the template's caller. lease: its ids are those that the template knows, not the host's. connection: mask
     of the command's fds that are the connection. passed: how many it has from 3 on. leased: the template brings it
@@ -137,7 +137,7 @@ def sandbox(
         new.discard("net")
     hostname = uts.hostname(spec, lease) if spec.namespaces.uts == "new" else ""
     files = build.own_files(spec, host, lease, idmaps, hostname)
-    mounts = mnt.each(spec, host, idmaps, files, lease, hostname, varied_files(spec, files, lease, vary))
+    mounts = mnt.each(spec, host, idmaps, files, lease, hostname, varied_files(spec, host, files, lease, vary))
     groups = build.cgroup_steps(spec, host, lease)
     steps = (
         build.clone(new, {}, groups, spec),
@@ -145,6 +145,8 @@ def sandbox(
         *build.meanwhile(*user.map_steps(idmaps, host), *build.oom(spec, LAUNCHER)),
         *groups.init,
         *cgroup.steps(spec),
+        # As the template's id: its copy cannot be dumped, so that the files of it in /proc are not the sandbox's.
+        *((*time.steps(spec, lease, INIT), *time.enter_steps(spec)) if "clock" in vary else ()),
         *user.become_root_steps(idmaps),
         *uts.steps(spec, lease),
         *net.steps(spec if "net" in new else spec.replace(net=spec.net.replace(mode="host"))),
@@ -159,12 +161,14 @@ def sandbox(
     return Plan(steps, names, spec.init, True, lease.name)
 
 
-def varied_files(spec: Spec, files: dict[str, str], lease: Lease, vary: tuple[str, ...]) -> dict[str, str]:
+def varied_files(spec: Spec, host: Host, files: dict[str, str], lease: Lease, vary: tuple[str, ...]) -> dict[str, str]:
     """Return the files in which sandboxes differ: path to content. files: those that are made for a sandbox."""
     names = [path for word, paths in _VARIED.items() if word in vary for path in paths]
     found = {path: files[path] for path in names if path in files}
     if "boot-id" in vary and spec.proc == "private" and not spec.proc_subset:
         found["/proc/sys/kernel/random/boot_id"] = f"{lease.boot_id}\n"
+    if "clock" in vary and spec.proc == "private" and not spec.proc_subset:
+        found |= {f"/proc/{name}": text for name, text in views.texts(spec, host, lease).items() if name == "stat"}
     return found
 
 

@@ -61,7 +61,8 @@ class Wanted(Frozen):
     the process is in, for limits of controllers that the sandbox has none of. waits: the process waits before its exec,
     nothing has run in it. beside: pid of the sandbox's init, for a command that is run in it later: the process has
     its namespaces, and what is the whole sandbox's is not looked at. template: pid of the template of a service's
-    sandbox, whose namespaces, but for that of time, are not the sandbox's.
+    sandbox, whose namespaces are not the sandbox's; that of time is, but where ``clocks`` says between which offsets
+    those of the sandbox are drawn.
     """
 
     spec: Spec
@@ -73,6 +74,7 @@ class Wanted(Frozen):
     waits: bool = True
     beside: int = 0
     template: int = 0
+    clocks: dict[str, range] = {}
 
 
 class _Seen:
@@ -195,7 +197,7 @@ def _namespaces(seen: _Seen, wanted: Wanted) -> Iterator[Row]:
             # The command is in what the launcher's thread has for children.
             own = _inode(os.readlink(f"/proc/thread-self/ns/{'time_for_children' if kind == 'time' else kind}"))
             found = "host" if inode == own else "new"
-            if wanted.template and asked == found == "new" and kind != "time":
+            if wanted.template and asked == found == "new" and (kind != "time" or wanted.clocks):
                 above = _inode(os.readlink(f"/proc/{wanted.template}/ns/{kind}"))
                 found = "the template's" if inode == above else found
             yield _row(key, asked, found)
@@ -329,12 +331,16 @@ def _personality(seen: _Seen, spec: Spec) -> Iterator[Row]:
 def _clocks(seen: _Seen, wanted: Wanted) -> Iterator[Row]:
     found = dict(line.split(maxsplit=1) for line in seen.read("timens_offsets").split("\n") if line)
     for clock in ("monotonic", "boottime"):
+        key, offset = f"namespaces.{clock}_offset", found[clock].split()[0]
+        if drawn := wanted.clocks.get(clock):
+            yield key, f"one of {drawn[0]}, {drawn[1]} to {drawn[-1]}", offset, int(offset) in drawn
+            continue
         asked = getattr(wanted.spec.namespaces, f"{clock}_offset")
         if asked is None:
             if wanted.lease is None:
                 continue
             asked = getattr(wanted.lease, clock)
-        yield _row(f"namespaces.{clock}_offset", str(asked), found[clock].split()[0])
+        yield _row(key, str(asked), offset)
 
 
 # ---- limits ----

@@ -23,29 +23,31 @@ if TYPE_CHECKING:
 
 
 def attest(generation: Generation, place: int, inner: int) -> int:
-    """Attest the sandbox of a place, whose init the template knows by this pid. Returns its pid. Raises NotAttested.
-
-    The place has had no life before: its ids are the first of its ranges.
-    """
+    """Attest the sandbox of a place, whose init the template knows by this pid. Returns its pid. Raises NotAttested."""
     blueprint = generation.blueprint
     assert blueprint is not None
     assert generation.lease is not None
-    spec = blueprint.sandbox_spec(generation.number, generation.passed)
+    assert generation.board is not None
+    assert generation.variant is not None
+    variant, facts = generation.variant
+    spec = blueprint.sandbox_spec(variant, generation.passed)
     spec = spec.replace(pass_fds=tuple(range(3, 3 + generation.passed)))
     made = generation.lease.replace(count=blueprint.sized.count)
     lease: Lease | None = None  # ids of the template's own user, of which each has a part, or all the same
-    first = 1 + place * blueprint.sized.ranges
-    if len(generation.bases) > first:
-        uid, gid = generation.bases[first]
+    ranges = blueprint.sized.ranges
+    own = 1 + place * ranges + generation.board.turn(place) % ranges
+    if len(generation.bases) > own:
+        uid, gid = generation.bases[own]
         lease = made.replace(uid_base=uid, gid_base=gid)
     groups = generation.groups[place]
     wanted = Wanted(
         spec,
-        blueprint.variant(generation.number)[1],
+        facts,
         name=spec.hostname,
         lease=lease,
         cgroups=groups.cgroups,
         template=generation.pid,
+        clocks=blueprint.clocks(generation.number, generation.lease),
     )
     init = _outer(generation.pid, inner)
     pid = payload_pid(init) if spec.init else init

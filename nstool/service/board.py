@@ -149,6 +149,11 @@ class Board:
                 found.append(Place(number, STATES[state], pid, life, since / 1e9, address(client)))
         return tuple(found)
 
+    def turn(self, number: int) -> int:
+        """Return how many lives a place has had before the one in it."""
+        turn: int = _PLACE.unpack_from(self._map, _PLACES_AT + number * _PLACE.size)[-1]
+        return turn
+
     def ends(self, since: int = 0, most: int = _N_ENDS) -> tuple[int, tuple[End, ...]]:
         """Return how many lives are over, and the last of those after the first ``since``, of what is remembered."""
         (last,) = _LAST.unpack_from(self._map, _LAST_AT)

@@ -24,37 +24,59 @@ from nstool.sandbox import engine, host, journal, leases, rundir
 from nstool.sandbox.launch import ends_within, report
 from nstool.service import attested, board, interpreter, orders, watched
 from nstool.service.listen import Listener
-from nstool.service.orders import BINARY, BY_PLACE, DECIMAL, HEX, RANDOM, Vary
-from nstool.spec import values
-from nstool.spec.check import check as check_spec
+from nstool.service.orders import BINARY, BY_PLACE, DECIMAL, HEX, RANDOM, USE_OCTET, USE_PORT, Vary
+from nstool.spec.check import key_path
 from nstool.spec.model import Spec
 from nstool.spec.service import Service
+from nstool.spec.varied import LOOPBACK, filled, variant_place
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from nstool.spec.check import Place
 
 ANSWERS = 10.0  # seconds for a template to answer
 TRIAL = 30.0  # seconds for the sandbox that is attested to be ready
 _LOOK = 0.1  # seconds between two looks whether that is still wanted
 _TURNS = 2  # ranges of ids that each place has where ids vary: two lives in a row have none in common
+_SPANS = 2  # and a user's range is divided again: two generations in a row have none in common
 _PID_TOKEN = 4194217
-_PIDS = (300, 30000)  # from which the command's pid is drawn
+_PID_WORD_TOKEN = "\x01pid\x01"  # 5 characters
+# What is drawn, first and last. As many digits each, so that none begins with a 0, which some would read as octal.
+_PIDS = (10000, 31999)
+_PORTS = (10000, 59999)
+_OCTETS = (100, 254)  # of the address, but the first
+_AHEAD = (
+    3600,
+    30 * 86400,
+)  # seconds that a sandbox's clocks are ahead of its generation's: at least, and more than that
 _ID_TOKEN = 1999999901
 _NAME_TOKEN = "nstooltk"  # 8 characters
 _MACHINE_TOKEN = "nstool-token-machine-id-of-a-box"  # 32 characters
 _BOOT_TOKENS = ("nstltok0", "tok1", "tok2", "tok3", "nstool-tok-4")  # the parts of a boot id, as random(4) has it
 _CANARY_TOKEN = "nstool-token-canary-of-a-sandbox"  # 32 characters
+_PORT_TOKEN = "\x01port"  # 5 characters
+_ADDRESS_TOKEN = "127.\x01o1.\x01o2.\x01o3"
+_MONOTONIC_TOKEN = -19999999902  # 12 characters
+_BOOTTIME_TOKEN = -19999999903
+_BEGIN_TOKEN = 1999999904
 CANARY = "NSTOOL_CANARY"
 BOARD, LOG = -1, -2
 _SIZE = ffi.sizeof("struct nst_message")
 
 
 # What of ``vary`` is in files of each sandbox's own.
-_FILES = frozenset(("hostname", "machine-id", "boot-id"))
+_FILES = frozenset(("hostname", "machine-id", "boot-id", "clock"))
 
 
 class Sized(Frozen):
-    """What each place of a service needs: how many ranges of ids, of how many ids."""
+    """What each place of a service needs: how many ranges of ids, of how many ids.
+
+    spans: how many times that for all places there is, for generations that have the same ids.
+    """
 
     ranges: int
     count: int
+    spans: int
 
 
 class Channel:
@@ -152,36 +174,44 @@ def _user_of(connection: int) -> int:
 class Blueprint:
     """What all generations of a service have in common: its spec, resolved, and the facts of this host."""
 
-    def __init__(self, name: str, spec: Spec, service: Service) -> None:
-        """spec: resolved. Raises SpecError for what a service cannot have."""
-        roots = [spec.replace(root=values.root(word)) for word in service.roots] or [spec]
-        for one in roots:
-            check_spec(one)
-        self._variants = [(one, host.read(one, ())) for one in roots]
-        for one, facts in self._variants:
-            plans.check(one, facts)
-            _check_user(one, facts, service)
-        if service.vary and "ids" in service.vary and (spec.uid_map or spec.gid_map):
-            raise SpecError("uid_map and gid_map say which ids they are: leave one of the two out", "service.vary")
-        if service.shape == "python" and "canary" in service.vary:
-            raise SpecError("a function has the environment of its interpreter: leave canary out", "service.vary")
+    def __init__(self, name: str, specs: tuple[Spec, ...], service: Service, place: Place = key_path) -> None:
+        """specs: its variants, resolved. place: tells where a key is written.
+
+        Raises SpecError for what a service cannot have.
+        """
+        self._variants = tuple(
+            _with_facts(spec, service, variant_place(service, number, place)) for number, spec in enumerate(specs)
+        )
+        self.name = name
+        self.spec = spec = specs[0]
+        self.service = service
+        self._last = -1  # the variant that was begun last
         if service.lease_net and (spec.net.mode != "loopback" or spec.net.sysctls):
             raise SpecError(
-                'what is lent has lo and nothing else: net.mode = "loopback", no sysctls', "service.lease_net"
+                'what is lent has lo and nothing else: net.mode = "loopback", no sysctls',
+                place(("service", "lease_net")),
             )
         if "oom" in service.alarms and not spec.limits.memory:
             raise SpecError(
-                'memory is counted where it is limited: leave "oom" out, or limits.memory = 0', "service.alarms"
+                'memory is counted where it is limited: leave "oom" out, or limits.memory = 0',
+                place(("service", "alarms")),
             )
-        if "pid" in service.vary and (spec.next_pid or not spec.init):
-            raise SpecError("a command with a next_pid, or without init, has the pid that it has", "service.vary")
-        self.name = name
-        self.spec = spec
-        self.service = service
 
-    def variant(self, number: int) -> tuple[Spec, Host]:
-        """Return the spec of a generation with its root, and what the host is for that."""
-        return self._variants[(number - 1) % len(self._variants)]
+    def variant(self) -> tuple[Spec, Host]:
+        """Return the spec of a generation that is begun, with its root and command, and what the host is for that."""
+        count = len(self._variants)
+        further = 1
+        if self.service.variant_order == "random" and count > 1:  # any but the last
+            further += int.from_bytes(os.urandom(8), "little") % (count - 1 if self._last >= 0 else count)
+        self._last = (self._last + further) % count
+        return self._variants[self._last]
+
+    def follow(self, recorded: dict[str, object]) -> None:
+        """Note which variant a generation of before has, as its record says: the next is another."""
+        for number, (spec, _) in enumerate(self._variants):
+            own = spec.changed()
+            if all(own.get(key) == recorded.get(key) for key in ("root", "command")):
+                self._last = number
 
     @property
     def sized(self) -> Sized:
@@ -192,9 +222,12 @@ class Blueprint:
         """Return how many fds a command has from 3 on, where the service has so many listeners."""
         return {"socket": 1, "python": 1, "listener": listeners}.get(self.service.shape, 0)
 
-    def sandbox_spec(self, number: int, passed: int) -> Spec:
+    def sandbox_spec(self, variant: Spec, passed: int) -> Spec:
         """Return the spec of one sandbox of a generation, with tokens for what varies. passed: fds from 3 on."""
-        spec = self.variant(number)[0].replace(name="")
+        spec = variant.replace(name="")
+        if self.service.shape == "port":
+            port = _PORT_TOKEN if "port" in self.service.vary else str(self.service.port)
+            spec = filled(spec, port, _ADDRESS_TOKEN if "address" in self.service.vary else LOOPBACK)
         env = dict(spec.env)
         if "canary" in self.service.vary:
             env[CANARY] = _CANARY_TOKEN
@@ -203,7 +236,7 @@ class Blueprint:
             if self.service.shape == "socket":
                 env["LISTEN_FDNAMES"] = "connection"
             if "pid" in self.service.vary:
-                env["LISTEN_PID"] = f"{_PID_TOKEN}"
+                env["LISTEN_PID"] = _PID_WORD_TOKEN
         if "hostname" in self.service.vary:
             spec = spec.replace(hostname=f"{(spec.hostname or self.name)[:55]}-{_NAME_TOKEN}")
         elif not spec.hostname:
@@ -212,13 +245,45 @@ class Blueprint:
             spec = spec.replace(next_pid=_PID_TOKEN)
         return spec.replace(env=env, attest=self.service.attest != "never", die_with_parent=True)
 
-    def varied(self, plan: Plan, data: bytes) -> tuple[Vary, ...]:
-        """Return what varies in an encoded plan of one sandbox."""
+    def sandbox_lease(self, lease: Lease) -> Lease:
+        """Return the lease of one sandbox of a generation that has this one, with tokens for what varies."""
+        lease = lease.replace(
+            count=self.sized.count,
+            uid_base=_ID_TOKEN,
+            gid_base=_ID_TOKEN,
+            machine_id=_MACHINE_TOKEN,
+            boot_id="-".join(_BOOT_TOKENS),
+        )
+        if "clock" not in self.service.vary:
+            return lease
+        return lease.replace(monotonic=_MONOTONIC_TOKEN, boottime=_BOOTTIME_TOKEN, begin=_BEGIN_TOKEN)
+
+    def clocks(self, number: int, lease: Lease) -> dict[str, range]:
+        """Return the offsets, in seconds, that the clocks of a generation's sandboxes are drawn from, where they vary.
+
+        The boottime clock is never less ahead than the monotonic one: that of no machine is.
+        """
+        found: dict[str, range] = {}
+        ahead, most = _AHEAD
+        for clock in ("monotonic", "boottime") if "clock" in self.service.vary else ():
+            base = getattr(lease, clock)
+            first = base + ahead + (base + ahead + number) % 2
+            found[clock] = range(first, first + most, 2)
+            ahead = first - base
+        return found
+
+    def varied(self, data: bytes, number: int, lease: Lease) -> tuple[Vary, ...]:
+        """Return what varies in an encoded plan of one sandbox. number, lease: of the generation.
+
+        Two generations in a row have no number in common: even ones draw even numbers, odd ones odd numbers.
+        """
         sized, words = self.sized, self.service.vary
         found = []
         if str(_ID_TOKEN).encode() in data:
+            first = 1 + number % sized.spans * self.service.places * sized.ranges
             step = sized.count
-            found.append(Vary(str(_ID_TOKEN).encode(), BY_PLACE, DECIMAL, first=step, step=step, count=sized.ranges))
+            value = {"first": first * step, "step": step, "count": sized.ranges}
+            found.append(Vary(str(_ID_TOKEN).encode(), BY_PLACE, DECIMAL, **value))
         if "hostname" in words:
             found.append(Vary(_NAME_TOKEN.encode(), RANDOM, HEX))
         if "canary" in words:
@@ -228,20 +293,62 @@ class Blueprint:
         if "-".join(_BOOT_TOKENS).encode() in data:
             found += [Vary(word.encode(), RANDOM + 4 + n, HEX) for n, word in enumerate(_BOOT_TOKENS)]
         if "pid" in words:
-            first, last = _PIDS
-            drawn = {"source": RANDOM + 2, "first": first, "count": last - first}
-            found.append(Vary(_PID_TOKEN.to_bytes(8, "little"), format=BINARY, **drawn))
-            if str(_PID_TOKEN).encode() in data:
-                found.append(Vary(str(_PID_TOKEN).encode(), format=DECIMAL, **drawn))
+            found.append(Vary(_PID_TOKEN.to_bytes(8, "little"), RANDOM + 2, BINARY, **_drawn(_PIDS, number)))
+            if _PID_WORD_TOKEN.encode() in data:
+                found.append(Vary(_PID_WORD_TOKEN.encode(), RANDOM + 2, DECIMAL, **_drawn(_PIDS, number)))
+        if "port" in words:
+            found.append(Vary(_PORT_TOKEN.encode(), RANDOM + 9, DECIMAL, use=USE_PORT, **_drawn(_PORTS, number)))
+        if "address" in words:
+            for octet in range(3):
+                where = {"at": 4 + 4 * octet, "width": 3, "use": USE_OCTET + octet, **_drawn(_OCTETS, number)}
+                found.append(Vary(_ADDRESS_TOKEN.encode(), RANDOM + 10 + octet, DECIMAL, **where))
+        if "clock" in words:
+            found += _clocks(data, self.clocks(number, lease), lease)
         return tuple(found)
 
 
+def _drawn(bounds: tuple[int, int], number: int) -> dict[str, int]:
+    """Return first, step and count of the numbers from one to another that a generation draws from."""
+    first = bounds[0] + (bounds[0] + number) % 2
+    return {"first": first, "step": 2, "count": (bounds[1] - first) // 2 + 1}
+
+
+def _clocks(data: bytes, bounds: dict[str, range], lease: Lease) -> list[Vary]:
+    """Return what varies of the clocks: their offsets, and when they began, which /proc/stat tells."""
+    boot = bounds["boottime"]
+    begin = lease.begin + lease.boottime - boot.start
+    told = {
+        _MONOTONIC_TOKEN: bounds["monotonic"],
+        _BOOTTIME_TOKEN: boot,
+        _BEGIN_TOKEN: range(begin, begin - boot.step * len(boot), -boot.step),
+    }
+    return [
+        Vary(str(token).encode(), RANDOM + 13, DECIMAL, first=one.start, step=one.step, count=len(one))
+        for token, one in told.items()
+        if str(token).encode() in data
+    ]
+
+
+def _with_facts(spec: Spec, service: Service, where: Place) -> tuple[Spec, Host]:
+    """Return a variant with what the host is for it. where: tells where a key of it is written."""
+    try:
+        facts = host.read(spec, ())
+        plans.check(spec, facts)
+    except SpecError as error:
+        key = error.place.partition(".")[0].partition("[")[0]
+        if not {"root": service.roots, "command": service.commands}.get(key):
+            raise
+        raise SpecError(error.message, where((key,))) from None
+    _check_user(spec, facts, service)
+    return spec, facts
+
+
 def _sized(service: Service) -> Sized:
-    turns = _TURNS if "ids" in service.vary else 1
+    turns, spans = (_TURNS, _SPANS) if "ids" in service.vary else (1, 1)
     if os.geteuid() == 0:
-        return Sized(turns, leases.ID_COUNT)
+        return Sized(turns, leases.ID_COUNT, 1)  # each generation has ids of its own
     # A user's range is what there is: each has a part of it.
-    return Sized(turns, leases.take_ids("")[2] // (service.places * turns + 1))
+    return Sized(turns, leases.take_ids("")[2] // (service.places * turns * spans + 1), spans)
 
 
 def _check_user(spec: Spec, facts: Host, service: Service) -> None:
@@ -253,6 +360,12 @@ def _check_user(spec: Spec, facts: Host, service: Service) -> None:
             "limits of each sandbox",
             "a process starts in a cgroup of another user's only as root, and the template has ids of its own",
             "run it as root, or say that there are none: [limits] memory = 0, pids = 0, cpu = 0",
+        )
+    if "ids" in service.vary and plans.owns_ids(spec, facts):
+        raise NotSupported(
+            'vary = ["ids"]',
+            "you have no range of ids in /etc/subuid and /etc/subgid, so that all sandboxes have your own",
+            "have an administrator give you one, usermod(8) --add-subuids and --add-subgids, or leave it out",
         )
     uid, gid = user.ids(spec)
     part = _sized(service).count
@@ -286,6 +399,8 @@ class Generation:
         self.ended = False  # by itself
         self.ends_at = 0.0  # when its sandboxes are told to end, of the monotonic clock; 0: they end by themselves
         self.fresh: tuple[watched.Seen, ...] = ()  # what is watched, in a sandbox whose command has not begun
+        self.variant: tuple[Spec, Host] | None = None
+        self.recorded: dict[str, object] = {}  # the spec of one that another process has made
         self.sandbox_plan: Plan | None = None
         self.bases: list[tuple[int, int]] = []
         self.groups: list[CgroupSteps] = []
@@ -363,10 +478,11 @@ def make(
     Raises KernelError, NotAttested; nothing is left then.
     """
     service = blueprint.service
-    spec, facts = blueprint.variant(number)
+    spec, facts = blueprint.variant()
     lease = leases.take(spec.replace(name=f"{blueprint.name}.{number}"))
     generation = Generation(lease.name, number, blueprint, lease)
     generation.passed = blueprint.passed(listeners)
+    generation.variant = spec, facts
     try:
         _make(generation, service, spec, facts, log, stopping)
     except BaseException as error:
@@ -426,15 +542,9 @@ def _make(
         generation.board_fd = board.create()
         generation.board = board.Board(generation.board_fd)
         one = plans.sandbox(
-            blueprint.sandbox_spec(generation.number, generation.passed),
+            blueprint.sandbox_spec(spec, generation.passed),
             facts,
-            lease.replace(
-                count=sized.count,
-                uid_base=_ID_TOKEN,
-                gid_base=_ID_TOKEN,
-                machine_id=_MACHINE_TOKEN,
-                boot_id="-".join(_BOOT_TOKENS),
-            ),
+            blueprint.sandbox_lease(lease),
             orders.connection_mask(service),
             service.vary,
             passed=generation.passed,
@@ -443,9 +553,8 @@ def _make(
         data = encode.encode(one)
         fds = len(plans.place_fds(groups[0]))
         zygote = interpreter.started(service, spec, len(data)) if service.shape == "python" else ((), ())
-        words = orders.encode(
-            service, data, blueprint.varied(one, data), fds=fds, passed=generation.passed, zygote=zygote
-        )
+        varied = blueprint.varied(data, generation.number, lease)
+        words = orders.encode(service, data, varied, fds=fds, passed=generation.passed, zygote=zygote)
         admin = _door(lease.name)
         memory = os.memfd_create("orders", os.MFD_CLOEXEC)
         try:
@@ -607,6 +716,7 @@ def adopt(blueprint_name: str) -> list[Generation]:
         one = Generation(name, int(number))
         one.channel = Channel(connection)
         one.pid = record.init_pid
+        one.recorded = record.spec
         one.pidfd = os.pidfd_open(record.init_pid)
         found.append(one)
     return sorted(found, key=lambda one: one.number)

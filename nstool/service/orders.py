@@ -12,9 +12,10 @@ from nstool.spec.service import Service
 
 _MAGIC = 0x3150534E
 _HEADER = Struct("<34I")  # struct nst_service
-_VARY = Struct("<IIIIqqQ")  # struct nst_vary
+_VARY = Struct("<IIIIqqQII")  # struct nst_vary
 HEX, DECIMAL, BINARY = 1, 2, 3
 BY_PLACE, BY_LIFE, RANDOM = 0, 1, 2
+USE_PORT, USE_OCTET = 1, 2  # enum nst_use
 SHAPES = {"stdio": 0, "socket": 0, "port": 1, "python": 2, "listener": 3}  # enum nst_shape
 LIVES = ("connection", "client", "shared")  # enum nst_life
 
@@ -22,8 +23,9 @@ LIVES = ("connection", "client", "shared")  # enum nst_life
 class Vary(Frozen):
     """What takes the place of ``token`` in a plan, sandbox by sandbox. See struct nst_vary.
 
-    token: the bytes as they are in the plan, all of their width. source: BY_PLACE, BY_LIFE, or RANDOM and above, one
-    number a draw. format: HEX, DECIMAL, BINARY. value: first + step * n, where n is what the source gives below count.
+    token: the bytes as they are in the plan, of which ``width`` (0: all) vary from ``at`` on. source: BY_PLACE,
+    BY_LIFE, or RANDOM and above, one number a draw. format: HEX, DECIMAL, BINARY. value: first + step * n, where n is
+    what the source gives below count. use: what the template does with it, USE_PORT, USE_OCTET and above; 0: nothing.
     """
 
     token: bytes
@@ -32,6 +34,9 @@ class Vary(Frozen):
     first: int = 0
     step: int = 1
     count: int = 1
+    at: int = 0
+    width: int = 0
+    use: int = 0
 
 
 def records(plan: bytes, varied: tuple[Vary, ...]) -> bytes:
@@ -42,8 +47,9 @@ def records(plan: bytes, varied: tuple[Vary, ...]) -> bytes:
         if at < 0:
             raise NstoolError(f"a bug of nstool: {vary.token!r} is not in the plan of the sandbox")
         while at >= 0:
-            words = (vary.source, vary.format, at, len(vary.token), vary.first, vary.step, vary.count)
-            made.append(_VARY.pack(*words))
+            where = (at + vary.at, vary.width or len(vary.token))
+            value = (vary.first, vary.step, vary.count)
+            made.append(_VARY.pack(vary.source, vary.format, *where, *value, vary.use, 0))
             at = plan.find(vary.token, at + len(vary.token))
     return b"".join(made)
 

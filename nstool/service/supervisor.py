@@ -186,6 +186,7 @@ class Supervisor:
                 one.close()
                 continue
             self._number = max(self._number, one.number)
+            self.blueprint.follow(one.recorded)
             one.board_fd = held.pop(BOARD, -1)
             if one.board_fd >= 0:
                 one.board = Board(one.board_fd)
@@ -250,7 +251,11 @@ class Supervisor:
             self._number += 1
             number = self._number
             loop = asyncio.get_running_loop()
-            made = await loop.run_in_executor(None, self._made, number)
+            try:
+                made = await loop.run_in_executor(None, self._made, number)
+            except BaseException:
+                self._number += 1  # the next is odd where this one is: Blueprint.varied
+                raise
             before, self.current = self.current, made
             self._watch(made)
             self.rotations += before is not None

@@ -19,8 +19,12 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "life": ("connection", "client", "shared"),
     "stderr": ("log", "connection", "null"),
     "attest": ("generation", "each", "never"),
+    "variant_order": ("turn", "random"),
 }
-VARY: tuple[str, ...] = ("ids", "hostname", "pid", "canary", "machine-id", "boot-id")
+VARY: tuple[str, ...] = (
+    *("ids", "hostname", "pid", "canary", "machine-id", "boot-id"),
+    *("port", "address", "clock"),
+)
 ALARMS: tuple[str, ...] = ("oom", "violation", "files")
 WATCHED = 64  # paths
 # Field: least, most, what it is. csrc/nstool.h has the limits of places and queue.
@@ -107,6 +111,7 @@ def check_service(service: Service, place: Place = key_path) -> None:
                 raise SpecError(f"{quoted(word)} is not one of {', '.join(known)}{hint}", place((name, number)))
     _check_watch(service, place)
     _check_health(service, place)
+    _check_variants(service, place)
 
 
 def _check_watch(service: Service, place: Place) -> None:
@@ -144,6 +149,17 @@ def _check_health(service: Service, place: Place) -> None:
         raise SpecError('it connects as a client, and there is no stream to connect to: "tcp:" or "unix:"', at)
 
 
+def _check_variants(service: Service, place: Place) -> None:
+    if service.commands and service.shape == "python":
+        raise SpecError("a handler has no command: leave it out", place(("commands",)))
+    if service.roots and service.commands and len(service.roots) != len(service.commands):
+        raise SpecError(
+            f"each command is that of the root at its place: {len(service.commands)} commands for "
+            f"{len(service.roots)} roots",
+            place(("commands",)),
+        )
+
+
 def _check_shape(service: Service, place: Place) -> None:
     relayed = service.shape == "port"
     if (service.shape == "python") != bool(service.handler):
@@ -153,7 +169,7 @@ def _check_shape(service: Service, place: Place) -> None:
             else 'only shape = "python" has one',
             place(("handler",)),
         )
-    if relayed != bool(service.port):
+    if relayed != bool(service.port) and not (relayed and "port" in service.vary):
         raise SpecError(
             'shape = "port" needs the port that the command listens on, inside: port = 80'
             if relayed

@@ -169,7 +169,8 @@ DOCS: dict[str, str] = {
     "Service.life": 'Of a sandbox: "connection"; with shape "port" also "client" (all connections of one client: an '
     'address, or a user of a Unix socket) and "shared" (all connections of all).',
     "Service.life_connections": "Connections after which a life has had enough, and the next begins; 0: any number.",
-    "Service.port": 'The port that the command listens on, inside; of shape "port".',
+    "Service.port": 'The port that the command listens on, inside; of shape "port". {port} and {address} in the words '
+    "of command, but the first, and in the values of env are this port and the address.",
     "Service.idle": "Seconds without a connection after which the life of a client ends; of datagrams, without one.",
     "Service.start_timeout": "Seconds for the command to listen.",
     "Service.stop_signal": "The signal that asks a command to end.",
@@ -193,9 +194,14 @@ DOCS: dict[str, str] = {
     "Service.renew_after": "Seconds after which the next generation takes over; 0: never by itself.",
     "Service.renew_lives": "Sandboxes after which the next generation takes over; 0: never by itself.",
     "Service.vary": 'What differs from each sandbox to the next: "ids", "hostname", "pid", "machine-id", "boot-id", '
-    '"canary" (a random word in NSTOOL_CANARY).',
+    '"canary" (a random word in NSTOOL_CANARY), "port", "address" (where the command of shape "port" listens), "clock" '
+    "(when the clocks that count from the start of the system began).",
     "Service.lease_net": "A place keeps its network namespace for the next sandbox, while none has used it.",
-    "Service.roots": "Roots, as of the key root, that the generations have in turn; absent: that of the spec.",
+    "Service.roots": "Roots, as of the key root, of which each generation has one; absent: that of the spec.",
+    "Service.commands": "Commands, as of the key command and in its stead, of which each generation has one. With "
+    "roots too there are as many of both: each command is that of the root at its place.",
+    "Service.variant_order": 'Which of roots and commands the next generation has: "turn" (one after the other), '
+    '"random" (never the same twice in a row).',
     "Service.attest": 'Which sandboxes are attested: "generation" (one of each, before it gets connections), "each", '
     '"never".',
     "Service.alarms": 'What ends a sandbox and lets the next generation take over: "oom" (a process in it was killed '

@@ -79,6 +79,7 @@ _ITEMS: dict[tuple[type[Frozen], str], Callable[[object], object]] = {
     (Net, "hosts"): values.host_line,
     (Net, "routes"): values.route,
     (Limits, "rlimits"): values.rlimit,
+    (Service, "commands"): values.command,
 }
 _EXPECTED = {
     "int": "an integer",
@@ -180,8 +181,11 @@ def _service(words: dict[str, Any], where: Place, base: str) -> Service:
     return service.replace(roots=tuple(_absolute_root(word, base) for word in service.roots), handler=handler)
 
 
+_ROOT_WORDS = ("system", "host", "tmpfs")  # roots that are no paths: values.root
+
+
 def _absolute_root(word: str, base: str) -> str:
-    return word if "/" not in word else ":".join(os.path.join(base, part) for part in word.split(":"))
+    return word if word in ("", *_ROOT_WORDS) else ":".join(os.path.join(base, part) for part in word.split(":"))
 
 
 def _file(path: str | os.PathLike[str]) -> tuple[str, str, str, str]:

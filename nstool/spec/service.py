@@ -13,7 +13,8 @@ class Service(Frozen):
     shape: "stdio" (the connection is standard input and output, as of inetd), "socket" (it is fd 3, LISTEN_FDS),
     "python" (no command, but the function that ``handler`` names, a file with @handler of nstool.service),
     "port" (the command listens on ``port`` of its own loopback; connections are relayed to it), "listener" (it has the
-    listening sockets from fd 3 on, and accepts).
+    listening sockets from fd 3 on, and accepts). With "port", {port} and {address} in the words of the command and in
+    the values of its environment stand for where it listens.
     life: of a sandbox: "connection"; with shape "port" also "client" (all connections of one client, an address or the
     user of a Unix socket, until it is idle seconds without any) and "shared" (all connections of all).
     life_connections: it has had enough of them then. start_timeout: seconds for the command to listen.
@@ -27,10 +28,13 @@ class Service(Frozen):
     to a sandbox, and as many from it, of shape "port"; 0: no limit.
     renew_after: seconds after which the next generation takes over; renew_lives: sandboxes after which it does.
     vary: what differs from one sandbox to the next, not only from one generation to the next: "ids", "hostname",
-    "pid", "machine-id", "boot-id", "canary" (a random word in the variable NSTOOL_CANARY).
+    "pid", "machine-id", "boot-id", "canary" (a random word in the variable NSTOOL_CANARY), "port" and "address" (where
+    the command of shape "port" listens), "clock" (when the monotonic and boottime clocks began).
     lease_net: a place keeps its network namespace for the next sandbox, as long as none has used it in any way that
     shows; making one is the dearest part of a sandbox.
-    roots: roots of the service, as of ``root``, which its generations have in turn.
+    roots: roots of the service, as of ``root``, of which each generation has one. commands: the same of ``command``;
+    with both, each command is that of the root at its place. variant_order: "turn", "random" (never one twice in a
+    row).
     attest: "generation" (a sandbox of each generation, before that gets connections), "each", "never".
     alarms: what tells that a sandbox is attacked or sick: it is ended then, and the next generation takes over. "oom"
     (a process of it was killed for lack of memory), "violation" (its command ended by SIGSYS), "files" (what ``watch``
@@ -72,6 +76,8 @@ class Service(Frozen):
     vary: tuple[str, ...] = ()
     lease_net: bool = False
     roots: tuple[str, ...] = ()
+    commands: tuple[tuple[str, ...], ...] = ()
+    variant_order: str = "turn"
     attest: str = "generation"
     alarms: tuple[str, ...] = ()
     watch: tuple[str, ...] = ()
