@@ -87,7 +87,7 @@ enum nst_type {
 	NST_MSG_PLACE = 33,	/* service: where place `detail` writes its log, and its fds */
 	NST_MSG_LISTEN = 34,	/* service: listener `detail`; pid: its socket type */
 	NST_MSG_ACCEPT = 35,	/* service: detail 1: take connections; 0: take no more */
-	NST_MSG_END = 36,	/* service: signal `status` for place `detail`, -1 for all; pid: only of that, 0: of any */
+	NST_MSG_END = 36,	/* service: signal `status` for place `detail`, -1: all; `pid`: of that only, 0: any */
 	NST_MSG_FETCH = 38,	/* service: send listeners and board */
 	NST_MSG_TRY = 39,	/* service: make a sandbox without a connection, to be attested */
 	/* Template, to its zygote: place `detail`; its slots, then its network namespace and where it is attested, or
