@@ -95,8 +95,8 @@ enum nst_type {
 	/* Template, to its zygote: place `detail`; its slots, then its network namespace and where it is attested, or
 	 * /dev/null where `status` (enum nst_copied) says that there is none. */
 	NST_MSG_COPY = 40,
-	NST_MSG_WHOSE =
-		41,	   /* template: a connection, as number `detail`; service: `status` is the user who made that */
+	/* Template: a connection, as number `detail`; service: `status` is the user who made that. */
+	NST_MSG_WHOSE = 41,
 	NST_MSG_DONE = 48, /* template: what was asked for is done; detail: which place, or how many */
 	NST_MSG_HELD = 49, /* template: listener `detail` comes along; -1: the board, -2: the log's end */
 };

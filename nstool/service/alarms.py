@@ -117,8 +117,7 @@ class Alarms:
         self._tracks.pop(one, None)
 
     def _generations(self) -> list[Generation]:
-        current = self._supervisor.current
-        return [one for one in (*self._supervisor.old, *([current] if current else [])) if one.board is not None]
+        return [one for one in (*self._supervisor.old, *self._supervisor.current) if one.board is not None]
 
     # ---- lives that are over, and their memory ----
 
@@ -188,12 +187,12 @@ class Alarms:
         listener = health.target(self._supervisor.listeners)
         while True:
             await asyncio.sleep(service.health_interval)
-            one = self._supervisor.current
-            if one is None or self._supervisor.stopping:
+            current = self._supervisor.current
+            if not current or self._supervisor.stopping:
                 failures = 0
                 continue
             wrong = await health.failure(listener, service)
-            if one is not self._supervisor.current:  # it is not known who has answered
+            if current is not self._supervisor.current:  # it is not known who has answered
                 failures = 0
             elif not wrong:
                 if failures:
@@ -204,7 +203,7 @@ class Alarms:
                 if failures == 1:
                     self._supervisor.say(f"health: {wrong}")
                 if failures >= service.health_failures:
-                    self._raise(one, Alarm("health", -1, 0, "", f"{failures} times in a row: {wrong}"))
+                    self._raise(current[0], Alarm("health", -1, 0, "", f"{failures} times in a row: {wrong}"))
                     failures = 0
 
     # ---- what is done ----
@@ -232,9 +231,9 @@ class _Renewal:
 
     def want(self, one: Generation, alarm: Alarm) -> None:
         """Want another generation after this one, if it is the one that takes connections."""
-        if one is not self._supervisor.current:
+        if one not in self._supervisor.current:
             return
-        if self._wanted is not one:
+        if self._wanted is None or self._wanted.number != one.number:
             self._wanted, self._why = one, []
         if alarm.kind not in [other.kind for other in self._why]:
             self._why.append(alarm)
@@ -246,7 +245,7 @@ class _Renewal:
             return
         if self._task is not None:
             self._task.result()
-        if one is not self._supervisor.current or self._supervisor.stopping:
+        if one not in self._supervisor.current or self._supervisor.stopping:
             self._wanted = None
             return
         self._last = monotonic()
@@ -255,8 +254,10 @@ class _Renewal:
     async def _renew(self, one: Generation) -> None:
         why = self._why
         await self._supervisor.rotate_or_say(f"alarm: {why[0].describe()}")
-        if one is not self._supervisor.current and "health" in [alarm.kind for alarm in why]:
-            one.ends_at = monotonic() + self._supervisor.blueprint.service.grace
+        if one not in self._supervisor.current and "health" in [alarm.kind for alarm in why]:
+            for other in self._supervisor.old:
+                if other.number == one.number:
+                    other.ends_at = monotonic() + self._supervisor.blueprint.service.grace
 
 
 class _Said:

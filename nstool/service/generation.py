@@ -186,6 +186,9 @@ class Blueprint:
         self.spec = spec = specs[0]
         self.service = service
         self._last = -1  # the variant that was begun last
+        if service.shape == "port" and spec.net.mode != "loopback":
+            why = 'the command listens on the loopback of its own network: leave it out, or take shape = "socket"'
+            raise SpecError(why, place(("net", "mode")))
         if service.lease_net and (spec.net.mode != "loopback" or spec.net.sysctls):
             raise SpecError(
                 'what is lent has lo and nothing else: net.mode = "loopback", no sysctls',
@@ -217,6 +220,13 @@ class Blueprint:
     def sized(self) -> Sized:
         """How many ranges of ids there are for each place, and how large one is."""
         return _sized(self.service)
+
+    def part(self, shard: int) -> Service:
+        """Return what one template of a generation has of the service: its part of what is counted."""
+        service = self.service
+        counted = {name: getattr(service, name) for name in ("places", "ready", "queue")}
+        n = service.shards
+        return service.replace(**{name: count // n + (shard < count % n) for name, count in counted.items()})
 
     def passed(self, listeners: int) -> int:
         """Return how many fds a command has from 3 on, where the service has so many listeners."""
@@ -361,6 +371,12 @@ def _check_user(spec: Spec, facts: Host, service: Service) -> None:
             "a process starts in a cgroup of another user's only as root, and the template has ids of its own",
             "run it as root, or say that there are none: [limits] memory = 0, pids = 0, cpu = 0",
         )
+    if service.shards > 1:
+        raise NotSupported(
+            f"{service.shards} templates at the same time",
+            "each would have all of your range of ids, so that sandboxes of two have the same",
+            "run it as root, or leave shards out",
+        )
     if "ids" in service.vary and plans.owns_ids(spec, facts):
         raise NotSupported(
             'vary = ["ids"]',
@@ -378,14 +394,17 @@ def _check_user(spec: Spec, facts: Host, service: Service) -> None:
 
 
 class Generation:
-    """A template that runs, with its places. number: from 1. name: of its sandbox.
+    """A template that runs, with its places. number: from 1. name: of its sandbox. shard: which of its number it is.
 
     blueprint, lease: None of one that a service before this one has made.
     """
 
-    def __init__(self, name: str, number: int, blueprint: Blueprint | None = None, lease: Lease | None = None) -> None:
+    def __init__(
+        self, name: str, number: int, blueprint: Blueprint | None = None, lease: Lease | None = None, shard: int = 0
+    ) -> None:
         self.blueprint = blueprint
         self.number = number
+        self.shard = shard
         self.lease = lease
         self.name = name
         self.process: engine.Process | None = None
@@ -466,21 +485,23 @@ class Generation:
 def make(
     blueprint: Blueprint,
     number: int,
+    shard: int,
+    variant: tuple[Spec, Host],
     *,
     log: tuple[int, int],
     listeners: int,
     stopping: Callable[[], bool],
 ) -> Generation:
-    """Make a generation that takes no connections yet.
+    """Make one template of a generation, which takes no connections yet.
 
-    log: both ends of a pipe, reading and writing, for what the commands say on standard error. listeners: how many it
-    will have. stopping: whether it is not wanted any more, asked while its first sandbox begins.
-    Raises KernelError, NotAttested; nothing is left then.
+    variant: of the blueprint. log: both ends of a pipe, reading and writing, for what the commands say on standard
+    error. listeners: how many it will have. stopping: whether it is not wanted any more, asked while its first sandbox
+    begins. Raises KernelError, NotAttested; nothing is left then.
     """
-    service = blueprint.service
-    spec, facts = blueprint.variant()
-    lease = leases.take(spec.replace(name=f"{blueprint.name}.{number}"))
-    generation = Generation(lease.name, number, blueprint, lease)
+    service = blueprint.part(shard)
+    spec, facts = variant
+    lease = leases.take(spec.replace(name=f"{blueprint.name}.{number}" + (f"-{shard}" if shard else "")))
+    generation = Generation(lease.name, number, blueprint, lease, shard)
     generation.passed = blueprint.passed(listeners)
     generation.variant = spec, facts
     try:
@@ -703,8 +724,9 @@ def adopt(blueprint_name: str) -> list[Generation]:
     """
     found = []
     for name in rundir.names():
-        prefix, _, number = name.rpartition(".")
-        if prefix != blueprint_name or not number.isdecimal():
+        prefix, _, place = name.rpartition(".")
+        number, _, shard = place.partition("-")
+        if prefix != blueprint_name or not number.isdecimal() or not (shard or "0").isdecimal():
             continue
         record = rundir.read(name)
         if record is None or not record.init_alive:
@@ -713,10 +735,10 @@ def adopt(blueprint_name: str) -> list[Generation]:
             connection = connected(name, DOOR, socket.SOCK_SEQPACKET)
         except OSError:  # it ends, or is no template
             continue
-        one = Generation(name, int(number))
+        one = Generation(name, int(number), shard=int(shard or 0))
         one.channel = Channel(connection)
         one.pid = record.init_pid
         one.recorded = record.spec
         one.pidfd = os.pidfd_open(record.init_pid)
         found.append(one)
-    return sorted(found, key=lambda one: one.number)
+    return sorted(found, key=lambda one: (one.number, one.shard))

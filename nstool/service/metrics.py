@@ -75,7 +75,7 @@ class Metrics(Collector):
 
 def _generations(service: str, generations: list[dict[str, Any]]) -> GaugeMetricFamily:
     family = GaugeMetricFamily("nstool_generations", "Generations that there are.", labels=["service", "state"])
-    counts = Counter(one["state"] for one in generations)
+    counts = Counter(state for _, state in {(one["number"], one["state"]) for one in generations})
     for state in ("current", "draining"):
         family.add_metric([service, state], counts[state])
     return family

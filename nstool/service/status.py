@@ -17,7 +17,7 @@ _ENDS = 100  # last lives of each generation
 
 def status(supervisor: Supervisor) -> dict[str, Any]:
     """Return the state of a service: its generations, places, counts since it began, and latencies in microseconds."""
-    alive = [*supervisor.old, *([supervisor.current] if supervisor.current else [])]
+    alive = [*supervisor.old, *supervisor.current]
     counts = [one.counts() for one in alive if one.board is not None]
     past = supervisor.past
     causes = {name: past.causes.get(name, 0) + sum(one.causes[name] for one in counts) for name in CAUSES}
@@ -25,7 +25,7 @@ def status(supervisor: Supervisor) -> dict[str, Any]:
         "name": supervisor.blueprint.name,
         "time": round(time(), 3),
         "uptime": round(monotonic() - supervisor.began, 3),
-        "listening": [one.where for one in supervisor.listeners],
+        "listening": list(dict.fromkeys(one.where for one in supervisor.listeners)),
         "metrics": supervisor.endpoint.where if supervisor.endpoint else "",
         "places": supervisor.blueprint.service.places,
         "live": sum(one.live for one in counts),
@@ -39,7 +39,7 @@ def status(supervisor: Supervisor) -> dict[str, Any]:
         "refused": {name: causes[name] for name in REFUSED},
         "alarms": dict(supervisor.alarms.counts),
         "latencies": {stage: _latency(_histogram(supervisor, counts, stage)) for stage in STAGES},
-        "generations": [_generation(one, one is supervisor.current) for one in alive],
+        "generations": [_generation(one, one in supervisor.current) for one in alive],
         "gone": [_gone(one) for one in past.gone],
         "stopping": supervisor.stopping,
     }
@@ -67,6 +67,7 @@ def _generation(one: Generation, is_current: bool) -> dict[str, Any]:
     _, ends = board.ends(most=_ENDS) if board else (0, ())
     return {
         "number": one.number,
+        "shard": one.shard,
         "sandbox": one.name,
         "pid": one.pid,
         "state": "current" if is_current else "draining",

@@ -50,7 +50,7 @@ class Supervisor:
         self.say = say
         self._relay = relay
         self.listeners: list[Listener] = []
-        self.current: Generation | None = None
+        self.current: list[Generation] = []  # the templates that take connections, all of one number
         self.old: list[Generation] = []
         self.began = monotonic()
         self.rotations = 0
@@ -86,7 +86,7 @@ class Supervisor:
             self._pipe = _log_pipe()
             await self._serve(name)
         finally:
-            kept = self._leave_adopted() if self.current is None and not self.stopping else False
+            kept = self._leave_adopted() if not self.current and not self.stopping else False
             self._undo(name, kept=kept)
 
     def _leave_adopted(self) -> bool:
@@ -135,17 +135,17 @@ class Supervisor:
                 one.end(number)
 
     def _alive(self) -> list[Generation]:
-        return [*self.old, *([self.current] if self.current else [])]
+        return [*self.old, *self.current]
 
     def _renew(self) -> None:
-        if self.current is not None and not self.stopping:  # else one is being made, or none is wanted
+        if self.current and not self.stopping:  # else one is being made, or none is wanted
             asyncio.get_running_loop().create_task(self.rotate_or_say("SIGHUP"))
 
     async def _drain(self) -> None:
         self.say("stopping: no more connections; those that there are go on to their end")
-        if self.current is not None:
-            self._retire(self.current)
-            self.current = None
+        for one in self.current:
+            self._retire(one)
+        self.current = []
         for one in self.old:
             one.ends_at = one.ends_at or monotonic() + self.blueprint.service.grace
         while self.old:
@@ -165,7 +165,7 @@ class Supervisor:
             parts.callback(listen.close_all, self.listeners, kept=kept)
             for one in self._alive():
                 parts.callback(self._close_or_note, one, failed)
-            self.old, self.current = [], None
+            self.old, self.current = [], []
         if failed:
             raise NstoolError("\n".join(failed))
 
@@ -224,7 +224,7 @@ class Supervisor:
         if handed:
             listen.tie_all(kept)
         new = tuple(word for word in service.listen if word not in have)
-        self.listeners += listen.open_all(new, service.backlog, handed=handed)
+        self.listeners += listen.open_all(new, service.backlog, handed=handed, shards=service.shards)
         if service.shape in NO_DATAGRAMS and any(one.type == socket.SOCK_DGRAM for one in self.listeners):
             raise SpecError(NO_DATAGRAMS[service.shape], "service.listen")
         self._addresses = {one.fd: one.where for one in self.listeners}
@@ -239,7 +239,8 @@ class Supervisor:
                 self.say(f"{where} was shut down by a sandbox, and nobody is heard there: restart its .socket unit")
                 continue
             listen.close_all([one])
-            new = listen.open_listener(where, self.blueprint.service.backlog, f"service.listen[{number}]")
+            service = self.blueprint.service
+            new = listen.open_listener(where, service.backlog, f"service.listen[{number}]", shared=service.shards > 1)
             self.listeners[number] = new.replace(word=one.word)
             self._addresses[new.fd] = where
             await self.rotate_or_say(f"a sandbox had shut {where} down, which was opened anew")
@@ -257,21 +258,38 @@ class Supervisor:
                 self._number += 1  # the next is odd where this one is: Blueprint.varied
                 raise
             before, self.current = self.current, made
-            self._watch(made)
-            self.rotations += before is not None
+            for one in made:
+                self._watch(one)
+            self.rotations += bool(before)
             self.say(f"generation {number} takes connections ({why})")
-            for one in [*([before] if before else []), *(old for old in self.old if not old.draining)]:
+            for one in [*before, *(old for old in self.old if not old.draining)]:
                 self._retire(one)
 
-    def _made(self, number: int) -> Generation:
-        count = len(self.listeners)
-        made = generation.make(self.blueprint, number, log=self._pipe, listeners=count, stopping=lambda: self.stopping)
+    def _made(self, number: int) -> list[Generation]:
+        """Make all templates of a generation, and only then let them take connections."""
+        variant, shards = self.blueprint.variant(), self.blueprint.service.shards
+        made: list[Generation] = []
         try:
-            for place, listener in enumerate(self.listeners):
-                made.listen(place, listener)
-            made.accept(True)
+            for shard in range(shards):
+                own = listen.of_shard(self.listeners, shard, shards)
+                made.append(
+                    generation.make(
+                        self.blueprint,
+                        number,
+                        shard,
+                        variant,
+                        log=self._pipe,
+                        listeners=len(own),
+                        stopping=lambda: self.stopping,
+                    )
+                )
+                for place, listener in enumerate(own):
+                    made[-1].listen(place, listener)
+            for one in made:
+                one.accept(True)
         except BaseException:
-            made.close()
+            for one in made:
+                one.close()
             raise
         return made
 
@@ -311,15 +329,15 @@ class Supervisor:
         current, service = self.current, self.blueprint.service
         if self.stopping or self._rotating.locked():
             return
-        if current is None:
+        if not current:
             if monotonic() - self._tried >= _AGAIN:
                 await self.rotate_or_say("there is none")
             return
         if service.shape == "listener":
             await self._open_again()
-        if service.renew_after and monotonic() - current.began >= service.renew_after:
+        if service.renew_after and monotonic() - current[0].began >= service.renew_after:
             await self.rotate_or_say(f"after {service.renew_after:g} s")
-        elif service.renew_lives and current.counts().lives >= service.renew_lives:
+        elif service.renew_lives and sum(one.counts().lives for one in current) >= service.renew_lives:
             await self.rotate_or_say(f"after {service.renew_lives} sandboxes")
 
     def _ask_to_end(self, one: Generation) -> None:
@@ -355,8 +373,8 @@ class Supervisor:
             self._unwatch(one)
             one.ended = True
             self.say(f"generation {one.number} has ended by itself")
-            if one is self.current and not self.stopping:
-                self.current = None
+            if one in self.current and not self.stopping:
+                self.current = [other for other in self.current if other is not one]
                 self.old.append(one)
                 asyncio.get_running_loop().create_task(self.rotate_or_say("the one before has ended"))
             return
@@ -439,7 +457,7 @@ class Supervisor:
             return self.status()
         if asked == "rotate":
             await self.rotate("asked for")
-            return {"generation": self.current.number if self.current else 0}
+            return {"generation": self.current[0].number if self.current else 0}
         if asked == "stop":
             self.stop()
             return {}

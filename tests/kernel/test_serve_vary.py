@@ -343,7 +343,9 @@ def test_wrong_orders_are_refused(in_child: Callable[..., Any], name: str, kind:
         varied = blueprint.varied
         blueprint.varied = lambda *words: (*varied(*words), token)  # type: ignore[method-assign]
         try:
-            generation.make(blueprint, 1, log=os.pipe(), listeners=1, stopping=lambda: False).close()
+            generation.make(
+                blueprint, 1, 0, blueprint.variant(), log=os.pipe(), listeners=1, stopping=lambda: False
+            ).close()
         except NstoolError as error:
             return str(error)
         return ""

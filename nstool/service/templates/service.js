@@ -111,7 +111,9 @@
     const blocks = told.generations.map((one) => {
       const of = (state) => one.places.filter((place) => place.state === state).length;
       const numbers = Object.keys(LETTERS).map((state) => `${of(state)} ${state}`);
-      const title = `Generation ${one.number}: ${numbers.join(", ")}, ${told.places - one.places.length} empty`;
+      const same = told.generations.filter((other) => other.number === one.number).length;
+      const which = same > 1 ? `${one.number}, shard ${one.shard}` : one.number;
+      const title = `Generation ${which}: ${numbers.join(", ")}`;
       const cells = one.places.map((place) => {
         const cell = make("li", `cell ${place.state}`, make("b", "", LETTERS[place.state], place.number));
         const client = place.client || "no client";
