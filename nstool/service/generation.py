@@ -186,6 +186,8 @@ class Blueprint:
         self.spec = spec = specs[0]
         self.service = service
         self._last = -1  # the variant that was begun last
+        if "canary" in service.vary and CANARY in spec.env:
+            raise SpecError(f'vary = ["canary"] gives it another value: leave {CANARY} out', place(("env", CANARY)))
         if service.shape == "port" and spec.net.mode != "loopback":
             why = 'the command listens on the loopback of its own network: leave it out, or take shape = "socket"'
             raise SpecError(why, place(("net", "mode")))

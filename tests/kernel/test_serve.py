@@ -1022,6 +1022,7 @@ def test_a_bad_table_is_refused_by_line(tmp_path: Path, words: str, told: str) -
         ("root = {type = 'tmpfs', writable = true}", "throw-away"),
         ("namespaces = {user = 'host'}", "namespaces.user"),
         ("pass_fds = [5]", "pass_fds"),
+        ('proc = "none"', "proc: the id maps"),
         ('mounts = ["/srv:/srv:idmap"]', "mounts[0].idmap"),
         ("root = {type = 'directory', path = '/srv', idmap = true}", "root.idmap"),
         ("root = {type = 'overlay', lower = ['/usr'], upper = '/tmp', writable = true}", "root.upper"),
@@ -1033,6 +1034,23 @@ def test_a_spec_that_no_service_can_have_is_refused(tmp_path: Path, words: str, 
     spec.write_text(f"command = ['/bin/cat']\n{words}\n[service]\n{TCP}\n")
     done = subprocess.run([NSTOOL, "serve", str(spec)], capture_output=True, text=True)
     assert (done.returncode, told in done.stderr) == (2, True), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "service", "told"),
+    [
+        ('net = "host"', 'shape = "port"\nport = 80', "3: net"),
+        ('env = {NSTOOL_CANARY = "x"}', 'vary = ["canary"]', "3: env.NSTOOL_CANARY"),
+    ],
+)
+def test_what_does_not_go_with_the_service_is_refused_by_line(
+    tmp_path: Path, words: str, service: str, told: str
+) -> None:
+    """Where it is written, also if it is what the [service] table asks for that it does not go with."""
+    spec = tmp_path / "s.toml"
+    spec.write_text(f"# a service\ncommand = ['/bin/cat']\n{words}\n[service]\n{TCP}{service}\n")
+    done = subprocess.run([NSTOOL, "serve", str(spec)], capture_output=True, text=True)
+    assert (done.returncode, f"{spec}:{told}" in done.stderr) == (2, True), done.stderr
 
 
 def test_an_address_in_use_is_said(name: str, tmp_path: Path) -> None:
