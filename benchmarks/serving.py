@@ -66,13 +66,21 @@ OURS: dict[str, tuple[str, str]] = {
     "nstool function, seven, lent network": (SEVEN_FUNCTION, f"{FUNCTION}\nlease_net = true"),
     "nstool function": ("[limits]\ncpu = 0\n", FUNCTION),
 }
-FLOORS = {"floor, no isolation": "spawn", "floor seven": "tmpl7", "floor seven, from nothing": "naive7"}
+FLOORS = {
+    "floor, no isolation": "spawn",
+    "floor seven": "tmpl7",
+    "floor seven, from nothing": "naive7",
+    # Network namespaces are shared by whoever comes, and there is no user namespace: less than what is asked for.
+    "floor six, any network": "pool",
+}
 # Ratio of connections per second: (case, reference, at least).
 CLAIMS = (
     ("nstool seven", "floor seven", 0.9),
     ("nstool seven, lent network", "nstool seven", 2.0),
     ("nstool seven, lent network", "floor, no isolation", 0.75),
     ("nstool seven, lent network, parked", "floor, no isolation", 0.75),
+    ("floor six, any network", "floor, no isolation", 0.0),
+    ("nstool seven, lent network", "floor six, any network", 0.0),
     ("nstool function, seven", "Python, forks and isolates itself", 2.0),
     ("nstool function, seven, lent network", "Python, forks and isolates itself", 0.0),
     ("nstool function", "Python, forks and isolates itself", 0.0),

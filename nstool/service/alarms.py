@@ -184,14 +184,14 @@ class Alarms:
 
     async def _check(self) -> None:
         service, failures = self._supervisor.blueprint.service, 0
-        listener = health.target(self._supervisor.listeners)
         while True:
             await asyncio.sleep(service.health_interval)
             current = self._supervisor.current
             if not current or self._supervisor.stopping:
                 failures = 0
                 continue
-            wrong = await health.failure(listener, service)
+            # Asked for each time: a listener may have been opened anew.
+            wrong = await health.failure(health.target(self._supervisor.listeners), service)
             if current is not self._supervisor.current:  # it is not known who has answered
                 failures = 0
             elif not wrong:
