@@ -253,6 +253,23 @@ _Noreturn void nst_without_init(const struct nst_copy *copy);
 int nst_copy_process(const uint8_t *plan, uint64_t size, const int32_t *slots, int n_slots, int net, int home,
 		     int control, struct nst_share *share, void *memory, uint64_t memory_size);
 
+/* ---- proxy.c ---- */
+
+/* What a PROXY header says. family: AF_INET or AF_INET6, 0: nothing, the balancer asks for itself. address, port: as in
+ * the header. name: offset from `begin` of the common name of a certificate that was verified, name_size 0: none. */
+struct nst_proxy {
+	const uint8_t *begin;
+	uint8_t family;
+	uint8_t address[16];
+	uint8_t port[2];
+	uint32_t name, name_size;
+};
+
+/* Read the header at the begin of a connection. Its length; 0: more has to come; -1: it is none, or too long. */
+int nst_proxy_header(const uint8_t *data, uint32_t size, struct nst_proxy *ret);
+
+uint64_t nst_siphash(uint64_t key0, uint64_t key1, const uint8_t *data, uint64_t size);
+
 /* ---- answer.c ---- */
 
 /* Answer one call that a seccomp filter has sent to this listener: sysinfo(2) with so many bytes of memory and swap.
@@ -302,6 +319,8 @@ enum {
 	NST_CLIENT = 20,	 /* bytes of a client: address of 16, or user of 4; port; family */
 	NST_BANDWIDTH = 1 << 22, /* KiB a second, at most */
 	NST_HAS_UID = 4,	 /* of them: 1 where the user is known */
+	NST_NAMED = 255,	 /* family of who has a certificate: 16 bytes that stand for its name */
+	NST_PROXY_MOST = 4096,	 /* bytes of a PROXY header */
 };
 
 /* The orders, followed by the plan of a sandbox, the table of what varies, and what a refused client is told; offsets
@@ -337,7 +356,13 @@ struct nst_service {
 	uint32_t lease;		   /* 1: a place keeps its network namespace for the next sandbox, if that is clean */
 	uint32_t zygote;	   /* offset of its arguments: strings, the last of them empty; environment likewise */
 	uint32_t bandwidth;	   /* of what is relayed to and from a sandbox, KiB a second either way */
-	uint32_t reserved;
+	uint32_t proxy;		   /* enum nst_proxied */
+};
+
+enum nst_proxied {
+	NST_DIRECT,
+	NST_PROXIED,	   /* each connection begins with a PROXY header, which says from where it is */
+	NST_PROXIED_NAMES, /* and whose certificate it has, which is what tells clients apart */
 };
 
 enum nst_shape {
@@ -393,6 +418,7 @@ enum nst_cause {
 	NST_FAST,     /* refused: too often from this client */
 	NST_IDLE,     /* ended: nobody was connected for idle_ms, or it has had its connections */
 	NST_DEAF,     /* ended: it does not listen on its port */
+	NST_UNTOLD,   /* refused: no PROXY header says whose it is, or none that is wanted */
 	NST_CAUSES,
 };
 

@@ -43,6 +43,8 @@ enum {
 	FILES = 65536,
 	LOST = 256,
 	ASKING = 256,	     /* connections whose user the service is asked for, at once */
+	HEADERS = 256,	     /* whose PROXY header has not come yet */
+	HEADER_MS = 5000,    /* for that */
 	NONBLOCKING = 04000, /* SOCK_NONBLOCK */
 	SOL_SOCKET_ = 1,
 	WALL_ = 0x40000000,
@@ -53,7 +55,7 @@ enum { ASKED = -1 };		 /* pid of a place whose process the zygote is to make */
 enum state { EMPTY, PARKED, SERVING, ENDING };
 enum stage { WAITED, FIRST, EXECUTED, BYTE, GONE };
 /* What an fd is, in the upper half of what epoll gives back. */
-enum kind { SIGNALS, DOOR, PEER, LISTENER, PLACE, LINGER, LINK, SESSION, ZYGOTE };
+enum kind { SIGNALS, DOOR, PEER, LISTENER, PLACE, LINGER, LINK, SESSION, ZYGOTE, HEADER };
 
 struct client {
 	uint8_t key[NST_CLIENT];
@@ -173,6 +175,8 @@ static struct {
 	int types[NST_LISTENERS];
 	struct taken asking[ASKING]; /* fd -1: not in use */
 	int n_asking;
+	struct taken headers[HEADERS]; /* the same */
+	int n_headers;
 	int draining; /* it was told to take no more */
 	int pausing;  /* a clone was refused: until then no other is tried */
 	int64_t pause;
@@ -348,7 +352,7 @@ static void show_counts(void)
 	struct nst_board *b = self.board;
 
 	b->accepting = (uint32_t)self.listening;
-	b->queued = (uint32_t)(self.n_waiting + self.n_asking);
+	b->queued = (uint32_t)(self.n_waiting + self.n_asking + self.n_headers);
 	b->parked = (uint32_t)self.n_parked;
 	b->live = self.orders->n_places - (uint32_t)self.n_free - (uint32_t)self.n_parked;
 }
@@ -386,7 +390,7 @@ static int client_key(const uint8_t *from, uint8_t *ret_key)
 {
 	unsigned int bits = from[18] == AF_INET_ ? self.orders->prefix4 : self.orders->prefix6, i;
 
-	if (from[18] == AF_UNIX_ && from[NST_HAS_UID])
+	if (from[18] == NST_NAMED || (from[18] == AF_UNIX_ && from[NST_HAS_UID]))
 		bits = 128;
 	else if (from[18] != AF_INET_ && from[18] != AF_INET6_)
 		return 0;
@@ -1743,6 +1747,76 @@ static void is_whose(int at, uint32_t uid)
 	let_in(&t);
 }
 
+/* ---- connections of a balancer, or a TLS terminator ---- */
+
+static void drop_header(int at)
+{
+	struct epoll_event e = {0};
+
+	nst_raw4(__NR_epoll_ctl, self.poll, EPOLL_CTL_DEL, self.headers[at].fd, NST_P(&e)); /* the socket lives on */
+	self.headers[at].fd = -1;
+	self.n_headers--;
+}
+
+/* Whose it is, as the header says. Returns 0 where that is not told. */
+static int told_client(const struct nst_proxy *header, uint8_t *ret_from)
+{
+	uint64_t name[2];
+
+	if (!header->family)
+		return 1; /* the balancer's own */
+	copy_bytes(ret_from, header->address, 16);
+	copy_bytes(ret_from + 16, header->port, 2);
+	ret_from[18] = header->family;
+	if (self.orders->proxy != NST_PROXIED_NAMES)
+		return 1;
+	if (!header->name_size)
+		return 0;
+	name[0] = nst_siphash(self.seed[0], self.seed[1], header->begin + header->name, header->name_size);
+	name[1] = nst_siphash(self.seed[1], self.seed[0], header->begin + header->name, header->name_size);
+	copy_bytes(ret_from, name, 16);
+	ret_from[18] = NST_NAMED;
+	return 1;
+}
+
+/* Look at the begin of a connection; once its header is whole that is taken out, and the rest is the sandbox's. */
+static void from_header(int at)
+{
+	static uint8_t data[NST_PROXY_MOST];
+	struct nst_proxy header;
+	struct taken t = self.headers[at];
+	long n = nst_raw6(__NR_recvfrom, t.fd, NST_P(data), sizeof data, 0x42 /* MSG_PEEK | MSG_DONTWAIT */, 0, 0);
+	int length;
+
+	if (n == -EAGAIN || n == -EINTR)
+		return;
+	length = n > 0 ? nst_proxy_header(data, (uint32_t)n, &header) : -1;
+	if (!length)
+		return;
+	drop_header(at);
+	if (length > 0)
+		n = nst_raw6(__NR_recvfrom, t.fd, NST_P(data), length, 0x40 /* MSG_DONTWAIT */, 0, 0);
+	if (length > 0 && n == length && told_client(&header, t.from))
+		let_in(&t);
+	else
+		refuse(&t, NST_UNTOLD);
+}
+
+static void read_header(struct taken *t)
+{
+	int at;
+
+	for (at = 0; at < HEADERS; at++)
+		if (self.headers[at].fd < 0) {
+			self.headers[at] = *t;
+			self.n_headers++;
+			watch(t->fd, HEADER, at, EPOLLIN | EPOLLRDHUP | EPOLLET);
+			from_header(at);
+			return;
+		}
+	refuse(t, NST_BUSY);
+}
+
 static void take(int listener)
 {
 	struct taken t = {.client = -1, .listener = listener};
@@ -1763,7 +1837,9 @@ static void take(int listener)
 	t.wall = real_now();
 	keep_address(&from, t.from);
 	self.board->accepted++;
-	if (from.family == AF_UNIX_ && asks_for_users())
+	if (self.orders->proxy)
+		read_header(&t);
+	else if (from.family == AF_UNIX_ && asks_for_users())
 		ask_first(&t);
 	else
 		let_in(&t);
@@ -1866,7 +1942,8 @@ static int orders_bad(const struct nst_service *o, uint64_t size)
 	    o->n_fds > NST_PLACE_FDS || o->n_passed > (o->shape == NST_LISTENER ? NST_LISTENERS : 1) ||
 	    o->streams > 7 || o->queue > WAITING || o->prefix4 > 32 || o->prefix6 > 128 || o->shape > NST_LISTENER ||
 	    o->zygote > o->size || o->life > NST_LIFE_SHARED || o->port > 65535 || o->bandwidth > NST_BANDWIDTH ||
-	    !o->stop || o->stop > 64 || (o->shape != NST_PORT && o->life != NST_LIFE_CONNECTION))
+	    o->proxy > NST_PROXIED_NAMES || !o->stop || o->stop > 64 ||
+	    (o->shape != NST_PORT && o->life != NST_LIFE_CONNECTION))
 		return 1;
 	v = (const struct nst_vary *)((const char *)o + o->vary);
 	for (i = 0; i < o->n_vary; i++)
@@ -2259,6 +2336,20 @@ static int on_time(void)
 		else if (self.lingering[i].until < next)
 			next = self.lingering[i].until;
 	}
+	for (i = 0; self.n_headers && i < HEADERS; i++) {
+		struct taken late = self.headers[i];
+
+		int64_t until = late.at + HEADER_MS * 1000000ll;
+
+		if (late.fd < 0)
+			continue;
+		if (until <= now) {
+			drop_header(i);
+			refuse(&late, NST_UNTOLD);
+		} else if (until < next) {
+			next = until;
+		}
+	}
 	if (self.n_waiting && self.orders->queue_ms) {
 		int64_t due = self.waiting[self.first_waiting].at + (int64_t)self.orders->queue_ms * 1000000 + 1000000;
 
@@ -2313,6 +2404,10 @@ static void dispatch(const struct epoll_event *e)
 		if (places[i].control >= 0)
 			from_place(i);
 		break;
+	case HEADER:
+		if (self.headers[i].fd >= 0)
+			from_header(i);
+		break;
 	case LINGER:
 		if (self.lingering[i].fd >= 0)
 			drain(i);
@@ -2359,6 +2454,8 @@ _Noreturn void nst_serve(int control)
 		self.lingering[i].fd = -1;
 	for (i = 0; i < ASKING; i++)
 		self.asking[i].fd = -1;
+	for (i = 0; i < HEADERS; i++)
+		self.headers[i].fd = -1;
 	self.owner = self.reporter = self.door = self.null = self.log_end = self.board_fd = self.zygote = -1;
 	self.seed[0] = draw();
 	self.seed[1] = draw();

@@ -13,14 +13,15 @@ _HEAD = Struct("<6I 3Q")
 CAUSES: tuple[str, ...] = (
     *("exited", "failed", "signalled", "no_start", "overran", "stopped"),
     *("busy", "waited", "client_most", "client_rate"),
-    *("idle", "deaf"),
+    *("idle", "deaf", "untold"),
 )
-REFUSED: tuple[str, ...] = CAUSES[6:10]
+REFUSED: tuple[str, ...] = (*CAUSES[6:10], "untold")
 STAGES: tuple[str, ...] = ("waited", "first_step", "executed", "first_byte", "gone")
 STATES: tuple[str, ...] = ("empty", "parked", "serving", "ending")
 _BUCKETS = 128
 _N_ENDS = 1024
 _HAS_UID = 4
+_NAMED = 255
 _COUNTS = Struct(f"<{len(CAUSES)}Q{len(STAGES)}Q")
 _STAGE = Struct(f"<{_BUCKETS}Q")
 _LAST = Struct("<Q")
@@ -175,7 +176,10 @@ class Board:
 
 
 def address(client: bytes) -> str:
-    """Return a client in words: "192.0.2.1:4711", "[2001:db8::1]:4711", "uid 1000", "unix", "" for none."""
+    """Return a client in words: "192.0.2.1:4711", "[2001:db8::1]:4711", "uid 1000", "unix", "" for none.
+
+    Who has a certificate is "certificate" and a number, which stands for its name as long as the template lives.
+    """
     family, port = client[18], int.from_bytes(client[16:18], "big")
     if family == _AF_INET:
         return f"{socket.inet_ntop(socket.AF_INET, client[:4])}:{port}"
@@ -183,4 +187,6 @@ def address(client: bytes) -> str:
         return f"[{socket.inet_ntop(socket.AF_INET6, client[:16])}]:{port}"
     if family == socket.AF_UNIX and client[_HAS_UID]:
         return f"uid {int.from_bytes(client[:4], 'little')}"
+    if family == _NAMED:
+        return f"certificate {client[:8].hex()}"
     return "unix" if family == socket.AF_UNIX else ""

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from nstool.service.listen import Listener
     from nstool.spec.service import Service
 
+_LOCAL = b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0"  # a PROXY header: of the balancer itself
 _MOST = 1 << 20  # bytes of an answer in which what is expected is looked for
 
 
@@ -44,6 +45,8 @@ async def _asked(listener: Listener, service: Service) -> str:
     tail, length = b"", 0
     with socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC) as one:
         await loop.sock_connect(one, address)
+        if service.proxy:
+            await loop.sock_sendall(one, _LOCAL)
         await loop.sock_sendall(one, os.fsencode(service.health_send))
         while length < _MOST and (data := await loop.sock_recv(one, 1 << 16)):
             length += len(data)

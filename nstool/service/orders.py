@@ -17,6 +17,7 @@ HEX, DECIMAL, BINARY = 1, 2, 3
 BY_PLACE, BY_LIFE, RANDOM = 0, 1, 2
 USE_PORT, USE_OCTET = 1, 2  # enum nst_use
 SHAPES = {"stdio": 0, "socket": 0, "port": 1, "python": 2, "listener": 3}  # enum nst_shape
+PROXIED = ((False, "address"), (True, "address"), (True, "certificate"))  # enum nst_proxied
 LIVES = ("connection", "client", "shared")  # enum nst_life
 
 
@@ -107,7 +108,7 @@ def encode(
         service.lease_net,
         busy_at + len(busy),
         -(-service.bandwidth // 1024),
-        0,
+        PROXIED.index((service.proxy, service.client_by)),
     )
     return header + plan.ljust(vary_at - plan_at, b"\0") + table + busy + started
 

@@ -27,7 +27,7 @@ from nstool.service.alarms import Alarms
 from nstool.service.board import Board, Counts, End
 from nstool.service.generation import BOARD, LOG, Blueprint, Generation
 from nstool.service.listen import Listener
-from nstool.spec.check_service import NO_DATAGRAMS
+from nstool.spec.check_service import FORGED, NO_DATAGRAMS, PROXIES
 
 CONTROL = "control"
 LOG_RATE = 1 << 20  # bytes a second of what commands say; what is more is dropped, and counted
@@ -227,6 +227,8 @@ class Supervisor:
         self.listeners += listen.open_all(new, service.backlog, handed=handed, shards=service.shards)
         if service.shape in NO_DATAGRAMS and any(one.type == socket.SOCK_DGRAM for one in self.listeners):
             raise SpecError(NO_DATAGRAMS[service.shape], "service.listen")
+        if service.proxy and not all(one.where.startswith((*PROXIES, "systemd:")) for one in self.listeners):
+            raise SpecError(FORGED, "service.listen")
         self._addresses = {one.fd: one.where for one in self.listeners}
 
     async def _open_again(self) -> None:

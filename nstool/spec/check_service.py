@@ -20,6 +20,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "stderr": ("log", "connection", "null"),
     "attest": ("generation", "each", "never"),
     "variant_order": ("turn", "random"),
+    "client_by": ("address", "certificate"),
 }
 VARY: tuple[str, ...] = (
     *("ids", "hostname", "pid", "canary", "machine-id", "boot-id"),
@@ -62,6 +63,12 @@ _KERNELS = ("/proc", "/sys")  # what is there changes by itself
 _LIVES = {"port": CHOICES["life"], "listener": ("connection", "shared")}
 # Keys that bound or count connections.
 _OF_CONNECTIONS = ("queue", "busy", "client_most", "client_rate", "life_connections")
+# Where others than processes of this host do not connect.
+PROXIES = ("tcp:127.", "tcp:[::1]:", "unix:")
+FORGED = (
+    "who connects there could say to be anybody: listen where the balancer alone comes, unix:/run/web.sock or "
+    "tcp:127.0.0.1:8080"
+)
 # Keys by which several connections belong together.
 _OF_CLIENTS = ("client_most", "client_rate", "life")
 # Why some shapes have no listener of datagrams.
@@ -111,6 +118,7 @@ def check_service(service: Service, place: Place = key_path) -> None:
                 raise SpecError(f"{quoted(word)} is not one of {', '.join(known)}{hint}", place((name, number)))
     _check_watch(service, place)
     _check_health(service, place)
+    _check_proxy(service, place)
     _check_variants(service, place)
 
 
@@ -147,6 +155,17 @@ def _check_health(service: Service, place: Place) -> None:
         )
     if not any(word.startswith(_STREAMS) for word in service.listen):
         raise SpecError('it connects as a client, and there is no stream to connect to: "tcp:" or "unix:"', at)
+
+
+def _check_proxy(service: Service, place: Place) -> None:
+    if service.client_by == "certificate" and not service.proxy:
+        why = "a TLS terminator tells whose it is, in the PROXY header: proxy = true"
+        raise SpecError(why, place(("client_by",)))
+    if service.proxy and service.shape == "listener":
+        raise SpecError("the command accepts by itself, and reads the header: leave it out", place(("proxy",)))
+    for number, word in enumerate(service.listen if service.proxy else ()):
+        if not word.startswith((*PROXIES, "systemd")):
+            raise SpecError(FORGED, place(("listen", number)))
 
 
 def _check_variants(service: Service, place: Place) -> None:

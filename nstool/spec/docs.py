@@ -216,6 +216,10 @@ DOCS: dict[str, str] = {
     "Service.health_send": "What a health check says.",
     "Service.health_expect": "What must come in the answer to a health check. Empty: anything.",
     "Service.backlog": "Connections that the kernel keeps until they are taken, listen(2).",
+    "Service.proxy": "Each connection begins with a PROXY header, version 2, which says from where it is: of a load "
+    "balancer or a TLS terminator, which alone may connect.",
+    "Service.client_by": 'What tells clients apart: "address", or with proxy "certificate": the common name of the one '
+    "that they have shown to the TLS terminator.",
     "Service.shards": "Templates that take connections at the same time, to use several processors; they share "
     "the places.",
     "Service.metrics": 'Where HTTP tells of the service: "tcp:ADDRESS:PORT" or "unix:PATH" has /metrics for '

@@ -43,6 +43,9 @@ class Service(Frozen):
     an answer has to come in health_timeout seconds that has health_expect in it, empty: any. health_failures in a row
     are an alarm of the whole generation.
     backlog: connections that the kernel keeps until they are taken. 0: no limit, where nothing else is said.
+    proxy: each connection begins with a PROXY header, version 2, which says from where it is: of a load balancer or a
+    TLS terminator, which alone can connect. client_by: what tells clients apart, "address", or with proxy
+    "certificate", by its name.
     shards: templates that take connections at the same time, each with its part of the places; the kernel distributes
     connections among them.
     metrics: "tcp:ADDRESS:PORT" or "unix:PATH", where HTTP tells of the service: /metrics for Prometheus, /status.json,
@@ -89,4 +92,6 @@ class Service(Frozen):
     backlog: int = 1024
     metrics: str = ""
     shards: int = 1
+    proxy: bool = False
+    client_by: str = "address"
     bandwidth: int = 0

@@ -109,6 +109,7 @@ def told(connection: socket.socket) -> bytes:
     return data
 
 
+@pytest.mark.vm_full
 @pytest.mark.vm
 def test_what_is_live_at_the_same_time_is_apart(name: str, tmp_path: Path) -> None:
     """As the host sees them: other host ids, no capability, a filter, other cgroups; all attested by the words."""
@@ -191,6 +192,7 @@ def test_socket_shape_passes_the_connection_as_fd_3(name: str, tmp_path: Path) -
         assert ask(one.port(), b"echoed") == b"1 2 2 /dev/null\nechoed"
 
 
+@pytest.mark.vm_full
 @pytest.mark.vm
 @pytest.mark.parametrize("ready", [0, 2])
 @pytest.mark.parametrize("init", ["true", "false"])
@@ -535,6 +537,7 @@ def test_a_generation_is_renewed_by_age_and_by_lives(name: str, tmp_path: Path) 
         one.until(lambda s: s["rotations"] >= 2, "renewed by age")
 
 
+@pytest.mark.vm_full
 @pytest.mark.vm
 def test_when_the_service_is_killed_nothing_is_lost(name: str, tmp_path: Path) -> None:
     """A live connection goes on; new ones wait in the backlog until the next service, which takes both over."""
@@ -665,6 +668,7 @@ def tag(port: int, source: str = "127.0.0.1") -> bytes:
         return b"".join(iter(lambda: one.recv(65536), b"")).rpartition(b"\r\n")[2]
 
 
+@pytest.mark.vm_full
 @pytest.mark.vm
 @pytest.mark.parametrize(("life", "lives"), [("connection", 4), ("client", 2), ("shared", 1)])
 def test_lives_of_a_command_that_listens(name: str, tmp_path: Path, life: str, lives: int) -> None:
@@ -696,6 +700,7 @@ def tag_as(path: Path, uid: int) -> bytes:
     return found
 
 
+@pytest.mark.vm_full
 @pytest.mark.vm
 def test_a_client_of_a_unix_socket_is_a_user(name: str, tmp_path: Path) -> None:
     """By who made the connection: each has a sandbox, and so many connections in a time."""
@@ -828,6 +833,7 @@ def python_service(path: Path, *words: str) -> Path:
     return write(path / "s.toml", TCP + "\n".join(('shape = "python"', 'handler = "app.py"', *words)))
 
 
+@pytest.mark.vm_full
 @pytest.mark.vm
 @pytest.mark.parametrize("ready", [0, 2])
 def test_a_function_is_called_in_a_sandbox_for_each_connection(name: str, tmp_path: Path, ready: int) -> None:
@@ -847,6 +853,7 @@ def test_a_function_is_called_in_a_sandbox_for_each_connection(name: str, tmp_pa
     assert len({answer[2] for answer in answers}) == 6  # random numbers are not those of the interpreter's copy
 
 
+@pytest.mark.vm_full
 @pytest.mark.vm
 def test_a_function_has_a_network_namespace_that_is_lent(name: str, tmp_path: Path) -> None:
     """Two at the same time have two, neither the interpreter's; afterwards the next have these again."""

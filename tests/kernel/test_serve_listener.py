@@ -76,6 +76,7 @@ def alive(one: serving.Serving) -> list[int]:
     return sorted(place["life"] for place in places if place["state"] == "serving")
 
 
+@pytest.mark.vm_full
 @pytest.mark.vm
 def test_the_command_has_all_listeners(name: str, tmp_path: Path) -> None:
     """From fd 3 on, and nothing else; so many sandboxes as are to be ready share them, in namespaces of their own."""
@@ -182,6 +183,7 @@ def test_when_the_service_is_killed_it_is_served_on(name: str, tmp_path: Path) -
     assert serving.stop(one) == 0
 
 
+@pytest.mark.vm_full
 @pytest.mark.vm
 @pytest.mark.parametrize("kind", ["tcp", "unix"])
 def test_one_that_is_shut_down_inside_is_opened_anew(name: str, tmp_path: Path, kind: str) -> None:

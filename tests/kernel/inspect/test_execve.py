@@ -84,6 +84,7 @@ def grid(full: int) -> Iterator[Process]:
         yield Process(Ids(*uid), Ids(*gid), groups, masks, securebits, **odd)
 
 
+@pytest.mark.vm_full
 def test_every_kind_of_process_becomes_what_is_predicted(place: Place) -> None:
     """Every seventeenth of all combinations of kinds of processes and of files."""
     cases = list(itertools.islice(itertools.product(grid(place.full), place.files), 0, None, 17))
@@ -206,6 +207,7 @@ def mapped(process: Process) -> Process:
     return process.replace(uids=shift[0], gids=shift[1], groups=groups, uid_map=MAPS, gid_map=MAPS, owners=(0, BASE))
 
 
+@pytest.mark.vm_full
 @pytest.mark.needs("userns")
 def test_in_a_user_namespace_root_is_who_is_mapped_to_0(place: Place, in_child: InChild) -> None:
     """Ids that are not mapped make no set-user-ID; root ids count in their namespace. user_namespaces(7)."""
@@ -311,6 +313,7 @@ def test_the_grid_has_both_outcomes_of_every_rule(place: Place) -> None:
         assert 5 < names[name] < len(cases), name
 
 
+@pytest.mark.vm_full
 def test_modes_decide_who_executes_and_who_reads(place: Place) -> None:
     """Owner, group, others, CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH, execute bits and none. path_resolution(7)."""
     directory = place.directory / "modes"

@@ -246,6 +246,7 @@ def test_proc_of_another_namespace_is_refused(in_child: Callable[..., Any]) -> N
     assert "belongs to another pid namespace" in in_child(act)
 
 
+@pytest.mark.vm_full
 @pytest.mark.vm
 def test_command_line(three: Deep) -> None:
     """Both directions, a table, and the exit status where there is no number."""

@@ -376,6 +376,7 @@ def test_enter_a_named_network_namespace(as_root: Act, name: str) -> None:
     assert as_root(enter)
 
 
+@pytest.mark.vm_full
 def test_the_status_of_an_entered_command(as_root: Act) -> None:
     """As a shell gives it: the command's own, 127 for none, 126 for one that cannot be run, 128+n for a signal."""
 
@@ -450,6 +451,7 @@ def place(workplace: Workplace) -> Path:
     return workplace.own / "pins"
 
 
+@pytest.mark.vm_full
 def test_pinned_namespaces_outlive_their_processes(as_root: Act, place: Path) -> None:
     """They are files then, entered by nstool enter, and gone with unpin."""
 
@@ -473,6 +475,7 @@ def test_pinned_namespaces_outlive_their_processes(as_root: Act, place: Path) ->
     as_root(keep)
 
 
+@pytest.mark.vm_full
 def test_a_sandbox_is_pinned_by_its_name(as_root: Act, place: Path) -> None:
     """All that differ but mnt and pid; those with a user namespace are entered too."""
 

@@ -207,6 +207,7 @@ def test_a_sysctl_takes_effect(act: Act) -> None:
     assert act(serve, net_dot_ipv4_dot_ip_unprivileged_port_start="80") in ("", "Terminated\n")
 
 
+@pytest.mark.vm_full
 @pytest.mark.needs("nft")
 def test_a_published_port_can_be_bound(as_root: Act) -> None:
     """Also one below 1024, by a command without capabilities; the ports below the lowest of them stay closed."""

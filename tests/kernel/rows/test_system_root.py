@@ -295,6 +295,7 @@ print(ctypes.get_errno())
     assert as_root(look, str(tmp_path / "later")) == [f"{said}{said}14\n"] * 3
 
 
+@pytest.mark.vm_full
 @pytest.mark.vm
 @pytest.mark.needs("cgroup_memory")
 def test_who_leaves_sysinfo_by_a_signal_is_not_written_to(as_root: Act) -> None:

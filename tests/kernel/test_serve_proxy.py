@@ -1,0 +1,165 @@
+"""Services behind a load balancer, or a TLS terminator, which says whose a connection is."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.support import serving
+from tests.support.proxied import SIGNATURE, header, tls
+from tests.support.serving import DEADLINE, NSTOOL, write
+
+pytestmark = pytest.mark.needs(
+    "native", "nsexec", "root", "timens", "cgroupns", "overlay", "cgroup_memory", "cgroup_pids"
+)
+
+TCP = 'listen = ["tcp:127.0.0.1:0"]\nproxy = true\n'
+CAT = "command = ['/bin/cat']"
+TAGGED = """
+import os, socket
+tag = os.urandom(4).hex().encode()
+listening = socket.create_server(("127.0.0.1", 7000))
+while True:
+    with listening.accept()[0] as one:
+        one.sendall(tag + b" " + one.recv(99))
+"""
+
+
+def come(port: int, *parts: bytes) -> bytes:
+    """Send these, one after the other, and return the whole answer; empty if it is refused."""
+    with socket.create_connection(("127.0.0.1", port), timeout=DEADLINE) as one, contextlib.suppress(OSError):
+        one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for part in parts:
+            one.sendall(part)
+        one.shutdown(socket.SHUT_WR)
+        return b"".join(iter(lambda: one.recv(65536), b""))
+    return b""
+
+
+def ended(connection: socket.socket) -> bytes:
+    """What still comes until it is closed, or reset for what was not read."""
+    with contextlib.suppress(ConnectionResetError):
+        return connection.recv(1)
+    return b""
+
+
+def of(address: str, *fields: bytes, port: int = 4711) -> bytes:
+    """The header of a client with this address."""
+    return header((address, port, "2001:db8::2" if ":" in address else "198.51.100.2", 443), *fields)
+
+
+@pytest.mark.parametrize("ready", [0, 2])
+def test_the_sandbox_has_what_comes_behind_the_header(name: str, tmp_path: Path, ready: int) -> None:
+    """All of it and nothing else, however it was cut; whose it is is told by the header."""
+    with serving.serving(write(tmp_path / "s.toml", TCP + f"ready = {ready}", CAT), name) as one:
+        port = one.port()
+        assert come(port, of("192.0.2.1") + b"said") == b"said"
+        assert come(port, *(bytes([byte]) for byte in of("2001:db8::1")), b"said") == b"said"
+        assert come(port, of("192.0.2.1"), b"a" * 100_000) == b"a" * 100_000
+        assert come(port, header(None), b"own") == b"own"
+        found = one.until(lambda s: s["ends"]["exited"] == 4, "over")
+    clients = [end["client"] for end in found["generations"][0]["ends"] if end["cause"] == "exited"]
+    assert sorted(clients)[1:] == ["192.0.2.1:4711", "192.0.2.1:4711", "[2001:db8::1]:4711"]
+    assert sorted(clients)[0].startswith("127.0.0.1:")
+
+
+def test_who_says_nothing_of_himself_is_refused(name: str, tmp_path: Path) -> None:
+    """Nothing of it comes to a sandbox; who does not go on is not waited for, and holds nobody up."""
+    with serving.serving(write(tmp_path / "s.toml", TCP, CAT), name) as one, contextlib.ExitStack() as open_:
+        port = one.port()
+        slow = [open_.enter_context(socket.create_connection(("127.0.0.1", port), timeout=DEADLINE)) for _ in range(3)]
+        slow[1].sendall(SIGNATURE[:5])
+        slow[2].sendall(of("192.0.2.1")[:-1])
+        for wrong in (b"GET / HTTP/1.0\r\n\r\n", SIGNATURE + b"\x31\x11\0\0", SIGNATURE, b""):
+            assert come(port, wrong) == b""
+        assert come(port, of("192.0.2.1"), b"x") == b"x"
+        assert [ended(each) for each in slow] == [b""] * 3
+        found = one.until(lambda s: s["refused"]["untold"] == 7, "all were refused")
+        assert found["ends"]["exited"] == 1
+        assert found["queued"] == 0
+
+
+def test_many_that_do_not_go_on_leave_room(name: str, tmp_path: Path) -> None:
+    """So many may be without a header at once; more are refused."""
+    with serving.serving(write(tmp_path / "s.toml", TCP, CAT), name) as one, contextlib.ExitStack() as open_:
+        port = one.port()
+        for _ in range(300):
+            open_.enter_context(socket.create_connection(("127.0.0.1", port), timeout=DEADLINE))
+        found = one.until(lambda s: s["refused"]["busy"] + s["refused"]["untold"] == 300, "all are over")
+        assert found["refused"]["busy"] > 0
+        assert come(port, of("192.0.2.1"), b"x") == b"x"
+
+
+def test_limits_are_of_who_the_header_names(name: str, tmp_path: Path) -> None:
+    words = TCP + "client_most = 1\nqueue = 4"
+    with serving.serving(write(tmp_path / "s.toml", words, CAT), name) as one:
+        port = one.port()
+        with socket.create_connection(("127.0.0.1", port), timeout=DEADLINE) as live:
+            live.sendall(of("192.0.2.1") + b"x")
+            assert live.recv(1) == b"x"
+            assert come(port, of("192.0.2.1", port=9), b"y") == b""
+            assert come(port, of("192.0.2.2"), b"z") == b"z"
+        assert one.until(lambda s: s["live"] == 0, "over")["refused"]["client_most"] == 1
+
+
+def test_a_client_is_a_certificate(name: str, tmp_path: Path) -> None:
+    """Wherever it comes from; without one that the terminator has found to be good there is no sandbox."""
+    words = TCP + 'client_by = "certificate"\nshape = "port"\nport = 7000\nlife = "client"'
+    spec = write(tmp_path / "s.toml", words, f"command = ['/usr/bin/python3', '-c', '''{TAGGED}''']")
+    with serving.serving(spec, name) as one:
+        port = one.port()
+        alice = [come(port, of(address, tls("alice")), b"hi") for address in ("192.0.2.1", "2001:db8::1")]
+        bob = come(port, of("192.0.2.1", tls("bob")), b"hi")
+        assert alice[0] == alice[1] != bob
+        assert bob.endswith(b" hi")
+        for fields in ((), (tls("alice", verify=1),), (tls("alice", client=1),), (tls(""),)):
+            assert come(port, of("192.0.2.1", *fields), b"hi") == b""
+        found = one.status()
+        assert found["refused"]["untold"] == 4
+        clients = {place["client"] for place in found["generations"][0]["places"]}
+        assert len(clients) == 2
+        assert all(client.startswith("certificate ") for client in clients)
+
+
+def test_of_a_unix_socket(name: str, tmp_path: Path) -> None:
+    """Which a terminator alone may be let to; a rotation takes none away that has not said whose it is."""
+    path = tmp_path / "u"
+    with serving.serving(write(tmp_path / "s.toml", f'listen = ["unix:{path}"]\nproxy = true', CAT), name) as one:
+        with socket.socket(socket.AF_UNIX) as slow:
+            slow.settimeout(DEADLINE)
+            slow.connect(str(path))
+            slow.sendall(of("192.0.2.7")[:20])
+            one.until(lambda s: s["queued"] == 1, "it is there")
+            one.tell("rotate")
+            slow.sendall(of("192.0.2.7")[20:] + b"x")
+            assert slow.recv(1) == b"x"
+        one.until(lambda s: [g["number"] for g in s["generations"]] == [2], "the old one is gone")
+
+
+def test_health_is_asked_as_the_balancer_asks(name: str, tmp_path: Path) -> None:
+    words = TCP + 'health_interval = 0.1\nhealth_send = "ping\\n"\nhealth_expect = "ping"'
+    with serving.serving(write(tmp_path / "s.toml", words, "command = ['/bin/head', '-n', '1']"), name) as one:
+        found = one.until(lambda s: s["ends"]["exited"] >= 3, "it was asked")
+        assert (found["rotations"], found["refused"]["untold"]) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ('listen = ["tcp:0.0.0.0:0"]\nproxy = true', "could say to be anybody"),
+        ('listen = ["tcp:[::]:0"]\nproxy = true', "could say to be anybody"),
+        ('listen = ["udp:127.0.0.1:0"]\nproxy = true', "could say to be anybody"),
+        ('listen = ["unix:/run/x"]\nproxy = true\nshape = "listener"', "reads the header"),
+        ('listen = ["unix:/run/x"]\nclient_by = "certificate"', "proxy = true"),
+        ('listen = ["unix:/run/x"]\nproxy = true\nclient_by = "name"', "not one of address, certificate"),
+    ],
+)
+def test_what_it_cannot_have_is_refused(tmp_path: Path, words: str, told: str) -> None:
+    done = subprocess.run(
+        [NSTOOL, "serve", str(write(tmp_path / "s.toml", words, CAT))], capture_output=True, text=True
+    )
+    assert (done.returncode, told in done.stderr) == (2, True), done.stderr
