@@ -67,6 +67,7 @@ class Supervisor:
         self._dropped = 0
         self._logged = monotonic()
         self._said: dict[tuple[int, int, int], tuple[float, int]] = {}
+        self._said_shut = -_AGAIN
         self._addresses: dict[int, str] = {}  # of the listeners, by their fds
 
     # ---- its life ----
@@ -236,13 +237,18 @@ class Supervisor:
         for number, one in enumerate(self.listeners):
             if not listen.is_shut(one):
                 continue
-            where = self._addresses[one.fd]
-            if one.word == "systemd":
-                self.say(f"{where} was shut down by a sandbox, and nobody is heard there: restart its .socket unit")
+            where, service = self._addresses[one.fd], self.blueprint.service
+            try:
+                if one.word == "systemd":
+                    raise NstoolError("restart its .socket unit")
+                place = f"service.listen[{number}]"
+                new = listen.open_listener(where, service.backlog, place, shared=service.shards > 1)
+            except NstoolError as error:
+                if monotonic() - self._said_shut >= _AGAIN:
+                    self._said_shut = monotonic()
+                    self.say(f"{where} was shut down by a sandbox, and nobody is heard there: {error}")
                 continue
-            listen.close_all([one])
-            service = self.blueprint.service
-            new = listen.open_listener(where, service.backlog, f"service.listen[{number}]", shared=service.shards > 1)
+            listen.close_all([one], kept=True)  # its path is that of the new one
             self.listeners[number] = new.replace(word=one.word)
             self._addresses[new.fd] = where
             await self.rotate_or_say(f"a sandbox had shut {where} down, which was opened anew")

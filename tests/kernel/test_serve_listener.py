@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -202,6 +203,26 @@ def test_one_that_is_shut_down_inside_is_opened_anew(name: str, tmp_path: Path, 
         assert say(b"y") == b"y"
         assert one.status()["listening"] == where
         assert f"had shut {where[0]} down" in one.log.read_text()
+
+
+def test_one_of_systemd_cannot_be_opened_anew(name: str, tmp_path: Path) -> None:
+    """Which is said, but not all the time."""
+    spec = write(tmp_path / "s.toml", 'listen = ["systemd"]\n' + SHAPE, server(SHUT))
+    log = tmp_path / "log"
+    with socket.create_server(("127.0.0.1", 0)) as passed, log.open("wb") as out:
+        port = passed.getsockname()[1]
+        script = f"export LISTEN_PID=$$ LISTEN_FDS=1; exec {NSTOOL} serve --name {name} {spec} 3<&{passed.fileno()}"
+        process = subprocess.Popen(["/bin/bash", "-c", script], pass_fds=[passed.fileno()], stdout=out, stderr=out)
+    one = serving.Serving(name, process, log)
+    serving.wait(one, 0)
+    assert ask(port, b"x") == b"x"
+    with contextlib.suppress(OSError):
+        ask(port, b"shut")
+    one.until(lambda _: "restart its .socket unit" in log.read_text(), "it is said")
+    time.sleep(1)
+    assert one.status()["rotations"] == 0
+    assert log.read_text().count("restart its .socket unit") == 1
+    assert serving.stop(one) == 0
 
 
 def test_it_cannot_be_connected_to_the_host(name: str, tmp_path: Path) -> None:

@@ -54,15 +54,20 @@ def start(spec: Path, name: str, log: Path, *options: str) -> Serving:
     with log.open("ab") as out:
         command = [NSTOOL, "serve", "--name", name, *options, str(spec)]
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, cwd="/")
-    begun = log.stat().st_size
+    one = Serving(name, process, log)
+    wait(one, log.stat().st_size)
+    return one
+
+
+def wait(one: Serving, begun: int) -> None:
+    """Wait until a service takes connections. begun: bytes of its log that are of before."""
     end = time.monotonic() + DEADLINE
-    while b"takes connections" not in log.read_bytes()[begun:]:
-        if process.poll() is not None or time.monotonic() > end:
-            process.kill()
-            process.wait()
-            raise AssertionError(log.read_text())
+    while b"takes connections" not in one.log.read_bytes()[begun:]:
+        if one.process.poll() is not None or time.monotonic() > end:
+            one.process.kill()
+            one.process.wait()
+            raise AssertionError(one.log.read_text())
         time.sleep(0.01)
-    return Serving(name, process, log)
 
 
 def stop(one: Serving) -> int:
