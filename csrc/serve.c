@@ -2114,6 +2114,30 @@ static void end_place(int i, int number)
 	show(i);
 }
 
+/* Refuse all who were taken and have no sandbox yet. */
+static void refuse_all(void)
+{
+	int at;
+
+	for (; self.n_waiting; self.n_waiting--) {
+		refuse(&self.waiting[self.first_waiting], NST_BUSY);
+		self.first_waiting = (self.first_waiting + 1) % WAITING;
+	}
+	for (at = 0; self.n_asking && at < ASKING; at++)
+		if (self.asking[at].fd >= 0) {
+			refuse(&self.asking[at], NST_BUSY);
+			self.asking[at].fd = -1;
+			self.n_asking--;
+		}
+	for (at = 0; self.n_headers && at < HEADERS; at++)
+		if (self.headers[at].fd >= 0) {
+			struct taken t = self.headers[at];
+
+			drop_header(at);
+			refuse(&t, NST_BUSY);
+		}
+}
+
 /* which: a place, or all. pid: whom it is for, not who has the place after him; 0: anybody. */
 static void end_places(int which, int pid, int number)
 {
@@ -2124,10 +2148,8 @@ static void end_places(int which, int pid, int number)
 	for (i = 0; i < (int)self.orders->n_places; i++)
 		if ((which < 0 || which == i) && (!pid || pid == places[i].pid))
 			end_place(i, number);
-	for (; which < 0 && self.n_waiting; self.n_waiting--) {
-		refuse(&self.waiting[self.first_waiting], NST_BUSY);
-		self.first_waiting = (self.first_waiting + 1) % WAITING;
-	}
+	if (which < 0)
+		refuse_all();
 }
 
 static void send_what_is_held(int peer)

@@ -140,6 +140,21 @@ def test_of_a_unix_socket(name: str, tmp_path: Path) -> None:
         one.until(lambda s: [g["number"] for g in s["generations"]] == [2], "the old one is gone")
 
 
+def test_who_has_not_said_whose_he_is_keeps_no_service_from_its_end(name: str, tmp_path: Path) -> None:
+    """Told twice it ends at once, and he is refused."""
+    words = TCP + 'busy = "no more\\n"\ngrace = 60'
+    one = serving.start(write(tmp_path / "s.toml", words, CAT), name, tmp_path / "log")
+    with socket.create_connection(("127.0.0.1", one.port()), timeout=DEADLINE) as slow:
+        slow.sendall(of("192.0.2.7")[:20])
+        one.until(lambda s: s["queued"] == 1, "it is there")
+        one.process.terminate()
+        one.until(lambda s: s["stopping"], "told once")
+        one.process.terminate()
+        slow.settimeout(4)  # by itself it is refused after five
+        assert slow.recv(99) == b"no more\n"
+    assert one.process.wait(DEADLINE) == 0
+
+
 def test_health_is_asked_as_the_balancer_asks(name: str, tmp_path: Path) -> None:
     words = TCP + 'health_interval = 0.1\nhealth_send = "ping\\n"\nhealth_expect = "ping"'
     with serving.serving(write(tmp_path / "s.toml", words, "command = ['/bin/head', '-n', '1']"), name) as one:
