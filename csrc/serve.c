@@ -128,6 +128,7 @@ struct place {
 	int had;	/* so many it has had */
 	int idle;	/* it ends for lack of users */
 	int deaf;	/* it ends because it does not listen */
+	int ready;	/* it waits to be attested */
 	int has_key;
 	struct bucket to, from; /* its command */
 	uint8_t key[NST_CLIENT];
@@ -169,6 +170,7 @@ static struct {
 	} lost[LOST]; /* children that have ended and are of no place yet */
 	int n_lost;
 	struct link *links;
+	uint32_t first_pumped;
 	int first_link, n_links; /* where to look for one that is not in use; those that are */
 	int own_net;
 	int plans; /* the memory that is shared with the sandboxes */
@@ -298,15 +300,15 @@ static long receive_fds(int fd, struct nst_message *ret, int32_t *ret_fds, int *
 	return r;
 }
 
-static void send_message(int fd, struct nst_message *m, int passed)
+static long send_message(int fd, struct nst_message *m, int passed)
 {
-	send_fds(fd, m, &passed, passed >= 0);
+	return send_fds(fd, m, &passed, passed >= 0);
 }
 
-static void tell_reporter(struct nst_message *m)
+/* 0 or -errno: nobody reads, or not fast enough. */
+static long tell_reporter(struct nst_message *m)
 {
-	if (self.reporter >= 0)
-		send_message(self.reporter, m, -1);
+	return self.reporter >= 0 ? send_message(self.reporter, m, -1) : -EPIPE;
 }
 
 /* ---- the board ---- */
@@ -998,7 +1000,7 @@ static long start(int i, struct taken *t, int attest)
 	p->life = ++self.board->lives;
 	p->deadline = 0;
 	p->to = p->from = (struct bucket){most_bytes(), nst_now()};
-	p->stopped = p->overran = p->users = p->had = p->idle = p->deaf = p->has_key = p->killed = 0;
+	p->stopped = p->overran = p->users = p->had = p->idle = p->deaf = p->ready = p->has_key = p->killed = 0;
 	stamp(i);
 	if (attest || (!t && !begins_alone())) {
 		r = nst_raw4(__NR_socketpair, AF_UNIX_, SOCK_SEQPACKET_ | O_CLOEXEC, 0, NST_P(pair));
@@ -1120,6 +1122,7 @@ static int take_parked(void)
 /* ---- relayed connections ---- */
 
 static void end_place(int i, int number);
+static void tell_ready(int i);
 
 static void close_way(struct way *w)
 {
@@ -1603,9 +1606,9 @@ static void reap(void)
 	int status = 0, i;
 	long pid;
 
+	/* Only the service ends this process: a signal for all processes of the service is for that. */
 	while (nst_raw3(__NR_read, self.signals, NST_P(&si), sizeof si) == sizeof si)
-		if (si.ssi_signo == SIGTERM || si.ssi_signo == SIGINT)
-			nst_leave(128 + (int)si.ssi_signo);
+		;
 	while ((pid = nst_raw4(__NR_wait4, -1, NST_P(&status), 1 /* WNOHANG */ | WALL_, 0)) > 0) {
 		if (pid == self.zygote_pid)
 			nst_leave(125); /* without it there is nothing to serve with */
@@ -1677,6 +1680,12 @@ static void keep_address(const union address *a, uint8_t *ret)
 	}
 }
 
+/* Whether sandboxes can be made for who was taken: who is attested waits for who does that. */
+static int may_place(void)
+{
+	return self.reporter >= 0 || !self.orders->attest;
+}
+
 /* Let a connection in that was taken, or refuse it. */
 static void let_in(struct taken *t)
 {
@@ -1684,7 +1693,7 @@ static void let_in(struct taken *t)
 
 	if (why != NST_CAUSES)
 		refuse(t, why);
-	else if (self.n_waiting || !place_it(t)) {
+	else if (self.n_waiting || !may_place() || !place_it(t)) {
 		if ((uint32_t)self.n_waiting >= self.orders->queue)
 			refuse(t, NST_BUSY);
 		else
@@ -1704,8 +1713,11 @@ static void ask_whose(int at)
 {
 	struct nst_message m = {.type = NST_MSG_WHOSE, .detail = at};
 
-	if (self.reporter >= 0)
-		send_message(self.reporter, &m, self.asking[at].fd);
+	if (self.reporter < 0 || send_message(self.reporter, &m, self.asking[at].fd) >= 0)
+		return; /* without a service they wait for the next */
+	refuse(&self.asking[at], NST_BUSY);
+	self.asking[at].fd = -1;
+	self.n_asking--;
 }
 
 /* A service that has come later has not been asked yet. */
@@ -1761,13 +1773,21 @@ static void drop_header(int at)
 /* Whose it is, as the header says. Returns 0 where that is not told. */
 static int told_client(const struct nst_proxy *header, uint8_t *ret_from)
 {
+	union address from = {0};
 	uint64_t name[2];
 
 	if (!header->family)
 		return 1; /* the balancer's own */
-	copy_bytes(ret_from, header->address, 16);
-	copy_bytes(ret_from + 16, header->port, 2);
-	ret_from[18] = header->family;
+	if (header->family == AF_INET_) {
+		from.in.sin_family = AF_INET_;
+		copy_bytes(&from.in.sin_addr, header->address, 4);
+		copy_bytes(&from.in.sin_port, header->port, 2);
+	} else {
+		from.in6.sin6_family = AF_INET6_;
+		copy_bytes(&from.in6.sin6_addr, header->address, 16);
+		copy_bytes(&from.in6.sin6_port, header->port, 2);
+	}
+	keep_address(&from, ret_from);
 	if (self.orders->proxy != NST_PROXIED_NAMES)
 		return 1;
 	if (!header->name_size)
@@ -1780,7 +1800,7 @@ static int told_client(const struct nst_proxy *header, uint8_t *ret_from)
 }
 
 /* Look at the begin of a connection; once its header is whole that is taken out, and the rest is the sandbox's. */
-static void from_header(int at)
+static void from_header(int at, int gone)
 {
 	static uint8_t data[NST_PROXY_MOST];
 	struct nst_proxy header;
@@ -1791,7 +1811,7 @@ static void from_header(int at)
 	if (n == -EAGAIN || n == -EINTR)
 		return;
 	length = n > 0 ? nst_proxy_header(data, (uint32_t)n, &header) : -1;
-	if (!length)
+	if (!length && !gone)
 		return;
 	drop_header(at);
 	if (length > 0)
@@ -1811,7 +1831,7 @@ static void read_header(struct taken *t)
 			self.headers[at] = *t;
 			self.n_headers++;
 			watch(t->fd, HEADER, at, EPOLLIN | EPOLLRDHUP | EPOLLET);
-			from_header(at);
+			from_header(at, 0);
 			return;
 		}
 	refuse(t, NST_BUSY);
@@ -2189,6 +2209,7 @@ static void obey(int peer, const struct nst_message *m, int *fds, int n)
 {
 	struct nst_message answer = {.type = NST_MSG_DONE, .detail = m->detail};
 	long r = 0;
+	int i;
 
 	switch (m->type) {
 	case NST_MSG_CONFIGURE:
@@ -2223,6 +2244,7 @@ static void obey(int peer, const struct nst_message *m, int *fds, int n)
 			struct nst_message go = {.type = NST_MSG_RELEASE};
 
 			send_message(places[m->detail].control, &go, -1);
+			places[m->detail].ready = 0;
 			close_fd(&places[m->detail].control);
 		}
 		return;
@@ -2231,6 +2253,9 @@ static void obey(int peer, const struct nst_message *m, int *fds, int n)
 		send_message(peer, &answer, -1);
 		self.reporter = peer;
 		ask_again();
+		for (i = 0; self.orders && i < (int)self.orders->n_places; i++)
+			if (places[i].state != EMPTY && places[i].ready)
+				tell_ready(i);
 		return;
 	case NST_MSG_WHOSE:
 		if (self.orders)
@@ -2288,6 +2313,15 @@ static void open_door(void)
 		nst_raw1(__NR_close, fd);
 }
 
+/* Tell that a sandbox waits to be attested; where nobody can be told it waits for the next service. */
+static void tell_ready(int i)
+{
+	struct nst_message m = {.type = NST_MSG_READY, .detail = i, .pid = places[i].pid};
+
+	if (self.reporter >= 0 && tell_reporter(&m) < 0)
+		end_place(i, SIGKILL); /* it would wait for ever */
+}
+
 /* What a sandbox that is to be attested says: it is ready for that. */
 static void from_place(int i)
 {
@@ -2297,9 +2331,8 @@ static void from_place(int i)
 	struct epoll_event e = {0};
 
 	if (n == (long)sizeof m && m.type == NST_MSG_READY) {
-		m.detail = i;
-		m.pid = p->pid;
-		tell_reporter(&m);
+		p->ready = 1;
+		tell_ready(i);
 	} else if (n != -EAGAIN && n != -EINTR) {
 		nst_raw4(__NR_epoll_ctl, self.poll, EPOLL_CTL_DEL, p->control, NST_P(&e));
 	}
@@ -2311,7 +2344,7 @@ static void from_place(int i)
 static int on_time(void)
 {
 	int64_t now = nst_now(), next = INT64_MAX, left;
-	int i;
+	int i, n;
 
 	for (i = 0; self.orders && i < (int)self.orders->n_places; i++) {
 		struct place *p = &places[i];
@@ -2332,8 +2365,9 @@ static int on_time(void)
 		if (p->deadline < next)
 			next = p->deadline;
 	}
-	for (i = 0; self.n_links && i < LINKS; i++) {
-		struct link *l = &self.links[i];
+	self.first_pumped += 61; /* who shares what a sandbox may have is not always the same who comes first */
+	for (n = 0; self.n_links && n < LINKS; n++) {
+		struct link *l = &self.links[i = (int)((self.first_pumped + (uint32_t)n) % LINKS)];
 
 		if (l->place >= 0 && l->resume && l->resume <= now)
 			pump(i);
@@ -2428,7 +2462,7 @@ static void dispatch(const struct epoll_event *e)
 		break;
 	case HEADER:
 		if (self.headers[i].fd >= 0)
-			from_header(i);
+			from_header(i, (e->events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)) != 0);
 		break;
 	case LINGER:
 		if (self.lingering[i].fd >= 0)
@@ -2495,8 +2529,7 @@ _Noreturn void nst_serve(int control)
 	for (;;) {
 		if (self.orders) {
 			pump_again();
-			/* Those were taken, whoever says now to take more; who is attested waits for who does that. */
-			if (!self.pausing && (self.reporter >= 0 || !self.orders->attest))
+			if (!self.pausing && may_place()) /* those were taken, whoever says now to take more */
 				from_queue();
 			if (self.owner >= 0)
 				park();

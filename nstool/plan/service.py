@@ -20,6 +20,7 @@ from nstool.spec.model import IdMap, Spec
 OWN = ("mnt", "pid")  # the template's namespaces without which there is no sandbox in it
 _SHARED_NET = ("host", "join")
 _STREAMS = ("stdin", "stdout", "stderr")
+MAX_ID_BYTES = 4095  # less than a page
 _MAPPED = ("idmap", "upper")  # what of a mount is mapped to the sandbox's ids: user.keeps_changes
 
 
@@ -105,6 +106,9 @@ def template(spec: Spec, host: Host, lease: Lease, idmaps: user.Maps, *, varied:
         *(
             Step(INIT, "dup3", (Fd(name), number, 0), "none of its caller's files")
             for number, name in enumerate(_STREAMS)
+        ),
+        Step(
+            INIT, "setsid", (), "a key of the terminal is for the service, which lets its sandboxes go on to their end"
         ),
         Step(INIT, "close_range", (3, 0xFFFF_FFFF, 0), "nothing of what it was made with goes on to its sandboxes"),
         Step(INIT, "serve", (), "take connections, and make a sandbox for each"),
@@ -252,4 +256,11 @@ def template_maps(spec: Spec, host: Host, bases: tuple[tuple[int, int], ...], co
     uids, gids = (
         tuple(IdMap(number * count, base[which], count) for number, base in enumerate(bases)) for which in (0, 1)
     )
+    size = max(sum(len(f"{one.inside} {one.outside} {one.count}\n") for one in lines) for lines in (uids, gids))
+    if size > MAX_ID_BYTES:
+        raise NotSupported(
+            f"ids of their own for {len(bases) - 1} sandboxes",
+            f"an id map has at most {MAX_ID_BYTES} bytes (user_namespaces(7)), and theirs {size}",
+            "make service.places, or vary of ids, smaller, or take shards",
+        )
     return user.Maps(uids, gids, "launcher")

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 ANSWERS = 10.0  # seconds for a template to answer
 TRIAL = 30.0  # seconds for the sandbox that is attested to be ready
+_AT_ONCE = 64  # questions whose a connection is
 _LOOK = 0.1  # seconds between two looks whether that is still wanted
 _TURNS = 2  # ranges of ids that each place has where ids vary: two lives in a row have none in common
 _SPANS = 2  # and a user's range is divided again: two generations in a row have none in common
@@ -109,8 +110,10 @@ class Channel:
         end = monotonic() + ANSWERS
         while True:
             message = self.receive(max(0.0, end - monotonic()))
+            if message is None and monotonic() < end:
+                continue
             if message is None:
-                raise NstoolError(f"the template does not answer, to {what}")
+                raise NstoolError(f"the template does not answer: {what}")
             if message.type in (lib.NST_MSG_DONE, lib.NST_MSG_FAILED) and (
                 message.type == lib.NST_MSG_DONE or message.step < 0
             ):
@@ -128,7 +131,7 @@ class Channel:
         It answers whose connections are that come along.
         """
         end = monotonic() + timeout
-        while True:
+        for _ in range(_AT_ONCE):
             self.socket.settimeout(max(0.0, end - monotonic()))
             try:
                 data, fds, _, _ = socket.recv_fds(self.socket, _SIZE, 1)
@@ -143,6 +146,7 @@ class Channel:
                 return message
             for fd in fds:
                 self.send(lib.NST_MSG_WHOSE, detail=message.detail, status=_user_of(fd))
+        return None  # others have their turn
 
     def held(self) -> dict[int, int]:
         """Return fds of what the template holds: its listeners by number, at BOARD its board, at LOG its log's end."""

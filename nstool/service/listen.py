@@ -16,7 +16,8 @@ from nstool.frozen import Frozen
 
 _FILTER = Struct("<HBBI")  # struct sock_filter, linux/filter.h
 _PROGRAM = Struct("<H6xQ")  # struct sock_fprog
-_LOAD_16, _LOAD_32, _EQUAL, _RETURN = 0x28, 0x20, 0x15, 0x06
+_LOAD_8, _LOAD_16, _LOAD_32, _AND, _EQUAL, _RETURN = 0x30, 0x28, 0x20, 0x54, 0x15, 0x06
+_FLAGS, _SYN_ACK = 13, 0x12  # where the flags of TCP are; of the answer to who asks for a connection, RFC 9293
 _NETWORK = -0x100000  # SKF_NET_OFF: from the header of IP; else from that of TCP
 _ONLY_ROOT = (("this kernel lets root only do that",), ("run as root, or listen on a Unix socket",))
 _ATTACH_FILTER, _LOCK_FILTER = 26, 44  # socket(7)
@@ -50,6 +51,7 @@ class Listener(Frozen):
             host = f"[{name[0]}]" if ":" in name[0] else name[0]
             return f"{kind}:{host}:{name[1]}"
         text = os.fsdecode(name) if isinstance(name, bytes) else name
+        text = f"@{text[1:]}" if text.startswith("\0") else text
         return f"{self.word.partition(':')[0]}:{text}"
 
 
@@ -58,7 +60,16 @@ def is_shut(one: Listener) -> bool:
     poll = select.poll()
     poll.register(one.fd, select.POLLRDHUP)
     with socket.socket(fileno=os.dup(one.fd)) as listening:
+        if listening.type == socket.SOCK_DGRAM:
+            return False
         return bool(poll.poll(0)) or not listening.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+
+
+def give_up(one: Listener) -> None:
+    """Let another socket have the address of one that is shut, whatever a command has set on it. SO_REUSEADDR."""
+    with socket.socket(fileno=os.dup(one.fd)) as shut:
+        if shut.family != socket.AF_UNIX:
+            shut.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
 
 
 def parse(word: str, place: str) -> tuple[int, int, object]:
@@ -124,7 +135,8 @@ def tie(one: socket.socket, place: str, *, needed: bool = True) -> None:
     """Let a socket that listens, and each connection of it, hear only what is for its address, for ever.
 
     A connection is a socket of this network namespace, in the hands of a sandbox. It could be disconnected there, and
-    connected to anybody here, or listen (connect(2), AF_UNSPEC). It would have another port then: this one is taken.
+    connected to anybody here, or listen (connect(2), AF_UNSPEC). It would have another port then: this one is taken. A
+    listening socket itself may keep the port: so the answer to a connection that it asks for is heard by neither.
     needed: False where connections are relayed, and never given away. Raises KernelError.
     """
     if one.family not in (socket.AF_INET, socket.AF_INET6):
@@ -138,7 +150,8 @@ def tie(one: socket.socket, place: str, *, needed: bool = True) -> None:
     if any(data):  # else all addresses have this port
         wanted += [(_LOAD_32, at + n, int.from_bytes(data[n : n + 4], "big")) for n in range(0, len(data), 4)]
     left = 2 * len(wanted)
-    code = b""
+    code = _FILTER.pack(_LOAD_8, 0, 0, _FLAGS) + _FILTER.pack(_AND, 0, 0, _SYN_ACK)
+    code += _FILTER.pack(_EQUAL, left + 1, 0, _SYN_ACK)
     for load, offset, value in wanted:
         left -= 2
         code += _FILTER.pack(load, 0, 0, offset & 0xFFFF_FFFF) + _FILTER.pack(_EQUAL, 0, left + 1, value)

@@ -23,7 +23,7 @@ from nstool.plan.steps import Plan
 from nstool.sandbox import engine, journal, rundir
 from nstool.security import signals
 from nstool.service import attested, endpoint, generation, listen
-from nstool.service.alarms import Alarms
+from nstool.service.alarms import PAUSE, Alarms
 from nstool.service.board import Board, Counts, End
 from nstool.service.generation import BOARD, LOG, Blueprint, Generation
 from nstool.service.listen import Listener
@@ -68,6 +68,7 @@ class Supervisor:
         self._logged = monotonic()
         self._said: dict[tuple[int, int, int], tuple[float, int]] = {}
         self._said_shut = -_AGAIN
+        self._opened_again = -PAUSE
         self._addresses: dict[int, str] = {}  # of the listeners, by their fds
 
     # ---- its life ----
@@ -210,6 +211,10 @@ class Supervisor:
                 continue
             known.add(_identity(fd))
             one = Listener("", fd)
+            if listen.is_shut(one):  # by a sandbox; it is opened anew
+                listen.give_up(one)
+                os.close(fd)
+                continue
             word = next((word for word in self.blueprint.service.listen if _is_at(word, one)), "")
             path = word.partition(":")[2] if word.startswith(("unix:/", "seqpacket:/")) else ""
             self.listeners.append(Listener(word, fd, path))
@@ -233,7 +238,12 @@ class Supervisor:
         self._addresses = {one.fd: one.where for one in self.listeners}
 
     async def _open_again(self) -> None:
-        """Open listeners anew that a sandbox has shut down which has them itself, for the next generation."""
+        """Open listeners anew that a sandbox has shut down which has them itself, for the next generation.
+
+        No more often than alarms make one, for the same reason.
+        """
+        if monotonic() - self._opened_again < PAUSE:
+            return
         for number, one in enumerate(self.listeners):
             if not listen.is_shut(one):
                 continue
@@ -241,6 +251,7 @@ class Supervisor:
             try:
                 if one.word == "systemd":
                     raise NstoolError("restart its .socket unit")
+                listen.give_up(one)
                 place = f"service.listen[{number}]"
                 new = listen.open_listener(where, service.backlog, place, shared=service.shards > 1)
             except NstoolError as error:
@@ -248,6 +259,7 @@ class Supervisor:
                     self._said_shut = monotonic()
                     self.say(f"{where} was shut down by a sandbox, and nobody is heard there: {error}")
                 continue
+            self._opened_again = monotonic()
             listen.close_all([one], kept=True)  # its path is that of the new one
             self.listeners[number] = new.replace(word=one.word)
             self._addresses[new.fd] = where
@@ -268,10 +280,15 @@ class Supervisor:
             before, self.current = self.current, made
             for one in made:
                 self._watch(one)
+            if self.stopping:  # meanwhile
+                self.current = []
+                before = [*before, *made]
             self.rotations += bool(before)
             self.say(f"generation {number} takes connections ({why})")
             for one in [*before, *(old for old in self.old if not old.draining)]:
                 self._retire(one)
+                if self.stopping:
+                    one.ends_at = monotonic() + self.blueprint.service.grace
 
     def _made(self, number: int) -> list[Generation]:
         """Make all templates of a generation, and only then let them take connections."""
@@ -293,6 +310,8 @@ class Supervisor:
                 )
                 for place, listener in enumerate(own):
                     made[-1].listen(place, listener)
+            if self.stopping:
+                raise NstoolError("told to stop")
             for one in made:
                 one.accept(True)
         except BaseException:
@@ -337,9 +356,10 @@ class Supervisor:
         current, service = self.current, self.blueprint.service
         if self.stopping or self._rotating.locked():
             return
+        if len(current) < service.shards and monotonic() - self._tried >= _AGAIN:
+            await self.rotate_or_say("one is missing")
+            return
         if not current:
-            if monotonic() - self._tried >= _AGAIN:
-                await self.rotate_or_say("there is none")
             return
         if service.shape == "listener":
             await self._open_again()

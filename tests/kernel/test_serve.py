@@ -202,6 +202,7 @@ def test_every_kind_of_listener(name: str, tmp_path: Path, ready: int, init: str
     table = f"listen = {json.dumps(words)}\nready = {ready}"
     spec = write(tmp_path / "s.toml", table, "command = ['/bin/cat']", f"init = {init}")
     with serving.serving(spec, name) as one:
+        assert one.status()["listening"][2:] == words[2:]
         assert ask(one.port(0), b"four") == b"four"
         with socket.create_connection(("::1", one.port(1))) as six:
             six.sendall(b"six")

@@ -61,6 +61,40 @@ def test_told_to_end_while_it_begins(name: str, tmp_path: Path, run_dir: Path, n
     assert not run_dir.exists()
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_key_of_the_terminal_leaves_sandboxes_their_time(name: str, tmp_path: Path, number: int) -> None:
+    """It comes to the whole process group, and service managers tell all processes, in which the templates are not."""
+    log = tmp_path / "log"
+    with log.open("wb") as out:
+        process = started(write(tmp_path / "s.toml", TCP, CAT), name, out.fileno())
+    one = serving.Serving(name, process, log)
+    serving.wait(one, 0)
+    template = one.status()["generations"][0]["pid"]
+    with socket.create_connection(("127.0.0.1", one.port()), timeout=DEADLINE) as live:
+        live.sendall(b"x")
+        assert live.recv(1) == b"x"
+        os.killpg(process.pid, number)
+        os.kill(template, number)
+        one.until(lambda s: s["stopping"], "it was told")
+        live.sendall(b"y")
+        assert live.recv(1) == b"y"
+    assert process.wait(DEADLINE) == 0
+
+
+def test_a_service_that_ends_makes_no_generation(name: str, tmp_path: Path) -> None:
+    """Who would be connected to it would be ended with it."""
+    one = serving.start(write(tmp_path / "s.toml", TCP + 'attest = "never"', CAT), name, tmp_path / "log")
+    with socket.create_connection(("127.0.0.1", one.port()), timeout=DEADLINE) as live:
+        live.sendall(b"x")
+        assert live.recv(1) == b"x"
+        one.tell("stop")
+        done = subprocess.run([NSTOOL, "service", "rotate", name], capture_output=True, text=True)
+        assert (done.returncode, "told to stop" in done.stderr) == (2, True), done
+        live.sendall(b"y")
+        assert live.recv(1) == b"y"
+    assert one.process.wait(DEADLINE) == 0
+
+
 def test_renewed_while_it_begins(name: str, tmp_path: Path, run_dir: Path) -> None:
     """SIGHUP before the first generation, which is the new one, does not end it."""
     log = tmp_path / "log"

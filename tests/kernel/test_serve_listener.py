@@ -52,6 +52,7 @@ SHUT = """
 def answer(said):
     if said == b"shut":
         for one in listening:
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
             one.shutdown(socket.SHUT_RDWR)
         os._exit(0)
     return said
@@ -205,6 +206,18 @@ def test_one_that_is_shut_down_inside_is_opened_anew(name: str, tmp_path: Path, 
         assert f"had shut {where[0]} down" in one.log.read_text()
 
 
+def test_who_shuts_it_down_makes_no_generations_without_a_pause(name: str, tmp_path: Path) -> None:
+    more = (
+        "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        "listening[0].shutdown(socket.SHUT_RDWR)\nselect.select([], [], [])"
+    )
+    spec = write(tmp_path / "s.toml", TCP + SHAPE + 'grace = 0.1\nattest = "never"', server(more))
+    with serving.serving(spec, name) as one:
+        one.until(lambda s: s["rotations"] == 1, "the first was opened anew")
+        time.sleep(2)
+        assert one.status()["rotations"] == 1
+
+
 def test_one_of_systemd_cannot_be_opened_anew(name: str, tmp_path: Path) -> None:
     """Which is said, but not all the time."""
     spec = write(tmp_path / "s.toml", 'listen = ["systemd"]\n' + SHAPE, server(SHUT))
@@ -225,8 +238,9 @@ def test_one_of_systemd_cannot_be_opened_anew(name: str, tmp_path: Path) -> None
     assert serving.stop(one) == 0
 
 
-def test_it_cannot_be_connected_to_the_host(name: str, tmp_path: Path) -> None:
-    """The socket is one of the host's network; it hears what is for its own address alone."""
+@pytest.mark.parametrize("way", ["connect(3, struct.pack('16x'), 16)", "shutdown(3, 2)"])
+def test_it_cannot_be_connected_to_the_host(name: str, tmp_path: Path, way: str) -> None:
+    """The socket is one of the host's network, and may keep its port; but it hears no answer."""
     with socket.create_server(("127.0.0.1", 0)) as other:
         other.settimeout(2)
         more = f"""
@@ -234,7 +248,7 @@ def answer(said):
     import ctypes, struct
     one = listening[0]
     libc = ctypes.CDLL(None)
-    libc.connect(3, struct.pack("16x"), 16)  # AF_UNSPEC
+    libc.{way}
     one.setblocking(True)
     one.settimeout(1)
     try:

@@ -106,6 +106,27 @@ def test_limits_are_of_who_the_header_names(name: str, tmp_path: Path) -> None:
         assert one.until(lambda s: s["live"] == 0, "over")["refused"]["client_most"] == 1
 
 
+def test_an_address_of_ipv4_is_one_however_it_is_written(name: str, tmp_path: Path) -> None:
+    with serving.serving(write(tmp_path / "s.toml", TCP + "client_most = 1\nqueue = 4", CAT), name) as one:
+        port = one.port()
+        with socket.create_connection(("127.0.0.1", port), timeout=DEADLINE) as live:
+            live.sendall(of("::ffff:192.0.2.1") + b"x")
+            assert live.recv(1) == b"x"
+            assert come(port, of("::ffff:203.0.113.9"), b"z") == b"z"
+            assert come(port, of("192.0.2.1", port=9), b"y") == b""
+        assert one.until(lambda s: s["live"] == 0, "over")["refused"]["client_most"] == 1
+
+
+def test_who_goes_before_his_header_is_whole_leaves_room(name: str, tmp_path: Path) -> None:
+    with serving.serving(write(tmp_path / "s.toml", TCP, CAT), name) as one:
+        port = one.port()
+        for _ in range(300):
+            with socket.create_connection(("127.0.0.1", port), timeout=DEADLINE) as client:
+                client.sendall(of("192.0.2.1")[:20])
+        assert come(port, of("192.0.2.1"), b"x") == b"x"
+        assert one.until(lambda s: not s["queued"], "over")["refused"]["busy"] == 0
+
+
 def test_a_client_is_a_certificate(name: str, tmp_path: Path) -> None:
     """Wherever it comes from; without one that the terminator has found to be good there is no sandbox."""
     words = TCP + 'client_by = "certificate"\nshape = "port"\nport = 7000\nlife = "client"'

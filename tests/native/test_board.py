@@ -51,9 +51,10 @@ def test_causes_stand_in_the_order_of_the_enum() -> None:
         lib.NST_FAST: "client_rate",
         lib.NST_IDLE: "idle",
         lib.NST_DEAF: "deaf",
+        lib.NST_UNTOLD: "untold",
     }
     assert tuple(by_number[number] for number in range(lib.NST_CAUSES)) == board.CAUSES
-    assert board.CAUSES[lib.NST_BUSY : lib.NST_FAST + 1] == board.REFUSED
+    assert (*board.CAUSES[lib.NST_BUSY : lib.NST_FAST + 1], board.CAUSES[lib.NST_UNTOLD]) == board.REFUSED
 
 
 def test_each_count_is_read_where_it_is_written(written: tuple[Any, board.Board]) -> None:
