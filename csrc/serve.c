@@ -2344,7 +2344,7 @@ static void from_place(int i)
 static int on_time(void)
 {
 	int64_t now = nst_now(), next = INT64_MAX, left;
-	int i, n;
+	int i, n, first = -1;
 
 	for (i = 0; self.orders && i < (int)self.orders->n_places; i++) {
 		struct place *p = &places[i];
@@ -2365,12 +2365,14 @@ static int on_time(void)
 		if (p->deadline < next)
 			next = p->deadline;
 	}
-	self.first_pumped += 61; /* who shares what a sandbox may have is not always the same who comes first */
 	for (n = 0; self.n_links && n < LINKS; n++) {
 		struct link *l = &self.links[i = (int)((self.first_pumped + (uint32_t)n) % LINKS)];
 
-		if (l->place >= 0 && l->resume && l->resume <= now)
+		if (l->place >= 0 && l->resume && l->resume <= now) {
+			/* Of those who share what a sandbox may have, the next comes first the next time. */
+			first = first < 0 ? i : first;
 			pump(i);
+		}
 		if (l->place < 0)
 			continue;
 		if (l->resume && l->resume < next)
@@ -2406,6 +2408,8 @@ static int on_time(void)
 			next = until;
 		}
 	}
+	if (first >= 0)
+		self.first_pumped = (uint32_t)first + 1;
 	if (self.n_waiting && self.orders->queue_ms) {
 		int64_t due = self.waiting[self.first_waiting].at + (int64_t)self.orders->queue_ms * 1000000 + 1000000;
 

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import re
+import select
 import shutil
 import signal
 import socket
@@ -802,6 +803,40 @@ def test_bandwidth_is_bounded_either_way(name: str, tmp_path: Path) -> None:
     assert answers == dict.fromkeys(range(4), data)
     # Two times a second to each of two sandboxes, less what they may have at once; what comes back goes beside that.
     assert lasted >= 2 - 65536 / (1 << 18)
+
+
+SENDS = """
+import socket, threading
+listening = socket.create_server(("127.0.0.1", 7000))
+def send(one):
+    try:
+        while True:
+            one.sendall(bytes(65536))
+    except OSError:
+        pass
+while True:
+    threading.Thread(target=send, args=(listening.accept()[0],), daemon=True).start()
+"""
+
+
+def test_connections_share_the_bandwidth_of_their_sandbox(name: str, tmp_path: Path) -> None:
+    """None has it all, whoever came first."""
+    words = TCP + 'shape = "port"\nport = 7000\nlife = "shared"\nbandwidth = "256k"'
+    received = [0] * 4
+    with (
+        serving.serving(write(tmp_path / "s.toml", words, python(SENDS)), name) as one,
+        contextlib.ExitStack() as open_,
+    ):
+        port = one.port()
+        held = [open_.enter_context(socket.create_connection(("127.0.0.1", port), timeout=DEADLINE)) for _ in range(4)]
+        while sum(received) < 1 << 20:
+            for each in select.select(held, [], [])[0]:
+                received[held.index(each)] += len(each.recv(65536))
+        for each in held:
+            each.close()
+        one.tell("stop")
+        one.process.terminate()
+    assert min(received) > max(received) / 5
 
 
 # ---- a Python function ----
