@@ -67,6 +67,7 @@ class Supervisor:
         self._dropped = 0
         self._logged = monotonic()
         self._said: dict[tuple[int, int, int], tuple[float, int]] = {}
+        self._taken: set[int] = set()  # fds of listeners that a service before had
         self._said_shut = -_AGAIN
         self._opened_again = -PAUSE
         self._addresses: dict[int, str] = {}  # of the listeners, by their fds
@@ -155,7 +156,7 @@ class Supervisor:
             await self._look()
 
     def _undo(self, name: str, *, kept: bool) -> None:
-        """kept: others have the listeners, too."""
+        """kept: others have the listeners that were taken over, too."""
         failed: list[str] = []
         with contextlib.ExitStack() as parts:  # each is undone, whatever another meets; the last here is the first
             parts.callback(journal.undo, name, ())
@@ -164,7 +165,8 @@ class Supervisor:
                     parts.callback(os.close, fd)
             if self.endpoint is not None:
                 parts.callback(self.endpoint.close)
-            parts.callback(listen.close_all, self.listeners, kept=kept)
+            parts.callback(listen.close_all, [one for one in self.listeners if one.fd in self._taken], kept=kept)
+            parts.callback(listen.close_all, [one for one in self.listeners if one.fd not in self._taken])
             for one in self._alive():
                 parts.callback(self._close_or_note, one, failed)
             self.old, self.current = [], []
@@ -218,12 +220,15 @@ class Supervisor:
             word = next((word for word in self.blueprint.service.listen if _is_at(word, one)), "")
             path = word.partition(":")[2] if word.startswith(("unix:/", "seqpacket:/")) else ""
             self.listeners.append(Listener(word, fd, path))
+            self._taken.add(fd)
 
     def _open_listeners(self) -> None:
         """Open those of the spec that there are not yet, and let those go that it has no more."""
         service = self.blueprint.service
         kept = [one for one in self.listeners if one.word]
-        listen.close_all([one for one in self.listeners if not one.word])
+        gone = [one for one in self.listeners if not one.word]
+        listen.close_all(gone)
+        self._taken -= {one.fd for one in gone}
         have = {one.word for one in kept}
         self.listeners = kept
         handed = service.shape != "port"
@@ -260,6 +265,7 @@ class Supervisor:
                     self.say(f"{where} was shut down by a sandbox, and nobody is heard there: {error}")
                 continue
             self._opened_again = monotonic()
+            self._taken.discard(one.fd)
             listen.close_all([one], kept=True)  # its path is that of the new one
             self.listeners[number] = new.replace(word=one.word)
             self._addresses[new.fd] = where

@@ -605,8 +605,11 @@ def test_where_the_next_service_fails_the_old_generation_goes_on(name: str, tmp_
         waiting.sendall(b"z")
         more = f', "tcp:127.0.0.1:{taken.getsockname()[1]}"' if why == "address in use" else ""
         command = "/bin/cat" if more else "/no/such"
-        bad = write(tmp_path / "t.toml", f'listen = ["unix:{path}"{more}]', f"command = ['{command}']")
+        listeners = f'listen = ["unix:{path}", "unix:{path}-new"{more}]'
+        bad = write(tmp_path / "t.toml", listeners, f"command = ['{command}']")
         done = subprocess.run([NSTOOL, "serve", "--name", name, str(bad)], capture_output=True, text=True)
+        assert path.exists()
+        assert not Path(f"{path}-new").exists()
         assert done.returncode == (125 if more else 127), done.stderr
         live.sendall(b"y")
         assert live.recv(1) == b"y"
