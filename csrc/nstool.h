@@ -95,7 +95,7 @@ enum nst_type {
 	/* Template, to its zygote: place `detail`; its slots, then its network namespace and where it is attested, or
 	 * /dev/null where `status` (enum nst_copied) says that there is none. */
 	NST_MSG_COPY = 40,
-	/* Template: a connection, as number `detail`; service: `status` is the user who made that. */
+	/* Template: a connection, as number `detail`; service: `status` is the user who made that; pid -1: not known. */
 	NST_MSG_WHOSE = 41,
 	NST_MSG_DONE = 48, /* template: what was asked for is done; detail: which place, or how many */
 	NST_MSG_HELD = 49, /* template: listener `detail` comes along; -1: the board, -2: the log's end */
@@ -268,6 +268,7 @@ struct nst_proxy {
 /* Read the header at the begin of a connection. Its length; 0: more has to come; -1: it is none, or too long. */
 int nst_proxy_header(const uint8_t *data, uint32_t size, struct nst_proxy *ret);
 
+/* SipHash-2-4 of data, with a key of two halves. */
 uint64_t nst_siphash(uint64_t key0, uint64_t key1, const uint8_t *data, uint64_t size);
 
 /* ---- answer.c ---- */
@@ -317,9 +318,9 @@ enum {
 	NST_BUCKETS = 128,	 /* of each: microseconds, four to a doubling */
 	NST_ENDS = 1024,	 /* lives that are remembered */
 	NST_CLIENT = 20,	 /* bytes of a client: address of 16, or user of 4; port; family */
+	NST_HAS_UID = 4,	 /* which of them is 1 where the user is known */
+	NST_NAMED = 255,	 /* family of who has a certificate: 16 bytes stand for its name */
 	NST_BANDWIDTH = 1 << 22, /* KiB a second, at most */
-	NST_HAS_UID = 4,	 /* of them: 1 where the user is known */
-	NST_NAMED = 255,	 /* family of who has a certificate: 16 bytes that stand for its name */
 	NST_PROXY_MOST = 4096,	 /* bytes of a PROXY header */
 };
 

@@ -1730,23 +1730,33 @@ static void ask_again(void)
 			ask_whose(at);
 }
 
-static void ask_first(struct taken *t)
+/* Keep a connection where there is room: whose it is has to be told. Its index; -1: it was refused. */
+static int keep(struct taken *room, int size, int *n, struct taken *t)
 {
 	int at;
 
-	for (at = 0; at < ASKING; at++)
-		if (self.asking[at].fd < 0) {
-			self.asking[at] = *t;
-			self.n_asking++;
-			ask_whose(at);
-			return;
+	for (at = 0; at < size; at++)
+		if (room[at].fd < 0) {
+			room[at] = *t;
+			++*n;
+			return at;
 		}
 	refuse(t, NST_BUSY);
+	return -1;
+}
+
+static void ask_first(struct taken *t)
+{
+	int at = keep(self.asking, ASKING, &self.n_asking, t);
+
+	if (at >= 0)
+		ask_whose(at);
 }
 
 /* The answer. */
-static void is_whose(int at, uint32_t uid)
+static void is_whose(int at, const struct nst_message *m)
 {
+	uint32_t uid = (uint32_t)m->status;
 	struct taken t;
 
 	if (at < 0 || at >= ASKING || self.asking[at].fd < 0)
@@ -1754,6 +1764,10 @@ static void is_whose(int at, uint32_t uid)
 	t = self.asking[at];
 	self.asking[at].fd = -1;
 	self.n_asking--;
+	if (m->pid < 0) {
+		refuse(&t, NST_BUSY);
+		return;
+	}
 	copy_bytes(t.from, &uid, sizeof uid);
 	t.from[NST_HAS_UID] = 1;
 	let_in(&t);
@@ -1824,17 +1838,12 @@ static void from_header(int at, int gone)
 
 static void read_header(struct taken *t)
 {
-	int at;
+	int at = keep(self.headers, HEADERS, &self.n_headers, t);
 
-	for (at = 0; at < HEADERS; at++)
-		if (self.headers[at].fd < 0) {
-			self.headers[at] = *t;
-			self.n_headers++;
-			watch(t->fd, HEADER, at, EPOLLIN | EPOLLRDHUP | EPOLLET);
-			from_header(at, 0);
-			return;
-		}
-	refuse(t, NST_BUSY);
+	if (at >= 0) {
+		watch(t->fd, HEADER, at, EPOLLIN | EPOLLRDHUP | EPOLLET);
+		from_header(at, 0);
+	}
 }
 
 static void take(int listener)
@@ -2259,7 +2268,7 @@ static void obey(int peer, const struct nst_message *m, int *fds, int n)
 		return;
 	case NST_MSG_WHOSE:
 		if (self.orders)
-			is_whose(m->detail, (uint32_t)m->status);
+			is_whose(m->detail, m);
 		return;
 	default:
 		r = -EINVAL;
@@ -2396,7 +2405,6 @@ static int on_time(void)
 	}
 	for (i = 0; self.n_headers && i < HEADERS; i++) {
 		struct taken late = self.headers[i];
-
 		int64_t until = late.at + HEADER_MS * 1000000ll;
 
 		if (late.fd < 0)

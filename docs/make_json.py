@@ -124,8 +124,9 @@ COMMANDS: dict[str, tuple[str, dict[str, str]]] = {
             "alarms": "object of number: alarms so far, by kind, of those that are watched for",
             "latencies": "object of objects, by stage: count, mean, p50, p90, p99, buckets, sum; microseconds since "
             "the connection, p50 and so on as the upper bound of a bucket",
-            "generations": "list of objects, one for each template: number, shard, sandbox, pid, state, age (seconds), "
-            "lives, places (list of [Place](#serviceboardplace)), ends (list of [End](#serviceboardend))",
+            "generations": "list of objects, one for each template: number, shard, size (places that it has), sandbox, "
+            "pid, state, age (seconds), lives, places (list of [Place](#serviceboardplace)), ends (list of "
+            "[End](#serviceboardend))",
             "gone": "list of objects, the generations of before: number, age, ago (seconds), lives, ends",
             "stopping": "true or false",
         },

@@ -70,9 +70,15 @@ def _latencies(stages: dict[str, Any]) -> Table:
     return _filled(("since the connection, ms", "count", "mean", "p50", "p90", "p99"), rows)
 
 
+def _title(generation: dict[str, Any]) -> str:
+    """Its number, with that of a shard: what its sandbox is called behind the name of the service."""
+    title: str = generation["sandbox"].rpartition(".")[2]
+    return title
+
+
 def _generations(generations: Iterable[dict[str, Any]]) -> Table:
     rows = [
-        (one["number"], one["state"], one["pid"], f"{one['age']:.0f} s", one["lives"], len(one["places"]))
+        (_title(one), one["state"], one["pid"], f"{one['age']:.0f} s", one["lives"], len(one["places"]))
         for one in generations
     ]
     return _filled(("generation", "state", "pid", "age", "lives", "sandboxes"), rows)
@@ -84,7 +90,7 @@ def _places(found: dict[str, Any]) -> Table:
         for place in one["places"]:
             if place["state"] != "parked":
                 age = found["time"] - place["since"]
-                words = (place["client"], f"{age:.0f} s", place["state"], one["number"], place["number"], place["life"])
+                words = (place["client"], f"{age:.0f} s", place["state"], _title(one), place["number"], place["life"])
                 rows.append((age, words))
     rows.sort(key=lambda row: -row[0])
     return _filled(("client", "since", "state", "generation", "place", "life"), [words for _, words in rows])

@@ -20,7 +20,7 @@ from nstool.spec.model import IdMap, Spec
 OWN = ("mnt", "pid")  # the template's namespaces without which there is no sandbox in it
 _SHARED_NET = ("host", "join")
 _STREAMS = ("stdin", "stdout", "stderr")
-MAX_ID_BYTES = 4095  # less than a page
+_MAX_ID_BYTES = 4095  # less than a page
 _MAPPED = ("idmap", "upper")  # what of a mount is mapped to the sandbox's ids: user.keeps_changes
 
 
@@ -257,10 +257,10 @@ def template_maps(spec: Spec, host: Host, bases: tuple[tuple[int, int], ...], co
         tuple(IdMap(number * count, base[which], count) for number, base in enumerate(bases)) for which in (0, 1)
     )
     size = max(sum(len(f"{one.inside} {one.outside} {one.count}\n") for one in lines) for lines in (uids, gids))
-    if size > MAX_ID_BYTES:
+    if size > _MAX_ID_BYTES:
         raise NotSupported(
             f"ids of their own for {len(bases) - 1} sandboxes",
-            f"an id map has at most {MAX_ID_BYTES} bytes (user_namespaces(7)), and theirs {size}",
+            f"an id map has at most {_MAX_ID_BYTES} bytes (user_namespaces(7)), and theirs {size}",
             "make service.places, or vary of ids, smaller, or take shards",
         )
     return user.Maps(uids, gids, "launcher")

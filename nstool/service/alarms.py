@@ -117,7 +117,7 @@ class Alarms:
         self._tracks.pop(one, None)
 
     def _generations(self) -> list[Generation]:
-        return [one for one in (*self._supervisor.old, *self._supervisor.current) if one.board is not None]
+        return [one for one in self._supervisor.alive() if one.board is not None]
 
     # ---- lives that are over, and their memory ----
 
@@ -210,7 +210,7 @@ class Alarms:
 
     def _raise(self, one: Generation, alarm: Alarm, running: Place | None = None) -> None:
         self.counts[alarm.kind] += 1
-        self._said.say(f"alarm in generation {one.number}: {alarm.describe()}", alarm.kind)
+        self._said.say(f"alarm in generation {one.title}: {alarm.describe()}", alarm.kind)
         if running is not None:
             try:
                 one.end(signal.SIGKILL, running.number, running.pid)

@@ -20,6 +20,7 @@ STAGES: tuple[str, ...] = ("waited", "first_step", "executed", "first_byte", "go
 STATES: tuple[str, ...] = ("empty", "parked", "serving", "ending")
 _BUCKETS = 128
 _N_ENDS = 1024
+_MOST = 1024  # places
 _HAS_UID = 4
 _NAMED = 255
 _COUNTS = Struct(f"<{len(CAUSES)}Q{len(STAGES)}Q")
@@ -142,13 +143,18 @@ class Board:
 
     def places(self) -> tuple[Place, ...]:
         """Return the places that are not empty."""
-        (n_places,) = Struct("<I").unpack_from(self._map, 4)
         found = []
-        for number in range(min(n_places, 1024)):
+        for number in range(self.size):
             state, pid, life, since, client, _ = _PLACE.unpack_from(self._map, _PLACES_AT + number * _PLACE.size)
             if 0 < state < len(STATES):
                 found.append(Place(number, STATES[state], pid, life, since / 1e9, address(client)))
         return tuple(found)
+
+    @property
+    def size(self) -> int:
+        """How many places there are."""
+        places: int = _HEAD.unpack_from(self._map, 0)[1]
+        return min(places, _MOST)
 
     def turn(self, number: int) -> int:
         """Return how many lives a place has had before the one in it."""

@@ -46,10 +46,8 @@ _PID_WORD_TOKEN = "\x01pid\x01"  # 5 characters
 _PIDS = (10000, 31999)
 _PORTS = (10000, 59999)
 _OCTETS = (100, 254)  # of the address, but the first
-_AHEAD = (
-    3600,
-    30 * 86400,
-)  # seconds that a sandbox's clocks are ahead of its generation's: at least, and more than that
+# Seconds that a sandbox's clocks are ahead of its generation's: at least, and by so many more at most.
+_AHEAD = (3600, 30 * 86400)
 _ID_TOKEN = 1999999901
 _NAME_TOKEN = "nstooltk"  # 8 characters
 _MACHINE_TOKEN = "nstool-token-machine-id-of-a-box"  # 32 characters
@@ -88,9 +86,10 @@ class Channel:
         self._late: list[engine.Message] = []
 
     def send(self, kind: int, *, detail: int = 0, pid: int = 0, status: int = 0, fds: tuple[int, ...] = ()) -> None:
-        """Send one message. Raises ProcessLookupError when the template has ended."""
+        """Send one message. Raises ProcessLookupError when the template has ended, NstoolError if it does not read."""
         words = {"type": kind, "detail": detail, "pid": pid, "status": status}
         data = bytes(ffi.buffer(ffi.new("struct nst_message *", words)))
+        self.socket.settimeout(ANSWERS)
         try:
             if fds:
                 socket.send_fds(self.socket, [data], list(fds), socket.MSG_NOSIGNAL)
@@ -98,6 +97,8 @@ class Channel:
                 self.socket.send(data, socket.MSG_NOSIGNAL)
         except (BrokenPipeError, ConnectionResetError):
             raise ProcessLookupError from None
+        except TimeoutError:
+            raise NstoolError("the template does not read what it is told") from None
 
     def ask(self, kind: int, what: str, **words: object) -> None:
         """Send one message and wait until it is done. Raises NstoolError when it is refused."""
@@ -144,8 +145,10 @@ class Channel:
             message = engine.decode(data)
             if message.type != lib.NST_MSG_WHOSE:
                 return message
-            for fd in fds:
-                self.send(lib.NST_MSG_WHOSE, detail=message.detail, status=_user_of(fd))
+            if fds:
+                self.send(lib.NST_MSG_WHOSE, detail=message.detail, status=_user_of(fds[0]))
+            else:  # no file was left for it
+                self.send(lib.NST_MSG_WHOSE, detail=message.detail, pid=-1)
         return None  # others have their turn
 
     def held(self) -> dict[int, int]:
@@ -202,7 +205,7 @@ class Blueprint:
             )
         if "oom" in service.alarms and not spec.limits.memory:
             raise SpecError(
-                'memory is counted where it is limited: leave "oom" out, or limits.memory = 0',
+                'memory is counted only where it is limited: leave "oom" out, or say a limit, limits.memory = "256M"',
                 place(("service", "alarms")),
             )
 
@@ -431,6 +434,11 @@ class Generation:
         self.groups: list[CgroupSteps] = []
         self.passed = 0  # fds that each command has from 3 on
 
+    @property
+    def title(self) -> str:
+        """Its number, with that of its shard behind it if it is not the first."""
+        return _title(self.number, self.shard)
+
     def accept(self, on: bool) -> None:
         """Let it take connections, or take no more."""
         assert self.channel is not None
@@ -488,6 +496,10 @@ class Generation:
             self.board_fd = -1
 
 
+def _title(number: int, shard: int) -> str:
+    return f"{number}-{shard}" if shard else f"{number}"
+
+
 def make(
     blueprint: Blueprint,
     number: int,
@@ -506,7 +518,7 @@ def make(
     """
     service = blueprint.part(shard)
     spec, facts = variant
-    lease = leases.take(spec.replace(name=f"{blueprint.name}.{number}" + (f"-{shard}" if shard else "")))
+    lease = leases.take(spec.replace(name=f"{blueprint.name}.{_title(number, shard)}"))
     generation = Generation(lease.name, number, blueprint, lease, shard)
     generation.passed = blueprint.passed(listeners)
     generation.variant = spec, facts

@@ -20,6 +20,6 @@ def prepared(spec: Spec, service: Service) -> Spec:
         word.startswith(("unix:", "seqpacket:", "udp:")) for word in service.listen
     )
     words = spec.seccomp if isinstance(spec.seccomp, Seccomp) else Seccomp(spec.seccomp)
-    if relayed or words.base not in _LISTS or any(entry.call == "ioctl" for entry in (*words.allow, *words.refuse)):
+    if relayed or words.base not in _LISTS or any(entry.call == "ioctl" for entry in words.allow):
         return spec
     return spec.replace(seccomp=words.replace(refuse=(*words.refuse, _OF_INTERFACES)))

@@ -17,7 +17,7 @@ _ENDS = 100  # last lives of each generation
 
 def status(supervisor: Supervisor) -> dict[str, Any]:
     """Return the state of a service: its generations, places, counts since it began, and latencies in microseconds."""
-    alive = [*supervisor.old, *supervisor.current]
+    alive = supervisor.alive()
     counts = [one.counts() for one in alive if one.board is not None]
     past = supervisor.past
     causes = {name: past.causes.get(name, 0) + sum(one.causes[name] for one in counts) for name in CAUSES}
@@ -68,6 +68,7 @@ def _generation(one: Generation, is_current: bool) -> dict[str, Any]:
     return {
         "number": one.number,
         "shard": one.shard,
+        "size": board.size if board else 0,
         "sandbox": one.name,
         "pid": one.pid,
         "state": "current" if is_current else "draining",

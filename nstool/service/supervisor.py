@@ -133,11 +133,12 @@ class Supervisor:
         self._stop.set()
 
     def _end_all(self, number: int) -> None:
-        for one in self._alive():
+        for one in self.alive():
             with contextlib.suppress(ProcessLookupError, NstoolError):
                 one.end(number)
 
-    def _alive(self) -> list[Generation]:
+    def alive(self) -> list[Generation]:
+        """Return all templates that there are, the current ones last."""
         return [*self.old, *self.current]
 
     def _renew(self) -> None:
@@ -167,7 +168,7 @@ class Supervisor:
                 parts.callback(self.endpoint.close)
             parts.callback(listen.close_all, [one for one in self.listeners if one.fd in self._taken], kept=kept)
             parts.callback(listen.close_all, [one for one in self.listeners if one.fd not in self._taken])
-            for one in self._alive():
+            for one in self.alive():
                 parts.callback(self._close_or_note, one, failed)
             self.old, self.current = [], []
         if failed:
@@ -203,7 +204,7 @@ class Supervisor:
             if one.board is not None:
                 self.alarms.adopt(one)
             live = one.counts().live if one.board else 0
-            self.say(f"generation {one.number} of before goes on with {live} sandboxes")
+            self.say(f"generation {one.title} of before goes on with {live} sandboxes")
 
     def _take_listeners(self, held: dict[int, int]) -> None:
         known = {_identity(one.fd) for one in self.listeners}
@@ -249,6 +250,7 @@ class Supervisor:
         """
         if monotonic() - self._opened_again < PAUSE:
             return
+        opened: list[str] = []
         for number, one in enumerate(self.listeners):
             if not listen.is_shut(one):
                 continue
@@ -264,12 +266,14 @@ class Supervisor:
                     self._said_shut = monotonic()
                     self.say(f"{where} was shut down by a sandbox, and nobody is heard there: {error}")
                 continue
-            self._opened_again = monotonic()
             self._taken.discard(one.fd)
             listen.close_all([one], kept=True)  # its path is that of the new one
             self.listeners[number] = new.replace(word=one.word)
             self._addresses[new.fd] = where
-            await self.rotate_or_say(f"a sandbox had shut {where} down, which was opened anew")
+            opened.append(where)
+        if opened:
+            self._opened_again = monotonic()
+            await self.rotate_or_say(f"a sandbox had shut down what was opened anew: {', '.join(opened)}")
 
     async def rotate(self, why: str) -> None:
         """Let a new generation take the connections from here on. Raises what it meets; the old one goes on then."""
@@ -281,16 +285,16 @@ class Supervisor:
             try:
                 made = await loop.run_in_executor(None, self._made, number)
             except BaseException:
-                self._number += 1  # the next is odd where this one is: Blueprint.varied
+                self._number += 1  # the next has what this one would have had, even or odd numbers: Blueprint.varied
                 raise
             before, self.current = self.current, made
             for one in made:
                 self._watch(one)
-            if self.stopping:  # meanwhile
-                self.current = []
-                before = [*before, *made]
-            self.rotations += bool(before)
-            self.say(f"generation {number} takes connections ({why})")
+            if self.stopping:  # meanwhile: what it has taken goes on to its end
+                before, self.current = [*before, *made], []
+            else:
+                self.rotations += bool(before)
+                self.say(f"generation {number} takes connections ({why})")
             for one in [*before, *(old for old in self.old if not old.draining)]:
                 self._retire(one)
                 if self.stopping:
@@ -300,30 +304,27 @@ class Supervisor:
         """Make all templates of a generation, and only then let them take connections."""
         variant, shards = self.blueprint.variant(), self.blueprint.service.shards
         made: list[Generation] = []
-        try:
+        with contextlib.ExitStack() as undone:
             for shard in range(shards):
                 own = listen.of_shard(self.listeners, shard, shards)
-                made.append(
-                    generation.make(
-                        self.blueprint,
-                        number,
-                        shard,
-                        variant,
-                        log=self._pipe,
-                        listeners=len(own),
-                        stopping=lambda: self.stopping,
-                    )
+                one = generation.make(
+                    self.blueprint,
+                    number,
+                    shard,
+                    variant,
+                    log=self._pipe,
+                    listeners=len(own),
+                    stopping=lambda: self.stopping,
                 )
+                undone.callback(one.close)
+                made.append(one)
                 for place, listener in enumerate(own):
-                    made[-1].listen(place, listener)
+                    one.listen(place, listener)
             if self.stopping:
                 raise NstoolError("told to stop")
             for one in made:
                 one.accept(True)
-        except BaseException:
-            for one in made:
-                one.close()
-            raise
+            undone.pop_all()
         return made
 
     async def rotate_or_say(self, why: str) -> None:
@@ -339,13 +340,13 @@ class Supervisor:
             one.accept(False)
         except (ProcessLookupError, NstoolError) as error:
             one.ended = isinstance(error, ProcessLookupError)
-            self.say(f"generation {one.number} cannot be told to take no more: {error or 'it has ended'}")
+            self.say(f"generation {one.title} cannot be told to take no more: {error or 'it has ended'}")
         if one not in self.old:
             self.old.append(one)
 
     def _hear_late(self) -> None:
         """Hear what templates told while they were asked for something."""
-        for one in self._alive():
+        for one in self.alive():
             for message in one.channel.late() if one.channel else ():
                 self._heard(one, message)
 
@@ -363,7 +364,7 @@ class Supervisor:
         if self.stopping or self._rotating.locked():
             return
         if len(current) < service.shards and monotonic() - self._tried >= _AGAIN:
-            await self.rotate_or_say("one is missing")
+            await self.rotate_or_say("a template was missing")
             return
         if not current:
             return
@@ -387,7 +388,7 @@ class Supervisor:
             self.past.keep(one)
         finally:
             one.close()
-        self.say(f"generation {one.number} is gone")
+        self.say(f"generation {one.title} is gone")
 
     def _watch(self, one: Generation) -> None:
         assert one.channel is not None
@@ -406,7 +407,7 @@ class Supervisor:
         except ProcessLookupError:
             self._unwatch(one)
             one.ended = True
-            self.say(f"generation {one.number} has ended by itself")
+            self.say(f"generation {one.title} has ended by itself")
             if one in self.current and not self.stopping:
                 self.current = [other for other in self.current if other is not one]
                 self.old.append(one)
@@ -420,7 +421,7 @@ class Supervisor:
             self._say_failed(one.sandbox_plan, message)
         elif message.type == engine.READY and one.blueprint is None:
             self.say(
-                f"a sandbox of generation {one.number}, of before, was ended: what its spec was is not known any more"
+                f"a sandbox of generation {one.title}, of before, was ended: what its spec was is not known any more"
             )
             one.end(signal.SIGKILL, message.detail)
         elif message.type == engine.READY:

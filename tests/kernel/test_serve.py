@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import re
+import resource
 import select
 import shutil
 import signal
@@ -474,38 +475,16 @@ def test_rotation_loses_no_connection(name: str, tmp_path: Path, shape: str) -> 
         count, rotations = 1000, 12
         words = TCP + 'shape = "port"\nport = 7000\nlife = "shared"\nplaces = 4'
         spec = write(tmp_path / "s.toml", words, python(ECHO))
-    wrong: list[object] = []
-    done = [0]
     with serving.serving(spec, name) as one:
-        port = one.port()
-        stop = threading.Event()
-
-        def client() -> None:
-            while not stop.is_set():
-                said = os.urandom(8).hex().encode()
-                try:
-                    heard = ask(port, said)
-                except OSError as error:
-                    heard = repr(error).encode()
-                if heard != said:
-                    wrong.append((said, heard))
-                done[0] += 1
-
-        clients = [threading.Thread(target=client) for _ in range(4)]
-        for each in clients:
-            each.start()
-        for _ in range(rotations):
-            one.tell("rotate")
-        end = time.monotonic() + 4 * DEADLINE
-        while done[0] < count and not wrong and time.monotonic() < end:
-            time.sleep(0.05)
-        stop.set()
-        for each in clients:
-            each.join()
-        found = one.status()
-    assert wrong == []
-    assert done[0] >= count
-    assert found["rotations"] == rotations
+        with serving.traffic(one.port(), 4) as found:
+            for _ in range(rotations):
+                one.tell("rotate")
+            end = time.monotonic() + 4 * DEADLINE
+            while found.done < count and not found.wrong and time.monotonic() < end:
+                time.sleep(0.05)
+        assert one.status()["rotations"] == rotations
+    assert found.wrong == []
+    assert found.done >= count
 
 
 @pytest.mark.needs("busybox")
@@ -751,6 +730,45 @@ def test_whose_a_connection_is_the_next_service_is_asked_too(name: str, tmp_path
     one.until(lambda s: len(s["generations"]) == 1, "the old one is gone")
     os.waitpid(template, 0)
     assert serving.stop(one) == 0
+
+
+def test_many_of_a_unix_socket_while_the_service_does_not_answer(name: str, tmp_path: Path) -> None:
+    """So many are asked for at once; more are refused, and none is forgotten."""
+    path = tmp_path / "u"
+    words = f'listen = ["unix:{path}"]\nclient_most = 600\nqueue = 300\nqueue_timeout = 0'
+    with (
+        serving.serving(write(tmp_path / "s.toml", words, "command = ['/bin/cat']"), name) as one,
+        contextlib.ExitStack() as open_,
+    ):
+        one.process.send_signal(signal.SIGSTOP)
+        clients = [open_.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(300)]
+        for client in clients:
+            client.settimeout(DEADLINE)
+            client.connect(str(path))
+            client.shutdown(socket.SHUT_WR)
+        end = time.monotonic() + DEADLINE
+        while len(select.select(clients, [], [], 1)[0]) < 300 - 256:
+            assert time.monotonic() < end
+        one.process.send_signal(signal.SIGCONT)
+        assert {client.recv(1) for client in clients} == {b""}
+        found = one.until(lambda s: not s["queued"] and not s["live"], "all are over")
+    assert found["refused"]["busy"] == 300 - 256
+    assert found["ends"]["exited"] == 256
+
+
+def test_whose_a_connection_is_with_no_file_left(name: str, tmp_path: Path) -> None:
+    """The service cannot take it to ask the kernel: it says so, and the client is refused."""
+    path = tmp_path / "u"
+    words = f'listen = ["unix:{path}"]\nclient_most = 9'
+    with serving.serving(write(tmp_path / "s.toml", words, shell("echo said")), name) as one:
+        pid = one.process.pid
+        usual = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+        used = {int(fd) for fd in os.listdir(f"/proc/{pid}/fd")}
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (min(set(range(len(used) + 1)) - used), usual[1]))
+        assert ask_at(path) == b""
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, usual)
+        assert ask_at(path) == b"said\n"
+        assert one.status()["refused"]["busy"] == 1
 
 
 def test_a_client_that_is_idle_long_enough_begins_anew(name: str, tmp_path: Path) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -104,3 +106,41 @@ def ask(port: int, said: bytes = b"") -> bytes:
         one.sendall(said)
         one.shutdown(socket.SHUT_WR)
         return b"".join(iter(lambda: one.recv(65536), b""))
+
+
+class Traffic:
+    """What clients have had: how many answers, and those that were wrong, or errors."""
+
+    def __init__(self) -> None:
+        self.done = 0
+        self.wrong: list[tuple[bytes, object]] = []
+
+
+@contextlib.contextmanager
+def traffic(port: int, clients: int) -> Iterator[Traffic]:
+    """For the time of a block so many clients ask a service that echoes, one connection after the other."""
+    found = Traffic()
+    stop, lock = threading.Event(), threading.Lock()
+
+    def client() -> None:
+        while not stop.is_set():
+            said = os.urandom(8).hex().encode()
+            heard: object
+            try:
+                heard = ask(port, said)
+            except OSError as error:
+                heard = error
+            with lock:
+                found.done += 1
+                if heard != said:
+                    found.wrong.append((said, heard))
+
+    threads = [threading.Thread(target=client) for _ in range(clients)]
+    for each in threads:
+        each.start()
+    try:
+        yield found
+    finally:
+        stop.set()
+        for each in threads:
+            each.join()

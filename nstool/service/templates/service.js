@@ -113,7 +113,7 @@
       const numbers = Object.keys(LETTERS).map((state) => `${of(state)} ${state}`);
       const same = told.generations.filter((other) => other.number === one.number).length;
       const which = same > 1 ? `${one.number}, shard ${one.shard}` : one.number;
-      const title = `Generation ${which}: ${numbers.join(", ")}`;
+      const title = `Generation ${which}: ${numbers.join(", ")}, ${one.size - one.places.length} empty`;
       const cells = one.places.map((place) => {
         const cell = make("li", `cell ${place.state}`, make("b", "", LETTERS[place.state], place.number));
         const client = place.client || "no client";
