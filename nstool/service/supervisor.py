@@ -128,14 +128,17 @@ class Supervisor:
     def stop(self) -> None:
         """Take no more connections, and end when those that there are have ended; told twice, at once."""
         if self.stopping:
-            self._end_all(signal.SIGKILL)
+            for one in self.alive():
+                self._end(one, signal.SIGKILL)
         self.stopping = True
         self._stop.set()
 
-    def _end_all(self, number: int) -> None:
-        for one in self.alive():
-            with contextlib.suppress(ProcessLookupError, NstoolError):
-                one.end(number)
+    def _end(self, one: Generation, number: int) -> None:
+        """Send a signal to all sandboxes of a template; one that does not answer is ended itself, with them."""
+        try:
+            one.end(number)
+        except (ProcessLookupError, NstoolError):
+            one.ended = True
 
     def alive(self) -> list[Generation]:
         """Return all templates that there are, the current ones last."""
@@ -351,16 +354,17 @@ class Supervisor:
                 self._heard(one, message)
 
     async def _look(self) -> None:
+        service = self.blueprint.service
         self._hear_late()
         self.alarms.look()
         for one in list(self.old):
             if one.ends_at and monotonic() > one.ends_at:
                 one.ends_at = 0.0
-                self._ask_to_end(one)
+                self._end(one, signals.number_of(service.stop_signal, "service.stop_signal"))
             if one.ended or one.board is None or _is_done(one.counts()):
                 self._close(one)
                 self.old.remove(one)
-        current, service = self.current, self.blueprint.service
+        current = self.current
         if self.stopping or self._rotating.locked():
             return
         if len(current) < service.shards and monotonic() - self._tried >= _AGAIN:
@@ -374,10 +378,6 @@ class Supervisor:
             await self.rotate_or_say(f"after {service.renew_after:g} s")
         elif service.renew_lives and sum(one.counts().lives for one in current) >= service.renew_lives:
             await self.rotate_or_say(f"after {service.renew_lives} sandboxes")
-
-    def _ask_to_end(self, one: Generation) -> None:
-        with contextlib.suppress(ProcessLookupError, NstoolError):
-            one.end(signals.number_of(self.blueprint.service.stop_signal, "service.stop_signal"))
 
     def _close(self, one: Generation) -> None:
         self._unwatch(one)

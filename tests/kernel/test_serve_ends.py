@@ -81,6 +81,20 @@ def test_a_key_of_the_terminal_leaves_sandboxes_their_time(name: str, tmp_path: 
     assert process.wait(DEADLINE) == 0
 
 
+def test_a_template_that_does_not_answer_is_ended(name: str, tmp_path: Path, run_dir: Path) -> None:
+    """When the time of its sandboxes is over: somebody has stopped it, or it waits for ever."""
+    one = serving.start(write(tmp_path / "s.toml", TCP + "grace = 0.1", CAT), name, tmp_path / "log")
+    with socket.create_connection(("127.0.0.1", one.port()), timeout=DEADLINE) as live:
+        live.sendall(b"x")
+        assert live.recv(1) == b"x"
+        os.kill(one.status()["generations"][0]["pid"], signal.SIGSTOP)
+        one.process.terminate()
+        assert one.process.wait(DEADLINE) == 0
+        assert live.recv(1) == b""
+    assert "cannot be told to take no more" in one.log.read_text()
+    assert not run_dir.exists()
+
+
 def test_a_service_that_ends_makes_no_generation(name: str, tmp_path: Path) -> None:
     """Who would be connected to it would be ended with it."""
     one = serving.start(write(tmp_path / "s.toml", TCP + 'attest = "never"', CAT), name, tmp_path / "log")
