@@ -104,12 +104,15 @@ class _Walk:
 
     def _names(self, fd: int) -> list[str]:
         names = []
-        with os.scandir(fd) as entries:
-            for entry in entries:
-                self._left -= 1
-                if self._left < 0:
-                    raise TooMany(f"more than {MOST} files below {self._path} and what is watched before it")
-                names.append(entry.name)
+        try:
+            with os.scandir(fd) as entries:
+                for entry in entries:
+                    self._left -= 1
+                    if self._left < 0:
+                        raise TooMany(f"more than {MOST} files below {self._path} and what is watched before it")
+                    names.append(entry.name)
+        except OSError as error:  # that is how it is
+            self._refused(error)
         return sorted(names)  # their order is that of making in a tmpfs
 
     def _is_directory(self, name: str, at: int) -> bool:

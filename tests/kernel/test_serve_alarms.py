@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import signal
@@ -349,6 +350,21 @@ def test_nothing_is_waited_for(tmp_path: Path) -> None:
     before = seen(tmp_path, "/fifo", "/tty", "/socket", "/")
     assert seen(tmp_path, "/fifo", "/tty", "/socket", "/") == before
     assert len({each.alike for each in before}) == 4
+
+
+@pytest.mark.parametrize("error", [errno.ENOENT, errno.EIO])
+def test_a_directory_that_cannot_be_read_is_a_change(srv: Path, monkeypatch: pytest.MonkeyPatch, error: int) -> None:
+    """It is not taken for the end of the sandbox, nor is nobody looked at for it: whoever is inside may bring it on."""
+    before = seen(srv, "/w")
+    real = os.scandir
+
+    def late(fd: int) -> Any:
+        if os.readlink(f"/proc/self/fd/{fd}").endswith("/er"):
+            raise OSError(error, os.strerror(error))
+        return real(fd)
+
+    monkeypatch.setattr(os, "scandir", late)
+    assert seen(srv, "/w")[0].exact != before[0].exact
 
 
 def test_another_mount_is_not_entered(tmp_path: Path, in_child: Callable[..., Any]) -> None:
