@@ -125,7 +125,7 @@ struct place {
 	int killed;	/* the signal for one that is on its way; 0: none */
 	int session;	/* our end of the socket of a datagram client, -1: none */
 	int users;	/* connections that are relayed to it */
-	int had;	/* so many it has had */
+	uint32_t had;	/* so many it has had */
 	int idle;	/* it ends for lack of users */
 	int deaf;	/* it ends because it does not listen */
 	int ready;	/* it waits to be attested */
@@ -168,7 +168,7 @@ static struct {
 	struct {
 		int pid, status;
 	} lost[LOST]; /* children that have ended and are of no place yet */
-	int n_lost;
+	uint32_t n_lost;
 	struct link *links;
 	uint32_t first_pumped;
 	int first_link, n_links; /* where to look for one that is not in use; those that are */
@@ -704,7 +704,7 @@ static void drop_lease(struct place *p)
 static uint64_t look_of_net(const struct place *p)
 {
 	static char text[CHUNK] __attribute__((aligned(8)));
-	uint64_t h = 0xcbf29ce484222325ull;
+	uint64_t h = self.seed[0]; /* of ours: nobody uses it in two ways that look alike */
 	int i;
 
 	for (i = 0; i < TOLD; i++) {
@@ -1138,7 +1138,7 @@ static void left_alone(int i)
 
 	if (p->state != SERVING)
 		return;
-	if (o->life == NST_LIFE_CONNECTION || self.draining || (o->most && (uint32_t)p->had >= o->most)) {
+	if (o->life == NST_LIFE_CONNECTION || self.draining || (o->most && p->had >= o->most)) {
 		p->idle = 1;
 		send_signal(p, SIGKILL);
 		p->state = ENDING;
@@ -1355,7 +1355,7 @@ static int find_life(const struct taken *t)
 	for (i = 0; i < (int)o->n_places; i++) {
 		const struct place *p = &places[i];
 
-		if (p->state != SERVING || p->stopped || (o->most && (uint32_t)p->had >= o->most))
+		if (p->state != SERVING || p->stopped || (o->most && p->had >= o->most))
 			continue;
 		if (o->life == NST_LIFE_SHARED || (p->has_key && same_key(p->key, key)))
 			return i;
@@ -1925,8 +1925,10 @@ static void take_datagram(int listener)
 	watch(pair[0], SESSION, i, EPOLLIN);
 }
 
+/* Who waits gets a sandbox, or is told that it takes too long, also while none may be made. */
 static void from_queue(void)
 {
+	int may = !self.pausing && may_place();
 	int64_t now = nst_now();
 
 	while (self.n_waiting) {
@@ -1934,7 +1936,7 @@ static void from_queue(void)
 
 		if (self.orders->queue_ms && now - t->at > (int64_t)self.orders->queue_ms * 1000000)
 			refuse(t, NST_WAITED);
-		else if (!place_it(t))
+		else if (!may || !place_it(t))
 			return;
 		self.first_waiting = (self.first_waiting + 1) % WAITING;
 		self.n_waiting--;
@@ -2249,7 +2251,7 @@ static void obey(int peer, const struct nst_message *m, int *fds, int n)
 		break;
 	case NST_MSG_RELEASE: /* attested */
 		if (self.orders && m->detail >= 0 && m->detail < (int)self.orders->n_places &&
-		    places[m->detail].state != EMPTY && places[m->detail].control >= 0) {
+		    places[m->detail].ready && places[m->detail].pid == m->pid && places[m->detail].control >= 0) {
 			struct nst_message go = {.type = NST_MSG_RELEASE};
 
 			send_message(places[m->detail].control, &go, -1);
@@ -2541,8 +2543,7 @@ _Noreturn void nst_serve(int control)
 	for (;;) {
 		if (self.orders) {
 			pump_again();
-			if (!self.pausing && may_place()) /* those were taken, whoever says now to take more */
-				from_queue();
+			from_queue(); /* those were taken, whoever says now to take more */
 			if (self.owner >= 0)
 				park();
 			timeout = on_time();

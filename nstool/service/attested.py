@@ -22,8 +22,14 @@ if TYPE_CHECKING:
     from nstool.service.generation import Generation
 
 
+_GONE = "the sandbox that was to be attested has ended"
+
+
 def attest(generation: Generation, place: int, inner: int) -> int:
-    """Attest the sandbox of a place, whose init the template knows by this pid. Returns its pid. Raises NotAttested."""
+    """Attest the sandbox of a place, whose init the template knows by this pid. Returns its pid.
+
+    Raises NotAttested, KernelError for a command that is not there, SandboxGone.
+    """
     blueprint = generation.blueprint
     assert blueprint is not None
     assert generation.lease is not None
@@ -50,9 +56,12 @@ def attest(generation: Generation, place: int, inner: int) -> int:
         clocks=blueprint.clocks(generation.number, generation.lease),
     )
     init = _outer(generation.pid, inner)
-    pid = payload_pid(init) if spec.init else init
-    check(pid, wanted)
-    _check_command(pid, spec)
+    try:
+        pid = payload_pid(init) if spec.init else init
+        check(pid, wanted)
+        _check_command(pid, spec)
+    except (FileNotFoundError, ProcessLookupError):
+        raise SandboxGone(_GONE) from None
     return init
 
 
@@ -82,7 +91,7 @@ def _outer(template: int, inner: int) -> int:
     """Return the pid of a child of the template here. proc_pid_status(5), NSpid. Raises SandboxGone."""
     found = inits_of(template).get(inner)
     if found is None:
-        raise SandboxGone("the sandbox that was to be attested has ended")
+        raise SandboxGone(_GONE)
     return found
 
 

@@ -458,10 +458,10 @@ class Generation:
         assert self.channel is not None
         self.channel.ask(lib.NST_MSG_END, "to end a sandbox", detail=place, pid=pid, status=number)
 
-    def release(self, place: int) -> None:
-        """Let the command of a place go on that has been attested."""
+    def release(self, place: int, pid: int) -> None:
+        """Let the command of a place go on that has been attested; pid: as ``end`` has it."""
         assert self.channel is not None
-        self.channel.send(lib.NST_MSG_RELEASE, detail=place)
+        self.channel.send(lib.NST_MSG_RELEASE, detail=place, pid=pid)
 
     def counts(self) -> board.Counts:
         """Return what it has done."""

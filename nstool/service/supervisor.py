@@ -351,7 +351,7 @@ class Supervisor:
         """Hear what templates told while they were asked for something."""
         for one in self.alive():
             for message in one.channel.late() if one.channel else ():
-                self._heard(one, message)
+                self._hear(one, message)
 
     async def _look(self) -> None:
         service = self.blueprint.service
@@ -404,6 +404,9 @@ class Supervisor:
         assert one.channel is not None
         try:
             message = one.channel.receive(0)
+        except NstoolError as error:
+            self.say(f"generation {one.title}: {error}")
+            return
         except ProcessLookupError:
             self._unwatch(one)
             one.ended = True
@@ -414,7 +417,15 @@ class Supervisor:
                 asyncio.get_running_loop().create_task(self.rotate_or_say("the one before has ended"))
             return
         if message is not None:
+            self._hear(one, message)
+
+    def _hear(self, one: Generation, message: engine.Message) -> None:
+        try:
             self._heard(one, message)
+        except NstoolError as error:
+            self.say(f"generation {one.title}: {error}")
+        except ProcessLookupError:  # its channel tells that, too
+            return
 
     def _heard(self, one: Generation, message: engine.Message) -> None:
         if message.type == engine.FAILED and message.step >= 0 and one.sandbox_plan is not None:
@@ -423,15 +434,15 @@ class Supervisor:
             self.say(
                 f"a sandbox of generation {one.title}, of before, was ended: what its spec was is not known any more"
             )
-            one.end(signal.SIGKILL, message.detail)
+            one.end(signal.SIGKILL, message.detail, message.pid)
         elif message.type == engine.READY:
             try:
                 attested.attest(one, message.detail, message.pid)
             except NstoolError as error:
                 self.say(f"a sandbox was ended before its command: {error}")
-                one.end(signal.SIGKILL, message.detail)
+                one.end(signal.SIGKILL, message.detail, message.pid)
             else:
-                one.release(message.detail)
+                one.release(message.detail, message.pid)
 
     def _say_failed(self, plan: Plan, message: engine.Message) -> None:
         """Say which step was refused; the same again only after a while, with how often it was."""

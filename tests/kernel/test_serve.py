@@ -21,6 +21,7 @@ from typing import Any
 
 import pytest
 
+from nstool.service import generation
 from tests.support import serving
 from tests.support.child import run_in_child
 from tests.support.serving import DEADLINE, NSTOOL, ask, write
@@ -412,6 +413,50 @@ def test_who_waits_when_the_time_to_end_is_over_is_refused(name: str, tmp_path: 
         one.process.terminate()
         assert [each.makefile("rb").read() for each in held] == [b"asked\n", b"no more\n", b"no more\n"]
     assert one.process.wait(DEADLINE) == 0
+
+
+def test_who_waits_for_too_long_is_told_also_without_a_service(name: str, tmp_path: Path) -> None:
+    """Where each sandbox is attested none is made then, and whoever waits has a deadline all the same."""
+    words = TCP + 'places = 1\nqueue = 4\nqueue_timeout = 0.5\nattest = "each"\nbusy = "later\\n"'
+    one = serving.start(write(tmp_path / "s.toml", words, "command = ['/bin/cat']"), name, tmp_path / "log")
+    template = one.status()["generations"][0]["pid"]
+    with one_served_and_two_queued(one) as held:
+        one.process.kill()
+        one.process.wait()
+        assert [each.recv(100) for each in held[1:]] == [b"later\n", b"later\n"]
+    os.kill(template, signal.SIGKILL)
+    os.waitpid(template, 0)
+    assert subprocess.run([NSTOOL, "cleanup"], capture_output=True).returncode == 0
+
+
+def test_who_is_attested_is_let_go_and_not_who_has_the_place_after_him(name: str, tmp_path: Path) -> None:
+    """The answer names the process that was looked at."""
+    words = TCP + 'places = 1\nattest = "each"'
+    one = serving.start(write(tmp_path / "s.toml", words, "command = ['/bin/cat']"), name, tmp_path / "log")
+    port = one.port()
+    one.process.kill()
+    one.process.wait()
+    [template] = generation.adopt(name)
+    assert template.channel is not None
+    try:
+        template.accept(True)
+        with socket.create_connection(("127.0.0.1", port), timeout=DEADLINE) as client:
+            client.sendall(b"x")
+            ready = template.channel.receive(DEADLINE)
+            assert ready is not None
+            template.release(ready.detail, ready.pid + 1)
+            client.settimeout(0.3)
+            with pytest.raises(TimeoutError):
+                client.recv(1)
+            client.settimeout(DEADLINE)
+            template.release(ready.detail, ready.pid)
+            assert client.recv(1) == b"x"
+    finally:
+        template.channel.close()
+        os.close(template.pidfd)
+        os.kill(template.pid, signal.SIGKILL)
+        os.waitpid(template.pid, 0)
+    assert subprocess.run([NSTOOL, "cleanup"], capture_output=True).returncode == 0
 
 
 def test_without_a_queue_they_wait_in_the_kernel(name: str, tmp_path: Path) -> None:
