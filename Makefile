@@ -31,12 +31,13 @@ endif
 CC             := gcc
 C_WARNINGS     := -Wall -Wextra -Wmissing-prototypes
 PYTHON_H        = -isystem $(shell $(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("include"))')
-NSEXEC_SOURCES := csrc/nsexec.c csrc/plan.c csrc/launch.c csrc/init.c csrc/answer.c csrc/supervise.c csrc/serve.c csrc/proxy.c csrc/freestanding.c
+NSEXEC_SOURCES := csrc/nsexec.c csrc/plan.c csrc/launch.c csrc/init.c csrc/answer.c csrc/supervise.c csrc/proxy.c \
+	csrc/freestanding.c $(wildcard csrc/serve/*.c)
 NSEXEC_FLAGS   := -std=gnu11 -O2 $(C_WARNINGS) -static -nostdlib -ffreestanding -fno-stack-protector \
 	-fcf-protection=none -fno-asynchronous-unwind-tables -fno-tree-loop-distribute-patterns -fno-pie -no-pie \
 	-Wl,--gc-sections -Wl,--build-id=none -Wl,-z,noexecstack -ffunction-sections -s
-C_HEADERS      := $(wildcard csrc/*.h)
-C_SOURCES      := $(wildcard csrc/*.c)
+C_HEADERS      := $(wildcard csrc/*.h csrc/serve/*.h)
+C_SOURCES      := $(wildcard csrc/*.c csrc/serve/*.c)
 NATIVE         := nstool/_native.abi3.so
 
 .DEFAULT_GOAL := help

@@ -1,5 +1,5 @@
 /* A process that becomes a sandbox by itself: the zygote of a service, whose interpreter is loaded already. It is cloned as
- * serve.c clones itself, and what its copy does is what nst_without_init does, but for the exec. */
+ * serve/ clones itself, and what its copy does is what nst_without_init does, but for the exec. */
 #include "nstool.h"
 
 #include <asm/signal.h>

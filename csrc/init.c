@@ -355,7 +355,7 @@ _Noreturn static void supervise(void)
 	if (self.control >= 0) {
 		place(self.control, CONTROL);
 		self.control = CONTROL;
-	} else { /* a sandbox of serve.c: it dies with its template, the init of the pid namespace above */
+	} else { /* a sandbox of serve/: it dies with its template, the init of the pid namespace above */
 		nst_raw1(__NR_close, CONTROL);
 		p[CONTROL].fd = -1;
 	}
@@ -450,7 +450,7 @@ _Noreturn void nst_init_copy(const struct nst_copy *copy)
 _Noreturn void nst_without_init(const struct nst_copy *copy)
 {
 	const struct nst_plan *h = (const struct nst_plan *)copy->plan;
-	/* Not the one state of this process, which is serve.c's at the moment. */
+	/* Not the one state of this process, which is serve/'s at the moment. */
 	int32_t slots[NST_MAX_SLOTS], keep = copy->control;
 	struct nst_run run = {.plan = copy->plan,
 			      .slots = slots,

@@ -6,7 +6,7 @@
  * init.c     PID 1 inside: runs the init and payload steps, reaps, forwards, reports
  * answer.c   what init answers for the kernel: sysinfo(2)
  * supervise.c what stays of `nstool run` once Python has launched
- * serve.c    a template: makes a sandbox in itself for each connection
+ * serve/     a template: makes a sandbox in itself for each connection
  * nsexec.c   main() of the stand-alone launcher, and the image that PID 1 runs
  *
  * All of it uses raw.h only, so it is async-signal-safe by construction (signal-safety(7)):
@@ -82,7 +82,7 @@ enum nst_type {
 	NST_MSG_EXITED = 18,  /* init: the payload ended; status as wait(2) gives it, usage below */
 	NST_MSG_FD = 19,      /* init: an fd comes with this message; detail is its slot */
 	NST_MSG_READY = 20,   /* payload: all is done but the exec, at the attest step */
-	/* Between a service and its template, serve.c: */
+	/* Between a service and its template, serve/: */
 	NST_MSG_CONFIGURE = 32, /* service: the orders, the board, the door, /dev/null, the log's reading end */
 	NST_MSG_PLACE = 33,	/* service: where place `detail` writes its log, and its fds */
 	NST_MSG_LISTEN = 34,	/* service: listener `detail`; pid: its socket type */
@@ -185,7 +185,7 @@ struct nst_run {
 	int32_t *slots;
 	enum nst_who who;
 	int control;		 /* socket, for wait, release, send_fd, attest, receive; -1 is none */
-	struct nst_share *share; /* takes the place of that socket in a sandbox of serve.c; else NULL */
+	struct nst_share *share; /* takes the place of that socket in a sandbox of serve/; else NULL */
 	int child_pid;		 /* for write_proc and spawn, launcher only */
 	const int32_t *keep;	 /* what close_range leaves open, the engine's own; they close at exec. -1 is none */
 	int n_keep;
@@ -230,7 +230,7 @@ int nst_userns(const char *uid_map, const char *gid_map);
 /* nsexec as PID 1 or monitor: fd holds the envelope that launch.c wrote. Never returns. */
 _Noreturn void nst_init(int fd);
 
-/* Be PID 1 of a sandbox that serve.c has cloned: a copy of that process, which has its memory. Never returns. */
+/* Be PID 1 of a sandbox that serve/ has cloned: a copy of that process, which has its memory. Never returns. */
 struct nst_copy {
 	const uint8_t *plan;
 	const int32_t *slots;
@@ -241,12 +241,12 @@ struct nst_copy {
 };
 _Noreturn void nst_init_copy(const struct nst_copy *copy);
 
-/* Run a plan's init and payload steps in this process, which borrows serve.c's memory and has no init. Never returns. */
+/* Run a plan's init and payload steps in this process, which borrows a template's memory and has no init. Never returns. */
 _Noreturn void nst_without_init(const struct nst_copy *copy);
 
 /* ---- copy.c ---- */
 
-/* Clone the calling process as one sandbox of serve.c: a child of its parent, a copy of its memory. slots, control: as
+/* Clone the calling process as one sandbox of serve/: a child of its parent, a copy of its memory. slots, control: as
  * in nst_copy. net: the network namespace that is lent to it, -1: none; home: that of the caller, who is there again
  * afterwards, or ends with status 125. memory, of that size, begins at a page, has plan and share, and is gone in the
  * copy. Returns the pid, or -errno; 0 in the copy, once all steps but the exec are done. */
@@ -305,7 +305,7 @@ struct nst_orders {
 	uint8_t termios[64]; /* the caller's settings, as TCGETS gives them */
 };
 
-/* ---- serve.c ---- */
+/* ---- serve/ ---- */
 
 /* Serve as the init of a template: take orders from `control`, and make a sandbox for each connection. Never returns. */
 _Noreturn void nst_serve(int control);
@@ -314,7 +314,7 @@ enum {
 	NST_PLACES = 1024, /* sandboxes of one template at once */
 	NST_PLACE_FDS = 8, /* of each place: its cgroups, its network namespace */
 	NST_LISTENERS = 64,
-	NST_STAGES = 5,		 /* histograms: enum stage of serve.c */
+	NST_STAGES = 5,		 /* histograms: enum stage of serve.h */
 	NST_BUCKETS = 128,	 /* of each: microseconds, four to a doubling */
 	NST_ENDS = 1024,	 /* lives that are remembered */
 	NST_CLIENT = 20,	 /* bytes of a client: address of 16, or user of 4; port; family */

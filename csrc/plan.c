@@ -816,7 +816,7 @@ static long run_attest(const struct nst_run *run)
 	struct nst_message m = {.type = NST_MSG_READY};
 	long n;
 
-	if (run->share && !run->share->attest) /* a sandbox of serve.c that nobody looks at */
+	if (run->share && !run->share->attest) /* a sandbox of serve/ that nobody looks at */
 		return 0;
 	do
 		n = nst_raw3(__NR_write, run->control, NST_P(&m), sizeof m);
@@ -950,7 +950,7 @@ static long run_special(struct nst_run *run, const struct nst_step *s, const lon
 				  ret_detail);
 	case CALL_write:
 		return write_all((int)a[0], (const char *)a[1], length_of(s->arg[1]));
-	case CALL_write_proc: { /* a sandbox of serve.c has it from the /proc of its template */
+	case CALL_write_proc: { /* a sandbox of serve/ has it from the /proc of its template */
 		char buf[64];
 
 		return write_file(AT_FDCWD, proc_path(buf, run->child_pid, (const char *)a[0]), (const char *)a[1],

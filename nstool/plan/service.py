@@ -1,6 +1,6 @@
 """The plans of a service: its template, made once, and the sandbox that the template makes for each connection. Pure.
 
-The template is a sandbox whose init serves instead of running a command (csrc/serve.c). What all sandboxes have in
+The template is a sandbox whose init serves instead of running a command (csrc/serve). What all sandboxes have in
 common is made there; each gets a copy of its mount namespace, and what is its own: user, pid, network, host name, ipc
 and cgroup namespace, /proc, and all in which it can write.
 """

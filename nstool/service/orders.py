@@ -1,4 +1,4 @@
-"""What a template is told: the plan of its sandboxes, what varies, and its limits, as csrc/serve.c reads it. Pure."""
+"""What a template is told: the plan of its sandboxes, what varies, and its limits, as csrc/serve reads it. Pure."""
 
 from __future__ import annotations
 

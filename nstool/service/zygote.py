@@ -1,6 +1,6 @@
 """The zygote of a service: an interpreter with the handler loaded, which becomes a sandbox for each connection.
 
-It runs in the template, started by csrc/serve.c with a socket to it as fd 3 and the memory of the plans as fd 4. For
+It runs in the template, started by csrc/serve with a socket to it as fd 3 and the memory of the plans as fd 4. For
 each place that it is told it clones itself (csrc/copy.c): the copy is made a sandbox, and calls the handler.
 """
 

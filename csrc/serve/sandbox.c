@@ -1,0 +1,439 @@
+/* One sandbox in its place: how it begins and ends. */
+#include "serve.h"
+
+enum {
+	PARKS = 2, /* sandboxes that are parked between two looks at what is new */
+	WALL_ = 0x40000000,
+};
+
+_Noreturn static void sandbox_main(void *arg)
+{
+	struct place *p = arg;
+
+	p->share->first = nst_now();
+	if (((const struct nst_plan *)p->plan)->flags & NST_WITH_INIT)
+		nst_init_copy(&p->copy);
+	nst_without_init(&p->copy);
+}
+
+void free_place(int i)
+{
+	places[i].state = EMPTY;
+	places[i].pid = 0;
+	close_fd(&places[i].control);
+	close_fd(&places[i].net);
+	close_fd(&places[i].session);
+	self.free[(self.first_free + self.n_free++) % NST_PLACES] = i;
+	show(i);
+}
+
+/* The place that was left longest ago, so that what it had of its own is used again as late as can be; with a network
+ * namespace that is lent, the one that was left last, so that few are lent. */
+int next_place(void)
+{
+	return self.free[(self.first_free + (self.orders->lease ? self.n_free - 1 : 0)) % NST_PLACES];
+}
+
+int take_place(void)
+{
+	int i = next_place();
+
+	if (!self.orders->lease)
+		self.first_free = (self.first_free + 1) % NST_PLACES;
+	self.n_free--;
+	return i;
+}
+
+/* The launcher's steps of place i, whose process there is: those behind clone3. */
+int launcher_steps(struct place *p)
+{
+	struct nst_run run = {.plan = p->plan,
+			      .slots = p->slots,
+			      .who = NST_LAUNCHER,
+			      .control = -1,
+			      .share = p->share,
+			      .child_pid = p->pid,
+			      .failure = {.step = -1}};
+	int i, n = (int)((const struct nst_plan *)p->plan)->n_steps;
+
+	for (i = self.clone_at + 1; i < n; i++)
+		if (nst_step_at(p->plan, i)->who == NST_LAUNCHER && nst_step_run(&run, i) < 0) {
+			if (p->share->failure.step < 0)
+				p->share->failure = run.failure;
+			return -1;
+		}
+	return 0;
+}
+
+/* Hand over the connection that place i waits for. Where it is attested too the socket stays open for that. */
+static void give(int i, int fd)
+{
+	struct nst_message m = {.type = NST_MSG_RELEASE};
+	struct place *p = &places[i];
+
+	send_message(p->control, &m, fd);
+	if (p->share->attest)
+		watch(p->control, PLACE, i, EPOLLIN);
+	else
+		close_fd(&p->control);
+}
+
+/* Send a signal to the process of a place, which may be on its way. */
+void send_signal(struct place *p, int number)
+{
+	if (p->pid > 0)
+		nst_raw2(__NR_kill, p->pid, number);
+	else if (p->killed != SIGKILL)
+		p->killed = number;
+}
+
+/* Whether a command begins without a connection, and knows of none of ours. */
+static int begins_alone(void)
+{
+	return self.orders->shape == NST_PORT || self.orders->shape == NST_LISTENER;
+}
+
+/* Make the sandbox of place i. t: its connection, NULL for one that is parked. 0 or -errno. */
+long start(int i, struct taken *t, int attest)
+{
+	const struct nst_service *o = self.orders;
+	struct place *p = &places[i];
+	const struct nst_step *s;
+	struct clone_args args = {.exit_signal = SIGCHLD, .stack_size = NST_STACK};
+	int32_t pair[2] = {-1, -1};
+	int n, slot;
+	long r;
+
+	p->life = ++self.board->lives;
+	p->deadline = 0;
+	p->to = p->from = (struct bucket){most_bytes(), nst_now()};
+	p->stopped = p->overran = p->users = p->had = p->idle = p->deaf = p->ready = p->has_key = p->killed = 0;
+	stamp(i);
+	if (attest || (!t && !begins_alone())) {
+		r = nst_raw4(__NR_socketpair, AF_UNIX_, SOCK_SEQPACKET_ | O_CLOEXEC, 0, NST_P(pair));
+		if (r < 0)
+			goto failed;
+	}
+	for (n = 0; n < NST_MAX_SLOTS; n++)
+		p->slots[n] = NST_NONE;
+	for (n = 0; n < 3; n++)
+		p->slots[n] = t && o->streams >> n & 1 ? t->fd : n == 2 ? p->log : self.null;
+	slot = 3;
+	for (n = 0; n < (int)o->n_passed; n++) {
+		int fd = o->shape == NST_LISTENER ? self.listeners[n] : t ? t->fd : -1;
+
+		p->slots[slot++] = fd >= 0 ? fd : self.null;
+	}
+	for (n = 0; n < (int)o->n_fds; n++)
+		p->slots[slot++] = p->fds[n];
+	*p->share = (struct nst_share){.status = -1, .attest = attest, .failure = {.step = -1}};
+	p->copy = (struct nst_copy){.plan = p->plan,
+				    .slots = p->slots,
+				    .scratch = p->scratch,
+				    .scratch_size = self.scratch_size,
+				    .control = pair[1],
+				    .share = p->share};
+	r = o->lease ? make_lease(i) : 0;
+	if (r < 0)
+		goto failed;
+	if (o->shape == NST_ZYGOTE) {
+		r = ask_zygote(i, slot, pair[1]);
+		close_fd(&pair[1]);
+		if (r < 0)
+			goto failed;
+		p->pid = ASKED;
+		p->control = pair[0];
+		p->state = t ? SERVING : PARKED;
+		if (t && p->control >= 0)
+			give(i, t->fd);
+		return 0;
+	}
+	s = nst_step_at(p->plan, self.clone_at);
+	args.flags = s->arg[0];
+	if (!self.own_clock && !(((const struct nst_plan *)p->plan)->flags & NST_WITH_INIT))
+		args.flags |= CLONE_VM;
+	if (s->arg[1] >> 32 && p->slots[(uint32_t)s->arg[1]] >= 0) {
+		args.flags |= CLONE_INTO_CGROUP;
+		args.cgroup = (uint64_t)p->slots[(uint32_t)s->arg[1]];
+	}
+	args.stack = (uint64_t)(uintptr_t)p->stack;
+	if (o->lease) {
+		r = nst_raw2(__NR_setns, p->lease, CLONE_NEWNET);
+		if (r < 0)
+			goto failed;
+	}
+	r = nst_clone3_on_stack(&args, sizeof args, sandbox_main, p);
+	if (o->lease)
+		go_home();
+	close_fd(&pair[1]);
+	if (r < 0)
+		goto failed;
+	p->pid = (int)r;
+	p->control = pair[0];
+	p->state = t ? SERVING : PARKED;
+	if (launcher_steps(p) < 0) /* a process that has ended by itself says why; what is left of it must not go on */
+		nst_raw2(__NR_kill, p->pid, SIGKILL);
+	if (p->control >= 0 && begins_alone())
+		watch(p->control, PLACE, i, EPOLLIN);
+	else if (p->control >= 0 && t)
+		give(i, t->fd);
+	return 0;
+failed:
+	p->share->failure = (struct nst_failure){.step = self.clone_at, .error = (int32_t)-r};
+	close_fd(&pair[0]);
+	close_fd(&pair[1]);
+	return r;
+}
+
+/* A place ends when it has been idle from this moment on, or at its wall. */
+void idle_from(struct place *p, int64_t now)
+{
+	int64_t idle = self.orders->idle_ms ? now + (int64_t)self.orders->idle_ms * 1000000 : 0;
+
+	p->deadline = idle && p->wall ? (idle < p->wall ? idle : p->wall) : idle + p->wall;
+}
+
+/* From here on the connection is the sandbox's: times count from it. */
+void assigned(int i, const struct taken *t)
+{
+	struct place *p = &places[i];
+
+	p->taken = *t;
+	p->taken.fd = -1;
+	p->state = SERVING;
+	p->wall = self.orders->wall_ms ? nst_now() + (int64_t)self.orders->wall_ms * 1000000 : 0;
+	p->deadline = p->wall;
+	p->waited = note(WAITED, t->at, nst_now());
+	p->byte = 0;
+	show(i);
+}
+
+void no_start(const struct taken *t, int i)
+{
+	struct nst_failure f = places[i].share->failure;
+	struct nst_message m = {.type = NST_MSG_FAILED, .step = f.step, .error = f.error, .detail = f.detail, .pid = i};
+
+	remember(t, places[i].life, i, NST_NO_START, 0, NULL);
+	tell_reporter(&m);
+}
+
+int take_parked(void)
+{
+	int i = self.parked[self.first_parked];
+
+	self.first_parked = (self.first_parked + 1) % NST_PLACES;
+	self.n_parked--;
+	return i;
+}
+
+/* Whether one more sandbox is to be made that has no connection yet. */
+int wants_more(void)
+{
+	uint32_t n = (uint32_t)self.n_parked;
+	int i;
+
+	if (!self.listening || !self.n_free || self.pause)
+		return 0;
+	for (i = 0; self.orders->shape == NST_LISTENER && i < (int)self.orders->n_places; i++)
+		n += places[i].state == SERVING;
+	return n < self.orders->ready;
+}
+
+void park(void)
+{
+	int n;
+
+	for (n = 0; n < PARKS && wants_more(); n++) {
+		struct taken nobody = {.fd = -1, .client = -1, .listener = -1, .at = nst_now(), .wall = real_now()};
+		int i = take_place();
+
+		if (start(i, NULL, (int)self.orders->attest) < 0) {
+			no_start(&nobody, i);
+			free_place(i);
+			self.pause = nst_now() + PAUSE_NS;
+			return;
+		}
+		if (self.orders->shape == NST_LISTENER)
+			assigned(i, &nobody);
+		else
+			self.parked[(self.first_parked + self.n_parked++) % NST_PLACES] = i;
+		show(i);
+	}
+}
+
+static void unpark(int i)
+{
+	int n, kept = 0;
+
+	for (n = 0; n < self.n_parked; n++) {
+		int other = self.parked[(self.first_parked + n) % NST_PLACES];
+
+		if (other != i)
+			self.parked[(self.first_parked + kept++) % NST_PLACES] = other;
+	}
+	self.n_parked = kept;
+}
+
+/* Make a sandbox that nobody is connected to, for the service to look at. */
+long try(void)
+{
+	static struct taken nobody = {.fd = -1, .client = -1, .listener = -1};
+	long r;
+	int i;
+
+	if (!self.orders || !self.n_free)
+		return -EBUSY;
+	i = take_place();
+	r = start(i, NULL, 1);
+	nobody.at = nst_now();
+	nobody.wall = real_now();
+	if (r < 0) {
+		no_start(&nobody, i); /* which tells why */
+		free_place(i);
+		return 0;
+	}
+	assigned(i, &nobody);
+	if (!begins_alone())
+		give(i, self.null);
+	return 0;
+}
+
+/* Give a connection to a sandbox: one that is parked, or one of its own. 0: there is no place. */
+int place_it(struct taken *t)
+{
+	int i;
+
+	if (self.orders->shape == NST_PORT)
+		return link_it(t);
+	if (self.n_parked) {
+		i = take_parked();
+		assigned(i, t);
+		give(i, t->fd);
+		close_fd(&t->fd);
+		return 1;
+	}
+	if (!self.n_free)
+		return 0;
+	i = take_place();
+	if (start(i, t, (int)self.orders->attest) < 0) {
+		no_start(t, i);
+		forget_client(t);
+		free_place(i);
+	} else {
+		assigned(i, t);
+	}
+	close_fd(&t->fd);
+	return 1;
+}
+
+/* End a sandbox: SIGTERM first gets a deadline for SIGKILL. */
+void end_place(int i, int number)
+{
+	struct place *p = &places[i];
+
+	if (p->state == EMPTY)
+		return;
+	p->stopped = 1;
+	if (p->state == PARKED)
+		number = SIGKILL; /* it has no command yet */
+	if (p->state == SERVING)
+		p->state = ENDING;
+	send_signal(p, number);
+	if (number != SIGKILL)
+		p->deadline = nst_now() + (int64_t)self.orders->grace_ms * 1000000;
+	show(i);
+}
+
+void ended(int i, int wait_status)
+{
+	struct place *p = &places[i];
+	int status = p->share->status >= 0 ? p->share->status : wait_status;
+	uint32_t us[NST_STAGES - 1] = {0};
+	int64_t now = nst_now();
+	enum nst_cause cause;
+
+	close_links_of(i);
+	if (p->state == PARKED) {
+		unpark(i);
+		p->taken = (struct taken){.fd = -1, .client = -1, .listener = -1, .wall = real_now(), .at = now};
+	}
+	if (p->state == PARKED || self.orders->shape == NST_LISTENER)
+		self.pause = now + PAUSE_NS; /* or it would be tried without a pause */
+	if (p->share->failure.step >= 0 && !p->stopped) {
+		no_start(&p->taken, i);
+	} else {
+		cause = p->deaf		? NST_DEAF
+			: p->stopped	? NST_STOPPED
+			: p->idle	? NST_IDLE
+			: p->overran	? NST_OVERRAN
+			: status & 0x7f ? NST_SIGNALLED
+			: status >> 8	? NST_STATUS
+					: NST_EXITED;
+		if (p->state != PARKED) {
+			int64_t begun = p->taken.at;
+
+			us[WAITED] = p->waited;
+			us[BYTE] = p->byte;
+			us[FIRST] = note(FIRST, begun, p->share->first);
+			us[EXECUTED] = note(EXECUTED, begun, p->share->executed);
+			note(GONE, begun, now);
+		}
+		remember(&p->taken, p->life, i, cause, status, us);
+	}
+	forget_client(&p->taken);
+	p->turn++;
+	check_lease(i);
+	free_place(i);
+}
+
+void reap(void)
+{
+	struct signalfd_siginfo si;
+	int status = 0, i;
+	long pid;
+
+	/* Only the service ends this process: a signal for all processes of the service is for that. */
+	while (nst_raw3(__NR_read, self.signals, NST_P(&si), sizeof si) == sizeof si)
+		;
+	while ((pid = nst_raw4(__NR_wait4, -1, NST_P(&status), 1 /* WNOHANG */ | WALL_, 0)) > 0) {
+		if (pid == self.zygote_pid)
+			nst_leave(125); /* without it there is nothing to serve with */
+		for (i = 0; self.orders && i < (int)self.orders->n_places; i++)
+			if (places[i].state != EMPTY && places[i].pid == pid)
+				break;
+		if (self.orders && i < (int)self.orders->n_places) {
+			ended(i, status);
+		} else if (self.zygote >= 0) {
+			self.lost[self.n_lost % LOST].pid = (int)pid;
+			self.lost[self.n_lost++ % LOST].status = status;
+		}
+	}
+}
+
+/* End those whose time is over. Returns when the next one's is; INT64_MAX: none. */
+int64_t places_on_time(int64_t now)
+{
+	int64_t next = INT64_MAX;
+	int i;
+
+	for (i = 0; i < (int)self.orders->n_places; i++) {
+		struct place *p = &places[i];
+
+		if (p->state == EMPTY || !p->deadline)
+			continue;
+		if (p->deadline <= now) {
+			int overran = p->wall && p->wall <= now, alone = !overran && (p->idle || p->session >= 0);
+			int last = p->state == ENDING || alone;
+
+			send_signal(p, last ? SIGKILL : (int)self.orders->stop);
+			p->idle = p->state == ENDING ? p->idle : alone;
+			p->overran |= !p->stopped && !p->idle;
+			p->state = ENDING;
+			p->deadline = now + (last ? 1000000000 : (int64_t)self.orders->grace_ms * 1000000);
+			show(i);
+		}
+		if (p->deadline < next)
+			next = p->deadline;
+	}
+	return next;
+}
