@@ -123,6 +123,9 @@ void pump(int at)
 	int round, up = 1, down = 1;
 
 	l->again = 0;
+	l->waits = of->resume > now; /* for its turn, whatever comes meanwhile */
+	if (l->waits)
+		return;
 	for (round = 0; (up > 0 || down > 0) && round < ROUNDS; round++) {
 		up = move(&l->up, l->taken.fd, l->inner, &of->to, now);
 		down = move(&l->down, l->inner, l->taken.fd, &of->from, now);
@@ -138,11 +141,10 @@ void pump(int at)
 			l->tries = -1;
 		}
 	}
-	l->again = up > 0 || down > 0;
-	if (self.orders->bandwidth && (of->to.bytes <= 0 || of->from.bytes <= 0))
-		l->resume = now + REFILL_NS + 1000000000 / self.orders->bandwidth; /* for no less than a KiB */
-	else
-		l->resume = 0;
+	l->waits = self.orders->bandwidth && (of->to.bytes <= 0 || of->from.bytes <= 0);
+	l->again = !l->waits && (up > 0 || down > 0);
+	if (l->waits)
+		of->resume = now + REFILL_NS + 1000000000 / self.orders->bandwidth; /* for no less than a KiB */
 }
 
 /* Links that had their turn and were not done. */
@@ -323,34 +325,49 @@ int link_it(struct taken *t)
 	return 1;
 }
 
+/* Let the links of a place go on that have waited for it, each time another of them first. */
+static void resume(int i)
+{
+	struct place *p = &places[i];
+	int n, at, left = p->users, first = p->first_link;
+
+	p->resume = 0;
+	for (n = 0; left > 0 && n < LINKS; n++) {
+		at = (first + n) % LINKS;
+		if (self.links[at].place != i)
+			continue;
+		left--;
+		if (!self.links[at].waits)
+			continue;
+		if (p->first_link == first)
+			p->first_link = (at + 1) % LINKS;
+		pump(at);
+	}
+}
+
 /* Go on with those that have waited long enough. Returns when the next one has; INT64_MAX: none waits. */
 int64_t links_on_time(int64_t now)
 {
 	int64_t next = INT64_MAX;
-	int i, n, first = -1;
+	int i;
 
-	for (n = 0; self.n_links && n < LINKS; n++) {
-		struct link *l = &self.links[i = (int)((self.first_pumped + (uint32_t)n) % LINKS)];
+	for (i = 0; self.orders->bandwidth && i < (int)self.orders->n_places; i++) {
+		if (places[i].resume && places[i].resume <= now)
+			resume(i);
+		if (places[i].resume && places[i].resume < next)
+			next = places[i].resume;
+	}
+	for (i = 0; self.n_links && i < LINKS; i++) {
+		struct link *l = &self.links[i];
 
-		if (l->place >= 0 && l->resume && l->resume <= now) {
-			/* Of those who share what a sandbox may have, the next comes first the next time. */
-			first = first < 0 ? i : first;
-			pump(i);
-		}
 		if (l->place < 0)
 			continue;
-		if (l->resume && l->resume < next)
-			next = l->resume;
 		if (l->again)
 			next = now;
-		else if (l->inner >= 0)
-			continue;
-		else if (l->next <= now)
+		else if (l->inner < 0 && l->next <= now)
 			try_link(i);
 		if (l->place >= 0 && l->inner < 0 && l->next < next)
 			next = l->next;
 	}
-	if (first >= 0)
-		self.first_pumped = (uint32_t)first + 1;
 	return next;
 }

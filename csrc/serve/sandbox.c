@@ -107,6 +107,7 @@ long start(int i, struct taken *t, int attest)
 	p->life = ++self.board->lives;
 	p->deadline = 0;
 	p->to = p->from = (struct bucket){most_bytes(), nst_now()};
+	p->resume = 0;
 	p->stopped = p->overran = p->users = p->had = p->idle = p->deaf = p->ready = p->has_key = p->killed = 0;
 	stamp(i);
 	if (attest || (!t && !begins_alone())) {

@@ -88,7 +88,7 @@ struct link {
 	int inner;	     /* -1: not connected yet */
 	int tries;	     /* -1: its first byte has come */
 	int again;	     /* it had its turn and was not done */
-	int64_t resume;	     /* when its sandbox may have more again; 0: now */
+	int waits;	     /* until its sandbox may have more again */
 	int64_t next, until; /* of the tries */
 	struct way up, down;
 	struct taken taken;
@@ -125,6 +125,8 @@ struct place {
 	int ready;	/* it waits to be attested */
 	int has_key;
 	struct bucket to, from; /* its command */
+	int64_t resume;		/* when its links may have more again, all of them; 0: now */
+	int first_link;		/* the one that comes first then */
 	uint8_t key[NST_CLIENT];
 	uint32_t waited, byte; /* microseconds of its connection, to here and to its first byte */
 	struct nst_copy copy;
@@ -166,7 +168,6 @@ struct template
 	} lost[LOST]; /* children that have ended and are of no place yet */
 	uint32_t n_lost;
 	struct link *links;
-	uint32_t first_pumped;
 	int first_link, n_links; /* where to look for one that is not in use; those that are */
 	int own_net;
 	int plans; /* the memory that is shared with the sandboxes */
