@@ -41,7 +41,7 @@ void take_datagram(int listener)
 	union address from = {0};
 	uint32_t size = sizeof from;
 	enum nst_cause why;
-	int32_t pair[2];
+	int pair[2];
 	long n = nst_raw6(__NR_recvfrom, self.listeners[listener], NST_P(datagram), sizeof datagram, 0x40, NST_P(&from),
 			  NST_P(&size));
 	int i;
@@ -67,17 +67,22 @@ void take_datagram(int listener)
 		why = NST_BUSY;
 	if (why == NST_CAUSES && nst_raw4(__NR_socketpair, AF_UNIX_, SOCK_DGRAM_ | O_CLOEXEC, 0, NST_P(pair)) < 0)
 		why = NST_BUSY;
+	if (why == NST_CAUSES) {
+		t.fd = pair[1];
+		nst_raw6(__NR_sendto, pair[0], NST_P(datagram), n, 0x4040, 0, 0);
+		if (!place_it(&t, &i)) {
+			close_fd(&pair[0]);
+			close_fd(&t.fd);
+			why = NST_BUSY;
+		}
+	}
 	if (why != NST_CAUSES) { /* there is no connection to close: who is refused hears nothing */
 		remember(&t, 0, -1, why, 0, NULL);
 		forget_client(&t);
 		return;
 	}
-	t.fd = pair[1];
-	nst_raw6(__NR_sendto, pair[0], NST_P(datagram), n, 0x4040, 0, 0);
-	i = self.n_parked ? self.parked[self.first_parked] : next_place();
-	place_it(&t);
-	if (places[i].state != SERVING) {
-		nst_raw1(__NR_close, pair[0]);
+	if (places[i].state != SERVING) { /* it could not be made */
+		close_fd(&pair[0]);
 		return;
 	}
 	places[i].session = pair[0];

@@ -2,6 +2,7 @@
 #include "serve.h"
 
 enum {
+	NO_PLACE = -2,
 	REFILL_NS = 5000000, /* of a bucket that was empty */
 	TRY_NS = 1000000,    /* between two tries to connect to a command that does not listen yet */
 };
@@ -265,14 +266,14 @@ static int find_life(const struct taken *t)
 	return -1;
 }
 
-/* A place whose command runs, for the first connection of a life; -1: there was none, and that was told. */
+/* A place whose command runs, for the first connection of a life; NO_PLACE, or -1: it was refused, and that was told. */
 static int begin_life(struct taken *t)
 {
-	int i;
+	int i = take_parked();
 
-	if (self.n_parked) {
-		i = take_parked();
-	} else {
+	if (i < 0 && !self.n_free)
+		return NO_PLACE;
+	if (i < 0) {
 		i = take_place();
 		if (start(i, NULL, (int)self.orders->attest) < 0) {
 			no_start(t, i);
@@ -296,12 +297,12 @@ int link_it(struct taken *t)
 	struct link *l;
 	long flags;
 
-	if (at < 0 || (i < 0 && !self.n_parked && !self.n_free))
+	if (at < 0)
 		return 0;
 	if (i < 0)
 		i = begin_life(t);
 	if (i < 0)
-		return 1;
+		return i != NO_PLACE;
 	p = &places[i];
 	l = &self.links[at];
 	*l = (struct link){.place = i, .inner = -1, .taken = *t, .up.pipe = {-1, -1}, .down.pipe = {-1, -1}};

@@ -40,7 +40,7 @@ void let_in(struct taken *t)
 
 	if (why != NST_CAUSES)
 		refuse(t, why);
-	else if (self.n_waiting || !may_place() || !place_it(t)) {
+	else if (self.n_waiting || !may_place() || !place_it(t, NULL)) {
 		if ((uint32_t)self.n_waiting >= self.orders->queue)
 			refuse(t, NST_BUSY);
 		else
@@ -87,7 +87,7 @@ void from_queue(void)
 
 		if (self.orders->queue_ms && now - t->at > (int64_t)self.orders->queue_ms * 1000000)
 			refuse(t, NST_WAITED);
-		else if (!may || !place_it(t))
+		else if (!may || !place_it(t, NULL))
 			return;
 		self.first_waiting = (self.first_waiting + 1) % WAITING;
 		self.n_waiting--;

@@ -3,6 +3,7 @@
 
 enum {
 	PARKS = 2, /* sandboxes that are parked between two looks at what is new */
+	WNOWAIT_ = 0x01000000,
 	WALL_ = 0x40000000,
 };
 
@@ -29,7 +30,7 @@ void free_place(int i)
 
 /* The place that was left longest ago, so that what it had of its own is used again as late as can be; with a network
  * namespace that is lent, the one that was left last, so that few are lent. */
-int next_place(void)
+static int next_place(void)
 {
 	return self.free[(self.first_free + (self.orders->lease ? self.n_free - 1 : 0)) % NST_PLACES];
 }
@@ -108,7 +109,8 @@ long start(int i, struct taken *t, int attest)
 	p->deadline = 0;
 	p->to = p->from = (struct bucket){most_bytes(), nst_now()};
 	p->resume = 0;
-	p->stopped = p->overran = p->users = p->had = p->idle = p->deaf = p->ready = p->has_key = p->killed = 0;
+	p->stopped = p->overran = p->users = p->had = p->idle = p->deaf = p->ready = p->has_key = p->killed = p->spare =
+		0;
 	stamp(i);
 	if (attest || (!t && !begins_alone())) {
 		r = nst_raw4(__NR_socketpair, AF_UNIX_, SOCK_SEQPACKET_ | O_CLOEXEC, 0, NST_P(pair));
@@ -202,6 +204,7 @@ void assigned(int i, const struct taken *t)
 	p->taken = *t;
 	p->taken.fd = -1;
 	p->state = SERVING;
+	p->spare = 0;
 	p->wall = self.orders->wall_ms ? nst_now() + (int64_t)self.orders->wall_ms * 1000000 : 0;
 	p->deadline = p->wall;
 	p->waited = note(WAITED, t->at, nst_now());
@@ -218,13 +221,29 @@ void no_start(const struct taken *t, int i)
 	tell_reporter(&m);
 }
 
+/* Whether a process has ended and is not reaped yet. waitid(2) */
+static int has_ended(int pid)
+{
+	int32_t info[32] = {0}; /* a siginfo, whose first word is a signal's number where there is one */
+
+	nst_raw5(__NR_waitid, 1 /* P_PID */, pid, NST_P(info), WNOWAIT_ | WALL_ | 5 /* WEXITED | WNOHANG */, 0);
+	return info[0] != 0;
+}
+
+/* A sandbox that waits for a connection, -1: none does. */
 int take_parked(void)
 {
-	int i = self.parked[self.first_parked];
+	while (self.n_parked) {
+		int i = self.parked[self.first_parked];
 
-	self.first_parked = (self.first_parked + 1) % NST_PLACES;
-	self.n_parked--;
-	return i;
+		self.first_parked = (self.first_parked + 1) % NST_PLACES;
+		self.n_parked--;
+		if (places[i].pid == ASKED || !has_ended(places[i].pid))
+			return i;
+		places[i].state = ENDING;
+		show(i);
+	}
+	return -1;
 }
 
 /* Whether one more sandbox is to be made that has no connection yet. */
@@ -240,12 +259,17 @@ int wants_more(void)
 	return n < self.orders->ready;
 }
 
+static struct taken no_client(void)
+{
+	return (struct taken){.fd = -1, .client = -1, .listener = -1, .at = nst_now(), .wall = real_now()};
+}
+
 void park(void)
 {
 	int n;
 
 	for (n = 0; n < PARKS && wants_more(); n++) {
-		struct taken nobody = {.fd = -1, .client = -1, .listener = -1, .at = nst_now(), .wall = real_now()};
+		struct taken nobody = no_client();
 		int i = take_place();
 
 		if (start(i, NULL, (int)self.orders->attest) < 0) {
@@ -254,10 +278,13 @@ void park(void)
 			self.pause = nst_now() + PAUSE_NS;
 			return;
 		}
-		if (self.orders->shape == NST_LISTENER)
+		if (self.orders->shape == NST_LISTENER) {
 			assigned(i, &nobody);
-		else
+		} else {
+			places[i].taken = nobody;
+			places[i].spare = 1;
 			self.parked[(self.first_parked + self.n_parked++) % NST_PLACES] = i;
+		}
 		show(i);
 	}
 }
@@ -278,7 +305,7 @@ static void unpark(int i)
 /* Make a sandbox that nobody is connected to, for the service to look at. */
 long try(void)
 {
-	static struct taken nobody = {.fd = -1, .client = -1, .listener = -1};
+	struct taken nobody;
 	long r;
 	int i;
 
@@ -286,8 +313,7 @@ long try(void)
 		return -EBUSY;
 	i = take_place();
 	r = start(i, NULL, 1);
-	nobody.at = nst_now();
-	nobody.wall = real_now();
+	nobody = no_client();
 	if (r < 0) {
 		no_start(&nobody, i); /* which tells why */
 		free_place(i);
@@ -299,15 +325,18 @@ long try(void)
 	return 0;
 }
 
-/* Give a connection to a sandbox: one that is parked, or one of its own. 0: there is no place. */
-int place_it(struct taken *t)
+/* Give a connection to a sandbox: one that is parked, or one of its own. 0: there is no place. ret_place, if not NULL:
+ * which it is of one that serves this connection alone. */
+int place_it(struct taken *t, int *ret_place)
 {
 	int i;
 
 	if (self.orders->shape == NST_PORT)
 		return link_it(t);
-	if (self.n_parked) {
-		i = take_parked();
+	i = take_parked();
+	if (i >= 0) {
+		if (ret_place)
+			*ret_place = i;
 		assigned(i, t);
 		give(i, t->fd);
 		close_fd(&t->fd);
@@ -316,6 +345,8 @@ int place_it(struct taken *t)
 	if (!self.n_free)
 		return 0;
 	i = take_place();
+	if (ret_place)
+		*ret_place = i;
 	if (start(i, t, (int)self.orders->attest) < 0) {
 		no_start(t, i);
 		forget_client(t);
@@ -335,10 +366,11 @@ void end_place(int i, int number)
 	if (p->state == EMPTY)
 		return;
 	p->stopped = 1;
-	if (p->state == PARKED)
+	if (p->state == PARKED) {
 		number = SIGKILL; /* it has no command yet */
-	if (p->state == SERVING)
-		p->state = ENDING;
+		unpark(i);	  /* nobody is given to it while it ends */
+	}
+	p->state = ENDING;
 	send_signal(p, number);
 	if (number != SIGKILL)
 		p->deadline = nst_now() + (int64_t)self.orders->grace_ms * 1000000;
@@ -353,12 +385,13 @@ void ended(int i, int wait_status)
 	int64_t now = nst_now();
 	enum nst_cause cause;
 
-	close_links_of(i);
-	if (p->state == PARKED) {
+	if (p->state == PARKED)
 		unpark(i);
-		p->taken = (struct taken){.fd = -1, .client = -1, .listener = -1, .wall = real_now(), .at = now};
-	}
-	if (p->state == PARKED || self.orders->shape == NST_LISTENER)
+	p->state = ENDING; /* its links do not end it by going */
+	close_links_of(i);
+	if (p->spare)
+		p->taken = no_client();
+	if (p->spare || self.orders->shape == NST_LISTENER)
 		self.pause = now + PAUSE_NS; /* or it would be tried without a pause */
 	if (p->share->failure.step >= 0 && !p->stopped) {
 		no_start(&p->taken, i);
@@ -370,7 +403,7 @@ void ended(int i, int wait_status)
 			: status & 0x7f ? NST_SIGNALLED
 			: status >> 8	? NST_STATUS
 					: NST_EXITED;
-		if (p->state != PARKED) {
+		if (!p->spare) {
 			int64_t begun = p->taken.at;
 
 			us[WAITED] = p->waited;

@@ -122,6 +122,7 @@ struct place {
 	uint32_t had;	/* so many it has had */
 	int idle;	/* it ends for lack of users */
 	int deaf;	/* it ends because it does not listen */
+	int spare;	/* nobody was connected to it: it was parked until its end */
 	int ready;	/* it waits to be attested */
 	int has_key;
 	struct bucket to, from; /* its command */
@@ -283,7 +284,6 @@ long start_zygote(int plans);
 /* ---- sandbox.c ---- */
 
 void free_place(int i);
-int next_place(void);
 int take_place(void);
 int launcher_steps(struct place *p);
 void send_signal(struct place *p, int number);
@@ -295,7 +295,7 @@ int take_parked(void);
 int wants_more(void);
 void park(void);
 long try(void);
-int place_it(struct taken *t);
+int place_it(struct taken *t, int *ret_place);
 void end_place(int i, int number);
 void ended(int i, int wait_status);
 int64_t places_on_time(int64_t now);
