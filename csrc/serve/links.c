@@ -220,8 +220,8 @@ static void try_link(int at)
 		watch(l->taken.fd, LINK, at, EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET);
 		pump(at);
 	} else if (now >= l->until) {
-		/* Where others are connected it listens: this one it did not take. */
-		places[i].deaf = places[i].users == 1;
+		/* Where others are connected it listens: this one it did not take. Another error is not the command's. */
+		places[i].deaf = fd == -ECONNREFUSED && places[i].users == 1;
 		close_link(at);
 		if (places[i].state == SERVING && places[i].deaf)
 			end_place(i, SIGKILL);

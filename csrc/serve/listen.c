@@ -23,8 +23,25 @@ void listen_to(int on, int room)
 /* Whether another connection may be taken: else it waits in the kernel's backlog. */
 int has_room(void)
 {
-	return self.n_free || self.n_parked || self.orders->queue ||
+	if (self.n_asking == ASKING)
+		return 0;
+	return self.n_free + self.n_parked > self.n_waiting || self.orders->queue ||
 	       (self.orders->life != NST_LIFE_CONNECTION && self.n_links < LINKS);
+}
+
+/* How many may wait here. Without a queue it is those who were taken when there was a place, and had to say first, or the
+ * service had to, whose they are. */
+static uint32_t most_waiting(void)
+{
+	if (self.orders->queue)
+		return self.orders->queue;
+	return self.orders->proxy || asks_for_users() ? WAITING : 0;
+}
+
+/* For how long, 0: as long as it takes. */
+static int64_t patience(void)
+{
+	return self.orders->queue ? (int64_t)self.orders->queue_ms * 1000000 : 0;
 }
 
 /* Whether sandboxes can be made for who was taken: who is attested waits for who does that. */
@@ -41,7 +58,7 @@ void let_in(struct taken *t)
 	if (why != NST_CAUSES)
 		refuse(t, why);
 	else if (self.n_waiting || !may_place() || !place_it(t, NULL)) {
-		if ((uint32_t)self.n_waiting >= self.orders->queue)
+		if ((uint32_t)self.n_waiting >= most_waiting())
 			refuse(t, NST_BUSY);
 		else
 			self.waiting[(self.first_waiting + self.n_waiting++) % WAITING] = *t;
@@ -51,6 +68,7 @@ void let_in(struct taken *t)
 void take(int listener)
 {
 	struct taken t = {.client = -1, .listener = listener};
+	struct epoll_event nothing = {0};
 	union address from = {0};
 	uint32_t size = sizeof from;
 	long fd = nst_raw4(__NR_accept4, self.listeners[listener], NST_P(&from), NST_P(&size), O_CLOEXEC);
@@ -60,6 +78,8 @@ void take(int listener)
 		if (fd == -EMFILE || fd == -ENFILE || fd == -ENOMEM || fd == -ENOBUFS) {
 			self.pausing = 1;
 			self.pause = nst_now() + PAUSE_NS;
+		} else if (fd == -EINVAL) { /* it does not listen, and would say so without a pause */
+			nst_raw4(__NR_epoll_ctl, self.poll, EPOLL_CTL_DEL, self.listeners[listener], NST_P(&nothing));
 		}
 		return;
 	}
@@ -85,7 +105,7 @@ void from_queue(void)
 	while (self.n_waiting) {
 		struct taken *t = &self.waiting[self.first_waiting];
 
-		if (self.orders->queue_ms && now - t->at > (int64_t)self.orders->queue_ms * 1000000)
+		if (patience() && now - t->at > patience())
 			refuse(t, NST_WAITED);
 		else if (!may || !place_it(t, NULL))
 			return;
@@ -97,7 +117,7 @@ void from_queue(void)
 /* When the first of the queue has waited for too long; INT64_MAX: nobody waits, or for as long as it takes. */
 int64_t queue_on_time(void)
 {
-	if (!self.n_waiting || !self.orders->queue_ms)
+	if (!self.n_waiting || !patience())
 		return INT64_MAX;
-	return self.waiting[self.first_waiting].at + (int64_t)self.orders->queue_ms * 1000000 + 1000000;
+	return self.waiting[self.first_waiting].at + patience() + 1000000;
 }

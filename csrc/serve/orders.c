@@ -175,12 +175,14 @@ long add_place(const struct nst_message *m, int *fds, int n)
 
 long add_listener(const struct nst_message *m, int *fds, int n)
 {
-	long flags;
+	long flags, wanted;
 
 	if (!self.orders || n != 1 || m->detail < 0 || m->detail >= NST_LISTENERS || self.listeners[m->detail] >= 0)
 		return -EINVAL;
 	flags = nst_raw3(__NR_fcntl, fds[0], F_GETFL, 0);
-	if (flags < 0 || nst_raw3(__NR_fcntl, fds[0], F_SETFL, flags | NONBLOCKING) < 0)
+	/* Commands that have it themselves expect one that waits, as sd_listen_fds(3) gives it. */
+	wanted = self.orders->shape == NST_LISTENER ? flags & ~(long)NONBLOCKING : flags | NONBLOCKING;
+	if (flags < 0 || nst_raw3(__NR_fcntl, fds[0], F_SETFL, wanted) < 0)
 		return -EINVAL;
 	self.listeners[m->detail] = fds[0];
 	self.types[m->detail] = m->pid;

@@ -1,7 +1,7 @@
 /* Who is refused, and told why. */
 #include "serve.h"
 
-enum { LINGER_NS = 1000000000 };
+enum { LINGER_NS = 1000000000, LINGER_BYTES = 1 << 20 };
 
 static void let_go(int i)
 {
@@ -23,6 +23,7 @@ void refuse(struct taken *t, enum nst_cause cause)
 			if (self.lingering[i].fd < 0) {
 				self.lingering[i].fd = t->fd;
 				self.lingering[i].until = nst_now() + LINGER_NS;
+				self.lingering[i].left = LINGER_BYTES;
 				watch(t->fd, LINGER, i, EPOLLIN | EPOLLRDHUP);
 				return;
 			}
@@ -30,16 +31,17 @@ void refuse(struct taken *t, enum nst_cause cause)
 	close_fd(&t->fd);
 }
 
+/* Read some of what a refused client says: not so much at once, or in all, that others wait for it. */
 void drain(int i)
 {
-	char buffer[4096];
-	long n = 1;
+	static char buffer[CHUNK];
+	long n = nst_raw6(__NR_recvfrom, self.lingering[i].fd, NST_P(buffer), sizeof buffer, 0x40, 0, 0);
 
-	while (self.lingering[i].fd >= 0 && n > 0) {
-		n = nst_raw6(__NR_recvfrom, self.lingering[i].fd, NST_P(buffer), sizeof buffer, 0x40, 0, 0);
-		if (n == 0 || (n < 0 && n != -EAGAIN && n != -EINTR))
-			let_go(i);
-	}
+	if (n == -EAGAIN || n == -EINTR)
+		return;
+	self.lingering[i].left -= (int)n;
+	if (n <= 0 || self.lingering[i].left <= 0)
+		let_go(i);
 }
 
 /* Refuse all who were taken and have no sandbox yet. */

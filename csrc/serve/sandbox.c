@@ -377,6 +377,19 @@ void end_place(int i, int number)
 	show(i);
 }
 
+/* The next one that nobody waits for is made after a pause, a longer one each time that one has failed at once. */
+static void pause_after(const struct place *p, int status, int64_t now)
+{
+	const int64_t most = PAUSE_NS * 64ll;
+	int failed = !p->stopped && (p->spare || status);
+
+	if (!failed || (p->share->first && now - p->share->first > 1000000000))
+		self.backoff = PAUSE_NS;
+	self.pause = now + self.backoff;
+	if (failed && self.backoff < most)
+		self.backoff *= 2;
+}
+
 void ended(int i, int wait_status)
 {
 	struct place *p = &places[i];
@@ -392,7 +405,7 @@ void ended(int i, int wait_status)
 	if (p->spare)
 		p->taken = no_client();
 	if (p->spare || self.orders->shape == NST_LISTENER)
-		self.pause = now + PAUSE_NS; /* or it would be tried without a pause */
+		pause_after(p, status, now);
 	if (p->share->failure.step >= 0 && !p->stopped) {
 		no_start(&p->taken, i);
 	} else {

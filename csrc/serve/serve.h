@@ -66,6 +66,7 @@ struct taken {
 	int64_t at;	/* CLOCK_MONOTONIC */
 	int64_t wall;	/* CLOCK_REALTIME */
 	int32_t client; /* index, or -1 */
+	int32_t asked;	/* the number of the question whose it is */
 	uint8_t from[NST_CLIENT];
 };
 
@@ -159,6 +160,7 @@ struct template
 	int n_waiting, first_waiting;
 	struct {
 		int fd;
+		int32_t left; /* bytes that are read of it yet */
 		int64_t until;
 	} lingering[LINGERING];
 	struct client *clients;
@@ -175,11 +177,12 @@ struct template
 	int types[NST_LISTENERS];
 	struct taken asking[ASKING]; /* fd -1: not in use */
 	int n_asking;
+	int32_t asked;		       /* questions so far */
 	struct taken headers[HEADERS]; /* the same */
 	int n_headers;
-	int draining; /* it was told to take no more */
-	int pausing;  /* a clone was refused: until then no other is tried */
-	int64_t pause;
+	int draining;		/* it was told to take no more */
+	int pausing;		/* a clone was refused: until then no other is tried */
+	int64_t pause, backoff; /* until when none is made that nobody waits for, and how long the next time */
 	/* Sandboxes enter a time namespace; what each source has given the last of all of them, as in struct place. */
 	int own_clock;
 	uint64_t last[NST_SOURCES];

@@ -12,7 +12,7 @@ int asks_for_users(void)
 /* Ask the service whose connection this is: here, in a user namespace, every user of the host is nobody. */
 static void ask_whose(int at)
 {
-	struct nst_message m = {.type = NST_MSG_WHOSE, .detail = at};
+	struct nst_message m = {.type = NST_MSG_WHOSE, .detail = at, .step = self.asking[at].asked};
 
 	if (self.reporter < 0 || send_message(self.reporter, &m, self.asking[at].fd) >= 0)
 		return; /* without a service they wait for the next */
@@ -31,27 +31,33 @@ void ask_again(void)
 			ask_whose(at);
 }
 
-/* Keep a connection where there is room: whose it is has to be told. Its index; -1: it was refused. */
+/* Keep a connection until it is told whose it is. Where there is no room the one goes that has waited longest: who is
+ * silent keeps nobody out. Its index. */
 static int keep(struct taken *room, int size, int *n, struct taken *t)
 {
-	int at;
+	struct epoll_event e = {0};
+	struct taken silent;
+	int at, oldest = 0;
 
-	for (at = 0; at < size; at++)
-		if (room[at].fd < 0) {
-			room[at] = *t;
-			++*n;
-			return at;
-		}
-	refuse(t, NST_BUSY);
-	return -1;
+	for (at = 0; at < size && room[at].fd >= 0; at++)
+		if (room[at].at < room[oldest].at)
+			oldest = at;
+	if (at < size) {
+		++*n;
+	} else {
+		silent = room[at = oldest];
+		nst_raw4(__NR_epoll_ctl, self.poll, EPOLL_CTL_DEL, silent.fd, NST_P(&e));
+		refuse(&silent, NST_UNTOLD);
+	}
+	room[at] = *t;
+	return at;
 }
 
+/* There is room: has_room(). */
 void ask_first(struct taken *t)
 {
-	int at = keep(self.asking, ASKING, &self.n_asking, t);
-
-	if (at >= 0)
-		ask_whose(at);
+	t->asked = (int32_t)(++self.asked & INT32_MAX);
+	ask_whose(keep(self.asking, ASKING, &self.n_asking, t));
 }
 
 /* The answer. */
@@ -60,8 +66,8 @@ void is_whose(int at, const struct nst_message *m)
 	uint32_t uid = (uint32_t)m->status;
 	struct taken t;
 
-	if (at < 0 || at >= ASKING || self.asking[at].fd < 0)
-		return;
+	if (at < 0 || at >= ASKING || self.asking[at].fd < 0 || self.asking[at].asked != m->step)
+		return; /* of one that has gone, by a service that has gone */
 	t = self.asking[at];
 	self.asking[at].fd = -1;
 	self.n_asking--;
@@ -139,10 +145,8 @@ void read_header(struct taken *t)
 {
 	int at = keep(self.headers, HEADERS, &self.n_headers, t);
 
-	if (at >= 0) {
-		watch(t->fd, HEADER, at, EPOLLIN | EPOLLRDHUP | EPOLLET);
-		from_header(at, 0);
-	}
+	watch(t->fd, HEADER, at, EPOLLIN | EPOLLRDHUP | EPOLLET);
+	from_header(at, 0);
 }
 
 /* Refuse those whose header has not come. Returns when the next is late; INT64_MAX: none is waited for. */

@@ -85,9 +85,11 @@ class Channel:
         self.socket = connection
         self._late: list[engine.Message] = []
 
-    def send(self, kind: int, *, detail: int = 0, pid: int = 0, status: int = 0, fds: tuple[int, ...] = ()) -> None:
+    def send(
+        self, kind: int, *, detail: int = 0, pid: int = 0, status: int = 0, step: int = 0, fds: tuple[int, ...] = ()
+    ) -> None:
         """Send one message. Raises ProcessLookupError when the template has ended, NstoolError if it does not read."""
-        words = {"type": kind, "detail": detail, "pid": pid, "status": status}
+        words = {"type": kind, "detail": detail, "pid": pid, "status": status, "step": step}
         data = bytes(ffi.buffer(ffi.new("struct nst_message *", words)))
         self.socket.settimeout(ANSWERS)
         try:
@@ -146,9 +148,9 @@ class Channel:
             if message.type != lib.NST_MSG_WHOSE:
                 return message
             if fds:
-                self.send(lib.NST_MSG_WHOSE, detail=message.detail, status=_user_of(fds[0]))
+                self.send(lib.NST_MSG_WHOSE, detail=message.detail, step=message.step, status=_user_of(fds[0]))
             else:  # no file was left for it
-                self.send(lib.NST_MSG_WHOSE, detail=message.detail, pid=-1)
+                self.send(lib.NST_MSG_WHOSE, detail=message.detail, step=message.step, pid=-1)
         return None  # others have their turn
 
     def held(self) -> dict[int, int]:

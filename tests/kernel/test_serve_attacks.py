@@ -227,3 +227,20 @@ def handle(connection):
         assert b"stack" in found
         assert b"memfd" not in found
         assert [line for line in found.splitlines() if line.split()[1] == b"rw-s"] == []
+
+
+def test_who_is_refused_is_not_listened_to_for_long(name: str, tmp_path: Path) -> None:
+    """He hears why; what he says meanwhile is thrown away, a little at a time and not much in all."""
+    words = TCP + 'client_most = 1\nbusy = "busy\\n"'
+    with serving.serving(write(tmp_path / "s.toml", words, "command = ['/bin/cat']"), name) as one:
+        port = one.port()
+        with socket.create_connection(("127.0.0.1", port), timeout=DEADLINE) as live:
+            live.sendall(b"x")
+            assert live.recv(1) == b"x"
+            with socket.create_connection(("127.0.0.1", port), timeout=DEADLINE) as refused:
+                assert refused.recv(9) == b"busy\n"
+                said = 0
+                with contextlib.suppress(ConnectionResetError, BrokenPipeError):
+                    while said < 1 << 30:
+                        said += refused.send(bytes(65536))
+    assert said < 32 << 20  # with what two sockets hold

@@ -200,6 +200,24 @@ def test_who_shuts_it_down_makes_no_generations_without_a_pause(name: str, tmp_p
         assert one.status()["rotations"] == 1
 
 
+def test_a_command_need_not_know_of_others(name: str, tmp_path: Path) -> None:
+    """Its sockets wait in accept(2), as sd_listen_fds(3) gives them."""
+    script = """
+import socket
+listening = socket.socket(fileno=3)
+while True:
+    with listening.accept()[0] as one:
+        one.sendall(one.recv(9))
+"""
+    spec = write(
+        tmp_path / "s.toml", TCP + SHAPE + "ready = 2", f"command = ['/usr/bin/python3', '-c', '''{script}''']"
+    )
+    with serving.serving(spec, name) as one:
+        assert [ask(one.port(), b"x") for _ in range(4)] == [b"x"] * 4
+        found = one.status()
+        assert (found["live"], found["ends"]["failed"]) == (2, 0)
+
+
 def test_one_of_systemd_cannot_be_opened_anew(name: str, tmp_path: Path) -> None:
     """Which is said, but not all the time."""
     spec = write(tmp_path / "s.toml", 'listen = ["systemd"]\n' + SHAPE, server(SHUT))

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
 import socket
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
 
+from nstool._native import lib
+from nstool.service.board import Board
+from nstool.service.generation import BOARD
 from tests.support import serving
 from tests.support.proxied import SIGNATURE, header, tls
 from tests.support.serving import DEADLINE, NSTOOL, write
@@ -84,14 +90,58 @@ def test_who_says_nothing_of_himself_is_refused(name: str, tmp_path: Path) -> No
 
 
 def test_many_that_do_not_go_on_leave_room(name: str, tmp_path: Path) -> None:
-    """So many may be without a header at once; more are refused."""
+    """So many may be without a header at once; of more the first go, and who says who he is comes in at once."""
     with serving.serving(write(tmp_path / "s.toml", TCP, CAT), name) as one, contextlib.ExitStack() as open_:
         port = one.port()
-        for _ in range(300):
-            open_.enter_context(socket.create_connection(("127.0.0.1", port), timeout=DEADLINE))
-        found = one.until(lambda s: s["refused"]["busy"] + s["refused"]["untold"] == 300, "all are over")
-        assert found["refused"]["busy"] > 0
+        silent = [
+            open_.enter_context(socket.create_connection(("127.0.0.1", port), timeout=DEADLINE)) for _ in range(300)
+        ]
         assert come(port, of("192.0.2.1"), b"x") == b"x"
+        assert [ended(each) for each in silent[:10]] == [b""] * 10
+        silent[-1].settimeout(0.1)
+        with pytest.raises(TimeoutError):
+            silent[-1].recv(1)
+        found = one.until(lambda s: s["refused"]["untold"] == 300, "all are over")
+        assert found["refused"]["busy"] == 0
+
+
+def test_who_has_said_who_he_is_waits_for_a_place(name: str, tmp_path: Path) -> None:
+    """There was one when he was taken: he is not refused for those who were quicker, also without a queue."""
+    with serving.serving(write(tmp_path / "s.toml", TCP + "places = 2", CAT), name) as one, contextlib.ExitStack() as o:
+        port = one.port()
+        held = [o.enter_context(socket.create_connection(("127.0.0.1", port), timeout=DEADLINE)) for _ in range(12)]
+        one.until(lambda s: s["queued"] == 12, "all were taken")
+        for each in held:
+            each.sendall(of("192.0.2.1") + b"x")
+            each.shutdown(socket.SHUT_WR)
+        assert [each.recv(9) for each in held] == [b"x"] * 12
+        assert not any(one.status()["refused"].values())
+
+
+def test_a_header_that_comes_while_parked_sandboxes_are_ended(name: str, tmp_path: Path) -> None:
+    """When a generation is told to take no more: who was taken before is served, and by none of those."""
+    words = TCP + "places = 20\nready = 10"
+    one = serving.start(write(tmp_path / "s.toml", words, CAT), name, tmp_path / "log")
+    port = one.port()
+    with serving.killed(one) as template, contextlib.ExitStack() as open_:
+        assert template.channel is not None
+        fds = template.channel.held()
+        template.board = Board(fds[BOARD])
+        for fd in fds.values():
+            os.close(fd)
+        template.accept(True)
+        held = [open_.enter_context(socket.create_connection(("127.0.0.1", port), timeout=DEADLINE)) for _ in range(20)]
+        end = time.monotonic() + DEADLINE
+        while (template.counts().parked, template.counts().queued) != (10, 20):
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        os.kill(template.pid, signal.SIGSTOP)
+        template.channel.send(lib.NST_MSG_ACCEPT, detail=0)
+        for number, each in enumerate(held):
+            each.sendall(of("192.0.2.1") + b"%d" % number)
+            each.shutdown(socket.SHUT_WR)
+        os.kill(template.pid, signal.SIGCONT)
+        assert [each.recv(9) for each in held] == [b"%d" % number for number in range(20)]
 
 
 def test_limits_are_of_who_the_header_names(name: str, tmp_path: Path) -> None:

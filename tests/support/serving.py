@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import socket
 import subprocess
 import threading
@@ -13,6 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from nstool.service import generation
+from nstool.service.generation import Generation
 from tests.support.services import DEADLINE, NSTOOL
 
 
@@ -90,6 +93,21 @@ def serving(spec: Path, name: str, *options: str) -> Iterator[Serving]:
         yield one
     finally:
         assert stop(one) == 0, one.log.read_text()
+
+
+@contextlib.contextmanager
+def killed(one: Serving) -> Iterator[Generation]:
+    """Kill the process of a service, and be in its place for the one generation that it has left; remove that then."""
+    one.process.kill()
+    one.process.wait()
+    [template] = generation.adopt(one.name)
+    try:
+        yield template
+    finally:
+        template.leave()
+        os.kill(template.pid, signal.SIGKILL)
+        os.waitpid(template.pid, 0)  # it has come to the tests, a subreaper
+        assert subprocess.run([NSTOOL, "cleanup"], capture_output=True).returncode == 0
 
 
 def write(path: Path, service: str, *words: str, limits: str = "") -> Path:
