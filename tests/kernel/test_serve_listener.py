@@ -10,6 +10,7 @@ import subprocess
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.support import serving
@@ -235,6 +236,26 @@ def test_one_of_systemd_cannot_be_opened_anew(name: str, tmp_path: Path) -> None
     time.sleep(1)
     assert one.status()["rotations"] == 0
     assert log.read_text().count("restart its .socket unit") == 1
+    assert serving.stop(one) == 0
+
+
+def test_one_that_somebody_else_shuts_is_left_alone(name: str, tmp_path: Path) -> None:
+    """A socket that is passed is others' too: its template does not ask it for connections without a pause."""
+    spec = write(tmp_path / "s.toml", 'listen = ["systemd"]\n', "command = ['/bin/cat']")
+    log = tmp_path / "log"
+    with socket.create_server(("127.0.0.1", 0)) as passed:
+        port = passed.getsockname()[1]
+        script = f"export LISTEN_PID=$$ LISTEN_FDS=1; exec {NSTOOL} serve --name {name} {spec} 3<&{passed.fileno()}"
+        with log.open("wb") as out:
+            process = subprocess.Popen(["/bin/bash", "-c", script], pass_fds=[passed.fileno()], stdout=out, stderr=out)
+        one = serving.Serving(name, process, log)
+        serving.wait(one, 0)
+        assert ask(port, b"x") == b"x"
+        passed.shutdown(socket.SHUT_RDWR)
+        template = psutil.Process(one.status()["generations"][0]["pid"])
+        before = sum(template.cpu_times()[:2])
+        time.sleep(1)
+        assert sum(template.cpu_times()[:2]) - before < 0.2
     assert serving.stop(one) == 0
 
 
