@@ -44,7 +44,7 @@ void show_counts(void)
 	b->accepting = (uint32_t)self.listening;
 	b->queued = (uint32_t)(self.n_waiting + self.n_asking + self.n_headers);
 	b->parked = (uint32_t)self.n_parked;
-	b->live = self.orders->n_places - (uint32_t)self.n_free - (uint32_t)self.n_parked;
+	b->live = self.orders->n_places - (uint32_t)(self.n_free + self.n_parked + self.n_held);
 }
 
 void remember(const struct taken *t, uint64_t life, int place, enum nst_cause cause, int status,

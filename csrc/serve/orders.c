@@ -111,7 +111,8 @@ static long make_places(void)
 		places[i].scratch = scratch + i * self.scratch_size;
 		for (k = 0; k < TOLD; k++)
 			places[i].told[k] = -1;
-		places[i].lease = places[i].control = places[i].net = places[i].session = -1;
+		places[i].usage = places[i].stat = places[i].lease = places[i].control = places[i].net =
+			places[i].session = -1;
 	}
 	for (i = 0; i < LINKS; i++)
 		self.links[i].place = -1;
@@ -155,16 +156,21 @@ long add_place(const struct nst_message *m, int *fds, int n)
 	int i;
 
 	if (!self.orders || m->detail < 0 || m->detail >= (int)self.orders->n_places ||
-	    n != (int)self.orders->n_fds + 1)
+	    n != (int)self.orders->n_fds + 1 + (self.orders->pinned ? 2 : 0))
 		return -EINVAL;
 	p = &places[m->detail];
 	if (p->has_fds)
 		return -EEXIST;
 	p->log = fds[0]; /* an open file of its own: no flag that a command sets there is another's */
 	fds[0] = -1;
-	for (i = 1; i < n; i++) {
+	for (i = 1; i < (int)self.orders->n_fds + 1; i++) {
 		p->fds[i - 1] = fds[i];
 		fds[i] = -1;
+	}
+	if (self.orders->pinned) {
+		p->usage = fds[i];
+		p->stat = fds[i + 1];
+		fds[i] = fds[i + 1] = -1;
 	}
 	p->has_fds = 1;
 	free_place(m->detail);

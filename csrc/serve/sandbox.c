@@ -17,10 +17,31 @@ _Noreturn static void sandbox_main(void *arg)
 	nst_without_init(&p->copy);
 }
 
+/* Leave a place to the next; one whose memory is held is looked at again after a while. */
+static void leave_place(int i)
+{
+	struct place *p = &places[i];
+
+	p->pid = 0;
+	close_fd(&p->control);
+	close_fd(&p->net);
+	close_fd(&p->session);
+	if (!is_pinned(p)) {
+		free_place(i);
+		return;
+	}
+	self.n_held += p->state != HELD;
+	p->state = HELD;
+	p->deadline = nst_now() + PAUSE_NS;
+	show(i);
+}
+
 void free_place(int i)
 {
+	self.n_held -= places[i].state == HELD;
 	places[i].state = EMPTY;
 	places[i].pid = 0;
+	places[i].deadline = 0;
 	close_fd(&places[i].control);
 	close_fd(&places[i].net);
 	close_fd(&places[i].session);
@@ -363,7 +384,7 @@ void end_place(int i, int number)
 {
 	struct place *p = &places[i];
 
-	if (p->state == EMPTY)
+	if (p->state == EMPTY || p->state == HELD)
 		return;
 	p->stopped = 1;
 	if (p->state == PARKED) {
@@ -430,7 +451,7 @@ void ended(int i, int wait_status)
 	forget_client(&p->taken);
 	p->turn++;
 	check_lease(i);
-	free_place(i);
+	leave_place(i);
 }
 
 void reap(void)
@@ -468,7 +489,9 @@ int64_t places_on_time(int64_t now)
 
 		if (p->state == EMPTY || !p->deadline)
 			continue;
-		if (p->deadline <= now) {
+		if (p->state == HELD && p->deadline <= now) {
+			leave_place(i);
+		} else if (p->deadline <= now) {
 			int overran = p->wall && p->wall <= now, alone = !overran && (p->idle || p->session >= 0);
 			int last = p->state == ENDING || alone;
 
@@ -479,7 +502,7 @@ int64_t places_on_time(int64_t now)
 			p->deadline = now + (last ? 1000000000 : (int64_t)self.orders->grace_ms * 1000000);
 			show(i);
 		}
-		if (p->deadline < next)
+		if (p->deadline && p->deadline < next)
 			next = p->deadline;
 	}
 	return next;

@@ -44,7 +44,7 @@ enum {
 
 enum { TOLD = 7 };   /* files that tell how a network namespace was used */
 enum { ASKED = -1 }; /* pid of a place whose process the zygote is to make */
-enum state { EMPTY, PARKED, SERVING, ENDING };
+enum state { EMPTY, PARKED, SERVING, ENDING, HELD };
 
 enum stage { WAITED, FIRST, EXECUTED, BYTE, GONE };
 
@@ -113,18 +113,19 @@ struct place {
 	struct nst_share *share;
 	void *scratch;
 	struct taken taken;
-	int lease;	/* a network namespace that is lent to its sandboxes, one after the other; -1: none */
-	int told[TOLD]; /* its files that tell how it was used, -1: not there */
-	uint64_t clean; /* how that looks when nobody has used it */
-	int net;	/* its network namespace, -1: not opened */
-	int killed;	/* the signal for one that is on its way; 0: none */
-	int session;	/* our end of the socket of a datagram client, -1: none */
-	int users;	/* connections that are relayed to it */
-	uint32_t had;	/* so many it has had */
-	int idle;	/* it ends for lack of users */
-	int deaf;	/* it ends because it does not listen */
-	int spare;	/* nobody was connected to it: it was parked until its end */
-	int ready;	/* it waits to be attested */
+	int usage, stat; /* files of its memory cgroup; -1: there are none */
+	int lease;	 /* a network namespace that is lent to its sandboxes, one after the other; -1: none */
+	int told[TOLD];	 /* its files that tell how it was used, -1: not there */
+	uint64_t clean;	 /* how that looks when nobody has used it */
+	int net;	 /* its network namespace, -1: not opened */
+	int killed;	 /* the signal for one that is on its way; 0: none */
+	int session;	 /* our end of the socket of a datagram client, -1: none */
+	int users;	 /* connections that are relayed to it */
+	uint32_t had;	 /* so many it has had */
+	int idle;	 /* it ends for lack of users */
+	int deaf;	 /* it ends because it does not listen */
+	int spare;	 /* nobody was connected to it: it was parked until its end */
+	int ready;	 /* it waits to be attested */
 	int has_key;
 	struct bucket to, from; /* its command */
 	int64_t resume;		/* when its links may have more again, all of them; 0: now */
@@ -155,6 +156,7 @@ struct template
 	int has_room;				  /* and those of connections */
 	int free[NST_PLACES], n_free, first_free; /* a ring: the place that was left longest ago comes first */
 	int parked[NST_PLACES], n_parked, first_parked;
+	int n_held;	       /* places whose memory somebody else has */
 	int clone_at;	       /* the step */
 	struct taken *waiting; /* a ring */
 	int n_waiting, first_waiting;
@@ -277,6 +279,10 @@ void stamp(int i);
 void go_home(void);
 long make_lease(int i);
 void check_lease(int i);
+
+/* ---- memory.c ---- */
+
+int is_pinned(const struct place *p);
 
 /* ---- zygote.c ---- */
 

@@ -227,6 +227,15 @@ def oom_kills(cgroups: dict[str, str]) -> int | None:
     return table.get("oom_kill")
 
 
+def charged_files(cgroups: dict[str, str]) -> tuple[str, ...]:
+    """Return the files that tell how much memory is charged to a sandbox's cgroup, and what for; none if none do."""
+    path = cgroups.get("memory")
+    for name in ("memory.usage_in_bytes", "memory.current"):  # version 1, version 2
+        if path is not None and os.path.exists(f"{path}/{name}"):
+            return f"{path}/{name}", f"{path}/memory.stat"
+    return ()
+
+
 def memory_of(pid: int) -> dict[str, str]:
     """Return "memory" to the memory cgroup that a process is in; nothing if it has ended, or there is no controller."""
     mounts = _mounts(_read("/proc/self/mountinfo"))

@@ -17,7 +17,7 @@ CAUSES: tuple[str, ...] = (
 )
 REFUSED: tuple[str, ...] = (*CAUSES[6:10], "untold")
 STAGES: tuple[str, ...] = ("waited", "first_step", "executed", "first_byte", "gone")
-STATES: tuple[str, ...] = ("empty", "parked", "serving", "ending")
+STATES: tuple[str, ...] = ("empty", "parked", "serving", "ending", "held")
 _BUCKETS = 128
 _N_ENDS = 1024
 _MOST = 1024  # places
@@ -59,9 +59,10 @@ class Histogram(Frozen):
 
 
 class Place(Frozen):
-    """A place of a template. state: parked, serving or ending. pid: as the template sees it. life: number of its life.
+    """A place of a template. state: parked, serving, ending, or held: it has no sandbox, but memory of its last.
 
-    since: seconds since 1970, of its connection. client: its address and port.
+    pid: as the template sees it, 0 for none. life: number of its life. since: seconds since 1970, of its connection.
+    client: its address and port.
     """
 
     number: int

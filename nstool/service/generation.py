@@ -20,7 +20,7 @@ from nstool.plan.host import Host
 from nstool.plan.lease import Lease
 from nstool.plan.steps import Plan, Step
 from nstool.plan.template import program as whole
-from nstool.sandbox import engine, host, journal, leases, rundir
+from nstool.sandbox import cgroups, engine, host, journal, leases, rundir
 from nstool.sandbox.launch import ends_within, report
 from nstool.service import attested, board, interpreter, orders, watched
 from nstool.service.listen import Listener
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from nstool.spec.check import Place
 
 ANSWERS = 10.0  # seconds for a template to answer
+PINNED = 8  # a place is left alone while somebody holds such a part of its memory: one in so many
 TRIAL = 30.0  # seconds for the sandbox that is attested to be ready
 _AT_ONCE = 64  # questions whose a connection is
 _LOOK = 0.1  # seconds between two looks whether that is still wanted
@@ -593,9 +594,11 @@ def _make(
         )
         data = encode.encode(one)
         fds = len(plans.place_fds(groups[0]))
+        charged = [cgroups.charged_files(group.cgroups) for group in groups]
+        pinned = spec.limits.memory // PINNED if charged[0] else 0
         zygote = interpreter.started(service, spec, len(data)) if service.shape == "python" else ((), ())
         varied = blueprint.varied(data, generation.number, lease)
-        words = orders.encode(service, data, varied, fds=fds, passed=generation.passed, zygote=zygote)
+        words = orders.encode(service, data, varied, fds=fds, passed=generation.passed, pinned=pinned, zygote=zygote)
         admin = _door(lease.name)
         memory = os.memfd_create("orders", os.MFD_CLOEXEC)
         try:
@@ -605,6 +608,7 @@ def _make(
         finally:
             os.close(memory)
         for place, own in enumerate(opened):
+            own += [os.open(path, os.O_RDONLY | os.O_CLOEXEC) for path in charged[place] if pinned]
             own.insert(0, os.dup(null) if service.stderr == "null" else _another(log[1]))
             channel.ask(lib.NST_MSG_PLACE, "a place", detail=place, fds=tuple(own))
         _try(generation, one, stopping)

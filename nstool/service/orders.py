@@ -11,7 +11,7 @@ from nstool.security import signals
 from nstool.spec.service import Service
 
 _MAGIC = 0x3150534E
-_HEADER = Struct("<34I")  # struct nst_service
+_HEADER = Struct("<36I")  # struct nst_service
 _VARY = Struct("<IIIIqqQII")  # struct nst_vary
 HEX, DECIMAL, BINARY = 1, 2, 3
 BY_PLACE, BY_LIFE, RANDOM = 0, 1, 2
@@ -62,11 +62,13 @@ def encode(
     *,
     fds: int,
     passed: int,
+    pinned: int = 0,
     zygote: tuple[tuple[str, ...], tuple[str, ...]] = ((), ()),
 ) -> bytes:
     """Return the orders. plan: encoded, of one sandbox, with ``passed`` fds from 3 on; fds: how many each place has.
 
-    zygote: argv, environment.
+    pinned: bytes that may outlive a sandbox in its memory cgroup, 0 where each place has no fds of that. zygote: argv,
+    environment.
     """
     started = b"".join(b"".join(os.fsencode(word) + b"\0" for word in words) + b"\0" for words in zygote)
     table = records(plan, varied)
@@ -109,6 +111,8 @@ def encode(
         busy_at + len(busy),
         -(-service.bandwidth // 1024),
         PROXIED.index((service.proxy, service.client_by)),
+        pinned >> 10,
+        0,
     )
     return header + plan.ljust(vary_at - plan_at, b"\0") + table + busy + started
 

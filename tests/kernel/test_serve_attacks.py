@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import select
 import socket
 from pathlib import Path
 
@@ -244,3 +245,42 @@ def test_who_is_refused_is_not_listened_to_for_long(name: str, tmp_path: Path) -
                     while said < 1 << 30:
                         said += refused.send(bytes(65536))
     assert said < 32 << 20  # with what two sockets hold
+
+
+# Says how much memory it has before it allocates more; or makes a file of memory that its client gets, and ends.
+KEEPS = """
+import array, os, socket
+one = socket.socket(fileno=os.dup(0))
+if one.recv(9) == b"keep":
+    fd = os.memfd_create("kept")
+    for _ in range(40):
+        os.write(fd, bytes(1 << 20))
+    one.sendmsg([b"kept"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))])
+else:
+    bytearray(35 << 20)[::4096] = bytes([1]) * (35 << 20 >> 12)
+    one.sendall(b"ok")
+"""
+
+
+def test_memory_that_outlives_its_sandbox_is_nobody_elses(name: str, tmp_path: Path) -> None:
+    """A file of memory that was sent out is charged to its place: nobody is put there while somebody has it."""
+    path = tmp_path / "u"
+    words = f'listen = ["unix:{path}"]\nplaces = 2'
+    spec = write(tmp_path / "s.toml", words, python(KEEPS), limits='memory = "64M"')
+    with serving.serving(spec, name) as one, contextlib.ExitStack() as open_:
+
+        def said(what: bytes) -> socket.socket:
+            client = open_.enter_context(socket.socket(socket.AF_UNIX))
+            client.settimeout(DEADLINE)
+            client.connect(str(path))
+            client.sendall(what)
+            return client
+
+        keeper = said(b"keep")
+        assert select.select([keeper], [], [], DEADLINE)[0]
+        one.until(lambda s: [p["state"] for g in s["generations"] for p in g["places"]] == ["held"], "it is held")
+        assert [said(b"more").recv(9) for _ in range(4)] == [b"ok"] * 4
+        assert one.status()["live"] == 0
+        keeper.close()
+        one.until(lambda s: not s["generations"][0]["places"], "it is free")
+        assert one.status()["ends"]["signalled"] == 0

@@ -6,7 +6,7 @@
   const LEAST = 30; // and at least
   const ENDS = 50; // rows
   const EVENTS = 100;
-  const LETTERS = { parked: "P", serving: "S", ending: "E" };
+  const LETTERS = { parked: "P", serving: "S", ending: "E", held: "H" };
   const STAGES = {
     waited: "a sandbox",
     first_step: "first step",
@@ -118,13 +118,13 @@
         const cell = make("li", `cell ${place.state}`, make("b", "", LETTERS[place.state], place.number));
         const client = place.client || "no client";
         const age = seconds(told.time - place.since);
-        if (place.state !== "parked") cell.append(make("span", "theirs", client), ` ${age}`);
+        if (place.state === "serving" || place.state === "ending") cell.append(make("span", "theirs", client), ` ${age}`);
         cell.title = `place ${place.number}: ${place.state}, life ${place.life}`;
         return cell;
       });
       return make("div", "", make("h3", "", title), make("ul", "cells", ...cells));
     });
-    fill("places", make("p", "soft", "S serving, P parked, E ending"), ...blocks);
+    fill("places", make("p", "soft", "S serving, P parked, E ending, H memory held"), ...blocks);
   };
 
   const causes = (id, told, head) => {
