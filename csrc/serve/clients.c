@@ -3,7 +3,14 @@
 
 enum { PROBES = 16 };
 
-/* A client's address as it is kept: 16 bytes of it, port, family; one of IPv4 in IPv6 is one of IPv4. */
+/* Whether an address is one of its link alone. */
+int is_link_local(const uint8_t *address)
+{
+	return address[0] == 0xfe && (address[1] & 0xc0) == 0x80;
+}
+
+/* A client's address as it is kept: 16 bytes of it, port, family; one of IPv4 in IPv6 is one of IPv4. Where it is of a link
+ * the link's number stands in the part that is 0 there (RFC 4291, 2.5.6). */
 void keep_address(const union address *a, uint8_t *ret)
 {
 	static const uint8_t mapped[12] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff};
@@ -21,6 +28,8 @@ void keep_address(const union address *a, uint8_t *ret)
 		copy_bytes(ret, a->in6.sin6_addr.s6_addr + (is_mapped ? 12 : 0), is_mapped ? 4 : 16);
 		copy_bytes(ret + 16, &a->in6.sin6_port, 2);
 		ret[18] = is_mapped ? AF_INET_ : AF_INET6_;
+		if (!is_mapped && is_link_local(ret))
+			copy_bytes(ret + LINK_AT, &a->in6.sin6_scope_id, 4);
 	}
 }
 

@@ -17,6 +17,10 @@ void from_session(int i)
 
 	copy_bytes(is6 ? (void *)&to.in6.sin6_addr : (void *)&to.in.sin_addr, p->taken.from, is6 ? 16 : 4);
 	copy_bytes(&to.in.sin_port, p->taken.from + 16, 2);
+	if (is6 && is_link_local(p->taken.from)) {
+		copy_bytes(&to.in6.sin6_scope_id, p->taken.from + LINK_AT, 4);
+		copy_bytes((uint8_t *)&to.in6.sin6_addr + LINK_AT, "\0\0\0", 4);
+	}
 	for (n = 0; n < ROUNDS; n++) {
 		r = nst_raw6(__NR_recvfrom, p->session, NST_P(datagram), sizeof datagram, 0x40, 0, 0);
 		if (r == -EAGAIN || r == -EINTR)

@@ -23,6 +23,7 @@
 enum {
 	PEERS = 8,	      /* services that have the door open at once */
 	WAITING = 4096,	      /* longest queue */
+	LINK_AT = 4,	      /* where a link's number stands in an address of it */
 	LINGERING = 64,	      /* refused connections that are told why */
 	PAUSE_NS = 100000000, /* after what was refused, or has ended at once */
 	CLIENTS = 4096,	      /* that are known at once; a power of two */
@@ -244,6 +245,7 @@ void remember(const struct taken *t, uint64_t life, int place, enum nst_cause ca
 
 /* ---- clients.c ---- */
 
+int is_link_local(const uint8_t *address);
 void keep_address(const union address *a, uint8_t *ret);
 int limits_clients(void);
 int client_key(const uint8_t *from, uint8_t *ret_key);

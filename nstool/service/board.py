@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 import socket
+import sys
 from struct import Struct
 
 from nstool.frozen import Frozen
@@ -183,7 +184,8 @@ class Board:
 
 
 def address(client: bytes) -> str:
-    """Return a client in words: "192.0.2.1:4711", "[2001:db8::1]:4711", "uid 1000", "unix", "" for none.
+    """Return a client in words: "192.0.2.1:4711", "[2001:db8::1]:4711", "[fe80::1%2]:4711" of the link of that number,
+    "uid 1000", "unix", "" for none.
 
     Who has a certificate is "certificate" and a number, which stands for its name as long as the template lives.
     """
@@ -191,7 +193,9 @@ def address(client: bytes) -> str:
     if family == _AF_INET:
         return f"{socket.inet_ntop(socket.AF_INET, client[:4])}:{port}"
     if family == _AF_INET6:
-        return f"[{socket.inet_ntop(socket.AF_INET6, client[:16])}]:{port}"
+        link = int.from_bytes(client[4:8], sys.byteorder) if client[0] == 0xFE and client[1] & 0xC0 == 0x80 else 0
+        of_link = client[:4] + bytes(4) + client[8:16] if link else client[:16]
+        return f"[{socket.inet_ntop(socket.AF_INET6, of_link)}{f'%{link}' if link else ''}]:{port}"
     if family == socket.AF_UNIX and client[_HAS_UID]:
         return f"uid {int.from_bytes(client[:4], 'little')}"
     if family == _NAMED:

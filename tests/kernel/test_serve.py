@@ -23,7 +23,7 @@ import pytest
 
 from nstool._native import lib
 from nstool.sandbox import engine
-from tests.support import serving
+from tests.support import kernel, serving
 from tests.support.child import run_in_child
 from tests.support.serving import DEADLINE, NSTOOL, ask, write
 from tests.support.user import User
@@ -223,6 +223,53 @@ def test_every_kind_of_listener(name: str, tmp_path: Path, ready: int, init: str
                 assert unix.recv(10) == b"unix"
     assert not (tmp_path / "u").exists()
     assert not (tmp_path / "q").exists()
+
+
+def run(*words: str) -> None:
+    """Run a program that must succeed."""
+    subprocess.run(words, check=True)
+
+
+NEIGHBOUR = """
+import socket, sys
+with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as one:
+    one.settimeout(30)
+    one.bind(("fe80::77", 4711, 0, socket.if_nametoindex("inner")))
+    one.sendto(sys.argv[1].encode(), ("fe80::1", int(sys.argv[2]), 0, socket.if_nametoindex("inner")))
+    assert one.recv(99) == sys.argv[1].encode()
+"""
+
+
+def test_clients_of_two_links_are_two(name: str, tmp_path: Path, in_child: Callable[..., Any]) -> None:
+    """With the same address of their links and the same port; each hears its own sandbox."""
+    spec = write(tmp_path / "s.toml", 'listen = ["udp:[::]:0"]', "command = ['/bin/cat']")
+
+    def act() -> list[str]:
+        kernel.unshare(kernel.CLONE_NEWNET)
+        home = os.readlink("/proc/self/ns/net")
+        with serving.serving(spec, name) as one, contextlib.ExitStack() as stack:
+            links = []
+            for link in ("left", "right"):
+                other = stack.enter_context(subprocess.Popen(["unshare", "--net", "sleep", "60"]))
+                stack.callback(other.kill)
+                links.append(other)
+                end = time.monotonic() + DEADLINE
+                while os.readlink(f"/proc/{other.pid}/ns/net") == home:
+                    assert time.monotonic() < end
+                    time.sleep(0.01)
+                run("ip", "link", "add", link, "type", "veth", "peer", "inner", "netns", str(other.pid))
+                run("ip", "address", "add", "fe80::1/64", "dev", link, "nodad")
+                run("ip", "link", "set", link, "up")
+                inside = ["nsenter", "--net", "-t", str(other.pid)]
+                run(*inside, "ip", "address", "add", "fe80::77/64", "dev", "inner", "nodad")
+                run(*inside, "ip", "link", "set", "inner", "up")
+            port = one.status()["listening"][0].rpartition(":")[2]
+            for number, other in enumerate(links):
+                run("nsenter", "--net", "-t", str(other.pid), "/usr/bin/python3", "-c", NEIGHBOUR, f"n{number}", port)
+            [found] = one.status()["generations"]
+            return sorted(place["client"] for place in found["places"])
+
+    assert in_child(act) == ["[fe80::77%2]:4711", "[fe80::77%3]:4711"]
 
 
 @pytest.mark.vm
