@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import re
 import resource
@@ -485,3 +486,63 @@ def test_a_late_answer_is_not_taken_for_the_next(name: str, tmp_path: Path, monk
         template.close()
         os.waitpid(template.pid, 0)
         subprocess.run([NSTOOL, "cleanup"], check=True, capture_output=True)
+
+
+PTRACE_SINGLESTEP, PTRACE_ATTACH, PTRACE_DETACH = 9, 16, 17
+
+
+def ptrace(request: int, pid: int) -> None:
+    """Call ptrace(2) without an address or data."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.ptrace(request, pid, None, None) < 0:
+        raise OSError(ctypes.get_errno(), "ptrace")
+
+
+def test_a_connection_that_is_there_is_always_seen(name: str, tmp_path: Path) -> None:
+    """Step by step of a template that drains: what waits is live before it waits no more, or it would seem done."""
+    words = f'listen = ["unix:{tmp_path}/u"]\nclient_most = 1'
+    one = serving.start(write(tmp_path / "s.toml", words, CAT), name, tmp_path / "log")
+    one.process.kill()
+    one.process.wait()
+    [template] = generation.adopt(name)
+    channel = template.channel
+    assert channel is not None
+    try:
+        held = channel.held()
+        template.board_fd = held.pop(generation.BOARD)
+        for fd in held.values():
+            os.close(fd)
+        template.board = generation.board.Board(template.board_fd)
+        template.accept(True)
+        with socket.socket(socket.AF_UNIX) as client:
+            client.settimeout(DEADLINE)
+            client.connect(f"{tmp_path}/u")
+            data, fds, _, _ = socket.recv_fds(channel.socket, 1024, 1)  # it asks whose that is
+            asked = generation.engine.decode(data)
+            assert (asked.type, len(fds)) == (generation.lib.NST_MSG_WHOSE, 1)
+            os.close(fds[0])
+            template.accept(False)
+            end = time.monotonic() + DEADLINE
+            while (counts := template.counts()).accepting:
+                assert time.monotonic() < end
+            assert (counts.queued, counts.live) == (1, 0)
+            ptrace(PTRACE_ATTACH, template.pid)
+            os.waitpid(template.pid, 0)
+            channel.send(generation.lib.NST_MSG_WHOSE, detail=asked.detail, status=0)
+            seen = []
+            while not seen or seen[-1] != (0, 1):
+                assert time.monotonic() < end
+                ptrace(PTRACE_SINGLESTEP, template.pid)
+                os.waitpid(template.pid, 0)
+                counts = template.counts()
+                if (now := (counts.queued, counts.live)) not in seen:
+                    seen.append(now)
+            ptrace(PTRACE_DETACH, template.pid)
+            assert seen == [(1, 0), (1, 1), (0, 1)]
+            client.sendall(b"x")
+            assert client.recv(1) == b"x"
+    finally:
+        template.close()
+        os.waitpid(template.pid, 0)
+        subprocess.run([NSTOOL, "cleanup"], check=True, capture_output=True)
+        (tmp_path / "u").unlink(missing_ok=True)
