@@ -83,10 +83,11 @@ enum nst_type {
 	NST_MSG_FD = 19,      /* init: an fd comes with this message; detail is its slot */
 	NST_MSG_READY = 20,   /* payload: all is done but the exec, at the attest step */
 	/* Between a service and its template, serve/: */
-	NST_MSG_CONFIGURE = 32, /* service: the orders, the board, the door, /dev/null, the log's reading end */
-	NST_MSG_PLACE = 33,	/* service: where place `detail` writes its log, and its fds */
-	NST_MSG_LISTEN = 34,	/* service: listener `detail`; pid: its socket type */
-	NST_MSG_ACCEPT = 35,	/* service: detail 1: take connections; 0: take no more */
+	/* Service: the orders, the board, the door, /dev/null, both ends of the template's own log. */
+	NST_MSG_CONFIGURE = 32,
+	NST_MSG_PLACE = 33,  /* service: where place `detail` writes its log, where that is read, and its fds */
+	NST_MSG_LISTEN = 34, /* service: listener `detail`; pid: its socket type */
+	NST_MSG_ACCEPT = 35, /* service: detail 1: take connections; 0: take no more */
 	/* Service: signal `status` for place `detail`, where its process has this pid, 0: any; -1: for all, and who waits
 	 * is refused. */
 	NST_MSG_END = 36,
@@ -97,8 +98,12 @@ enum nst_type {
 	NST_MSG_COPY = 40,
 	/* Template: a connection, as number `detail`; service: `status` is the user who made that; pid -1: not known. */
 	NST_MSG_WHOSE = 41,
+	/* Service: send where the logs of places from `detail` on are read, as many as go with one message. */
+	NST_MSG_LOGS = 42,
 	NST_MSG_DONE = 48, /* template: what was asked for is done; detail: which place, or how many */
-	NST_MSG_HELD = 49, /* template: listener `detail` comes along; -1: the board, -2: the log's end */
+	/* Template: listener `detail` comes along; -1: the board, -2: its own log's reading end. To NST_MSG_LOGS: those of
+	 * places from `detail` on; none, where there are no more. */
+	NST_MSG_HELD = 49,
 };
 
 /* What goes with NST_MSG_COPY beside the slots. */

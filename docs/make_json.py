@@ -119,6 +119,7 @@ COMMANDS: dict[str, tuple[str, dict[str, str]]] = {
             "lives": "number: sandboxes so far",
             "nets": "number: network namespaces that were made to be lent to sandboxes",
             "rotations": "number: generations that have followed another",
+            "dropped": "number: bytes of what commands said that are not in the log, as it was too much",
             "ends": "object of number: sandboxes that have ended so far, by cause",
             "refused": "object of number: connections that were refused so far, by reason",
             "alarms": "object of number: alarms so far, by kind, of those that are watched for",

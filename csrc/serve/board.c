@@ -37,14 +37,17 @@ void show(int i)
 	copy_bytes(v->client, p->taken.from, NST_CLIENT);
 }
 
+/* A connection is listened for, then queued, then live. What it becomes is stored before what it was, and who looks reads
+ * in the other order: so it is always seen, and nobody ends a template because there seems to be nothing left. */
 void show_counts(void)
 {
 	struct nst_board *b = self.board;
 
-	b->accepting = (uint32_t)self.listening;
-	b->queued = (uint32_t)(self.n_waiting + self.n_asking + self.n_headers);
 	b->parked = (uint32_t)self.n_parked;
-	b->live = self.orders->n_places - (uint32_t)(self.n_free + self.n_parked + self.n_held);
+	__atomic_store_n(&b->live, self.orders->n_places - (uint32_t)(self.n_free + self.n_parked + self.n_held),
+			 __ATOMIC_RELEASE);
+	__atomic_store_n(&b->queued, (uint32_t)(self.n_waiting + self.n_asking + self.n_headers), __ATOMIC_RELEASE);
+	__atomic_store_n(&b->accepting, (uint32_t)self.listening, __ATOMIC_RELEASE);
 }
 
 void remember(const struct taken *t, uint64_t life, int place, enum nst_cause cause, int status,

@@ -112,7 +112,7 @@ _Noreturn void nst_serve(int control)
 		self.asking[i].fd = -1;
 	for (i = 0; i < HEADERS; i++)
 		self.headers[i].fd = -1;
-	self.owner = self.reporter = self.door = self.null = self.log_end = self.board_fd = self.zygote = -1;
+	self.owner = self.reporter = self.door = self.null = self.log = self.log_end = self.board_fd = self.zygote = -1;
 	self.backoff = PAUSE_NS;
 	self.seed[0] = draw();
 	self.seed[1] = draw();

@@ -111,8 +111,8 @@ static long make_places(void)
 		places[i].scratch = scratch + i * self.scratch_size;
 		for (k = 0; k < TOLD; k++)
 			places[i].told[k] = -1;
-		places[i].usage = places[i].stat = places[i].lease = places[i].control = places[i].net =
-			places[i].session = -1;
+		places[i].log = places[i].log_end = places[i].usage = places[i].stat = places[i].lease = -1;
+		places[i].control = places[i].net = places[i].session = -1;
 	}
 	for (i = 0; i < LINKS; i++)
 		self.links[i].place = -1;
@@ -122,9 +122,9 @@ static long make_places(void)
 long configure(const struct nst_message *m, int *fds, int n)
 {
 	uint64_t size = (uint32_t)m->status;
-	void *orders; /* fds: these, the board, the door, /dev/null, and where the log is read */
+	void *orders; /* fds: these, the board, the door, /dev/null, where the log is read, and written */
 
-	if (self.orders || n != 5)
+	if (self.orders || n != 6)
 		return -EINVAL;
 	orders = map(size, fds[0], MAP_PRIVATE);
 	self.board = map(sizeof *self.board, fds[1], MAP_SHARED);
@@ -145,8 +145,9 @@ long configure(const struct nst_message *m, int *fds, int n)
 	self.door = fds[2];
 	self.null = fds[3];
 	self.log_end = fds[4];
+	self.log = fds[5];
 	watch(self.door, DOOR, 0, EPOLLIN);
-	fds[1] = fds[2] = fds[3] = fds[4] = -1;
+	fds[1] = fds[2] = fds[3] = fds[4] = fds[5] = -1;
 	return make_places();
 }
 
@@ -156,15 +157,16 @@ long add_place(const struct nst_message *m, int *fds, int n)
 	int i;
 
 	if (!self.orders || m->detail < 0 || m->detail >= (int)self.orders->n_places ||
-	    n != (int)self.orders->n_fds + 1 + (self.orders->pinned ? 2 : 0))
+	    n != (int)self.orders->n_fds + 2 + (self.orders->pinned ? 2 : 0))
 		return -EINVAL;
 	p = &places[m->detail];
 	if (p->has_fds)
 		return -EEXIST;
-	p->log = fds[0]; /* an open file of its own: no flag that a command sets there is another's */
-	fds[0] = -1;
-	for (i = 1; i < (int)self.orders->n_fds + 1; i++) {
-		p->fds[i - 1] = fds[i];
+	p->log = fds[0]; /* a pipe of its own: what a command does to it is no other place's */
+	p->log_end = fds[1];
+	fds[0] = fds[1] = -1;
+	for (i = 2; i < (int)self.orders->n_fds + 2; i++) {
+		p->fds[i - 2] = fds[i];
 		fds[i] = -1;
 	}
 	if (self.orders->pinned) {

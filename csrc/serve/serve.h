@@ -101,8 +101,8 @@ struct place {
 	int pid;
 	int control; /* -1: none */
 	int has_fds;
-	int log;     /* where standard error goes */
-	int stopped; /* it was told to end */
+	int log, log_end; /* where standard error goes; and is read, that nobody who writes there is alone */
+	int stopped;	  /* it was told to end */
 	int overran;
 	int64_t deadline; /* of what comes next: SIGTERM, SIGKILL; 0: none */
 	int64_t wall;	  /* when its life has been long enough, whatever else is; 0: never */
@@ -145,7 +145,7 @@ struct place {
 /* What a template knows. */
 struct template
 {
-	int poll, signals, door, null, log_end, board_fd; /* log_end: that nobody who writes there is alone */
+	int poll, signals, door, null, log, log_end, board_fd; /* log: of the zygote, as of a place */
 	int peers[PEERS];
 	int owner;    /* the peer that has said to accept, or -1 */
 	int reporter; /* the peer that is told of what happens: the last that has asked for more than an end */

@@ -33,6 +33,20 @@ static void send_what_is_held(int peer)
 		}
 }
 
+static void send_logs(int peer, int first)
+{
+	struct nst_message m = {.type = NST_MSG_HELD, .detail = first};
+	int32_t fds[FDS];
+	int n = 0;
+
+	while (self.orders && first >= 0 && n < FDS && n < (int)self.orders->n_places - first &&
+	       places[first + n].has_fds) {
+		fds[n] = places[first + n].log_end;
+		n++;
+	}
+	send_fds(peer, &m, fds, n);
+}
+
 /* Take no more: who waits for a connection that does not come ends at once. */
 static void begin_to_drain(void)
 {
@@ -108,6 +122,9 @@ static void obey(int peer, const struct nst_message *m, int *fds, int n)
 		for (i = 0; self.orders && i < (int)self.orders->n_places; i++)
 			if (places[i].state != EMPTY && places[i].ready)
 				tell_ready(i);
+		return;
+	case NST_MSG_LOGS:
+		send_logs(peer, m->detail);
 		return;
 	case NST_MSG_WHOSE:
 		if (self.orders)

@@ -63,7 +63,7 @@ _Noreturn static void zygote_main(void *arg)
 
 	nst_raw3(__NR_dup3, self.null, 0, 0);
 	nst_raw3(__NR_dup3, self.null, 1, 0);
-	nst_raw3(__NR_dup3, places[0].log, 2, 0);
+	nst_raw3(__NR_dup3, self.log, 2, 0);
 	nst_raw3(__NR_dup3, socket, 3, 0);
 	nst_raw3(__NR_dup3, plans, 4, 0);
 	nst_raw3(__NR_close_range, 5, ~0u, 0);
@@ -88,7 +88,7 @@ static const char *vector(const char *at, const char *end, const char **ret, int
 	return at < end && !*at ? at + 1 : NULL;
 }
 
-/* Start the zygote, when the first place has told where its log is. plans: fd of the memory that is shared. */
+/* Start the zygote, when there is a place. plans: fd of the memory that is shared. */
 long start_zygote(int plans)
 {
 	const char *at = (const char *)self.orders + self.orders->zygote;

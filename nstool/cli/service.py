@@ -115,8 +115,10 @@ def _listed(name: str, pid: int) -> dict[str, Any]:
 def ask(name: str, what: str, seconds: float = 60, **words: object) -> dict[str, Any]:
     """Ask a service and return its answer. seconds: how long to wait for it.
 
-    Raises SpecError when there is none of this name, or it says no; NstoolError when it says nothing.
+    Raises SpecError when there is none of this name, or the request is none; NstoolError when it cannot be done, or
+    nothing is said.
     """
+    from nstool.cli.main import CANNOT
     from nstool.sandbox import rundir
     from nstool.service.generation import connected
     from nstool.service.supervisor import CONTROL
@@ -136,5 +138,5 @@ def ask(name: str, what: str, seconds: float = 60, **words: object) -> dict[str,
         ) from None
     found: dict[str, Any] = json.loads(data or b"{}")
     if "error" in found:
-        raise SpecError(found["error"])
+        raise NstoolError(found["error"]) if found["exit"] == CANNOT else SpecError(found["error"])
     return found

@@ -24,6 +24,8 @@ def told(found: dict[str, Any]) -> Group:
         f"{found['live']} of {found['places']} places serve, {found['parked']} wait parked, {found['queued']} queued; "
         f"{found['accepted']} connections, {found['lives']} sandboxes, {found['rotations']} rotations",
     ]
+    if found["dropped"]:
+        lines.append(f"{found['dropped']} bytes of what commands said are not in the log: it was too much")
     for what in ("ends", "refused", *(["alarms"] if found["alarms"] else [])):
         named = ", ".join(f"{count} {name}" for name, count in found[what].items() if count)
         lines.append(f"{what}: {named or 'none'}")

@@ -133,7 +133,7 @@ class Board:
         self._map = mmap.mmap(fd, SIZE, mmap.MAP_SHARED, mmap.PROT_READ)
 
     def counts(self) -> Counts:
-        """Return what is counted."""
+        """Return what is counted. Accepting is read first, then queued, then live: csrc/serve/board.c."""
         _, _, accepting, queued, live, parked, lives, accepted, nets = _HEAD.unpack_from(self._map, 0)
         words = _COUNTS.unpack_from(self._map, _COUNTS_AT)
         stages = {
@@ -157,6 +157,11 @@ class Board:
         """How many places there are."""
         places: int = _HEAD.unpack_from(self._map, 0)[1]
         return min(places, _MOST)
+
+    def life(self, number: int) -> tuple[int, bool]:
+        """Return the number of the last life that a place has had, and whether it still has that."""
+        state, _, life, *_ = _PLACE.unpack_from(self._map, _PLACES_AT + number * _PLACE.size)
+        return life, bool(state)
 
     def turn(self, number: int) -> int:
         """Return how many lives a place has had before the one in it."""

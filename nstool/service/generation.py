@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import signal
 import socket
+import stat
 from collections.abc import Callable
 from time import monotonic
 
@@ -62,10 +64,17 @@ _BEGIN_TOKEN = 1999999904
 CANARY = "NSTOOL_CANARY"
 BOARD, LOG = -1, -2
 _SIZE = ffi.sizeof("struct nst_message")
+_FDS = 16  # that come with one message
+_LENT = 9  # files of a network namespace that is lent
+_MORE = 128  # files besides those of places
 
 
 # What of ``vary`` is in files of each sandbox's own.
 _FILES = frozenset(("hostname", "machine-id", "boot-id", "clock"))
+
+
+class Ended(NstoolError):
+    """A template has ended before it had made a sandbox."""
 
 
 class Sized(Frozen):
@@ -85,6 +94,7 @@ class Channel:
     def __init__(self, connection: socket.socket) -> None:
         self.socket = connection
         self._late: list[engine.Message] = []
+        self._owed = 0  # answers that nobody waits for any more, which come before that of the next question
 
     def send(
         self, kind: int, *, detail: int = 0, pid: int = 0, status: int = 0, step: int = 0, fds: tuple[int, ...] = ()
@@ -117,10 +127,9 @@ class Channel:
             if message is None and monotonic() < end:
                 continue
             if message is None:
+                self._owed += 1
                 raise NstoolError(f"the template does not answer: {what}")
-            if message.type in (lib.NST_MSG_DONE, lib.NST_MSG_FAILED) and (
-                message.type == lib.NST_MSG_DONE or message.step < 0
-            ):
+            if _is_answer(message):
                 return message
             self._late.append(message)
 
@@ -146,6 +155,9 @@ class Channel:
             if not data:
                 raise ProcessLookupError
             message = engine.decode(data)
+            if self._owed and _is_answer(message):
+                self._owed -= 1
+                continue
             if message.type != lib.NST_MSG_WHOSE:
                 return message
             if fds:
@@ -154,8 +166,28 @@ class Channel:
                 self.send(lib.NST_MSG_WHOSE, detail=message.detail, step=message.step, pid=-1)
         return None  # others have their turn
 
+    def logs(self) -> dict[int, int]:
+        """Return where it is read what the places of a template say, by their numbers. To be asked before ``held``."""
+        found: dict[int, int] = {}
+        self.socket.settimeout(ANSWERS)
+        while True:
+            self.send(lib.NST_MSG_LOGS, detail=len(found))
+            data, fds, _, _ = socket.recv_fds(self.socket, _SIZE, _FDS)
+            if not data:
+                raise ProcessLookupError
+            found |= enumerate(fds, len(found))
+            if not fds:
+                break
+        for place, fd in [*found.items()]:
+            if not stat.S_ISFIFO(os.fstat(fd).st_mode):  # stderr = "null"
+                os.close(found.pop(place))
+        return found
+
     def held(self) -> dict[int, int]:
-        """Return fds of what the template holds: its listeners by number, at BOARD its board, at LOG its log's end."""
+        """Return fds of what the template holds: its listeners by number, at BOARD its board, at LOG its log's end.
+
+        From then on it tells this service what happens.
+        """
         self.send(lib.NST_MSG_FETCH)
         found: dict[int, int] = {}
         self.socket.settimeout(ANSWERS)
@@ -172,6 +204,10 @@ class Channel:
     def close(self) -> None:
         """Close the socket; the template takes no connections any more if this was by which it was told to."""
         self.socket.close()
+
+
+def _is_answer(message: engine.Message) -> bool:
+    return bool(message.type == lib.NST_MSG_DONE or (message.type == lib.NST_MSG_FAILED and message.step < 0))
 
 
 def _user_of(connection: int) -> int:
@@ -232,6 +268,10 @@ class Blueprint:
     def sized(self) -> Sized:
         """How many ranges of ids there are for each place, and how large one is."""
         return _sized(self.service)
+
+    def name_of(self, number: int, shard: int) -> str:
+        """Return the name of the sandbox of a template."""
+        return f"{self.name}.{_title(number, shard)}"
 
     def part(self, shard: int) -> Service:
         """Return what one template of a generation has of the service: its part of what is counted."""
@@ -424,6 +464,7 @@ class Generation:
         self.channel: Channel | None = None
         self.board_fd = -1
         self.board: board.Board | None = None
+        self.logs: dict[int, int] = {}  # where it is read what its places say, until a Log has that
         self.pidfd = -1  # of one that another process has made
         self.began = monotonic()
         self.draining = False  # it takes no more connections
@@ -497,6 +538,9 @@ class Generation:
         if self.board_fd >= 0:
             os.close(self.board_fd)
             self.board_fd = -1
+        for fd in self.logs.values():
+            os.close(fd)
+        self.logs = {}
 
 
 def _title(number: int, shard: int) -> str:
@@ -509,29 +553,28 @@ def make(
     shard: int,
     variant: tuple[Spec, Host],
     *,
-    log: tuple[int, int],
+    heard: Callable[[str, int], object],
     listeners: int,
     stopping: Callable[[], bool],
 ) -> Generation:
     """Make one template of a generation, which takes no connections yet.
 
-    variant: of the blueprint. log: both ends of a pipe, reading and writing, for what the commands say on standard
-    error. listeners: how many it will have. stopping: whether it is not wanted any more, asked while its first sandbox
-    begins. Raises KernelError, NotAttested; nothing is left then.
+    variant: of the blueprint. heard: is given its name and where it is read what it says by itself, to be closed there.
+    listeners: how many it will have. stopping: whether it is not wanted any more, asked while its first sandbox
+    begins. Raises KernelError, NotAttested, NotSupported, Ended; nothing is left then.
     """
     service = blueprint.part(shard)
     spec, facts = variant
-    lease = leases.take(spec.replace(name=f"{blueprint.name}.{_title(number, shard)}"))
+    lease = leases.take(spec.replace(name=blueprint.name_of(number, shard)))
     generation = Generation(lease.name, number, blueprint, lease, shard)
     generation.passed = blueprint.passed(listeners)
     generation.variant = spec, facts
     try:
-        _make(generation, service, spec, facts, log, stopping)
+        _make(generation, service, spec, facts, heard, stopping)
     except BaseException as error:
         generation.close()
         if isinstance(error, ProcessLookupError):
-            text = f"the template {generation.name} ended before it had made a sandbox; what it said stands above"
-            raise NstoolError(text) from None
+            raise Ended(f"the template {generation.name} ended before it had made a sandbox") from None
         raise
     return generation
 
@@ -541,7 +584,7 @@ def _make(
     service: Service,
     spec: Spec,
     facts: Host,
-    log: tuple[int, int],
+    heard: Callable[[str, int], object],
     stopping: Callable[[], bool],
 ) -> None:
     blueprint, lease = generation.blueprint, generation.lease
@@ -557,6 +600,7 @@ def _make(
         plans.place_cgroups(spec, facts, lease, lease.replace(cgroup=leases.cgroup_name(f"{lease.name}.{place}")))
         for place in range(service.places)
     ]
+    _check_files(service, len(plans.place_fds(groups[0])))
     shown = spec if spec.hostname else spec.replace(hostname=blueprint.name[:64])
     idmaps = plans.template_maps(spec, facts, tuple(bases), sized.count)
     plan = plans.template(shown, facts, lease, idmaps, varied=bool(_FILES & {*service.vary}))
@@ -603,14 +647,26 @@ def _make(
         memory = os.memfd_create("orders", os.MFD_CLOEXEC)
         try:
             os.write(memory, words)
-            given_fds = (memory, generation.board_fd, admin, null, log[0])
-            channel.ask(lib.NST_MSG_CONFIGURE, "its orders", status=len(words), fds=given_fds)
+            reading, writing = _pipe()
+            heard(lease.name, reading)
+            given_fds = (memory, generation.board_fd, admin, null, reading, writing)
+            try:
+                channel.ask(lib.NST_MSG_CONFIGURE, "its orders", status=len(words), fds=given_fds)
+            finally:
+                os.close(writing)
         finally:
             os.close(memory)
         for place, own in enumerate(opened):
             own += [os.open(path, os.O_RDONLY | os.O_CLOEXEC) for path in charged[place] if pinned]
-            own.insert(0, os.dup(null) if service.stderr == "null" else _another(log[1]))
-            channel.ask(lib.NST_MSG_PLACE, "a place", detail=place, fds=tuple(own))
+            if service.stderr == "null":
+                channel.ask(lib.NST_MSG_PLACE, "a place", detail=place, fds=(null, null, *own))
+                continue
+            generation.logs[place], writing = _pipe()
+            try:
+                ends = (writing, generation.logs[place])
+                channel.ask(lib.NST_MSG_PLACE, "a place", detail=place, fds=(*ends, *own))
+            finally:
+                os.close(writing)
         _try(generation, one, stopping)
     finally:
         os.close(null)
@@ -621,9 +677,23 @@ def _make(
                 os.close(fd)
 
 
-def _another(pipe: int) -> int:
-    """Return another open file of the writing end of a pipe: a flag that is set there is nobody else's."""
-    return os.open(f"/proc/self/fd/{pipe}", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+def _pipe() -> tuple[int, int]:
+    """Return the ends of a pipe, reading and writing: who says too much loses it, and waits for nobody."""
+    return os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+
+
+def _check_files(service: Service, each: int) -> None:
+    """Raise NotSupported where a template, or this process, may not have so many files open. each: of a place."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    here = len(os.listdir("/proc/self/fd")) + service.places * (each + 1)
+    there = service.places * (each + 3 + _LENT * service.lease_net)
+    for need, limit, whose in ((here, soft, "this process"), (there, hard, "the template")):
+        if need + _MORE > limit:
+            raise NotSupported(
+                f"{service.places} places",
+                f"{whose} needs {need + _MORE} open files for them, and its RLIMIT_NOFILE is {limit}",
+                "take fewer places, or raise the limit: ulimit -n, LimitNOFILE= of a unit",
+            )
 
 
 def bound(name: str, file: str, type_: int) -> socket.socket:

@@ -29,6 +29,7 @@ _COUNTERS: dict[str, tuple[str, str]] = {
     "lives": ("nstool_sandboxes", "Sandboxes that were begun, for a connection or to be parked or attested."),
     "nets": ("nstool_networks", "Network namespaces that were made to be lent to sandboxes."),
     "rotations": ("nstool_rotations", "Generations that have followed another."),
+    "dropped": ("nstool_log_dropped_bytes", "Bytes of what commands said that are not in the log: it was too much."),
 }
 # Key of the status, whose value is an object, to (name, help, label).
 _BY_CAUSE: dict[str, tuple[str, str, str]] = {

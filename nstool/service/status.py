@@ -35,6 +35,7 @@ def status(supervisor: Supervisor) -> dict[str, Any]:
         "nets": past.nets + sum(one.nets for one in counts),
         "lives": past.lives + sum(one.lives for one in counts),
         "rotations": supervisor.rotations,
+        "dropped": supervisor.log.dropped,
         "ends": {name: count for name, count in causes.items() if name not in REFUSED},
         "refused": {name: causes[name] for name in REFUSED},
         "alarms": dict(supervisor.alarms.counts),

@@ -9,32 +9,43 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
 import os
+import resource
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from math import inf
 from time import monotonic
 from typing import Any
 
-from nstool.errors import NstoolError, SpecError, visible
+from nstool.errors import NstoolError, SpecError
 from nstool.frozen import Frozen
 from nstool.plan.steps import Plan
 from nstool.sandbox import engine, journal, rundir
 from nstool.security import signals
-from nstool.service import attested, endpoint, generation, listen
+from nstool.service import attested, endpoint, ends, generation, listen, log
 from nstool.service.alarms import PAUSE, Alarms
-from nstool.service.board import Board, Counts, End
+from nstool.service.board import REFUSED, Board, Counts, End
+from nstool.service.ends import Ends
 from nstool.service.generation import BOARD, LOG, Blueprint, Generation
 from nstool.service.listen import Listener
+from nstool.service.log import Log
+from nstool.service.said import Said
 from nstool.spec.check_service import FORGED, NO_DATAGRAMS, PROXIES
 
 CONTROL = "control"
-LOG_RATE = 1 << 20  # bytes a second of what commands say; what is more is dropped, and counted
 _LOOK = 0.2  # seconds between two looks at generations that are to end, or to be renewed
 KEPT = 32  # generations that are gone, of which something is remembered
 KEPT_ENDS = 20  # of each of them
 _AGAIN = 10.0  # seconds before the same failure is said again, and before what has failed is tried again
+_AGAIN_MOST = 300.0  # the longest of them where it fails again and again,
+_AGAIN_NONE = 60.0  # and where nobody takes connections meanwhile
+_SAID_AGAIN = 600.0  # seconds before it is said again that a generation cannot be made, or undone, and why
+_SECOND = 1.0
+_START = "start"
+_ASKED = 10.0  # seconds for a request to come, and for its answer to be read
 _MOST = 1 << 16  # bytes of a request
 
 
@@ -48,7 +59,6 @@ class Supervisor:
         """
         self.blueprint = blueprint
         self.say = say
-        self._relay = relay
         self.listeners: list[Listener] = []
         self.current: list[Generation] = []  # the templates that take connections, all of one number
         self.old: list[Generation] = []
@@ -57,16 +67,20 @@ class Supervisor:
         self.past = _Past()
         self.alarms = Alarms(self)
         self.endpoint: endpoint.Endpoint | None = None
+        self.log = Log(say, relay)
+        self.said = Said(say)
         self.stopping = False
         self._number = 0
         self._tried = 0.0  # when a generation was last begun
+        self._replaced = -_AGAIN  # when one was last followed that had ended by itself
         self._rotating = asyncio.Lock()
+        self._next: asyncio.Task[None] | None = None  # the rotation that waits to be begun
+        self._failures = 0  # rotations in a row that have failed,
+        self._pause, self._due = 0.0, 0.0  # seconds to the next, and when that is; who asks for one need not wait
+        self._left: list[Generation] = []  # that are gone, of which something cannot be undone
+        self._undone = 0.0  # when that was last tried
         self._stop = asyncio.Event()
-        self._pipe = (-1, -1)
-        self._allowance = float(LOG_RATE)
-        self._dropped = 0
-        self._logged = monotonic()
-        self._said: dict[tuple[int, int, int], tuple[float, int]] = {}
+        self._ends = Ends(self.said, blueprint.service)
         self._taken: set[int] = set()  # fds of listeners that a service before had
         self._said_shut = -_AGAIN
         self._opened_again = -PAUSE
@@ -79,14 +93,14 @@ class Supervisor:
 
         Raises what the first generation meets; nothing is left then. The loop keeps the handlers to its end.
         """
-        loop = asyncio.get_running_loop()
+        loop = self._loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stop)
         loop.add_signal_handler(signal.SIGHUP, self._renew)
         name = rundir.claim(self.blueprint.name)
         try:
             journal.begin(name, (), spec={"service": True, "command": list(self.blueprint.spec.command)})
-            self._pipe = _log_pipe()
+            _raise_files()
             await self._serve(name)
         finally:
             kept = self._leave_adopted() if not self.current and not self.stopping else False
@@ -102,7 +116,6 @@ class Supervisor:
         return bool(adopted)
 
     async def _serve(self, name: str) -> None:
-        self._follow_log(self._pipe[0])
         self._adopt()
         self._open_listeners()
         self.endpoint = endpoint.opened(self.blueprint.service.metrics, self.blueprint.name, self.status)
@@ -112,7 +125,7 @@ class Supervisor:
         try:
             self.alarms.begin()
             try:
-                await self.rotate("start")
+                await self.rotate(_START)
             except NstoolError:
                 if not self.stopping:
                     raise
@@ -145,7 +158,7 @@ class Supervisor:
         return [*self.old, *self.current]
 
     def _renew(self) -> None:
-        if self.current and not self.stopping:  # else one is being made, or none is wanted
+        if self._number and not self.stopping:  # else the first is being made, or none is wanted
             asyncio.get_running_loop().create_task(self.rotate_or_say("SIGHUP"))
 
     async def _drain(self) -> None:
@@ -155,7 +168,7 @@ class Supervisor:
         self.current = []
         for one in self.old:
             one.ends_at = one.ends_at or monotonic() + self.blueprint.service.grace
-        while self.old:
+        while self.old or self._rotating.locked():
             await asyncio.sleep(_LOOK / 4)
             await self._look()
 
@@ -164,24 +177,19 @@ class Supervisor:
         failed: list[str] = []
         with contextlib.ExitStack() as parts:  # each is undone, whatever another meets; the last here is the first
             parts.callback(journal.undo, name, ())
-            for fd in self._pipe:
-                if fd >= 0:
-                    parts.callback(os.close, fd)
+            parts.callback(self.said.look, inf)
+            parts.callback(self.log.close)
             if self.endpoint is not None:
                 parts.callback(self.endpoint.close)
             parts.callback(listen.close_all, [one for one in self.listeners if one.fd in self._taken], kept=kept)
             parts.callback(listen.close_all, [one for one in self.listeners if one.fd not in self._taken])
+            for one in self._left:
+                parts.callback(_close_or_note, one.close, failed)
             for one in self.alive():
-                parts.callback(self._close_or_note, one, failed)
-            self.old, self.current = [], []
+                parts.callback(_close_or_note, functools.partial(self._close, one), failed)
+            self.old, self.current, self._left = [], [], []
         if failed:
             raise NstoolError("\n".join(failed))
-
-    def _close_or_note(self, one: Generation, failed: list[str]) -> None:
-        try:
-            self._close(one)
-        except NstoolError as error:
-            failed.append(str(error))
 
     # ---- generations ----
 
@@ -189,6 +197,7 @@ class Supervisor:
         for one in generation.adopt(self.blueprint.name):
             assert one.channel is not None
             try:
+                one.logs = one.channel.logs()
                 held = one.channel.held()
             except (OSError, ProcessLookupError):
                 one.close()
@@ -198,14 +207,15 @@ class Supervisor:
             one.board_fd = held.pop(BOARD, -1)
             if one.board_fd >= 0:
                 one.board = Board(one.board_fd)
-            log = held.pop(LOG, -1)
-            if log >= 0:
-                self._follow_log(log)
+            if LOG in held:
+                self.log.add(one.name, log.OWN, held.pop(LOG))
+            self.log.follow(one)
             self._take_listeners(held)
             self.old.append(one)
             self._watch(one)
             if one.board is not None:
                 self.alarms.adopt(one)
+                self._ends.adopt(one)
             live = one.counts().live if one.board else 0
             self.say(f"generation {one.title} of before goes on with {live} sandboxes")
 
@@ -279,33 +289,73 @@ class Supervisor:
             await self.rotate_or_say(f"a sandbox had shut down what was opened anew: {', '.join(opened)}")
 
     async def rotate(self, why: str) -> None:
-        """Let a new generation take the connections from here on. Raises what it meets; the old one goes on then."""
+        """Let a new generation take the connections from here on. Raises what it meets; the old one goes on then.
+
+        One at most waits to be begun: who asks meanwhile gets that one.
+        """
+        if self._next is None:
+            self._next = asyncio.get_running_loop().create_task(self._rotate(why))
+            self._next.add_done_callback(lambda done: done.cancelled() or done.exception())  # also if nobody waits
+        await asyncio.shield(self._next)
+
+    async def _rotate(self, why: str) -> None:
         async with self._rotating:
+            self._next = None
             self._tried = monotonic()
-            self._number += 1
-            number = self._number
-            loop = asyncio.get_running_loop()
+            number = self._free_number()
             try:
-                made = await loop.run_in_executor(None, self._made, number)
-            except BaseException:
-                self._number += 1  # the next has what this one would have had, even or odd numbers: Blueprint.varied
-                raise
+                made = await asyncio.get_running_loop().run_in_executor(None, self._made, number)
+            except (NstoolError, OSError) as error:
+                last = [
+                    self.log.forget(self.blueprint.name_of(number, n)) for n in range(self.blueprint.service.shards)
+                ]
+                raise self._failed(why, error, "".join(last)) from None
+            self._number = number
             before, self.current = self.current, made
             for one in made:
+                self.log.follow(one)
                 self._watch(one)
             if self.stopping:  # meanwhile: what it has taken goes on to its end
                 before, self.current = [*before, *made], []
             else:
                 self.rotations += bool(before)
-                self.say(f"generation {number} takes connections ({why})")
+                tries = f"; before it {self._failures} could not be made" if self._failures else ""
+                self.say(f"generation {number} takes connections ({why}){tries}")
+            self._failures, self._pause, self._due = 0, 0.0, 0.0
             for one in [*before, *(old for old in self.old if not old.draining)]:
                 self._retire(one)
                 if self.stopping:
                     one.ends_at = monotonic() + self.blueprint.service.grace
 
+    def _free_number(self) -> int:
+        """Return the number of the next generation: that of one that failed, if nothing of it is left.
+
+        Else the next but one, so that it is even or odd as that would have been: Blueprint.varied.
+        """
+        number, above = self._number + 1, f"{rundir.path()}/sandboxes"
+        shards = range(self.blueprint.service.shards)
+        while any(os.path.lexists(f"{above}/{self.blueprint.name_of(number, shard)}") for shard in shards):
+            number += 2
+        return number
+
+    def _failed(self, why: str, error: NstoolError | OSError, last: str) -> NstoolError | OSError:
+        """Say that there is no new generation, and when the next is tried that nobody asks for. Returns what to raise.
+
+        last: what its template has said.
+        """
+        if isinstance(error, generation.Ended):
+            error = NstoolError(f"{error}: {last or 'it has said nothing'}")
+        self._failures += 1
+        self._pause = min(max(_AGAIN, 2 * self._pause), _AGAIN_MOST if self.current else _AGAIN_NONE)
+        self._due = monotonic() + self._pause
+        if why != _START and not self.stopping:
+            self.said.tell(("rotation", str(error)), f"no new generation ({why}): {error}", _SAID_AGAIN)
+        return error
+
     def _made(self, number: int) -> list[Generation]:
         """Make all templates of a generation, and only then let them take connections."""
         variant, shards = self.blueprint.variant(), self.blueprint.service.shards
+        hear = self._loop.call_soon_threadsafe  # pipes are heard where all else is
         made: list[Generation] = []
         with contextlib.ExitStack() as undone:
             for shard in range(shards):
@@ -315,7 +365,7 @@ class Supervisor:
                     number,
                     shard,
                     variant,
-                    log=self._pipe,
+                    heard=lambda name, fd: hear(self.log.add, name, log.OWN, fd),
                     listeners=len(own),
                     stopping=lambda: self.stopping,
                 )
@@ -331,11 +381,9 @@ class Supervisor:
         return made
 
     async def rotate_or_say(self, why: str) -> None:
-        """Do that, or say why it cannot be done."""
-        try:
+        """Do that; why it cannot be done is said."""
+        with contextlib.suppress(NstoolError, OSError):
             await self.rotate(why)
-        except (NstoolError, OSError) as error:
-            self.say(f"no new generation: {error}")
 
     def _retire(self, one: Generation) -> None:
         one.draining = True
@@ -357,32 +405,74 @@ class Supervisor:
         service = self.blueprint.service
         self._hear_late()
         self.alarms.look()
+        self.log.look()
+        for one in self.alive():
+            self._ends.look(one)
+        self.said.look()
         for one in list(self.old):
             if one.ends_at and monotonic() > one.ends_at:
                 one.ends_at = 0.0
                 self._end(one, signals.number_of(service.stop_signal, "service.stop_signal"))
             if one.ended or one.board is None or _is_done(one.counts()):
-                self._close(one)
-                self.old.remove(one)
+                self._let_go(one)
+        self._undo_left()
         current = self.current
-        if self.stopping or self._rotating.locked():
+        if self.stopping or self._rotating.locked() or self._next:
             return
-        if len(current) < service.shards and monotonic() - self._tried >= _AGAIN:
-            await self.rotate_or_say("a template was missing")
-            return
-        if not current:
-            return
-        if service.shape == "listener":
+        if service.shape == "listener" and current:
             await self._open_again()
-        if service.renew_after and monotonic() - current[0].began >= service.renew_after:
+        if monotonic() < self._due:
+            return
+        if len(current) < service.shards:
+            if monotonic() - self._tried >= _AGAIN:
+                await self.rotate_or_say("a template was missing")
+        elif service.renew_after and monotonic() - current[0].began >= service.renew_after:
             await self.rotate_or_say(f"after {service.renew_after:g} s")
-        elif service.renew_lives and sum(one.counts().lives for one in current) >= service.renew_lives:
+        elif service.renew_lives and self._lives() >= service.renew_lives and monotonic() - self._tried >= self._rest():
             await self.rotate_or_say(f"after {service.renew_lives} sandboxes")
+
+    def _lives(self) -> int:
+        """Return how many sandboxes of the current generation had a connection; of "listener" how many have ended."""
+        service, found = self.blueprint.service, 0
+        for counts in (one.counts() for one in self.current):
+            had = counts.stages["waited"].count
+            ended = sum(count for cause, count in counts.causes.items() if cause not in REFUSED)
+            found += (ended if service.shape == "listener" else had) - (service.attest != "never")  # the first
+        return found
+
+    def _rest(self) -> float:
+        """Return the seconds from a generation to the next that comes as enough sandboxes were there."""
+        return PAUSE if self.blueprint.service.shape == "listener" else _SECOND
+
+    def _let_go(self, one: Generation) -> None:
+        """End a generation that is done. What cannot be undone of it is tried again, and keeps nobody."""
+        self.old.remove(one)
+        try:
+            self._close(one)
+        except (NstoolError, OSError) as error:
+            self._left.append(one)
+            self._undone = monotonic()
+            self.say(f"generation {one.title} is gone, and not all that was made for it: {error}")
+
+    def _undo_left(self) -> None:
+        if monotonic() - self._undone < _AGAIN:
+            return
+        self._undone = monotonic()
+        for one in list(self._left):
+            try:
+                one.close()
+            except (NstoolError, OSError) as error:
+                self.said.tell(("left", one.name), f"generation {one.title}: {error}", _SAID_AGAIN)
+                continue
+            self._left.remove(one)
+            self.say(f"all that was made for generation {one.title} is gone")
 
     def _close(self, one: Generation) -> None:
         self._unwatch(one)
         try:
             self.alarms.forget(one)
+            self._ends.forget(one)
+            self.log.forget(one.name)
             if one.board is not None:
                 self.past.add(one.counts())
             self.past.keep(one)
@@ -414,7 +504,9 @@ class Supervisor:
             if one in self.current and not self.stopping:
                 self.current = [other for other in self.current if other is not one]
                 self.old.append(one)
-                asyncio.get_running_loop().create_task(self.rotate_or_say("the one before has ended"))
+                if monotonic() - self._replaced >= _AGAIN:  # else it is one that is missing
+                    self._replaced = monotonic()
+                    asyncio.get_running_loop().create_task(self.rotate_or_say("the one before has ended"))
             return
         if message is not None:
             self._hear(one, message)
@@ -429,7 +521,7 @@ class Supervisor:
 
     def _heard(self, one: Generation, message: engine.Message) -> None:
         if message.type == engine.FAILED and message.step >= 0 and one.sandbox_plan is not None:
-            self._say_failed(one.sandbox_plan, message)
+            self._say_failed(one, one.sandbox_plan, message)
         elif message.type == engine.READY and one.blueprint is None:
             self.say(
                 f"a sandbox of generation {one.title}, of before, was ended: what its spec was is not known any more"
@@ -444,76 +536,68 @@ class Supervisor:
             else:
                 one.release(message.detail, message.pid)
 
-    def _say_failed(self, plan: Plan, message: engine.Message) -> None:
-        """Say which step was refused; the same again only after a while, with how often it was."""
-        key = (message.step, message.error, message.detail)
-        now = monotonic()
-        said, times = self._said.get(key, (-_AGAIN, 0))
-        if now - said < _AGAIN:
-            self._said[key] = (said, times + 1)
-            return
-        self._said[key] = (now, 0)
-        more = f"{times} times more since: " if times else ""
-        self.say(f"no sandbox: {more}{generation.failed(plan, message)}")
-
-    # ---- what commands say ----
-
-    def _follow_log(self, fd: int) -> None:
-        os.set_blocking(fd, False)
-        asyncio.get_running_loop().add_reader(fd, self._log, fd)
-
-    def _log(self, fd: int) -> None:
-        try:
-            data = os.read(fd, 1 << 16)
-        except BlockingIOError:
-            return
-        if not data:
-            asyncio.get_running_loop().remove_reader(fd)
-            return
-        now = monotonic()
-        self._allowance = min(LOG_RATE, self._allowance + (now - self._logged) * LOG_RATE)
-        self._logged = now
-        if len(data) > self._allowance:
-            self._dropped += len(data)
-            return
-        if self._dropped:
-            self.say(f"{self._dropped} bytes of what the commands said were dropped: more than {LOG_RATE} a second")
-            self._dropped = 0
-        self._allowance -= len(data)
-        self._relay("".join(visible(line) + "\n" for line in data.decode("utf-8", "replace").splitlines()))
+    def _say_failed(self, one: Generation, plan: Plan, message: engine.Message) -> None:
+        """Say which step was refused, and of whose sandbox."""
+        kind = (message.step, message.error, message.detail)
+        whose = ends.of_place(one, message.pid)
+        self.said.tell(kind, f"generation {one.title}: no sandbox for {whose}: {generation.failed(plan, message)}")
 
     # ---- what is asked of it ----
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        answer = json.dumps(await self._answered(reader)).encode() + b"\n"
+        writer.transport.set_write_buffer_limits(0)  # drained is what the kernel has
         try:
-            line = await asyncio.wait_for(reader.readline(), 10)
-            answer = await self._do(json.loads(line) if line.strip() else {})
-        except (ValueError, TimeoutError, asyncio.LimitOverrunError) as error:
-            answer = {"error": f"no request: {error}"}
-        except (NstoolError, OSError) as error:
-            answer = {"error": str(error)}
-        with contextlib.suppress(OSError):
-            writer.write(json.dumps(answer).encode() + b"\n")
-            await writer.drain()
+            async with asyncio.timeout(_ASKED):
+                writer.write(answer)
+                await writer.drain()
+        except OSError:  # he has gone, or does not read
+            writer.transport.abort()
         writer.close()
 
-    async def _do(self, request: dict[str, Any]) -> dict[str, Any]:
-        asked = request.get("do")
-        if asked == "status":
-            return self.status()
-        if asked == "rotate":
-            await self.rotate("asked for")
-            return {"generation": self.current[0].number if self.current else 0}
-        if asked == "stop":
-            self.stop()
-            return {}
-        raise SpecError(f"no request {asked!r}")
+    async def _answered(self, reader: asyncio.StreamReader) -> dict[str, Any]:
+        """Return the answer to a request; "exit" is with which status a command ends that has asked for what fails."""
+        try:
+            asked = _asked(await asyncio.wait_for(reader.readline(), _ASKED))
+        except (OSError, ValueError, RecursionError) as error:
+            return {"error": f"no request: {error or 'it does not come'}", "exit": 2}
+        try:
+            return await _REQUESTS[asked](self)
+        except (NstoolError, OSError) as error:
+            return {"error": str(error), "exit": 125}
+
+    async def _tell_status(self) -> dict[str, Any]:
+        return self.status()
+
+    async def _rotate_as_asked(self) -> dict[str, Any]:
+        await self.rotate("asked for")
+        return {"generation": self.current[0].number if self.current else 0}
+
+    async def _stop_as_asked(self) -> dict[str, Any]:
+        self.stop()
+        return {}
 
     def status(self) -> dict[str, Any]:
         """Return all that is known of the service, as plain data."""
         from nstool.service.status import status
 
         return status(self)
+
+
+_REQUESTS: dict[str, Callable[[Supervisor], Awaitable[dict[str, Any]]]] = {
+    "status": Supervisor._tell_status,
+    "rotate": Supervisor._rotate_as_asked,
+    "stop": Supervisor._stop_as_asked,
+}
+
+
+def _asked(line: bytes) -> str:
+    """Return which request a line is. Raises ValueError, RecursionError."""
+    request = json.loads(line) if line.strip() else {}
+    asked = request.get("do") if isinstance(request, dict) else None
+    if not isinstance(asked, str) or asked not in _REQUESTS:
+        raise ValueError(f'{{"do": WHAT}} is one, where WHAT is one of {", ".join(_REQUESTS)}')
+    return asked
 
 
 class Gone(Frozen):
@@ -556,14 +640,21 @@ class _Past:
             self.stages[stage] = (together, total + histogram.total)
 
 
+def _close_or_note(close: Callable[[], None], failed: list[str]) -> None:
+    try:
+        close()
+    except (NstoolError, OSError) as error:
+        failed.append(str(error))
+
+
 def _is_done(counts: Counts) -> bool:
     return not counts.accepting and not counts.live and not counts.queued
 
 
-def _log_pipe() -> tuple[int, int]:
-    reading, writing = os.pipe2(os.O_CLOEXEC)
-    os.set_blocking(writing, False)  # who says too much loses it, and waits for nobody
-    return reading, writing
+def _raise_files() -> None:
+    """Let this process have as many files open as it may: it has one of each place of each generation."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _identity(fd: int) -> tuple[int, int]:

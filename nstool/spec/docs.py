@@ -192,7 +192,7 @@ DOCS: dict[str, str] = {
     "Service.bandwidth": 'Bytes a second that are relayed to a sandbox, and as many from it, of shape "port"; 0: no '
     "limit.",
     "Service.renew_after": "Seconds after which the next generation takes over; 0: never by itself.",
-    "Service.renew_lives": "Sandboxes after which the next generation takes over; 0: never by itself.",
+    "Service.renew_lives": "Sandboxes with a connection after which the next generation takes over; 0: no limit.",
     "Service.vary": 'What differs from each sandbox to the next: "ids", "hostname", "pid", "machine-id", "boot-id", '
     '"canary" (a random word in NSTOOL_CANARY), "port", "address" (where the command of shape "port" listens), "clock" '
     "(when the clocks that count from the start of the system began).",

@@ -103,7 +103,7 @@ def test_a_service_that_ends_makes_no_generation(name: str, tmp_path: Path) -> N
         assert live.recv(1) == b"x"
         one.tell("stop")
         done = subprocess.run([NSTOOL, "service", "rotate", name], capture_output=True, text=True)
-        assert (done.returncode, "told to stop" in done.stderr) == (2, True), done
+        assert (done.returncode, "told to stop" in done.stderr) == (125, True), done
         live.sendall(b"y")
         assert live.recv(1) == b"y"
     assert one.process.wait(DEADLINE) == 0

@@ -610,7 +610,9 @@ def busy() -> dict[str, Any]:
         "refused": causes,
         "alarms": causes,
         "stopping": True,
-        **dict.fromkeys(("time", "uptime", "live", "parked", "queued", "accepted", "lives", "rotations"), 1 << 40),
+        **dict.fromkeys(
+            ("time", "uptime", "live", "parked", "queued", "accepted", "lives", "rotations", "dropped"), 1 << 40
+        ),
         "places": 128,
     }
 

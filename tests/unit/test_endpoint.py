@@ -23,7 +23,7 @@ LOCAL = "tcp:127.0.0.1:0"
 def told(**changes: Any) -> dict[str, Any]:
     """Return the status of a service that has done nothing."""
     levels = ("uptime", "places", "live", "parked", "queued")
-    counts = dict.fromkeys((*levels, "accepted", "lives", "nets", "rotations"), 0)
+    counts = dict.fromkeys((*levels, "accepted", "lives", "nets", "rotations", "dropped"), 0)
     latency = {"count": 0, "sum": 0, "buckets": [0] * 128}
     causes = dict.fromkeys(CAUSES, 0)
     return {

@@ -62,6 +62,7 @@
       ["connections", told.accepted, rate(told, "accepted")],
       ["sandboxes", told.lives, rate(told, "lives")],
       ["rotations", told.rotations, ""],
+      ["bytes not in the log", told.dropped, rate(told, "dropped")],
     ];
     const tiles = rows.map(([name, number, more]) =>
       make("div", "", make("dt", "", name), make("dd", "", number, make("small", "", more))),
