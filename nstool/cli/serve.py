@@ -11,7 +11,7 @@ import click
 
 EPILOG = """\b
 Examples:
-  nstool serve web.toml                 until SIGTERM; SIGHUP makes a new generation
+  nstool serve web.toml                 until SIGTERM; SIGHUP reads the spec again
   nstool service status web             from another terminal
 """
 
@@ -36,25 +36,30 @@ def command(spec: str, name: str, listen: tuple[str, ...], quiet: bool) -> int:
     from nstool.spec.implied import implied
     from nstool.spec.varied import variants
 
-    loaded, service = load.read_service(spec)
-    wanted = implied(loaded.spec, loaded.given)
-    if service.shape == "python":
-        wanted = interpreter.prepared(wanted, service)
-    specs = variants(wanted, service, loaded.place)
-    if listen:
-        service = service.replace(listen=listen)
-        check_service(service)
-    clean_up()
-    chosen = name or wanted.name or _stem(spec)
-    blueprint = Blueprint(chosen, tuple(handed.prepared(resolve(one), service) for one in specs), service, loaded.place)
+    def read(begun: bool = True) -> Blueprint:
+        loaded, service = load.read_service(spec)
+        wanted = implied(loaded.spec, loaded.given)
+        if service.shape == "python":
+            wanted = interpreter.prepared(wanted, service)
+        specs = variants(wanted, service, loaded.place)
+        if listen:
+            service = service.replace(listen=listen)
+            check_service(service)
+        if not begun:
+            clean_up()
+        chosen = name or wanted.name or _stem(spec)
+        resolved = tuple(handed.prepared(resolve(one), service) for one in specs)
+        return Blueprint(chosen, resolved, service, loaded.place)
+
+    blueprint = read(begun=False)
     errors = _Errors()
 
     def say(text: str) -> None:
         if not quiet:
-            errors.write(f"nstool: {chosen}: {text}\n")
+            errors.write(f"nstool: {blueprint.name}: {text}\n")
 
     async def serve() -> None:
-        await Supervisor(blueprint, say, errors.write).run()
+        await Supervisor(blueprint, say, errors.write, None if spec == "-" else read).run()
         pthread_sigmask(SIG_BLOCK, (SIGTERM, SIGINT, SIGHUP))  # it ends anyhow, and nothing is left: with its status
 
     asyncio.run(serve())

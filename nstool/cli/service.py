@@ -76,6 +76,17 @@ def rotate(name: str) -> int:
     return 0
 
 
+@command.command("reload")
+@click.argument("name")
+def reload(name: str) -> int:
+    """Let the service NAME read its spec again: a new generation of it takes the connections from now on.
+
+    If it cannot, all goes on as before. Its name stays.
+    """
+    click.echo(f"generation {ask(name, 'reload')['generation']}")
+    return 0
+
+
 @command.command("stop")
 @click.argument("name")
 def stop(name: str) -> int:

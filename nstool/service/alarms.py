@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from nstool.service.board import End, Place
     from nstool.service.generation import Generation
     from nstool.service.supervisor import Supervisor
+    from nstool.spec.service import Service
 
 PAUSE = 10.0  # seconds between two generations that alarms have made
 EVERY = 1.0  # seconds between two looks at the sandboxes that serve
@@ -61,16 +62,31 @@ class Alarms:
 
     def __init__(self, supervisor: Supervisor) -> None:
         self._supervisor = supervisor
-        service = supervisor.blueprint.service
-        self._kinds = service.alarms
-        kinds = (*service.alarms, "health") if service.health_interval else service.alarms
-        self.counts = dict.fromkeys(kinds, 0)
+        self.counts: dict[str, int] = {}
+        self._watch_for(supervisor.blueprint.service)
         self._tracks: dict[Generation, _Track] = {}
-        self._lookout = Lookout(service.watch)
+        self._lookout = Lookout(supervisor.blueprint.service.watch)
         self._looked = 0.0
         self._renewal = _Renewal(supervisor)
         self._said = _Said(supervisor)
         self._checks: asyncio.Task[None] | None = None
+
+    def _watch_for(self, service: Service) -> None:
+        self._kinds = service.alarms
+        kinds = (*service.alarms, "health") if service.health_interval else service.alarms
+        self.counts = dict.fromkeys(kinds, 0) | self.counts
+
+    def follow(self) -> None:
+        """Watch for what the spec wants that was read again. Counts stay; what has happened before is not new."""
+        self._watch_for(self._supervisor.blueprint.service)
+        self._lookout = Lookout(self._supervisor.blueprint.service.watch)
+        for one in self._generations():
+            assert one.board is not None
+            track = self._track(one)
+            track.ends, _ = one.board.ends(most=0)
+            track.kills = {place: cgroups.oom_kills(group) or 0 for place, group in track.groups.items()}
+        self.end()
+        self.begin()
 
     def begin(self) -> None:
         """Begin with health checks, if there are any. Raises SpecError where there is nothing to connect to."""
@@ -82,6 +98,7 @@ class Alarms:
         """Check no more."""
         if self._checks is not None:
             self._checks.cancel()
+            self._checks = None
 
     def adopt(self, one: Generation) -> None:
         """Watch a generation that a service before this one has made, from now on.
@@ -123,10 +140,7 @@ class Alarms:
 
     def _look_at(self, one: Generation, is_due: bool) -> None:
         assert one.board is not None
-        track = self._tracks.get(one)
-        if track is None:
-            memory = {n: group.cgroups for n, group in enumerate(one.groups)}
-            track = self._tracks[one] = _Track(memory)
+        track = self._track(one)
         track.ends, ends = one.board.ends(track.ends)
         lives = [end for end in ends if end.life]
         if "violation" in self._kinds:
@@ -135,6 +149,11 @@ class Alarms:
                     self._raise(one, Alarm("violation", end.place, end.life, end.client, "ended by SIGSYS"))
         if "oom" in self._kinds and (lives or is_due):
             self._look_at_memory(one, track, lives, is_due)
+
+    def _track(self, one: Generation) -> _Track:
+        if one not in self._tracks:
+            self._tracks[one] = _Track({n: group.cgroups for n, group in enumerate(one.groups)})
+        return self._tracks[one]
 
     def _look_at_memory(self, one: Generation, track: _Track, lives: list[End], is_due: bool) -> None:
         assert one.board is not None
@@ -169,6 +188,8 @@ class Alarms:
 
     def _sandboxes(self, one: Generation) -> list[Sandbox]:
         assert one.board is not None
+        if one.blueprint is not None and one.blueprint.service.watch != self._supervisor.blueprint.service.watch:
+            return []  # it was made for other paths
         places = [place for place in one.board.places() if place.state != "parked" and place.pid > 0]
         return [Sandbox(one.pid, n.number, n.life, n.pid, n.client, one.fresh) for n in places]
 

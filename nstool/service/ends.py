@@ -20,10 +20,10 @@ BAD = frozenset(("failed", "signalled", "overran", "deaf", _NO_START))
 class Ends:
     """The ends of all generations, of which each kind is said once in a while."""
 
-    def __init__(self, said: Said, service: Service) -> None:
+    def __init__(self, said: Said) -> None:
         self._said = said
-        self._service = service
         self._seen: dict[str, int] = {}  # by the name of the template, how many lives were over
+        self._held: dict[str, frozenset[int]] = {}  # and in which places memory of their last sandbox was held
 
     def adopt(self, one: Generation) -> None:
         """Look at a generation that a service before this one has made, from now on."""
@@ -38,28 +38,37 @@ class Ends:
         for end in found:
             # Which step was refused is told by the template, to the service that has made it: Supervisor._say_failed.
             if end.cause in BAD and (end.cause != _NO_START or one.sandbox_plan is None):
-                self._said.tell((end.cause, end.status), f"generation {one.title}: {self._words(end)}; {whose(end)}")
+                self._said.tell((end.cause, end.status), f"generation {one.title}: {_words(end, one)}; {whose(end)}")
+        before = self._held.get(one.name, frozenset())
+        held = self._held[one.name] = frozenset(place.number for place in one.board.places() if place.state == "held")
+        for place in sorted(held - before):
+            text = f"somebody has memory of a sandbox that has ended; place {place} is left alone as long"
+            self._said.tell("held", f"generation {one.title}: {text}")
 
     def forget(self, one: Generation) -> None:
         """Look at a generation for the last time."""
         self.look(one)
         self._seen.pop(one.name, None)
+        self._held.pop(one.name, None)
 
-    def _words(self, end: End) -> str:
-        if end.cause == "failed":
-            return f"the command ended with status {end.status >> 8}"
-        if end.cause == "signalled":
-            return f"the command was ended by {signals.name(end.status & 0x7F)}"
-        if end.cause == "overran":
-            return f"the sandbox was ended, as it was served for {self._service.wall:g} s (wall)"
-        if end.cause == "deaf":
-            return f"the command does not listen at {self._where()} after {self._service.start_timeout:g} s"
-        return "a sandbox could not be made"
 
-    def _where(self) -> str:
-        varies = self._service.vary
-        port = "{port}" if "port" in varies else self._service.port
-        return f"{'{address}' if 'address' in varies else LOOPBACK}:{port}"
+def _words(end: End, one: Generation) -> str:
+    service = one.blueprint.service if one.blueprint else None  # what one of before was made by is not known any more
+    if end.cause == "failed":
+        return f"the command ended with status {end.status >> 8}"
+    if end.cause == "signalled":
+        return f"the command was ended by {signals.name(end.status & 0x7F)}"
+    if end.cause == "overran":
+        return f"the sandbox was ended, as it was served for {f'{service.wall:g} s' if service else 'too long'} (wall)"
+    if end.cause == "deaf":
+        where = f" at {_where(service)} after {service.start_timeout:g} s" if service else ""
+        return f"the command does not listen{where}"
+    return "a sandbox could not be made"
+
+
+def _where(service: Service) -> str:
+    port = "{port}" if "port" in service.vary else service.port
+    return f"{'{address}' if 'address' in service.vary else LOOPBACK}:{port}"
 
 
 def whose(end: End) -> str:

@@ -25,9 +25,10 @@ from nstool.frozen import Frozen
 from nstool.plan.steps import Plan
 from nstool.sandbox import engine, journal, rundir
 from nstool.security import signals
-from nstool.service import attested, endpoint, ends, generation, listen, log
+from nstool.service import attested, endpoint, ends, generation, health, listen, log
 from nstool.service.alarms import PAUSE, Alarms
 from nstool.service.board import REFUSED, Board, Counts, End
+from nstool.service.endpoint import Endpoint
 from nstool.service.ends import Ends
 from nstool.service.generation import BOARD, LOG, Blueprint, Generation
 from nstool.service.listen import Listener
@@ -52,12 +53,19 @@ _MOST = 1 << 16  # bytes of a request
 class Supervisor:
     """One service. ``run`` returns when it has ended; what it has made is undone then."""
 
-    def __init__(self, blueprint: Blueprint, say: Callable[[str], None], relay: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        blueprint: Blueprint,
+        say: Callable[[str], None],
+        relay: Callable[[str], None],
+        load: Callable[[], Blueprint] | None = None,
+    ) -> None:
         """say: tells the operator what happens, one line. relay: tells him what commands say, lines with their ends.
 
-        Neither waits or raises.
+        Neither waits or raises. load: reads the spec again; None where it is not to be had any more.
         """
         self.blueprint = blueprint
+        self._load = load
         self.say = say
         self.listeners: list[Listener] = []
         self.current: list[Generation] = []  # the templates that take connections, all of one number
@@ -75,12 +83,13 @@ class Supervisor:
         self._replaced = -_AGAIN  # when one was last followed that had ended by itself
         self._rotating = asyncio.Lock()
         self._next: asyncio.Task[None] | None = None  # the rotation that waits to be begun
+        self._reload: asyncio.Task[None] | None = None  # the same, with the spec read again
         self._failures = 0  # rotations in a row that have failed,
         self._pause, self._due = 0.0, 0.0  # seconds to the next, and when that is; who asks for one need not wait
         self._left: list[Generation] = []  # that are gone, of which something cannot be undone
         self._undone = 0.0  # when that was last tried
         self._stop = asyncio.Event()
-        self._ends = Ends(self.said, blueprint.service)
+        self._ends = Ends(self.said)
         self._taken: set[int] = set()  # fds of listeners that a service before had
         self._said_shut = -_AGAIN
         self._opened_again = -PAUSE
@@ -89,7 +98,7 @@ class Supervisor:
     # ---- its life ----
 
     async def run(self) -> None:
-        """Serve until told to stop, also by SIGTERM or SIGINT; SIGHUP makes a new generation.
+        """Serve until told to stop, also by SIGTERM or SIGINT; SIGHUP reads the spec again, for a new generation.
 
         Raises what the first generation meets; nothing is left then. The loop keeps the handlers to its end.
         """
@@ -159,7 +168,7 @@ class Supervisor:
 
     def _renew(self) -> None:
         if self._number and not self.stopping:  # else the first is being made, or none is wanted
-            asyncio.get_running_loop().create_task(self.rotate_or_say("SIGHUP"))
+            asyncio.get_running_loop().create_task(self._reload_or_say("SIGHUP"))
 
     async def _drain(self) -> None:
         self.say("stopping: no more connections; those that there are go on to their end")
@@ -301,31 +310,91 @@ class Supervisor:
     async def _rotate(self, why: str) -> None:
         async with self._rotating:
             self._next = None
-            self._tried = monotonic()
-            number = self._free_number()
-            try:
-                made = await asyncio.get_running_loop().run_in_executor(None, self._made, number)
-            except (NstoolError, OSError) as error:
-                last = [
-                    self.log.forget(self.blueprint.name_of(number, n)) for n in range(self.blueprint.service.shards)
-                ]
-                raise self._failed(why, error, "".join(last)) from None
-            self._number = number
-            before, self.current = self.current, made
-            for one in made:
-                self.log.follow(one)
-                self._watch(one)
-            if self.stopping:  # meanwhile: what it has taken goes on to its end
-                before, self.current = [*before, *made], []
-            else:
-                self.rotations += bool(before)
-                tries = f"; before it {self._failures} could not be made" if self._failures else ""
-                self.say(f"generation {number} takes connections ({why}){tries}")
-            self._failures, self._pause, self._due = 0, 0.0, 0.0
-            for one in [*before, *(old for old in self.old if not old.draining)]:
-                self._retire(one)
-                if self.stopping:
-                    one.ends_at = monotonic() + self.blueprint.service.grace
+            await self._turn(why)
+
+    async def reload(self, why: str) -> None:
+        """Read the spec again, and let a generation of it take the connections. Raises what it meets; all stays then.
+
+        Of those who ask at the same time one at most waits, as with ``rotate``.
+        """
+        if self._reload is None:
+            self._reload = asyncio.get_running_loop().create_task(self._read_again(why))
+            self._reload.add_done_callback(lambda done: done.cancelled() or done.exception())
+        await asyncio.shield(self._reload)
+
+    async def _read_again(self, why: str) -> None:
+        async with self._rotating:
+            self._reload = None
+            if self._load is None:
+                raise NstoolError("the spec was read from standard input, and cannot be read again")
+            blueprint = await asyncio.get_running_loop().run_in_executor(None, self._load)
+            if blueprint.name != self.blueprint.name:
+                raise NstoolError(f"name: it runs as {self.blueprint.name!r} until it ends, not as {blueprint.name!r}")
+            with contextlib.ExitStack() as back:
+                gone, metrics = self._take_up(blueprint, back)
+                await self._turn(f"the spec was read again, {why}")
+                back.pop_all()
+            listen.close_all(gone)
+            self._taken -= {one.fd for one in gone}
+            if metrics is not self.endpoint:
+                if self.endpoint is not None:
+                    self.endpoint.close()
+                self.endpoint = metrics
+            self.alarms.follow()
+
+    def _take_up(self, blueprint: Blueprint, back: contextlib.ExitStack) -> tuple[list[Listener], Endpoint | None]:
+        """Have another spec, with the listeners it wants; back: undoes that. Returns those not wanted, its endpoint."""
+        have, addresses, was = self.listeners, self._addresses, self.blueprint
+
+        def return_() -> None:
+            listen.close_all([one for one in self.listeners if one not in have])
+            self.listeners, self._addresses, self.blueprint = have, addresses, was
+
+        back.callback(return_)
+        self.blueprint = blueprint
+        wanted, metrics = blueprint.service.listen, blueprint.service.metrics
+        self.listeners = [one for one in have if one.word in wanted]
+        self._open_listeners()
+        if blueprint.service.health_interval:
+            health.target(self.listeners)
+        if metrics == was.service.metrics:
+            return [one for one in have if one not in self.listeners], self.endpoint
+        new = endpoint.opened(metrics, blueprint.name, self.status)
+        if new is not None:
+            back.callback(new.close)
+        return [one for one in have if one not in self.listeners], new
+
+    async def _reload_or_say(self, why: str) -> None:
+        try:
+            await self.reload(why)
+        except (NstoolError, OSError) as error:
+            self.said.tell(("reload", str(error)), f"what was read before stays ({why}): {error}")
+
+    async def _turn(self, why: str) -> None:
+        """Make a generation that takes the connections from here on; who calls has the lock."""
+        self._tried = monotonic()
+        number = self._free_number()
+        try:
+            made = await asyncio.get_running_loop().run_in_executor(None, self._made, number)
+        except (NstoolError, OSError) as error:
+            last = [self.log.forget(self.blueprint.name_of(number, n)) for n in range(self.blueprint.service.shards)]
+            raise self._failed(why, error, "".join(last)) from None
+        self._number = number
+        before, self.current = self.current, made
+        for one in made:
+            self.log.follow(one)
+            self._watch(one)
+        if self.stopping:  # meanwhile: what it has taken goes on to its end
+            before, self.current = [*before, *made], []
+        else:
+            self.rotations += bool(before)
+            tries = f"; before it {self._failures} could not be made" if self._failures else ""
+            self.say(f"generation {number} takes connections ({why}){tries}")
+        self._failures, self._pause, self._due = 0, 0.0, 0.0
+        for one in [*before, *(old for old in self.old if not old.draining)]:
+            self._retire(one)
+            if self.stopping:
+                one.ends_at = monotonic() + self.blueprint.service.grace
 
     def _free_number(self) -> int:
         """Return the number of the next generation: that of one that failed, if nothing of it is left.
@@ -426,10 +495,17 @@ class Supervisor:
         if len(current) < service.shards:
             if monotonic() - self._tried >= _AGAIN:
                 await self.rotate_or_say("a template was missing")
+        elif self._held() > service.places // 2 and monotonic() - self._tried >= PAUSE:
+            await self.rotate_or_say("most places were left alone, as their memory is held by somebody")
         elif service.renew_after and monotonic() - current[0].began >= service.renew_after:
             await self.rotate_or_say(f"after {service.renew_after:g} s")
         elif service.renew_lives and self._lives() >= service.renew_lives and monotonic() - self._tried >= self._rest():
             await self.rotate_or_say(f"after {service.renew_lives} sandboxes")
+
+    def _held(self) -> int:
+        """Return how many places of the current generation have no sandbox, but memory of their last one."""
+        places = (place for one in self.current if one.board is not None for place in one.board.places())
+        return sum(place.state == "held" for place in places)
 
     def _lives(self) -> int:
         """Return how many sandboxes of the current generation had a connection; of "listener" how many have ended."""
@@ -563,6 +639,8 @@ class Supervisor:
             return {"error": f"no request: {error or 'it does not come'}", "exit": 2}
         try:
             return await _REQUESTS[asked](self)
+        except SpecError as error:
+            return {"error": str(error), "exit": 2}
         except (NstoolError, OSError) as error:
             return {"error": str(error), "exit": 125}
 
@@ -571,6 +649,10 @@ class Supervisor:
 
     async def _rotate_as_asked(self) -> dict[str, Any]:
         await self.rotate("asked for")
+        return {"generation": self.current[0].number if self.current else 0}
+
+    async def _reload_as_asked(self) -> dict[str, Any]:
+        await self.reload("asked for")
         return {"generation": self.current[0].number if self.current else 0}
 
     async def _stop_as_asked(self) -> dict[str, Any]:
@@ -587,6 +669,7 @@ class Supervisor:
 _REQUESTS: dict[str, Callable[[Supervisor], Awaitable[dict[str, Any]]]] = {
     "status": Supervisor._tell_status,
     "rotate": Supervisor._rotate_as_asked,
+    "reload": Supervisor._reload_as_asked,
     "stop": Supervisor._stop_as_asked,
 }
 

@@ -284,3 +284,9 @@ def test_memory_that_outlives_its_sandbox_is_nobody_elses(name: str, tmp_path: P
         keeper.close()
         one.until(lambda s: not s["generations"][0]["places"], "it is free")
         assert one.status()["ends"]["signalled"] == 0
+        one.until(lambda _: "somebody has memory of a sandbox" in one.log.read_text(), "it is said")
+        keepers = [said(b"keep") for _ in range(2)]
+        one.until(lambda s: s["generations"][-1]["number"] == 2, "the next generation")
+        assert said(b"more").recv(9) == b"ok"
+        for keeper in keepers:
+            keeper.close()

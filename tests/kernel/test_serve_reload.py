@@ -1,0 +1,146 @@
+"""A service that reads its spec again: by SIGHUP, or ``nstool service reload``."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+from pathlib import Path
+from urllib.request import urlopen
+
+import pytest
+
+from tests.support import serving
+from tests.support.serving import DEADLINE, NSTOOL, ask, write
+
+pytestmark = pytest.mark.needs(
+    "native", "nsexec", "root", "timens", "cgroupns", "overlay", "cgroup_memory", "cgroup_pids"
+)
+
+TCP = 'listen = ["tcp:127.0.0.1:0"]\n'
+CAT = "command = ['/bin/cat']"
+TAGGED = "command = ['/bin/sh', '-c', 'read line; echo new $line']"
+
+
+def reload(one: serving.Serving) -> tuple[int, str]:
+    done = subprocess.run([NSTOOL, "service", "reload", one.name], capture_output=True, text=True)
+    return done.returncode, done.stderr
+
+
+@pytest.mark.vm
+@pytest.mark.parametrize("how", ["SIGHUP", "reload"])
+def test_what_is_new_is_of_the_new_spec(name: str, tmp_path: Path, how: str) -> None:
+    """Who is served goes on; not one connection is lost meanwhile."""
+    spec = write(tmp_path / "s.toml", TCP, CAT)
+    with serving.serving(spec, name) as one, socket.create_connection(("127.0.0.1", one.port()), DEADLINE) as live:
+        live.sendall(b"x")
+        assert live.recv(1) == b"x"
+        with serving.traffic(one.port(), 2) as found:
+            write(spec, TCP + "places = 7", CAT)
+            assert reload(one)[0] == 0
+        assert (found.wrong, found.done > 0) == ([], True)
+        write(spec, TCP + "places = 6", TAGGED)
+        one.process.send_signal(signal.SIGHUP) if how == "SIGHUP" else reload(one)
+        now = one.until(lambda s: s["generations"][-1]["number"] == 3, "the new one")
+        assert ask(one.port(), b"line\n") == b"new line\n"
+        assert now["generations"][-1]["size"] == 6
+        live.sendall(b"y")
+        assert live.recv(1) == b"y"
+        one.tell("rotate")  # with what was read
+        assert ask(one.port(), b"line\n") == b"new line\n"
+
+
+def test_listeners_come_and_go(name: str, tmp_path: Path) -> None:
+    """Those that stay have no gap; the endpoint of metrics moves, too."""
+    a, b = tmp_path / "a", tmp_path / "b"
+    spec = write(tmp_path / "s.toml", f'listen = ["tcp:127.0.0.1:0", "unix:{a}"]\nmetrics = "unix:{tmp_path}/m"', CAT)
+    with serving.serving(spec, name) as one:
+        port = one.port()
+        write(spec, f'listen = ["tcp:127.0.0.1:0", "unix:{b}"]\nmetrics = "tcp:127.0.0.1:0"', CAT)
+        assert reload(one) == (0, "")
+        found = one.status()
+        assert found["listening"] == [f"tcp:127.0.0.1:{port}", f"unix:{b}"]
+        assert ask(port, b"x") == b"x"
+        assert (a.exists(), b.exists(), (tmp_path / "m").exists()) == (False, True, False)
+        where = found["metrics"].removeprefix("tcp:")
+        assert b"nstool_connections_total" in urlopen(f"http://{where}/metrics", timeout=DEADLINE).read()
+        with socket.socket(socket.AF_UNIX) as client:
+            client.settimeout(DEADLINE)
+            client.connect(str(b))
+            client.sendall(b"y")
+            assert client.recv(1) == b"y"
+
+
+BAD = {
+    "a key": ("placs = 3", CAT, 2, "s.toml:7: service.placs"),
+    "a command": ("places = 3", "command = ['/bin/nosuch']", 125, "nosuch"),
+    "a port": ('listen = ["tcp:127.0.0.1:{taken}"]', CAT, 125, "in use"),
+    "a path and no command": ('listen = ["unix:{path}"]', "command = ['/bin/nosuch']", 125, "nosuch"),
+    "a name": ("places = 3", "name = 'other'\n" + CAT, 125, "until it ends"),
+}
+
+
+@pytest.mark.parametrize("what", BAD)
+def test_what_cannot_be_taken_up_changes_nothing(name: str, tmp_path: Path, what: str) -> None:
+    """It is said to who has asked, and in the log; the service goes on as it was."""
+    service, command, status, told = BAD[what]
+    spec = write(tmp_path / "s.toml", TCP, CAT)
+    log = tmp_path / "log"
+    words = [] if what == "a name" else ["--name", name]
+    with log.open("wb") as out, contextlib.ExitStack() as stack:
+        if what == "a name":
+            spec = write(tmp_path / f"{name}.toml", TCP, CAT)
+        process = subprocess.Popen([NSTOOL, "serve", *words, str(spec)], stdout=out, stderr=out)
+        one = serving.Serving(name, process, log)
+        stack.callback(serving.stop, one)
+        serving.wait(one, 0)
+        before = one.status()
+        taken = stack.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1]
+        bad = service.format(taken=taken, path=tmp_path / "path")
+        write(spec, bad if "listen" in bad else TCP + bad, command)
+        found = reload(one)
+        assert (found[0], told in found[1]) == (status, True), found
+        process.send_signal(signal.SIGHUP)
+        one.until(lambda _: "(SIGHUP)" in log.read_text() or "SIGHUP)" in log.read_text(), "it is said")
+        assert told in log.read_text()
+        assert ask(one.port(), b"x") == b"x"
+        now = one.status()
+        assert not (tmp_path / "path").exists()
+        assert now["listening"] == before["listening"]
+        assert [g["number"] for g in now["generations"]] == [1]
+        fds = [os.readlink(f"/proc/{process.pid}/fd/{fd}") for fd in os.listdir(f"/proc/{process.pid}/fd")]
+        one.tell("rotate")
+        assert ask(one.port(), b"x") == b"x"
+        assert len([fd for fd in fds if fd.startswith("socket:")]) < 12
+    assert process.returncode == 0
+
+
+def test_alarms_are_those_of_the_new_spec(name: str, tmp_path: Path) -> None:
+    spec = write(tmp_path / "s.toml", TCP, CAT)
+    with serving.serving(spec, name) as one:
+        assert one.status()["alarms"] == {}
+        health = (
+            'health_interval = 0.1\nhealth_send = "x"\nhealth_expect = "y"\nhealth_failures = 1\nhealth_timeout = 0.5'
+        )
+        write(spec, TCP + health, CAT)
+        assert reload(one)[0] == 0
+        one.until(lambda s: s["alarms"]["health"] >= 1, "it is checked")
+        write(spec, TCP, CAT)
+        assert reload(one)[0] == 0
+        count = one.status()["alarms"]["health"]
+        assert ask(one.port(), b"x") == b"x"
+        assert one.status()["alarms"]["health"] == count
+
+
+def test_what_came_by_standard_input_cannot_be_read_again(name: str, tmp_path: Path) -> None:
+    spec = write(tmp_path / "s.toml", TCP, CAT)
+    log = tmp_path / "log"
+    with spec.open("rb") as text, log.open("wb") as out:
+        process = subprocess.Popen([NSTOOL, "serve", "--name", name, "-"], stdin=text, stdout=out, stderr=out)
+    one = serving.Serving(name, process, log)
+    serving.wait(one, 0)
+    found = reload(one)
+    assert (found[0], "standard input" in found[1]) == (125, True)
+    assert serving.stop(one) == 0
