@@ -17,10 +17,11 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Any
 
-from nstool.errors import NstoolError, SpecError, visible
+from nstool.errors import NstoolError, SpecError, plural, visible
 from nstool.frozen import Frozen
 from nstool.plan.steps import Plan
-from nstool.sandbox import engine, journal, rundir
+from nstool.sandbox import engine, journal, rundir, sockets
+from nstool.sandbox.sockets import SocketFile
 from nstool.security import signals
 from nstool.service import attested, endpoint, generation, listen
 from nstool.service.alarms import PAUSE, Alarms
@@ -67,7 +68,6 @@ class Supervisor:
         self._dropped = 0
         self._logged = monotonic()
         self._said: dict[tuple[int, int, int], tuple[float, int]] = {}
-        self._taken: set[int] = set()  # fds of listeners that a service before had
         self._said_shut = -_AGAIN
         self._opened_again = -PAUSE
         self._addresses: dict[int, str] = {}  # of the listeners, by their fds
@@ -89,26 +89,24 @@ class Supervisor:
             self._pipe = _log_pipe()
             await self._serve(name)
         finally:
-            kept = self._leave_adopted() if not self.current and not self.stopping else False
-            self._undo(name, kept=kept)
+            if not self.current and not self.stopping:
+                self._leave_adopted()
+            self._undo(name)
 
-    def _leave_adopted(self) -> bool:
-        """Let generations of before go on, as no other has come after them; whether there are any."""
+    def _leave_adopted(self) -> None:
+        """Let generations of before go on, as no other has come after them."""
         adopted = [one for one in self.old if one.blueprint is None]
         self.old = [one for one in self.old if one not in adopted]
         for one in adopted:
             self._unwatch(one)
             one.leave()
-        return bool(adopted)
 
     async def _serve(self, name: str) -> None:
         self._follow_log(self._pipe[0])
         self._adopt()
         self._open_listeners()
-        self.endpoint = endpoint.opened(self.blueprint.service.metrics, self.blueprint.name, self.status)
-        server = await asyncio.start_unix_server(
-            self._answer, sock=generation.bound(name, CONTROL, socket.SOCK_STREAM), limit=_MOST
-        )
+        self.endpoint = endpoint.opened(self.blueprint.service.metrics, self.blueprint.name, self.status, self._note)
+        server = await self._control(name)
         try:
             self.alarms.begin()
             try:
@@ -124,6 +122,11 @@ class Supervisor:
         finally:
             self.alarms.end()
             server.close()
+
+    async def _control(self, name: str) -> asyncio.Server:
+        """Hear what is asked."""
+        where = generation.bound(name, CONTROL, socket.SOCK_STREAM)
+        return await asyncio.start_unix_server(self._answer, sock=where, limit=_MOST)
 
     def stop(self) -> None:
         """Take no more connections, and end when those that there are have ended; told twice, at once."""
@@ -149,7 +152,7 @@ class Supervisor:
             asyncio.get_running_loop().create_task(self.rotate_or_say("SIGHUP"))
 
     async def _drain(self) -> None:
-        self.say("stopping: no more connections; those that there are go on to their end")
+        self.say(f"stopping: no more connections{self._time_left()}")
         for one in self.current:
             self._retire(one)
         self.current = []
@@ -159,8 +162,15 @@ class Supervisor:
             await asyncio.sleep(_LOOK / 4)
             await self._look()
 
-    def _undo(self, name: str, *, kept: bool) -> None:
-        """kept: others have the listeners that were taken over, too."""
+    def _time_left(self) -> str:
+        """Say what becomes of those who are connected."""
+        if not any(one.board is not None and one.counts().live for one in self.alive()):
+            return ""
+        grace, number = self.blueprint.service.grace, self.blueprint.service.stop_signal
+        name = signal.Signals(signals.number_of(number, "service.stop_signal")).name
+        return f"; those that there are have {grace:g} s, then {name}, and SIGKILL {grace:g} s later"
+
+    def _undo(self, name: str) -> None:
         failed: list[str] = []
         with contextlib.ExitStack() as parts:  # each is undone, whatever another meets; the last here is the first
             parts.callback(journal.undo, name, ())
@@ -169,8 +179,7 @@ class Supervisor:
                     parts.callback(os.close, fd)
             if self.endpoint is not None:
                 parts.callback(self.endpoint.close)
-            parts.callback(listen.close_all, [one for one in self.listeners if one.fd in self._taken], kept=kept)
-            parts.callback(listen.close_all, [one for one in self.listeners if one.fd not in self._taken])
+            parts.callback(listen.close_all, self.listeners)
             for one in self.alive():
                 parts.callback(self._close_or_note, one, failed)
             self.old, self.current = [], []
@@ -201,15 +210,15 @@ class Supervisor:
             log = held.pop(LOG, -1)
             if log >= 0:
                 self._follow_log(log)
-            self._take_listeners(held)
+            self._take_listeners(held, sockets.files_of(one.name))
             self.old.append(one)
             self._watch(one)
             if one.board is not None:
                 self.alarms.adopt(one)
             live = one.counts().live if one.board else 0
-            self.say(f"generation {one.title} of before goes on with {live} sandboxes")
+            self.say(f"generation {one.title} of before goes on with {plural(live, 'sandbox')}")
 
-    def _take_listeners(self, held: dict[int, int]) -> None:
+    def _take_listeners(self, held: dict[int, int], files: dict[str, SocketFile]) -> None:
         known = {_identity(one.fd) for one in self.listeners}
         for fd in held.values():
             if _identity(fd) in known:
@@ -222,9 +231,10 @@ class Supervisor:
                 os.close(fd)
                 continue
             word = next((word for word in self.blueprint.service.listen if _is_at(word, one)), "")
-            path = word.partition(":")[2] if word.startswith(("unix:/", "seqpacket:/")) else ""
-            self.listeners.append(Listener(word, fd, path))
-            self._taken.add(fd)
+            file = files.get(word.partition(":")[2])
+            if file is not None:
+                self._own(file)
+            self.listeners.append(Listener(word, fd, file))
 
     def _open_listeners(self) -> None:
         """Open those of the spec that there are not yet, and let those go that it has no more."""
@@ -232,19 +242,28 @@ class Supervisor:
         kept = [one for one in self.listeners if one.word]
         gone = [one for one in self.listeners if not one.word]
         listen.close_all(gone)
-        self._taken -= {one.fd for one in gone}
         have = {one.word for one in kept}
         self.listeners = kept
         handed = service.shape != "port"
         if handed:
             listen.tie_all(kept)
         new = tuple(word for word in service.listen if word not in have)
-        self.listeners += listen.open_all(new, service.backlog, handed=handed, shards=service.shards)
+        opened = listen.open_all(new, service.backlog, handed=handed, shards=service.shards, made=self._own)
+        self.listeners += opened
         if service.shape in NO_DATAGRAMS and any(one.type == socket.SOCK_DGRAM for one in self.listeners):
             raise SpecError(NO_DATAGRAMS[service.shape], "service.listen")
         if service.proxy and not all(one.where.startswith((*PROXIES, "systemd:")) for one in self.listeners):
             raise SpecError(FORGED, "service.listen")
         self._addresses = {one.fd: one.where for one in self.listeners}
+
+    def _note(self, file: SocketFile) -> None:
+        """Write into the journal that a socket's file is to be removed, also by who finds this service killed."""
+        journal.add(self.blueprint.name, (file.undo,))
+
+    def _own(self, file: SocketFile) -> None:
+        """Do that, and let those connect who may."""
+        self._note(file)
+        listen.grant(file, self.blueprint.access)
 
     async def _open_again(self) -> None:
         """Open listeners anew that a sandbox has shut down which has them itself, for the next generation.
@@ -263,14 +282,14 @@ class Supervisor:
                     raise NstoolError("restart its .socket unit")
                 listen.give_up(one)
                 place = f"service.listen[{number}]"
-                new = listen.open_listener(where, service.backlog, place, shared=service.shards > 1)
+                shared = service.shards > 1
+                new = listen.open_listener(where, service.backlog, place, shared=shared, made=self._own)
             except NstoolError as error:
                 if monotonic() - self._said_shut >= _AGAIN:
                     self._said_shut = monotonic()
                     self.say(f"{where} was shut down by a sandbox, and nobody is heard there: {error}")
                 continue
-            self._taken.discard(one.fd)
-            listen.close_all([one], kept=True)  # its path is that of the new one
+            listen.close_all([one])
             self.listeners[number] = new.replace(word=one.word)
             self._addresses[new.fd] = where
             opened.append(where)
@@ -316,7 +335,7 @@ class Supervisor:
                     shard,
                     variant,
                     log=self._pipe,
-                    listeners=len(own),
+                    listeners=own,
                     stopping=lambda: self.stopping,
                 )
                 undone.callback(one.close)
@@ -506,7 +525,9 @@ class Supervisor:
             return {"generation": self.current[0].number if self.current else 0}
         if asked == "stop":
             self.stop()
-            return {}
+            if request.get("kill"):
+                self.stop()
+            return {"pid": os.getpid()}
         raise SpecError(f"no request {asked!r}")
 
     def status(self) -> dict[str, Any]:
