@@ -201,6 +201,9 @@ def test_a_service_that_runs_is_waited_for(name: str, tmp_path: Path, run_dir: P
         assert f"have {GRACE} s, then SIGTERM, and SIGKILL {GRACE} s later" in one.log.read_text()
         live.sendall(b"y")
         assert live.recv(1) == b"y"
+        [row] = [one for one in json.loads(run("service", "list", "--json").stdout)["services"] if one["name"] == name]
+        assert (row["generation"], row["stopping"], row["killed"]) == (None, True, False)
+        assert "None" not in run("service", "list").stdout
         with subprocess.Popen([NSTOOL, "service", "stop", name, "--wait"]) as stop:  # told twice
             assert one.process.wait(DEADLINE) == 0
         assert stop.returncode == 0
