@@ -33,7 +33,14 @@ nobody's, 0 in the library, is `null` here. This file is made by `make docs`.
 
 # Command to (the record whose fields it prints, "module:Class" or "", and what it adds).
 COMMANDS: dict[str, tuple[str, dict[str, str]]] = {
-    "ps": ("", {"sandboxes": "list of objects: name, state, alive, pid, launcher_pid, addresses, published, …, spec"}),
+    "ps": (
+        "",
+        {
+            "sandboxes": "list of objects: name, state, alive, pid, launcher_pid, addresses, published, …, spec, "
+            "template (of a template of a service: service, number, shard, shape, listening, stop_signal, grace; else "
+            "empty)"
+        },
+    ),
     "check": ("", {"features": "list of objects: area, name, state, found, remedy"}),
     "check SPEC": ("", {"ok": "true or false", "problems": "list of objects", "notes": "list of text"}),
     "ls": (
@@ -108,7 +115,7 @@ COMMANDS: dict[str, tuple[str, dict[str, str]]] = {
         {
             "name": "text",
             "time": "number: seconds since 1970, when this was told",
-            "uptime": "number: seconds",
+            "uptime": "number: seconds; null of one that was killed",
             "listening": "list of text: where connections come in",
             "metrics": "text: where /status.json has the same, over HTTP; empty: nowhere",
             "places": "number: sandboxes that a generation may have at once",
@@ -130,13 +137,14 @@ COMMANDS: dict[str, tuple[str, dict[str, str]]] = {
             "[End](#serviceboardend))",
             "gone": "list of objects, the generations of before: number, age, ago (seconds), lives, ends",
             "stopping": "true or false",
+            "killed": "true or false: whether its nstool serve was killed, and this is what goes on without it",
         },
     ),
     "service list": (
         "",
         {
             "services": "list of objects: name, pid, generation (the current one's number), some of what status has, "
-            "unanswered (why the service says nothing of itself; the rest is null then)"
+            "killed, unanswered (why the service says nothing of itself; if it was not killed the rest is null then)"
         },
     ),
     "seccomp learn": ("security.seccomp_learned:Learned", {"status": "number: the command's"}),

@@ -58,6 +58,7 @@ FORMS: dict[str, str] = {
     "Root.size": SIZE,
     "Mount.size": SIZE,
     "Mount.mode": 'octal text: "1777", or 0o1777',
+    "Service.socket_mode": 'octal text: "0660", or 0o660',
     "Net.publish": "list of texts, tables or numbers",
     "Net.hosts": 'list of "NAME=ADDRESS" or [ADDRESS, NAME]',
     "Net.routes": 'list of "DESTINATION=GATEWAY" or [DESTINATION, GATEWAY]',

@@ -148,12 +148,12 @@ class SandboxGone(NstoolError):
 
 
 def plural(number: int, what: str) -> str:
-    """Return a number of things in words: "1 process", "2 processes", "3 directories"."""
+    """Return a number of things in words: "1 process", "2 processes", "3 directories", "2 sandboxes"."""
     if number == 1:
         return f"1 {what}"
     if what.endswith("y"):
         return f"{number} {what[:-1]}ies"
-    return f"{number} {what}{'es' if what.endswith('s') else 's'}"
+    return f"{number} {what}{'es' if what.endswith(('s', 'x')) else 's'}"
 
 
 def no_process(what: object) -> str:

@@ -68,7 +68,6 @@ void let_in(struct taken *t)
 void take(int listener)
 {
 	struct taken t = {.client = -1, .listener = listener};
-	struct epoll_event nothing = {0};
 	union address from = {0};
 	uint32_t size = sizeof from;
 	long fd = nst_raw4(__NR_accept4, self.listeners[listener], NST_P(&from), NST_P(&size), O_CLOEXEC);
@@ -78,8 +77,6 @@ void take(int listener)
 		if (fd == -EMFILE || fd == -ENFILE || fd == -ENOMEM || fd == -ENOBUFS) {
 			self.pausing = 1;
 			self.pause = nst_now() + PAUSE_NS;
-		} else if (fd == -EINVAL) { /* it does not listen, and would say so without a pause */
-			nst_raw4(__NR_epoll_ctl, self.poll, EPOLL_CTL_DEL, self.listeners[listener], NST_P(&nothing));
 		}
 		return;
 	}

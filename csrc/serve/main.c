@@ -34,6 +34,7 @@ static int on_time(void)
 
 static void dispatch(const struct epoll_event *e)
 {
+	struct epoll_event nothing = {0};
 	int i = (int)(uint32_t)e->data;
 
 	switch ((enum kind)(e->data >> 32)) {
@@ -48,7 +49,10 @@ static void dispatch(const struct epoll_event *e)
 			from_peer(i);
 		break;
 	case LISTENER:
-		if (!self.listening || self.owner < 0)
+		/* Somebody has shut it, or it never listened: that would be said without a pause. */
+		if (self.types[i] != SOCK_DGRAM_ && e->events & EPOLLHUP)
+			nst_raw4(__NR_epoll_ctl, self.poll, EPOLL_CTL_DEL, self.listeners[i], NST_P(&nothing));
+		else if (!self.listening || self.owner < 0)
 			break;
 		if (self.types[i] == SOCK_DGRAM_)
 			take_datagram(i);

@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 def command(as_json: bool) -> int:
     """List the sandboxes: name, state, the command's pid, launcher, age, addresses and published ports, command.
 
-    state: starting, running, stopped (the command, by a signal), ending (it is being undone), left behind (cleanup
-    undoes it), elsewhere (made in another pid or time namespace, whose pids mean others here).
+    state: starting, running, stopped (the command, by a signal), serving (nstool serve), template (of a service: it
+    makes the sandboxes and has no command), ending (it is being undone), left behind (cleanup undoes it), elsewhere
+    (made in another pid or time namespace, whose pids mean others here).
     """
     from nstool.sandbox import leases, rundir, strays
 

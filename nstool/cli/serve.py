@@ -32,7 +32,7 @@ def command(spec: str, name: str, listen: tuple[str, ...], quiet: bool) -> int:
     from nstool.service.generation import Blueprint
     from nstool.service.supervisor import Supervisor
     from nstool.spec import load
-    from nstool.spec.check_service import check_service
+    from nstool.spec.check_service import check_name, check_service
     from nstool.spec.implied import implied
     from nstool.spec.varied import variants
 
@@ -45,14 +45,15 @@ def command(spec: str, name: str, listen: tuple[str, ...], quiet: bool) -> int:
         if listen:
             service = service.replace(listen=listen)
             check_service(service)
+        chosen = name or wanted.name or _stem(spec)
+        check_name(chosen, "--name" if name or not wanted.name else loaded.place(("name",)))
         if not begun:
             clean_up()
-        chosen = name or wanted.name or _stem(spec)
         resolved = tuple(handed.prepared(resolve(one), service) for one in specs)
         return Blueprint(chosen, resolved, service, loaded.place)
 
     blueprint = read(begun=False)
-    errors = _Errors()
+    errors = Errors()
 
     def say(text: str) -> None:
         if not quiet:
@@ -66,7 +67,7 @@ def command(spec: str, name: str, listen: tuple[str, ...], quiet: bool) -> int:
     return 0
 
 
-class _Errors:
+class Errors:
     """Standard error for a service: who does not read it, or has gone, holds nobody up; what he missed is counted."""
 
     def __init__(self) -> None:

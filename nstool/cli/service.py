@@ -10,6 +10,13 @@ import click
 
 from nstool.errors import NstoolError, SpecError
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from nstool.sandbox.rundir import Record
+
+KILLED = 1  # the exit status of status where generations go on without their service
+LATE = 124
+
 
 @click.group("service")
 def command() -> None:
@@ -20,18 +27,31 @@ def command() -> None:
 @click.argument("name")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def status(name: str, as_json: bool) -> int:
-    """Show the generations of the service NAME, its sandboxes, counts and latencies."""
-    found = ask(name, "status")
+    """Show what the service NAME does.
+
+    That is: its generations, its sandboxes, counts and latencies. The exit status is 1 where its nstool serve was
+    killed, and what it has left is shown.
+    """
+    if records := _left(name):
+        from nstool.service import left
+
+        found = left.status(name, records)
+    else:
+        found = ask(name, "status")
     if as_json:
         from nstool.cli import answer
 
         answer.show(found)
-        return 0
-    from nstool.cli.console import for_lines
-    from nstool.cli.service_shown import told
+    else:
+        from nstool.cli.console import for_lines
+        from nstool.cli.service_shown import told
 
-    for_lines().print(told(found))
-    return 0
+        for_lines().print(told(found))
+    if not records:
+        return 0
+    if not as_json:
+        click.echo(left.describe(name, records))
+    return KILLED
 
 
 @command.command("top")
@@ -41,9 +61,10 @@ def status(name: str, as_json: bool) -> int:
 )
 @click.option("--count", type=click.IntRange(0), default=0, metavar="N", help="Looks, then it ends.  [default: no end]")
 def top(name: str, interval: float, count: int) -> int:
-    """Show the service NAME again and again: its generations, who is served since when, and what has ended how.
+    """Show what the service NAME does, again and again.
 
-    Until ^C, or until the service ends. Where the output is no terminal, each look is printed below the one before.
+    That is: its generations, who is served since when, and what has ended how. Until ^C, or until the service ends.
+    Where the output is no terminal, each look is printed below the one before.
     """
     from nstool.cli.service_top import look
 
@@ -54,8 +75,14 @@ def top(name: str, interval: float, count: int) -> int:
 @command.command("list")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def list_(as_json: bool) -> int:
-    """List the services that run: their names, where they listen, and how busy they are."""
+    """List services: where they listen, how busy they are.
+
+    Those that run, and those whose nstool serve was killed and of which generations go on.
+    """
+    from nstool.service import left
+
     found = [_listed(name, pid) for name, pid in running()]
+    found += [_listed_left(name, records) for name, records in left.left().items()]
     if as_json:
         from nstool.cli import answer
 
@@ -71,7 +98,10 @@ def list_(as_json: bool) -> int:
 @command.command("rotate")
 @click.argument("name")
 def rotate(name: str) -> int:
-    """Let a new generation of the service NAME take the connections from now on; the old one ends when it is done."""
+    """Let the next generation of the service NAME take over.
+
+    It takes the connections from now on; the old one ends when those that it has have ended.
+    """
     click.echo(f"generation {ask(name, 'rotate')['generation']}")
     return 0
 
@@ -89,10 +119,69 @@ def reload(name: str) -> int:
 
 @command.command("stop")
 @click.argument("name")
-def stop(name: str) -> int:
-    """Let the service NAME take no more connections and end; told twice, without waiting for those there are."""
-    ask(name, "stop")
+@click.option("--kill", is_flag=True, help="Do not wait for the sandboxes that there are; as being told twice.")
+@click.option("--wait", is_flag=True, help="Return when the service has ended, and nothing of it is left.")
+@click.option("--timeout", type=click.FloatRange(min=0), metavar="SECONDS", help="--wait no longer; exit status 124.")
+def stop(name: str, kill: bool, wait: bool, timeout: float | None) -> int:
+    """Let the service NAME take no more connections and end.
+
+    Its sandboxes have the seconds that grace of [service] says, then its stop_signal, and as long again SIGKILL; told
+    twice, none.
+
+    What a killed nstool serve has left ends in the same way; the command itself sees to that, and returns then.
+    """
+    if timeout is not None and not wait:
+        raise SpecError("it is for how long --wait waits: say that, too", "--timeout")
+    if records := _left(name):
+        if timeout is not None:
+            raise SpecError(
+                "this command ends what is left of it, and nobody else would: --kill is at once", "--timeout"
+            )
+        return _end_left(name, records, kill=kill)
+    if not wait:
+        ask(name, "stop", kill=kill)
+        return 0
+    return _stop_and_wait(name, timeout, kill=kill)
+
+
+def _end_left(name: str, records: list[Record], *, kill: bool) -> int:
+    import asyncio
+
+    from nstool.cli.serve import Errors
+    from nstool.service.left import Ender
+
+    errors = Errors()
+    ender = Ender(name, records, lambda text: errors.write(f"nstool: {name}: {text}\n"), errors.write, at_once=kill)
+    asyncio.run(ender.run())
+    if rest := _left(name):
+        pids = " ".join(str(one.init_pid) for one in rest)
+        raise NstoolError(f"{rest[0].name} cannot be told to end: kill -9 {pids}, then nstool cleanup")
     return 0
+
+
+def _stop_and_wait(name: str, timeout: float | None, *, kill: bool) -> int:
+    import os
+    import select
+
+    try:
+        pidfd = os.pidfd_open(ask(name, "stop", kill=kill)["pid"])
+    except ProcessLookupError:
+        return 0
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    ended = poll.poll(None if timeout is None else timeout * 1000)
+    os.close(pidfd)
+    if ended:
+        return 0
+    click.echo(f"nstool: service {name!r} still ends after {timeout:g} s; --kill ends it at once", err=True)
+    return LATE
+
+
+def _left(name: str) -> list[Record]:
+    """Return the templates that a killed nstool serve of this name has left, if it has no successor."""
+    from nstool.service.left import left
+
+    return left().get(name, [])
 
 
 def running() -> list[tuple[str, int]]:
@@ -117,10 +206,27 @@ def _listed(name: str, pid: int) -> dict[str, Any]:
     try:
         found = ask(name, "status", seconds=5)
     except NstoolError as error:
-        return {"name": name, "pid": pid, **dict.fromkeys(("generation", *_LISTED)), "unanswered": str(error)}
+        empty = dict.fromkeys(("generation", *_LISTED))
+        return {"name": name, "pid": pid, **empty, "killed": False, "unanswered": str(error)}
     current = [one["number"] for one in found["generations"] if one["state"] == "current"]
-    told = {key: found[key] for key in _LISTED}
+    told = {key: found[key] for key in (*_LISTED, "killed")}
     return {"name": name, "pid": pid, "generation": current[0] if current else None, **told, "unanswered": ""}
+
+
+def _listed_left(name: str, records: list[Record]) -> dict[str, Any]:
+    from nstool.service import left
+
+    found = left.status(name, records)
+    told = {key: found[key] for key in (*_LISTED, "killed")}
+    return {"name": name, "pid": 0, "generation": None, **told, "unanswered": left.describe(name, records)}
+
+
+def _not_running(name: str) -> str:
+    from nstool.service import left
+
+    if records := _left(name):
+        return f"service {name!r} does not run: {left.describe(name, records)}"
+    return f"no service {name!r} runs; nstool service list lists those that do"
 
 
 def ask(name: str, what: str, seconds: float = 60, **words: object) -> dict[str, Any]:
@@ -142,7 +248,7 @@ def ask(name: str, what: str, seconds: float = 60, **words: object) -> dict[str,
             one.shutdown(socket.SHUT_WR)
             data = b"".join(iter(lambda: one.recv(1 << 16), b""))
     except (FileNotFoundError, ConnectionRefusedError, ConnectionResetError):
-        raise SpecError(f"no service {name!r} runs; nstool service list lists those that do", "NAME") from None
+        raise SpecError(_not_running(name), "NAME") from None
     except TimeoutError:
         raise NstoolError(
             f"service {name!r} does not answer in {seconds:g} s: see whether it is stopped, SIGCONT lets it go on"

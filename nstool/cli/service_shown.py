@@ -19,8 +19,9 @@ def told(found: dict[str, Any]) -> Group:
     """Return the state of a service: generations, sandboxes, counts, latencies."""
     where = ", ".join(found["listening"])
     watched = f"; metrics at {found['metrics']}" if found["metrics"] else ""
+    state = f"up {found['uptime']:.0f} s" if not found["killed"] else "killed"
     lines = [
-        f"{found['name']}: {where}; up {found['uptime']:.0f} s{watched}{'; stopping' if found['stopping'] else ''}",
+        f"{found['name']}: {where}; {state}{watched}{'; stopping' if found['stopping'] else ''}",
         f"{found['live']} of {found['places']} places serve, {found['parked']} wait parked, {found['queued']} queued; "
         f"{found['accepted']} connections, {found['lives']} sandboxes, {found['rotations']} rotations",
     ]
@@ -42,10 +43,10 @@ def services(rows: Sequence[dict[str, Any]]) -> Table:
     table = Table("name", "pid", "listens at", "generation", "serve", "connections", "up", fixed=(0, 1))
     for one in rows:
         if one["unanswered"]:
-            table.add_row(one["name"], str(one["pid"]), one["unanswered"])
+            table.add_row(one["name"], str(one["pid"] or ""), one["unanswered"])
             continue
         counts = f"{one['live']} of {one['places']}"
-        where, number = ", ".join(one["listening"]), str(one["generation"])
+        where, number = ", ".join(one["listening"]), str(one["generation"] or "none")
         table.add_row(
             *(one["name"], str(one["pid"]), where, number, counts, str(one["accepted"]), f"{one['uptime']:.0f} s")
         )

@@ -50,6 +50,13 @@ def attest(target: str | int, spec: Spec | None = None, *, read_filter: bool = F
     """
     name = str(target)
     record = rundir.find_running(name) if name in rundir.names() else None
+    if record is not None and record.template:
+        service = record.template["service"]
+        raise SpecError(
+            f"{name!r} is a template of the service {service!r}, and no sandbox: the service attests those that it "
+            "makes of it, as attest in [service] says",
+            "TARGET",
+        )
     if record is not None:
         from nstool.spec.load import from_dict
 

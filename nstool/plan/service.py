@@ -97,6 +97,7 @@ def template(spec: Spec, host: Host, lease: Lease, idmaps: user.Maps, *, varied:
         *(build.join(name, INIT) for name in joined if name not in outer),
         *mounts.sources,
         *user.become_root_steps(idmaps),
+        Step(INIT, "umask", (0o022,), "its sandboxes go through the directories, which belong to others than they"),
         *mounts.root,
         *mounts.inside,
         *mounts.last,

@@ -192,6 +192,7 @@ def exec_by_name(name: str, command: tuple[str, ...], changes: dict[str, object]
     from nstool.spec.load import from_dict
 
     record = rundir.find_running(name)
+    rundir.check_sandbox(record)
     spec = from_dict(record.spec | {"command": list(command)}).replace(terminal="auto")
     pidfd = _pidfd_of(record)
     known = (record.init_pid, pidfd, record.cgroups, record.seccomp)
@@ -271,7 +272,9 @@ def namespace_files(target: str, types: tuple[str, ...]) -> tuple[dict[str, str]
             )
         return {name: path for name, path in found.items() if not types or name in types}, 0
     if target in rundir.names():
-        return namespace_files(str(rundir.find_running(target).init_pid), types)
+        record = rundir.find_running(target)
+        rundir.check_sandbox(record)
+        return namespace_files(str(record.init_pid), types)
     path = target if "/" in target else f"/run/netns/{target}"
     if not os.path.exists(path) and os.path.exists(target):
         path = target

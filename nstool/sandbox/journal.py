@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from nstool.plan.lease import Lease
 
 # Modules with a table ``HANDLERS``: name of an external step to function(context or None, arguments).
-HANDLER_MODULES: tuple[str, ...] = ("nstool.network.external", "nstool.sandbox.tarball")
+HANDLER_MODULES: tuple[str, ...] = ("nstool.network.external", "nstool.sandbox.tarball", "nstool.sandbox.sockets")
 # stale() looks at no more than this many sandboxes, so that a start costs the same among thousands.
 LOOK_AT = 32
 # Seconds, after which an empty cgroup of a dead launcher is nobody's, whatever run directory it is of.
@@ -48,18 +48,26 @@ def begin(
     spec: dict[str, object] | None = None,
     outlives: bool = False,
     seccomp: bytes | None = None,
+    template: dict[str, object] | None = None,
 ) -> None:
     """Write how the sandbox is undone, and what it is. Before the first step is made.
 
     undo: the plan's UNDO steps in its order; their arguments are values, never fd slots, and paths
     are absolute: another process reads them. spec: a summary of plain values. seccomp: the filter of a list of its own,
-    for commands that come later, when its file may say something else.
+    for commands that come later, when its file may say something else. template: as of ``rundir.Record``.
     Raises TypeError for a step that cannot be journaled.
     """
     info: dict[str, object] = {"outlives": outlives, "cgroups": cgroups or {}, "spec": spec or {}}
     if seccomp is not None:
         info["seccomp"] = seccomp.hex()
+    if template is not None:
+        info["template"] = template
     rundir.append(name, "".join([*_undo_lines(undo), '{"sandbox":' + jsonl.encode(info) + "}\n"]))
+
+
+def add(name: str, undo: Iterable[Step]) -> None:
+    """Write how more is undone, of what has just been made. undo: as of ``begin``."""
+    rundir.append(name, "".join(_undo_lines(undo)))
 
 
 def started(name: str, init_pid: int) -> None:
@@ -212,8 +220,9 @@ def handler(name: str) -> Callable[..., object]:
     raise NstoolError(f"nobody knows how to undo {name!r}: it is in no HANDLERS of {', '.join(HANDLER_MODULES)}")
 
 
-# No more than plans need, for whoever can write a journal has this done by us: no file is removed or written, nothing
-# is unmounted, and the handlers take nothing for granted that a name or an address does not prove.
+# No more than is needed, for whoever can write a journal has this done by us: no file is removed but a socket that no
+# process has, none is written, nothing is unmounted, and the handlers take nothing for granted that a name or an
+# address does not prove.
 _CALLS: dict[str, Callable[..., bool]] = {"unlinkat": _rmdir, "external": _external}
 
 

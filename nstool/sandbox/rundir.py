@@ -49,6 +49,8 @@ class Record(Frozen):
     seconds since 1970. spec: summary of the spec. here: False if it was made in another pid or
     time namespace, from where pids mean something else; then it counts as alive.
     rebooted: it was made before the host's last boot. seccomp: the filter of a list of system calls of its own.
+    template: of a template of a service, what of that is to be known when nobody else can tell: service (its name),
+    number, shard, shape, listening, stop_signal, grace; empty of others.
     """
 
     name: str
@@ -65,6 +67,7 @@ class Record(Frozen):
     here: bool
     rebooted: bool
     seccomp: bytes | None = None
+    template: dict[str, Any] = {}
 
     @property
     def alive(self) -> bool:
@@ -73,13 +76,19 @@ class Record(Frozen):
 
     @property
     def state(self) -> str:
-        """One of "starting", "running", "serving", "ending" (its launcher undoes it), "left behind", "elsewhere"."""
+        """What it does.
+
+        One of "starting", "running", "serving", "template" (of a service), "ending" (its launcher undoes it), "left
+        behind", "elsewhere".
+        """
         if not self.here:
             return "elsewhere"
         if not self.alive:
             return "left behind"
         if self.spec.get("service"):
             return "serving"
+        if self.template and self.init_alive:
+            return "template"
         return "running" if self.init_alive else "ending" if self.init_pid else "starting"
 
     @property
@@ -525,6 +534,7 @@ def read(name: str) -> Record | None:
         here=here,
         rebooted=rebooted,
         seccomp=bytes.fromhex(info["seccomp"]) if "seccomp" in info else None,
+        template=info.get("template", {}),
     )
 
 
@@ -647,6 +657,17 @@ def find_running(name: str, otherwise: str = "") -> Record:
     if not record.init_alive:
         raise SandboxGone(f"sandbox {name!r} {'has just ended' if record.init_pid else 'is not running yet'}")
     return record
+
+
+def check_sandbox(record: Record) -> None:
+    """Raise SpecError for a template of a service: it has no command, and is the service's to end."""
+    service = record.template.get("service")
+    if service:
+        raise SpecError(
+            f"{record.name!r} is a template of the service {service!r}, which makes its sandboxes: nstool service "
+            f"rotate {service} lets another follow it, nstool service stop {service} ends them all",
+            "NAME",
+        )
 
 
 # --------------------------------------------------------------------------------------- lock

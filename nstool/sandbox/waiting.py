@@ -26,6 +26,7 @@ class Other(Closing):
     def __init__(self, name: str) -> None:
         record = rundir.find_running(name)
         self.name = name
+        self._record = record
         self._init = record.init_pid if record.spec.get("init", True) else 0
         try:
             self._journal = os.open(f"{record.path}/journal", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
@@ -41,7 +42,8 @@ class Other(Closing):
             raise _gone(name)
 
     def signal(self, number: int) -> None:
-        """Send a signal to the command. Raises SandboxGone."""
+        """Send a signal to the command. Raises SandboxGone, SpecError for a template of a service."""
+        rundir.check_sandbox(self._record)
         try:
             if self._init and number in (signal.SIGKILL, signal.SIGSTOP):
                 self._signal_past_init(number)

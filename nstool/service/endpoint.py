@@ -22,6 +22,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from nstool.frozen import Frozen
+from nstool.sandbox.sockets import SocketFile
 from nstool.service import listen
 
 MOST = 32  # connections at once
@@ -61,8 +62,14 @@ class Malformed(Exception):
 class Endpoint:
     """A listening socket in the running loop, and its connections. Raises SpecError, KernelError."""
 
-    def __init__(self, word: str, name: str, status: Callable[[], dict[str, Any]]) -> None:
-        """word: as of ``listen``. name: of the service. status: returns what is told of it."""
+    def __init__(
+        self,
+        word: str,
+        name: str,
+        status: Callable[[], dict[str, Any]],
+        made: Callable[[SocketFile], None] = lambda file: None,
+    ) -> None:
+        """word: as of ``listen``. name: of the service. status: returns what is told of it. made: of open_listener."""
         from nstool.service.metrics import Metrics
         from nstool.service.page import page
 
@@ -74,7 +81,7 @@ class Endpoint:
         }
         self._made: dict[str, tuple[float, bytes]] = {}
         self._open: dict[asyncio.Task[None], None] = {}  # the oldest first
-        self._listener = listen.open_listener(word, _BACKLOG, "service.metrics")
+        self._listener = listen.open_listener(word, _BACKLOG, "service.metrics", made=made)
         self._socket = socket.socket(fileno=self._listener.fd)
         self._socket.setblocking(False)
         self._accepting = asyncio.get_running_loop().create_task(self._accept())
@@ -154,9 +161,11 @@ class Endpoint:
         return body
 
 
-def opened(word: str, name: str, status: Callable[[], dict[str, Any]]) -> Endpoint | None:
+def opened(
+    word: str, name: str, status: Callable[[], dict[str, Any]], made: Callable[[SocketFile], None]
+) -> Endpoint | None:
     """Return the endpoint of a service, None of one that has none. Arguments as of Endpoint."""
-    return Endpoint(word, name, status) if word else None
+    return Endpoint(word, name, status, made) if word else None
 
 
 async def _read(reader: asyncio.StreamReader) -> Request:

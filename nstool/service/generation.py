@@ -9,7 +9,7 @@ import signal
 import socket
 import stat
 from collections.abc import Callable
-from time import monotonic
+from time import monotonic, time
 
 from nstool._native import ffi, lib
 from nstool.errors import KernelError, NotSupported, NstoolError, SpecError
@@ -25,7 +25,7 @@ from nstool.plan.template import program as whole
 from nstool.sandbox import cgroups, engine, host, journal, leases, rundir
 from nstool.sandbox.launch import ends_within, report
 from nstool.service import attested, board, interpreter, orders, watched
-from nstool.service.listen import Listener
+from nstool.service.listen import Access, Listener, access
 from nstool.service.orders import BINARY, BY_PLACE, DECIMAL, HEX, RANDOM, USE_OCTET, USE_PORT, Vary
 from nstool.spec.check import key_path
 from nstool.spec.model import Spec
@@ -34,6 +34,7 @@ from nstool.spec.varied import LOOPBACK, filled, variant_place
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from nstool.sandbox.rundir import Record
     from nstool.spec.check import Place
 
 ANSWERS = 10.0  # seconds for a template to answer
@@ -231,6 +232,7 @@ class Blueprint:
         self.name = name
         self.spec = spec = specs[0]
         self.service = service
+        self.access = access(service, place)
         self._last = -1  # the variant that was begun last
         if "canary" in service.vary and CANARY in spec.env:
             raise SpecError(f'vary = ["canary"] gives it another value: leave {CANARY} out', place(("env", CANARY)))
@@ -445,6 +447,18 @@ def _check_user(spec: Spec, facts: Host, service: Service) -> None:
         )
 
 
+class Remains(Blueprint):
+    """What is known of a service of which only generations are left: no more are made."""
+
+    def __init__(self, name: str, service: Service) -> None:
+        """service: as far as it holds for those that there are."""
+        self._variants = ()
+        self.name = name
+        self.spec = Spec()
+        self.service = service
+        self.access = Access()
+
+
 class Generation:
     """A template that runs, with its places. number: from 1. name: of its sandbox. shard: which of its number it is.
 
@@ -554,23 +568,23 @@ def make(
     variant: tuple[Spec, Host],
     *,
     heard: Callable[[str, int], object],
-    listeners: int,
+    listeners: list[Listener],
     stopping: Callable[[], bool],
 ) -> Generation:
     """Make one template of a generation, which takes no connections yet.
 
     variant: of the blueprint. heard: is given its name and where it is read what it says by itself, to be closed there.
-    listeners: how many it will have. stopping: whether it is not wanted any more, asked while its first sandbox
-    begins. Raises KernelError, NotAttested, NotSupported, Ended; nothing is left then.
+    listeners: that it will have. stopping: whether it is not wanted any more, asked while its first sandbox begins.
+    Raises KernelError, NotAttested, NotSupported, Ended; nothing is left then.
     """
     service = blueprint.part(shard)
     spec, facts = variant
     lease = leases.take(spec.replace(name=blueprint.name_of(number, shard)))
     generation = Generation(lease.name, number, blueprint, lease, shard)
-    generation.passed = blueprint.passed(listeners)
+    generation.passed = blueprint.passed(len(listeners))
     generation.variant = spec, facts
     try:
-        _make(generation, service, spec, facts, heard, stopping)
+        _make(generation, service, spec, facts, heard, listeners, stopping)
     except BaseException as error:
         generation.close()
         if isinstance(error, ProcessLookupError):
@@ -585,6 +599,7 @@ def _make(
     spec: Spec,
     facts: Host,
     heard: Callable[[str, int], object],
+    listeners: list[Listener],
     stopping: Callable[[], bool],
 ) -> None:
     blueprint, lease = generation.blueprint, generation.lease
@@ -607,7 +622,10 @@ def _make(
     plan = plan.replace(steps=(*plan.steps, *(step for group in groups for step in group.undo)))
     program = whole(plan)
     # Without an init, as it has no command: it is the process that there is.
-    journal.begin(lease.name, program.undo, spec=spec.replace(init=False).changed(), outlives=True)
+    files = tuple(one.file.undo for one in listeners if one.file is not None)
+    plain = spec.replace(init=False).changed()
+    template = _recorded(generation, service, listeners)
+    journal.begin(lease.name, (*program.undo, *files), spec=plain, outlives=True, template=template)
     opened: list[list[int]] = []
     null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     admin = -1
@@ -694,6 +712,20 @@ def _check_files(service: Service, each: int) -> None:
                 f"{whose} needs {need + _MORE} open files for them, and its RLIMIT_NOFILE is {limit}",
                 "take fewer places, or raise the limit: ulimit -n, LimitNOFILE= of a unit",
             )
+
+
+def _recorded(generation: Generation, service: Service, listeners: list[Listener]) -> dict[str, object]:
+    """Return what the record of a template says of its service. rundir.Record."""
+    assert generation.blueprint is not None
+    return {
+        "service": generation.blueprint.name,
+        "number": generation.number,
+        "shard": generation.shard,
+        "shape": service.shape,
+        "listening": [one.where for one in listeners],
+        "stop_signal": service.stop_signal,
+        "grace": service.grace,
+    }
 
 
 def bound(name: str, file: str, type_: int) -> socket.socket:
@@ -811,28 +843,30 @@ def _try(generation: Generation, plan: Plan, stopping: Callable[[], bool]) -> No
             return
 
 
+def found(record: Record) -> Generation:
+    """Return the generation that a record of a template is of, not yet connected to."""
+    one = Generation(record.name, record.template["number"], shard=record.template["shard"])
+    one.pid = record.init_pid
+    one.recorded = record.spec
+    one.began = monotonic() - max(0.0, time() - record.created)
+    return one
+
+
 def adopt(blueprint_name: str) -> list[Generation]:
     """Return the generations that a service of this name has left, which still run; the newest last.
 
     Their listeners are asked of them by ``Channel.held``.
     """
-    found = []
-    for name in rundir.names():
-        prefix, _, place = name.rpartition(".")
-        number, _, shard = place.partition("-")
-        if prefix != blueprint_name or not number.isdecimal() or not (shard or "0").isdecimal():
-            continue
-        record = rundir.read(name)
-        if record is None or not record.init_alive:
+    adopted = []
+    for record in rundir.list_sandboxes():
+        if record.template.get("service") != blueprint_name or not (record.here and record.init_alive):
             continue
         try:
-            connection = connected(name, DOOR, socket.SOCK_SEQPACKET)
-        except OSError:  # it ends, or is no template
+            connection = connected(record.name, DOOR, socket.SOCK_SEQPACKET)
+        except OSError:  # it ends
             continue
-        one = Generation(name, int(number), shard=int(shard or 0))
+        one = found(record)
         one.channel = Channel(connection)
-        one.pid = record.init_pid
-        one.recorded = record.spec
         one.pidfd = os.pidfd_open(record.init_pid)
-        found.append(one)
-    return sorted(found, key=lambda one: (one.number, one.shard))
+        adopted.append(one)
+    return sorted(adopted, key=lambda one: (one.number, one.shard))

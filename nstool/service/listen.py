@@ -13,6 +13,14 @@ from errno import EPERM
 from nstool._native import ffi
 from nstool.errors import KernelError, SpecError
 from nstool.frozen import Frozen
+from nstool.sandbox.sockets import SocketFile
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from nstool.spec.check import Place
+    from nstool.spec.service import Service
 
 _FILTER = Struct("<HBBI")  # struct sock_filter, linux/filter.h
 _PROGRAM = Struct("<H6xQ")  # struct sock_fprog
@@ -22,6 +30,7 @@ _NETWORK = -0x100000  # SKF_NET_OFF: from the header of IP; else from that of TC
 _ONLY_ROOT = (("this kernel lets root only do that",), ("run as root, or listen on a Unix socket",))
 _ATTACH_FILTER, _LOCK_FILTER = 26, 44  # socket(7)
 _LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # of a socket for all addresses
+_LAST_ID = (1 << 32) - 2  # the one after it stands for none, chown(2)
 FIRST_PASSED = 3  # SD_LISTEN_FDS_START
 KINDS: dict[str, tuple[int, int]] = {
     "unix": (socket.AF_UNIX, socket.SOCK_STREAM),
@@ -30,11 +39,11 @@ KINDS: dict[str, tuple[int, int]] = {
 
 
 class Listener(Frozen):
-    """Where connections come in. word: as the spec has it. fd: the caller's. path: of a Unix socket, to be removed."""
+    """Where connections come in. word: as the spec has it. fd: the caller's. file: of a Unix socket, to be removed."""
 
     word: str
     fd: int
-    path: str = ""
+    file: SocketFile | None = None
 
     @property
     def type(self) -> int:
@@ -53,6 +62,59 @@ class Listener(Frozen):
         text = os.fsdecode(name) if isinstance(name, bytes) else name
         text = f"@{text[1:]}" if text.startswith("\0") else text
         return f"{self.word.partition(':')[0]}:{text}"
+
+
+class Access(Frozen):
+    """Who may connect to a Unix socket: its file's permission bits and owner. None, -1: as bind(2) makes it."""
+
+    mode: int | None = None
+    uid: int = -1
+    gid: int = -1
+
+
+def access(service: Service, place: Place) -> Access:
+    """Return who may connect to the Unix sockets of a service. Raises SpecError for one that is not
+    there, or may not have them."""
+    if not service.socket_owner:
+        return Access(service.socket_mode)
+    at = place(("service", "socket_owner"))
+    uid, gid = _owner(service.socket_owner, at)
+    own = os.geteuid()
+    if own and (uid not in (-1, own) or gid not in (-1, os.getegid(), *os.getgroups())):
+        raise SpecError(
+            "only root gives a socket to another user, or to a group that he is not in: say a group of yours, "
+            'socket_owner = ":GROUP", or run as root',
+            at,
+        )
+    return Access(service.socket_mode, uid, gid)
+
+
+def _owner(word: str, at: str) -> tuple[int, int]:
+    """Return uid and gid, -1 for who is not said, of "user:group", "user" (and its first group) or ":group"."""
+    import grp
+    import pwd
+
+    user, _, group = word.partition(":")
+    uid = _number(user, lambda: pwd.getpwnam(user).pw_uid, "user", at) if user else -1
+    if group:
+        return uid, _number(group, lambda: grp.getgrnam(group).gr_gid, "group", at)
+    if not user:
+        raise SpecError(f'{word!r} is nobody: socket_owner = "USER:GROUP", "USER", or ":GROUP"', at)
+    try:
+        return uid, pwd.getpwuid(uid).pw_gid
+    except KeyError:
+        raise SpecError(f'user {uid} is not known here, nor then its group: say that too, "{uid}:GROUP"', at) from None
+
+
+def _number(word: str, look: Callable[[], int], kind: str, at: str) -> int:
+    if word.isascii() and word.isdecimal():
+        if len(word) > 10 or int(word) > _LAST_ID:
+            raise SpecError(f"{word} is no number of a {kind}: 0 to {_LAST_ID}", at)
+        return int(word)
+    try:
+        return look()
+    except (KeyError, ValueError):  # the second: no name can be so
+        raise SpecError(f"there is no {kind} {word!r} on this host", at) from None
 
 
 def is_shut(one: Listener) -> bool:
@@ -101,15 +163,25 @@ def parse(word: str, place: str) -> tuple[int, int, object]:
     return family, socket.SOCK_STREAM if kind == "tcp" else socket.SOCK_DGRAM, (bare, int(port))
 
 
-def open_listener(word: str, backlog: int, place: str, *, handed: bool = True, shared: bool = False) -> Listener:
+def open_listener(
+    word: str,
+    backlog: int,
+    place: str,
+    *,
+    handed: bool = True,
+    shared: bool = False,
+    made: Callable[[SocketFile], None] = lambda file: None,
+) -> Listener:
     """Return a listening socket. Raises SpecError, KernelError for an address that is not to be had.
 
     handed: its connections are given to sandboxes, see ``tie``. shared: others may have the address too, and the kernel
-    distributes connections among them: SO_REUSEPORT, socket(7).
+    distributes connections among them: SO_REUSEPORT, socket(7). made: is called with the file of a Unix socket, before
+    anybody can connect.
     """
     family, type_, address = parse(word, place)
     path = address if isinstance(address, str) and address.startswith("/") else ""
     one = socket.socket(family, type_ | socket.SOCK_CLOEXEC)
+    file = None
     try:
         if family != socket.AF_UNIX:
             one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -119,16 +191,43 @@ def open_listener(word: str, backlog: int, place: str, *, handed: bool = True, s
         if path:
             _remove_dead(path, type_)
         one.bind(address)  # type: ignore[arg-type]
+        if path:
+            file = _file(path)
+            made(file)
         if type_ != socket.SOCK_DGRAM:
             tie(one, place, needed=handed)
             one.listen(backlog)
-    except KernelError:
+    except BaseException as error:
         one.close()
+        if file is not None:
+            file.remove()
+        if isinstance(error, OSError) and not isinstance(error, KernelError):
+            raise KernelError(f"bind({word})", error.errno or 0, place, "where connections come in") from None
         raise
+    return Listener(word, one.detach(), file)
+
+
+def _file(path: str) -> SocketFile:
+    status = os.lstat(path)
+    return SocketFile(path, status.st_dev, status.st_ino)
+
+
+def grant(file: SocketFile, access: Access) -> None:
+    """Give the file of a socket its owner and permission bits, if it is there. Raises KernelError."""
+    if access == Access() or not file.is_there:
+        return
+    fd = os.open(file.path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    own = f"/proc/self/fd/{fd}"
+    call, key = f"chown({file.path}, {access.uid}, {access.gid})", "service.socket_owner"
+    try:
+        os.chown(own, access.uid, access.gid)
+        if access.mode is not None:
+            call, key = f"chmod({file.path}, {access.mode:04o})", "service.socket_mode"
+            os.chmod(own, access.mode)
     except OSError as error:
-        one.close()
-        raise KernelError(f"bind({word})", error.errno or 0, place, "where connections come in") from None
-    return Listener(word, one.detach(), path)
+        raise KernelError(call, error.errno or 0, key, "who may connect") from None
+    finally:
+        os.close(fd)
 
 
 def tie(one: socket.socket, place: str, *, needed: bool = True) -> None:
@@ -201,10 +300,17 @@ def from_systemd(place: str, *, handed: bool = True) -> list[Listener]:
     return found
 
 
-def open_all(words: tuple[str, ...], backlog: int, *, handed: bool = True, shards: int = 1) -> list[Listener]:
+def open_all(
+    words: tuple[str, ...],
+    backlog: int,
+    *,
+    handed: bool = True,
+    shards: int = 1,
+    made: Callable[[SocketFile], None] = lambda file: None,
+) -> list[Listener]:
     """Return a socket for each word, of the internet so many as there are shards; none stays open if one fails.
 
-    handed: as of ``open_listener``.
+    handed, made: as of ``open_listener``.
     """
     found: list[Listener] = []
     try:
@@ -214,7 +320,7 @@ def open_all(words: tuple[str, ...], backlog: int, *, handed: bool = True, shard
                 found += from_systemd(place, handed=handed)
                 continue
             many = shards if word.startswith(("tcp:", "udp:")) else 1
-            found.append(open_listener(word, backlog, place, handed=handed, shared=many > 1))
+            found.append(open_listener(word, backlog, place, handed=handed, shared=many > 1, made=made))
             where = found[-1].where  # with the port that the kernel chose
             for _ in range(many - 1):
                 found.append(open_listener(where, backlog, place, handed=handed, shared=True).replace(word=word))
@@ -241,13 +347,23 @@ def tie_all(listeners: list[Listener]) -> None:
                 tie(each, one.word)
 
 
-def close_all(listeners: list[Listener], *, kept: bool = False) -> None:
-    """Close sockets, and remove the paths of those that have one. kept: somebody else has them, too."""
+def close_all(listeners: list[Listener]) -> None:
+    """Close sockets, and remove the files of those that nobody else has."""
     for one in listeners:
         os.close(one.fd)
-        if one.path and not kept:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(one.path)
+        if one.file is not None:
+            one.file.remove()
+
+
+def abandon(listeners: list[Listener]) -> None:
+    """Let nobody listen any more on sockets that others have, too; systemd's stay as they are. shutdown(2)"""
+    for one in listeners:
+        if one.word != "systemd":
+            with socket.socket(fileno=os.dup(one.fd)) as shut, contextlib.suppress(OSError):  # of datagrams: ENOTCONN
+                shut.shutdown(socket.SHUT_RDWR)
+        if one.file is not None and one.file.is_there:
+            os.unlink(one.file.path)
+    close_all(listeners)
 
 
 def dialled(fd: int) -> tuple[int, tuple[object, ...] | str | bytes]:

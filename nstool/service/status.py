@@ -43,6 +43,7 @@ def status(supervisor: Supervisor) -> dict[str, Any]:
         "generations": [_generation(one, one in supervisor.current) for one in alive],
         "gone": [_gone(one) for one in past.gone],
         "stopping": supervisor.stopping,
+        "killed": False,
     }
 
 

@@ -20,10 +20,11 @@ from math import inf
 from time import monotonic
 from typing import Any
 
-from nstool.errors import NstoolError, SpecError
+from nstool.errors import NstoolError, SpecError, plural
 from nstool.frozen import Frozen
 from nstool.plan.steps import Plan
-from nstool.sandbox import engine, journal, rundir
+from nstool.sandbox import engine, journal, rundir, sockets
+from nstool.sandbox.sockets import SocketFile
 from nstool.security import signals
 from nstool.service import attested, endpoint, ends, generation, health, listen, log
 from nstool.service.alarms import PAUSE, Alarms
@@ -90,7 +91,6 @@ class Supervisor:
         self._undone = 0.0  # when that was last tried
         self._stop = asyncio.Event()
         self._ends = Ends(self.said)
-        self._taken: set[int] = set()  # fds of listeners that a service before had
         self._said_shut = -_AGAIN
         self._opened_again = -PAUSE
         self._addresses: dict[int, str] = {}  # of the listeners, by their fds
@@ -112,25 +112,23 @@ class Supervisor:
             _raise_files()
             await self._serve(name)
         finally:
-            kept = self._leave_adopted() if not self.current and not self.stopping else False
-            self._undo(name, kept=kept)
+            if not self.current and not self.stopping:
+                self._leave_adopted()
+            self._undo(name)
 
-    def _leave_adopted(self) -> bool:
-        """Let generations of before go on, as no other has come after them; whether there are any."""
+    def _leave_adopted(self) -> None:
+        """Let generations of before go on, as no other has come after them."""
         adopted = [one for one in self.old if one.blueprint is None]
         self.old = [one for one in self.old if one not in adopted]
         for one in adopted:
             self._unwatch(one)
             one.leave()
-        return bool(adopted)
 
     async def _serve(self, name: str) -> None:
         self._adopt()
         self._open_listeners()
-        self.endpoint = endpoint.opened(self.blueprint.service.metrics, self.blueprint.name, self.status)
-        server = await asyncio.start_unix_server(
-            self._answer, sock=generation.bound(name, CONTROL, socket.SOCK_STREAM), limit=_MOST
-        )
+        self.endpoint = endpoint.opened(self.blueprint.service.metrics, self.blueprint.name, self.status, self._note)
+        server = await self._control(name)
         try:
             self.alarms.begin()
             try:
@@ -146,6 +144,11 @@ class Supervisor:
         finally:
             self.alarms.end()
             server.close()
+
+    async def _control(self, name: str) -> asyncio.Server:
+        """Hear what is asked."""
+        where = generation.bound(name, CONTROL, socket.SOCK_STREAM)
+        return await asyncio.start_unix_server(self._answer, sock=where, limit=_MOST)
 
     def stop(self) -> None:
         """Take no more connections, and end when those that there are have ended; told twice, at once."""
@@ -171,7 +174,7 @@ class Supervisor:
             asyncio.get_running_loop().create_task(self._reload_or_say("SIGHUP"))
 
     async def _drain(self) -> None:
-        self.say("stopping: no more connections; those that there are go on to their end")
+        self.say(f"stopping: no more connections{self._time_left()}")
         for one in self.current:
             self._retire(one)
         self.current = []
@@ -181,8 +184,15 @@ class Supervisor:
             await asyncio.sleep(_LOOK / 4)
             await self._look()
 
-    def _undo(self, name: str, *, kept: bool) -> None:
-        """kept: others have the listeners that were taken over, too."""
+    def _time_left(self) -> str:
+        """Say what becomes of those who are connected."""
+        if not any(one.board is not None and one.counts().live for one in self.alive()):
+            return ""
+        grace, number = self.blueprint.service.grace, self.blueprint.service.stop_signal
+        name = signal.Signals(signals.number_of(number, "service.stop_signal")).name
+        return f"; those that there are have {grace:g} s, then {name}, and SIGKILL {grace:g} s later"
+
+    def _undo(self, name: str) -> None:
         failed: list[str] = []
         with contextlib.ExitStack() as parts:  # each is undone, whatever another meets; the last here is the first
             parts.callback(journal.undo, name, ())
@@ -190,8 +200,7 @@ class Supervisor:
             parts.callback(self.log.close)
             if self.endpoint is not None:
                 parts.callback(self.endpoint.close)
-            parts.callback(listen.close_all, [one for one in self.listeners if one.fd in self._taken], kept=kept)
-            parts.callback(listen.close_all, [one for one in self.listeners if one.fd not in self._taken])
+            parts.callback(listen.close_all, self.listeners)
             for one in self._left:
                 parts.callback(_close_or_note, one.close, failed)
             for one in self.alive():
@@ -219,16 +228,16 @@ class Supervisor:
             if LOG in held:
                 self.log.add(one.name, log.OWN, held.pop(LOG))
             self.log.follow(one)
-            self._take_listeners(held)
+            self._take_listeners(held, sockets.files_of(one.name))
             self.old.append(one)
             self._watch(one)
             if one.board is not None:
                 self.alarms.adopt(one)
                 self._ends.adopt(one)
             live = one.counts().live if one.board else 0
-            self.say(f"generation {one.title} of before goes on with {live} sandboxes")
+            self.say(f"generation {one.title} of before goes on with {plural(live, 'sandbox')}")
 
-    def _take_listeners(self, held: dict[int, int]) -> None:
+    def _take_listeners(self, held: dict[int, int], files: dict[str, SocketFile]) -> None:
         known = {_identity(one.fd) for one in self.listeners}
         for fd in held.values():
             if _identity(fd) in known:
@@ -241,9 +250,10 @@ class Supervisor:
                 os.close(fd)
                 continue
             word = next((word for word in self.blueprint.service.listen if _is_at(word, one)), "")
-            path = word.partition(":")[2] if word.startswith(("unix:/", "seqpacket:/")) else ""
-            self.listeners.append(Listener(word, fd, path))
-            self._taken.add(fd)
+            file = files.get(word.partition(":")[2])
+            if file is not None:
+                self._own(file)
+            self.listeners.append(Listener(word, fd, file))
 
     def _open_listeners(self) -> None:
         """Open those of the spec that there are not yet, and let those go that it has no more."""
@@ -251,19 +261,28 @@ class Supervisor:
         kept = [one for one in self.listeners if one.word]
         gone = [one for one in self.listeners if not one.word]
         listen.close_all(gone)
-        self._taken -= {one.fd for one in gone}
         have = {one.word for one in kept}
         self.listeners = kept
         handed = service.shape != "port"
         if handed:
             listen.tie_all(kept)
         new = tuple(word for word in service.listen if word not in have)
-        self.listeners += listen.open_all(new, service.backlog, handed=handed, shards=service.shards)
+        opened = listen.open_all(new, service.backlog, handed=handed, shards=service.shards, made=self._own)
+        self.listeners += opened
         if service.shape in NO_DATAGRAMS and any(one.type == socket.SOCK_DGRAM for one in self.listeners):
             raise SpecError(NO_DATAGRAMS[service.shape], "service.listen")
         if service.proxy and not all(one.where.startswith((*PROXIES, "systemd:")) for one in self.listeners):
             raise SpecError(FORGED, "service.listen")
         self._addresses = {one.fd: one.where for one in self.listeners}
+
+    def _note(self, file: SocketFile) -> None:
+        """Write into the journal that a socket's file is to be removed, also by who finds this service killed."""
+        journal.add(self.blueprint.name, (file.undo,))
+
+    def _own(self, file: SocketFile) -> None:
+        """Do that, and let those connect who may."""
+        self._note(file)
+        listen.grant(file, self.blueprint.access)
 
     async def _open_again(self) -> None:
         """Open listeners anew that a sandbox has shut down which has them itself, for the next generation.
@@ -282,14 +301,14 @@ class Supervisor:
                     raise NstoolError("restart its .socket unit")
                 listen.give_up(one)
                 place = f"service.listen[{number}]"
-                new = listen.open_listener(where, service.backlog, place, shared=service.shards > 1)
+                shared = service.shards > 1
+                new = listen.open_listener(where, service.backlog, place, shared=shared, made=self._own)
             except NstoolError as error:
                 if monotonic() - self._said_shut >= _AGAIN:
                     self._said_shut = monotonic()
                     self.say(f"{where} was shut down by a sandbox, and nobody is heard there: {error}")
                 continue
-            self._taken.discard(one.fd)
-            listen.close_all([one], kept=True)  # its path is that of the new one
+            listen.close_all([one])
             self.listeners[number] = new.replace(word=one.word)
             self._addresses[new.fd] = where
             opened.append(where)
@@ -334,8 +353,10 @@ class Supervisor:
                 gone, metrics = self._take_up(blueprint, back)
                 await self._turn(f"the spec was read again, {why}")
                 back.pop_all()
-            listen.close_all(gone)
-            self._taken -= {one.fd for one in gone}
+            listen.abandon(gone)
+            for one in self.listeners:
+                if one.file is not None:
+                    listen.grant(one.file, blueprint.access)
             if metrics is not self.endpoint:
                 if self.endpoint is not None:
                     self.endpoint.close()
@@ -359,7 +380,7 @@ class Supervisor:
             health.target(self.listeners)
         if metrics == was.service.metrics:
             return [one for one in have if one not in self.listeners], self.endpoint
-        new = endpoint.opened(metrics, blueprint.name, self.status)
+        new = endpoint.opened(metrics, blueprint.name, self.status, self._note)
         if new is not None:
             back.callback(new.close)
         return [one for one in have if one not in self.listeners], new
@@ -435,7 +456,7 @@ class Supervisor:
                     shard,
                     variant,
                     heard=lambda name, fd: hear(self.log.add, name, log.OWN, fd),
-                    listeners=len(own),
+                    listeners=own,
                     stopping=lambda: self.stopping,
                 )
                 undone.callback(one.close)
@@ -634,30 +655,32 @@ class Supervisor:
     async def _answered(self, reader: asyncio.StreamReader) -> dict[str, Any]:
         """Return the answer to a request; "exit" is with which status a command ends that has asked for what fails."""
         try:
-            asked = _asked(await asyncio.wait_for(reader.readline(), _ASKED))
+            request = _asked(await asyncio.wait_for(reader.readline(), _ASKED))
         except (OSError, ValueError, RecursionError) as error:
             return {"error": f"no request: {error or 'it does not come'}", "exit": 2}
         try:
-            return await _REQUESTS[asked](self)
+            return await _REQUESTS[request["do"]](self, request)
         except SpecError as error:
             return {"error": str(error), "exit": 2}
         except (NstoolError, OSError) as error:
             return {"error": str(error), "exit": 125}
 
-    async def _tell_status(self) -> dict[str, Any]:
+    async def _tell_status(self, _: dict[str, Any]) -> dict[str, Any]:
         return self.status()
 
-    async def _rotate_as_asked(self) -> dict[str, Any]:
+    async def _rotate_as_asked(self, _: dict[str, Any]) -> dict[str, Any]:
         await self.rotate("asked for")
         return {"generation": self.current[0].number if self.current else 0}
 
-    async def _reload_as_asked(self) -> dict[str, Any]:
+    async def _reload_as_asked(self, _: dict[str, Any]) -> dict[str, Any]:
         await self.reload("asked for")
         return {"generation": self.current[0].number if self.current else 0}
 
-    async def _stop_as_asked(self) -> dict[str, Any]:
+    async def _stop_as_asked(self, request: dict[str, Any]) -> dict[str, Any]:
         self.stop()
-        return {}
+        if request.get("kill"):
+            self.stop()
+        return {"pid": os.getpid()}
 
     def status(self) -> dict[str, Any]:
         """Return all that is known of the service, as plain data."""
@@ -666,7 +689,7 @@ class Supervisor:
         return status(self)
 
 
-_REQUESTS: dict[str, Callable[[Supervisor], Awaitable[dict[str, Any]]]] = {
+_REQUESTS: dict[str, Callable[[Supervisor, dict[str, Any]], Awaitable[dict[str, Any]]]] = {
     "status": Supervisor._tell_status,
     "rotate": Supervisor._rotate_as_asked,
     "reload": Supervisor._reload_as_asked,
@@ -674,13 +697,14 @@ _REQUESTS: dict[str, Callable[[Supervisor], Awaitable[dict[str, Any]]]] = {
 }
 
 
-def _asked(line: bytes) -> str:
-    """Return which request a line is. Raises ValueError, RecursionError."""
+def _asked(line: bytes) -> dict[str, Any]:
+    """Return the request that a line is. Raises ValueError, RecursionError."""
     request = json.loads(line) if line.strip() else {}
     asked = request.get("do") if isinstance(request, dict) else None
     if not isinstance(asked, str) or asked not in _REQUESTS:
         raise ValueError(f'{{"do": WHAT}} is one, where WHAT is one of {", ".join(_REQUESTS)}')
-    return asked
+    found: dict[str, Any] = request
+    return found
 
 
 class Gone(Frozen):

@@ -58,6 +58,8 @@ _TEXT = 1 << 16  # bytes
 _TEXTS = ("busy", "health_send", "health_expect")
 _WORDS = {"vary": VARY, "alarms": ALARMS}
 _STREAMS = ("tcp:", "unix:", "systemd")
+_FILES = ("unix:/", "seqpacket:/")
+_OF_FILES = ("socket_mode", "socket_owner")
 _KERNELS = ("/proc", "/sys")  # what is there changes by itself
 # Shapes whose command may have more than one connection, and for how many.
 _LIVES = {"port": CHOICES["life"], "listener": ("connection", "shared")}
@@ -78,6 +80,17 @@ NO_DATAGRAMS = {
 }
 
 
+def check_name(name: str, place: str) -> None:
+    """Raise SpecError for a name that a template of another service could have."""
+    start, _, end = name.rpartition(".")
+    if start and end and all(word.isascii() and word.isdecimal() for word in end.split("-", 1)):
+        raise SpecError(
+            f"{quoted(name)} would be the name of generation {end} of a service {quoted(start)}: let it not end in a "
+            f"dot and a number, {start}-{end}",
+            place,
+        )
+
+
 def check_service(service: Service, place: Place = key_path) -> None:
     """Raise SpecError for what no service can be."""
     if not service.listen:
@@ -94,6 +107,7 @@ def check_service(service: Service, place: Place = key_path) -> None:
         value = getattr(service, name)
         if not least <= value <= most or math.isnan(value):
             raise SpecError(f"{value} is not from {least} to {most} {what}", place((name,)))
+    _check_files(service, place)
     _check_shape(service, place)
     if service.ready > service.places:
         raise SpecError(f"{service.ready} sandboxes cannot wait in {service.places} places", place(("ready",)))
@@ -120,6 +134,16 @@ def check_service(service: Service, place: Place = key_path) -> None:
     _check_health(service, place)
     _check_proxy(service, place)
     _check_variants(service, place)
+
+
+def _check_files(service: Service, place: Place) -> None:
+    for name in _OF_FILES:
+        if getattr(service, name) not in (None, "") and not any(word.startswith(_FILES) for word in service.listen):
+            why = "none of listen is a socket with a file: unix:/run/web.sock; of systemd's, the .socket unit says it"
+            raise SpecError(why, place((name,)))
+    mode = service.socket_mode
+    if mode is not None and not 0 <= mode <= 0o777:
+        raise SpecError(f'0{mode:o} is not from 0 to 0777: "0660"', place(("socket_mode",)))
 
 
 def _check_watch(service: Service, place: Place) -> None:

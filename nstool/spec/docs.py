@@ -161,6 +161,10 @@ DOCS: dict[str, str] = {
     "IdMap.count": "Number of ids.",
     "Service.listen": 'Where connections come in: "tcp:ADDRESS:PORT", "udp:ADDRESS:PORT", "unix:PATH" ("unix:@NAME" '
     'without a file), "seqpacket:PATH", "systemd" for the sockets that it passes. Port 0 is one that is free.',
+    "Service.socket_mode": 'Permission bits of the file of a Unix socket in listen: "0660" lets its owner and group '
+    "connect. Absent: what the umask leaves of 0777.",
+    "Service.socket_owner": 'Whose that file is: "USER:GROUP", "USER" (and its first group) or ":GROUP", names or '
+    "numbers. Empty: of who runs the service.",
     "Service.shape": 'How the command gets a connection: "stdio" (as standard input and output), "socket" (as fd 3, '
     'LISTEN_FDS), "port" (it listens on a port of its own loopback, and connections are relayed to it), "python" '
     '(there is no command, but a function), "listener" (it has the listening sockets from fd 3 on, and accepts).',

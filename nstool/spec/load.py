@@ -64,6 +64,7 @@ _FIELDS: dict[tuple[type[Frozen], str], Callable[[object], object]] = {
     (Net, "sysctls"): values.strings,
     (Limits, "memory"): values.size,
     (Service, "bandwidth"): values.size,
+    (Service, "socket_mode"): values.socket_mode,
     (Limits, "swap"): values.size,
     (Limits, "cpu"): values.cpu,
     (Spec, "securebits"): values.securebits,

@@ -47,6 +47,7 @@ HUMAN: dict[str, dict[str, Any]] = {
     "Root.size": _SIZE,
     "Mount.size": _SIZE,
     "Mount.mode": _OCTAL,
+    "Service.socket_mode": _OCTAL,
     "Net.publish": {"type": "array", "items": {"anyOf": [{"$ref": "#/$defs/Publish"}, _TEXT, _NUMBER]}},
     "Net.hosts": {"type": "array", "items": _PAIR},
     "Net.routes": {"type": "array", "items": _PAIR},

@@ -10,6 +10,8 @@ class Service(Frozen):
 
     listen: "tcp:ADDRESS:PORT", "udp:ADDRESS:PORT", "unix:PATH", "seqpacket:PATH", "systemd" for the sockets that it
     passes.
+    socket_mode, socket_owner: of the file of a Unix socket of ``listen``: permission bits, None: what the umask leaves
+    of 0777; "user:group", "user" (with its first group) or ":group", names or numbers, "": of who runs the service.
     shape: "stdio" (the connection is standard input and output, as of inetd), "socket" (it is fd 3, LISTEN_FDS),
     "python" (no command, but the function that ``handler`` names, a file with @handler of nstool.service),
     "port" (the command listens on ``port`` of its own loopback; connections are relayed to it), "listener" (it has the
@@ -53,6 +55,8 @@ class Service(Frozen):
     """
 
     listen: tuple[str, ...]
+    socket_mode: int | None = None
+    socket_owner: str = ""
     shape: str = "stdio"
     handler: str = ""
     life: str = "connection"

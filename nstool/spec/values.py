@@ -166,6 +166,11 @@ def octal(value: object) -> int:
     return int(digits, 8)
 
 
+def socket_mode(value: object) -> int | None:
+    """Return permission bits as ``octal``, or None (null in JSON) for those that the umask leaves."""
+    return None if value is None else octal(value)
+
+
 def user(value: object) -> str:
     """Return "uid", "uid:gid" or names; an integer is a uid."""
     if isinstance(value, int) and not isinstance(value, bool):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import fcntl
 import http.client
 import json
 import os
@@ -11,6 +12,7 @@ import re
 import secrets
 import shlex
 import shutil
+import signal
 import socket
 import struct
 import subprocess
@@ -23,7 +25,7 @@ import pytest
 
 from tests.support import exploit, services, serving
 from tests.support.services import EXAMPLES
-from tests.support.serving import DEADLINE, Serving
+from tests.support.serving import DEADLINE, NSTOOL, Serving
 
 PAGE = (EXAMPLES / "site/index.html").read_text()
 
@@ -73,6 +75,62 @@ def test_static(name: str, laid_out: Path) -> None:
         assert b"root:" not in answer.read()
         client.close()
         assert one.status()["lives"] == before + 2
+
+
+def words_of(unit: Path) -> dict[str, list[str]]:
+    """The words of a unit, by their names. systemd.syntax(7)."""
+    found: dict[str, list[str]] = {}
+    for line in unit.read_text().splitlines():
+        if line and line[0] not in "#[":
+            name, _, value = line.partition("=")
+            found.setdefault(name, []).append(value)
+    return found
+
+
+def started_by_unit(unit: dict[str, list[str]], spec: Path, name: str, passed: list[socket.socket]) -> Serving:
+    """What a unit runs, with the sockets of its .socket from fd 3 on, as systemd passes them. sd_listen_fds(3)."""
+    log = spec.with_suffix(".log")
+    [line] = unit["ExecStart"]
+    line = line.replace("/usr/local/bin/nstool", NSTOOL).replace("/etc/nstool/web.toml", str(spec))
+    line = line.replace("--name web", f"--name {name}")
+    fds = [one.fileno() for one in passed]
+    moved = " ".join(f"{number}<&{fd}" for number, fd in enumerate(fds, 3))
+    script = f"export LISTEN_PID=$$ LISTEN_FDS={len(fds)}; exec {line} {moved}"
+    with log.open("ab") as out:
+        begun = log.stat().st_size
+        process = subprocess.Popen(["/bin/bash", "-c", script], pass_fds=fds, stdout=out, stderr=out)
+    one = Serving(name, process, log)
+    serving.wait(one, begun)
+    return one
+
+
+@pytest.mark.needs("busybox", "curl")
+def test_the_units(name: str, laid_out: Path, tmp_path: Path) -> None:
+    """What nstool-web.service runs takes the sockets of nstool-web.socket; in a restart connections wait."""
+    unit, path = words_of(laid_out / "nstool-web.service"), tmp_path / "socket"
+    sockets = words_of(laid_out / "nstool-web.socket")["ListenStream"]
+    assert [one.rpartition(":")[0] for one in sockets] == ["127.0.0.1", ""]
+    with socket.create_server(("127.0.0.1", 0)) as tcp, socket.socket(socket.AF_UNIX) as unix:
+        unix.bind(str(path))
+        unix.listen()
+        port = tcp.getsockname()[1]
+        # Above those that they become: the shell moves them one after the other.
+        high = [socket.socket(fileno=fcntl.fcntl(one.fileno(), fcntl.F_DUPFD_CLOEXEC, 20)) for one in (tcp, unix)]
+        with high[0], high[1]:
+            one = started_by_unit(unit, laid_out / "static.toml", name, high)
+            assert curl(port) == PAGE
+            assert curl(80, "/", "--unix-socket", str(path)) == PAGE
+            assert unit["ExecReload"] == ["/bin/kill -HUP $MAINPID"]
+            one.process.send_signal(signal.SIGHUP)
+            one.until(lambda s: [g["number"] for g in s["generations"]] == [2], "the next has taken over")
+            assert serving.stop(one) == 0
+            with subprocess.Popen(["curl", "--silent", f"http://127.0.0.1:{port}/"], stdout=subprocess.PIPE) as waiting:
+                assert path.exists()
+                one = started_by_unit(unit, laid_out / "static.toml", name, high)
+                assert waiting.stdout is not None
+                assert waiting.stdout.read().decode() == PAGE
+            assert serving.stop(one) == 0
+            assert path.exists()
 
 
 @pytest.mark.needs("nginx", "curl")

@@ -7,9 +7,11 @@ import os
 import signal
 import socket
 import subprocess
+import time
 from pathlib import Path
 from urllib.request import urlopen
 
+import psutil
 import pytest
 
 from tests.support import serving
@@ -56,8 +58,13 @@ def test_listeners_come_and_go(name: str, tmp_path: Path) -> None:
     """Those that stay have no gap; the endpoint of metrics moves, too."""
     a, b = tmp_path / "a", tmp_path / "b"
     spec = write(tmp_path / "s.toml", f'listen = ["tcp:127.0.0.1:0", "unix:{a}"]\nmetrics = "unix:{tmp_path}/m"', CAT)
-    with serving.serving(spec, name) as one:
+    with serving.serving(spec, name) as one, socket.socket(socket.AF_UNIX) as live:
         port = one.port()
+        live.settimeout(DEADLINE)
+        live.connect(str(a))
+        live.sendall(b"x")
+        assert live.recv(1) == b"x"
+        old = psutil.Process(one.status()["generations"][0]["pid"])
         write(spec, f'listen = ["tcp:127.0.0.1:0", "unix:{b}"]\nmetrics = "tcp:127.0.0.1:0"', CAT)
         assert reload(one) == (0, "")
         found = one.status()
@@ -71,6 +78,11 @@ def test_listeners_come_and_go(name: str, tmp_path: Path) -> None:
             client.connect(str(b))
             client.sendall(b"y")
             assert client.recv(1) == b"y"
+        before = sum(old.cpu_times()[:2])
+        time.sleep(1)
+        assert sum(old.cpu_times()[:2]) - before < 0.2  # it has the socket that was shut, and does not look at it
+        live.sendall(b"z")
+        assert live.recv(1) == b"z"
 
 
 BAD = {

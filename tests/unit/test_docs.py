@@ -29,7 +29,7 @@ OTHERS = {
     *("--where", "--columns", "--sort", "--raw", "--no-headings"),
     *("--ns", "--to", "--in", "--fds", "--env", "--all", "--launches"),
     *("--pid", "--sets", "--uid", "--gid", "--nnp", "--kernel", "--fsuid", "--from", "--rootid", "--all-filesystems"),
-    *("--signal", "--owner", "--file"),
+    *("--signal", "--owner", "--file", "--wait", "--kill"),
 }
 
 
