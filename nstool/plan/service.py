@@ -41,8 +41,10 @@ def check(spec: Spec, host: Host) -> None:
             'net.mode out, or make a network namespace beforehand: mode = "join", target = "NAME"',
             "net.mode",
         )
-    if spec.proc == "none":
-        raise SpecError("the id maps of a service's sandboxes are written by their /proc: leave it out", "proc")
+    if spec.proc != "private":
+        raise SpecError(
+            "the id maps of a service's sandboxes are written by a /proc of their own: leave it out", "proc"
+        )
     if spec.terminal == "always":
         raise SpecError("a connection is no terminal; leave it out", "terminal")
     if spec.pass_fds:

@@ -26,13 +26,13 @@ from nstool.service import attested, board, interpreter, orders, watched
 from nstool.service.listen import Listener
 from nstool.service.orders import BINARY, BY_PLACE, DECIMAL, HEX, RANDOM, USE_OCTET, USE_PORT, Vary
 from nstool.spec.check import key_path
-from nstool.spec.model import Spec
+from nstool.spec.model import IdMap, Spec
 from nstool.spec.service import Service
 from nstool.spec.varied import LOOPBACK, filled, variant_place
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from nstool.spec.check import Place
+    from nstool.spec.check import Path, Place
 
 ANSWERS = 10.0  # seconds for a template to answer
 TRIAL = 30.0  # seconds for the sandbox that is attested to be ready
@@ -189,6 +189,7 @@ class Blueprint:
         self._variants = tuple(
             _with_facts(spec, service, variant_place(service, number, place)) for number, spec in enumerate(specs)
         )
+        self._place = place
         self.name = name
         self.spec = spec = specs[0]
         self.service = service
@@ -224,6 +225,10 @@ class Blueprint:
             own = spec.changed()
             if all(own.get(key) == recorded.get(key) for key in ("root", "command")):
                 self._last = number
+
+    def place(self, variant: tuple[Spec, Host], path: Path) -> str:
+        """Return where a key of a variant is written."""
+        return variant_place(self.service, self._variants.index(variant), self._place)(path)
 
     @property
     def sized(self) -> Sized:
@@ -576,7 +581,7 @@ def _make(
             opened.append(_run(group.launcher))
         for path in (path for group in (above, *groups) for path in plans.delegated(group)):
             if facts.privileged:
-                os.chown(path, *bases[0])
+                os.chown(path, _root_of(idmaps.uid), _root_of(idmaps.gid))
         generation.channel = channel = Channel(socket.socket(fileno=os.dup(process.control)))
         generation.board_fd = board.create()
         generation.board = board.Board(generation.board_fd)
@@ -613,6 +618,11 @@ def _make(
         for own in opened:
             for fd in own:
                 os.close(fd)
+
+
+def _root_of(lines: tuple[IdMap, ...]) -> int:
+    """Return the id on the host of a template's id 0; the caller's where it has none. Lines of its map."""
+    return next((line.outside for line in lines if line.inside == 0), 0)
 
 
 def _another(pipe: int) -> int:
@@ -728,7 +738,7 @@ def _try(generation: Generation, plan: Plan, stopping: Callable[[], bool]) -> No
         if message.type == lib.NST_MSG_FAILED:
             raise failed(plan, message)
         if message.type == lib.NST_MSG_READY:
-            init = attested.attest(generation, message.detail, message.pid)
+            init = attested.attest(generation, message.detail, message.pid, first=True)
             if service.watch:
                 generation.fresh = watched.fresh(init, service.watch)
             channel.ask(lib.NST_MSG_END, "to end it", detail=message.detail, status=9)

@@ -1,0 +1,166 @@
+"""What ``nstool serve`` refuses before it serves: in words, by line, with a remedy, and with nothing done."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import struct
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support import serving
+from tests.support.serving import NSTOOL, ask, write
+from tests.support.user import User
+
+pytestmark = pytest.mark.needs(
+    "native", "nsexec", "root", "timens", "cgroupns", "overlay", "cgroup_memory", "cgroup_pids"
+)
+
+SOON = 60.0  # seconds in which what is wrong is said
+TCP = 'listen = ["tcp:127.0.0.1:0"]\n'
+
+
+@pytest.fixture
+def scratch() -> Iterator[Path]:
+    """A directory below /tmp, over which each sandbox mounts its own, open to all."""
+    path = Path(tempfile.mkdtemp(dir="/tmp"))
+    path.chmod(0o755)
+    yield path
+    shutil.rmtree(path)
+
+
+def script(path: Path, text: str, mode: int = 0o755) -> Path:
+    """Make a script of the shell."""
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(mode)
+    return path
+
+
+def serve(spec: Path, *options: str, cwd: Path | None = None) -> tuple[int, str]:
+    """Serve a spec that cannot be: the status, and what was said."""
+    command = [NSTOOL, "serve", *options, str(spec)]
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, cwd=cwd) as process:
+        try:
+            said = process.communicate(timeout=SOON)[1]
+        except subprocess.TimeoutExpired:
+            process.terminate()
+            raise AssertionError(process.communicate()[1]) from None
+    assert "Traceback" not in said
+    return process.returncode, said
+
+
+# ---- the command ----
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_a_commands_own_file_is_shown(name: str, tmp_path: Path, scratch: Path, several: bool) -> None:
+    """As nstool run shows it, also below /tmp, of which each sandbox has its own; of each command of several."""
+    files = [script(scratch / f"{word}.sh", f"echo {word}; ls /tmp/{scratch.name}") for word in ("one", "two")]
+    words = f"commands = [['{files[0]}'], ['{files[1]}']]" if several else ""
+    spec = write(tmp_path / "s.toml", TCP + words, "" if several else f"command = ['{files[0]}']")
+    with serving.serving(spec, name) as one:
+        assert ask(one.port()) == b"one\none.sh\n"
+        if several:
+            one.tell("rotate")
+            assert ask(one.port()) == b"two\ntwo.sh\n"
+
+
+def test_a_command_that_is_not_inside_is_told_as_of_run(name: str, tmp_path: Path) -> None:
+    """The line, each directory that was looked into, the working directory from which it counts, the remedy."""
+    script(tmp_path / "here.sh", "echo here")
+    for word, told in {
+        "nosuchprogram": ("looked for: /usr/local/sbin/nosuchprogram, /usr/local/bin/nosuchprogram", "env = {PATH"),
+        "./here.sh": ("which is / inside, and there is no /here.sh", "--mount"),
+    }.items():
+        spec = write(tmp_path / "s.toml", TCP, "", f"command = ['{word}']")
+        status, said = serve(spec, "--name", name, cwd=tmp_path)
+        assert status == 127
+        assert f"{spec}:2: command, execve(" in said
+        assert all(each in said for each in told), said
+    spec = write(
+        tmp_path / "s.toml", TCP, "command = ['./here.sh']", 'cwd = "/srv/at"', f"mounts = ['{tmp_path}:/srv/at']"
+    )
+    for path in (tmp_path, *tmp_path.parents[:-2]):
+        path.chmod(path.stat().st_mode | 0o055)
+    with serving.serving(spec, name) as one:
+        assert ask(one.port()) == b"here\n"
+
+
+@pytest.mark.parametrize(
+    ("mode", "closed", "told"),
+    [
+        (0o700, 0o755, "has mode 0700, which does not let host uid"),
+        (0o755, 0o700, "cannot be searched by host uid"),
+    ],
+)
+def test_a_command_that_its_user_may_not_execute_is_refused(
+    name: str, tmp_path: Path, scratch: Path, mode: int, closed: int, told: str
+) -> None:
+    """Asked before anybody connects, of the kernel and as that user; with the cause and the remedy."""
+    script(scratch / "prog.sh", "echo here", mode)
+    scratch.chmod(closed)
+    spec = write(tmp_path / "s.toml", TCP, "command = ['/srv/at/prog.sh']", f"mounts = ['{scratch}:/srv/at']")
+    status, said = serve(spec, "--name", name)
+    assert (status, f"{spec}:1: command, execve(" in said, told in said) == (126, True, True), said
+    assert "remedy: chmod" in said
+
+
+def allow(path: Path, uid: int, bits: int) -> None:
+    """Give a file an access list that has an entry for one user. acl(5), linux/posix_acl_xattr.h."""
+    mode = path.stat().st_mode
+    own, group, other = mode >> 6 & 7, mode >> 3 & 7, mode & 7
+    entries = [(0x01, own, -1), (0x02, bits, uid), (0x04, group, -1), (0x10, group | bits, -1), (0x20, other, -1)]
+    data = struct.pack("<I", 2) + b"".join(struct.pack("<HHi", *entry) for entry in entries)
+    os.setxattr(path, "system.posix_acl_access", data)
+
+
+def test_an_access_list_decides_as_the_kernel_does(name: str, tmp_path: Path, scratch: Path) -> None:
+    """Who may by the mode may not by the list, and the other way round."""
+    prog = script(scratch / "prog.sh", "echo here")
+    maps = ["uid_map = ['0:2000000000:65536']", "gid_map = ['0:2000000000:65536']"]
+    mount = f"mounts = ['{scratch}:/srv/at']"
+    spec = write(tmp_path / "s.toml", TCP, "command = ['/srv/at/prog.sh']", mount, *maps)
+    allow(prog, 2000001000, 0)
+    assert serve(spec, "--name", name)[0] == 126
+    prog.chmod(0o700)
+    allow(prog, 2000001000, 5)
+    with serving.serving(spec, name) as one:
+        assert ask(one.port()) == b"here\n"
+
+
+@pytest.mark.needs("userns")
+@pytest.mark.parametrize("mapped", [pytest.param(False, marks=pytest.mark.needs("newuidmap")), True])
+def test_a_users_command_is_looked_at_as_its_user(
+    as_user: Callable[..., Any], user: User, name: str, mapped: bool
+) -> None:
+    """Of an ordinary user's service: what the user may execute, ids of the range may not."""
+
+    def act() -> tuple[int, str]:
+        path = Path(tempfile.mkdtemp(dir=user.home))
+        maps = f'uid_map = ["1000:{user.uid}:1"]\ngid_map = ["1000:{user.gid}:1"]\ngroups = ["keep"]' if mapped else ""
+        script(path / "prog.sh", "echo here", 0o700)
+        none = "[limits]\nmemory = 0\npids = 0\ncpu = 0"
+        listen = f'listen = ["unix:{path}/socket"]\nplaces = 4'
+        spec = path / "s.toml"
+        spec.write_text(f"command = ['/srv/prog.sh']\nmounts = ['{path}:/srv']\n{maps}\n{none}\n[service]\n{listen}\n")
+        try:
+            if not mapped:
+                return serve(spec, "--name", name)
+            with serving.serving(spec, name):
+                return 0, ""
+        finally:
+            shutil.rmtree(path)
+
+    status, said = as_user(act, timeout=4 * SOON)
+    assert status == (0 if mapped else 126), said
+
+
+def test_a_proc_that_is_not_its_own_is_refused(tmp_path: Path) -> None:
+    """The id maps of sandboxes are written by it."""
+    status, said = serve(write(tmp_path / "s.toml", TCP, "command = ['/bin/cat']", 'proc = "bind"'))
+    assert (status, "proc: the id maps" in said) == (2, True), said
