@@ -25,7 +25,7 @@ from nstool.sandbox.launch import ends_within, report
 from nstool.service import attested, board, interpreter, orders, watched
 from nstool.service.listen import Listener
 from nstool.service.orders import BINARY, BY_PLACE, DECIMAL, HEX, RANDOM, USE_OCTET, USE_PORT, Vary
-from nstool.spec.check import key_path
+from nstool.spec.check import MAX_ID_LINES, key_path
 from nstool.spec.model import IdMap, Spec
 from nstool.spec.service import Service
 from nstool.spec.varied import LOOPBACK, filled, variant_place
@@ -230,6 +230,22 @@ class Blueprint:
         """Return where a key of a variant is written."""
         return variant_place(self.service, self._variants.index(variant), self._place)(path)
 
+    def scattered(self, variant: tuple[Spec, Host], lacking: int, *, free: bool) -> SpecError:
+        """Return why a template has so many ranges of ids too few just now. free: there are some, but not in a row."""
+        service, ranges = self.service, self.sized.ranges
+        most = service.places - -(-lacking // ranges) * service.shards
+        why = (
+            f"those that are free lie so scattered that an id map, of at most {MAX_ID_LINES} lines and "
+            f"{plans.MAX_ID_BYTES} bytes (user_namespaces(7)), has no room for all"
+            if free
+            else "others have leased too many of what NSTOOL_IDS says"
+        )
+        remedy = f"{_fewer(service, most)}, or free some: nstool cleanup, or stop other sandboxes and services"
+        return SpecError(
+            f"each of {service.places} places needs host ids of its own, and {why}: {remedy}",
+            self.place(variant, ("service", "places")),
+        )
+
     @property
     def sized(self) -> Sized:
         """How many ranges of ids there are for each place, and how large one is."""
@@ -363,7 +379,9 @@ def _with_facts(spec: Spec, service: Service, where: Place) -> tuple[Spec, Host]
         if not {"root": service.roots, "command": service.commands}.get(key):
             raise
         raise SpecError(error.message, where((key,))) from None
-    _check_user(spec, facts, service)
+    _check_user(spec, facts, service, where)
+    if facts.privileged and not plans.owns_ids(spec, facts):
+        _check_pool(service, where)
     return spec, facts
 
 
@@ -375,8 +393,27 @@ def _sized(service: Service) -> Sized:
     return Sized(turns, leases.take_ids("")[2] // (service.places * turns * spans + 1), spans)
 
 
-def _check_user(spec: Spec, facts: Host, service: Service) -> None:
-    """Raise NotSupported for what a service of an ordinary user cannot have."""
+def _check_pool(service: Service, where: Place) -> None:
+    """Raise SpecError for more places than this host has ranges of ids for, also while two generations live."""
+    ranges, there = _sized(service).ranges, leases.count_ranges()
+    needed = 2 * (service.places * ranges + service.shards)
+    if needed > there:
+        most = (there // 2 - service.shards) // ranges
+        raise SpecError(
+            f"{service.places} places of a generation and of the next need {needed} ranges of {leases.ID_COUNT} ids, "
+            f"and there are {there} for all sandboxes: {_fewer(service, most)}, or set NSTOOL_IDS=FIRST-LAST to more",
+            where(("service", "places")),
+        )
+
+
+def _fewer(service: Service, most: int) -> str:
+    """Return what to write, where there are ids for so many places at most."""
+    words = f"places = {most}" if most > 0 else "not one place is to be had"
+    return f'{words}, or leave "ids" out of vary, as each has two ranges with it' if "ids" in service.vary else words
+
+
+def _check_user(spec: Spec, facts: Host, service: Service, where: Place) -> None:
+    """Raise NotSupported, SpecError for what a service of an ordinary user cannot have."""
     if facts.privileged:
         return
     if any((spec.limits.memory, spec.limits.pids, spec.limits.cpu != 0)):
@@ -397,13 +434,15 @@ def _check_user(spec: Spec, facts: Host, service: Service) -> None:
             "you have no range of ids in /etc/subuid and /etc/subgid, so that all sandboxes have your own",
             "have an administrator give you one, usermod(8) --add-subuids and --add-subgids, or leave it out",
         )
-    uid, gid = user.ids(spec)
-    part = _sized(service).count
-    if not plans.owns_ids(spec, facts) and max(uid, gid) >= part:
-        raise NotSupported(
-            f"{service.places} places with ids of their own",
-            f"a part of your range in /etc/subuid has {part} ids, and the command is {uid}:{gid} inside",
-            'take fewer places, a smaller user (user = "1:1"), or map ids by uid_map and gid_map',
+    sized, ids = _sized(service), 1 + max(user.ids(spec))
+    if not plans.owns_ids(spec, facts) and ids > sized.count:
+        all_ids = leases.take_ids("")[2]
+        most = (all_ids // ids - 1) // (sized.ranges * sized.spans)
+        raise SpecError(
+            f"each of {service.places} places has {sized.count} of the {all_ids} ids of your range in /etc/subuid and "
+            f"/etc/subgid, and the command needs {ids}: {_fewer(service, most)}, or take a smaller user, "
+            'user = "1:1", or map ids by uid_map and gid_map',
+            where(("service", "places")),
         )
 
 
@@ -552,9 +591,11 @@ def _make(
     sized = blueprint.sized
     bases = generation.bases = [(lease.uid_base, lease.gid_base)]
     if not plans.owns_ids(spec, facts) and facts.privileged:
-        for _ in range(service.places * sized.ranges):
-            uid, gid, _count = leases.take_ids(lease.name)
-            bases.append((uid, gid))
+        wanted = service.places * sized.ranges
+        bases += [(base, base) for base in leases.take_ranges(lease.name, wanted)]
+        fits = plans.fitting(tuple(bases), sized.count) - 1
+        if fits < wanted:
+            raise blueprint.scattered((spec, facts), wanted - fits, free=len(bases) > wanted)
     groups = generation.groups = [
         plans.place_cgroups(spec, facts, lease, lease.replace(cgroup=leases.cgroup_name(f"{lease.name}.{place}")))
         for place in range(service.places)
@@ -562,10 +603,10 @@ def _make(
     shown = spec if spec.hostname else spec.replace(hostname=blueprint.name[:64])
     idmaps = plans.template_maps(spec, facts, tuple(bases), sized.count)
     plan = plans.template(shown, facts, lease, idmaps, varied=bool(_FILES & {*service.vary}))
-    plan = plan.replace(steps=(*plan.steps, *(step for group in groups for step in group.undo)))
     program = whole(plan)
+    undo = (*program.undo, *(step for group in groups for step in group.undo))
     # Without an init, as it has no command: it is the process that there is.
-    journal.begin(lease.name, program.undo, spec=spec.replace(init=False).changed(), outlives=True)
+    journal.begin(lease.name, undo, spec=spec.replace(init=False).changed(), outlives=True)
     opened: list[list[int]] = []
     null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     admin = -1

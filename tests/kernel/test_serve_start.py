@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import shutil
 import struct
 import subprocess
@@ -13,6 +15,8 @@ from typing import Any
 
 import pytest
 
+from nstool.sandbox import journal, leases, rundir
+from nstool.spec.model import Spec
 from tests.support import serving
 from tests.support.serving import NSTOOL, ask, write
 from tests.support.user import User
@@ -164,3 +168,101 @@ def test_a_proc_that_is_not_its_own_is_refused(tmp_path: Path) -> None:
     """The id maps of sandboxes are written by it."""
     status, said = serve(write(tmp_path / "s.toml", TCP, "command = ['/bin/cat']", 'proc = "bind"'))
     assert (status, "proc: the id maps" in said) == (2, True), said
+
+
+# ---- places ----
+
+FIRST, RANGE = 0xA000_0000, 65536  # where no other test has its ids
+
+
+def pool(monkeypatch: pytest.MonkeyPatch, ranges: int) -> None:
+    """Let there be so many ranges of host ids for all sandboxes."""
+    monkeypatch.setenv("NSTOOL_IDS", f"{FIRST}-{FIRST + ranges * RANGE - 1}")
+
+
+def test_many_places_have_ids_in_a_row(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that the map of their template has few lines, and a generation of as many has room beside it."""
+    pool(monkeypatch, 802)
+    spec = write(tmp_path / "s.toml", TCP + "places = 400", "command = ['/bin/cat']", limits="memory = 0\npids = 0")
+    with serving.serving(spec, name) as one:
+        for _ in range(2):
+            template = one.status()["generations"][-1]["pid"]
+            assert len(Path(f"/proc/{template}/uid_map").read_text().splitlines()) < 20
+            assert ask(one.port(), b"said") == b"said"
+            one.tell("rotate")
+
+
+def test_as_many_places_as_there_are_ids_for(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For two generations, which live side by side; the largest number that works is said, and does."""
+    pool(monkeypatch, 21)
+    spec = write(tmp_path / "s.toml", TCP + "places = 10", "command = ['/bin/cat']")
+    status, said = serve(spec, "--name", name)
+    assert (status, f"{spec}:7: service.places: 10 places of a generation and of the next need 22" in said) == (
+        2,
+        True,
+    ), said
+    assert ("places = 9" in said, "vary" in said) == (True, False), said
+    spec.write_text(spec.read_text() + 'vary = ["ids"]\n')
+    status, said = serve(spec, "--name", name)
+    assert (status, "places = 4, or leave" in said) == (2, True), said
+    for places, words in ((9, ""), (4, 'vary = ["ids"]')):
+        with serving.serving(write(spec, TCP + f"places = {places}\n{words}", "command = ['/bin/cat']"), name) as one:
+            one.tell("rotate")
+            assert ask(one.port(), b"said") == b"said"
+
+
+def test_places_whose_ids_would_lie_too_scattered_are_refused(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Others have each second range: an id map has no room for so many lines. The number that is said works."""
+    pool(monkeypatch, 400)
+    holder = leases.take(Spec(name=f"{name}h"))
+    try:
+        directory = Path(rundir.path(), "ids")
+        for number in range(0, 400, 2):
+            with contextlib.suppress(FileExistsError):
+                os.symlink(holder.name, directory / str(FIRST + number * RANGE))
+        words = ("command = ['/bin/cat']",)
+        spec = write(tmp_path / "s.toml", TCP + "places = 180", *words, limits="memory = 0\npids = 0")
+        status, said = serve(spec, "--name", name)
+        assert (status, f"{spec}:8: service.places: each of 180 places" in said) == (2, True), said
+        assert "scattered" in said
+        found = re.search(r"places = (\d+), or free some", said)
+        assert found is not None
+        assert 100 < int(found[1]) < 180
+        for places, status in ((int(found[1]) + 1, 2), (int(found[1]), 0)):
+            spec.write_text(re.sub("places = .*", f"places = {places}", spec.read_text()))
+            if status:
+                assert serve(spec, "--name", name)[0] == status
+            else:
+                with serving.serving(spec, name) as one:
+                    assert ask(one.port(), b"said") == b"said"
+    finally:
+        journal.undo(holder.name, ())
+
+
+@pytest.mark.needs("userns", "newuidmap")
+def test_a_user_is_told_for_how_many_places_the_range_is_enough(
+    as_user: Callable[..., Any], user: User, name: str
+) -> None:
+    """A part of it for each, in which the command's user is; the number that is said works."""
+
+    def act() -> tuple[int, str]:
+        path = Path(tempfile.mkdtemp(dir=user.home))
+        spec = path / "s.toml"
+        none = "[limits]\nmemory = 0\npids = 0\ncpu = 0"
+        listen = f'listen = ["unix:{path}/socket"]\nplaces = 300'
+        spec.write_text(f"command = ['/bin/cat']\n{none}\n[service]\n{listen}\n")
+        try:
+            status, said = serve(spec, "--name", name)
+            found = re.search(r"places = (\d+), or take a smaller user", said)
+            if found is None or status != 2 or f"{spec}:8: service.places" not in said:
+                return status, said
+            spec.write_text(spec.read_text().replace("places = 300", f"places = {found[1]}"))
+            with serving.serving(spec, name):
+                return 0, said
+        finally:
+            shutil.rmtree(path)
+
+    status, said = as_user(act, timeout=4 * SOON)
+    assert (status, '"ids"' in said) == (0, False), said
