@@ -27,31 +27,16 @@ def command(spec: str, name: str, listen: tuple[str, ...], quiet: bool) -> int:
     SPEC is a spec with a [service] table: who listens where, and how many sandboxes there may be.
     """
     from nstool.cli.run import clean_up
-    from nstool.sandbox.launch import resolve
-    from nstool.service import handed, interpreter
-    from nstool.service.generation import Blueprint
+    from nstool.service.prepare import prepared
     from nstool.service.supervisor import Supervisor
-    from nstool.spec import load
-    from nstool.spec.check_service import check_service
-    from nstool.spec.implied import implied
-    from nstool.spec.varied import variants
 
-    loaded, service = load.read_service(spec)
-    wanted = implied(loaded.spec, loaded.given)
-    if service.shape == "python":
-        wanted = interpreter.prepared(wanted, service)
-    specs = variants(wanted, service, loaded.place)
-    if listen:
-        service = service.replace(listen=listen)
-        check_service(service)
     clean_up()
-    chosen = name or wanted.name or _stem(spec)
-    blueprint = Blueprint(chosen, tuple(handed.prepared(resolve(one), service) for one in specs), service, loaded.place)
+    blueprint = prepared(spec, name, listen)
     errors = _Errors()
 
     def say(text: str) -> None:
         if not quiet:
-            errors.write(f"nstool: {chosen}: {text}\n")
+            errors.write(f"nstool: {blueprint.name}: {text}\n")
 
     async def serve() -> None:
         await Supervisor(blueprint, say, errors.write).run()
@@ -91,9 +76,3 @@ class _Errors:
         if taken:
             self._ended = data.endswith(b"\n")
         return taken
-
-
-def _stem(path: str) -> str:
-    from pathlib import Path
-
-    return Path(path).stem if path != "-" else "service"

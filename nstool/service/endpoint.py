@@ -61,8 +61,10 @@ class Malformed(Exception):
 class Endpoint:
     """A listening socket in the running loop, and its connections. Raises SpecError, KernelError."""
 
-    def __init__(self, word: str, name: str, status: Callable[[], dict[str, Any]]) -> None:
-        """word: as of ``listen``. name: of the service. status: returns what is told of it."""
+    def __init__(
+        self, word: str, name: str, status: Callable[[], dict[str, Any]], place: str = "service.metrics"
+    ) -> None:
+        """word: as of ``listen``. name: of the service. status: returns what is told of it. place: of the word."""
         from nstool.service.metrics import Metrics
         from nstool.service.page import page
 
@@ -74,7 +76,7 @@ class Endpoint:
         }
         self._made: dict[str, tuple[float, bytes]] = {}
         self._open: dict[asyncio.Task[None], None] = {}  # the oldest first
-        self._listener = listen.open_listener(word, _BACKLOG, "service.metrics")
+        self._listener = listen.open_listener(word, _BACKLOG, place)
         self._socket = socket.socket(fileno=self._listener.fd)
         self._socket.setblocking(False)
         self._accepting = asyncio.get_running_loop().create_task(self._accept())
@@ -154,9 +156,11 @@ class Endpoint:
         return body
 
 
-def opened(word: str, name: str, status: Callable[[], dict[str, Any]]) -> Endpoint | None:
+def opened(
+    word: str, name: str, status: Callable[[], dict[str, Any]], place: str = "service.metrics"
+) -> Endpoint | None:
     """Return the endpoint of a service, None of one that has none. Arguments as of Endpoint."""
-    return Endpoint(word, name, status) if word else None
+    return Endpoint(word, name, status, place) if word else None
 
 
 async def _read(reader: asyncio.StreamReader) -> Request:

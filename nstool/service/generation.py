@@ -22,11 +22,12 @@ from nstool.plan.steps import Plan, Step
 from nstool.plan.template import program as whole
 from nstool.sandbox import engine, host, journal, leases, rundir
 from nstool.sandbox.launch import ends_within, report
-from nstool.service import attested, board, interpreter, orders, watched
+from nstool.service import attested, board, interpreter, listen, orders, watched
 from nstool.service.listen import Listener
 from nstool.service.orders import BINARY, BY_PLACE, DECIMAL, HEX, RANDOM, USE_OCTET, USE_PORT, Vary
 from nstool.spec.check import MAX_ID_LINES, key_path
 from nstool.spec.model import IdMap, Spec
+from nstool.spec.places import Located
 from nstool.spec.service import Service
 from nstool.spec.varied import LOOPBACK, filled, variant_place
 
@@ -186,6 +187,7 @@ class Blueprint:
 
         Raises SpecError for what a service cannot have.
         """
+        listen.check(service, place)
         self._variants = tuple(
             _with_facts(spec, service, variant_place(service, number, place)) for number, spec in enumerate(specs)
         )
@@ -225,6 +227,14 @@ class Blueprint:
             own = spec.changed()
             if all(own.get(key) == recorded.get(key) for key in ("root", "command")):
                 self._last = number
+
+    def written(self, path: Path) -> str:
+        """Return where a key is written."""
+        return self._place(path)
+
+    def listener_place(self, word: str) -> str:
+        """Return where a word of ``listen`` is written."""
+        return self._place(("service", "listen", self.service.listen.index(word)))
 
     def place(self, variant: tuple[Spec, Host], path: Path) -> str:
         """Return where a key of a variant is written."""
@@ -371,14 +381,9 @@ def _clocks(data: bytes, bounds: dict[str, range], lease: Lease) -> list[Vary]:
 
 def _with_facts(spec: Spec, service: Service, where: Place) -> tuple[Spec, Host]:
     """Return a variant with what the host is for it. where: tells where a key of it is written."""
-    try:
+    with Located(where):
         facts = host.read(spec, ())
         plans.check(spec, facts)
-    except SpecError as error:
-        key = error.place.partition(".")[0].partition("[")[0]
-        if not {"root": service.roots, "command": service.commands}.get(key):
-            raise
-        raise SpecError(error.message, where((key,))) from None
     _check_user(spec, facts, service, where)
     if facts.privileged and not plans.owns_ids(spec, facts):
         _check_pool(service, where)

@@ -14,6 +14,13 @@ from nstool._native import ffi
 from nstool.errors import KernelError, SpecError
 from nstool.frozen import Frozen
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from nstool.spec.check import Place
+    from nstool.spec.service import Service
+
 _FILTER = Struct("<HBBI")  # struct sock_filter, linux/filter.h
 _PROGRAM = Struct("<H6xQ")  # struct sock_fprog
 _LOAD_8, _LOAD_16, _LOAD_32, _AND, _EQUAL, _RETURN = 0x30, 0x28, 0x20, 0x54, 0x15, 0x06
@@ -101,24 +108,59 @@ def parse(word: str, place: str) -> tuple[int, int, object]:
     return family, socket.SOCK_STREAM if kind == "tcp" else socket.SOCK_DGRAM, (bare, int(port))
 
 
-def open_listener(word: str, backlog: int, place: str, *, handed: bool = True, shared: bool = False) -> Listener:
+def check(service: Service, place: Place) -> None:
+    """Raise SpecError for words that say no address, and for two that say the same."""
+    words = [(word, place(("service", "listen", number))) for number, word in enumerate(service.listen)]
+    if service.metrics:
+        words.append((service.metrics, place(("service", "metrics"))))
+    found: list[tuple[str, tuple[int, int, object]]] = []
+    for word, at in words:
+        if word == "systemd":
+            continue
+        address = parse(word, at)
+        for other, there in found:
+            if _overlap(address, there):
+                raise SpecError(f'"{word}" is at the address of "{other}": say another, or leave one of them out', at)
+        found.append((word, address))
+
+
+def _overlap(one: tuple[int, int, object], other: tuple[int, int, object]) -> bool:
+    (family, type_, here), (family2, type2, there) = one, other
+    if isinstance(here, str) or isinstance(there, str):  # an abstract name is another one for each type: unix(7)
+        return here == there and (type_ == type2 or str(here).startswith("/"))
+    assert isinstance(here, tuple)
+    assert isinstance(there, tuple)
+    if (family, type_) != (family2, type2) or not here[1] or here[1] != there[1]:
+        return False
+    first, second = (socket.inet_pton(family, address) for address, _ in (here, there))
+    return first == second or not any(first) or not any(second)
+
+
+def open_listener(
+    word: str, backlog: int, place: str, *, handed: bool = True, shared: bool = False, first: bool = False
+) -> Listener:
     """Return a listening socket. Raises SpecError, KernelError for an address that is not to be had.
 
     handed: its connections are given to sandboxes, see ``tie``. shared: others may have the address too, and the kernel
-    distributes connections among them: SO_REUSEPORT, socket(7).
+    distributes connections among them: SO_REUSEPORT, socket(7). first: of those, so that nobody else may have it yet.
     """
     family, type_, address = parse(word, place)
     path = address if isinstance(address, str) and address.startswith("/") else ""
-    one = socket.socket(family, type_ | socket.SOCK_CLOEXEC)
+    try:
+        one = socket.socket(family, type_ | socket.SOCK_CLOEXEC)
+    except OSError as error:
+        raise KernelError(f"socket({word})", error.errno or 0, place, "where connections come in") from None
     try:
         if family != socket.AF_UNIX:
             one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, int(shared))
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, int(shared and not first))
         if family == socket.AF_INET6:
             one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         if path:
             _remove_dead(path, type_)
         one.bind(address)  # type: ignore[arg-type]
+        if first:
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, int(shared))
         if type_ != socket.SOCK_DGRAM:
             tie(one, place, needed=handed)
             one.listen(backlog)
@@ -127,8 +169,19 @@ def open_listener(word: str, backlog: int, place: str, *, handed: bool = True, s
         raise
     except OSError as error:
         one.close()
-        raise KernelError(f"bind({word})", error.errno or 0, place, "where connections come in") from None
+        raise _refused(word, error.errno or 0, place) from None
     return Listener(word, one.detach(), path)
+
+
+def _refused(word: str, number: int, place: str) -> KernelError:
+    """Return the error of a word at which nobody can listen, with what nstool.detectors.listening finds there."""
+    from nstool.plan.hints import explain
+    from nstool.plan.steps import LAUNCHER, Step
+
+    _, _, address = parse(word, place)
+    host, port = address if isinstance(address, tuple) else (str(address).replace("\0", "@", 1), 0)
+    step = Step(LAUNCHER, "bind", (word.partition(":")[0], host, port), "where connections come in")
+    return KernelError(f"bind({word})", number, place, step.why, *explain(step, number))
 
 
 def tie(one: socket.socket, place: str, *, needed: bool = True) -> None:
@@ -201,20 +254,22 @@ def from_systemd(place: str, *, handed: bool = True) -> list[Listener]:
     return found
 
 
-def open_all(words: tuple[str, ...], backlog: int, *, handed: bool = True, shards: int = 1) -> list[Listener]:
+def open_all(
+    words: tuple[str, ...], backlog: int, written: Callable[[str], str], *, handed: bool = True, shards: int = 1
+) -> list[Listener]:
     """Return a socket for each word, of the internet so many as there are shards; none stays open if one fails.
 
-    handed: as of ``open_listener``.
+    written: where a word is written. handed: as of ``open_listener``.
     """
     found: list[Listener] = []
     try:
-        for number, word in enumerate(words):
-            place = f"service.listen[{number}]"
+        for word in words:
+            place = written(word)
             if word == "systemd":
                 found += from_systemd(place, handed=handed)
                 continue
             many = shards if word.startswith(("tcp:", "udp:")) else 1
-            found.append(open_listener(word, backlog, place, handed=handed, shared=many > 1))
+            found.append(open_listener(word, backlog, place, handed=handed, shared=many > 1, first=many > 1))
             where = found[-1].where  # with the port that the kernel chose
             for _ in range(many - 1):
                 found.append(open_listener(where, backlog, place, handed=handed, shared=True).replace(word=word))

@@ -105,7 +105,9 @@ class Supervisor:
         self._follow_log(self._pipe[0])
         self._adopt()
         self._open_listeners()
-        self.endpoint = endpoint.opened(self.blueprint.service.metrics, self.blueprint.name, self.status)
+        metrics = self.blueprint.service.metrics
+        place = self.blueprint.written(("service", "metrics"))
+        self.endpoint = endpoint.opened(metrics, self.blueprint.name, self.status, place)
         server = await asyncio.start_unix_server(
             self._answer, sock=generation.bound(name, CONTROL, socket.SOCK_STREAM), limit=_MOST
         )
@@ -239,11 +241,14 @@ class Supervisor:
         if handed:
             listen.tie_all(kept)
         new = tuple(word for word in service.listen if word not in have)
-        self.listeners += listen.open_all(new, service.backlog, handed=handed, shards=service.shards)
-        if service.shape in NO_DATAGRAMS and any(one.type == socket.SOCK_DGRAM for one in self.listeners):
-            raise SpecError(NO_DATAGRAMS[service.shape], "service.listen")
-        if service.proxy and not all(one.where.startswith((*PROXIES, "systemd:")) for one in self.listeners):
-            raise SpecError(FORGED, "service.listen")
+        self.listeners += listen.open_all(
+            new, service.backlog, self.blueprint.listener_place, handed=handed, shards=service.shards
+        )
+        for one in self.listeners:
+            if service.shape in NO_DATAGRAMS and one.type == socket.SOCK_DGRAM:
+                raise SpecError(NO_DATAGRAMS[service.shape], self.blueprint.listener_place(one.word))
+            if service.proxy and not one.where.startswith((*PROXIES, "systemd:")):
+                raise SpecError(FORGED, self.blueprint.listener_place(one.word))
         self._addresses = {one.fd: one.where for one in self.listeners}
 
     async def _open_again(self) -> None:
@@ -262,7 +267,7 @@ class Supervisor:
                 if one.word == "systemd":
                     raise NstoolError("restart its .socket unit")
                 listen.give_up(one)
-                place = f"service.listen[{number}]"
+                place = self.blueprint.listener_place(one.word)
                 new = listen.open_listener(where, service.backlog, place, shared=service.shards > 1)
             except NstoolError as error:
                 if monotonic() - self._said_shut >= _AGAIN:

@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import shutil
+import socket
 import struct
 import subprocess
 import tempfile
@@ -266,3 +267,95 @@ def test_a_user_is_told_for_how_many_places_the_range_is_enough(
 
     status, said = as_user(act, timeout=4 * SOON)
     assert (status, '"ids"' in said) == (0, False), said
+
+
+# ---- listeners ----
+
+
+@pytest.mark.parametrize(
+    ("listen", "more", "told"),
+    [
+        ("tcp:127.0.0.1:PORT", "", "service.listen[0], bind(tcp:127.0.0.1:PORT): Address already in use (EADDRINUSE)"),
+        ("tcp:127.0.0.1:PORT", "shards = 2", "service.listen[0], bind(tcp:127.0.0.1:PORT)"),
+        ("tcp:127.0.0.1:0", 'metrics = "tcp:127.0.0.1:PORT"', "service.metrics, bind(tcp:127.0.0.1:PORT)"),
+    ],
+)
+def test_who_has_an_address_is_said(name: str, tmp_path: Path, listen: str, more: str, told: str) -> None:
+    """With the line of the key, the process, and what to do; of shards, too, which share a port among them."""
+    with socket.create_server(("127.0.0.1", 0), reuse_port=True) as one:
+        port = str(one.getsockname()[1])
+        words = f'listen = ["{listen}"]\nplaces = 4\n{more}'.replace("PORT", port)
+        spec = write(tmp_path / "s.toml", words, "command = ['/bin/cat']")
+        status, said = serve(spec, "--name", name)
+    line = 8 if "metrics" in more else 6
+    assert (status, f"{spec}:{line}: {told.replace('PORT', port)}" in said) == (125, True), said
+    assert f"cause: process {os.getpid()} (" in said
+    assert "remedy: stop that, or listen elsewhere" in said
+
+
+def test_an_address_of_an_option_is_said_of_the_option(name: str, tmp_path: Path) -> None:
+    """It is in no line of the spec."""
+    spec = write(tmp_path / "s.toml", TCP, "command = ['/bin/cat']")
+    status, said = serve(spec, "--name", name, "--listen", "unix:/proc/no/socket")
+    assert (status, "nstool: --listen, bind(unix:/proc/no/socket)" in said) == (125, True), said
+    status, said = serve(spec, "--name", name, "--listen", "unix:socket")
+    assert (status, 'nstool: --listen: "unix:socket" needs an absolute path' in said) == (2, True), said
+
+
+@pytest.mark.parametrize(
+    ("words", "line", "told"),
+    [
+        ('listen = ["tcp:127.0.0.1"]', 6, 'service.listen[0]: "tcp:127.0.0.1" needs a port'),
+        ('listen = [\n  "unix:@a",\n  "unix:b"]', 8, 'service.listen[1]: "unix:b" needs an absolute path'),
+        (TCP + 'metrics = "tcp:localhost:1"', 7, 'service.metrics: "tcp:localhost:1" needs an address'),
+        ('listen = ["tcp:127.0.0.1:99"]\nmetrics = "tcp:0.0.0.0:99"', 7, 'is at the address of "tcp:127.0.0.1:99"'),
+        (
+            'listen = ["tcp:[::1]:99", "tcp:[::0001]:99"]',
+            6,
+            'service.listen[1]: "tcp:[::0001]:99" is at the address of',
+        ),
+        ('listen = ["unix:/run/a", "seqpacket:/run/a"]', 6, "is at the address of"),
+    ],
+)
+def test_words_that_say_no_address_of_their_own_are_refused(tmp_path: Path, words: str, line: int, told: str) -> None:
+    """Before anything is done, by line."""
+    status, said = serve(spec := write(tmp_path / "s.toml", words, "command = ['/bin/cat']"))
+    assert (status, f"{spec}:{line}: service." in said, told in said) == (2, True, True), said
+
+
+def test_words_that_say_others_are_not(name: str, tmp_path: Path) -> None:
+    """Ports that the kernel chooses, one for each protocol and family, abstract names of each type."""
+    words = [
+        "tcp:127.0.0.1:0",
+        "tcp:127.0.0.2:0",
+        "udp:127.0.0.1:0",
+        "tcp:[::1]:0",
+        f"unix:@{name}",
+        f"seqpacket:@{name}",
+    ]
+    with serving.serving(write(tmp_path / "s.toml", f"listen = {words}", "command = ['/bin/cat']"), name) as one:
+        assert len(one.status()["listening"]) == len(words)
+
+
+# ---- lines ----
+
+
+@pytest.mark.parametrize(
+    ("words", "service", "told"),
+    [
+        ('net = "bridge"', "", '2: net.mode: "bridge" is made for one sandbox'),
+        ('user = "nobody-there"', "", "2: user: "),
+        ('mounts = ["/no/such:/srv"]', "", "2: mounts[0].source: "),
+        ('root = "/no/such"', "", "2: root.path: /no/such does not exist"),
+        ("pass_fds = [5]", "", "2: pass_fds: "),
+        ("", 'roots = ["/usr",\n "/no/such"]', "10: service.roots[1]: /no/such does not exist"),
+        ("", 'shape = "python"\nhandler = "no.py"', "1: command: a handler has no command"),
+        ("", "plces = 2", "9: service.plces: unknown key"),
+    ],
+)
+def test_what_no_service_has_is_told_by_line(tmp_path: Path, words: str, service: str, told: str) -> None:
+    """Also what only this host tells, and what is in a list of the service's."""
+    status, said = serve(
+        spec := write(tmp_path / "s.toml", TCP + "places = 4\n" + service, "command = ['/bin/cat']", words)
+    )
+    assert (status, f"nstool: {spec}:{told}" in said) == (2, True), said
