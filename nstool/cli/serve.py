@@ -27,11 +27,13 @@ def command(spec: str, name: str, listen: tuple[str, ...], quiet: bool) -> int:
     SPEC is a spec with a [service] table: who listens where, and how many sandboxes there may be.
     """
     from nstool.cli.run import clean_up
+    from nstool.service.listen import check_passed
     from nstool.service.prepare import prepared
     from nstool.service.supervisor import Supervisor
 
-    clean_up()
     blueprint = prepared(spec, name, listen)
+    check_passed(blueprint.service.listen, blueprint.listener_place)
+    clean_up()
     errors = _Errors()
 
     def say(text: str) -> None:

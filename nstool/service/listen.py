@@ -8,7 +8,7 @@ import select
 import socket
 import stat
 from _struct import Struct  # what struct is made of
-from errno import EPERM
+from errno import ENOTCONN, EPERM
 
 from nstool._native import ffi
 from nstool.errors import KernelError, SpecError
@@ -237,21 +237,77 @@ def _remove_dead(path: str, type_: int) -> None:
                 return
 
 
-def from_systemd(place: str, *, handed: bool = True) -> list[Listener]:
-    """Return the sockets that systemd has passed. sd_listen_fds(3). Raises SpecError if there are none."""
+def check_passed(words: tuple[str, ...], written: Callable[[str], str]) -> None:
+    """Raise SpecError if "systemd" is one of these words, and what was passed is none of sockets that listen.
+
+    To be called before files are opened, which could be taken for what was passed. written: where a word is written.
+    """
+    for place in (written(word) for word in words if word == "systemd"):
+        for fd in _passed(place):
+            if wrong := _no_listener(fd):
+                raise SpecError(
+                    f'"systemd": LISTEN_FDS says {os.environ["LISTEN_FDS"]}, and fd {fd} {wrong}; sd_listen_fds(3)',
+                    place,
+                )
+
+
+def _passed(place: str) -> range:
     count = os.environ.get("LISTEN_FDS", "")
     if os.environ.get("LISTEN_PID") != str(os.getpid()) or not count.isdecimal() or not int(count):
         raise SpecError(
             '"systemd": no socket was passed (LISTEN_PID, LISTEN_FDS): start it from a unit with a .socket', place
         )
+    return range(FIRST_PASSED, FIRST_PASSED + int(count))
+
+
+def from_systemd(place: str, *, handed: bool = True) -> list[Listener]:
+    """Return the sockets that systemd has passed. sd_listen_fds(3). Raises SpecError if there are none."""
     found = []
-    for fd in range(FIRST_PASSED, FIRST_PASSED + int(count)):
+    for fd in _passed(place):
         os.set_inheritable(fd, False)
         with socket.socket(fileno=os.dup(fd)) as one:
             if one.type == socket.SOCK_STREAM:
                 tie(one, place, needed=handed)
         found.append(Listener("systemd", fd))
     return found
+
+
+_WANTED = {
+    (socket.AF_INET, socket.SOCK_STREAM),
+    (socket.AF_INET6, socket.SOCK_STREAM),
+    (socket.AF_INET, socket.SOCK_DGRAM),
+    (socket.AF_INET6, socket.SOCK_DGRAM),
+    *KINDS.values(),
+}
+
+
+def _no_listener(fd: int) -> str:
+    """Return what an fd is instead of a socket at which a service can listen, with what was expected; else empty."""
+    try:
+        mode = os.fstat(fd).st_mode
+    except OSError:
+        return "is not open; a socket that listens is expected"
+    if not stat.S_ISSOCK(mode):
+        return f"is {os.readlink(f'/proc/self/fd/{fd}')}; a socket that listens is expected"
+    with socket.socket(fileno=os.dup(fd)) as one:
+        family, type_ = (getattr(word, "name", word) for word in (one.family, one.type))
+        what = f"is a socket of {family}, {type_}"
+        if (one.family, one.type) not in _WANTED:
+            return f"{what}; one of TCP or UDP, or of Unix streams or packets (SOCK_SEQPACKET), is expected"
+        if one.type != socket.SOCK_DGRAM:
+            listens = one.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+            return "" if listens else f"{what} that does not listen; one that does is expected: Accept=no of its unit"
+        return f"{what} that has a peer; one without is expected" if _has_peer(one) else ""
+
+
+def _has_peer(one: socket.socket) -> bool:
+    try:
+        one.getpeername()
+    except OSError as error:
+        if error.errno != ENOTCONN:
+            raise
+        return False
+    return True
 
 
 def open_all(

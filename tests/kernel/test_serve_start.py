@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import re
 import shutil
@@ -335,6 +336,55 @@ def test_words_that_say_others_are_not(name: str, tmp_path: Path) -> None:
     ]
     with serving.serving(write(tmp_path / "s.toml", f"listen = {words}", "command = ['/bin/cat']"), name) as one:
         assert len(one.status()["listening"]) == len(words)
+
+
+def unconnected(family: int, type_: int, listens: bool) -> socket.socket:
+    """A socket that is bound, and may listen."""
+    one = socket.socket(family, type_)
+    one.bind(("127.0.0.1", 0) if family == socket.AF_INET else "")
+    if listens:
+        one.listen()
+    return one
+
+
+def half_a_pair() -> socket.socket:
+    """One end of two that are connected."""
+    one, other = socket.socketpair()
+    other.close()
+    return one
+
+
+def connected_udp() -> socket.socket:
+    """One of UDP that has a peer."""
+    one = unconnected(socket.AF_INET, socket.SOCK_DGRAM, False)
+    one.connect(("127.0.0.1", 9))
+    return one
+
+
+@pytest.mark.parametrize(
+    ("passed", "count", "told"),
+    [
+        (lambda: unconnected(socket.AF_INET, socket.SOCK_STREAM, False), 1, "SOCK_STREAM that does not listen"),
+        (lambda: unconnected(socket.AF_UNIX, socket.SOCK_SEQPACKET, False), 1, "SOCK_SEQPACKET that does not listen"),
+        (half_a_pair, 1, "AF_UNIX, SOCK_STREAM that does not listen"),
+        (lambda: unconnected(socket.AF_UNIX, socket.SOCK_DGRAM, False), 1, "AF_UNIX, SOCK_DGRAM; one of TCP or UDP"),
+        (connected_udp, 1, "AF_INET, SOCK_DGRAM that has a peer"),
+        (lambda: socket.socket(socket.AF_NETLINK, socket.SOCK_RAW), 1, "AF_NETLINK, SOCK_RAW; one of TCP or UDP"),
+        (functools.partial(open, "/dev/null"), 1, "fd 3 is /dev/null; a socket that listens is expected"),
+        (lambda: unconnected(socket.AF_INET, socket.SOCK_STREAM, True), 2, "says 2, and fd 4 is not open"),
+    ],
+)
+def test_what_is_passed_and_does_not_listen_is_refused(
+    name: str, tmp_path: Path, passed: Callable[[], Any], count: int, told: str
+) -> None:
+    """Which fd it is, what it is, and what is expected; before anything is done."""
+    spec = write(tmp_path / "s.toml", 'listen = ["systemd"]', "command = ['/bin/cat']")
+    with passed() as one:
+        begin = f"export LISTEN_PID=$$ LISTEN_FDS={count}; exec {NSTOOL} serve --name {name} {spec} 3<&{one.fileno()}"
+        words = ["/bin/bash", "-c", f"{begin} {one.fileno()}<&-" if one.fileno() != 3 else begin]
+        done = subprocess.run(words, pass_fds=[one.fileno()], capture_output=True, text=True, timeout=SOON)
+    assert (done.returncode, told in done.stderr) == (2, True), done.stderr
+    assert f'{spec}:6: service.listen[0]: "systemd": LISTEN_FDS says' in done.stderr
 
 
 # ---- lines ----
