@@ -22,9 +22,10 @@ from nstool.plan.steps import Plan, Step
 from nstool.plan.template import program as whole
 from nstool.sandbox import engine, host, journal, leases, rundir
 from nstool.sandbox.launch import ends_within, report
-from nstool.service import attested, board, interpreter, listen, orders, watched
+from nstool.service import attested, board, interpreter, listen, orders, together, watched
 from nstool.service.listen import Listener
 from nstool.service.orders import BINARY, BY_PLACE, DECIMAL, HEX, RANDOM, USE_OCTET, USE_PORT, Vary
+from nstool.service.together import CANARY
 from nstool.spec.check import MAX_ID_LINES, key_path
 from nstool.spec.model import IdMap, Spec
 from nstool.spec.places import Located
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from nstool.spec.check import Path, Place
 
 ANSWERS = 10.0  # seconds for a template to answer
-TRIAL = 30.0  # seconds for the sandbox that is attested to be ready
+TRIAL = 30.0  # seconds for the sandbox that is attested to be ready; with a handler, which is imported, start_timeout
 _AT_ONCE = 64  # questions whose a connection is
 _LOOK = 0.1  # seconds between two looks whether that is still wanted
 _TURNS = 2  # ranges of ids that each place has where ids vary: two lives in a row have none in common
@@ -59,7 +60,6 @@ _ADDRESS_TOKEN = "127.\x01o1.\x01o2.\x01o3"
 _MONOTONIC_TOKEN = -19999999902  # 12 characters
 _BOOTTIME_TOKEN = -19999999903
 _BEGIN_TOKEN = 1999999904
-CANARY = "NSTOOL_CANARY"
 BOARD, LOG = -1, -2
 _SIZE = ffi.sizeof("struct nst_message")
 
@@ -188,29 +188,16 @@ class Blueprint:
         Raises SpecError for what a service cannot have.
         """
         listen.check(service, place)
+        for number, spec in enumerate(specs):
+            together.check(spec, service, variant_place(service, number, place))
         self._variants = tuple(
             _with_facts(spec, service, variant_place(service, number, place)) for number, spec in enumerate(specs)
         )
         self._place = place
         self.name = name
-        self.spec = spec = specs[0]
+        self.spec = specs[0]
         self.service = service
         self._last = -1  # the variant that was begun last
-        if "canary" in service.vary and CANARY in spec.env:
-            raise SpecError(f'vary = ["canary"] gives it another value: leave {CANARY} out', place(("env", CANARY)))
-        if service.shape == "port" and spec.net.mode != "loopback":
-            why = 'the command listens on the loopback of its own network: leave it out, or take shape = "socket"'
-            raise SpecError(why, place(("net", "mode")))
-        if service.lease_net and (spec.net.mode != "loopback" or spec.net.sysctls):
-            raise SpecError(
-                'what is lent has lo and nothing else: net.mode = "loopback", no sysctls',
-                place(("service", "lease_net")),
-            )
-        if "oom" in service.alarms and not spec.limits.memory:
-            raise SpecError(
-                'memory is counted only where it is limited: leave "oom" out, or say a limit, limits.memory = "256M"',
-                place(("service", "alarms")),
-            )
 
     def variant(self) -> tuple[Spec, Host]:
         """Return the spec of a generation that is begun, with its root and command, and what the host is for that."""
@@ -576,10 +563,21 @@ def make(
     except BaseException as error:
         generation.close()
         if isinstance(error, ProcessLookupError):
-            text = f"the template {generation.name} ended before it had made a sandbox; what it said stands above"
-            raise NstoolError(text) from None
+            raise NstoolError(_ended_early(blueprint, generation.name)) from None
         raise
     return generation
+
+
+def _ended_early(blueprint: Blueprint, name: str) -> str:
+    """Return why a template has ended before it had made a sandbox."""
+    service = blueprint.service
+    if service.shape != "python":
+        return f"the template {name} ended before it had made a sandbox; what it said stands above"
+    said = 'stderr = "null" lets nobody read what it said' if service.stderr == "null" else "what it said stands above"
+    return (
+        f"{blueprint.written(('service', 'handler'))}: the interpreter ended while it imported {service.handler}; "
+        f"{said}, nothing if it was killed by a signal or called os._exit"
+    )
 
 
 def _make(
@@ -771,14 +769,15 @@ def _try(generation: Generation, plan: Plan, stopping: Callable[[], bool]) -> No
     channel = generation.channel
     assert channel is not None
     channel.ask(lib.NST_MSG_TRY, "a first sandbox")
-    end = monotonic() + TRIAL
+    seconds = service.start_timeout if service.shape == "python" else TRIAL
+    end = monotonic() + seconds
     waiting = channel.late()
     while True:
         message = waiting.pop(0) if waiting else channel.receive(_LOOK)
         if stopping():
             raise NstoolError("told to stop")
         if message is None and monotonic() > end:
-            raise NstoolError(f"the first sandbox of {generation.name} is not ready after {TRIAL:g} s")
+            raise NstoolError(_late(generation.blueprint, generation.name, seconds))
         if message is None:
             continue
         if message.type == lib.NST_MSG_FAILED:
@@ -789,6 +788,15 @@ def _try(generation: Generation, plan: Plan, stopping: Callable[[], bool]) -> No
                 generation.fresh = watched.fresh(init, service.watch)
             channel.ask(lib.NST_MSG_END, "to end it", detail=message.detail, status=9)
             return
+
+
+def _late(blueprint: Blueprint, name: str, seconds: float) -> str:
+    """Return why a generation is given up whose first sandbox is not ready after so many seconds."""
+    text = f"the first sandbox of {name} is not ready after {seconds:g} s"
+    if blueprint.service.shape != "python":
+        return text
+    at, file = blueprint.written(("service", "handler")), blueprint.service.handler
+    return f"{at}: {text}: {file} is imported before it, and may take longer if start_timeout says so"
 
 
 def adopt(blueprint_name: str) -> list[Generation]:

@@ -29,7 +29,7 @@ def prepared(spec: Spec, service: Service, place: Place) -> Spec:
     if not os.path.isfile(service.handler):
         raise SpecError(f"no file {service.handler}", at)
     if not service.handler.endswith(".py"):
-        raise SpecError(f"{service.handler} is no file of Python: name it so, {service.handler}.py", at)
+        raise SpecError(f"{service.handler} is no file of Python: the name of one ends in .py", at)
     _check_readable(os.path.dirname(service.handler), 0o005, "o+rx", at)
     _check_readable(service.handler, 0o004, "o+r", at)
     own = _mounts(service)

@@ -27,7 +27,7 @@ from nstool.service.alarms import PAUSE, Alarms
 from nstool.service.board import Board, Counts, End
 from nstool.service.generation import BOARD, LOG, Blueprint, Generation
 from nstool.service.listen import Listener
-from nstool.spec.check_service import FORGED, NO_DATAGRAMS, PROXIES
+from nstool.spec.check_service import CONFIDES, FORGED, NO_DATAGRAMS, PROXIES
 
 CONTROL = "control"
 LOG_RATE = 1 << 20  # bytes a second of what commands say; what is more is dropped, and counted
@@ -249,6 +249,8 @@ class Supervisor:
                 raise SpecError(NO_DATAGRAMS[service.shape], self.blueprint.listener_place(one.word))
             if service.proxy and not one.where.startswith((*PROXIES, "systemd:")):
                 raise SpecError(FORGED, self.blueprint.listener_place(one.word))
+            if service.lease_net and service.shape != "port" and not one.where.startswith(("tcp:", "udp:")):
+                raise SpecError(CONFIDES, self.blueprint.listener_place(one.word))
         self._addresses = {one.fd: one.where for one in self.listeners}
 
     async def _open_again(self) -> None:

@@ -11,6 +11,7 @@ import socket
 import struct
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -409,3 +410,184 @@ def test_what_no_service_has_is_told_by_line(tmp_path: Path, words: str, service
         spec := write(tmp_path / "s.toml", TCP + "places = 4\n" + service, "command = ['/bin/cat']", words)
     )
     assert (status, f"nstool: {spec}:{told}" in said) == (2, True), said
+
+
+# ---- words that do nothing, and words that contradict each other ----
+
+PORT = 'shape = "port"\nport = 80\n'
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("queue_timeout = 1", "queue_timeout: it does nothing: nobody waits without a queue"),
+        ("client_burst = 3", "client_burst: it does nothing"),
+        ("client_prefix4 = 24", "client_prefix4: it does nothing"),
+        ("client_prefix6 = 48", "client_prefix6: it does nothing"),
+        ("life_connections = 2", "life_connections: it does nothing: a life has one connection"),
+        ('variant_order = "random"', "variant_order: it does nothing"),
+        ("idle = 5", "idle: it does nothing"),
+        (PORT + 'idle = 5\nlife = "shared"', "idle: it does nothing"),
+        ("health_timeout = 1", "health_timeout: it does nothing: nobody asks"),
+        ("health_failures = 1", "health_failures: it does nothing: nobody asks"),
+        ("roots = []", "roots: none is there"),
+        ("commands = []", "commands: none is there"),
+        ('vary = ["ids", "pid", "ids"]', 'vary[2]: "ids" is there twice'),
+        ('alarms = ["oom", "oom"]', 'alarms[1]: "oom" is there twice'),
+        ('alarms = ["violation"]', "alarms[0]: no system call ends in SIGSYS"),
+    ],
+)
+def test_a_word_that_does_nothing_is_refused(tmp_path: Path, words: str, told: str) -> None:
+    """By line, with what it needs: nobody is to believe that it does something."""
+    last = words.partition(" =")[0] if PORT not in words else "idle"
+    spec = tmp_path / "s.toml"
+    spec.write_text(f"command = ['/bin/cat']\n[service]\n{TCP}{words}\nplaces = 4\n")
+    line = next(n for n, text in enumerate(spec.read_text().splitlines(), 1) if text.startswith(last))
+    status, said = serve(spec)
+    assert (status, f"nstool: {spec}:{line}: service.{told}" in said) == (2, True), said
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        'seccomp.action = "kill"',
+        'seccomp = {base = "LIST"}',
+    ],
+)
+def test_a_list_that_kills_has_violations(name: str, tmp_path: Path, words: str) -> None:
+    """By its action, or in the file that it is."""
+    (tmp_path / "list.json").write_text(
+        '{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["mount"], "action": "SCMP_ACT_KILL_PROCESS"}]}'
+    )
+    words = words.replace("LIST", str(tmp_path / "list.json"))
+    spec = write(tmp_path / "s.toml", TCP + 'alarms = ["violation"]', "command = ['/bin/cat']", words)
+    with serving.serving(spec, name) as one:
+        assert ask(one.port(), b"said") == b"said"
+
+
+@pytest.mark.parametrize(
+    ("words", "service", "told"),
+    [
+        ("", 'listen = ["tcp:127.0.0.1:0", "unix:@lent"]', "service.listen[1]: by a Unix socket a sandbox can give"),
+        ("", 'listen = ["seqpacket:@lent"]', "service.listen[0]: by a Unix socket a sandbox can give"),
+        ('mounts = ["/srv:/srv:rw"]', TCP, "mounts[0]: sandboxes meet there"),
+        ('root = {type = "directory", path = "/srv", writable = true}', TCP, "root.writable: sandboxes meet there"),
+    ],
+)
+def test_a_network_is_not_lent_to_who_can_be_watched_in_it(tmp_path: Path, words: str, service: str, told: str) -> None:
+    """By an open file of it that a sandbox has given away: who came before watches who comes after."""
+    status, said = serve(
+        spec := write(tmp_path / "s.toml", f"{service}\nlease_net = true", "command = ['/bin/cat']", words)
+    )
+    assert (status, f"nstool: {spec}:" in said, told in said) == (2, True, True), said
+    assert "/proc/self/net" in said
+
+
+def test_a_network_is_not_lent_at_a_passed_unix_socket(name: str, tmp_path: Path) -> None:
+    """Of which is known only when it is there."""
+    spec = write(tmp_path / "s.toml", 'listen = ["systemd"]\nlease_net = true', "command = ['/bin/cat']")
+    with unconnected(socket.AF_UNIX, socket.SOCK_STREAM, True) as one:
+        begin = f"export LISTEN_PID=$$ LISTEN_FDS=1; exec {NSTOOL} serve --name {name} {spec} 3<&{one.fileno()}"
+        words = ["/bin/bash", "-c", begin]
+        done = subprocess.run(words, pass_fds=[one.fileno()], capture_output=True, text=True, timeout=SOON)
+    assert (done.returncode, "by a Unix socket a sandbox can give" in done.stderr) == (2, True), done.stderr
+
+
+def test_a_network_is_lent_where_the_connection_is_not_the_commands(name: str, tmp_path: Path) -> None:
+    """What is relayed are bytes."""
+    words = f'listen = ["unix:@{name}"]\nlease_net = true\nshape = "port"\nport = 7000'
+    listens = "import socket\nsocket.create_server(('127.0.0.1', 7000)).accept()[0].sendall(b'here')"
+    spec = write(tmp_path / "s.toml", words, f'command = [\'/usr/bin/python3\', \'-c\', """{listens}"""]')
+    with serving.serving(spec, name), socket.socket(socket.AF_UNIX) as one:
+        one.settimeout(SOON)
+        one.connect(f"\0{name}")
+        assert one.recv(10) == b"here"
+
+
+# ---- handlers ----
+
+AT_HANDLER = "from nstool.service import handler\n@handler\n"
+
+
+def function(tmp_path: Path, code: str, *words: str, file: str = "app.py") -> Path:
+    """The spec of a service that is a function in a file with this text."""
+    tmp_path.chmod(0o755)
+    (tmp_path / file).write_text(code)
+    return write(tmp_path / "s.toml", "\n".join((f'{TCP}shape = "python"\nhandler = "{file}"', *words)))
+
+
+@pytest.mark.parametrize(
+    ("code", "told"),
+    [
+        ("import nosuch", "line 1, in <module>\n    import nosuch\nModuleNotFoundError: No module named 'nosuch'"),
+        ("def f(", "SyntaxError: '(' was never closed"),
+        ("try:\n    1/0\nexcept ZeroDivisionError:\n    import nosuch", "During handling of the above exception"),
+        ("import sys\nsys.exit(4)", "app.py ended the interpreter that imported it: sys.exit(4)"),
+        (f"{AT_HANDLER}def f(): ...", "app.py: f cannot be called with the connection alone (too many positional"),
+        (f"{AT_HANDLER}def f(a, b): ...", "app.py: f cannot be called with the connection alone (missing"),
+        (f"{AT_HANDLER}class C: ...", "app.py: C cannot be called with the connection alone"),
+        (f"{AT_HANDLER}async def f(c): ...", "app.py: f is called, and not awaited"),
+        (f"{AT_HANDLER}def f(c): yield", "app.py: f is called, and not awaited or asked for more"),
+        ("", "app.py: 0 functions have @handler, one must"),
+    ],
+)
+def test_a_file_without_a_handler_is_told_in_its_own_words(name: str, tmp_path: Path, code: str, told: str) -> None:
+    """The frames of the file and of what it imports, no others; one sentence where it is no exception."""
+    spec = function(tmp_path, code)
+    status, said = serve_told(spec, name)
+    assert (status, told in said) == (125, True), said
+    assert f"nstool: {spec}:7: service.handler: the interpreter ended while it imported {tmp_path}/app.py" in said
+    assert "zygote.py" not in said
+    assert "<frozen" not in said
+
+
+def serve_told(spec: Path, name: str) -> tuple[int, str]:
+    """The same of a service whose file has a traceback of its own."""
+    done = subprocess.run(
+        [NSTOOL, "serve", "--name", name, str(spec)],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=SOON,
+    )
+    return done.returncode, done.stderr
+
+
+@pytest.mark.parametrize(
+    "code", ["def f(c): ...", "def f(c, more=1): ...", "def f(*all): ...", "class C:\n    def __init__(self, c): ..."]
+)
+def test_what_can_be_called_with_a_connection_is_a_handler(name: str, tmp_path: Path, code: str) -> None:
+    """Whatever else it can be called with."""
+    with serving.serving(function(tmp_path, AT_HANDLER + code), name) as one:
+        assert ask(one.port()) == b""
+        assert one.until(lambda s: s["live"] == 0, "over")["ends"]["exited"] == 1
+
+
+def test_a_handler_that_raises_is_told_without_our_frames(name: str, tmp_path: Path) -> None:
+    """In the log, from the function on."""
+    with serving.serving(function(tmp_path, AT_HANDLER + "def f(c): raise RuntimeError('as told')"), name) as one:
+        assert ask(one.port()) == b""
+        one.until(lambda s: s["ends"]["failed"] == 1, "over")
+    said = one.log.read_text()
+    assert "in f\n" in said
+    assert "RuntimeError: as told" in said
+    assert "zygote.py" not in said
+
+
+def test_a_file_that_is_none_of_python_is_refused(tmp_path: Path) -> None:
+    """By its name, which the import goes by."""
+    status, said = serve(spec := function(tmp_path, AT_HANDLER + "def f(c): ...", file="app.txt"))
+    assert (status, f"{spec}:7: service.handler: {tmp_path}/app.txt is no file of Python" in said) == (2, True), said
+
+
+def test_a_handler_has_start_timeout_to_be_imported(name: str, tmp_path: Path) -> None:
+    """Then it is said what took so long; with more, it may."""
+    code = f"import time\ntime.sleep(2)\n{AT_HANDLER}def f(c): ..."
+    spec = function(tmp_path, code, "start_timeout = 0.5")
+    begun = time.monotonic()
+    status, said = serve(spec, "--name", name)
+    assert time.monotonic() - begun < 15
+    assert (status, "is not ready after 0.5 s" in said, "start_timeout" in said) == (125, True, True), said
+    assert f"{spec}:7: service.handler" in said
+    with serving.serving(function(tmp_path, code, "start_timeout = 60"), name) as one:
+        assert ask(one.port()) == b""
