@@ -35,7 +35,7 @@ def command(words: tuple[str, ...], as_json: bool) -> int:
     argv = sys.argv[2:]
     if [word for word in argv if word != "--json"]:
         from nstool.cli import options
-        from nstool.cli.places import Located, written
+        from nstool.spec.places import Located, written
 
         spec, _, place = options.parse(argv, OTHERS)
         with Located(place):

@@ -25,10 +25,10 @@ def command(words: tuple[str, ...], output: str | None, shebang: str | None, for
     import os
 
     from nstool.cli import options
-    from nstool.cli.places import Located
     from nstool.cli.write import write
     from nstool.errors import SpecError
     from nstool.sandbox.compiled import compile_spec
+    from nstool.spec.places import Located
 
     spec, rest, place = options.parse(sys.argv[2:], OTHERS)
     path = rest.get("-o") or rest.get("--output")

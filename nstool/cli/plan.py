@@ -50,8 +50,8 @@ def command(words: tuple[str, ...], as_json: bool, as_shell: bool, long_: bool) 
 
 def _plan(words: list[str]) -> Plan:
     from nstool.cli import options
-    from nstool.cli.places import Located
     from nstool.sandbox.launch import preview
+    from nstool.spec.places import Located
 
     plain = [word for word in words if word not in OTHERS]
     if len(plain) == 1 and (data := _compiled(plain[0])):

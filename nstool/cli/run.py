@@ -99,7 +99,7 @@ def _supervised(
         except Interrupted as interrupted:
             return 128 + interrupted.number
         except (SpecError, NotSupported) as error:
-            from nstool.cli.places import located  # late: most launches need no words
+            from nstool.spec.places import located  # late: most launches need no words
 
             raise located(error, place) from None
         try:

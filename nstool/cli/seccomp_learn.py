@@ -81,9 +81,9 @@ def _check(spec: Spec, rest: dict[str, str | bool], target: str) -> None:
 
 
 def _rules(spec: Spec, place: Place) -> Rules:
-    from nstool.cli.places import Located
     from nstool.errors import SpecError
     from nstool.security.seccomp_read import ours, rules_of
+    from nstool.spec.places import Located
 
     with Located(place):
         found = rules_of(spec.seccomp, ours(spec.capabilities.bounding))
@@ -95,10 +95,10 @@ def _rules(spec: Spec, place: Place) -> Rules:
 def _run(spec: Spec, rules: Rules, place: Place) -> tuple[Seen, int]:
     """Run the command; the calls that were seen, and its exit status."""
     from nstool.cli.forward import Forward
-    from nstool.cli.places import Located
     from nstool.sandbox.launch import Prepared, own_terminals
     from nstool.sandbox.tracing import Tracer
     from nstool.security.seccomp_learned import interest
+    from nstool.spec.places import Located
 
     with Tracer(interest(rules, _numbers())) as tracer, Forward() as forward, Located(place):
         prepared = Prepared(spec, own_terminals(spec), listed=True, trace=tracer.attach)

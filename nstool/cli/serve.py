@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import select
+from functools import partial
 from signal import SIG_BLOCK, SIGHUP, SIGINT, SIGTERM, pthread_sigmask
 
 import click
@@ -27,32 +28,14 @@ def command(spec: str, name: str, listen: tuple[str, ...], quiet: bool) -> int:
     SPEC is a spec with a [service] table: who listens where, and how many sandboxes there may be.
     """
     from nstool.cli.run import clean_up
-    from nstool.sandbox.launch import resolve
-    from nstool.service import handed, interpreter
-    from nstool.service.generation import Blueprint
+    from nstool.service.listen import check_passed
+    from nstool.service.prepare import prepared
     from nstool.service.supervisor import Supervisor
-    from nstool.spec import load
-    from nstool.spec.check_service import check_name, check_service
-    from nstool.spec.implied import implied
-    from nstool.spec.varied import variants
 
-    def read(begun: bool = True) -> Blueprint:
-        loaded, service = load.read_service(spec)
-        wanted = implied(loaded.spec, loaded.given)
-        if service.shape == "python":
-            wanted = interpreter.prepared(wanted, service)
-        specs = variants(wanted, service, loaded.place)
-        if listen:
-            service = service.replace(listen=listen)
-            check_service(service)
-        chosen = name or wanted.name or _stem(spec)
-        check_name(chosen, "--name" if name or not wanted.name else loaded.place(("name",)))
-        if not begun:
-            clean_up()
-        resolved = tuple(handed.prepared(resolve(one), service) for one in specs)
-        return Blueprint(chosen, resolved, service, loaded.place)
-
-    blueprint = read(begun=False)
+    read = partial(prepared, spec, name, listen)
+    blueprint = read()
+    check_passed(blueprint.service.listen, blueprint.listener_place)
+    clean_up()
     errors = Errors()
 
     def say(text: str) -> None:
@@ -97,9 +80,3 @@ class Errors:
         if taken:
             self._ended = data.endswith(b"\n")
         return taken
-
-
-def _stem(path: str) -> str:
-    from pathlib import Path
-
-    return Path(path).stem if path != "-" else "service"

@@ -78,7 +78,7 @@ def command_relative(scene: Scene) -> Answer:
     command = _command(scene)
     if "/" not in command or command.startswith("/") or _found(scene) or _unknown(scene) or directory_on_path(scene):
         return False
-    do = 'write its path inside from "/" on, or say from where it counts: --cwd DIR'
+    do = 'write its path inside from "/" on, or say from where it counts: cwd = "DIR" (--cwd DIR)'
     if os.path.isfile(command) and not command.startswith("../"):
         here = os.getcwd()
         do = f"bind yours when the sandbox is made, and start in it: --mount {here} --cwd {here}"

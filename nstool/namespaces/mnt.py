@@ -18,7 +18,7 @@ from nstool.frozen import Frozen
 from nstool.namespaces import mounting, system_root
 from nstool.namespaces.proc_views import SYS, Views
 from nstool.namespaces.user import TTY, Maps, is_inside
-from nstool.plan.host import SCRATCH, Host
+from nstool.plan.host import SCRATCH, Host, Shown
 from nstool.plan.lease import Lease
 from nstool.plan.steps import INIT, LAUNCHER, UNDO, Fd, Step
 from nstool.spec.model import IdMap, Mount, Spec
@@ -61,6 +61,7 @@ WHOLE, TEMPLATE, EACH = "whole", "template", "each"
 # the kernel (mount_too_revealing), and that goes out of sight when a sandbox mounts its own /proc.
 TEMPLATE_HOLD = "/proc/sys/fs/binfmt_misc"
 OWN_FILES = "own"  # in it: the files that one sandbox has of its own
+COMMAND = "command"  # in it: the command's file, where each sandbox mounts something of its own above that
 
 
 class Parts(Frozen):
@@ -120,7 +121,10 @@ def parts(
             inside += _place(spec, mount, number, host, "dir")
         else:
             inside += _mount(spec, mount, number, host, opener, opened, userns)
-    inside += _command(host)
+    if host.command is not None and _is_below(host.command.path, own):
+        kept += _keep_command(host.command)
+    else:
+        inside += _command(host)
     inside += _files({path: text for path, text in files.items() if not _is_below(path, own)}, files, spec, host)
     covered = _covered(spec, host, closed)
     if stage == WHOLE:
@@ -178,6 +182,8 @@ def each(
                 steps += _mount(spec, mount, number, host, INIT, [], "")
         elif mount.type not in _FROM_OUTSIDE:
             steps += _mount(spec, mount, number, host, INIT, [], "", places=False)
+    if host.command is not None and _is_below(host.command.path, own):
+        steps += _kept_command(host.command)
     steps += _files({path: text for path, text in files.items() if _is_below(path, own)}, files, spec, host)
     if spec.proc == "private":
         steps += views.cover(each=True)
@@ -239,7 +245,8 @@ def _kind(mount: Mount, host: Host) -> str:
 
 def _kept_kinds(spec: Spec, host: Host, own: tuple[str, ...]) -> dict[str, str]:
     """What the hold of a template keeps for its sandboxes: name to "dir" or "file"."""
-    return {
+    command = {COMMAND: "file"} if host.command is not None and _is_below(host.command.path, own) else {}
+    return command | {
         f"mount{number}": _kind(mount, host)
         for number, mount in enumerate(spec.mounts)
         if mount.type in _FROM_OUTSIDE and _is_below(mount.target, own)
@@ -822,14 +829,30 @@ def _command(host: Host) -> list[Step]:
     """The command's file, where the default root would not have it."""
     if host.command is None:
         return []
-    path = host.command.path
     name, copy = system_root.part(host.command)
+    return _show_command(host.command.path, name, copy)
+
+
+def _show_command(path: str, name: str, copy: list[Step]) -> list[Step]:
     return [
         *mounting.make_file(path),
         *copy,
         mounting.target(path, "at", "where it goes"),
         mounting.attach(name, "at", f"show {path}, the command"),
     ]
+
+
+def _keep_command(command: Shown) -> list[Step]:
+    name, copy = system_root.part(command)
+    where = (Fd(name), "", Fd("hold"), COMMAND, uapi.MOVE_MOUNT_F_EMPTY_PATH)
+    why = f"keep it for the sandboxes, each of which has the directories above {command.path} to itself"
+    return [*copy, Step(INIT, "move_mount", where, why)]
+
+
+def _kept_command(command: Shown) -> list[Step]:
+    copy = (Fd("hold"), COMMAND, mounting.CLONE_TREE)
+    opened = Step(INIT, "open_tree", copy, "the template's copy of the command's file", result=COMMAND)
+    return _show_command(command.path, COMMAND, [opened])
 
 
 def _files(wanted: dict[str, str], files: dict[str, str], spec: Spec, host: Host) -> list[Step]:

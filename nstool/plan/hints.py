@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno as _errno
 import sys
 
-from nstool.detectors import confining, creation, executing, files, ids, mounting
+from nstool.detectors import confining, creation, executing, files, ids, listening, mounting
 from nstool.detectors.scene import Scene
 from nstool.frozen import Frozen
 from nstool.plan.steps import Plan, Step
@@ -1220,7 +1220,7 @@ EXECUTING: tuple[Row, ...] = (
         "ENOENT",
         executing.command_on_host_only,
         "{command} is on this host as {path}, and not in the command's root",
-        "bind it when the sandbox is made, with what it needs: --mount {real}:{path}",
+        'bind it when the sandbox is made, with what it needs: mounts = ["{real}:{path}"] (--mount {real}:{path})',
         "execve(2)",
         predicts=True,
     ),
@@ -1229,7 +1229,7 @@ EXECUTING: tuple[Row, ...] = (
         "ENOENT",
         executing.covered,
         "{path} is on this host, but the sandbox covers {directory}: nothing of it is inside",
-        "bind it when the sandbox is made, with what it needs: --mount {real}:{path}",
+        'bind it when the sandbox is made, with what it needs: mounts = ["{real}:{path}"] (--mount {real}:{path})',
         "execve(2)",
         predicts=True,
     ),
@@ -1247,7 +1247,7 @@ EXECUTING: tuple[Row, ...] = (
         "ENOENT",
         executing.command_nowhere,
         "{command} is not in the command's root; looked for: {searched}",
-        "install it in the root, correct its name, or set PATH (of run and exec: --env PATH=...)",
+        'install it in the root, correct its name, or set PATH: env = {{PATH = "..."}} (--env PATH=...)',
         "execvp(3)",
         predicts=True,
     ),
@@ -1575,6 +1575,82 @@ CONFINING: tuple[Row, ...] = (
     ),
 )
 
+LISTENING: tuple[Row, ...] = (
+    _row(
+        "bind",
+        "EADDRINUSE",
+        listening.listens_itself,
+        "this service has {where} already: another key or word of its spec says the same",
+        "leave one of the two out",
+        "ip(7), unix(7)",
+    ),
+    _row(
+        "bind",
+        "EADDRINUSE",
+        listening.left_by_a_service,
+        "{generation} still has it, a generation of a service that was killed",
+        "start that again, which takes the address over (nstool serve --name {service} SPEC), or "
+        "nstool service stop {service}",
+        "docs/serve.md",
+    ),
+    _row(
+        "bind",
+        "EADDRINUSE",
+        listening.taken,
+        "{who} has {where}",
+        "{what}, or listen elsewhere",
+        "ip(7), unix(7)",
+    ),
+    _row(
+        "bind",
+        "EADDRINUSE",
+        listening.taken_by_hidden,
+        "a process that is not to be seen from here has {where}: of another user, or in another pid namespace",
+        "as root: ss -lntup tells whose it is; stop that, or listen elsewhere",
+        "ip(7)",
+    ),
+    _row(
+        "bind",
+        "EADDRINUSE",
+        listening.path_is_no_socket,
+        "{path} is {kind}",
+        "remove it, or name another path",
+        "unix(7)",
+    ),
+    _row(
+        "bind",
+        "EADDRNOTAVAIL",
+        listening.address_of_others,
+        "no interface of this host has the address {address}",
+        "listen at one that ip address lists, or at {all} for all",
+        "ip(7)",
+    ),
+    _row(
+        "bind",
+        "EACCES",
+        listening.port_for_the_privileged,
+        "port {port} is for who has CAP_NET_BIND_SERVICE: sysctl net.ipv4.ip_unprivileged_port_start is {first}",
+        "run as root, or listen at a port from {first} on",
+        "ip(7)",
+    ),
+    _row(
+        "bind",
+        "ENOENT ENOTDIR",
+        listening.path_without_directory,
+        "{missing} {what}",
+        "{do}",
+        "unix(7)",
+    ),
+    _row(
+        "bind",
+        "EACCES",
+        listening.path_in_closed_directory,
+        "{directory}, of mode {mode}, does not let uid {uid} make a socket there",
+        "chmod it, or name a path in a directory of yours",
+        "unix(7)",
+    ),
+)
+
 CATALOGUE: tuple[tuple[str, tuple[Row, ...]], ...] = (
     ("Processes and namespaces", CREATION),
     ("Ids and capabilities", IDS),
@@ -1582,6 +1658,7 @@ CATALOGUE: tuple[tuple[str, tuple[Row, ...]], ...] = (
     ("Cgroups, sysctls, limits", FILES),
     ("The command", EXECUTING),
     ("Landlock, AppArmor, SELinux", CONFINING),
+    ("Listeners of services", LISTENING),
 )
 ROWS: tuple[Row, ...] = tuple(row for _, rows in CATALOGUE for row in rows)
 

@@ -12,6 +12,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from nstool.detectors.scene import Scene
     from nstool.plan.host import Host
     from nstool.spec.model import Mount, Spec
 
@@ -146,22 +147,31 @@ def _owners(spec: Spec, host: Host, mount: Mount, outside: int) -> tuple[str, li
 def predict(plan: Plan, root: str = "") -> tuple[Problem, ...]:
     """Return the problems that the catalogue's detectors see in a plan before it is run, each cause once."""
     from nstool.detectors.scene import Scene
-    from nstool.plan.hints import ROWS, sentence
 
     first = Scene(plan.steps[0], plan=plan, root=root)
     found: dict[tuple[str, str], Problem] = {}
     for step in plan.steps:
         if step.who == UNDO or step.call == "external":
             continue
-        scene = first.at(step)
-        for row in ROWS:
-            if not row.predicts or step.call not in row.calls or _harmless(step, row.errnos):
-                continue
-            answer = row.detector(scene)
-            if answer:
-                cause, remedy = sentence(row.cause, answer), sentence(row.remedy, answer)
-                found.setdefault((cause, remedy), Problem(step.why, cause, remedy, call_text(step)))
+        for problem, _ in foreseen(first.at(step)):
+            found.setdefault((problem.cause, problem.remedy), problem)
     return tuple(found.values())
+
+
+def foreseen(scene: Scene) -> Iterator[tuple[Problem, int]]:
+    """Yield the problems that the catalogue's detectors see in a step before it is made, each with its first errno."""
+    import errno
+
+    from nstool.plan.hints import ROWS, sentence
+
+    step = scene.step
+    for row in ROWS:
+        if not row.predicts or step.call not in row.calls or _harmless(step, row.errnos):
+            continue
+        answer = row.detector(scene)
+        if answer:
+            cause, remedy = sentence(row.cause, answer), sentence(row.remedy, answer)
+            yield Problem(step.why, cause, remedy, call_text(step)), getattr(errno, row.errnos[0])
 
 
 def _harmless(step: Step, errnos: tuple[str, ...]) -> bool:

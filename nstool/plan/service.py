@@ -7,7 +7,7 @@ and cgroup namespace, /proc, and all in which it can write.
 
 from __future__ import annotations
 
-from nstool.errors import NotSupported, SpecError
+from nstool.errors import SpecError
 from nstool.kinds import KINDS
 from nstool.namespaces import cgroup, ipc, mnt, net, pid, time, user, uts
 from nstool.plan import build, cgroups, views
@@ -20,7 +20,7 @@ from nstool.spec.model import IdMap, Spec
 OWN = ("mnt", "pid")  # the template's namespaces without which there is no sandbox in it
 _SHARED_NET = ("host", "join")
 _STREAMS = ("stdin", "stdout", "stderr")
-_MAX_ID_BYTES = 4095  # less than a page
+MAX_ID_BYTES = 4095  # of a map: less than a page
 _MAPPED = ("idmap", "upper")  # what of a mount is mapped to the sandbox's ids: user.keeps_changes
 
 
@@ -41,8 +41,10 @@ def check(spec: Spec, host: Host) -> None:
             'net.mode out, or make a network namespace beforehand: mode = "join", target = "NAME"',
             "net.mode",
         )
-    if spec.proc == "none":
-        raise SpecError("the id maps of a service's sandboxes are written by their /proc: leave it out", "proc")
+    if spec.proc != "private":
+        raise SpecError(
+            "the id maps of a service's sandboxes are written by a /proc of their own: leave it out", "proc"
+        )
     if spec.terminal == "always":
         raise SpecError("a connection is no terminal; leave it out", "terminal")
     if spec.pass_fds:
@@ -244,24 +246,37 @@ def owns_ids(spec: Spec, host: Host) -> bool:
 def template_maps(spec: Spec, host: Host, bases: tuple[tuple[int, int], ...], count: int) -> user.Maps:
     """Return the id maps of the template. bases: first host uid and gid of its own range and of those of its sandboxes.
 
-    Range n, of ``count`` ids, begins at n * count inside. Raises NotSupported for more lines than a map can have.
+    Range n, of ``count`` ids, begins at n * count inside. No more of them than ``fitting`` says.
     """
     if owns_ids(spec, host) or not host.privileged:  # a user's ranges are one, of which each sandbox has a part
         return user.maps(spec, host, Lease(name=""))
-    if len(bases) > MAX_ID_LINES:
-        raise NotSupported(
-            f"ids of their own for {len(bases) - 1} sandboxes",
-            f"an id map has at most {MAX_ID_LINES} lines (user_namespaces(7))",
-            "make service.places, or vary of ids, smaller",
-        )
-    uids, gids = (
-        tuple(IdMap(number * count, base[which], count) for number, base in enumerate(bases)) for which in (0, 1)
-    )
-    size = max(sum(len(f"{one.inside} {one.outside} {one.count}\n") for one in lines) for lines in (uids, gids))
-    if size > _MAX_ID_BYTES:
-        raise NotSupported(
-            f"ids of their own for {len(bases) - 1} sandboxes",
-            f"an id map has at most {_MAX_ID_BYTES} bytes (user_namespaces(7)), and theirs {size}",
-            "make service.places, or vary of ids, smaller, or take shards",
-        )
-    return user.Maps(uids, gids, "launcher")
+    return user.Maps(_lines(bases, count, 0), _lines(bases, count, 1), "launcher")
+
+
+def fitting(bases: tuple[tuple[int, int], ...], count: int) -> int:
+    """Return of how many of these ranges a map has room: it is written at once, as less than a page, and has few lines.
+
+    user_namespaces(7).
+    """
+    return min(_held(_lines(bases, count, which)) for which in (0, 1)) // count
+
+
+def _lines(bases: tuple[tuple[int, int], ...], count: int, which: int) -> tuple[IdMap, ...]:
+    """Return the lines of a map of ranges; one for neighbours. which: of the pairs."""
+    lines: list[IdMap] = []
+    for number, base in enumerate(bases):
+        if lines and lines[-1].outside + lines[-1].count == base[which]:
+            lines[-1] = lines[-1].replace(count=lines[-1].count + count)
+        else:
+            lines.append(IdMap(number * count, base[which], count))
+    return tuple(lines)
+
+
+def _held(lines: tuple[IdMap, ...]) -> int:
+    size = held = 0
+    for one in lines[:MAX_ID_LINES]:
+        size += len(f"{one.inside} {one.outside} {one.count}\n")
+        if size > MAX_ID_BYTES:
+            break
+        held += one.count
+    return held

@@ -422,8 +422,8 @@ def _external_failed(plan: Plan, index: int, error: OSError) -> KernelError:
     return KernelError(f"{error.call} in {named.call}", named.errno or 0, named.step, why, causes, remedies, checked)
 
 
-def _in_short(step: Step) -> Step:
-    # The values of the environment may be secrets, and an error goes to logs; the cause names the paths.
+def in_short(step: Step) -> Step:
+    """Return a step as errors quote it: without the values of the environment, which may be secrets."""
     if step.call != "execve":
         return step
     paths, argv, environment = step.args
@@ -442,6 +442,6 @@ def failed(plan: Plan, index: int, errno: int, detail: int) -> KernelError:
         return KernelError("launch", errno, why="between the steps of the plan")
     step = plan.steps[index]
     causes, remedies, checked = explain(step, errno, detail, plan)
-    call = call_text(_in_short(step), detail)
+    call = call_text(in_short(step), detail)
     where = f"step {index + 1} of {total} ({step.who})"
     return KernelError(call, errno, where, step.why, causes, remedies, checked)

@@ -25,7 +25,7 @@ from nstool.sandbox import rundir
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Collection, Iterable, Iterator
     from typing import Any
 
     from nstool.spec.model import Spec
@@ -143,6 +143,44 @@ def take_ids(name: str, count: int = ID_COUNT) -> tuple[int, int, int]:
         f"all {len(slots)} ranges of {ID_COUNT} ids are leased ({directory})",
         "run `nstool cleanup`, stop sandboxes, or set NSTOOL_IDS=FIRST-LAST to a larger pool",
     )
+
+
+def take_ranges(name: str, number: int) -> list[int]:
+    """Lease so many ranges of ID_COUNT host ids for root's sandbox ``name``: their first ids.
+
+    Fewer if no more are free. Those that lie together are taken together, the longest rows first, so that a map has few
+    lines for them.
+    """
+    directory = rundir.path() + "/ids"
+    found: list[int] = []
+    while len(found) < number:
+        leased = {int(entry) for entry in _entries(directory) if entry.isdecimal()}
+        rows = free_rows(_id_slots(), leased)
+        if not rows:
+            break
+        wanted = number - len(found)
+        starts = [row[at : at + wanted] for row in rows for at in range(len(row) - wanted + 1)]
+        chosen = starts[int.from_bytes(os.urandom(4), "little") % len(starts)] if starts else max(rows, key=len)
+        found += [base for base in chosen if _take_link(f"{directory}/{base}", name)]
+    return found
+
+
+def free_rows(slots: Iterable[int], leased: Collection[int]) -> list[range]:
+    """Return the rows of neighbouring ranges that are not leased, by their first ids. Pure."""
+    rows: list[range] = []
+    for base in slots:
+        if base in leased:
+            continue
+        if rows and rows[-1].stop == base:
+            rows[-1] = range(rows[-1].start, base + ID_COUNT, ID_COUNT)
+        else:
+            rows.append(range(base, base + ID_COUNT, ID_COUNT))
+    return rows
+
+
+def count_ranges() -> int:
+    """Return how many ranges of ID_COUNT host ids there are for root's sandboxes, leased or not."""
+    return len(_id_slots())
 
 
 def _take_link(path: str, name: str) -> bool:

@@ -7,27 +7,34 @@ import os
 import stat
 
 from nstool import syscalls, uapi
+from nstool.detectors.scene import Scene
 from nstool.errors import KernelError, SandboxGone
-from nstool.plan.build import PATH, candidates
+from nstool.plan import build
 from nstool.plan.describe import call_text
 from nstool.plan.hints import explain
 from nstool.plan.lease import Lease
-from nstool.plan.steps import PAYLOAD, Step
+from nstool.plan.preflight import foreseen
+from nstool.plan.steps import Plan
+from nstool.sandbox import inside
 from nstool.sandbox.attest import Wanted, check
+from nstool.sandbox.engine import in_short
 from nstool.sandbox.launch import payload_pid
 from nstool.spec.model import Spec
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from nstool.service.generation import Generation
 
 
 _GONE = "the sandbox that was to be attested has ended"
 
 
-def attest(generation: Generation, place: int, inner: int) -> int:
+def attest(generation: Generation, place: int, inner: int, *, first: bool = False) -> int:
     """Attest the sandbox of a place, whose init the template knows by this pid. Returns its pid.
 
+    first: of its generation, of which it is also asked whether its user may execute the command.
     Raises NotAttested, KernelError for a command that is not there, SandboxGone.
     """
     blueprint = generation.blueprint
@@ -59,32 +66,87 @@ def attest(generation: Generation, place: int, inner: int) -> int:
     try:
         pid = payload_pid(init) if spec.init else init
         check(pid, wanted)
-        _check_command(pid, spec)
+        number = _looked_up(pid, spec, _as_user if first else _is_executable)
+        if number or first:
+            planned = build.plan(variant, facts, lease or Lease(name=""))
+            _raise_refused(planned, number, blueprint.place(generation.variant, ("command",)))
     except (FileNotFoundError, ProcessLookupError):
         raise SandboxGone(_GONE) from None
     return init
 
 
-def _check_command(pid: int, spec: Spec) -> None:
-    """Raise KernelError where a process that waits before its exec would not find its command. execve(2)."""
-    paths = candidates(spec.command[0], spec.env.get("PATH", PATH))
+# ---- whether its command can be executed, asked while it waits before its exec ----
+
+
+def _looked_up(pid: int, spec: Spec, how: Callable[[int, int, tuple[str, ...]], int]) -> int:
+    """Return 0 if a process would find its command in its root, else the errno that execve(2) would have."""
+    paths = build.candidates(spec.command[0], spec.env.get("PATH", build.PATH))
     root = os.open(f"/proc/{pid}/root", os.O_PATH | os.O_CLOEXEC)
-    number = errno.ENOENT
     try:
-        for path in paths:
-            try:
-                fd = syscalls.openat2(root, path, uapi.O_PATH | uapi.O_CLOEXEC, resolve=uapi.RESOLVE_IN_ROOT)
-            except OSError:
-                continue
-            mode = os.fstat(fd).st_mode
-            os.close(fd)
-            if stat.S_ISREG(mode) and mode & 0o111:
-                return
-            number = errno.EACCES
+        return how(pid, root, tuple(os.path.join(spec.cwd or "/", path) for path in paths))
     finally:
         os.close(root)
-    step = Step(PAYLOAD, "execve", (paths[:1], spec.command, ()), "the command")
-    raise KernelError(call_text(step), number, "", step.why, *explain(step, number))
+
+
+def _is_executable(pid: int, root: int, paths: tuple[str, ...]) -> int:
+    """Look whether one of them is there, and anybody may execute it."""
+    return _first_of(root, paths, lambda fd: bool(os.fstat(fd).st_mode & 0o111))
+
+
+def _as_user(pid: int, root: int, paths: tuple[str, ...]) -> int:
+    """Ask the kernel whether the process may execute one of them: in a child that has its user and its groups."""
+    user = inside.open_namespace(pid, "user")
+    try:
+        return inside.call({"user": user}, may_execute, pid, root, paths, keep=(root,))
+    finally:
+        os.close(user)
+
+
+def may_execute(pid: int, root: int, paths: tuple[str, ...]) -> int:
+    """Become the user that a process is, and ask that; in a child in its user namespace, which ids are those of."""
+    with open(f"/proc/{pid}/status") as file:
+        fields = dict(line.split(":", 1) for line in file)
+    uid, gid = (int(fields[name].split()[1]) for name in ("Uid", "Gid"))
+    groups = [int(word) for word in fields["Groups"].split()]
+    capabilities = int(fields["CapEff"], 16)
+    if sorted(groups) != sorted(os.getgroups()):  # else they cannot always be set: user_namespaces(7), setgroups
+        syscalls.setgroups(groups)
+    syscalls.setresgid(gid, gid, gid)
+    syscalls.setresuid(uid, uid, uid)
+    syscalls.capset(capabilities, capabilities, 0)
+    return _first_of(root, paths, lambda fd: os.access(f"/proc/self/fd/{fd}", os.X_OK, effective_ids=True))
+
+
+def _first_of(root: int, paths: tuple[str, ...], executable: Callable[[int], bool]) -> int:
+    number = errno.ENOENT
+    for path in paths:
+        try:
+            fd = syscalls.openat2(root, path, uapi.O_PATH | uapi.O_CLOEXEC, resolve=uapi.RESOLVE_IN_ROOT)
+        except KernelError as error:
+            if error.errno == errno.EACCES:
+                number = errno.EACCES
+            continue
+        try:
+            if stat.S_ISREG(os.fstat(fd).st_mode) and executable(fd):
+                return 0
+        finally:
+            os.close(fd)
+        number = errno.EACCES
+    return number
+
+
+def _raise_refused(planned: Plan, number: int, place: str) -> None:
+    """Raise KernelError for a command that would be refused, by errno or by what the catalogue foresees.
+
+    planned: the same sandbox in one piece, of which the catalogue's detectors know what it sees.
+    """
+    step = next(step for step in planned.steps if step.call == "execve")
+    if number:
+        raise KernelError(call_text(in_short(step)), number, place, step.why, *explain(step, number, 0, planned))
+    for problem, number in foreseen(Scene(step, plan=planned)):
+        raise KernelError(
+            call_text(in_short(step)), number, place, step.why, (problem.cause,), (problem.remedy,), problem.checked
+        )
 
 
 def _outer(template: int, inner: int) -> int:

@@ -67,9 +67,13 @@ class Endpoint:
         word: str,
         name: str,
         status: Callable[[], dict[str, Any]],
+        place: str = "service.metrics",
         made: Callable[[SocketFile], None] = lambda file: None,
     ) -> None:
-        """word: as of ``listen``. name: of the service. status: returns what is told of it. made: of open_listener."""
+        """word: as of ``listen``. name: of the service. status: returns what is told of it. place: of the word.
+
+        made: of open_listener.
+        """
         from nstool.service.metrics import Metrics
         from nstool.service.page import page
 
@@ -81,7 +85,7 @@ class Endpoint:
         }
         self._made: dict[str, tuple[float, bytes]] = {}
         self._open: dict[asyncio.Task[None], None] = {}  # the oldest first
-        self._listener = listen.open_listener(word, _BACKLOG, "service.metrics", made=made)
+        self._listener = listen.open_listener(word, _BACKLOG, place, made=made)
         self._socket = socket.socket(fileno=self._listener.fd)
         self._socket.setblocking(False)
         self._accepting = asyncio.get_running_loop().create_task(self._accept())
@@ -162,10 +166,10 @@ class Endpoint:
 
 
 def opened(
-    word: str, name: str, status: Callable[[], dict[str, Any]], made: Callable[[SocketFile], None]
+    word: str, name: str, status: Callable[[], dict[str, Any]], place: str, made: Callable[[SocketFile], None]
 ) -> Endpoint | None:
     """Return the endpoint of a service, None of one that has none. Arguments as of Endpoint."""
-    return Endpoint(word, name, status, made) if word else None
+    return Endpoint(word, name, status, place, made) if word else None
 
 
 async def _read(reader: asyncio.StreamReader) -> Request:

@@ -24,22 +24,24 @@ from nstool.plan.steps import Plan, Step
 from nstool.plan.template import program as whole
 from nstool.sandbox import cgroups, engine, host, journal, leases, rundir
 from nstool.sandbox.launch import ends_within, report
-from nstool.service import attested, board, interpreter, orders, watched
+from nstool.service import attested, board, interpreter, listen, orders, together, watched
 from nstool.service.listen import Access, Listener, access
 from nstool.service.orders import BINARY, BY_PLACE, DECIMAL, HEX, RANDOM, USE_OCTET, USE_PORT, Vary
-from nstool.spec.check import key_path
-from nstool.spec.model import Spec
+from nstool.service.together import CANARY
+from nstool.spec.check import MAX_ID_LINES, key_path
+from nstool.spec.model import IdMap, Spec
+from nstool.spec.places import Located
 from nstool.spec.service import Service
 from nstool.spec.varied import LOOPBACK, filled, variant_place
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from nstool.sandbox.rundir import Record
-    from nstool.spec.check import Place
+    from nstool.spec.check import Path, Place
 
 ANSWERS = 10.0  # seconds for a template to answer
 PINNED = 8  # a place is left alone while somebody holds such a part of its memory: one in so many
-TRIAL = 30.0  # seconds for the sandbox that is attested to be ready
+TRIAL = 30.0  # seconds for the sandbox that is attested to be ready; with a handler, which is imported, start_timeout
 _AT_ONCE = 64  # questions whose a connection is
 _LOOK = 0.1  # seconds between two looks whether that is still wanted
 _TURNS = 2  # ranges of ids that each place has where ids vary: two lives in a row have none in common
@@ -62,7 +64,6 @@ _ADDRESS_TOKEN = "127.\x01o1.\x01o2.\x01o3"
 _MONOTONIC_TOKEN = -19999999902  # 12 characters
 _BOOTTIME_TOKEN = -19999999903
 _BEGIN_TOKEN = 1999999904
-CANARY = "NSTOOL_CANARY"
 BOARD, LOG = -1, -2
 _SIZE = ffi.sizeof("struct nst_message")
 _FDS = 16  # that come with one message
@@ -226,29 +227,18 @@ class Blueprint:
 
         Raises SpecError for what a service cannot have.
         """
+        listen.check(service, place)
+        for number, spec in enumerate(specs):
+            together.check(spec, service, variant_place(service, number, place))
         self._variants = tuple(
             _with_facts(spec, service, variant_place(service, number, place)) for number, spec in enumerate(specs)
         )
+        self._place = place
         self.name = name
-        self.spec = spec = specs[0]
+        self.spec = specs[0]
         self.service = service
         self.access = access(service, place)
         self._last = -1  # the variant that was begun last
-        if "canary" in service.vary and CANARY in spec.env:
-            raise SpecError(f'vary = ["canary"] gives it another value: leave {CANARY} out', place(("env", CANARY)))
-        if service.shape == "port" and spec.net.mode != "loopback":
-            why = 'the command listens on the loopback of its own network: leave it out, or take shape = "socket"'
-            raise SpecError(why, place(("net", "mode")))
-        if service.lease_net and (spec.net.mode != "loopback" or spec.net.sysctls):
-            raise SpecError(
-                'what is lent has lo and nothing else: net.mode = "loopback", no sysctls',
-                place(("service", "lease_net")),
-            )
-        if "oom" in service.alarms and not spec.limits.memory:
-            raise SpecError(
-                'memory is counted only where it is limited: leave "oom" out, or say a limit, limits.memory = "256M"',
-                place(("service", "alarms")),
-            )
 
     def variant(self) -> tuple[Spec, Host]:
         """Return the spec of a generation that is begun, with its root and command, and what the host is for that."""
@@ -265,6 +255,34 @@ class Blueprint:
             own = spec.changed()
             if all(own.get(key) == recorded.get(key) for key in ("root", "command")):
                 self._last = number
+
+    def written(self, path: Path) -> str:
+        """Return where a key is written."""
+        return self._place(path)
+
+    def listener_place(self, word: str) -> str:
+        """Return where a word of ``listen`` is written."""
+        return self._place(("service", "listen", self.service.listen.index(word)))
+
+    def place(self, variant: tuple[Spec, Host], path: Path) -> str:
+        """Return where a key of a variant is written."""
+        return variant_place(self.service, self._variants.index(variant), self._place)(path)
+
+    def scattered(self, variant: tuple[Spec, Host], lacking: int, *, free: bool) -> SpecError:
+        """Return why a template has so many ranges of ids too few just now. free: there are some, but not in a row."""
+        service, ranges = self.service, self.sized.ranges
+        most = service.places - -(-lacking // ranges) * service.shards
+        why = (
+            f"those that are free lie so scattered that an id map, of at most {MAX_ID_LINES} lines and "
+            f"{plans.MAX_ID_BYTES} bytes (user_namespaces(7)), has no room for all"
+            if free
+            else "others have leased too many of what NSTOOL_IDS says"
+        )
+        remedy = f"{_fewer(service, most)}, or free some: nstool cleanup, or stop other sandboxes and services"
+        return SpecError(
+            f"each of {service.places} places needs host ids of its own, and {why}: {remedy}",
+            self.place(variant, ("service", "places")),
+        )
 
     @property
     def sized(self) -> Sized:
@@ -395,15 +413,12 @@ def _clocks(data: bytes, bounds: dict[str, range], lease: Lease) -> list[Vary]:
 
 def _with_facts(spec: Spec, service: Service, where: Place) -> tuple[Spec, Host]:
     """Return a variant with what the host is for it. where: tells where a key of it is written."""
-    try:
+    with Located(where):
         facts = host.read(spec, ())
         plans.check(spec, facts)
-    except SpecError as error:
-        key = error.place.partition(".")[0].partition("[")[0]
-        if not {"root": service.roots, "command": service.commands}.get(key):
-            raise
-        raise SpecError(error.message, where((key,))) from None
-    _check_user(spec, facts, service)
+    _check_user(spec, facts, service, where)
+    if facts.privileged and not plans.owns_ids(spec, facts):
+        _check_pool(service, where)
     return spec, facts
 
 
@@ -415,8 +430,27 @@ def _sized(service: Service) -> Sized:
     return Sized(turns, leases.take_ids("")[2] // (service.places * turns * spans + 1), spans)
 
 
-def _check_user(spec: Spec, facts: Host, service: Service) -> None:
-    """Raise NotSupported for what a service of an ordinary user cannot have."""
+def _check_pool(service: Service, where: Place) -> None:
+    """Raise SpecError for more places than this host has ranges of ids for, also while two generations live."""
+    ranges, there = _sized(service).ranges, leases.count_ranges()
+    needed = 2 * (service.places * ranges + service.shards)
+    if needed > there:
+        most = (there // 2 - service.shards) // ranges
+        raise SpecError(
+            f"{service.places} places of a generation and of the next need {needed} ranges of {leases.ID_COUNT} ids, "
+            f"and there are {there} for all sandboxes: {_fewer(service, most)}, or set NSTOOL_IDS=FIRST-LAST to more",
+            where(("service", "places")),
+        )
+
+
+def _fewer(service: Service, most: int) -> str:
+    """Return what to write, where there are ids for so many places at most."""
+    words = f"places = {most}" if most > 0 else "not one place is to be had"
+    return f'{words}, or leave "ids" out of vary, as each has two ranges with it' if "ids" in service.vary else words
+
+
+def _check_user(spec: Spec, facts: Host, service: Service, where: Place) -> None:
+    """Raise NotSupported, SpecError for what a service of an ordinary user cannot have."""
     if facts.privileged:
         return
     if any((spec.limits.memory, spec.limits.pids, spec.limits.cpu != 0)):
@@ -437,13 +471,15 @@ def _check_user(spec: Spec, facts: Host, service: Service) -> None:
             "you have no range of ids in /etc/subuid and /etc/subgid, so that all sandboxes have your own",
             "have an administrator give you one, usermod(8) --add-subuids and --add-subgids, or leave it out",
         )
-    uid, gid = user.ids(spec)
-    part = _sized(service).count
-    if not plans.owns_ids(spec, facts) and max(uid, gid) >= part:
-        raise NotSupported(
-            f"{service.places} places with ids of their own",
-            f"a part of your range in /etc/subuid has {part} ids, and the command is {uid}:{gid} inside",
-            'take fewer places, a smaller user (user = "1:1"), or map ids by uid_map and gid_map',
+    sized, ids = _sized(service), 1 + max(user.ids(spec))
+    if not plans.owns_ids(spec, facts) and ids > sized.count:
+        all_ids = leases.take_ids("")[2]
+        most = (all_ids // ids - 1) // (sized.ranges * sized.spans)
+        raise SpecError(
+            f"each of {service.places} places has {sized.count} of the {all_ids} ids of your range in /etc/subuid and "
+            f"/etc/subgid, and the command needs {ids}: {_fewer(service, most)}, or take a smaller user, "
+            'user = "1:1", or map ids by uid_map and gid_map',
+            where(("service", "places")),
         )
 
 
@@ -588,9 +624,20 @@ def make(
     except BaseException as error:
         generation.close()
         if isinstance(error, ProcessLookupError):
-            raise Ended(f"the template {generation.name} ended before it had made a sandbox") from None
+            raise Ended(_ended_early(blueprint, generation.name)) from None
         raise
     return generation
+
+
+def _ended_early(blueprint: Blueprint, name: str) -> str:
+    """Return why a template has ended before it had made a sandbox."""
+    service = blueprint.service
+    if service.shape != "python":
+        return f"the template {name} ended before it had made a sandbox"
+    more = ', and stderr = "null" lets nobody read why' if service.stderr == "null" else ""
+    return (
+        f"{blueprint.written(('service', 'handler'))}: the interpreter ended while it imported {service.handler}{more}"
+    )
 
 
 def _make(
@@ -608,9 +655,11 @@ def _make(
     sized = blueprint.sized
     bases = generation.bases = [(lease.uid_base, lease.gid_base)]
     if not plans.owns_ids(spec, facts) and facts.privileged:
-        for _ in range(service.places * sized.ranges):
-            uid, gid, _count = leases.take_ids(lease.name)
-            bases.append((uid, gid))
+        wanted = service.places * sized.ranges
+        bases += [(base, base) for base in leases.take_ranges(lease.name, wanted)]
+        fits = plans.fitting(tuple(bases), sized.count) - 1
+        if fits < wanted:
+            raise blueprint.scattered((spec, facts), wanted - fits, free=len(bases) > wanted)
     groups = generation.groups = [
         plans.place_cgroups(spec, facts, lease, lease.replace(cgroup=leases.cgroup_name(f"{lease.name}.{place}")))
         for place in range(service.places)
@@ -619,13 +668,13 @@ def _make(
     shown = spec if spec.hostname else spec.replace(hostname=blueprint.name[:64])
     idmaps = plans.template_maps(spec, facts, tuple(bases), sized.count)
     plan = plans.template(shown, facts, lease, idmaps, varied=bool(_FILES & {*service.vary}))
-    plan = plan.replace(steps=(*plan.steps, *(step for group in groups for step in group.undo)))
     program = whole(plan)
+    undo = (*program.undo, *(step for group in groups for step in group.undo))
     # Without an init, as it has no command: it is the process that there is.
     files = tuple(one.file.undo for one in listeners if one.file is not None)
     plain = spec.replace(init=False).changed()
     template = _recorded(generation, service, listeners)
-    journal.begin(lease.name, (*program.undo, *files), spec=plain, outlives=True, template=template)
+    journal.begin(lease.name, (*undo, *files), spec=plain, outlives=True, template=template)
     opened: list[list[int]] = []
     null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     admin = -1
@@ -641,7 +690,7 @@ def _make(
             opened.append(_run(group.launcher))
         for path in (path for group in (above, *groups) for path in plans.delegated(group)):
             if facts.privileged:
-                os.chown(path, *bases[0])
+                os.chown(path, _root_of(idmaps.uid), _root_of(idmaps.gid))
         generation.channel = channel = Channel(socket.socket(fileno=os.dup(process.control)))
         generation.board_fd = board.create()
         generation.board = board.Board(generation.board_fd)
@@ -726,6 +775,11 @@ def _recorded(generation: Generation, service: Service, listeners: list[Listener
         "stop_signal": service.stop_signal,
         "grace": service.grace,
     }
+
+
+def _root_of(lines: tuple[IdMap, ...]) -> int:
+    """Return the id on the host of a template's id 0; the caller's where it has none. Lines of its map."""
+    return next((line.outside for line in lines if line.inside == 0), 0)
 
 
 def bound(name: str, file: str, type_: int) -> socket.socket:
@@ -823,20 +877,21 @@ def _try(generation: Generation, plan: Plan, stopping: Callable[[], bool]) -> No
     channel = generation.channel
     assert channel is not None
     channel.ask(lib.NST_MSG_TRY, "a first sandbox")
-    end = monotonic() + TRIAL
+    seconds = service.start_timeout if service.shape == "python" else TRIAL
+    end = monotonic() + seconds
     waiting = channel.late()
     while True:
         message = waiting.pop(0) if waiting else channel.receive(_LOOK)
         if stopping():
             raise NstoolError("told to stop")
         if message is None and monotonic() > end:
-            raise NstoolError(f"the first sandbox of {generation.name} is not ready after {TRIAL:g} s")
+            raise NstoolError(_late(generation.blueprint, generation.name, seconds))
         if message is None:
             continue
         if message.type == lib.NST_MSG_FAILED:
             raise failed(plan, message)
         if message.type == lib.NST_MSG_READY:
-            init = attested.attest(generation, message.detail, message.pid)
+            init = attested.attest(generation, message.detail, message.pid, first=True)
             if service.watch:
                 generation.fresh = watched.fresh(init, service.watch)
             channel.ask(lib.NST_MSG_END, "to end it", detail=message.detail, status=9)
@@ -850,6 +905,15 @@ def found(record: Record) -> Generation:
     one.recorded = record.spec
     one.began = monotonic() - max(0.0, time() - record.created)
     return one
+
+
+def _late(blueprint: Blueprint, name: str, seconds: float) -> str:
+    """Return why a generation is given up whose first sandbox is not ready after so many seconds."""
+    text = f"the first sandbox of {name} is not ready after {seconds:g} s"
+    if blueprint.service.shape != "python":
+        return text
+    at, file = blueprint.written(("service", "handler")), blueprint.service.handler
+    return f"{at}: {text}: {file} is imported before it, and may take longer if start_timeout says so"
 
 
 def adopt(blueprint_name: str) -> list[Generation]:

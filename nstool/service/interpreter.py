@@ -12,27 +12,34 @@ from nstool.plan.build import PATH
 from nstool.spec.model import Mount, Spec
 from nstool.spec.service import Service
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from nstool.spec.check import Place
+
 # Where the interpreter, its libraries, nstool and the handler's directory are inside: no path of the host shows.
 PLACE = "/opt/nstool"
 _VARIABLE = "NSTOOL_ZYGOTE"
 
 
-def prepared(spec: Spec, service: Service) -> Spec:
+def prepared(spec: Spec, service: Service, place: Place) -> Spec:
     """Return the spec with the interpreter for its command, and with what that needs. Raises SpecError."""
     if spec.command:
-        raise SpecError("a handler has no command: leave it out", "command")
+        raise SpecError("a handler has no command: leave it out", place(("command",)))
+    at = place(("service", "handler"))
     if not os.path.isfile(service.handler):
-        raise SpecError(f"no file {service.handler}", "service.handler")
-    _check_readable(os.path.dirname(service.handler), 0o005, "o+rx")
-    _check_readable(service.handler, 0o004, "o+r")
+        raise SpecError(f"no file {service.handler}", at)
+    if not service.handler.endswith(".py"):
+        raise SpecError(f"{service.handler} is no file of Python: the name of one ends in .py", at)
+    _check_readable(os.path.dirname(service.handler), 0o005, "o+rx", at)
+    _check_readable(service.handler, 0o004, "o+r", at)
     own = _mounts(service)
     return spec.replace(command=(executable(),), init=False, mounts=(*own, *spec.mounts))
 
 
-def _check_readable(path: str, bits: int, words: str) -> None:
+def _check_readable(path: str, bits: int, words: str, place: str) -> None:
     # Inside nobody is its owner, nor in its group: those ids of the host are not there.
     if os.stat(path).st_mode & bits != bits:
-        raise SpecError(f"{path} is shown inside, where its owner's id is not: chmod {words}", "service.handler")
+        raise SpecError(f"{path} is shown inside, where its owner's id is not: chmod {words}", place)
 
 
 def _mounts(service: Service) -> tuple[Mount, ...]:

@@ -8,7 +8,7 @@ import select
 import socket
 import stat
 from _struct import Struct  # what struct is made of
-from errno import EPERM
+from errno import ENOTCONN, EPERM
 
 from nstool._native import ffi
 from nstool.errors import KernelError, SpecError
@@ -163,6 +163,34 @@ def parse(word: str, place: str) -> tuple[int, int, object]:
     return family, socket.SOCK_STREAM if kind == "tcp" else socket.SOCK_DGRAM, (bare, int(port))
 
 
+def check(service: Service, place: Place) -> None:
+    """Raise SpecError for words that say no address, and for two that say the same."""
+    words = [(word, place(("service", "listen", number))) for number, word in enumerate(service.listen)]
+    if service.metrics:
+        words.append((service.metrics, place(("service", "metrics"))))
+    found: list[tuple[str, tuple[int, int, object]]] = []
+    for word, at in words:
+        if word == "systemd":
+            continue
+        address = parse(word, at)
+        for other, there in found:
+            if _overlap(address, there):
+                raise SpecError(f'"{word}" is at the address of "{other}": say another, or leave one of them out', at)
+        found.append((word, address))
+
+
+def _overlap(one: tuple[int, int, object], other: tuple[int, int, object]) -> bool:
+    (family, type_, here), (family2, type2, there) = one, other
+    if isinstance(here, str) or isinstance(there, str):  # an abstract name is another one for each type: unix(7)
+        return here == there and (type_ == type2 or str(here).startswith("/"))
+    assert isinstance(here, tuple)
+    assert isinstance(there, tuple)
+    if (family, type_) != (family2, type2) or not here[1] or here[1] != there[1]:
+        return False
+    first, second = (socket.inet_pton(family, address) for address, _ in (here, there))
+    return first == second or not any(first) or not any(second)
+
+
 def open_listener(
     word: str,
     backlog: int,
@@ -170,22 +198,26 @@ def open_listener(
     *,
     handed: bool = True,
     shared: bool = False,
+    first: bool = False,
     made: Callable[[SocketFile], None] = lambda file: None,
 ) -> Listener:
     """Return a listening socket. Raises SpecError, KernelError for an address that is not to be had.
 
     handed: its connections are given to sandboxes, see ``tie``. shared: others may have the address too, and the kernel
-    distributes connections among them: SO_REUSEPORT, socket(7). made: is called with the file of a Unix socket, before
-    anybody can connect.
+    distributes connections among them: SO_REUSEPORT, socket(7). first: of those, so that nobody else may have it yet.
+    made: is called with the file of a Unix socket, before anybody can connect.
     """
     family, type_, address = parse(word, place)
     path = address if isinstance(address, str) and address.startswith("/") else ""
-    one = socket.socket(family, type_ | socket.SOCK_CLOEXEC)
+    try:
+        one = socket.socket(family, type_ | socket.SOCK_CLOEXEC)
+    except OSError as error:
+        raise KernelError(f"socket({word})", error.errno or 0, place, "where connections come in") from None
     file = None
     try:
         if family != socket.AF_UNIX:
             one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, int(shared))
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, int(shared and not first))
         if family == socket.AF_INET6:
             one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         if path:
@@ -194,6 +226,8 @@ def open_listener(
         if path:
             file = _file(path)
             made(file)
+        if first:
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, int(shared))
         if type_ != socket.SOCK_DGRAM:
             tie(one, place, needed=handed)
             one.listen(backlog)
@@ -202,7 +236,7 @@ def open_listener(
         if file is not None:
             file.remove()
         if isinstance(error, OSError) and not isinstance(error, KernelError):
-            raise KernelError(f"bind({word})", error.errno or 0, place, "where connections come in") from None
+            raise _refused(word, error.errno or 0, place) from None
         raise
     return Listener(word, one.detach(), file)
 
@@ -228,6 +262,17 @@ def grant(file: SocketFile, access: Access) -> None:
         raise KernelError(call, error.errno or 0, key, "who may connect") from None
     finally:
         os.close(fd)
+
+
+def _refused(word: str, number: int, place: str) -> KernelError:
+    """Return the error of a word at which nobody can listen, with what nstool.detectors.listening finds there."""
+    from nstool.plan.hints import explain
+    from nstool.plan.steps import LAUNCHER, Step
+
+    _, _, address = parse(word, place)
+    host, port = address if isinstance(address, tuple) else (str(address).replace("\0", "@", 1), 0)
+    step = Step(LAUNCHER, "bind", (word.partition(":")[0], host, port), "where connections come in")
+    return KernelError(f"bind({word})", number, place, step.why, *explain(step, number))
 
 
 def tie(one: socket.socket, place: str, *, needed: bool = True) -> None:
@@ -283,15 +328,33 @@ def _remove_dead(path: str, type_: int) -> None:
                 return
 
 
-def from_systemd(place: str, *, handed: bool = True) -> list[Listener]:
-    """Return the sockets that systemd has passed. sd_listen_fds(3). Raises SpecError if there are none."""
+def check_passed(words: tuple[str, ...], written: Callable[[str], str]) -> None:
+    """Raise SpecError if "systemd" is one of these words, and what was passed is none of sockets that listen.
+
+    To be called before files are opened, which could be taken for what was passed. written: where a word is written.
+    """
+    for place in (written(word) for word in words if word == "systemd"):
+        for fd in _passed(place):
+            if wrong := _no_listener(fd):
+                raise SpecError(
+                    f'"systemd": LISTEN_FDS says {os.environ["LISTEN_FDS"]}, and fd {fd} {wrong}; sd_listen_fds(3)',
+                    place,
+                )
+
+
+def _passed(place: str) -> range:
     count = os.environ.get("LISTEN_FDS", "")
     if os.environ.get("LISTEN_PID") != str(os.getpid()) or not count.isdecimal() or not int(count):
         raise SpecError(
             '"systemd": no socket was passed (LISTEN_PID, LISTEN_FDS): start it from a unit with a .socket', place
         )
+    return range(FIRST_PASSED, FIRST_PASSED + int(count))
+
+
+def from_systemd(place: str, *, handed: bool = True) -> list[Listener]:
+    """Return the sockets that systemd has passed. sd_listen_fds(3). Raises SpecError if there are none."""
     found = []
-    for fd in range(FIRST_PASSED, FIRST_PASSED + int(count)):
+    for fd in _passed(place):
         os.set_inheritable(fd, False)
         with socket.socket(fileno=os.dup(fd)) as one:
             if one.type == socket.SOCK_STREAM:
@@ -300,9 +363,48 @@ def from_systemd(place: str, *, handed: bool = True) -> list[Listener]:
     return found
 
 
+_WANTED = {
+    (socket.AF_INET, socket.SOCK_STREAM),
+    (socket.AF_INET6, socket.SOCK_STREAM),
+    (socket.AF_INET, socket.SOCK_DGRAM),
+    (socket.AF_INET6, socket.SOCK_DGRAM),
+    *KINDS.values(),
+}
+
+
+def _no_listener(fd: int) -> str:
+    """Return what an fd is instead of a socket at which a service can listen, with what was expected; else empty."""
+    try:
+        mode = os.fstat(fd).st_mode
+    except OSError:
+        return "is not open; a socket that listens is expected"
+    if not stat.S_ISSOCK(mode):
+        return f"is {os.readlink(f'/proc/self/fd/{fd}')}; a socket that listens is expected"
+    with socket.socket(fileno=os.dup(fd)) as one:
+        family, type_ = (getattr(word, "name", word) for word in (one.family, one.type))
+        what = f"is a socket of {family}, {type_}"
+        if (one.family, one.type) not in _WANTED:
+            return f"{what}; one of TCP or UDP, or of Unix streams or packets (SOCK_SEQPACKET), is expected"
+        if one.type != socket.SOCK_DGRAM:
+            listens = one.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+            return "" if listens else f"{what} that does not listen; one that does is expected: Accept=no of its unit"
+        return f"{what} that has a peer; one without is expected" if _has_peer(one) else ""
+
+
+def _has_peer(one: socket.socket) -> bool:
+    try:
+        one.getpeername()
+    except OSError as error:
+        if error.errno != ENOTCONN:
+            raise
+        return False
+    return True
+
+
 def open_all(
     words: tuple[str, ...],
     backlog: int,
+    written: Callable[[str], str],
     *,
     handed: bool = True,
     shards: int = 1,
@@ -310,17 +412,17 @@ def open_all(
 ) -> list[Listener]:
     """Return a socket for each word, of the internet so many as there are shards; none stays open if one fails.
 
-    handed, made: as of ``open_listener``.
+    written: where a word is written. handed, made: as of ``open_listener``.
     """
     found: list[Listener] = []
     try:
-        for number, word in enumerate(words):
-            place = f"service.listen[{number}]"
+        for word in words:
+            place = written(word)
             if word == "systemd":
                 found += from_systemd(place, handed=handed)
                 continue
             many = shards if word.startswith(("tcp:", "udp:")) else 1
-            found.append(open_listener(word, backlog, place, handed=handed, shared=many > 1, made=made))
+            found.append(open_listener(word, backlog, place, handed=handed, shared=many > 1, first=many > 1, made=made))
             where = found[-1].where  # with the port that the kernel chose
             for _ in range(many - 1):
                 found.append(open_listener(where, backlog, place, handed=handed, shared=True).replace(word=word))

@@ -35,7 +35,7 @@ from nstool.service.generation import BOARD, LOG, Blueprint, Generation
 from nstool.service.listen import Listener
 from nstool.service.log import Log
 from nstool.service.said import Said
-from nstool.spec.check_service import FORGED, NO_DATAGRAMS, PROXIES
+from nstool.spec.check_service import CONFIDES, FORGED, NO_DATAGRAMS, PROXIES
 
 CONTROL = "control"
 _LOOK = 0.2  # seconds between two looks at generations that are to end, or to be renewed
@@ -127,7 +127,7 @@ class Supervisor:
     async def _serve(self, name: str) -> None:
         self._adopt()
         self._open_listeners()
-        self.endpoint = endpoint.opened(self.blueprint.service.metrics, self.blueprint.name, self.status, self._note)
+        self.endpoint = self._endpoint(self.blueprint)
         server = await self._control(name)
         try:
             self.alarms.begin()
@@ -267,13 +267,22 @@ class Supervisor:
         if handed:
             listen.tie_all(kept)
         new = tuple(word for word in service.listen if word not in have)
-        opened = listen.open_all(new, service.backlog, handed=handed, shards=service.shards, made=self._own)
-        self.listeners += opened
-        if service.shape in NO_DATAGRAMS and any(one.type == socket.SOCK_DGRAM for one in self.listeners):
-            raise SpecError(NO_DATAGRAMS[service.shape], "service.listen")
-        if service.proxy and not all(one.where.startswith((*PROXIES, "systemd:")) for one in self.listeners):
-            raise SpecError(FORGED, "service.listen")
+        written = self.blueprint.listener_place
+        self.listeners += listen.open_all(
+            new, service.backlog, written, handed=handed, shards=service.shards, made=self._own
+        )
+        for one in self.listeners:
+            if service.shape in NO_DATAGRAMS and one.type == socket.SOCK_DGRAM:
+                raise SpecError(NO_DATAGRAMS[service.shape], written(one.word))
+            if service.proxy and not one.where.startswith((*PROXIES, "systemd:")):
+                raise SpecError(FORGED, written(one.word))
+            if service.lease_net and service.shape != "port" and not one.where.startswith(("tcp:", "udp:")):
+                raise SpecError(CONFIDES, written(one.word))
         self._addresses = {one.fd: one.where for one in self.listeners}
+
+    def _endpoint(self, blueprint: Blueprint) -> Endpoint | None:
+        place = blueprint.written(("service", "metrics"))
+        return endpoint.opened(blueprint.service.metrics, blueprint.name, self.status, place, self._note)
 
     def _note(self, file: SocketFile) -> None:
         """Write into the journal that a socket's file is to be removed, also by who finds this service killed."""
@@ -300,7 +309,7 @@ class Supervisor:
                 if one.word == "systemd":
                     raise NstoolError("restart its .socket unit")
                 listen.give_up(one)
-                place = f"service.listen[{number}]"
+                place = self.blueprint.listener_place(one.word)
                 shared = service.shards > 1
                 new = listen.open_listener(where, service.backlog, place, shared=shared, made=self._own)
             except NstoolError as error:
@@ -380,7 +389,7 @@ class Supervisor:
             health.target(self.listeners)
         if metrics == was.service.metrics:
             return [one for one in have if one not in self.listeners], self.endpoint
-        new = endpoint.opened(metrics, blueprint.name, self.status, self._note)
+        new = self._endpoint(blueprint)
         if new is not None:
             back.callback(new.close)
         return [one for one in have if one not in self.listeners], new

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib.util
+import inspect
 import mmap
 import os
 import socket
@@ -64,17 +65,52 @@ class _Plans:
 
 
 def _load(path: str) -> service.Handler:
-    """Return the one function of a file that is the handler."""
+    """Return the one function of a file that is the handler; leave, in words, where there is none to be had."""
     sys.path.insert(0, os.path.dirname(path))
+    name = os.path.basename(path)
     found = importlib.util.spec_from_file_location("handler", path)
     assert found is not None
     assert found.loader is not None
     module = importlib.util.module_from_spec(found)
     sys.modules["handler"] = module
-    found.loader.exec_module(module)
+    try:
+        found.loader.exec_module(module)
+    except SystemExit as error:
+        raise SystemExit(f"{name} ended the interpreter that imported it: sys.exit({error.code!r})") from None
+    except BaseException as error:
+        raise SystemExit(_told(error)) from None
     if len(service.registered) != 1:
-        raise SystemExit(f"{path}: {len(service.registered)} functions have @handler, one must")
-    return service.registered[0]
+        raise SystemExit(f"{name}: {len(service.registered)} functions have @handler, one must")
+    [handler] = service.registered
+    if wrong := _unfit(handler):
+        raise SystemExit(f"{name}: {getattr(handler, '__name__', handler)} {wrong}: def handle(connection): ...")
+    return handler
+
+
+def _unfit(handler: service.Handler) -> str:
+    """Return why a function cannot be called with a connection, and be done when it returns; else empty."""
+    if inspect.iscoroutinefunction(handler) or inspect.isgeneratorfunction(handler):
+        return "is called, and not awaited or asked for more: make it a plain function"
+    try:
+        inspect.signature(handler).bind(None)
+    except TypeError as error:
+        return f"cannot be called with the connection alone ({error})"
+    except ValueError:  # of C, without a signature
+        return ""
+    return ""
+
+
+def _told(error: BaseException) -> str:
+    """Return the traceback of an exception, without the frames of nstool and of the import system."""
+    told = traceback.TracebackException.from_exception(error)
+    at: traceback.TracebackException | None = told
+    while at is not None:
+        frames = [
+            frame for frame in at.stack if not frame.filename.startswith("<frozen ") and frame.filename != __file__
+        ]
+        at.stack = traceback.StackSummary.from_list(frames)
+        at = at.__cause__ or at.__context__
+    return "".join(told.format()).rstrip("\n")
 
 
 def _copy(plans: _Plans, place: int, fds: list[int], copied: int, home: int) -> int:
@@ -111,8 +147,8 @@ def _serve(handler: service.Handler) -> None:
         status = 0
     except SystemExit as error:
         status = error.code if isinstance(error.code, int) else 1
-    except BaseException:
-        traceback.print_exc()
+    except BaseException as error:
+        print(_told(error), file=sys.stderr)
     finally:
         sys.stdout.flush()
         sys.stderr.flush()

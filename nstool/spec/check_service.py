@@ -71,6 +71,10 @@ FORGED = (
     "who connects there could say to be anybody: listen where the balancer alone comes, unix:/run/web.sock or "
     "tcp:127.0.0.1:8080"
 )
+CONFIDES = (
+    "by a Unix socket a sandbox can give its client an open file of its /proc/self/net, who then watches the next "
+    "client's connections in that network: leave lease_net out, or listen at tcp: and udp: only"
+)
 # Keys by which several connections belong together.
 _OF_CLIENTS = ("client_most", "client_rate", "life")
 # Why some shapes have no listener of datagrams.
@@ -109,6 +113,7 @@ def check_service(service: Service, place: Place = key_path) -> None:
             raise SpecError(f"{value} is not from {least} to {most} {what}", place((name,)))
     _check_files(service, place)
     _check_shape(service, place)
+    _check_idle_words(service, place)
     if service.ready > service.places:
         raise SpecError(f"{service.ready} sandboxes cannot wait in {service.places} places", place(("ready",)))
     if service.shards > service.places:
@@ -130,6 +135,8 @@ def check_service(service: Service, place: Place = key_path) -> None:
             if word not in known:
                 hint = suggest(word, known)
                 raise SpecError(f"{quoted(word)} is not one of {', '.join(known)}{hint}", place((name, number)))
+            if word in getattr(service, name)[:number]:
+                raise SpecError(f"{quoted(word)} is there twice", place((name, number)))
     _check_watch(service, place)
     _check_health(service, place)
     _check_proxy(service, place)
@@ -144,6 +151,32 @@ def _check_files(service: Service, place: Place) -> None:
     mode = service.socket_mode
     if mode is not None and not 0 <= mode <= 0o777:
         raise SpecError(f'0{mode:o} is not from 0 to 0777: "0660"', place(("socket_mode",)))
+
+
+def _check_idle_words(service: Service, place: Place) -> None:
+    """Raise SpecError for a word that changes nothing, as what it is about is not asked for."""
+    client = service.client_most or service.client_rate or service.life == "client"
+    needs = {
+        "queue_timeout": (service.queue, "nobody waits without a queue: queue = 16"),
+        "client_burst": (service.client_rate, "it is of a rate: client_rate = 5"),
+        "client_prefix4": (client, "nothing is counted by client: client_most = 4"),
+        "client_prefix6": (client, "nothing is counted by client: client_most = 4"),
+        "life_connections": (service.life != "connection", 'a life has one connection: life = "client"'),
+        "variant_order": (service.roots or service.commands, "there is one root and one command: roots, commands"),
+        "idle": (
+            service.life == "client" or any(word.startswith(("udp:", "systemd")) for word in service.listen),
+            'it is of clients with more than a connection: life = "client", or a listener "udp:"',
+        ),
+        "health_timeout": (service.health_interval, "nobody asks: health_interval = 10"),
+        "health_failures": (service.health_interval, "nobody asks: health_interval = 10"),
+    }
+    for name, (asked, why) in needs.items():
+        if not asked and getattr(service, name) != Service.__defaults__[name]:
+            raise SpecError(f"it does nothing: {why}", place((name,)))
+    if service.lease_net and service.shape != "port":
+        for number, word in enumerate(service.listen):
+            if word.startswith(("unix:", "seqpacket:")):
+                raise SpecError(CONFIDES, place(("listen", number)))
 
 
 def _check_watch(service: Service, place: Place) -> None:

@@ -176,7 +176,7 @@ DOCS: dict[str, str] = {
     "Service.port": 'The port that the command listens on, inside; of shape "port". {port} and {address} in the words '
     "of command, but the first, and in the values of env are this port and the address.",
     "Service.idle": "Seconds without a connection after which the life of a client ends; of datagrams, without one.",
-    "Service.start_timeout": "Seconds for the command to listen.",
+    "Service.start_timeout": "Seconds for the command to listen, or for the file of a handler to be imported.",
     "Service.stop_signal": "The signal that asks a command to end.",
     "Service.stderr": 'Where standard error goes: "log" (what nstool serve says), "connection", "null".',
     "Service.places": "Sandboxes at once.",

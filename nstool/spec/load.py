@@ -170,6 +170,9 @@ def _service(words: dict[str, Any], where: Place, base: str) -> Service:
     def below(path: Path) -> str:
         return where(("service", *path))
 
+    for name in ("roots", "commands"):
+        if words.get(name) == []:
+            raise SpecError("none is there: leave it out, or name one for each of the generations", below((name,)))
     plain = _table(words, Service, ("service",), where, set())
     try:
         converted = msgspec.convert(plain, schema.struct(Service), strict=True)

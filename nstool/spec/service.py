@@ -19,7 +19,8 @@ class Service(Frozen):
     the values of its environment stand for where it listens.
     life: of a sandbox: "connection"; with shape "port" also "client" (all connections of one client, an address or the
     user of a Unix socket, until it is idle seconds without any) and "shared" (all connections of all).
-    life_connections: it has had enough of them then. start_timeout: seconds for the command to listen.
+    life_connections: it has had enough of them then. start_timeout: seconds for the command to listen,
+    or for the file of a handler to be imported.
     stop_signal: asks a command to end.
     stderr: where standard error goes: "log" (of the service), "connection", "null".
     places: sandboxes at once. ready: of these wait for a connection, all made but the exec.

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import re
 import resource
 import shutil
+import signal
+import socket
 import stat
+import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from nstool import uapi
@@ -20,8 +26,10 @@ from nstool.plan import hints
 from nstool.plan.steps import CHILD, INIT, LAUNCHER, PAYLOAD, Fd, Plan, Step
 from nstool.sandbox import features
 from nstool.security import landlock
+from nstool.service import listen
 from nstool.spec.model import Limits, Mount, Net, Root, Spec
-from tests.support import kernel
+from tests.support import kernel, serving
+from tests.support.child import run_in_child
 from tests.support.probes import controller_root
 
 pytestmark = [pytest.mark.vm, pytest.mark.needs("root", "native", "nsexec")]
@@ -338,7 +346,6 @@ def test_pids_limit_of_a_link(in_child: InChild, name: str, allowed: int) -> Non
 
 
 def in_new_pidns(act: Callable[[], Any]) -> Any:
-    from tests.support.child import run_in_child
 
     kernel.unshare(uapi.CLONE_NEWPID)
     return run_in_child(act)
@@ -1572,3 +1579,138 @@ def test_working_directory(tmp_path: Path) -> None:
     error = refused(root, "busybox", cwd="/closed")
     assert error.checked
     assert error.cause.startswith(cause("directory_closed", directory="/closed").partition("<uid>")[0])
+
+
+# ---- listeners of services ----
+
+
+def listened(word: str, place: str = "") -> KernelError | None:
+    """Try to listen there."""
+    try:
+        one = listen.open_listener(word, 16, place, handed=False)
+    except KernelError as error:
+        return error
+    listen.close_all([one])
+    return None
+
+
+HOLD = """
+import socket, sys
+family, type_, address = eval(sys.argv[1])
+with socket.socket(family, type_) as one:
+    one.bind(address)
+    if type_ != socket.SOCK_DGRAM:
+        one.listen()
+    print(one.getsockname()[1], flush=True)
+    sys.stdin.read()
+"""
+
+
+@contextlib.contextmanager
+def holder(family: int, type_: int, address: object) -> Iterator[tuple[str, str]]:
+    """A process that has a socket there: what is said of it, and the port."""
+    command = [sys.executable, "-c", HOLD, repr((int(family), int(type_), address))]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        port = process.stdout.readline().strip()
+        yield f"process {process.pid} ({psutil.Process(process.pid).name()})", port
+
+
+@pytest.mark.vm_full
+@pytest.mark.parametrize("address", ["127.0.0.1", "0.0.0.0", "::1", "::"])
+@pytest.mark.parametrize("kind", ["tcp", "udp"])
+def test_a_port_that_is_taken(kind: str, address: str) -> None:
+    """By this process, or by another, at the same address or at all of them."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    type_ = socket.SOCK_STREAM if kind == "tcp" else socket.SOCK_DGRAM
+    loopback = ("::1" if ":" in address else "127.0.0.1", 0)
+    shown = f"[{address}]" if ":" in address else address
+    with socket.socket(family, type_) as one:
+        one.bind(loopback)
+        if kind == "tcp":
+            one.listen()
+        where = f"{shown}:{one.getsockname()[1]}"
+        expect(listened(f"{kind}:{where}"), "EADDRINUSE", "listens_itself", where=where)
+    with holder(family, type_, loopback) as (who, port):
+        where = f"{shown}:{port}"
+        expect(listened(f"{kind}:{where}"), "EADDRINUSE", "taken", who=who, where=where)
+    assert listened(f"{kind}:{where}") is None
+
+
+@pytest.mark.vm_full
+def test_a_port_of_a_process_that_is_not_to_be_seen(as_user: InChild) -> None:
+    """Root's, for an ordinary user."""
+    with holder(socket.AF_INET, socket.SOCK_STREAM, ("127.0.0.1", 0)) as (_, port):
+        where = f"127.0.0.1:{port}"
+        expect(as_user(listened, f"tcp:{where}"), "EADDRINUSE", "taken_by_hidden", where=where)
+
+
+@pytest.mark.vm_full
+def test_a_port_that_only_root_may_have(as_user: InChild) -> None:
+    """Below those that all may have; the sysctl says where they begin."""
+    first = int(Path("/proc/sys/net/ipv4/ip_unprivileged_port_start").read_text())
+    if first > 1:
+        error = as_user(listened, f"tcp:127.0.0.1:{first - 1}")
+        expect(error, "EACCES", "port_for_the_privileged", port=first - 1, first=first)
+
+
+@pytest.mark.vm_full
+@pytest.mark.parametrize(("address", "all_"), [("192.0.2.1", "0.0.0.0"), ("[2001:db8::1]", "[::]")])
+def test_an_address_of_others(address: str, all_: str) -> None:
+    """Of documentation, RFC 5737 and 3849: of no interface here."""
+    error = listened(f"tcp:{address}:7000")
+    expect(error, "EADDRNOTAVAIL", "address_of_others", address=address.strip("[]"))
+    assert error is not None
+    assert f"at {all_} for all" in error.remedy
+
+
+@pytest.mark.vm_full
+@pytest.mark.parametrize("kind", ["unix", "seqpacket"])
+def test_a_path_that_is_taken(kind: str, tmp_path: Path, as_user: InChild) -> None:
+    """By somebody who listens there, by something else than a socket; in no directory, or in one that is closed."""
+    path = str(tmp_path / "socket")
+    type_ = socket.SOCK_STREAM if kind == "unix" else socket.SOCK_SEQPACKET
+    for where, address in ((path, path), ("@nstool-test-taken", "\0nstool-test-taken")):
+        with holder(socket.AF_UNIX, type_, address) as (who, _):
+            expect(listened(f"{kind}:{where}"), "EADDRINUSE", "taken", who=who, where=where)
+    assert listened(f"{kind}:{path}") is None  # what nobody listens at is removed
+    for make, what in ((Path.touch, "a regular file"), (Path.mkdir, "a directory"), (os.mkfifo, "a pipe")):
+        other = tmp_path / what.replace(" ", "-")
+        make(other)  # type: ignore[operator]
+        expect(listened(f"{kind}:{other}"), "EADDRINUSE", "path_is_no_socket", path=other, kind=what)
+    missing = tmp_path / "no"
+    error = listened(f"{kind}:{missing}/such/socket")
+    expect(error, "ENOENT", "path_without_directory", missing=missing, what="is not there")
+    assert error is not None
+    assert error.remedy == f"make it: mkdir -p {missing}/such"
+    file = tmp_path / "a-regular-file"
+    expect(listened(f"{kind}:{file}/s"), "ENOTDIR", "path_without_directory", missing=file, what="is no directory")
+    words: dict[str, object] = {"directory": "/etc", "mode": f"{os.stat('/etc').st_mode & 0o7777:04o}"}
+    error = as_user(listened, f"{kind}:/etc/nstool-socket")
+    assert error is not None
+    expect(error, "EACCES", "path_in_closed_directory", uid=re.findall(r"uid (\d+)", error.cause)[0], **words)
+
+
+@pytest.mark.vm_full
+@pytest.mark.needs("native", "nsexec", "root", "timens", "cgroupns", "overlay", "cgroup_memory", "cgroup_pids")
+def test_left_by_a_service(name: str, tmp_path: Path) -> None:
+    """Also where connections are shared among shards: while it serves, and when it was killed."""
+    spec = serving.write(tmp_path / "s.toml", 'listen = ["tcp:127.0.0.1:0"]\nshards = 2', "command = ['/bin/cat']")
+    one = serving.start(spec, name, tmp_path / "log")
+    where = f"127.0.0.1:{one.port()}"
+    templates = [each["pid"] for each in one.status()["generations"]]
+    shared = {"shared": True, "first": True}
+    try:
+        with pytest.raises(KernelError) as refused_:
+            listen.open_listener(f"tcp:{where}", 16, "", **shared)  # type: ignore[arg-type]
+        expect(refused_.value, "EADDRINUSE", "taken", who=f"the service {name}", where=where)
+        one.process.kill()
+        one.process.wait()
+        words = {"service": name, "generation": f"{name}.1"}
+        expect(listened(f"tcp:{where}"), "EADDRINUSE", "left_by_a_service", **words)
+    finally:
+        for each in templates:
+            os.kill(each, signal.SIGKILL)
+            os.waitpid(each, 0)  # it has come to the tests, a subreaper
+        subprocess.run([serving.NSTOOL, "cleanup"], check=True, capture_output=True)
+    assert listened(f"tcp:{where}") is None

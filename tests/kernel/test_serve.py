@@ -735,7 +735,7 @@ def tag(port: int, source: str = "127.0.0.1") -> bytes:
 @pytest.mark.parametrize(("life", "lives"), [("connection", 4), ("client", 2), ("shared", 1)])
 def test_lives_of_a_command_that_listens(name: str, tmp_path: Path, life: str, lives: int) -> None:
     """Two connections each of two clients are four lives, two, or one."""
-    words = TCP + f'shape = "port"\nport = 7000\nlife = "{life}"\nidle = 60'
+    words = TCP + f'shape = "port"\nport = 7000\nlife = "{life}"'
     with serving.serving(write(tmp_path / "s.toml", words, python(HTTP)), name) as one:
         port = one.port()
         tags = [tag(port, source) for source in ("127.0.0.1", "127.0.0.2") for _ in range(2)]

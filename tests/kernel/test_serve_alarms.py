@@ -707,7 +707,7 @@ def test_a_bad_key_is_refused_by_line(tmp_path: Path, words: str, key: str, told
 @pytest.mark.parametrize(
     ("service", "limits", "told"),
     [
-        (TCP + 'alarms = ["oom"]', "memory = 0", "service.alarms: memory is counted only where it is limited"),
+        (TCP + 'alarms = ["oom"]', "memory = 0", "service.alarms[0]: memory is counted only where it is limited"),
         (TCP + 'alarms = ["files"]\nwatch = ["/usr"]', "", "service.watch: more than 4096 files below /usr"),
         ('listen = ["udp:127.0.0.1:0"]\nhealth_interval = 1\nhealth_send = "x"', "", "no stream to connect to"),
     ],

@@ -17,7 +17,7 @@ from nstool.plan.steps import INIT, LAUNCHER, PAYLOAD, Fd, Plan, Step
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 # Calls that nstool makes beside its plans, or explains to others.
-BESIDE = {"memfd_create", "renameat2", "rename", "link", "linkat", hints.ANY}
+BESIDE = {"bind", "memfd_create", "renameat2", "rename", "link", "linkat", hints.ANY}
 USER = uapi.CLONE_NEWUSER
 UNPRIVILEGED = "Uid:\t1000\t1000\t1000\t1000\nGid:\t1000\t1000\t1000\t1000\nCapEff:\t0000000000000000\n"
 ROOT = "Uid:\t0\t0\t0\t0\nGid:\t0\t0\t0\t0\nCapEff:\t000001ffffffffff\n"

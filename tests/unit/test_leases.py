@@ -221,6 +221,25 @@ def test_all_of_a_small_pool_can_be_leased_once(run: Path, monkeypatch: pytest.M
 
 
 @as_root
+def test_ranges_are_taken_in_rows(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One row where one is long enough, else the longest first; in the end all that there are, and no more."""
+    first = 0x70000000
+    monkeypatch.setenv("NSTOOL_IDS", f"{first}-{first + 20 * 65536 - 1}")
+    leases.probe(Spec())
+    (run / "ids").mkdir(exist_ok=True, parents=True)
+    for number in (3, 10, 12):  # free: 0-2, 4-9, 11, 13-19
+        os.symlink("other", run / "ids" / str(first + number * 65536))
+
+    def take(number: int) -> list[int]:
+        return [(base - first) // 65536 for base in leases.take_ranges("many", number)]
+
+    assert take(7) == [13, 14, 15, 16, 17, 18, 19]
+    assert take(8) in ([4, 5, 6, 7, 8, 9, 0, 1], [4, 5, 6, 7, 8, 9, 1, 2])
+    assert len(take(9)) == 2
+    assert take(1) == []
+
+
+@as_root
 @pytest.mark.parametrize("count", [0, -1, 65537])
 def test_counts_that_do_not_fit_a_range_are_refused(count: int) -> None:
     with pytest.raises(SpecError, match="65536"):
