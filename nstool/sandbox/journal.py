@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from nstool.plan.lease import Lease
 
 # Modules with a table ``HANDLERS``: name of an external step to function(context or None, arguments).
-HANDLER_MODULES: tuple[str, ...] = ("nstool.network.external", "nstool.sandbox.tarball", "nstool.sandbox.sockets")
+HANDLER_MODULES: tuple[str, ...] = ("nstool.sandbox.sockets", "nstool.network.external", "nstool.sandbox.tarball")
 # stale() looks at no more than this many sandboxes, so that a start costs the same among thousands.
 LOOK_AT = 32
 # Seconds, after which an empty cgroup of a dead launcher is nobody's, whatever run directory it is of.
