@@ -24,16 +24,22 @@ STYLES = {"yes": "green", "limited": "yellow", "unknown": "yellow", "no": "red"}
 def command(words: tuple[str, ...], as_json: bool) -> int:
     """Say what of a spec this host cannot do, each with its cause and remedy; without one, list what it can.
 
-    Takes what `nstool run` takes. Nothing is done that stays: facts are read, and the steps are tried in a
-    child that ends before the command. A note tells of a writable mount that the command cannot write, and of
-    rights of Landlock that this kernel cannot refuse.
+    Takes what `nstool run` takes, or the spec of a service for `nstool serve`, alone. Nothing is done that stays:
+    facts are read, and the steps are tried in a child that ends before the command; nobody listens. A note tells of a
+    writable mount that the command cannot write, and of rights of Landlock that this kernel cannot refuse.
     Exit status: 0 all can be done, 125 something cannot, 2 bad spec.
     """
     from nstool.sandbox import features
+    from nstool.spec import load
 
     # Click takes "--" away, which options.parse needs.
     argv = sys.argv[2:]
-    if [word for word in argv if word != "--json"]:
+    asked = [word for word in argv if word != "--json"]
+    if len(asked) == 1 and load.is_service(asked[0]):
+        from nstool.service import prepare
+
+        return _show_problems(*prepare.problems(asked[0]), as_json)
+    if asked:
         from nstool.cli import options
         from nstool.spec.places import Located, written
 

@@ -256,6 +256,11 @@ class Blueprint:
             if all(own.get(key) == recorded.get(key) for key in ("root", "command")):
                 self._last = number
 
+    @property
+    def variants(self) -> tuple[tuple[Spec, Host], ...]:
+        """Its specs, each with what the host is for it."""
+        return self._variants
+
     def written(self, path: Path) -> str:
         """Return where a key is written."""
         return self._place(path)

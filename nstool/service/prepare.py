@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from nstool.errors import NotSupported
+from nstool.plan import preflight
+from nstool.plan.preflight import Problem
+from nstool.sandbox import features
 from nstool.sandbox.launch import resolve
 from nstool.service import handed, interpreter
 from nstool.service.generation import Blueprint
 from nstool.spec import load
 from nstool.spec.check_service import check_name, check_service
 from nstool.spec.implied import implied
-from nstool.spec.places import Located
+from nstool.spec.places import Located, written
 from nstool.spec.varied import variant_place, variants
 
 TYPE_CHECKING = False
@@ -42,10 +46,33 @@ def prepared(file: str, name: str = "", listen: tuple[str, ...] = ()) -> Bluepri
     return Blueprint(chosen, tuple(ready), service, place)
 
 
+def problems(file: str) -> tuple[tuple[Problem, ...], list[str]]:
+    """Return what this host cannot do of the service in a file, and notes, as of nstool check; nothing is made.
+
+    Of each of its roots and commands: facts, the catalogue's detectors, and a trial of the steps. Raises SpecError.
+    """
+    try:
+        blueprint = prepared(file)
+    except NotSupported as error:
+        return (preflight.problem(error),), []
+    found: list[Problem] = []
+    notes: list[str] = []
+    for number, (spec, host) in enumerate(blueprint.variants):
+        place = variant_place(blueprint.service, number, blueprint.written)
+        with Located(place):
+            met = preflight.check(spec, host, features.trial)
+            told = () if met else preflight.notes(spec, host)
+        # What a step meets begins with words, not with a key; of several commands, each is named by its line.
+        named = {"the command": place(("command",))} if blueprint.service.commands else {}
+        found += (p.replace(what=named.get(p.what, p.what) if p.call else written(p.what, place)) for p in met)
+        notes += (written(note, place) for note in told)
+    return tuple(dict.fromkeys(found)), list(dict.fromkeys(notes))
+
+
 def _or_option(place: Place) -> Place:
     """Return what tells where a key is written, where --listen says what ``listen`` would."""
 
-    def written(path: KeyPath) -> str:
+    def where(path: KeyPath) -> str:
         return "--listen" if path[:2] == ("service", "listen") else place(path)
 
-    return written
+    return where

@@ -8,7 +8,7 @@ from nstool.errors import SpecError
 from nstool.security import signals
 from nstool.spec.check import key_path
 from nstool.spec.service import Service
-from nstool.spec.values import quoted, suggest
+from nstool.spec.values import nearest, quoted
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -105,8 +105,7 @@ def check_service(service: Service, place: Place = key_path) -> None:
     for name, choices in CHOICES.items():
         value = getattr(service, name)
         if value not in choices:
-            hint = suggest(value, choices)
-            raise SpecError(f"{quoted(value)} is not one of {', '.join(choices)}{hint}", place((name,)))
+            raise SpecError(_not_one_of(value, choices), place((name,)))
     for name, (least, most, what) in _RANGES.items():
         value = getattr(service, name)
         if not least <= value <= most or math.isnan(value):
@@ -133,8 +132,7 @@ def check_service(service: Service, place: Place = key_path) -> None:
     for name, known in _WORDS.items():
         for number, word in enumerate(getattr(service, name)):
             if word not in known:
-                hint = suggest(word, known)
-                raise SpecError(f"{quoted(word)} is not one of {', '.join(known)}{hint}", place((name, number)))
+                raise SpecError(_not_one_of(word, known), place((name, number)))
             if word in getattr(service, name)[:number]:
                 raise SpecError(f"{quoted(word)} is there twice", place((name, number)))
     _check_watch(service, place)
@@ -151,6 +149,11 @@ def _check_files(service: Service, place: Place) -> None:
     mode = service.socket_mode
     if mode is not None and not 0 <= mode <= 0o777:
         raise SpecError(f'0{mode:o} is not from 0 to 0777: "0660"', place(("socket_mode",)))
+
+
+def _not_one_of(word: str, known: tuple[str, ...]) -> str:
+    near = nearest(word, known)
+    return f"{quoted(word)} is not one of {', '.join(known)}" + (f'; did you mean "{near}"?' if near else "")
 
 
 def _check_idle_words(service: Service, place: Place) -> None:

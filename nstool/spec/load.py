@@ -154,12 +154,36 @@ def read_service(path: str | os.PathLike[str]) -> tuple[Loaded, Service]:
     data, where = _parse(text, place, format)
     words = data.pop("service", None) if isinstance(data, dict) else None
     if not isinstance(words, dict):
-        raise SpecError(
-            'no service: a [service] table with listen = ["tcp:127.0.0.1:8080"] makes one of it; nstool run runs '
-            "a spec without one",
-            where(() if words is None else ("service",)),
-        )
+        raise _no_service(data, words, where)
     return _convert(data, where, base), _service(words, where, base)
+
+
+def _no_service(data: object, words: object, where: Place) -> SpecError:
+    """Return why there is no [service] table in the data of a spec. words: what it has instead."""
+    if isinstance(words, list):
+        return SpecError("a spec is of one service: write [service], not [[service]]", where(("service",)))
+    if words is not None:
+        return SpecError(f"[service] is a table, not {values.kind_of(words)}", where(("service",)))
+    others = [str(key) for key in data if key not in Spec.__fields__] if isinstance(data, dict) else []
+    if near := next((key for key in others if values.nearest(key.lower(), ["service"])), ""):
+        return SpecError(f"unknown key {values.quoted(near)}: the table of a service is [service]", where((near,)))
+    return SpecError(
+        'no service: a [service] table with listen = ["tcp:127.0.0.1:8080"] makes one of it; nstool run runs a spec '
+        "without one",
+        where(()),
+    )
+
+
+def is_service(path: str) -> bool:
+    """Whether a file is a spec with a [service] table, by its text; of what cannot be read, reading tells."""
+    if not os.path.isfile(path):
+        return False
+    try:
+        text, place, format, _ = _file(path)
+        data, _ = _parse(text, place, format)
+    except SpecError:
+        return False
+    return isinstance(data, dict) and "service" in data
 
 
 def _service(words: dict[str, Any], where: Place, base: str) -> Service:

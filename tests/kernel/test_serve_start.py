@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import json
 import os
 import re
 import shutil
@@ -591,3 +592,66 @@ def test_a_handler_has_start_timeout_to_be_imported(name: str, tmp_path: Path) -
     assert f"{spec}:7: service.handler" in said
     with serving.serving(function(tmp_path, code, "start_timeout = 60"), name) as one:
         assert ask(one.port()) == b""
+
+
+# ---- nstool check ----
+
+
+def checked(spec: Path, *options: str) -> tuple[int, str]:
+    """What nstool check says of the spec of a service, and its status."""
+    done = subprocess.run([NSTOOL, "check", *options, str(spec)], capture_output=True, text=True, timeout=SOON)
+    assert "Traceback" not in done.stderr
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_a_service_is_checked_as_it_is_begun(tmp_path: Path, run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What serve refuses, check refuses, by the same words; and what the first sandbox would meet. Nothing is made."""
+    there = sorted(run_dir.rglob("*")) if run_dir.exists() else []
+    with socket.create_server(("127.0.0.1", 0)) as one:  # a service that runs is checked, too
+        spec = write(
+            tmp_path / "s.toml", f'listen = ["tcp:127.0.0.1:{one.getsockname()[1]}"]', "command = ['/bin/cat']"
+        )
+        assert checked(spec) == (0, "this host can do all of it\n")
+    spec = write(tmp_path / "s.toml", 'listen = ["tcp:127.0.0.1"]', "command = ['/bin/cat']")
+    assert checked(spec) == serve(spec)
+    spec = write(tmp_path / "s.toml", TCP, "command = ['/bin/cat']", 'user = "nobody-there"')
+    assert checked(spec) == serve(spec)
+    spec = write(tmp_path / "s.toml", TCP + "places = 9", "command = ['/bin/cat']")
+    with monkeypatch.context() as patch:
+        pool(patch, 12)
+        assert checked(spec) == serve(spec)
+        assert checked(spec)[0] == 2
+    spec = function(tmp_path, "", file="app.txt")
+    assert checked(spec) == serve(spec)
+    spec = write(tmp_path / "s.toml", TCP + "commands = [['/bin/cat'],\n['/no/such']]")
+    status, said = checked(spec)
+    assert (status, f"{spec}:7: service.commands[1]: not possible on this host" in said) == (125, True), said
+    status, said = checked(spec, "--json")
+    assert (status, json.loads(said)["ok"], len(json.loads(said)["problems"])) == (125, False, 1)
+    assert (sorted(run_dir.rglob("*")) if run_dir.exists() else []) == there
+
+
+# ---- its table ----
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("[services]", '2: services: unknown key "services": the table of a service is [service]'),
+        ("[Service]", '2: Service: unknown key "Service": the table of a service is [service]'),
+        ("[[service]]", "2: service: a spec is of one service: write [service], not [[service]]"),
+        ('service = "web"', "2: service: [service] is a table, not"),
+        ('hostname = "web"', " no service: a [service] table with listen"),
+        (
+            '[service]\nlisten = ["unix:@a"]\nshape = "inetd"',
+            '4: service.shape: "inetd" is not one of stdio, socket, port, python, listener\n',
+        ),
+        ('[service]\nlisten = ["unix:@a"]\nvary = ["hostnam"]', 'port, address, clock; did you mean "hostname"?\n'),
+    ],
+)
+def test_a_wrong_table_is_named(tmp_path: Path, words: str, told: str) -> None:
+    """The key that was written, the one that was meant, and each choice once."""
+    spec = tmp_path / "s.toml"
+    spec.write_text(f"command = ['/bin/cat']\n{words}\n")
+    status, said = serve(spec)
+    assert (status, told in said, str(spec) in said) == (2, True, True), said
