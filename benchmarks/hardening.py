@@ -28,6 +28,7 @@ PARTS: dict[str, Spec] = {
     "the answers to sysinfo(2)": DEFAULT.replace(proc_show=("meminfo",)),
     "a root of programs alone": DEFAULT.replace(root=Root(type="host")),
     "/tmp, /var/tmp, /run of its own": DEFAULT.replace(tmp_size=0),
+    "limits of the user namespace": DEFAULT.replace(limits=Limits(ucounts={})),
     "rlimits, oom score, keyring": DEFAULT.replace(limits=Limits(rlimits={}), oom_score_adj=0, keyring="keep"),
 }
 

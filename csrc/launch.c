@@ -2,9 +2,11 @@
 #include "nstool.h"
 
 #include <asm/signal.h>
+#include <linux/capability.h>
 #include <linux/errno.h>
 #include <linux/fcntl.h>
 #include <linux/mman.h>
+#include <linux/prctl.h>
 #include <linux/sched.h>
 
 #include "raw.h"
@@ -168,6 +170,88 @@ static long make_envelope(const struct nst_launch *l, int control, int launcher)
 	return r;
 }
 
+/* ---- whose a new user namespace is ---- */
+
+/* What a change of ids changes of a thread. signal: of PR_SET_PDEATHSIG. */
+struct credentials {
+	uint32_t ruid, euid, suid, fsuid;
+	struct __user_cap_data_struct caps[2];
+	int32_t signal, parent;
+};
+
+/* The process that changes the ids of one of its threads, or 0. Of another process: the one that this is a fork of. */
+static int32_t changing;
+
+/* setresuid(2) of this thread alone, and setfsuid(2) behind it. The kernel marks the memory of all threads as one that
+ * cannot be dumped: what it was is said again, and no other launch looks meanwhile. */
+static long change_ids(uint32_t ruid, uint32_t euid, uint32_t suid, uint32_t fsuid)
+{
+	int32_t self = (int32_t)nst_raw0(__NR_getpid), other = 0;
+	long dumpable, r;
+
+	while (!__atomic_compare_exchange_n(&changing, &other, self, 0, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED)) {
+		if (other == self) {
+			nst_raw0(__NR_sched_yield);
+			other = 0;
+		}
+	}
+	dumpable = nst_raw5(__NR_prctl, PR_GET_DUMPABLE, 0, 0, 0, 0);
+	r = nst_raw3(__NR_setresuid, ruid, euid, suid);
+	if (r == 0 && fsuid != euid)
+		nst_raw1(__NR_setfsuid, fsuid);
+	if (r == 0 && (dumpable == 0 || dumpable == 1)) /* 2 can only be kept */
+		nst_raw5(__NR_prctl, PR_SET_DUMPABLE, dumpable, 0, 0, 0);
+	__atomic_store_n(&changing, 0, __ATOMIC_RELEASE);
+	return r;
+}
+
+static long set_caps(const struct __user_cap_data_struct *caps)
+{
+	struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
+
+	return nst_raw2(__NR_capset, NST_P(&header), NST_P(caps));
+}
+
+/* Take the ids of c again, and all that goes with them. */
+static void become_again(const struct credentials *c)
+{
+	/* Nobody is refused this but for want of memory; and as another user this thread must not go on. */
+	while (change_ids(c->ruid, c->euid, c->suid, c->fsuid) < 0 || set_caps(c->caps) < 0)
+		nst_raw0(__NR_sched_yield);
+	if (!c->signal)
+		return;
+	nst_raw5(__NR_prctl, PR_SET_PDEATHSIG, c->signal, 0, 0, 0);
+	if (nst_raw0(__NR_getppid) != c->parent) /* it has ended while nobody would have been told */
+		nst_raw2(__NR_kill, nst_raw0(__NR_getpid), c->signal);
+}
+
+/* Make this thread, with all its capabilities, user uid, and tell what it was. 0 or -errno. The owner of a user namespace
+ * is the effective uid of its maker, and what is made in it counts for that. The real one is changed too: an exec by a
+ * process in which they differ would clear its ambient capabilities. As saved uid stays 0, without which the kernel would
+ * take all capabilities. user_namespaces(7), capabilities(7). */
+static long become(uint32_t uid, struct credentials *ret_was)
+{
+	struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
+	struct credentials *c = ret_was;
+	long r = nst_raw2(__NR_capget, NST_P(&header), NST_P(c->caps));
+
+	if (r == 0)
+		r = nst_raw3(__NR_getresuid, NST_P(&c->ruid), NST_P(&c->euid), NST_P(&c->suid));
+	if (r == 0)
+		r = nst_raw5(__NR_prctl, PR_GET_PDEATHSIG, NST_P(&c->signal), 0, 0, 0);
+	if (r < 0)
+		return r;
+	c->fsuid = (uint32_t)nst_raw1(__NR_setfsuid, -1);
+	c->parent = (int32_t)nst_raw0(__NR_getppid);
+	r = change_ids(uid, uid, c->ruid && c->euid ? c->suid : 0, uid);
+	if (r < 0)
+		return r;
+	r = set_caps(c->caps);
+	if (r < 0)
+		become_again(c);
+	return r;
+}
+
 /* The clone3 step: make the socket and the envelope, clone, wait for exec (CLONE_VFORK). */
 static long run_clone(struct nst_launch *l, int i)
 {
@@ -178,6 +262,8 @@ static long run_clone(struct nst_launch *l, int i)
 	int lifeline = -1, envelope = -1, tid = (int)s->arg[2];
 	uint64_t all = ~0ull, old = 0;
 	struct child c = {.l = l, .first = i + 1, .failure = {.step = -1}};
+	uint32_t owner = (uint32_t)s->arg[3];
+	struct credentials was;
 	long r;
 
 	r = nst_raw4(__NR_socketpair, 1 /* AF_UNIX */, 5 /* SOCK_SEQPACKET */ | O_CLOEXEC, 0, NST_P(pair));
@@ -220,7 +306,12 @@ static long run_clone(struct nst_launch *l, int i)
 	c.lifeline = lifeline;
 	/* No handler of the host's may run in the child: it would act on the host's memory. */
 	nst_raw4(__NR_rt_sigprocmask, SIG_SETMASK, NST_P(&all), NST_P(&old), 8);
-	r = nst_clone3_on_stack(&args, sizeof args, child_main, &c);
+	r = owner ? become(owner, &was) : 0;
+	if (r == 0) {
+		r = nst_clone3_on_stack(&args, sizeof args, child_main, &c);
+		if (owner)
+			become_again(&was);
+	}
 	nst_raw4(__NR_rt_sigprocmask, SIG_SETMASK, NST_P(&old), 0, 8);
 	if (r < 0)
 		goto fail;

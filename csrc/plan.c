@@ -70,7 +70,7 @@
 	X(reset_signals, -1, "")                                                                                       \
 	X(raise_ambient, -1, "i")                                                                                      \
 	X(drop_bounding, -1, "i")                                                                                      \
-	X(clone3, -1, "ifi")                                                                                           \
+	X(clone3, -1, "ifii")                                                                                          \
 	X(wait, -1, "")                                                                                                \
 	X(release, -1, "")                                                                                             \
 	X(exec_init, -1, "")                                                                                           \
@@ -306,7 +306,8 @@ static int arguments_bad(const struct nst_plan *h, const struct nst_step *s)
 	case CALL_prctl:
 		return !prctl_ok(a[0]);
 	case CALL_clone3: /* no flag by which the new process would share more than we mean to */
-		return s->ignore || a[0] & ~(uint64_t)NAMESPACES || a[2] > PID_LIMIT;
+		return s->ignore || a[0] & ~(uint64_t)NAMESPACES || a[2] > PID_LIMIT || a[3] >= UINT32_MAX ||
+		       (a[3] && (s->who != NST_LAUNCHER || !(a[0] & CLONE_NEWUSER)));
 	case CALL_exec_init:
 	case CALL_serve:
 		return s->ignore != 0;

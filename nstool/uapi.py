@@ -428,6 +428,12 @@ RLIMITS: dict[str, int] = {
     "rttime": RLIMIT_RTTIME,
 }
 
+# Files of /proc/sys/user without "max_", namespaces(7): what each user of a user namespace may have in it.
+UCOUNTS: tuple[str, ...] = (
+    *("inotify_instances", "inotify_watches", "fanotify_groups", "fanotify_marks"),
+    *(f"{kind}_namespaces" for kind in ("cgroup", "ipc", "mnt", "net", "pid", "time", "user", "uts")),
+)
+
 # <linux/posix_acl.h>, <linux/posix_acl_xattr.h>: acl(5)
 ACL_USER_OBJ = 0x01
 ACL_USER = 0x02

@@ -50,7 +50,8 @@ static int orders_bad(const struct nst_service *o, uint64_t size)
 	return 0;
 }
 
-/* Whether the plan is one that can be made here: one clone3 of the launcher, before it nothing of the launcher. */
+/* Whether the plan is one that can be made here: one clone3 of the launcher, as who this is; before it nothing of the
+ * launcher. */
 static int plan_bad(const uint8_t *plan, uint64_t size, uint32_t given)
 {
 	const struct nst_plan *h = (const struct nst_plan *)plan;
@@ -71,7 +72,7 @@ static int plan_bad(const uint8_t *plan, uint64_t size, uint32_t given)
 			continue;
 		if (nst_call_is(s, "clone3"))
 			self.clone_at = i;
-		else if (self.clone_at < 0)
+		if (self.clone_at < 0 || (self.clone_at == i && s->arg[3]))
 			return 1;
 	}
 	return 0;

@@ -201,6 +201,11 @@ def _rlimit(text: str) -> tuple[str, tuple[int, int]]:
     return name, values.rlimit(value)
 
 
+def _ucount(text: str) -> tuple[str, int]:
+    name, value = values.pair(text, "NAME=NUMBER")
+    return name, values.ucount(value)
+
+
 def _landlock(key: str, read: Callable[[str], object]) -> Callable[[Spec, list[str]], Applied]:
     """The word "none" stands for an empty list, which allows nothing."""
 
@@ -279,6 +284,15 @@ OPTIONS: tuple[Option, ...] = (
         _rlimit,
         "merge",
         help='A limit of each process: "nofile=1024:4096", "core=unlimited", getrlimit(2).',
+    ),
+    Option(
+        "--ucount",
+        "limits.ucounts",
+        "NAME=NUMBER",
+        _ucount,
+        "merge",
+        help='What each user in the user namespace may have: "inotify_instances=128", "inotify_watches=unlimited", '
+        "the names of /proc/sys/user without max_.",
     ),
     Option(
         "--net",

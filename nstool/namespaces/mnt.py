@@ -60,6 +60,9 @@ WHOLE, TEMPLATE, EACH = "whole", "template", "each"
 # Where the hold of a template is: an empty directory of /proc for ever, so that a mount there hides nothing of it from
 # the kernel (mount_too_revealing), and that goes out of sight when a sandbox mounts its own /proc.
 TEMPLATE_HOLD = "/proc/sys/fs/binfmt_misc"
+PTS: dict[str, str] = {"newinstance": "", "ptmxmode": "0666", "mode": "0620"}  # of a devpts
+# Of the sandbox's own /dev/pts: kernel.pty.max counts those of the host and of all sandboxes together.
+MOST_TERMINALS = 64
 OWN_FILES = "own"  # in it: the files that one sandbox has of its own
 COMMAND = "command"  # in it: the command's file, where each sandbox mounts something of its own above that
 
@@ -769,7 +772,7 @@ def _dev(spec: Spec, host: Host, maps: Maps | None, opener: str, opened: list[St
 def _dev_mounts(spec: Spec, maps: Maps | None) -> list[Step]:
     # What lies in /dev as filesystems of their own.
     steps: list[Step] = []
-    options = {"newinstance": "", "ptmxmode": "0666", "mode": "0620"}
+    options = {**PTS, "max": str(MOST_TERMINALS)}
     if maps is None or is_inside(maps.gid, TTY):
         options["gid"] = str(TTY)
     no = mounting.SAFE | uapi.MOUNT_ATTR_NOEXEC
@@ -905,7 +908,7 @@ def _mount(
         if mount.type == "tmpfs":
             options = {"mode": f"{mount.mode:o}", "size": str(mount.size or spec.tmp_size)}
         elif mount.type == "devpts":
-            options = {"newinstance": "", "ptmxmode": "0666", "mode": "0620"}
+            options = PTS
         flags = _flags(mount if mount.type == "proc" else mount.replace(writable=True))
         steps += mounting.filesystem(mount.type, name, options, flags, f"a {mount.type} on {mount.target}")
     if places:

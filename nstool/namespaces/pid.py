@@ -34,4 +34,4 @@ def monitor_steps(spec: Spec) -> tuple[Step, ...]:
 
 def clone_step(spec: Spec) -> Step:
     """Init makes the payload."""
-    return Step(INIT, "clone3", (0, -1, spec.next_pid), "the process that becomes the command")
+    return Step(INIT, "clone3", (0, -1, spec.next_pid, 0), "the process that becomes the command")

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from nstool import uapi
 from nstool.plan.lease import Lease
-from nstool.plan.steps import CHILD, INIT, Fd, Step
+from nstool.plan.steps import INIT, Fd, Step
 from nstool.spec.model import Spec
 
+OFFSETS = "/proc/self/timens_offsets"
 NEW = "/proc/self/ns/time_for_children"
+MAN = "time_namespaces(7)"
 
 
-def steps(spec: Spec, lease: Lease, who: str = CHILD) -> tuple[Step, ...]:
-    """Steps of the child before it execs init; of who is cloned without an exec, before it enters.
+def steps(spec: Spec, lease: Lease) -> tuple[Step, ...]:
+    """First steps of init: a time namespace, its clocks, which can be set until somebody is in it, and into it.
 
-    The offsets can be written only as long as nobody is in the new namespace, and the exec enters it (newer
-    kernels) or does not (Linux 6.1): so both come between clone and exec.
+    A process whose children are to be in another time namespace cannot share its memory with one (EINVAL of clone3),
+    as init does with the command until that execs.
     """
     if spec.namespaces.time != "new":
         return ()
@@ -22,40 +24,11 @@ def steps(spec: Spec, lease: Lease, who: str = CHILD) -> tuple[Step, ...]:
     monotonic = lease.monotonic if wanted.monotonic_offset is None else wanted.monotonic_offset
     boottime = lease.boottime if wanted.boottime_offset is None else wanted.boottime_offset
     text = f"monotonic {monotonic} 0\nboottime {boottime} 0\n"
+    offsets = (uapi.AT_FDCWD, OFFSETS, text, 0, 0)
+    new = (uapi.AT_FDCWD, NEW, uapi.O_RDONLY | uapi.O_CLOEXEC, 0, 0)
     return (
-        Step(
-            who,
-            "unshare",
-            (uapi.CLONE_NEWTIME,),
-            "a time namespace, for now of later processes only",
-            man="time_namespaces(7)",
-        ),
-        Step(
-            who,
-            "write_file",
-            (uapi.AT_FDCWD, "/proc/self/timens_offsets", text, 0, 0),
-            "its clocks, before the first process enters",
-            man="time_namespaces(7)",
-        ),
-    )
-
-
-def enter_steps(spec: Spec) -> tuple[Step, ...]:
-    """First steps of init: into its time namespace, where its exec has not put it there already.
-
-    A process whose children are to be in another time namespace cannot share its memory with one (EINVAL of clone3),
-    as init does with the command until that execs.
-    """
-    if spec.namespaces.time != "new":
-        return ()
-    args = (uapi.AT_FDCWD, NEW, uapi.O_RDONLY | uapi.O_CLOEXEC, 0, 0)
-    return (
-        Step(INIT, "openat2", args, "the new time namespace", result="timens", man="time_namespaces(7)"),
-        Step(
-            INIT,
-            "setns",
-            (Fd("timens"), uapi.CLONE_NEWTIME),
-            "be in it, which exec does on newer kernels only",
-            man="time_namespaces(7)",
-        ),
+        Step(INIT, "unshare", (uapi.CLONE_NEWTIME,), "a time namespace, for now of later processes only", man=MAN),
+        Step(INIT, "write_file", offsets, "its clocks, before the first process enters", man=MAN),
+        Step(INIT, "openat2", new, "the new time namespace", result="timens", man=MAN),
+        Step(INIT, "setns", (Fd("timens"), uapi.CLONE_NEWTIME), "be in it", man=MAN),
     )

@@ -69,6 +69,21 @@ def maps(spec: Spec, host: Host, lease: Lease) -> Maps:
     return chosen
 
 
+# What the launcher does from outside with what is the sandbox's: as the owner of its user namespace it would need none.
+_OWNER_HAS = ("kill", "net_admin", "setgid", "setuid", "sys_admin", "sys_ptrace")
+
+
+def owner(spec: Spec, host: Host, uid: int) -> int:
+    """Return the host uid that is to own the new user namespace, uid or 0 for the launcher's own.
+
+    What is made in a user namespace counts for its owner, too, and would use up what root may have. uid: one that only
+    this sandbox has. With maps of the spec's it may be somebody's, who would have all rights in there; and a launcher
+    that lacks a capability has it over the sandbox as the owner alone. user_namespaces(7).
+    """
+    own = spec.namespaces.user == "new" and not spec.uid_map and not spec.gid_map
+    return uid if own and host.privileged and all(host.may(name) for name in _OWNER_HAS) else 0
+
+
 def keeps_changes(spec: Spec) -> bool:
     """Whether an overlay of the spec has an upper layer that is kept."""
     return bool(spec.root.upper) or any(mount.upper for mount in spec.mounts)
@@ -171,13 +186,35 @@ def before_joining() -> Step:
     return undumpable(INIT, "nobody in there traces who comes in, or gets at the host by it (CVE-2016-9962)")
 
 
+def ucount_steps(spec: Spec) -> tuple[Step, ...]:
+    """Steps of init that set what each user of its namespace may have, before /proc/sys becomes read-only.
+
+    All that is made inside counts for the namespace's owner in the one above, too: one sandbox must not take all of
+    that. namespaces(7), "The /proc/sys/user directory".
+    """
+    if spec.namespaces.user != "new":
+        return ()
+    return tuple(
+        Step(
+            INIT,
+            "write_file",
+            (uapi.AT_FDCWD, f"/proc/sys/user/max_{name}", f"{most}\n", 0, 0),
+            f"{name} of each user in here",
+            man="namespaces(7)",
+        )
+        for name, most in sorted(spec.limits.ucounts.items())
+        if most != -1
+    )
+
+
 # What the steps inside need over the new namespaces. Each one raised is a copy of the credentials: 2 us.
 _NEEDED = (
     *("chown", "dac_override", "fowner"),  # owners and modes of what is made
     *("setgid", "setuid", "setpcap"),  # the command's identity
     *("sys_admin", "sys_chroot"),  # mounts, names, joining
     "net_admin",  # lo, net.*
-    "sys_resource",  # limits of queues
+    "sys_resource",  # limits of queues, and of the namespace
+    "sys_time",  # the clocks of its time namespace
     "sys_ptrace",  # answering sysinfo(2)
     "kill",  # passing on signals
 )

@@ -4,7 +4,7 @@ Why the order is what it is, each reason tested in tests/unit/test_order.py and 
 
 - user namespace first: clone3(2) makes it before the others, so they belong to it;
 - cgroups before the cgroup namespace: its root is where its maker is at that moment;
-- time offsets before the next exec, which may enter the namespace: afterwards somebody lives in it;
+- time offsets before init enters the namespace: afterwards somebody lives in it;
 - ``setgroups`` before ``gid_map`` without privilege; maps before anything needs an owner;
 - sources are opened before the pivot, the old root goes last;
 - all namespace fds are opened before the first is joined;
@@ -60,8 +60,7 @@ def plan(spec: Spec, host: Host, lease: Lease) -> Plan:
         *(open_namespace(name, path) for name, path in joined.items()),
         *(own_namespace(name) for name in outer),
         *(join(name, LAUNCHER) for name in outer),
-        clone(new, joined, groups, spec),
-        *(time.steps(spec, lease)),
+        clone(new, joined, groups, user.owner(spec, host, lease.uid_base)),
         *child_steps(spec, idmaps, host),
         *(leave(name) for name in outer),
         *meanwhile(
@@ -74,7 +73,7 @@ def plan(spec: Spec, host: Host, lease: Lease) -> Plan:
                 else ()
             ),
         ),
-        *time.enter_steps(spec),
+        *time.steps(spec, lease),
         *pid.monitor_steps(spec),
         # By the launcher's /proc: a joined root may have none, and a joined user namespace may not write in ours.
         *(oom(spec, INIT) if scorer == INIT and joined.keys() & {"user", "mnt"} else ()),
@@ -89,6 +88,7 @@ def plan(spec: Spec, host: Host, lease: Lease) -> Plan:
         *uts.steps(spec, lease),
         *net.steps(spec),
         *ipc.steps(spec),
+        *user.ucount_steps(spec),
         *(() if scorer == LAUNCHER or joined.keys() & {"user", "mnt"} else oom(spec, INIT)),
         *mounts.root,
         *mounts.inside,
@@ -250,7 +250,8 @@ def leave(name: str) -> Step:
 # ---- clone and what surrounds it ----
 
 
-def clone(new: set[str], joined: dict[str, str], groups: cgroups.CgroupSteps, spec: Spec) -> Step:
+def clone(new: set[str], joined: dict[str, str], groups: cgroups.CgroupSteps, owner: int = 0) -> Step:
+    """The step that makes the new process. owner: host uid that its user namespace is to be of, 0 for the caller's."""
     names = [n for n in KINDS if n in new and n not in ("time", "cgroup")]
     if "user" in joined:  # the others must belong to the joined one, so they are made after joining
         names = []
@@ -259,7 +260,7 @@ def clone(new: set[str], joined: dict[str, str], groups: cgroups.CgroupSteps, sp
         flags |= KINDS[name].flag
     cgroup_fd: Fd | int = groups.result or -1
     why = f"the new process, in new {', '.join(names) or 'no'} namespaces; the user namespace owns the others"
-    return Step(LAUNCHER, "clone3", (flags, cgroup_fd, 0), why)
+    return Step(LAUNCHER, "clone3", (flags, cgroup_fd, 0, owner), why)
 
 
 def _after_join(new: set[str], joined: dict[str, str], host: Host) -> tuple[Step, ...]:

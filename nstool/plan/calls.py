@@ -68,7 +68,7 @@ pidfd_open       pid:i flags:i                                          pidfd_op
 reset_signals                                                           sigaction(2)
 raise_ambient    caps:i                                                 capabilities(7)
 drop_bounding    keep:i                                                 capabilities(7)
-clone3           flags:i cgroup:f set_tid:i                             clone(2)
+clone3           flags:i cgroup:f set_tid:i owner:i                     clone(2)
 wait                                                                    unix(7)
 release                                                                 unix(7)
 exec_init                                                               execveat(2)

@@ -57,7 +57,7 @@ class Layout(Frozen):
 
     controllers: all of CONTROLLERS by name. unified_mount: of cgroup2, "" if there is none.
     unified_base: where cgroup2 directories can be made, "" if nowhere. swap_accounting: swap can be
-    limited; swap_on: the host swaps.
+    limited; swap_on: the host swaps. tcp_apart: what TCP sockets buffer has a limit beside that of memory (version 1).
     """
 
     controllers: dict[str, Controller]
@@ -65,6 +65,7 @@ class Layout(Frozen):
     unified_base: str = ""
     swap_accounting: bool = False
     swap_on: bool = False
+    tcp_apart: bool = False
 
 
 class CgroupSteps(Frozen):
@@ -222,6 +223,9 @@ def _memory(version: int, path: str, limits: Limits, layout: Layout) -> list[Ste
     made = [_write(f"{path}/{names[0]}", str(memory), f"at most {memory} bytes of memory")]
     if layout.swap_accounting:
         made.append(_write(f"{path}/{names[1]}", str(both), f"at most {swap} bytes of swap"))
+    if layout.tcp_apart:
+        why = f"at most {memory} bytes that TCP sockets buffer, which version 1 counts apart"
+        made.append(_write(f"{path}/memory.kmem.tcp.limit_in_bytes", str(memory), why))
     return made
 
 

@@ -1113,7 +1113,8 @@ FILES: tuple[Row, ...] = (
         "EROFS EACCES",
         files.proc_sys_read_only,
         "/proc/sys is mounted read-only here, as outer containers do",
-        "run the outer container with --security-opt unmask=ALL, or leave sysctls out",
+        "run the outer container with --security-opt unmask=ALL, or leave sysctls out; what each user may have is one "
+        'too: limits.ucounts = { inotify_instances = "unlimited", inotify_watches = "unlimited" }',
         "proc(5)",
     ),
     _row(

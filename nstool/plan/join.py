@@ -44,7 +44,7 @@ def into_sandbox(spec: Spec, host: Host, target: Target) -> Plan:
     steps = (
         *groups,
         *build.label_steps(spec, host, LAUNCHER),
-        Step(LAUNCHER, "clone3", (0, -1, 0), "the process that joins"),
+        Step(LAUNCHER, "clone3", (0, -1, 0, 0), "the process that joins"),
         Step(CHILD, "exec_init", (), "nsexec takes over: no memory of the launcher is seen inside"),
         *build.oom(spec, INIT),  # before it joins: with the rights of the caller
         user.undumpable(INIT, "nobody inside traces who comes in (CVE-2016-9962)"),
@@ -56,7 +56,7 @@ def into_sandbox(spec: Spec, host: Host, target: Target) -> Plan:
         *_become_root(target),
         *(build.terminal_steps(spec) if terminal else ()),
         *build.answers(spec, host, owned="user" in target.different),
-        Step(INIT, "clone3", (0, -1, 0), "the process that becomes the command, inside the pid namespace"),
+        Step(INIT, "clone3", (0, -1, 0, 0), "the process that becomes the command, inside the pid namespace"),
         Step(PAYLOAD, "reset_signals", (), "dispositions and mask as a fresh process has them"),
         *entered,
         *build.label_steps(spec, host, PAYLOAD),
@@ -128,7 +128,7 @@ def into_namespaces(
         args = (uapi.AT_FDCWD, root, uapi.O_PATH | uapi.O_DIRECTORY | uapi.O_CLOEXEC, 0, 0)
         steps.append(Step(LAUNCHER, "openat2", args, "the root of the target", result="root"))
     steps += [
-        Step(LAUNCHER, "clone3", (0, -1, 0), "the process that joins"),
+        Step(LAUNCHER, "clone3", (0, -1, 0, 0), "the process that joins"),
         Step(CHILD, "exec_init", (), "nsexec takes over: a process with threads may not join mnt, user or time"),
         user.before_joining(),
     ]
@@ -150,7 +150,7 @@ def into_namespaces(
     if terminal:  # it is of the ids that open it, which are the command's
         steps += [step for step in build.terminal_steps(Spec()) if step.call != "fchownat"]
     steps += [
-        Step(INIT, "clone3", (0, -1, 0), "joining a pid namespace holds for children: this one"),
+        Step(INIT, "clone3", (0, -1, 0, 0), "joining a pid namespace holds for children: this one"),
         Step(PAYLOAD, "reset_signals", (), "dispositions and mask as a fresh process has them"),
         *build.fd_steps(Spec(), terminal),
         *((*pid.payload_steps(Spec()), build.CONTROLLING) if terminal else ()),

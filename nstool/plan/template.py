@@ -108,6 +108,8 @@ class Template:
 
 def _names_token(args: tuple[object, ...]) -> bool:
     for arg in args:
+        if arg == TOKENS.uid_base:  # the owner of the user namespace
+            return True
         if type(arg) is str:
             if _NAME in arg or _ID in arg:
                 return True
@@ -124,6 +126,8 @@ def _filled(value: object, values: list[tuple[str, str]]) -> object:
         return value
     if isinstance(value, tuple) and not isinstance(value, Fd):
         return tuple(_filled(v, values) for v in value)
+    if value == TOKENS.uid_base:
+        return int(dict(values)[str(value)])
     if isinstance(value, dict):
         return {key: _filled(v, values) for key, v in value.items()}
     return value

@@ -4,7 +4,8 @@ A launch is attested when all is done but the exec: the command's process waits,
 holds. Read are /proc/PID, the links of its namespaces, mountinfo and the files of its cgroups: never what the steps
 of the plan have returned. Later a process may have tightened what it has; that holds too.
 
-Not to be read from outside, so not compared: the securebits, the keyring, PR_SET_PDEATHSIG and the dumpable flag.
+Not to be read from outside, so not compared: the securebits, the keyring, PR_SET_PDEATHSIG, the dumpable flag, and the
+limits of the user namespace.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import os
 from errno import EINVAL, ENOENT
 
-from nstool import uapi
+from nstool import syscalls, uapi
 from nstool.errors import KernelError, NotAttested, NstoolError, SandboxGone, no_process
 from nstool.frozen import Frozen
 from nstool.kinds import KINDS
@@ -201,6 +202,19 @@ def _namespaces(seen: _Seen, wanted: Wanted) -> Iterator[Row]:
                 above = _inode(os.readlink(f"/proc/{wanted.template}/ns/{kind}"))
                 found = "the template's" if inode == above else found
             yield _row(key, asked, found)
+    if wanted.waits and wanted.lease is not None and (asked := user.owner(spec, wanted.host, wanted.lease.uid_base)):
+        if wanted.template:  # it is of the template, and that of who is the template's root
+            asked = _owner(f"/proc/{wanted.template}/ns/user")
+        yield _row("owner of the user namespace", asked, _owner(f"/proc/{seen.pid}/ns/user"))
+
+
+def _owner(path: str) -> int:
+    """Return the host uid that owns a user namespace, which what is made in there counts for. ioctl_nsfs(2)."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return syscalls.ns_get_owner_uid(fd)
+    finally:
+        os.close(fd)
 
 
 def _ids(seen: _Seen, wanted: Wanted) -> Iterator[Row]:
@@ -463,6 +477,9 @@ def _mounts(seen: _Seen, wanted: Wanted) -> Iterator[Row]:
         is_there = mount.type if mount.type != "bind" else "bound"
         found = mounts.types.get(_plain(mount.target), "nothing")
         yield _row(f"mounts {mount.target}", is_there, "bound" if found != "nothing" and is_there == "bound" else found)
+    if spec.dev == "private" and "/dev/pts" not in _targets(spec) and "/dev/pts" in mounts.types:
+        options = mounts.super_options["/dev/pts"].split(",")
+        yield _row("terminals", f"max={mnt.MOST_TERMINALS}", next((o for o in options if o.startswith("max=")), "any"))
     if spec.tmp_size:
         yield from _sizes(spec, wanted.host, mounts)
     yield from _covers(spec, wanted.host, mounts)
@@ -575,6 +592,9 @@ def _untold(seen: _Seen, wanted: Wanted) -> Iterator[Row]:
         return
     yield "securebits", " ".join(spec.securebits) or "none", _SELF_ONLY, None
     yield "die_with_parent", str(spec.die_with_parent).lower(), _SELF_ONLY, None
+    if spec.namespaces.user == "new" and (ucounts := {k: v for k, v in spec.limits.ucounts.items() if v != -1}):
+        asked = " ".join(f"{name}={most}" for name, most in sorted(ucounts.items()))
+        yield "limits.ucounts", asked, "the kernel tells that only inside the user namespace, namespaces(7)", None
     yield "keyring", spec.keyring, "the kernel tells nobody which session keyring another has", None
     if spec.landlock != Landlock():
         yield "landlock", "restricted", "the kernel tells nobody who is in which domain, landlock(7)", None

@@ -48,6 +48,8 @@ def layout(root: str = "") -> Layout:
         unified_base=base if base and os.access(root + base, os.W_OK) else "",
         swap_accounting=_swap_accounting(root, found["memory"], unified[0] + own.get(UNIFIED, "/")),
         swap_on=len(_read(f"{root}/proc/swaps").splitlines()) > 1,
+        tcp_apart=found["memory"].version == 1
+        and os.path.exists(f"{root}{found['memory'].base}/memory.kmem.tcp.limit_in_bytes"),
     )
 
 

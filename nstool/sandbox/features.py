@@ -108,7 +108,7 @@ def _child(flags: int, mapped: bool) -> tuple[Step, ...]:
     )
     become = Step(INIT, "setresuid", (0, 0, 0), "become root inside")
     return (
-        Step(LAUNCHER, "clone3", (flags, -1, 0), "a child to try it in"),
+        Step(LAUNCHER, "clone3", (flags, -1, 0, 0), "a child to try it in"),
         *((Step(CHILD, "raise_ambient", ((1 << 41) - 1,), "over the next exec"),) if own else ()),
         Step(CHILD, "exec_init", (), "nsexec takes the steps"),
         *(maps if mapped else ()),
@@ -268,7 +268,7 @@ def _try_kind(flag: int, with_userns: bool, as_user: bool = False) -> KernelErro
 
 
 def _try_set_tid() -> KernelError | None:
-    chosen = Step(INIT, "clone3", (0, -1, 77), "a process with pid 77")
+    chosen = Step(INIT, "clone3", (0, -1, 77, 0), "a process with pid 77")
     return run_trial(Plan((*_child(uapi.CLONE_NEWUSER | uapi.CLONE_NEWPID, mapped=False), chosen, _END), (), True))
 
 

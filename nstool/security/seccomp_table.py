@@ -73,11 +73,6 @@ ALLOWED: tuple[Group, ...] = (
         "inotify_init inotify_init1 inotify_rm_watch poll ppoll pselect6 select signalfd signalfd4",
     ),
     Group(
-        "aio",
-        "asynchronous disk requests, the older interface: databases and nginx",
-        "io_cancel io_destroy io_getevents io_pgetevents io_setup io_submit",
-    ),
-    Group(
         "network-io",
         "sockets that exist: making one is decided by its family, below",
         "accept accept4 bind connect getpeername getsockname getsockopt listen recvfrom recvmmsg recvmsg sendmmsg "
@@ -239,6 +234,12 @@ REFUSED: tuple[Group, ...] = (
         "a second road into the kernel that a filter does not see",
         "io_uring_enter io_uring_register io_uring_setup",
     ),
+    Group(
+        "aio",
+        "asynchronous disk requests, the older interface: databases use it, and the host has so many for all "
+        "(fs.aio-max-nr)",
+        "io_cancel io_destroy io_getevents io_pgetevents io_setup io_submit",
+    ),
     Group("keyring", "key rings: not all of them belong to a namespace", "add_key keyctl request_key"),
     Group(
         "debug",
@@ -271,7 +272,6 @@ REFUSED: tuple[Group, ...] = (
 # What "strict" refuses of what "default" allows: a service that does one thing has no use for it, and each is more of
 # the kernel within reach. A word of ALLOWED without calls is that whole group.
 STRICT_REFUSED: tuple[Group, ...] = (
-    Group("aio", "databases use it, services seldom; its code has had holes", ""),
     Group("ipc", "System V IPC and queues: a service speaks by sockets and pipes", ""),
     Group("sandbox", "code of the kernel for confining oneself: it is confined", ""),
     Group(

@@ -466,6 +466,17 @@ def _rlimits(spec: Spec) -> None:
             _fail(path, "the soft limit is above the hard one, getrlimit(2)")
 
 
+def _ucounts(spec: Spec) -> None:
+    usual = Limits().ucounts
+    for name, most in spec.limits.ucounts.items():
+        path: Path = ("limits", "ucounts", name)
+        _one_of(path, name, uapi.UCOUNTS, "limit of a user namespace, namespaces(7)")
+        if most != -1:
+            _between(path, most, 0, (1 << 31) - 1, name)
+        if most != usual.get(name):
+            _needs_new(spec, "user", path, f"a limit of {name}")
+
+
 def _net(spec: Spec) -> None:
     net, other = spec.net, spec.namespaces.net
     if (net.mode == "host") != (other == "host"):
@@ -850,6 +861,7 @@ CHECKS: tuple[Callable[[Spec], None], ...] = (
     _pass_fds,
     _limits,
     _rlimits,
+    _ucounts,
     _net,
     _links,
     _publish,

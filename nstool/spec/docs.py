@@ -101,11 +101,14 @@ DOCS: dict[str, str] = {
     "Net.mtu": "Largest packet of the device; 0: the kernel's choice.",
     "Net.isolated": "No way to the host and to other sandboxes but the published ports.",
     "Net.sysctls": "net.* settings of the new net namespace.",
-    "Limits.memory": "Memory of all tasks together; 0: no limit.",
+    "Limits.memory": "Memory of all tasks together; 0: no limit. Cgroups of version 1 count apart what TCP "
+    "sockets buffer, up to as much again.",
     "Limits.swap": "Swap on top of the memory.",
     "Limits.pids": "Number of tasks; 0: no limit.",
     "Limits.cpu": 'Cores: 0.5 or "50%" is half a core; 0: no limit; absent: what the host leaves, at weight 10.',
     "Limits.rlimits": 'Limits of each process: name = [SOFT, HARD], or "SOFT:HARD"; -1 or "unlimited", getrlimit(2).',
+    "Limits.ucounts": "What each user in the new user namespace may have: NAME = NUMBER, the names of /proc/sys/user "
+    'without max_; -1 or "unlimited": no limit of its own.',
     "Capabilities.effective": "The set that the kernel checks.",
     "Capabilities.permitted": "The set that can be made effective. Sets that execve(2) would change are refused.",
     "Capabilities.inheritable": "The set that execve(2) keeps for files that inherit it.",

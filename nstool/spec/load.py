@@ -80,6 +80,7 @@ _ITEMS: dict[tuple[type[Frozen], str], Callable[[object], object]] = {
     (Net, "hosts"): values.host_line,
     (Net, "routes"): values.route,
     (Limits, "rlimits"): values.rlimit,
+    (Limits, "ucounts"): values.ucount,
     (Service, "commands"): values.command,
 }
 _EXPECTED = {
@@ -389,8 +390,9 @@ def _convert(data: object, where: Place, base: str) -> Loaded:
         raise _wrong_type(str(error), where) from None
     spec = schema.record(Spec, converted)
     assert isinstance(spec, Spec)
-    kept = {**Limits().rlimits, **spec.limits.rlimits}  # naming one limit must not drop another
-    spec = spec.replace(limits=spec.limits.replace(rlimits=kept))
+    tables = ("rlimits", "ucounts")  # naming one limit must not drop another
+    kept = {name: {**getattr(Limits(), name), **getattr(spec.limits, name)} for name in tables}
+    spec = spec.replace(limits=spec.limits.replace(**kept))
     return Loaded(absolute(spec, lambda: base) if base else spec, where, frozenset(given))
 
 

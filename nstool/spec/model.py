@@ -109,14 +109,24 @@ class Limits(Frozen):
 
     cpu None: as many cores as the rest of the host leaves, a tenth of the usual weight where both want them.
     0 means no limit (a word that a reviewer sees). rlimits: name without RLIMIT_, in lower case,
-    to (soft, hard); -1 is RLIM_INFINITY.
+    to (soft, hard); -1 is RLIM_INFINITY. ucounts: what each user of the new user namespace may have, name of
+    /proc/sys/user without max_ to a number; -1 for no limit of its own.
     """
 
     memory: int = 512 << 20
     swap: int = 0
     pids: int = 256
     cpu: float | None = None
-    rlimits: dict[str, tuple[int, int]] = {"core": (0, 0), "nofile": (1024, 4096), "memlock": (64 << 10, 64 << 10)}
+    rlimits: dict[str, tuple[int, int]] = {
+        "core": (0, 0),
+        "nofile": (1024, 4096),
+        "memlock": (64 << 10, 64 << 10),
+        "sigpending": (1024, 1024),
+        "msgqueue": (256 << 10, 256 << 10),  # three POSIX queues of the usual size
+        "nice": (0, 0),
+        "rtprio": (0, 0),
+    }
+    ucounts: dict[str, int] = {"inotify_instances": 16, "inotify_watches": 8192}
 
 
 class Capabilities(Frozen):

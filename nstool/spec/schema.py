@@ -57,6 +57,7 @@ HUMAN: dict[str, dict[str, Any]] = {
     "Limits.swap": _SIZE,
     "Limits.cpu": {"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)? *%?$"},
     "Limits.rlimits": {"type": "object", "additionalProperties": {"anyOf": [_NUMBER, _TEXT, {"items": _LIMIT}]}},
+    "Limits.ucounts": {"type": "object", "additionalProperties": _LIMIT},
     "Spec.securebits": {"anyOf": [_TEXT, _NUMBER]},
     "Spec.seccomp": {"enum": ["default", "strict", "none"]},
     "Seccomp.allow": _CALLS,

@@ -434,6 +434,15 @@ def rlimit(value: object) -> tuple[int, int]:
     return limits[0], limits[-1]
 
 
+def ucount(value: object) -> int:
+    """Return what a user may have: a number, or "unlimited" for -1."""
+    if value in ("unlimited", -1, "-1"):
+        return -1
+    if isinstance(value, bool) or not _digits(str(value)):
+        raise SpecError(f'{quoted(value)} is no number of things that a user may have; write 0 or more, or "unlimited"')
+    return int(str(value))
+
+
 def capabilities(value: object) -> Capabilities:
     """Return five equal sets, in the forms of one: ["net_bind_service"] is a capability that the command really has."""
     names = tuple(dict.fromkeys(capability_set(value)))

@@ -68,7 +68,7 @@ def _every_call() -> Plan:
     steps = (
         Step(LAUNCHER, "mkdirat", (-100, "/sys/fs/cgroup/x", 0o755), ""),
         Step(LAUNCHER, "external", ("x", {}), ""),
-        Step(LAUNCHER, "clone3", (0, -1, 7), ""),
+        Step(LAUNCHER, "clone3", (0, -1, 7, 0), ""),
         Step(CHILD, "raise_ambient", ((1 << 41) - 1,), ""),
         Step(CHILD, "exec_init", (), ""),
         Step(LAUNCHER, "spawn", (("/usr/bin/newuidmap", "{pid}", "0", "1", "1"),), ""),
@@ -84,7 +84,7 @@ def _every_call() -> Plan:
         Step(INIT, "send_fd", (0,), ""),
         Step(INIT, "seccomp", (0x28, bytes(8)), "", "listener"),
         Step(INIT, "answer_sysinfo", (Fd("listener"), 1 << 20, 0), ""),
-        Step(INIT, "clone3", (0, -1, 0), ""),
+        Step(INIT, "clone3", (0, -1, 0, 0), ""),
         Step(INIT, "futex_wake", (), ""),
         Step(PAYLOAD, "futex_wait", (), ""),
         Step(PAYLOAD, "setrlimit", (7, 10, -1), ""),
@@ -104,7 +104,7 @@ def _every_call() -> Plan:
 def _large() -> Plan:
     """A plan with more strings than the launcher has room for, a long command, and bytes at the very end."""
     steps = (
-        Step(LAUNCHER, "clone3", (0, -1, 0), ""),
+        Step(LAUNCHER, "clone3", (0, -1, 0, 0), ""),
         Step(CHILD, "exec_init", (), ""),
         Step(LAUNCHER, "spawn", (("",) * 2500,), ""),
         Step(PAYLOAD, "execve", (("/x",), ("x" * 3000, ""), ("",) * 3000), ""),

@@ -65,6 +65,7 @@ static struct {
 	size_t written_size;
 	unsigned long calls;
 	int32_t next_fd;
+	int32_t pid;
 	jmp_buf whole;	/* the end of the process */
 	jmp_buf *child; /* the end of the innermost child */
 	void *maps[MAPS_MAX];
@@ -426,7 +427,7 @@ long nst_raw6(long nr, long a, long b, long c, long d, long e, long f)
 	case __NR_seccomp:
 		return b ? new_fd() : 0;
 	case __NR_getpid:
-		return 1234;
+		return k.pid;
 	}
 	return 0;
 }
@@ -473,6 +474,7 @@ static void start(const struct behaviour *how)
 	k.child = NULL;
 	k.next_fd = LOWEST_FD;
 	k.file_at = 0;
+	k.pid = k.pid < 2000 ? k.pid + 1 : 1234; /* a run that was left half way is another process */
 }
 
 /* Make the sizes in the header those that the plan has, as a fuzzer alone rarely would. */
@@ -512,7 +514,8 @@ static void run_steps(const struct behaviour *how, const uint8_t *plan)
 		slots[i] = i % 7 ? i : i % 2 ? NST_NONE : NST_SKIPPED;
 	for (i = 0; i < (int)h->n_steps; i++) {
 		const struct nst_step *s = (const struct nst_step *)(plan + h->steps_offset) + i;
-		struct nst_run run = {.plan = plan, .slots = slots, .who = s->who, .control = 3, .child_pid = 4321, .gate = &gate};
+		struct nst_run run = {
+			.plan = plan, .slots = slots, .who = s->who, .control = 3, .child_pid = 4321, .gate = &gate};
 
 		if (s->who == NST_PAYLOAD || s->who == NST_LAUNCHER) {
 			run.scratch = scratch;

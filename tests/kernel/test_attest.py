@@ -85,7 +85,15 @@ LEFT_OUT: dict[str, tuple[Taken, set[str], Spec]] = {
         {"limits.rlimits.nofile"},
         BARE.replace(limits=Limits(rlimits={"nofile": (100, 100)})),  # not what many a host has anyway
     ),
+    "limit of signals": (by("setrlimit", PAYLOAD, 11), {"limits.rlimits.sigpending"}, BARE),
+    "limit of queues": (by("setrlimit", PAYLOAD, 12), {"limits.rlimits.msgqueue"}, BARE),
     "limit of tasks": (writes("/pids.max"), {"limits pids.max"}, BARE),
+    "limit of buffers": (
+        writes("memory.kmem.tcp.limit_in_bytes"),
+        {"limits memory.kmem.tcp.limit_in_bytes"},
+        BARE,
+    ),
+    "limit of terminals": (lambda s: s.call == "fsconfig" and s.args[2] == "max", {"terminals"}, BARE),
     "oom score": (writes("oom_score_adj"), {"oom_score_adj"}, BARE),
     "clocks": (writes("timens_offsets"), {"namespaces.monotonic_offset", "namespaces.boottime_offset"}, BARE),
     "cover of /proc/keys": (covers("keys"), {"covered paths"}, BARE),
@@ -110,7 +118,20 @@ LEFT_OUT: dict[str, tuple[Taken, set[str], Spec]] = {
 
 
 # In version 2 clone3 starts init in its cgroup: without that step there is no launch.
-NEEDS = {"cgroup of tasks": ("cgroup_v1",)}
+NEEDS = {"cgroup of tasks": ("cgroup_v1",), "limit of buffers": ("cgroup_tcp",)}
+
+
+@pytest.mark.needs("root", "cgroup_memory", "cgroup_pids", "cgroup_cpu")
+def test_a_user_namespace_of_roots_stops_the_launch() -> None:
+    """What is made in it would count for root."""
+
+    def of_root(plan: Plan) -> Plan:
+        steps = tuple(s.replace(args=(*s.args[:3], 0)) if s.call == "clone3" else s for s in plan.steps)
+        return plan.replace(steps=steps)
+
+    with plans.changed(of_root), pytest.raises(NotAttested) as failed:
+        launch(BARE)
+    assert lacks(failed.value) == {"owner of the user namespace"}
 
 
 def weakened(step: Step) -> tuple[Step, ...]:
@@ -215,7 +236,9 @@ def test_a_namespace_of_a_services_template_is_found(monkeypatch: pytest.MonkeyP
 
     def beside_a_template(pid: int, wanted: attestation.Wanted) -> None:
         with launch(Spec(command=("sleep", "60"), namespaces=Namespaces(time="host"), attest=False)) as template:
-            check(pid, wanted.replace(template=template.pid))
+            with pytest.raises(NotAttested) as failed:  # a template's sandboxes are its own
+                check(pid, wanted.replace(template=template.pid))
+            assert lacks(failed.value) == {"owner of the user namespace"}
             check(pid, wanted.replace(template=pid))
 
     monkeypatch.setattr(attestation, "check", beside_a_template)
@@ -228,7 +251,7 @@ def test_a_namespace_of_a_services_template_is_found(monkeypatch: pytest.MonkeyP
 # What else differs, for what was loosened needs it or brings it.
 BESIDE: dict[str, set[str]] = {
     "the host's root": {"mounts writable", "covered paths"},
-    "more memory": {"limits memory.memsw.limit_in_bytes"},
+    "more memory": {"limits memory.memsw.limit_in_bytes", "limits memory.kmem.tcp.limit_in_bytes"},
     "shared mounts": set(),
 }
 

@@ -83,7 +83,7 @@ def expect(error: KernelError | None, number: str, row: str, /, **words: object)
 def plan_of(flags: int, *steps: Step, maps: tuple[Step, ...] = (), before: tuple[Step, ...] = ()) -> KernelError | None:
     """Run a child with these maps and steps."""
     raised = (Step(CHILD, "raise_ambient", ((1 << 41) - 1,), ""),) if flags & USER else ()
-    clone = launcher("clone3", flags, -1, 0)
+    clone = launcher("clone3", flags, -1, 0, 0)
     go = (launcher("release"), init("wait"))
     plan = Plan((*before, clone, *raised, Step(CHILD, "exec_init", (), ""), *maps, *go, *steps, END), (), False)
     return features.run_trial(plan)
@@ -370,7 +370,7 @@ def test_timens_offset_range() -> None:
     """An offset that takes a clock below zero is refused."""
     text = "monotonic -1000000000 0\n"
     step = Step(CHILD, "write_file", (CWD, "/proc/self/timens_offsets", text, 0, 0), "")
-    clone, end = launcher("clone3", 0, -1, 0), Step(CHILD, "exec_init", (), "")
+    clone, end = launcher("clone3", 0, -1, 0, 0), Step(CHILD, "exec_init", (), "")
     enter = Step(CHILD, "unshare", (uapi.CLONE_NEWTIME,), "")
     go = (launcher("release"), init("wait"))
     error = features.run_trial(Plan((clone, enter, step, end, *go, END), (), False))
@@ -546,14 +546,14 @@ def test_landlock_no_execute(allowed: tuple[str, ...]) -> None:
 def executed(*steps: Step) -> KernelError | None:
     """Run steps that end in an execve; the error, or None if the program was executed."""
     error = features.run_trial(
-        Plan((launcher("clone3", 0, -1, 0), Step(CHILD, "exec_init", (), ""), *steps), (), False)
+        Plan((launcher("clone3", 0, -1, 0, 0), Step(CHILD, "exec_init", (), ""), *steps), (), False)
     )
     assert error is not None
     return error if error.errno else None  # without init a trial that executes something ends without a word
 
 
 def set_tid(pid: int, flags: int) -> KernelError | None:
-    steps = (*features._child(flags, mapped=False), init("clone3", 0, -1, pid), END)
+    steps = (*features._child(flags, mapped=False), init("clone3", 0, -1, pid, 0), END)
     return features.run_trial(Plan(steps, (), True))
 
 
@@ -1340,7 +1340,7 @@ def test_cgroup_not_delegated(as_user: InChild, user: Any, cgroup2: Path) -> Non
     os.chown(cgroup2, user.uid, user.gid)
     os.chown(cgroup2 / "cgroup.procs", user.uid, user.gid)
     opened = launcher("openat2", CWD, str(cgroup2), uapi.O_PATH | uapi.O_DIRECTORY, 0, 0, result="cgroup")
-    clone = launcher("clone3", 0, Fd("cgroup"), 0)
+    clone = launcher("clone3", 0, Fd("cgroup"), 0, 0)
     plan = Plan((opened, clone, *features._child(0, False)[1:], END), (), False)
     expect(as_user(features.run_trial, plan), "EACCES", "cgroup_not_delegated", cgroup=cgroup2.parent)
 

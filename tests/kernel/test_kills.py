@@ -125,24 +125,35 @@ def words_of(name: str, *more: str) -> tuple[str, ...]:
 Judge = Callable[[Launcher, str, leaks.LeakCheck], str]
 
 
+@contextmanager
+def anybodys(fifo: str) -> Iterator[None]:
+    """A FIFO that the child can open, which is not root."""
+    os.mkfifo(fifo)
+    os.chmod(fifo, 0o666)
+    try:
+        yield
+    finally:
+        os.unlink(fifo)
+
+
 def at_each_step(
     place: Workplace, name: str, fifo: str, words: tuple[str, ...], wanted: Callable[[Plan, int], bool], judge: Judge
 ) -> list[str]:
     """Block before each step that is wanted, let ``judge`` kill and look. Returns what was wrong."""
-    os.mkfifo(fifo)
     plan, check = plan_and_check(name, words, place)
     wrong = []
-    for number, step in enumerate(plan.steps):
-        if step.who != UNDO and wanted(plan, number):
-            where = f"before step {number + 1} ({step.who}) {step.call}"
-            launcher = start(words, number, fifo)
-            said = judge(launcher, step.who, check)
-            if said:
-                wrong.append(f"{where}: {said}")
-            left = check.wait()
-            if left:
-                wrong.append(f"{where} left:\n{leaks.report(left)}")
-                break
+    with anybodys(fifo):
+        for number, step in enumerate(plan.steps):
+            if step.who != UNDO and wanted(plan, number):
+                where = f"before step {number + 1} ({step.who}) {step.call}"
+                launcher = start(words, number, fifo)
+                said = judge(launcher, step.who, check)
+                if said:
+                    wrong.append(f"{where}: {said}")
+                left = check.wait()
+                if left:
+                    wrong.append(f"{where} left:\n{leaks.report(left)}")
+                    break
     return wrong
 
 
@@ -187,9 +198,9 @@ def cloned(plan: Plan, number: int) -> bool:
 @pytest.mark.needs("root")
 @pytest.mark.orphans
 @pytest.mark.xdist_group("kills-1")
-def test_launcher_killed_at_every_step(in_child: InChild, workplace: Workplace, name: str, tmp_path: Path) -> None:
+def test_launcher_killed_at_every_step(in_child: InChild, workplace: Workplace, name: str) -> None:
     """The sandbox ends at once, and ``nstool cleanup`` undoes cgroups, leases and the run directory."""
-    fifo = str(tmp_path / "fifo")
+    fifo = str(workplace.own / "fifo")
     every = lambda plan, number: True  # noqa: E731
     assert in_child(at_each_step, workplace, name, fifo, words_of(name), every, kill_launcher, timeout=300) == []
 
@@ -197,13 +208,13 @@ def test_launcher_killed_at_every_step(in_child: InChild, workplace: Workplace, 
 @pytest.mark.needs("root", "veth", "nft")
 @pytest.mark.orphans
 @pytest.mark.xdist_group("kills-2")
-def test_launcher_with_a_network_killed(in_child: InChild, workplace: Workplace, name: str, tmp_path: Path) -> None:
+def test_launcher_with_a_network_killed(in_child: InChild, workplace: Workplace, name: str) -> None:
     """Also links, firewall rules and published ports, before and after each of the steps that make them."""
 
     def around_external(plan: Plan, number: int) -> bool:
         return any(step.call == "external" for step in plan.steps[max(0, number - 1) : number + 1])
 
-    fifo = str(tmp_path / "fifo")
+    fifo = str(workplace.own / "fifo")
     words = words_of(name, "--net", "veth", "--publish", f"{plans.free_port()}:80")
     assert in_child(at_each_step, workplace, name, fifo, words, around_external, kill_launcher, timeout=300) == []
 
@@ -211,26 +222,26 @@ def test_launcher_with_a_network_killed(in_child: InChild, workplace: Workplace,
 @pytest.mark.needs("root")
 @pytest.mark.orphans
 @pytest.mark.xdist_group("kills-2")
-def test_init_killed_at_every_step(in_child: InChild, workplace: Workplace, name: str, tmp_path: Path) -> None:
+def test_init_killed_at_every_step(in_child: InChild, workplace: Workplace, name: str) -> None:
     """The launcher says so, undoes all, and ends with status 125: there was no command yet."""
 
     def before_command(plan: Plan, number: int) -> bool:
         return cloned(plan, number) and number <= plans.index(plan, PAYLOAD, "execve")
 
-    fifo = str(tmp_path / "fifo")
+    fifo = str(workplace.own / "fifo")
     assert in_child(at_each_step, workplace, name, fifo, words_of(name), before_command, kill_init, timeout=300) == []
 
 
 @pytest.mark.needs("root")
 @pytest.mark.orphans
 @pytest.mark.xdist_group("kills-1")
-def test_payload_killed_at_every_step(in_child: InChild, workplace: Workplace, name: str, tmp_path: Path) -> None:
+def test_payload_killed_at_every_step(in_child: InChild, workplace: Workplace, name: str) -> None:
     """The command was killed, so the status is 137, and nothing is left."""
 
     def payloads(plan: Plan, number: int) -> bool:
         return plan.steps[number].who == PAYLOAD
 
-    fifo = str(tmp_path / "fifo")
+    fifo = str(workplace.own / "fifo")
     assert in_child(at_each_step, workplace, name, fifo, words_of(name), payloads, kill_payload, timeout=300) == []
 
 

@@ -137,6 +137,8 @@ def seen(output: str) -> dict[str, list[str]]:
     for name, lines in sections.items():
         if base and name != "map":
             lines[:] = [re.sub(r"\d{9,}", lambda m: host_id(int(m[0]), base), line) for line in lines]
+        if name == "dev":  # it belongs to who has made the ipc namespace
+            lines[:] = [re.sub(r" +\d+ +65534 +\d+ mqueue$", " MAKER mqueue", line) for line in lines]
         if name in LISTS:
             lines.sort()
     sections["clocks"] = [clock(line) for line in sections["clocks"]]

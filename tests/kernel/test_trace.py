@@ -41,6 +41,8 @@ BOOKKEEPING: dict[str, frozenset[str]] = {
     INIT: frozenset(("close", "mmap")),
     PAYLOAD: frozenset(("close",)),
 }
+# What it does around a clone as another user: to be again what it was.
+BECOMING = frozenset(("capget", "getresuid", "setfsuid", "prctl", "getppid"))
 # What it does around the exec of init: to keep the fds that init needs, and to make init ready.
 TAKE_OVER = frozenset(("rt_sigaction", "rt_sigprocmask", "read", "mmap", "munmap", "close", "close_range", "fcntl"))
 
@@ -412,14 +414,22 @@ class Comparison:
         return self.take(actor, step, "rt_sigprocmask", 2, [], None, 8)
 
     def do_clone3(self, actor: Actor, step: Step) -> Call:
-        flags, cgroup, tid = step.args
+        flags, cgroup, tid, owner = step.args
         assert isinstance(flags, int)
         how = CLONE_VFORK | CLONE_PIDFD if actor is self.launcher else CLONE_CHILD_CLEARTID
         wanted: dict[str, Any] = {"flags": flags | CLONE_VM | how, "set_tid": [tid] if tid else 0}
         if actor is self.launcher and isinstance(cgroup, Fd):
             wanted["flags"] |= CLONE_INTO_CGROUP
             wanted["cgroup"] = actor.slots[cgroup.name]
+        if owner:
+            actor.between |= BECOMING
+            self.take(actor, step, "setresuid", owner, owner, 0)
+            self.take(actor, step, "capset", ANY, ANY)
         call = self.take(actor, step, "clone3", ANY)
+        if owner:
+            self.take(actor, step, "setresuid", 0, 0, 0)
+            self.take(actor, step, "capset", ANY, ANY)
+            actor.between = BOOKKEEPING[LAUNCHER]
         seen = call.args[0][0] if isinstance(call.args[0], list) else call.args[0]
         if not matches(wanted, seen):
             raise Mismatch(f"{step}: {call}")
@@ -665,4 +675,5 @@ def like(step: Step) -> str:
     text = re.sub(r"(nstool-[\w.-]+-)[0-9a-f]{6}", r"\1", repr(step))
     text = re.sub(r"(monotonic|boottime) -?\d+ \d+|(btime) \d+", r"\1\2", text)
     text = re.sub(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|[0-9a-f]{32}", "random", text)
+    text = re.sub(r"('clone3', args=\(.*, \d+), \d+\)", r"\1, ID)", text)
     return re.sub(r"\b0 \d+ 65536", "0 ID 65536", text)

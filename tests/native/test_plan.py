@@ -84,11 +84,11 @@ def test_structs_have_the_sizes_of_the_wire() -> None:
 SMALL = Plan(
     (
         Step(LAUNCHER, "openat2", (-100, "/", 0, 0, 0), "", "root"),
-        Step(LAUNCHER, "clone3", (uapi.CLONE_NEWNS, Fd("root"), 0), ""),
+        Step(LAUNCHER, "clone3", (uapi.CLONE_NEWNS, Fd("root"), 0, 0), ""),
         Step(CHILD, "exec_init", (), ""),
         Step(LAUNCHER, "release", (), ""),
         Step(INIT, "wait", (), ""),
-        Step(INIT, "clone3", (0, -1, 0), ""),
+        Step(INIT, "clone3", (0, -1, 0, 0), ""),
         Step(INIT, "umask", (0o77,), ""),
         Step(PAYLOAD, "reset_signals", (), ""),
         Step(PAYLOAD, "execve", (("/x",), ("x", "y"), ()), ""),
@@ -144,7 +144,7 @@ def changed(number: int, *steps: Step) -> bytes:
 def order(*who_and_call: str, init: bool = True) -> bytes:
     """A plan of these steps: "launcher clone3", "payload execve", ..., with arguments that fit."""
     arguments: dict[str, tuple[Any, ...]] = {
-        "clone3": (0, -1, 0),
+        "clone3": (0, -1, 0, 0),
         "execve": (("/x",), ("x",), ()),
         "umask": (0,),
         "chdir": ("/",),
@@ -309,6 +309,9 @@ ROWS: dict[str, tuple[bytes, int, int]] = {
     "clone3 that shares the fds": (record(1, arg0=uapi.CLONE_FILES), ARGUMENT, 1),
     "clone3 in the same thread group": (record(1, arg0=uapi.CLONE_THREAD | uapi.CLONE_SIGHAND), ARGUMENT, 1),
     "clone3 with a pid that no kernel has": (record(1, arg2=(1 << 22) + 1), ARGUMENT, 1),
+    "clone3 as an owner of nothing": (record(1, arg3=5), ARGUMENT, 1),
+    "clone3 as an owner that is no uid": (record(1, arg0=uapi.CLONE_NEWUSER, arg3=0xFFFF_FFFF), ARGUMENT, 1),
+    "clone3 of init as another": (record(5, arg0=uapi.CLONE_NEWUSER, arg3=5), ARGUMENT, 5),
     "clone3 of init that shares the fds": (record(5, arg0=uapi.CLONE_FILES), ARGUMENT, 5),
     "file of /proc/PID with a long name": (changed(3, Step(LAUNCHER, "write_proc", ("x" * 33, ""), "")), ARGUMENT, 3),
     "launcher closes a given fd": (changed(3, Step(LAUNCHER, "close", (Fd("stdin"),), "")), ARGUMENT, 3),

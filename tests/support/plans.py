@@ -160,7 +160,7 @@ def refused_step(step: Step) -> tuple[Step, int]:
     if step.call == "external":
         return step.replace(args=("refuse", {})), EREMOTEIO
     if step.call == "clone3":  # a pid that no kernel has, clone(2), set_tid
-        return step.replace(args=(*step.args[:2], 1 << 22)), EINVAL
+        return step.replace(args=(*step.args[:2], 1 << 22, step.args[3])), EINVAL
     if step.call == "exec_init":
         return step, ENOEXEC  # the image is what is bad, see refusing()
     if step.call == "execve":

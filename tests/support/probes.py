@@ -416,6 +416,14 @@ def cgroup_v1() -> str:
     )
 
 
+@probe
+def cgroup_tcp() -> str:
+    """What TCP sockets buffer has a limit of its own, beside that of memory."""
+    points = [point for point, kind, options in cgroup_mounts() if kind == "cgroup" and "memory" in options]
+    found = [point for point in points if os.path.exists(f"{point}/memory.kmem.tcp.limit_in_bytes")]
+    return "" if found else "no version 1 hierarchy has the memory controller with memory.kmem.tcp.limit_in_bytes"
+
+
 def cgroup_mounts() -> list[tuple[str, str, list[str]]]:
     """Return (mount point, "cgroup" or "cgroup2", options) of each cgroup hierarchy. /proc/self/mounts."""
     with open("/proc/self/mounts") as file:

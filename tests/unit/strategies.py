@@ -379,14 +379,14 @@ def plans(draw: st.DrawFn) -> Plan:
     command = (("/bin/true",), draw(VALUES["v"].filter(bool)), draw(VALUES["v"]))
     made = [
         *some(LAUNCHER),
-        Step(LAUNCHER, "clone3", (draw(st.sampled_from((0, uapi.CLONE_NEWUSER, uapi.CLONE_NEWNS))), -1, 0), ""),
+        Step(LAUNCHER, "clone3", (draw(st.sampled_from((0, uapi.CLONE_NEWUSER, uapi.CLONE_NEWNS))), -1, 0, 0), ""),
         *some(CHILD),
         Step(CHILD, "exec_init", (), ""),
         *some(LAUNCHER),
         Step(LAUNCHER, "release", (), ""),
         Step(INIT, "wait", (), ""),
         *some(INIT),
-        *((Step(INIT, "clone3", (0, -1, draw(st.sampled_from((0, 77)))), ""), *some(INIT)) if init else ()),
+        *((Step(INIT, "clone3", (0, -1, draw(st.sampled_from((0, 77))), 0), ""), *some(INIT)) if init else ()),
         Step(PAYLOAD, "reset_signals", (), ""),
         *some(PAYLOAD),
         Step(PAYLOAD, "execve", command, ""),

@@ -37,8 +37,8 @@ def label(path: str, text: str) -> Step:
 
 EXECVE = Step(PAYLOAD, "execve", (("/bin/true",), ("true",), ()), "")
 NO_NEW_PRIVS = Step(PAYLOAD, "prctl", (uapi.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "")
-CLONE_USER = launcher("clone3", USER, -1, 0)
-CLONE = launcher("clone3", 0, -1, 0)
+CLONE_USER = launcher("clone3", USER, -1, 0, 0)
+CLONE = launcher("clone3", 0, -1, 0, 0)
 
 
 # ---- the form of the table ----
@@ -186,7 +186,7 @@ MOUNTINFO = "20 1 8:1 / / rw - ext4 /dev/vda rw\n21 20 0:5 / /proc rw - proc pro
         (
             "sandbox_pids_limit",
             errno.EAGAIN,
-            (launcher("write_file", -100, "/cg/pids.max", b"1", 0, 0), init("clone3", 0, -1, 0)),
+            (launcher("write_file", -100, "/cg/pids.max", b"1", 0, 0), init("clone3", 0, -1, 0, 0)),
             {"proc/thread-self/status": ROOT},
             None,
             {"allowed": 1},
@@ -210,7 +210,7 @@ MOUNTINFO = "20 1 8:1 / / rw - ext4 /dev/vda rw\n21 20 0:5 / /proc rw - proc pro
         (
             "type_not_built",
             errno.EINVAL,
-            (launcher("clone3", uapi.CLONE_NEWUTS, -1, 0),),
+            (launcher("clone3", uapi.CLONE_NEWUTS, -1, 0, 0),),
             {"proc/self/ns/user": ""},
             {"proc/self/ns/uts": ""},
             {"type": "uts", "option": "CONFIG_UTS_NS"},
@@ -218,7 +218,7 @@ MOUNTINFO = "20 1 8:1 / / rw - ext4 /dev/vda rw\n21 20 0:5 / /proc rw - proc pro
         (
             "cgroup_gone",
             errno.ENODEV,
-            (launcher("openat2", -100, "/cg/x", 0, 0, 0, result="cgroup"), launcher("clone3", 0, Fd("cgroup"), 0)),
+            (launcher("openat2", -100, "/cg/x", 0, 0, 0, result="cgroup"), launcher("clone3", 0, Fd("cgroup"), 0, 0)),
             {},
             {"cg/x/cgroup.procs": ""},
             {"cgroup": "/cg/x"},
@@ -226,7 +226,7 @@ MOUNTINFO = "20 1 8:1 / / rw - ext4 /dev/vda rw\n21 20 0:5 / /proc rw - proc pro
         (
             "cgroup_has_controllers",
             errno.EBUSY,
-            (launcher("openat2", -100, "/cg/x", 0, 0, 0, result="cgroup"), launcher("clone3", 0, Fd("cgroup"), 0)),
+            (launcher("openat2", -100, "/cg/x", 0, 0, 0, result="cgroup"), launcher("clone3", 0, Fd("cgroup"), 0, 0)),
             {"cg/x/cgroup.subtree_control": "memory\n"},
             {"cg/x/cgroup.subtree_control": "\n"},
             {"cgroup": "/cg/x", "controllers": "memory"},
@@ -424,7 +424,7 @@ def test_namespace_limit_and_nesting(tmp_path: Path) -> None:
     ns.mkdir(parents=True)
     (ns / "uts").symlink_to("uts:[4026531838]")
     files(tmp_path, proc__sys__user__max_uts_namespaces="1\n")
-    step = launcher("clone3", uapi.CLONE_NEWUTS, -1, 0)
+    step = launcher("clone3", uapi.CLONE_NEWUTS, -1, 0, 0)
     assert explained(str(tmp_path), errno.ENOSPC, step) == (
         cause("namespace_limit_reached", limit="user.max_uts_namespaces", allowed=1),
     )

@@ -74,6 +74,7 @@ QUANTITIES = {
     ("pidfd_open", "pid"),
     ("receive", "fds"),
     ("clone3", "set_tid"),
+    ("clone3", "owner"),
     ("landlock_add_rule", "port"),
 }
 
@@ -159,7 +160,7 @@ def test_numbers_that_are_shown_are_quantities(plan: Plan) -> None:
             'mount_setattr(<m>, "", AT_EMPTY_PATH, '
             "{attr_set=MOUNT_ATTR_RDONLY|MOUNT_ATTR_NOSUID, propagation=MS_SLAVE, userns_fd=<u>})",
         ),
-        (Step(LAUNCHER, "clone3", (uapi.CLONE_NEWPID, -1, 77), ""), "clone3({flags=CLONE_NEWPID, set_tid=77})"),
+        (Step(LAUNCHER, "clone3", (uapi.CLONE_NEWPID, -1, 77, 0), ""), "clone3({flags=CLONE_NEWPID, set_tid=77})"),
         (Step(PAYLOAD, "prctl", (uapi.PR_SET_PDEATHSIG, 9, 0, 0, 0), ""), "prctl(PR_SET_PDEATHSIG, SIGKILL)"),
         (
             Step(PAYLOAD, "prctl", (uapi.PR_CAP_AMBIENT, uapi.PR_CAP_AMBIENT_RAISE, 5, 0, 0), ""),
@@ -265,7 +266,7 @@ def table(plan: Plan, width: int, long: bool = False) -> list[str]:
 
 SMALL = Plan(
     (
-        Step(LAUNCHER, "clone3", (uapi.CLONE_NEWUTS, -1, 0), "the new process"),
+        Step(LAUNCHER, "clone3", (uapi.CLONE_NEWUTS, -1, 0, 0), "the new process"),
         Step(CHILD, "exec_init", (), "nsexec takes over"),
         Step(LAUNCHER, "release", (), "let it go on"),
         Step(INIT, "wait", (), "until then"),

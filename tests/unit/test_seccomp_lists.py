@@ -126,7 +126,7 @@ def test_strict_allows_nothing_that_the_default_refuses() -> None:
 
 
 NO_USE = """
-chroot io_submit shmget mq_open setuid setgroups capset seccomp landlock_create_ruleset memfd_secret personality
+chroot shmget mq_open setuid setgroups capset seccomp landlock_create_ruleset memfd_secret personality
 unshare execveat vmsplice mbind listmount sched_setscheduler
 """
 

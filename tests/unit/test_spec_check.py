@@ -228,6 +228,13 @@ WRONG = [
     (OK.replace(pass_fds=(-1,)), "pass_fds[0]", "between"),
     (OK.replace(pass_fds=(3, 4, 3)), "pass_fds[2]", "passed twice"),
     (OK.replace(limits=Limits(memory=-1)), "limits.memory", "between"),
+    (OK.replace(limits=Limits(ucounts={"inotify": 5})), "limits.ucounts.inotify", "did you mean"),
+    (OK.replace(limits=Limits(ucounts={"inotify_watches": -2})), "limits.ucounts.inotify_watches", "between 0 and"),
+    (
+        OK.replace(limits=Limits(ucounts={"fanotify_marks": 5}), namespaces=Namespaces(user="host")),
+        "limits.ucounts.fanotify_marks",
+        "needs a new user namespace",
+    ),
     (OK.replace(limits=Limits(memory=1024)), "limits.memory", 'write at least "128K", or 0 for no limit'),
     (OK.replace(limits=Limits(memory=1)), "limits.memory", "1 byte is too few"),
     (OK.replace(limits=Limits(memory=0, swap=5)), "limits.swap", "limits.memory"),

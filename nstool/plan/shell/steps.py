@@ -14,7 +14,7 @@ from nstool.plan import describe
 from nstool.plan.shell import mounts, network, payload
 from nstool.plan.shell.place import Place
 from nstool.plan.shell.words import Lines, exec_chain, in_quotes, numbers, printf
-from nstool.plan.steps import CHILD, INIT, PAYLOAD, Fd, Step
+from nstool.plan.steps import INIT, PAYLOAD, Fd, Step
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ EXECS = ("setns", "unshare", "setresuid", "setresgid", "setgroups")  # a shell d
 _INIT = "init is a shell, not nsexec from a sealed memfd: it forwards no signals and reports only the exit status"
 TERMINAL = "a terminal of its own: the command gets the caller's streams as they are"
 
+_AS_BEFORE = ["#   by the first unshare above"]
 _LABEL = "the AppArmor profile or SELinux context: setpriv asks for one, and would give it to env(1), which it executes"
 
 # Calls without a shell form, and why.
@@ -112,8 +113,8 @@ def _write_file(s: Script, step: Step) -> Lines:
     flags, mode = numbers(step, 3, 4)
     if step.who == PAYLOAD:
         return s.no(_LABEL)
-    if step.who == CHILD and path == "/proc/self/timens_offsets":
-        return _time_offsets(s, data)
+    if path == time.OFFSETS:
+        return _AS_BEFORE
     command = f"{printf(data)} >{s.show(s.at(directory, path))}"
     return [f"(umask {0o666 & ~mode:03o} && {command})" if flags & uapi.O_CREAT else command]
 
@@ -128,8 +129,9 @@ def _write(s: Script, step: Step) -> Lines:
 
 def _clone3(s: Script, step: Step) -> Lines:
     cgroup = step.args[1]
-    flags, tid = numbers(step, 0, 2)
+    flags, tid, owner = numbers(step, 0, 2, 3)
     notes = s.no("the pid that the command asks for (set_tid)") if tid else []
+    notes += s.no("the owner of the user namespace: what is made in it counts for who runs this") if owner else []
     if step.who == INIT:
         return notes
     s.unshared = [f"--{_UNSHARE[name]}" for name, kind in KINDS.items() if flags & kind.flag]
@@ -143,24 +145,29 @@ def _unshare(s: Script, step: Step) -> Lines:
     (flags,) = numbers(step, 0)
     names = [name for name, kind in KINDS.items() if flags & kind.flag]
     options = [f"--{_UNSHARE[name]}" for name in names]
-    if step.who == CHILD:
-        s.unshared += options
-        return [f"#   by unshare {' '.join(options)} below"]
+    if flags == uapi.CLONE_NEWTIME:
+        return _AS_BEFORE
     fork = ["--fork", "--kill-child"] if {"pid", "time"} & set(names) else []
     unchanged = ["--propagation=unchanged"] if "mnt" in names else []
     s.chain.append(" ".join(["unshare", *options, *fork, *unchanged]))
     return [f"#   by unshare {' '.join(options)} below"]
 
 
-def _time_offsets(s: Script, data: object) -> Lines:
-    text = data.decode() if isinstance(data, bytes) else str(data)
-    for line in text.splitlines():
-        clock, seconds, nanoseconds = line.split()
-        if nanoseconds != "0":
-            return s.no(f"nanoseconds of the {clock} offset")
-        if seconds != "0":
-            s.unshared.append(f"--{clock}={seconds}")
-    return ["#   by unshare below"]
+def _time(s: Script) -> Lines:
+    """Note what unshare(1) says of the time namespace, which it makes in one with the others."""
+    for step in s.plan.steps:
+        if step.call == "unshare" and step.args[0] == uapi.CLONE_NEWTIME:
+            s.unshared.append("--time")
+        if step.call != "write_file" or step.args[1] != time.OFFSETS:
+            continue
+        data = step.args[2]
+        for line in (data.decode() if isinstance(data, bytes) else str(data)).splitlines():
+            clock, seconds, nanoseconds = line.split()
+            if nanoseconds != "0":
+                return s.no(f"nanoseconds of the {clock} offset")
+            if seconds != "0":
+                s.unshared.append(f"--{clock}={seconds}")
+    return []
 
 
 def _raise_ambient(s: Script, _: Step) -> Lines:
@@ -169,7 +176,7 @@ def _raise_ambient(s: Script, _: Step) -> Lines:
 
 
 def _exec_init(s: Script, _: Step) -> Lines:
-    note = s.no(_INIT)
+    note = [*_time(s), *s.no(_INIT)]
     options = " ".join([*s.unshared, "--fork", *(["--kill-child"] if s.plan.die_with_parent else [])])
     if "--mount" in s.unshared:
         options += " --propagation=unchanged"
@@ -184,7 +191,7 @@ def _setns(s: Script, step: Step) -> Lines:
     place = s.place(step.args[0])
     (flags,) = numbers(step, 1)
     if place.path == time.NEW:
-        return ["#   by the fork of unshare above"]
+        return _AS_BEFORE
     words = [f"--{_UNSHARE[name]}=/proc/self/fd/{place.digit}" for name, kind in KINDS.items() if flags & kind.flag]
     keep = " --preserve-credentials" if flags & uapi.CLONE_NEWUSER else ""
     s.tools.add("nsenter")

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from nstool import uapi
 from nstool.plan.steps import INIT, Fd, Step
-from nstool.spec.model import Capabilities, IdMap, Limits, Mount, Namespaces, Net, Root
+from nstool.spec.model import Capabilities, IdMap, Limits, Mount, Namespaces, Net, Root, Seccomp, SeccompCall
 
 Steps = tuple[Step, ...]
 Edit = Callable[[Steps], Steps]
@@ -289,8 +289,41 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         "other rlimits",
         "limits",
-        ("hard-limit-nofile", "hard-limit-memlock", "fds"),
+        (
+            *("hard-limit-nofile", "hard-limit-memlock", "hard-limit-sigpending", "hard-limit-msgqueue"),
+            *("fds", "signals", "queues"),
+        ),
         {"limits": Limits(memory=0, pids=0, cpu=0, rlimits={"nofile": (64, 64), "memlock": (4096, 4096)})},
+    ),
+    Mutation(
+        "no limits of the user namespace",
+        "limits",
+        ("inotify", "watches"),
+        {"limits": Limits(memory=0, pids=0, cpu=0, ucounts={})},
+    ),
+    Mutation(
+        "any number of terminals",
+        "limits",
+        ("terminals",),
+        edit=without(lambda step: step.call == "fsconfig" and step.args[2] == "max"),
+    ),
+    Mutation("a filter that allows aio", "limits", ("aio",), {"seccomp": Seccomp(allow=(SeccompCall("@aio"),))}),
+    Mutation(
+        "a user namespace of root's",
+        "limits",
+        ("owner",),
+        edit=instead(
+            lambda step: step.call == "clone3" and step.args[3] != 0,
+            lambda step: step.replace(args=(*step.args[:3], 0)),
+        ),
+        only="root",
+    ),
+    Mutation(
+        "no limit of buffers",
+        "buffers",
+        ("tcp-buffers",),
+        {"limits": Limits(memory=400 << 20)},
+        only="root",
     ),
     Mutation(
         "no cgroups",

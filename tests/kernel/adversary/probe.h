@@ -30,6 +30,7 @@ extern struct answer *answer;
 extern const struct action special_actions[]; /* special.c */
 extern const size_t special_number;
 
+void do_use_up(char **words, int number); /* used_up.c */
 long tell(long value); /* the result of a call; errno where it is negative */
 void tell_text(const char *text, size_t size);
 __attribute__((format(printf, 1, 2))) void add_text(const char *format, ...);

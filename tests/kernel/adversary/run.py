@@ -15,7 +15,7 @@ from nstool.spec.model import Spec
 from tests.kernel.adversary.base import Answer, Check, answer
 
 HERE = Path(__file__).parent
-SOURCES = ("probe.c", "special.c")
+SOURCES = ("probe.c", "special.c", "used_up.c")
 INHERITED = 50  # an fd that the launcher has open, for a child to inherit
 
 

@@ -499,5 +499,6 @@ const struct action special_actions[] = {
 	{"ioctl_of", do_ioctl_of},
 	{"watch", do_watch},
 	{"interfaces", do_interfaces},
+	{"use_up", do_use_up},
 };
 const size_t special_number = sizeof special_actions / sizeof *special_actions;

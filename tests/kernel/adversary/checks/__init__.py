@@ -33,5 +33,6 @@ GROUPS: dict[str, Group] = {
     "limits": Group(limits.DEFAULTS),
     "writable-root": Group(limits.WRITABLE, {**_ROOT, "root": Root(writable=True)}),
     "tasks": Group(limits.TASKS, _FEW, "root"),
+    "buffers": Group(limits.BUFFERS, _FEW, "root"),
     **{check.name: Group((check,), _FEW, "root") for check in limits.MEMORY_REACHED},
 }

@@ -21,7 +21,7 @@ NEVER = (
     *("kcmp", "init_module", "finit_module", "delete_module", "kexec_load", "kexec_file_load", "setns", "acct"),
     *("open_by_handle_at", "fanotify_init", "quotactl", "quotactl_fd", "reboot", "swapon", "swapoff", "sethostname"),
     *("setdomainname", "settimeofday", "clock_settime", "clock_adjtime", "adjtimex", "ioperm", "iopl", "modify_ldt"),
-    *("syslog", "ustat", "sysfs", "vhangup", "move_pages", "migrate_pages"),
+    *("syslog", "ustat", "sysfs", "vhangup", "move_pages", "migrate_pages", "io_setup", "io_submit"),
 )
 # May be missing in a kernel, or be refused by the kernel itself for what they were asked.
 _KERNELS_OWN = {"setgroups", "memfd_secret", "map_shadow_stack", "uretprobe", "uprobe", "lsm_set_self_attr", "futex"}

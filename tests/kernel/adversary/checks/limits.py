@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import resource
+import os
 from pathlib import Path
 
+from nstool import syscalls, uapi
 from tests.kernel.adversary.base import Answer, Check, Expected, call, ended, refused, says, tells
 from tests.kernel.adversary.run import View
 
@@ -30,7 +31,35 @@ def _schedules(view: View) -> Answer:
     )
 
 
-_HARD = {"nofile": 4096, "core": 0, "memlock": 64 << 10}
+def _owner(view: View) -> Answer:
+    """Who owns the sandbox's user namespace: what is made in it counts for them."""
+    fd = os.open(f"/proc/{view.pid}/ns/user", os.O_RDONLY)
+    try:
+        return Answer(text=str(syscalls.ns_get_owner_uid(fd)))
+    finally:
+        os.close(fd)
+
+
+_HARD = {
+    "nofile": 4096,
+    "core": 0,
+    "memlock": 64 << 10,
+    "sigpending": 1024,
+    "msgqueue": 256 << 10,
+    "nice": 0,
+    "rtprio": 0,
+}
+
+
+def _ends(least: int, most: int, *errors: str) -> Expected:
+    """It is refused from some number on, which lies between these."""
+    words = str(most) if least == most else f"{least} to {most}"
+    return Expected(
+        f"ends at {words} with {' or '.join(errors)}",
+        lambda got: not got.signal and got.error in errors and least <= got.value <= most,
+    )
+
+
 _KILLED = ended("SIGKILL")
 _SCRATCH = Expected("ends at 64 MiB with ENOSPC", lambda got: got.error == "ENOSPC" and int(got.text) <= 64 * MIB)
 
@@ -49,7 +78,7 @@ DEFAULTS: tuple[Check, ...] = (
     *(
         Check(
             f"hard-limit-{name}",
-            ("raise", str(getattr(resource, f"RLIMIT_{name.upper()}"))),
+            ("raise", str(uapi.RLIMITS[name])),
             Expected(
                 f"is {value} and cannot be raised",
                 lambda got, value=value: got.error == "EPERM" and got.text == str(value),
@@ -65,6 +94,20 @@ DEFAULTS: tuple[Check, ...] = (
         Expected("ends at 4096", lambda got: got.error == "EMFILE" and 4000 < got.value <= 4096),
         "fds run out",
         "rlimits",
+    ),
+    Check("signals", ("use_up", "pending"), _ends(1020, 1024, "EAGAIN"), "signals that wait are limited", "rlimits"),
+    Check("queues", ("use_up", "queues"), _ends(3, 3, "EMFILE"), "memory of queues is limited", "rlimits"),
+    Check("terminals", ("use_up", "terminals"), _ends(63, 64, "ENOSPC"), "terminals are limited", "pts"),
+    Check("aio", ("use_up", "requests"), _ends(0, 0, "EPERM"), "none of the host's requests of aio", "seccomp"),
+    Check("inotify", ("use_up", "instances"), _ends(16, 16, "EMFILE"), "instances of inotify are limited", "ucounts"),
+    Check("watches", ("use_up", "watches"), _ends(8192, 8192, "ENOSPC"), "watches are limited", "ucounts"),
+    Check(
+        "owner",
+        _owner,
+        tells("is not root", lambda text: int(text) >= 0x70000000),
+        "what is made inside does not count for root",
+        "owner",
+        only="root",
     ),
     Check("realtime", _schedules, says(""), "no real-time scheduling", "capabilities"),
     Check("nice", ("nice", "-5"), refused("EACCES", "EPERM"), "no higher priority", "capabilities"),
@@ -92,6 +135,11 @@ MEMORY_REACHED: tuple[Check, ...] = tuple(
         ("of-tmp", "/tmp/fill", "what is in /tmp counts"),
         ("of-shm", "/dev/shm/fill", "what is in /dev/shm counts"),
     )
+)
+# Of the sockets the kernel counts pages, of which the bytes are a part.
+_BUFFERS = Expected("ends below the limit", lambda got: not got.signal and 0 < got.value < MEMORY)
+BUFFERS: tuple[Check, ...] = (
+    Check("tcp-buffers", ("use_up", "buffers", str(2 * MEMORY)), _BUFFERS, "what sockets buffer counts", "limits"),
 )
 _TASKS = Expected("ends below the limit", lambda got: got.value < PIDS)
 TASKS: tuple[Check, ...] = (Check("tasks", ("fork_many", "200"), _TASKS, "tasks are limited", "limits", only="root"),)
