@@ -363,7 +363,7 @@ struct nst_service {
 	uint32_t zygote;	   /* offset of its arguments: strings, the last of them empty; environment likewise */
 	uint32_t bandwidth;	   /* of what is relayed to and from a sandbox, KiB a second either way */
 	uint32_t proxy;		   /* enum nst_proxied */
-	uint32_t pinned;	   /* KiB that may outlive a sandbox in its memory cgroup; 0: there is none to look at */
+	uint32_t pinned; /* KiB that may outlive a sandbox in its memory cgroup; 0: there is none to look at */
 	uint32_t reserved;
 };
 
