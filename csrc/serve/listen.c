@@ -29,13 +29,13 @@ int has_room(void)
 	       (self.orders->life != NST_LIFE_CONNECTION && self.n_links < LINKS);
 }
 
-/* How many may wait here. Without a queue it is those who were taken when there was a place, and had to say first, or the
- * service had to, whose they are. */
-static uint32_t most_waiting(void)
+/* How many may wait here, when this one comes. Without a queue it is those who were taken when there was a place, and had to
+ * say first, or the service had to, whose they are. */
+static uint32_t most_waiting(const struct taken *t)
 {
 	if (self.orders->queue)
 		return self.orders->queue;
-	return self.orders->proxy || asks_for_users() ? WAITING : 0;
+	return self.orders->life == NST_LIFE_CONNECTION && (self.orders->proxy || t->asked) ? WAITING : 0;
 }
 
 /* For how long, 0: as long as it takes. */
@@ -58,7 +58,7 @@ void let_in(struct taken *t)
 	if (why != NST_CAUSES)
 		refuse(t, why);
 	else if (self.n_waiting || !may_place() || !place_it(t, NULL)) {
-		if ((uint32_t)self.n_waiting >= most_waiting())
+		if ((uint32_t)self.n_waiting >= most_waiting(t))
 			refuse(t, NST_BUSY);
 		else
 			self.waiting[(self.first_waiting + self.n_waiting++) % WAITING] = *t;

@@ -237,7 +237,7 @@ def ask(name: str, what: str, seconds: float = 60, **words: object) -> dict[str,
     """
     from nstool.cli.main import CANNOT
     from nstool.sandbox import rundir
-    from nstool.service.generation import connected
+    from nstool.service.channel import connected
     from nstool.service.supervisor import CONTROL
 
     try:

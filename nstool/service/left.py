@@ -12,7 +12,9 @@ from nstool.sandbox import rundir
 from nstool.sandbox.rundir import Record
 from nstool.sandbox.sockets import SocketFile
 from nstool.service import board, generation
-from nstool.service.generation import BOARD, DOOR, Channel, Generation, Remains, connected
+from nstool.service.blueprint import Remains
+from nstool.service.channel import BOARD, DOOR, Channel, connected
+from nstool.service.generation import Generation
 from nstool.service.supervisor import Supervisor
 from nstool.spec.service import Service
 

@@ -10,7 +10,7 @@ from nstool.plan.preflight import Problem
 from nstool.sandbox import features
 from nstool.sandbox.launch import resolve
 from nstool.service import handed, interpreter
-from nstool.service.generation import Blueprint
+from nstool.service.blueprint import Blueprint
 from nstool.spec import load
 from nstool.spec.check_service import check_name, check_service
 from nstool.spec.implied import implied

@@ -26,12 +26,14 @@ from nstool.plan.steps import Plan
 from nstool.sandbox import engine, journal, rundir, sockets
 from nstool.sandbox.sockets import SocketFile
 from nstool.security import signals
-from nstool.service import attested, endpoint, ends, generation, health, listen, log
+from nstool.service import attested, channel, endpoint, ends, generation, health, listen, log
 from nstool.service.alarms import PAUSE, Alarms
+from nstool.service.blueprint import Blueprint
 from nstool.service.board import REFUSED, Board, Counts, End
+from nstool.service.channel import BOARD, LOG
 from nstool.service.endpoint import Endpoint
 from nstool.service.ends import Ends
-from nstool.service.generation import BOARD, LOG, Blueprint, Generation
+from nstool.service.generation import Generation
 from nstool.service.listen import Listener
 from nstool.service.log import Log
 from nstool.service.said import Said
@@ -147,7 +149,7 @@ class Supervisor:
 
     async def _control(self, name: str) -> asyncio.Server:
         """Hear what is asked."""
-        where = generation.bound(name, CONTROL, socket.SOCK_STREAM)
+        where = channel.bound(name, CONTROL, socket.SOCK_STREAM)
         return await asyncio.start_unix_server(self._answer, sock=where, limit=_MOST)
 
     def stop(self) -> None:

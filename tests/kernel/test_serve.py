@@ -832,6 +832,23 @@ def test_many_of_a_unix_socket_while_the_service_does_not_answer(name: str, tmp_
     assert found["ends"]["exited"] == 300
 
 
+def test_who_was_asked_for_waits_for_a_place(name: str, tmp_path: Path) -> None:
+    """He was taken when there was one: he is not refused for those who were quicker, also without a queue."""
+    path = tmp_path / "u"
+    spec = write(
+        tmp_path / "s.toml", f'listen = ["unix:{path}"]\nclient_most = 99\nplaces = 2', shell("cat; sleep 0.05")
+    )
+    with serving.serving(spec, name) as one, contextlib.ExitStack() as open_:
+        clients = [open_.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(20)]
+        for client in clients:
+            client.settimeout(DEADLINE)
+            client.connect(str(path))
+            client.sendall(b"x")
+            client.shutdown(socket.SHUT_WR)
+        assert [client.recv(9) for client in clients] == [b"x"] * 20
+        assert not any(one.status()["refused"].values())
+
+
 def test_whose_a_connection_is_by_the_answer_to_its_own_question(name: str, tmp_path: Path) -> None:
     """Another's, of before, by a service that has gone, is not taken for it."""
     path = tmp_path / "u"

@@ -19,7 +19,11 @@ from typing import Any
 
 import pytest
 
+from nstool._native import lib
+from nstool.errors import NstoolError
+from nstool.sandbox import engine
 from nstool.service import generation
+from nstool.service.channel import BOARD
 from tests.support import serving
 from tests.support.serving import DEADLINE, NSTOOL, Serving, ask, write
 from tests.support.user import User
@@ -237,9 +241,10 @@ def test_a_handler_says_what_is_wrong_with_it(name: str, tmp_path: Path) -> None
         (tmp_path / "app.py").write_text("import nosuchmodule")
         done = subprocess.run([NSTOOL, "service", "rotate", name], capture_output=True, text=True)
         assert done.returncode == 125
-        told = f"the template {name}.2 ended before it had made a sandbox: ModuleNotFoundError: No module named"
-        assert done.stderr == f"nstool: {told} 'nosuchmodule'\n"
-        assert f"no new generation (asked for): {told}" in one.log.read_text()
+        told = f"the interpreter ended while it imported {tmp_path}/app.py: ModuleNotFoundError: No module named"
+        assert done.stderr.startswith(f"nstool: {tmp_path}/s.toml:")
+        assert done.stderr.endswith(f": service.handler: {told} 'nosuchmodule'\n")
+        assert told in one.log.read_text().partition("no new generation (asked for): ")[2]
         assert f"{name}.2[handler]: Traceback (most recent call last):\n" in one.log.read_text()
         (tmp_path / "app.py").write_text(HANDLER)
         assert one.tell("rotate") == "generation 2\n"  # which nobody has had
@@ -475,12 +480,12 @@ def test_a_late_answer_is_not_taken_for_the_next(name: str, tmp_path: Path, monk
     try:
         monkeypatch.setattr(generation, "ANSWERS", 0.2)
         os.kill(template.pid, signal.SIGSTOP)
-        with pytest.raises(generation.NstoolError, match="does not answer: to accept"):
+        with pytest.raises(NstoolError, match="does not answer: to accept"):
             template.accept(False)
         os.kill(template.pid, signal.SIGCONT)
         monkeypatch.setattr(generation, "ANSWERS", DEADLINE)
-        with pytest.raises(generation.NstoolError, match="refuses a listener"):
-            template.channel.ask(generation.lib.NST_MSG_LISTEN, "a listener", detail=0)
+        with pytest.raises(NstoolError, match="refuses a listener"):
+            template.channel.ask(lib.NST_MSG_LISTEN, "a listener", detail=0)
         template.accept(False)
     finally:
         template.close()
@@ -509,7 +514,7 @@ def test_a_connection_that_is_there_is_always_seen(name: str, tmp_path: Path) ->
     assert channel is not None
     try:
         held = channel.held()
-        template.board_fd = held.pop(generation.BOARD)
+        template.board_fd = held.pop(BOARD)
         for fd in held.values():
             os.close(fd)
         template.board = generation.board.Board(template.board_fd)
@@ -518,8 +523,8 @@ def test_a_connection_that_is_there_is_always_seen(name: str, tmp_path: Path) ->
             client.settimeout(DEADLINE)
             client.connect(f"{tmp_path}/u")
             data, fds, _, _ = socket.recv_fds(channel.socket, 1024, 1)  # it asks whose that is
-            asked = generation.engine.decode(data)
-            assert (asked.type, len(fds)) == (generation.lib.NST_MSG_WHOSE, 1)
+            asked = engine.decode(data)
+            assert (asked.type, len(fds)) == (lib.NST_MSG_WHOSE, 1)
             os.close(fds[0])
             template.accept(False)
             end = time.monotonic() + DEADLINE
@@ -528,7 +533,7 @@ def test_a_connection_that_is_there_is_always_seen(name: str, tmp_path: Path) ->
             assert (counts.queued, counts.live) == (1, 0)
             ptrace(PTRACE_ATTACH, template.pid)
             os.waitpid(template.pid, 0)
-            channel.send(generation.lib.NST_MSG_WHOSE, detail=asked.detail, status=0)
+            channel.send(lib.NST_MSG_WHOSE, detail=asked.detail, step=asked.step, status=0)
             seen = []
             while not seen or seen[-1] != (0, 1):
                 assert time.monotonic() < end

@@ -14,7 +14,7 @@ import pytest
 
 from nstool._native import lib
 from nstool.service.board import Board
-from nstool.service.generation import BOARD
+from nstool.service.channel import BOARD
 from tests.support import serving
 from tests.support.proxied import SIGNATURE, header, tls
 from tests.support.serving import DEADLINE, NSTOOL, write

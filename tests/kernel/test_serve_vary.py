@@ -19,7 +19,7 @@ from nstool.errors import NotSupported, NstoolError
 from nstool.sandbox import attest, host
 from nstool.sandbox.attest import Wanted
 from nstool.service import generation
-from nstool.service.generation import Blueprint
+from nstool.service.blueprint import Blueprint
 from nstool.service.orders import DECIMAL, RANDOM, Vary
 from nstool.spec.model import Limits, Spec
 from nstool.spec.service import Service
