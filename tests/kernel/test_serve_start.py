@@ -520,7 +520,10 @@ def function(tmp_path: Path, code: str, *words: str, file: str = "app.py") -> Pa
 @pytest.mark.parametrize(
     ("code", "told"),
     [
-        ("import nosuch", "line 1, in <module>\n    import nosuch\nModuleNotFoundError: No module named 'nosuch'"),
+        (
+            "import nosuch",
+            "line 1, in <module>\n{at}    import nosuch\n{at}ModuleNotFoundError: No module named 'nosuch'",
+        ),
         ("def f(", "SyntaxError: '(' was never closed"),
         ("try:\n    1/0\nexcept ZeroDivisionError:\n    import nosuch", "During handling of the above exception"),
         ("import sys\nsys.exit(4)", "app.py ended the interpreter that imported it: sys.exit(4)"),
@@ -536,7 +539,7 @@ def test_a_file_without_a_handler_is_told_in_its_own_words(name: str, tmp_path: 
     """The frames of the file and of what it imports, no others; one sentence where it is no exception."""
     spec = function(tmp_path, code)
     status, said = serve_told(spec, name)
-    assert (status, told in said) == (125, True), said
+    assert (status, told.format(at=f"{name}.1[handler]: ") in said) == (125, True), said
     assert f"nstool: {spec}:7: service.handler: the interpreter ended while it imported {tmp_path}/app.py" in said
     assert "zygote.py" not in said
     assert "<frozen" not in said

@@ -344,7 +344,7 @@ def test_wrong_orders_are_refused(in_child: Callable[..., Any], name: str, kind:
         blueprint.varied = lambda *words: (*varied(*words), token)  # type: ignore[method-assign]
         try:
             generation.make(
-                blueprint, 1, 0, blueprint.variant(), heard=lambda name, fd: None, listeners=1, stopping=lambda: False
+                blueprint, 1, 0, blueprint.variant(), heard=lambda name, fd: None, listeners=[], stopping=bool
             ).close()
         except NstoolError as error:
             return str(error)
