@@ -613,6 +613,20 @@ def openat2(dirfd: int, path: Path, flags: int, mode: int = 0, resolve: int = 0)
     return check("openat2", result, dirfd, path, ("O", flags), ("o", mode), ("RESOLVE", resolve))
 
 
+def open_within(dirfd: int, path: Path, flags: int, resolve: int) -> int:
+    """Return an fd as openat2 does, with RESOLVE_IN_ROOT or RESOLVE_BENEATH in resolve; only that it is asked again.
+
+    EAGAIN says that something was renamed or mounted, anywhere, while ".." was walked. Where that goes on it is raised.
+    """
+    for _ in range(1000):
+        try:
+            return openat2(dirfd, path, flags, resolve=resolve)
+        except KernelError as error:
+            if error.errno != errno.EAGAIN:
+                raise
+    return openat2(dirfd, path, flags, resolve=resolve)
+
+
 def fstatfs_type(fd: int) -> int:
     """Return the kind of filesystem that an fd is on, *_MAGIC: f_type of fstatfs(2). fd: may be an O_PATH one."""
     return check("fstatfs", lib.nst_fstatfs_type(fd), fd)

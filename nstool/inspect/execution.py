@@ -353,7 +353,7 @@ class _View(Closing):
         absolute = os.path.isabs(path)  # a relative one may not lead out of the working directory here
         directory, resolve = (self.root, uapi.RESOLVE_IN_ROOT) if absolute else (self.cwd, uapi.RESOLVE_BENEATH)
         try:
-            return syscalls.openat2(directory, path, flags | os.O_CLOEXEC, resolve=resolve)
+            return syscalls.open_within(directory, path, flags | os.O_CLOEXEC, resolve)
         except KernelError as error:  # as os.open has it
             raise OSError(error.errno, os.strerror(error.errno or 0), path) from None
 

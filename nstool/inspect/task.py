@@ -548,7 +548,10 @@ class _Reader:
         if told is not None:
             return "yes" if told else "no", "PIDFD_GET_INFO tells it"
         # The files of an undumpable process belong to root of the user namespace that its memory is of. proc(5)
-        file = os.stat("stat", dir_fd=self.proc.fd)
+        try:
+            file = os.stat("stat", dir_fd=self.proc.fd)
+        except ProcessLookupError:
+            return "no", "it has ended"
         owner, own = (file.st_uid, file.st_gid), (known.uids.effective, known.gids.effective)
         if owner != own:
             return "no", f"its files in /proc belong to {_ids(owner)}, not to its own {_ids(own)}"

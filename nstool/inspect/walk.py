@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from errno import EACCES, EAGAIN, ELOOP, ENAMETOOLONG, ENOENT, ENOTDIR, ESRCH, EXDEV, errorcode
+from errno import EACCES, ELOOP, ENAMETOOLONG, ENOENT, ENOTDIR, ESRCH, EXDEV, errorcode
 
 from nstool import syscalls, uapi
 from nstool.closing import ByFd
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 MAX_LINKS = 40  # MAXSYMLINKS, linux/namei.h
 PATH_MAX = 4096  # bytes with the final NUL, linux/limits.h
 _CHUNK = 4000  # bytes of a path that is opened at once: one without symlinks may be longer than PATH_MAX
-_TRIES = 100
 _PROC_ROOT_INODE = 1
 
 _KINDS = {
@@ -106,13 +105,7 @@ class Walked(ByFd):
 
 def open_in_root(root: int, path: str, flags: int) -> int:
     """Return an fd of a path, as the kernel walks it for who has this root directory; no magic link is followed."""
-    for _ in range(_TRIES):
-        try:
-            return syscalls.openat2(root, path, flags, resolve=uapi.RESOLVE_IN_ROOT | uapi.RESOLVE_NO_MAGICLINKS)
-        except KernelError as error:
-            if error.errno != EAGAIN:  # something was renamed or mounted while ".." was walked
-                raise
-    return syscalls.openat2(root, path, flags, resolve=uapi.RESOLVE_IN_ROOT | uapi.RESOLVE_NO_MAGICLINKS)
+    return syscalls.open_within(root, path, flags, uapi.RESOLVE_IN_ROOT | uapi.RESOLVE_NO_MAGICLINKS)
 
 
 def open_names(root: int, names: Sequence[str]) -> int:

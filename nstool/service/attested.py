@@ -121,7 +121,7 @@ def _first_of(root: int, paths: tuple[str, ...], executable: Callable[[int], boo
     number = errno.ENOENT
     for path in paths:
         try:
-            fd = syscalls.openat2(root, path, uapi.O_PATH | uapi.O_CLOEXEC, resolve=uapi.RESOLVE_IN_ROOT)
+            fd = syscalls.open_within(root, path, uapi.O_PATH | uapi.O_CLOEXEC, uapi.RESOLVE_IN_ROOT)
         except KernelError as error:
             if error.errno == errno.EACCES:
                 number = errno.EACCES

@@ -20,8 +20,8 @@ DEPTH = 32  # directories below each other
 _TOP = uapi.RESOLVE_IN_ROOT | uapi.RESOLVE_NO_MAGICLINKS
 _BELOW = uapi.RESOLVE_BENEATH | uapi.RESOLVE_NO_SYMLINKS | uapi.RESOLVE_NO_XDEV
 _DIRECTORY = uapi.O_RDONLY | uapi.O_DIRECTORY | uapi.O_NOFOLLOW | uapi.O_CLOEXEC
-# What says that we lack something, not how the file is.
-_OURS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+# What says that we lack something, or that others rename without a pause, not how the file is.
+_OURS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN)
 
 
 class Seen(Frozen):
@@ -76,7 +76,7 @@ class _Walk:
     def _opened(self, at: int, path: str, flags: int, resolve: int) -> int:
         """Return an fd, or -1 and note why there is none: that is how the file is. EXDEV: another mount."""
         try:
-            return syscalls.openat2(at, path, flags, resolve=resolve)
+            return syscalls.open_within(at, path, flags, resolve)
         except OSError as error:
             self._refused(error)
             return -1

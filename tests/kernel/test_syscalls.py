@@ -10,7 +10,8 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -1193,3 +1194,32 @@ def test_each_call_is_refused_once() -> None:
     renamed = {"keyctl_join_session_keyring": "keyctl", "seccomp_set_mode_filter": "seccomp", "fstatfs_type": "fstatfs"}
     renamed |= dict.fromkeys(("ptrace_geteventmsg", "ptrace_get_syscall_info", "seccomp_filter"), "ptrace")
     assert {renamed.get(name, name) for name in public - records - own} <= named
+
+
+@pytest.fixture
+def renaming(tmp_path: Path) -> Iterator[None]:
+    """Somebody renames a file all the time, anywhere."""
+    (tmp_path / "renamed").touch()
+    pid = os.fork()
+    if pid == 0:
+        while True:
+            os.rename(tmp_path / "renamed", tmp_path / "again")
+            os.rename(tmp_path / "again", tmp_path / "renamed")
+    yield
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+
+
+def test_a_path_is_walked_again_where_somebody_renames(tmp_path: Path, renaming: None) -> None:
+    """openat2 says EAGAIN now and then, of a path with ".." in it; open_within does not."""
+    (tmp_path / "a/b").mkdir(parents=True)
+    root = os.open(tmp_path, os.O_PATH)
+    words = "a/b/../../a/b/..", uapi.O_PATH | uapi.O_CLOEXEC
+    end = time.monotonic() + 20
+    with pytest.raises(KernelError) as refused:
+        while time.monotonic() < end:
+            os.close(syscalls.openat2(root, *words, resolve=uapi.RESOLVE_IN_ROOT))
+    assert refused.value.errno == errno.EAGAIN
+    for _ in range(3000):
+        os.close(syscalls.open_within(root, *words, uapi.RESOLVE_IN_ROOT))
+    os.close(root)
