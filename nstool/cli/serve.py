@@ -43,8 +43,10 @@ def command(spec: str, name: str, listen: tuple[str, ...], quiet: bool) -> int:
             errors.write(f"nstool: {blueprint.name}: {text}\n")
 
     async def serve() -> None:
-        await Supervisor(blueprint, say, errors.write, None if spec == "-" else read).run()
-        pthread_sigmask(SIG_BLOCK, (SIGTERM, SIGINT, SIGHUP))  # it ends anyhow, and nothing is left: with its status
+        try:
+            await Supervisor(blueprint, say, errors.write, None if spec == "-" else read).run()
+        finally:  # it ends anyhow, and nothing is left: with its status
+            pthread_sigmask(SIG_BLOCK, (SIGTERM, SIGINT, SIGHUP))
 
     asyncio.run(serve())
     return 0

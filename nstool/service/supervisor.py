@@ -135,7 +135,7 @@ class Supervisor:
             self.alarms.begin()
             try:
                 await self.rotate(_START)
-            except NstoolError:
+            except (NstoolError, OSError):
                 if not self.stopping:
                     raise
             while not self._stop.is_set():
