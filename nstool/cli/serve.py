@@ -25,7 +25,7 @@ Examples:
 def command(spec: str, name: str, listen: tuple[str, ...], quiet: bool) -> int:
     """Give each connection a sandbox of its own, made for it and destroyed after it.
 
-    SPEC is a spec with a [service] table: who listens where, and how many sandboxes there may be.
+    SPEC is a spec with a [service] table, - for standard input: who listens where, and how many sandboxes there may be.
     """
     from nstool.cli.run import clean_up
     from nstool.service.listen import check_passed
