@@ -1191,7 +1191,12 @@ def test_each_call_is_refused_once() -> None:
     }
     records = {"Cloned", "CapSets", "Waited", "Statmount", "MqAttr", "SyscallInfo"}
     own = {"check", "landlock_abi", "single_threaded", "fscontext_log", "personality"}
-    renamed = {"keyctl_join_session_keyring": "keyctl", "seccomp_set_mode_filter": "seccomp", "fstatfs_type": "fstatfs"}
+    renamed = {
+        "keyctl_join_session_keyring": "keyctl",
+        "seccomp_set_mode_filter": "seccomp",
+        "fstatfs_type": "fstatfs",
+        "open_within": "openat2",
+    }
     renamed |= dict.fromkeys(("ptrace_geteventmsg", "ptrace_get_syscall_info", "seccomp_filter"), "ptrace")
     assert {renamed.get(name, name) for name in public - records - own} <= named
 
