@@ -358,8 +358,7 @@ class Supervisor:
             if self._load is None:
                 raise NstoolError("the spec was read from standard input, and cannot be read again")
             blueprint = await asyncio.get_running_loop().run_in_executor(None, self._load)
-            if blueprint.name != self.blueprint.name:
-                raise NstoolError(f"name: it runs as {self.blueprint.name!r} until it ends, not as {blueprint.name!r}")
+            self._check_kept(blueprint)
             with contextlib.ExitStack() as back:
                 gone, metrics = self._take_up(blueprint, back)
                 await self._turn(f"the spec was read again, {why}")
@@ -373,6 +372,15 @@ class Supervisor:
                     self.endpoint.close()
                 self.endpoint = metrics
             self.alarms.follow()
+
+    def _check_kept(self, blueprint: Blueprint) -> None:
+        """Raise NstoolError for another spec that changes what stays as long as a service runs."""
+        if blueprint.name != self.blueprint.name:
+            raise NstoolError(f"name: it runs as {self.blueprint.name!r} until it ends, not as {blueprint.name!r}")
+        shapes = {blueprint.service.shape, self.blueprint.service.shape}
+        if len(shapes) > 1 and "listener" in shapes:  # whether accept(2) waits is the same for all who have a socket
+            why = 'a service that runs is not changed to or from shape = "listener": end it, and start it again'
+            raise SpecError(why, blueprint.written(("service", "shape")))
 
     def _take_up(self, blueprint: Blueprint, back: contextlib.ExitStack) -> tuple[list[Listener], Endpoint | None]:
         """Have another spec, with the listeners it wants; back: undoes that. Returns those not wanted, its endpoint."""

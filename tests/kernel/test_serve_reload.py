@@ -88,6 +88,7 @@ def test_listeners_come_and_go(name: str, tmp_path: Path) -> None:
 BAD = {
     "a key": ("placs = 3", CAT, 2, "s.toml:7: service.placs"),
     "a command": ("places = 3", "command = ['/bin/nosuch']", 125, "nosuch"),
+    "a shape": ('shape = "listener"', CAT, 2, "s.toml:7: service.shape"),
     "a port": ('listen = ["tcp:127.0.0.1:{taken}"]', CAT, 125, "in use"),
     "a path and no command": ('listen = ["unix:{path}"]', "command = ['/bin/nosuch']", 125, "nosuch"),
     "a name": ("places = 3", "name = 'other'\n" + CAT, 125, "until it ends"),
@@ -111,7 +112,7 @@ def test_what_cannot_be_taken_up_changes_nothing(name: str, tmp_path: Path, what
         before = one.status()
         taken = stack.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1]
         bad = service.format(taken=taken, path=tmp_path / "path")
-        write(spec, bad if "listen" in bad else TCP + bad, command)
+        write(spec, bad if "listen =" in bad else TCP + bad, command)
         found = reload(one)
         assert (found[0], told in found[1]) == (status, True), found
         process.send_signal(signal.SIGHUP)
