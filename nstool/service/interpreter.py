@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import sysconfig
 
 import nstool
 from nstool.errors import SpecError
@@ -43,10 +42,13 @@ def _check_readable(path: str, bits: int, words: str, place: str) -> None:
 
 
 def _mounts(service: Service) -> tuple[Mount, ...]:
+    # Where it is: an interpreter without site.py does not know of its environment.
+    import _cffi_backend  # type: ignore[import-untyped]
+
     package = os.path.dirname(os.path.abspath(nstool.__file__))
     shown = {
         f"{PLACE}/lib/nstool": package,
-        f"{PLACE}/site": sysconfig.get_path("platlib"),
+        f"{PLACE}/site": os.path.dirname(os.path.abspath(_cffi_backend.__file__)),
         f"{PLACE}/handler": os.path.dirname(os.path.abspath(service.handler)),
     }
     if not _is_systems():

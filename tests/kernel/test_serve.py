@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import _cffi_backend
 import pytest
 
 from nstool._native import lib
@@ -1068,6 +1069,16 @@ def test_a_function_has_a_network_namespace_that_is_lent(name: str, tmp_path: Pa
     assert len(together) == 3  # with the interpreter
     assert len(set(together) - homes) == 2
     assert later <= set(together) - homes
+
+
+def test_a_function_has_the_libraries_that_nstool_has(name: str, tmp_path: Path) -> None:
+    """Of its environment, also where the interpreter itself knows others, or none."""
+    code = "import _cffi_backend, os\nfrom nstool.service import handler\n\n@handler\ndef handle(connection):\n"
+    code += "    connection.sendall(str(os.stat(_cffi_backend.__file__).st_ino).encode())\n"
+    spec = python_service(tmp_path)
+    (tmp_path / "app.py").write_text(code)
+    with serving.serving(spec, name) as one:
+        assert ask(one.port()) == str(os.stat(_cffi_backend.__file__).st_ino).encode()
 
 
 def test_a_function_that_fails_is_told_and_counted(name: str, tmp_path: Path) -> None:

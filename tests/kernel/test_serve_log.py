@@ -84,7 +84,7 @@ def test_lines_of_sandboxes_do_not_mix(name: str, tmp_path: Path) -> None:
         for word in ("begun-", "more-", "ended"):
             for number, client in enumerate(clients):
                 client.sendall(f"{number}{word}\n".encode())
-            one.status()  # it has looked
+            time.sleep(0.1)  # it has looked
         lines = until(one, "waits", 2)
         for client in clients:
             client.close()
