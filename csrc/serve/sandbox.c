@@ -17,36 +17,34 @@ _Noreturn static void sandbox_main(void *arg)
 	nst_without_init(&p->copy);
 }
 
-/* Leave a place to the next; one whose memory is held is looked at again after a while. */
-static void leave_place(int i)
+/* Nothing runs in place i any more. */
+static void vacate(int i, enum state state)
 {
 	struct place *p = &places[i];
 
+	self.n_held += (state == HELD) - (p->state == HELD);
+	p->state = state;
 	p->pid = 0;
+	p->deadline = state == HELD ? nst_now() + PAUSE_NS : 0;
 	close_fd(&p->control);
 	close_fd(&p->net);
 	close_fd(&p->session);
-	if (!is_pinned(p)) {
-		free_place(i);
-		return;
-	}
-	self.n_held += p->state != HELD;
-	p->state = HELD;
-	p->deadline = nst_now() + PAUSE_NS;
 	show(i);
 }
 
 void free_place(int i)
 {
-	self.n_held -= places[i].state == HELD;
-	places[i].state = EMPTY;
-	places[i].pid = 0;
-	places[i].deadline = 0;
-	close_fd(&places[i].control);
-	close_fd(&places[i].net);
-	close_fd(&places[i].session);
+	vacate(i, EMPTY);
 	self.free[(self.first_free + self.n_free++) % NST_PLACES] = i;
-	show(i);
+}
+
+/* Leave a place to the next; one whose memory is held is looked at again after a while. */
+static void leave_place(int i)
+{
+	if (is_pinned(&places[i]))
+		vacate(i, HELD);
+	else
+		free_place(i);
 }
 
 /* The place that was left longest ago, so that what it had of its own is used again as late as can be; with a network

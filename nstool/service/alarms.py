@@ -223,7 +223,7 @@ class Alarms:
                 failures += 1
                 if failures == 1:
                     self._supervisor.say(f"health: {wrong}")
-                if failures >= service.health_failures:
+                if failures >= service.health_failures and not self._renewal.is_wanted(current[0]):
                     self._raise(current[0], Alarm("health", -1, 0, "", f"{failures} times in a row: {wrong}"))
                     failures = 0
 
@@ -258,6 +258,10 @@ class _Renewal:
             self._wanted, self._why = one, []
         if alarm.kind not in [other.kind for other in self._why]:
             self._why.append(alarm)
+
+    def is_wanted(self, one: Generation) -> bool:
+        """Whether another is to follow this generation."""
+        return self._wanted is not None and self._wanted.number == one.number
 
     def look(self) -> None:
         """Make it, once none was made for an alarm for PAUSE seconds."""

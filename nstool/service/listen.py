@@ -460,8 +460,8 @@ def close_all(listeners: list[Listener]) -> None:
 def abandon(listeners: list[Listener]) -> None:
     """Let nobody listen any more on sockets that others have, too; systemd's stay as they are. shutdown(2)"""
     for one in listeners:
-        if one.word != "systemd":
-            with socket.socket(fileno=os.dup(one.fd)) as shut, contextlib.suppress(OSError):  # of datagrams: ENOTCONN
+        if one.word != "systemd" and one.type != socket.SOCK_DGRAM:  # a template that drains takes no datagrams
+            with socket.socket(fileno=os.dup(one.fd)) as shut:
                 shut.shutdown(socket.SHUT_RDWR)
         if one.file is not None and one.file.is_there:
             os.unlink(one.file.path)

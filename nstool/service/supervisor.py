@@ -77,7 +77,7 @@ class Supervisor:
         self.rotations = 0
         self.past = _Past()
         self.alarms = Alarms(self)
-        self.endpoint: endpoint.Endpoint | None = None
+        self.endpoint: Endpoint | None = None
         self.log = Log(say, relay)
         self.said = Said(say)
         self.stopping = False
@@ -295,6 +295,12 @@ class Supervisor:
         self._note(file)
         listen.grant(file, self.blueprint.access)
 
+    def _grant(self) -> None:
+        """Let those connect who may, to all that there are."""
+        for one in self.listeners:
+            if one.file is not None:
+                listen.grant(one.file, self.blueprint.access)
+
     async def _open_again(self) -> None:
         """Open listeners anew that a sandbox has shut down which has them itself, for the next generation.
 
@@ -364,9 +370,6 @@ class Supervisor:
                 await self._turn(f"the spec was read again, {why}")
                 back.pop_all()
             listen.abandon(gone)
-            for one in self.listeners:
-                if one.file is not None:
-                    listen.grant(one.file, blueprint.access)
             if metrics is not self.endpoint:
                 if self.endpoint is not None:
                     self.endpoint.close()
@@ -385,16 +388,20 @@ class Supervisor:
     def _take_up(self, blueprint: Blueprint, back: contextlib.ExitStack) -> tuple[list[Listener], Endpoint | None]:
         """Have another spec, with the listeners it wants; back: undoes that. Returns those not wanted, its endpoint."""
         have, addresses, was = self.listeners, self._addresses, self.blueprint
+        pauses = self._failures, self._pause, self._due
 
         def return_() -> None:
             listen.close_all([one for one in self.listeners if one not in have])
             self.listeners, self._addresses, self.blueprint = have, addresses, was
+            self._grant()
+            self._failures, self._pause, self._due = pauses  # of the spec that stays none has failed
 
         back.callback(return_)
         self.blueprint = blueprint
         wanted, metrics = blueprint.service.listen, blueprint.service.metrics
         self.listeners = [one for one in have if one.word in wanted]
         self._open_listeners()
+        self._grant()
         if blueprint.service.health_interval:
             health.target(self.listeners)
         if metrics == was.service.metrics:

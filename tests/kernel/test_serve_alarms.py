@@ -535,6 +535,15 @@ def test_a_service_that_begins_to_fail(name: str, tmp_path: Path, state: Path, h
         assert f"alarm in generation 1: health: 2 times in a row: {WRONG[how]}" in one.log.read_text()
 
 
+def test_a_service_that_stays_sick_is_one_alarm_for_each_generation(name: str, tmp_path: Path, state: Path) -> None:
+    """As long as the next one waits for its pause nothing new is told."""
+    with serving.serving(asked(tmp_path, state, TCP + 'health_expect = "well"'), name) as one:
+        (state / "now").write_text("sick")
+        one.until(lambda s: s["alarms"]["health"] == 2, "the second generation is sick, too")
+        time.sleep(2)
+        assert one.status()["alarms"]["health"] == 2
+
+
 @pytest.mark.parametrize("where", ["tcp:0.0.0.0:0", "tcp:[::]:0", "unix:{}/socket", "unix:@{}"])
 def test_every_address_is_asked(name: str, tmp_path: Path, state: Path, where: str) -> None:
     """Those for all addresses by loopback; the first that has streams."""

@@ -262,6 +262,7 @@ else:
 """
 
 
+@pytest.mark.vm
 def test_memory_that_outlives_its_sandbox_is_nobody_elses(name: str, tmp_path: Path) -> None:
     """A file of memory that was sent out is charged to its place: nobody is put there while somebody has it."""
     path = tmp_path / "u"

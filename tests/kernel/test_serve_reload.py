@@ -85,6 +85,32 @@ def test_listeners_come_and_go(name: str, tmp_path: Path) -> None:
         assert live.recv(1) == b"z"
 
 
+def test_who_may_connect_is_of_the_new_spec(name: str, tmp_path: Path) -> None:
+    """Also to what stays; and of the old one where the new one cannot be taken up."""
+    path = tmp_path / "u"
+    listen = f'listen = ["unix:{path}"]\n'
+    spec = write(tmp_path / "s.toml", listen + 'socket_mode = "0600"', CAT)
+    with serving.serving(spec, name) as one:
+        for mode, command, status, stays in (
+            ("0640", "command = ['/bin/nosuch']", 125, 0o600),
+            ("0660", CAT, 0, 0o660),
+        ):
+            write(spec, f'{listen}socket_mode = "{mode}"', command)
+            assert reload(one)[0] == status
+            assert path.stat().st_mode & 0o777 == stays
+
+
+def test_what_cannot_be_reloaded_delays_nothing(name: str, tmp_path: Path) -> None:
+    """The next generation of what stays comes when it is due, however often another was refused."""
+    spec = write(tmp_path / "s.toml", TCP + "renew_after = 3", CAT)
+    with serving.serving(spec, name) as one:
+        write(spec, TCP, "command = ['/bin/nosuch']")
+        assert [reload(one)[0] for _ in range(2)] == [125, 125]
+        begun = time.monotonic()
+        one.until(lambda s: s["generations"][-1]["number"] == 2, "it is renewed")
+        assert time.monotonic() - begun < 9  # a failure of its own would be tried again after ten seconds
+
+
 BAD = {
     "a key": ("placs = 3", CAT, 2, "s.toml:7: service.placs"),
     "a command": ("places = 3", "command = ['/bin/nosuch']", 125, "nosuch"),
