@@ -39,7 +39,7 @@ def spec(job: str, program: str = TRUE) -> Spec:
             no_new_privs=False,
             seccomp="none",
             keyring="keep",
-            limits=Limits(memory=0, pids=0, cpu=0, rlimits={}),
+            limits=Limits(memory=0, pids=0, cpu=0, rlimits={}, ucounts={}),
             tmp_size=0,
             hidepid="off",
             proc_show=(
@@ -61,7 +61,7 @@ def spec(job: str, program: str = TRUE) -> Spec:
         init=False,
         seccomp="none",
         keyring="keep",
-        limits=Limits(memory=0, pids=0, cpu=0, rlimits={}),
+        limits=Limits(memory=0, pids=0, cpu=0, rlimits={}, ucounts={}),
         dev="nodes",
         tmp_size=0,
         hidepid="off",

@@ -46,6 +46,8 @@ gid_map = ["0:0:1"]
 memory = 0
 pids = 0
 cpu = 0
+rlimits = {{}}
+ucounts = {{}}
 [namespaces]
 time = "host"
 """
