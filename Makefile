@@ -31,8 +31,8 @@ endif
 CC             := gcc
 C_WARNINGS     := -Wall -Wextra -Wmissing-prototypes
 PYTHON_H        = -isystem $(shell $(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("include"))')
-NSEXEC_SOURCES := csrc/nsexec.c csrc/plan.c csrc/launch.c csrc/init.c csrc/answer.c csrc/supervise.c csrc/proxy.c \
-	csrc/freestanding.c $(wildcard csrc/serve/*.c)
+NSEXEC_SOURCES := csrc/nsexec.c csrc/plan.c csrc/launch.c csrc/init.c csrc/answer.c csrc/supervise.c csrc/letter.c \
+	csrc/proxy.c csrc/freestanding.c $(wildcard csrc/serve/*.c)
 NSEXEC_FLAGS   := -std=gnu11 -O2 $(C_WARNINGS) -static -nostdlib -ffreestanding -fno-stack-protector \
 	-fcf-protection=none -fno-asynchronous-unwind-tables -fno-tree-loop-distribute-patterns -fno-pie -no-pie \
 	-Wl,--gc-sections -Wl,--build-id=none -Wl,-z,noexecstack -ffunction-sections -s
@@ -137,7 +137,7 @@ clean: ## Remove all that make has made.
 	@scripts/packages --need $(LINT_PACKAGES)
 	@touch $@
 
-$(NATIVE): csrc/build.py $(wildcard csrc/*.cdef) csrc/syscalls.c csrc/plan.c csrc/launch.c csrc/copy.c csrc/proxy.c $(C_HEADERS) | .venv/.installed
+$(NATIVE): csrc/build.py $(wildcard csrc/*.cdef) csrc/syscalls.c csrc/plan.c csrc/launch.c csrc/copy.c csrc/interpreter.c csrc/letter.c csrc/proxy.c $(C_HEADERS) | .venv/.installed
 	@echo "compiling $@"
 	@$(BIN)/python setup.py --quiet build_ext --inplace
 	@touch $@

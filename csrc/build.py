@@ -5,7 +5,7 @@ from pathlib import Path
 from cffi import FFI
 
 HERE = Path(__file__).parent
-SOURCES = ("syscalls.c", "plan.c", "launch.c", "copy.c", "proxy.c")
+SOURCES = ("syscalls.c", "plan.c", "launch.c", "copy.c", "interpreter.c", "letter.c", "proxy.c")
 DECLARATIONS = ("syscalls.cdef", "engine.cdef")
 
 # The engine runs in a child made by a raw clone3 with a stack of its own, and the same sources

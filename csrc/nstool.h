@@ -137,6 +137,17 @@ struct nst_launch {
 	int32_t slots[NST_MAX_SLOTS];
 };
 
+/* ---- letter.c ---- */
+
+enum { NST_LETTER_FDS = 16 }; /* that come with one message */
+
+/* Send a message with n fds. wait: until there is room for it, 0: who does not read misses it. 0 or -errno. */
+long nst_send_fds(int fd, struct nst_message *m, const int32_t *fds, int n, int wait);
+
+/* Receive a message, with its fds, which close at exec, in ret_fds. wait: until one comes. Its bytes, 0 at the end, or
+ * -errno. */
+long nst_receive_fds(int fd, struct nst_message *ret, int32_t *ret_fds, int *ret_n, int wait);
+
 /* ---- plan.c ---- */
 
 /* CLOCK_MONOTONIC in nanoseconds. clock_gettime(2) */
@@ -251,12 +262,16 @@ _Noreturn void nst_without_init(const struct nst_copy *copy);
 
 /* ---- copy.c ---- */
 
-/* Clone the calling process as one sandbox of serve/: a child of its parent, a copy of its memory. slots, control: as
- * in nst_copy. net: the network namespace that is lent to it, -1: none; home: that of the caller, who is there again
- * afterwards, or ends with status 125. memory, of that size, begins at a page, has plan and share, and is gone in the
- * copy. Returns the pid, or -errno; 0 in the copy, once all steps but the exec are done. */
-int nst_copy_process(const uint8_t *plan, uint64_t size, const int32_t *slots, int n_slots, int net, int home,
-		     int control, struct nst_share *share, void *memory, uint64_t memory_size);
+/* Be the zygote of a service: make a copy of this process, a child of its parent, for each place that is told by the
+ * socket `template`. plans: fd of the memory that is shared with the template. Returns 0 in a copy, once it is the
+ * sandbox: all steps of its plan but the exec are done, and that memory is not mapped any more; 1 when the template has
+ * gone; -errno. */
+int nst_make_copies(int template, int plans, int n_places, uint64_t plan_size);
+
+/* ---- interpreter.c ---- */
+
+/* The same of a process with CPython in it, where nothing but a copy goes on in Python. */
+int nst_zygote(int template, int plans, int n_places, uint64_t plan_size);
 
 /* ---- proxy.c ---- */
 

@@ -27,7 +27,6 @@ enum {
 	LINGERING = 64,	      /* refused connections that are told why */
 	PAUSE_NS = 100000000, /* after what was refused, or has ended at once */
 	CLIENTS = 4096,	      /* that are known at once; a power of two */
-	FDS = 16,	      /* that come with one message */
 	AF_UNIX_ = 1,
 	AF_INET_ = 2,
 	AF_INET6_ = 10,
@@ -230,8 +229,6 @@ static inline void watch(int fd, enum kind kind, int index, uint32_t events)
 
 /* ---- tell.c ---- */
 
-long send_fds(int fd, struct nst_message *m, const int32_t *fds, int n);
-long receive_fds(int fd, struct nst_message *ret, int32_t *ret_fds, int *ret_n);
 long send_message(int fd, struct nst_message *m, int passed);
 long tell_reporter(struct nst_message *m);
 

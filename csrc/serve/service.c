@@ -36,15 +36,15 @@ static void send_what_is_held(int peer)
 static void send_logs(int peer, int first)
 {
 	struct nst_message m = {.type = NST_MSG_HELD, .detail = first};
-	int32_t fds[FDS];
+	int32_t fds[NST_LETTER_FDS];
 	int n = 0;
 
-	while (self.orders && first >= 0 && n < FDS && n < (int)self.orders->n_places - first &&
+	while (self.orders && first >= 0 && n < NST_LETTER_FDS && n < (int)self.orders->n_places - first &&
 	       places[first + n].has_fds) {
 		fds[n] = places[first + n].log_end;
 		n++;
 	}
-	send_fds(peer, &m, fds, n);
+	nst_send_fds(peer, &m, fds, n, 0);
 }
 
 /* Take no more: who waits for a connection that does not come ends at once. */
@@ -153,9 +153,9 @@ static void drop_peer(int i)
 void from_peer(int i)
 {
 	struct nst_message m;
-	int32_t fds[FDS];
+	int32_t fds[NST_LETTER_FDS];
 	int n, k;
-	long r = receive_fds(self.peers[i], &m, fds, &n);
+	long r = nst_receive_fds(self.peers[i], &m, fds, &n, 0);
 
 	if (r == -EAGAIN || r == -EINTR)
 		return;

@@ -11,7 +11,7 @@ long ask_zygote(int i, int n_slots, int control)
 	m.status = (control >= 0 ? NST_COPY_CONTROL : 0) | (p->lease >= 0 ? NST_COPY_NET : 0);
 	p->slots[n_slots] = p->lease >= 0 ? p->lease : self.null;
 	p->slots[n_slots + 1] = control >= 0 ? control : self.null;
-	return send_fds(self.zygote, &m, p->slots, n_slots + 2);
+	return nst_send_fds(self.zygote, &m, p->slots, n_slots + 2, 0);
 }
 
 /* What the zygote answers: a process there is, or not. */

@@ -69,11 +69,12 @@ def executable() -> str:
 
 def started(service: Service, spec: Spec, plan_size: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return argv and environment of the zygote. plan_size: bytes of the plan of a sandbox."""
-    argv = (executable(), "-s", "-m", "nstool.service.zygote")
+    argv = (executable(), "-s", "-c", "from nstool.service.zygote import main; main()")
     own = {
         "PATH": PATH,
         "PYTHONPATH": f"{PLACE}/lib:{PLACE}/site",
         "PYTHONDONTWRITEBYTECODE": "1",
+        "LD_BIND_NOW": "nstool",
         **spec.env,
         _VARIABLE: f"{service.places} {plan_size} {PLACE}/handler/{os.path.basename(service.handler)}",
     }

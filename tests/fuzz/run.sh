@@ -18,7 +18,7 @@ fi
 clang -g -O1 -std=gnu11 -Wall -Wextra -Werror -DNST_FUZZ -fsanitize=fuzzer,address,undefined \
 	-fno-sanitize-recover=undefined -I"$root/csrc" -o "$dir/plan_fuzzer" "$root/tests/fuzz/plan_fuzzer.c" \
 	"$root/csrc/plan.c" "$root/csrc/launch.c" "$root/csrc/init.c" "$root/csrc/answer.c" \
-	"$root/csrc/nsexec.c" "$root/csrc/supervise.c" "$root/csrc/proxy.c" "$root"/csrc/serve/*.c
+	"$root/csrc/nsexec.c" "$root/csrc/supervise.c" "$root/csrc/letter.c" "$root/csrc/proxy.c" "$root"/csrc/serve/*.c
 PYTHONPATH="$root" "$python" "$root/tests/fuzz/make_corpus.py" "$dir/seeds"
 cd "$dir" # where a crash is written
 exec ./plan_fuzzer -max_total_time="$seconds" -timeout=10 -max_len=65536 -print_final_stats=1 "$@" found seeds "$root/tests/fuzz/corpus"

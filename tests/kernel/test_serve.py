@@ -1071,6 +1071,31 @@ def test_a_function_has_a_network_namespace_that_is_lent(name: str, tmp_path: Pa
     assert later <= set(together) - homes
 
 
+def test_a_file_whose_threads_never_rest_is_served_all_the_same(name: str, tmp_path: Path) -> None:
+    """They have no part in a copy, and hold nothing there that the copy waits for."""
+    spec = python_service(tmp_path)
+    busy = """
+import logging, threading
+
+def works():
+    while True:
+        sum(range(1000))
+
+def logs():
+    while True:
+        logging.getLogger("busy").debug("on and on")
+
+for one in (works, logs):
+    threading.Thread(target=one, daemon=True).start()
+"""
+    (tmp_path / "app.py").write_text(
+        f"{busy}\n{HANDLER}".replace("SECRET.append", "logging.error('called'), SECRET.append")
+    )
+    with serving.serving(spec, name) as one:
+        assert all(ask(one.port(), b"x").startswith(b"1 1000") for _ in range(40))
+        assert one.until(lambda s: s["live"] == 0, "over")["ends"]["exited"] == 40
+
+
 def test_a_function_has_the_libraries_that_nstool_has(name: str, tmp_path: Path) -> None:
     """Of its environment, also where the interpreter itself knows others, or none."""
     code = "import _cffi_backend, os\nfrom nstool.service import handler\n\n@handler\ndef handle(connection):\n"
