@@ -43,7 +43,7 @@ NATIVE         := nstool/_native.abi3.so
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help build run test test-unit test-vm vagrant-test bench lint format docs fuzz clean
+.PHONY: help build run test test-unit test-vm vagrant-test bench lint format docs fuzz clean packages
 
 help:
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -119,6 +119,9 @@ clean: ## Remove all that make has made.
 .venv/.fuzz-packages: scripts/packages | .venv/.installed
 	@scripts/packages $(FUZZ_PACKAGES)
 	@touch $@
+
+packages: # for vagrant/box: what a machine needs for all but clang and chromium
+	@echo $(BUILD_PACKAGES) $(USE_PACKAGES) $(SERVICE_PACKAGES)
 
 .venv/.test-packages: scripts/packages | .venv/.installed
 	@scripts/packages $(TEST_PACKAGES)
