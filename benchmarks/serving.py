@@ -46,8 +46,7 @@ gid_map = ["0:0:1"]
 memory = 0
 pids = 0
 cpu = 0
-rlimits = {{}}
-ucounts = {{}}
+ucounts = {{ inotify_instances = "unlimited", inotify_watches = "unlimited" }}
 [namespaces]
 time = "host"
 """
@@ -79,6 +78,7 @@ FLOORS = {
 CLAIMS = (
     ("nstool seven", "floor seven", 0.9),
     ("nstool seven, lent network", "nstool seven", 2.0),
+    ("floor six, any network", "floor seven", 0.0),
     ("nstool seven, lent network", "floor, no isolation", 0.75),
     ("nstool seven, lent network, parked", "floor, no isolation", 0.75),
     ("floor six, any network", "floor, no isolation", 0.0),

@@ -62,10 +62,11 @@ static long copy(const struct zygote *z, int place, const int32_t *fds, int n_fd
 {
 	struct clone_args args = {.flags = CLONE_PARENT};
 	const uint8_t *plan = z->plans + (uint64_t)place * ((z->plan_size + 7) & ~7ull);
+	struct nst_share *share = &z->shares[place];
 	int net = copied & NST_COPY_NET ? fds[n_fds - 2] : -1;
 	int32_t slots[NST_MAX_SLOTS];
 	struct nst_failure f;
-	int i, n;
+	int i, n, own_net = 0, clone_at = -1;
 	long r;
 
 	if (nst_plan_check(plan, z->plan_size, &f) < 0)
@@ -78,7 +79,9 @@ static long copy(const struct zygote *z, int place, const int32_t *fds, int n_fd
 
 		if (s->who != NST_LAUNCHER || !nst_call_is(s, "clone3"))
 			continue;
-		args.flags |= s->arg[0];
+		clone_at = i;
+		args.flags |= s->arg[0] & ~(uint64_t)CLONE_NEWNET;
+		own_net = (s->arg[0] & CLONE_NEWNET) != 0;
 		if (s->arg[1] >> 32 && slots[(uint32_t)s->arg[1]] >= 0) {
 			args.flags |= CLONE_INTO_CGROUP;
 			args.cgroup = (uint64_t)slots[(uint32_t)s->arg[1]];
@@ -92,8 +95,14 @@ static long copy(const struct zygote *z, int place, const int32_t *fds, int n_fd
 	if (r != 0 && net >= 0 && nst_raw2(__NR_setns, z->home, CLONE_NEWNET) < 0)
 		nst_leave(FAILED_STATUS); /* the next copies would be in the namespace of this one */
 	if (r == 0) {
-		z->shares[place].first = nst_now();
-		become(plan, slots, copied & NST_COPY_CONTROL ? fds[n_fds - 1] : -1, &z->shares[place]);
+		share->first = nst_now();
+		/* It takes the kernel longer than all the rest: other copies are made meanwhile. */
+		r = own_net ? nst_raw1(__NR_unshare, CLONE_NEWNET) : 0;
+		if (r < 0) {
+			share->failure = (struct nst_failure){.step = clone_at, .error = (int32_t)-r};
+			nst_leave(FAILED_STATUS);
+		}
+		become(plan, slots, copied & NST_COPY_CONTROL ? fds[n_fds - 1] : -1, share);
 		/* The plans of all: who has them says what the next sandboxes are. */
 		if (nst_raw2(__NR_munmap, NST_P(z->plans), (long)z->size) < 0)
 			nst_leave(FAILED_STATUS);
