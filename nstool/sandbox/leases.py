@@ -118,6 +118,8 @@ def cgroup_mark() -> str:
 
 # ---------------------------------------------------------------------------------------- ids
 
+_TRIES = 16
+
 
 def take_ids(name: str, count: int = ID_COUNT) -> tuple[int, int, int]:
     """Lease ``count`` (at most 65536) host ids for the sandbox ``name``: first uid, first gid, count.
@@ -132,17 +134,24 @@ def take_ids(name: str, count: int = ID_COUNT) -> tuple[int, int, int]:
         raise SpecError(f"{count} host ids: one lease is 1 to {ID_COUNT}; write uid_map and gid_map for more")
     directory = rundir.path() + "/ids"
     slots = _id_slots()
-    first = int.from_bytes(os.urandom(4), "little") % len(slots)
-    # A random start, so that ids are not used again soon and takers do not meet.
-    for slot in slots[first:], slots[:first]:
-        for base in slot:
-            if _take_link(f"{directory}/{base}", name):
-                return base, base, count
+    for base in _at_random(slots):
+        if _take_link(f"{directory}/{base}", name):
+            return base, base, count
     raise NotSupported(
         "host ids of its own",
         f"all {len(slots)} ranges of {ID_COUNT} ids are leased ({directory})",
         "run `nstool cleanup`, stop sandboxes, or set NSTOOL_IDS=FIRST-LAST to a larger pool",
     )
+
+
+def _at_random(slots: range | list[int]) -> Iterator[int]:
+    # So that ids are not used again soon and takers do not meet: some anywhere, for a service has a long row of them,
+    # then all, from anywhere on.
+    for _ in range(_TRIES):
+        yield slots[int.from_bytes(os.urandom(4), "little") % len(slots)]
+    first = int.from_bytes(os.urandom(4), "little") % len(slots)
+    yield from slots[first:]
+    yield from slots[:first]
 
 
 def take_ranges(name: str, number: int) -> list[int]:
