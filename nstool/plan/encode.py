@@ -21,6 +21,8 @@ WITH_INIT, DIE_WITH_PARENT = 1, 2
 
 _HEADER = Struct("<IHHIIIIIIII24x")
 _STEP = Struct("<HBBhh7Q")
+_WORD = Struct("<Q")
+_WORDS_AT = _STEP.size - 7 * _WORD.size
 _NULL = 0xFFFF_FFFF_FFFF_FFFF
 _NONE = -1
 _NO_WORDS = (0,) * 7
@@ -121,6 +123,18 @@ def step_record(step: Step, numbers: dict[str, int], pool: Pool) -> bytes:
     words += _NO_WORDS[len(words) :]
     result = numbers[step.result] if step.result else _NONE
     return _STEP.pack(call.opcode, _WHO[step.who], 0, result, step.ignore, *words)
+
+
+def words_at(step: Step) -> list[tuple[int, str, Arg]]:
+    """Return the offset in its record, the kind, and the value of each argument of a step that is a word there."""
+    arguments = [(kind, value) for kind, value in zip(CALLS[step.call].kinds, step.args) if kind != "x"]
+    return [(_WORDS_AT + number * _WORD.size, kind, value) for number, (kind, value) in enumerate(arguments)]
+
+
+def put_word(records: bytearray, at: int, kind: str, value: Arg, numbers: dict[str, int], pool: Pool) -> None:
+    """Put another value of an argument into records, where words_at says."""
+    word = pool.text(value) if kind == "s" and type(value) is str else _word(kind, value, numbers, pool)
+    _WORD.pack_into(records, at, word)
 
 
 def _word(kind: str, value: object, numbers: dict[str, int], pool: Pool) -> int:

@@ -10,6 +10,7 @@ from nstool.plan.steps import UNDO, Fd, Plan, Step
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
     from nstool.spec.model import Spec
 
@@ -71,14 +72,20 @@ class Template:
     def __init__(self, plan_for: Callable[[Lease], Plan]) -> None:
         plan = plan_for(TOKENS)
         self._plan_for = plan_for
+        self._plan = plan
         self._slots = encode.slots(plan)
         self._pool = encode.Pool()
         records = [encode.step_record(step, self._slots, self._pool) for step in plan.steps]
         self._records = b"".join(records)
-        self._size = len(records[0])
-        # All undo steps: the journal needs them with their values.
-        self._changing = [(n, step) for n, step in enumerate(plan.steps) if step.who == UNDO or _names_token(step.args)]
-        self._plan = plan
+        # Where a word of a record changes: its offset, its kind, the argument, and which tokens that has.
+        self._words = [
+            (number * len(records[0]) + at, kind, arg, found)
+            for number, step in enumerate(plan.steps)
+            for at, kind, arg in encode.words_at(step)
+            if (found := _tokens_in(arg))
+        ]
+        # The journal needs them with their values.
+        self._undo = [step for step in plan.steps if step.who == UNDO]
         self._last: tuple[Lease, Program] | None = None
 
     def fill(self, lease: Lease) -> Program:
@@ -89,45 +96,38 @@ class Template:
         return last[1]
 
     def _made(self, lease: Lease) -> Program:
-        values = [(str(getattr(TOKENS, field)), str(getattr(lease, field))) for field in _FIELDS]
-        if not lease.name:
-            values[_FIELDS.index("name")] = (TOKENS.name, uts.UNNAMED)
+        values = [str(getattr(lease, field)) for field in _FIELDS]
+        values[0] = values[0] or uts.UNNAMED
         pool = self._pool.copy()
         records = bytearray(self._records)
-        undo = []
-        for number, step in self._changing:
-            args = tuple(_filled(arg, values) for arg in step.args)
-            changed = step.replace(args=args, why=_filled(step.why, values))
-            at = number * self._size
-            records[at : at + self._size] = encode.step_record(changed, self._slots, pool)
-            if step.who == UNDO:
-                undo.append(changed)
+        for at, kind, arg, found in self._words:
+            encode.put_word(records, at, kind, _filled(arg, found, values), self._slots, pool)
         data = encode.assemble(self._plan, len(self._slots), bytes(records), pool)
+        undo = [
+            step.replace(args=_filled(step.args, _ALL, values), why=_filled(step.why, _ALL, values))
+            for step in self._undo
+        ]
         return Program(data, self._slots, tuple(undo), lambda: self._plan_for(lease))
 
 
-def _names_token(args: tuple[object, ...]) -> bool:
-    for arg in args:
-        if arg == TOKENS.uid_base:  # the owner of the user namespace
-            return True
-        if type(arg) is str:
-            if _NAME in arg or _ID in arg:
-                return True
-        elif type(arg) is tuple and _names_token(arg):
-            return True
-    return False
+# What stands for a field, and which of _FIELDS that is.
+_ALL = tuple((str(getattr(TOKENS, field)), number) for number, field in enumerate(_FIELDS))
 
 
-def _filled(value: object, values: list[tuple[str, str]]) -> object:
+def _tokens_in(arg: object) -> tuple[tuple[str, int], ...]:
+    text = str(arg) if isinstance(arg, (str, int)) else repr(arg)
+    return tuple((token, number) for token, number in _ALL if token in text)
+
+
+def _filled(value: Any, found: tuple[tuple[str, int], ...], values: list[str]) -> Any:
     if isinstance(value, str):
-        for token, text in values:
-            if token in value:
-                value = value.replace(token, text)
+        for token, number in found:
+            value = value.replace(token, values[number])
         return value
     if isinstance(value, tuple) and not isinstance(value, Fd):
-        return tuple(_filled(v, values) for v in value)
-    if value == TOKENS.uid_base:
-        return int(dict(values)[str(value)])
+        return tuple([_filled(v, found, values) for v in value])
+    if value == TOKENS.uid_base:  # the owner of the user namespace
+        return int(values[_FIELDS.index("uid_base")])
     if isinstance(value, dict):
-        return {key: _filled(v, values) for key, v in value.items()}
+        return {key: _filled(v, found, values) for key, v in value.items()}
     return value
