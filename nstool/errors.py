@@ -10,6 +10,26 @@ if TYPE_CHECKING:
     from typing import Any
 
 
+# That come from system calls although they are the kernel's own, with no name and no text in user space: number, text.
+_OF_THE_KERNEL = {"ENOTSUPP": (524, "Not supported by the kernel as it is")}
+
+
+def errno_number(name: str) -> int:
+    """Return the errno of a name, as EPERM. errno(3)"""
+    return _OF_THE_KERNEL[name][0] if name in _OF_THE_KERNEL else int(getattr(_errno, name))
+
+
+def errno_name(number: int) -> str:
+    """Return the symbolic errno, as EPERM; the digits of one without a name."""
+    own = (name for name, (code, _) in _OF_THE_KERNEL.items() if code == number)
+    return _errno.errorcode.get(number) or next(own, str(number))
+
+
+def errno_text(number: int) -> str:
+    """Return what an errno says. strerror(3)"""
+    return next((text for code, text in _OF_THE_KERNEL.values() if code == number), os.strerror(number))
+
+
 class NstoolError(Exception):
     """Base of everything that nstool raises on purpose."""
 
@@ -49,7 +69,7 @@ class KernelError(NstoolError, OSError):
         remedies: tuple[str, ...] = (),
         checked: bool = False,
     ) -> None:
-        super().__init__(errno, os.strerror(errno))
+        super().__init__(errno, errno_text(errno))
         self.call = call
         self.step = step
         self.why = why
@@ -70,11 +90,11 @@ class KernelError(NstoolError, OSError):
     @property
     def errno_name(self) -> str:
         """The symbolic errno, as EPERM."""
-        return _errno.errorcode.get(self.errno or 0, str(self.errno))
+        return errno_name(self.errno or 0)
 
     def __str__(self) -> str:
         where = f"{self.step}, " if self.step else ""
-        lines = [f"{where}{self.call}: {os.strerror(self.errno or 0)} ({self.errno_name})"]
+        lines = [f"{where}{self.call}: {errno_text(self.errno or 0)} ({self.errno_name})"]
         if self.why:
             lines.append(f"purpose: {self.why}")
         if self.causes:

@@ -345,6 +345,14 @@ def filter_without_privilege(scene: Scene) -> Answer:
     return isinstance(effective, int) and not effective >> uapi.CAPABILITIES["sys_admin"] & 1
 
 
+def no_room_for_filters(scene: Scene) -> Answer:
+    """The kernel compiles filters always, and has no memory for that left; how much is used is told nowhere."""
+    if scene.number("/proc/sys/net/core/bpf_jit_enable") == 0:  # then a filter is interpreted, and takes none
+        return False
+    limit = scene.number("/proc/sys/net/core/bpf_jit_limit")  # only root may read it
+    return {"most": "sysctl net.core.bpf_jit_limit" if limit is None else f"{limit} bytes"}
+
+
 def listener_outside(scene: Scene) -> Answer:
     """A filter of the caller's has a listener already; a process has one at most."""
     return scene.status("Seccomp_filters") not in ("", "0")

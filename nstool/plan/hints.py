@@ -6,11 +6,11 @@ its detector fills in. docs/errors.md is made of this table: ``python -m nstool.
 
 from __future__ import annotations
 
-import errno as _errno
 import sys
 
 from nstool.detectors import confining, creation, executing, files, ids, listening, mounting
 from nstool.detectors.scene import Scene
+from nstool.errors import errno_number
 from nstool.frozen import Frozen
 from nstool.plan.steps import Plan, Step
 
@@ -49,7 +49,7 @@ class Row(Frozen):
     def explains(self, call: str, errno: int) -> bool:
         """Whether the row is about this call and errno."""
         # By number: ENOTSUP and EOPNOTSUPP are two names of one.
-        return (call in self.calls or ANY in self.calls) and any(getattr(_errno, name) == errno for name in self.errnos)
+        return (call in self.calls or ANY in self.calls) and any(errno_number(name) == errno for name in self.errnos)
 
 
 def _row(
@@ -1196,6 +1196,15 @@ FILES: tuple[Row, ...] = (
         "cannot be asked for sysinfo(2)",
         'show the host\'s memory: proc_show = ["meminfo"] (--proc-show meminfo)',
         "seccomp_unotify(2)",
+    ),
+    _row(
+        "seccomp",
+        "ENOTSUPP",
+        files.no_room_for_filters,
+        "the memory for compiled filters, which this host has for all that have no CAP_BPF ({most}), is used up by "
+        "filters of other processes",
+        "end who attaches so many, or as root: sysctl -w net.core.bpf_jit_limit=BYTES (more)",
+        "Documentation/admin-guide/sysctl/net.rst; bpf_jit_charge_modmem() in kernel/bpf/core.c",
     ),
     _row(
         "wait release send_fd",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from nstool.errors import errno_name
 from nstool.kinds import KINDS
 from nstool.plan import track
 from nstool.plan.calls import CALLS
@@ -247,13 +248,6 @@ class _Lines:
 def _call(step: Step, longest: int) -> str:
     ignored = f"  [{errno_name(step.ignore)} is no failure]" if step.ignore else ""
     return call_text(step, longest=longest) + ignored
-
-
-def errno_name(number: int) -> str:
-    """Return the symbolic errno, as EEXIST."""
-    import errno
-
-    return errno.errorcode.get(number, str(number))
 
 
 def code(where: dict[str, str]) -> str:

@@ -76,7 +76,7 @@ ALLOWED: tuple[Group, ...] = (
         "network-io",
         "sockets that exist: making one is decided by its family, below",
         "accept accept4 bind connect getpeername getsockname getsockopt listen recvfrom recvmmsg recvmsg sendmmsg "
-        "sendmsg sendto setsockopt shutdown",
+        "sendmsg sendto shutdown",
     ),
     Group(
         "pipe", "pipes and memory files: shells, graphics buffers, sealed data", "memfd_create memfd_secret pipe pipe2"
@@ -150,6 +150,17 @@ REFUSED_ARGUMENTS: tuple[Rule, ...] = (
     Rule(
         "ioctl", ((1, LOW32, 0x5423),), "TIOCSETD sets a line discipline: seldom used code of the kernel, as a module"
     ),
+    *(
+        Rule(
+            "setsockopt",
+            ((1, LOW32, uapi.SOL_SOCKET), (2, LOW32, option)),
+            f"{name} compiles a filter into memory that the host has so much of for all (net.core.bpf_jit_limit)",
+        )
+        for name, option in (
+            ("SO_ATTACH_FILTER", uapi.SO_ATTACH_FILTER),
+            ("SO_ATTACH_REUSEPORT_CBPF", uapi.SO_ATTACH_REUSEPORT_CBPF),
+        )
+    ),
 )
 
 _STREAM = {"default": 0, "TCP": 6, "MPTCP": 262}
@@ -178,6 +189,7 @@ def _persona_rules() -> tuple[Rule, ...]:
 # Allowed with these arguments only, else EPERM.
 ALLOWED_ARGUMENTS: tuple[Rule, ...] = (
     Rule("ioctl", (), "terminals, sockets, files; the exceptions stand in REFUSED_ARGUMENTS"),
+    Rule("setsockopt", (), "options of sockets; the exceptions stand in REFUSED_ARGUMENTS"),
     Rule("clone", ((0, NEW_NAMESPACES, 0),), "threads and processes, without a new namespace"),
     Rule("unshare", ((0, NEW_NAMESPACES | uapi.CLONE_NEWTIME, 0),), "own fds or working directory, no new namespace"),
     *_persona_rules(),
@@ -205,7 +217,7 @@ STRICT_REFUSED_ARGUMENTS: tuple[Rule, ...] = (
 CONDITIONAL: Mapping[str, tuple[str, ...]] = {
     "file-system": ("ioctl",),
     "process": ("clone", "personality", "unshare"),
-    "network-io": ("socket", "socketpair"),
+    "network-io": ("setsockopt", "socket", "socketpair"),
 }
 # Further words: these calls with all arguments.
 WHOLE: tuple[Group, ...] = (

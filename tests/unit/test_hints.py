@@ -11,6 +11,7 @@ import pytest
 
 from nstool import uapi
 from nstool.detectors.view import View
+from nstool.errors import errno_number
 from nstool.plan import hints, preflight
 from nstool.plan.calls import CALLS
 from nstool.plan.steps import INIT, LAUNCHER, PAYLOAD, Fd, Plan, Step
@@ -45,10 +46,10 @@ CLONE = launcher("clone3", 0, -1, 0, 0)
 
 
 def test_rows_name_calls_and_errnos_that_exist() -> None:
-    """Every call is one of plan.calls, every errno one of errno(3)."""
+    """Every call is one of plan.calls, every errno one of errno(3), or of the kernel."""
     for row in hints.ROWS:
         assert set(row.calls) <= set(CALLS) | BESIDE, row.name
-        assert all(hasattr(errno, name) for name in row.errnos), row.name
+        assert all(errno_number(name) for name in row.errnos), row.name
         assert row.source, row.name
 
 
@@ -383,6 +384,14 @@ MOUNTINFO = "20 1 8:1 / / rw - ext4 /dev/vda rw\n21 20 0:5 / /proc rw - proc pro
             {"sys/fs/selinux/enforce": "1"},
             None,
             {"context": "u:r:t:s0"},
+        ),
+        (
+            "no_room_for_filters",
+            524,
+            (CLONE, Step(PAYLOAD, "seccomp", (0, b"12345678"), "")),
+            {"proc/sys/net/core/bpf_jit_enable": "1\n", "proc/sys/net/core/bpf_jit_limit": "528482304\n"},
+            {"proc/sys/net/core/bpf_jit_enable": "0\n"},
+            {"most": "528482304 bytes"},
         ),
         (
             "seccomp_absent",

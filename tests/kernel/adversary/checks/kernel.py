@@ -30,7 +30,7 @@ _KERNELS_OWN = {"setgroups", "memfd_secret", "map_shadow_stack", "uretprobe", "u
 def expected_errno(number: int) -> int:
     """What the table says comes of a call with senseless arguments; 0 if it gets to the kernel."""
     name = seccomp.call_name(number)
-    if any(name in group.names for group in table.ALLOWED) or name in ("ioctl", "personality"):
+    if any(name in group.names for group in table.ALLOWED) or name in ("ioctl", "personality", "setsockopt"):
         return 0
     if any(name in group.names for group in table.MISSING) or number in table.UNKNOWN_NUMBERS:
         return errno.ENOSYS
@@ -127,6 +127,17 @@ CHECKS: tuple[Check, ...] = (
             "seccomp",
         )
         for name, number in (("tiocsti", 0x5412), ("tioclinux", 0x541C), ("tiocsetd", 0x5423))
+        for high in HIGH
+    ),
+    *(
+        Check(
+            f"socket-filter-{option}-{high:x}",
+            call("setsockopt", 0, high | 1, high | option, 0, 0),
+            refused("EPERM"),
+            "no filter of packets is compiled",
+            "seccomp",
+        )
+        for option in (26, 51)
         for high in HIGH
     ),
     Check(
