@@ -9,6 +9,7 @@ flags="-O2 -Wall -Wextra -Wno-unused-function"
 mkdir -p "$out/bin"
 for directory in bin proc dev sys tmp etc run usr root; do mkdir -p "$out/rootfs/$directory"; done
 gcc $flags -o "$out/bin/floor_spawn" floor_spawn.c
+gcc $flags -o "$out/bin/floor_hardening" floor_hardening.c
 gcc $flags -o "$out/bin/launch_time" launch_time.c
 gcc $flags -static -o "$out/bin/floor_launch" floor_launch.c
 gcc $flags -o "$out/bin/floor_server" floor_server.c
