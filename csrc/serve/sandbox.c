@@ -226,7 +226,7 @@ void assigned(int i, const struct taken *t)
 	p->spare = 0;
 	p->wall = self.orders->wall_ms ? nst_now() + (int64_t)self.orders->wall_ms * 1000000 : 0;
 	p->deadline = p->wall;
-	p->waited = note(WAITED, t->at, nst_now());
+	p->waited = t->listener >= 0 ? note(WAITED, t->at, nst_now()) : 0;
 	p->byte = 0;
 	show(i);
 }
@@ -421,8 +421,6 @@ void ended(int i, int wait_status)
 		unpark(i);
 	p->state = ENDING; /* its links do not end it by going */
 	close_links_of(i);
-	if (p->spare)
-		p->taken = no_client();
 	if (p->spare || self.orders->shape == NST_LISTENER)
 		pause_after(p, status, now);
 	if (p->share->failure.step >= 0 && !p->stopped) {
@@ -435,7 +433,7 @@ void ended(int i, int wait_status)
 			: status & 0x7f ? NST_SIGNALLED
 			: status >> 8	? NST_STATUS
 					: NST_EXITED;
-		if (!p->spare) {
+		if (p->taken.listener >= 0) { /* there was a connection */
 			int64_t begun = p->taken.at;
 
 			us[WAITED] = p->waited;

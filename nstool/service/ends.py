@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import signal
 from typing import TYPE_CHECKING
 
+from nstool.sandbox import cgroups
 from nstool.security import signals
+from nstool.spec.values import size_text
 from nstool.spec.varied import LOOPBACK
 
 if TYPE_CHECKING:
@@ -24,6 +27,7 @@ class Ends:
         self._said = said
         self._seen: dict[str, int] = {}  # by the name of the template, how many lives were over
         self._held: dict[str, frozenset[int]] = {}  # and in which places memory of their last sandbox was held
+        self._kills: dict[tuple[str, int], int] = {}  # of a place, how many were killed for lack of memory
 
     def adopt(self, one: Generation) -> None:
         """Look at a generation that a service before this one has made, from now on."""
@@ -38,16 +42,29 @@ class Ends:
         for end in found:
             # Which step was refused is told by the template, to the service that has made it: Supervisor._say_failed.
             if end.cause in BAD and (end.cause != _NO_START or one.sandbox_plan is None):
-                self._said.tell((end.cause, end.status), f"generation {one.title}: {_words(end, one)}; {whose(end)}")
+                words = self._out_of_memory(end, one) or _words(end, one)
+                self._said.tell((end.cause, words), f"generation {one.title}: {words}; {whose(end)}")
         before = self._held.get(one.name, frozenset())
         held = self._held[one.name] = frozenset(place.number for place in one.board.places() if place.state == "held")
         for place in sorted(held - before):
             text = f"somebody has memory of a sandbox that has ended; place {place} is left alone as long"
             self._said.tell("held", f"generation {one.title}: {text}")
 
+    def _out_of_memory(self, end: End, one: Generation) -> str:
+        # The counter is of the place, so that the next sandbox there may be meant, if that ends the same way at once.
+        if end.cause != "signalled" or end.status & 0x7F != signal.SIGKILL or end.place >= len(one.groups):
+            return ""
+        kills = cgroups.oom_kills(one.groups[end.place].cgroups) or 0
+        before = self._kills.get((one.name, end.place), 0)
+        self._kills[one.name, end.place] = kills
+        if kills <= before or one.variant is None:
+            return ""
+        return f"the command was killed for lack of memory (limits.memory is {size_text(one.variant[0].limits.memory)})"
+
     def forget(self, one: Generation) -> None:
         """Look at a generation for the last time."""
         self.look(one)
+        self._kills = {key: kills for key, kills in self._kills.items() if key[0] != one.name}
         self._seen.pop(one.name, None)
         self._held.pop(one.name, None)
 

@@ -286,11 +286,17 @@ def test_files_of_many_places(name: str, tmp_path: Path, enough: bool) -> None:
 
 @pytest.mark.parametrize(
     ("script", "told"),
-    [("exit 3", "the command ended with status 3"), ("kill -SEGV $$", "the command was ended by SIGSEGV")],
+    [
+        ("exit 3", "the command ended with status 3"),
+        ("kill -SEGV $$", "the command was ended by SIGSEGV"),
+        ("kill -KILL $$", "the command was ended by SIGKILL"),
+        ("a=xx; while :; do a=$a$a; done", "the command was killed for lack of memory (limits.memory is 16M)"),
+    ],
 )
 def test_an_end_that_is_none_is_said(name: str, tmp_path: Path, script: str, told: str) -> None:
     """The first of a kind at once, with whose it was; of others then and at the end how many there were."""
-    one = serving.start(write(tmp_path / "s.toml", TCP, shell(script)), name, tmp_path / "log")
+    spec = write(tmp_path / "s.toml", TCP, shell(script), limits='memory = "16M"')
+    one = serving.start(spec, name, tmp_path / "log")
     port = one.port()
     with socket.create_connection(("127.0.0.1", port), timeout=DEADLINE) as client:
         address = "{}:{}".format(*client.getsockname())

@@ -242,6 +242,21 @@ def test_levels_are_those_of_the_moment(name: str) -> None:
         expect(one, {**levels, "nstool_queued": 0, "nstool_ends_total exited": 1})
 
 
+def test_what_had_no_connection_has_no_times(name: str) -> None:
+    """Not the sandbox that is tried, nor one that is parked; that has lived as long as it was there."""
+    with serving(name, spec(ready=1, attest="generation")) as one:
+        expect(one, {"nstool_parked": 1})
+        time.sleep(0.5)
+        template = one.status()["generations"][0]["pid"]
+        [parked] = Path(f"/proc/{template}/task/{template}/children").read_text().split()
+        os.kill(int(parked), signal.SIGKILL)
+        expect(one, {"nstool_ends_total signalled": 1, "nstool_ends_total stopped": 1})
+        told = one.status()
+    assert [found["count"] for found in told["latencies"].values()] == [0] * 5
+    [end] = [end for end in told["generations"][0]["ends"] if end["cause"] == "signalled"]
+    assert end["end"] - end["begin"] >= 0.5
+
+
 def test_parked_sandboxes_are_a_level(name: str) -> None:
     with serving(name, spec(places=4, ready=3)) as one, ExitStack() as stack:
         expect(one, {"nstool_parked": 3, "nstool_serving": 0, "nstool_sandboxes_total": 3})
