@@ -50,6 +50,8 @@ def filesystem(
 ) -> list[Step]:
     """A new filesystem as a detached mount: fsopen, its options, create, fsmount."""
     context = "fs"
+    if fstype == "tmpfs" and "size" in options and "nr_inodes" not in options:
+        options = {**options, "nr_inodes": str(_inodes(options["size"]))}
     steps = [Step(who, "fsopen", (fstype, uapi.FSOPEN_CLOEXEC), why, result=context)]
     for key, value in options.items():
         kind = uapi.FSCONFIG_SET_STRING if value else uapi.FSCONFIG_SET_FLAG
@@ -60,6 +62,12 @@ def filesystem(
     mounted = (Fd(context), uapi.FSMOUNT_CLOEXEC, attributes)
     steps.append(Step(who, "fsmount", mounted, "a mount of it, not attached yet", result=name))
     return steps
+
+
+def _inodes(size: str) -> int:
+    # Else the kernel makes it half the pages of the host's memory, which statfs(2) tells. tmpfs(5)
+    shift = {"k": 10, "m": 20, "g": 30}.get(size[-1], 0)
+    return max(1024, (int(size[:-1] if shift else size) << shift) // 1024)
 
 
 def parents(path: str) -> list[str]:

@@ -57,7 +57,7 @@ ALLOWED: tuple[Group, ...] = (
         "fstat fstatfs fsync ftruncate futimesat getcwd getdents getdents64 lchown link linkat lseek lstat mkdir "
         "mkdirat mknod mknodat newfstatat open openat openat2 pread64 preadv preadv2 pwrite64 pwritev pwritev2 read "
         "readahead readlink readlinkat readv rename renameat renameat2 rmdir sendfile splice stat statfs statx "
-        "symlink symlinkat sync sync_file_range syncfs tee truncate umask unlink unlinkat utime utimensat utimes "
+        "symlink symlinkat sync_file_range syncfs tee truncate umask unlink unlinkat utime utimensat utimes "
         "vmsplice write writev chroot cachestat name_to_handle_at",
     ),
     Group(
@@ -76,7 +76,7 @@ ALLOWED: tuple[Group, ...] = (
         "network-io",
         "sockets that exist: making one is decided by its family, below",
         "accept accept4 bind connect getpeername getsockname getsockopt listen recvfrom recvmmsg recvmsg sendmmsg "
-        "sendmsg sendto shutdown",
+        "sendmsg sendto setsockopt shutdown",
     ),
     Group(
         "pipe", "pipes and memory files: shells, graphics buffers, sealed data", "memfd_create memfd_secret pipe pipe2"
@@ -117,7 +117,7 @@ ALLOWED: tuple[Group, ...] = (
     Group(
         "resources",
         "scheduling and limits of own processes: the kernel refuses more than the caller may",
-        "getcpu getpriority getrlimit getrusage ioprio_get ioprio_set prlimit64 sched_get_priority_max "
+        "getcpu getpriority getrlimit getrusage ioprio_get prlimit64 sched_get_priority_max "
         "sched_get_priority_min sched_getaffinity sched_getattr sched_getparam sched_getscheduler "
         "sched_rr_get_interval sched_setaffinity sched_setattr sched_setparam sched_setscheduler sched_yield "
         "setpriority setrlimit",
@@ -143,6 +143,34 @@ ALLOWED: tuple[Group, ...] = (
     ),
 )
 
+# Options of sockets, by what they do to others: level, option, name.
+REFUSED_OPTIONS: Mapping[str, tuple[tuple[int, int, str], ...]] = {
+    "a filter is compiled into memory that the host has so much of for all (net.core.bpf_jit_limit)": (
+        (1, 26, "SO_ATTACH_FILTER"),
+        (1, 51, "SO_ATTACH_REUSEPORT_CBPF"),
+    ),
+    "what waits in the socket's queue of errors counts as nobody's memory": (
+        (1, 37, "SO_TIMESTAMPING_OLD"),
+        (1, 65, "SO_TIMESTAMPING_NEW"),
+    ),
+    "keys count as nobody's memory": (
+        (6, 14, "TCP_MD5SIG"),
+        (6, 32, "TCP_MD5SIG_EXT"),
+        (6, 38, "TCP_AO_ADD_KEY"),
+    ),
+    "groups are left one by one, under a lock that all network namespaces share": (
+        (0, 35, "IP_ADD_MEMBERSHIP"),
+        (0, 39, "IP_ADD_SOURCE_MEMBERSHIP"),
+        (0, 42, "MCAST_JOIN_GROUP"),
+        (0, 46, "MCAST_JOIN_SOURCE_GROUP"),
+        (41, 20, "IPV6_ADD_MEMBERSHIP"),
+        (41, 27, "IPV6_JOIN_ANYCAST"),
+        (41, 42, "MCAST_JOIN_GROUP"),
+        (41, 46, "MCAST_JOIN_SOURCE_GROUP"),
+    ),
+    "the host has so many labels for all": ((41, 32, "IPV6_FLOWLABEL_MGR"),),
+}
+
 # Looked at before ALLOWED: EPERM although the call as such is allowed there.
 REFUSED_ARGUMENTS: tuple[Rule, ...] = (
     Rule("ioctl", ((1, LOW32, 0x5412),), "TIOCSTI types into the terminal as if the user had"),
@@ -150,16 +178,16 @@ REFUSED_ARGUMENTS: tuple[Rule, ...] = (
     Rule(
         "ioctl", ((1, LOW32, 0x5423),), "TIOCSETD sets a line discipline: seldom used code of the kernel, as a module"
     ),
+    Rule("ioctl", ((1, LOW32, 0xC020660B),), "FS_IOC_FIEMAP tells where on the host's disk a file lies"),
+    Rule("fadvise64", ((3, LOW32, 4),), "POSIX_FADV_DONTNEED takes pages from whoever else reads the same file"),
     *(
-        Rule(
-            "setsockopt",
-            ((1, LOW32, uapi.SOL_SOCKET), (2, LOW32, option)),
-            f"{name} compiles a filter into memory that the host has so much of for all (net.core.bpf_jit_limit)",
-        )
-        for name, option in (
-            ("SO_ATTACH_FILTER", uapi.SO_ATTACH_FILTER),
-            ("SO_ATTACH_REUSEPORT_CBPF", uapi.SO_ATTACH_REUSEPORT_CBPF),
-        )
+        Rule(call, ((index, bits, bits),), "huge pages are the host's, set aside for who has been promised them")
+        for call, index, bits in (("mmap", 3, 0x40000), ("memfd_create", 1, uapi.MFD_HUGETLB), ("shmget", 2, 0o4000))
+    ),
+    *(
+        Rule("setsockopt", ((1, LOW32, level), (2, LOW32, option)), f"{name}: {why}")
+        for why, options in REFUSED_OPTIONS.items()
+        for level, option, name in options
     ),
 )
 
@@ -189,7 +217,6 @@ def _persona_rules() -> tuple[Rule, ...]:
 # Allowed with these arguments only, else EPERM.
 ALLOWED_ARGUMENTS: tuple[Rule, ...] = (
     Rule("ioctl", (), "terminals, sockets, files; the exceptions stand in REFUSED_ARGUMENTS"),
-    Rule("setsockopt", (), "options of sockets; the exceptions stand in REFUSED_ARGUMENTS"),
     Rule("clone", ((0, NEW_NAMESPACES, 0),), "threads and processes, without a new namespace"),
     Rule("unshare", ((0, NEW_NAMESPACES | uapi.CLONE_NEWTIME, 0),), "own fds or working directory, no new namespace"),
     *_persona_rules(),
@@ -217,7 +244,7 @@ STRICT_REFUSED_ARGUMENTS: tuple[Rule, ...] = (
 CONDITIONAL: Mapping[str, tuple[str, ...]] = {
     "file-system": ("ioctl",),
     "process": ("clone", "personality", "unshare"),
-    "network-io": ("setsockopt", "socket", "socketpair"),
+    "network-io": ("socket", "socketpair"),
 }
 # Further words: these calls with all arguments.
 WHOLE: tuple[Group, ...] = (
@@ -275,8 +302,9 @@ REFUSED: tuple[Group, ...] = (
     Group(
         "host",
         "the host as a whole",
-        "acct quotactl quotactl_fd reboot setdomainname sethostname swapoff swapon sysfs syslog ustat vhangup",
+        "acct quotactl quotactl_fd reboot setdomainname sethostname swapoff swapon sync sysfs syslog ustat vhangup",
     ),
+    Group("io-priority", "disk requests before those of the host: the usual class needs no right for it", "ioprio_set"),
     Group("clock", "the host's clocks", "adjtimex clock_adjtime clock_settime settimeofday"),
     Group("raw-io", "the machine: ports, descriptor tables", "ioperm iopl modify_ldt"),
 )
@@ -306,7 +334,7 @@ STRICT_REFUSED: tuple[Group, ...] = (
     Group(
         "resources",
         "scheduling in real time or before others",
-        "ioprio_set sched_setattr sched_setparam sched_setscheduler",
+        "sched_setattr sched_setparam sched_setscheduler",
     ),
     Group("facts", "mounts by their numbers", "listmount statmount"),
 )

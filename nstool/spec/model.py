@@ -118,8 +118,8 @@ class Limits(Frozen):
     pids: int = 256
     cpu: float | None = None
     rlimits: dict[str, tuple[int, int]] = {
-        "core": (0, 0),
-        "nofile": (1024, 4096),
+        "core": (1, 1),
+        "nofile": (1024, 1024),
         "memlock": (64 << 10, 64 << 10),
         "sigpending": (1024, 1024),
         "msgqueue": (256 << 10, 256 << 10),  # three POSIX queues of the usual size

@@ -409,10 +409,10 @@ def test_by_its_name_beside_a_stricter_spec(name: str) -> None:
 def test_what_somebody_adds_to_it_or_takes_away(name: str, in_child: Callable[..., Any]) -> None:
     """From outside, with root's rights: a device in its network, its /tmp."""
     with launch(
-        Spec(command=("sh", "-c", "ulimit -Sn 4096; read x"), name=name), stdin=(pipe := os.pipe())[0]
+        Spec(command=("sh", "-c", "ulimit -Sn 512; read x"), name=name), stdin=(pipe := os.pipe())[0]
     ) as sandbox:
-        until(lambda: "4096                 4096" in Path(f"/proc/{sandbox.pid}/limits").read_text())
-        assert attest(name).holds  # a soft limit is the command's to raise
+        until(lambda: "512                  1024" in Path(f"/proc/{sandbox.pid}/limits").read_text())
+        assert attest(name).holds  # a soft limit is the command's to change
 
         def change(kind: str, *words: str) -> None:
             command = ["nsenter", "-t", str(sandbox.pid), kind, *words]

@@ -615,7 +615,7 @@ def test_nothing_is_inherited(in_child: InChild, name: str, probe: str) -> None:
     assert said["death"] == signal.SIGKILL
     assert said["subreaper"] == 0
     assert said["securebits"] & 0b11 == 0b11  # noroot, and locked
-    assert [said["limits"][number] for number in (4, 7, 8)] == [[0, 0], [1024, 4096], [65536, 65536]]
+    assert [said["limits"][number] for number in (4, 7, 8)] == [[1, 1], [1024, 1024], [65536, 65536]]
     for kind in KINDS:
         assert said["namespaces"][kind] != os.stat(f"/proc/self/ns/{kind}").st_ino
 

@@ -747,6 +747,7 @@ launcher mount_setattr <layer0>
 launcher fsopen 'tmpfs' -> fs
 launcher fsconfig <fs> 'mode' '755'
 launcher fsconfig <fs> 'size' '64k'
+launcher fsconfig <fs> 'nr_inodes' '1024'
 launcher fsconfig <fs>
 launcher fsmount <fs> -> dev
 launcher mknodat <dev> 'null'
@@ -798,6 +799,7 @@ init     mount '/'
 init     fsopen 'tmpfs' -> fs
 init     fsconfig <fs> 'mode' '755'
 init     fsconfig <fs> 'size' '286720'
+init     fsconfig <fs> 'nr_inodes' '1024'
 init     fsconfig <fs>
 init     fsmount <fs> -> hold
 init     mkdirat <hold> 'dir'
@@ -826,6 +828,7 @@ init     move_mount <shown0> '/dev/shown0'
 init     fsopen 'tmpfs' -> fs
 init     fsconfig <fs> 'mode' '755'
 init     fsconfig <fs> 'size' '1m'
+init     fsconfig <fs> 'nr_inodes' '1024'
 init     fsconfig <fs>
 init     fsmount <fs> -> root
 init     move_mount <root> '/'
@@ -877,6 +880,7 @@ init     move_mount <pts> <at>
 init     fsopen 'tmpfs' -> fs
 init     fsconfig <fs> 'mode' '1777'
 init     fsconfig <fs> 'size' '67108864'
+init     fsconfig <fs> 'nr_inodes' '65536'
 init     fsconfig <fs>
 init     fsmount <fs> -> shm
 init     openat2 <dev> 'shm' -> at
@@ -890,6 +894,7 @@ init     mount_setattr <dev>
 init     fsopen 'tmpfs' -> fs
 init     fsconfig <fs> 'mode' '1777'
 init     fsconfig <fs> 'size' '67108864'
+init     fsconfig <fs> 'nr_inodes' '65536'
 init     fsconfig <fs>
 init     fsmount <fs> -> scratch0
 init     openat2 '/tmp' -> at
@@ -900,6 +905,7 @@ init     mkdirat <parent> 'tmp'
 init     fsopen 'tmpfs' -> fs
 init     fsconfig <fs> 'mode' '1777'
 init     fsconfig <fs> 'size' '67108864'
+init     fsconfig <fs> 'nr_inodes' '65536'
 init     fsconfig <fs>
 init     fsmount <fs> -> scratch1
 init     openat2 '/var/tmp' -> at
@@ -908,6 +914,7 @@ init     mkdirat '/run'
 init     fsopen 'tmpfs' -> fs
 init     fsconfig <fs> 'mode' '755'
 init     fsconfig <fs> 'size' '67108864'
+init     fsconfig <fs> 'nr_inodes' '65536'
 init     fsconfig <fs>
 init     fsmount <fs> -> scratch2
 init     openat2 '/run' -> at
@@ -945,11 +952,11 @@ payload  setsid
 payload  close_range 3 4294967295 0
 payload  keyctl 1 None
 payload  umask 18
-payload  setrlimit 4 0 0
+payload  setrlimit 4 1 1
 payload  setrlimit 8 65536 65536
 payload  setrlimit 12 262144 262144
 payload  setrlimit 13 0 0
-payload  setrlimit 7 1024 4096
+payload  setrlimit 7 1024 1024
 payload  setrlimit 14 0 0
 payload  setrlimit 11 1024 1024
 payload  drop_bounding 0

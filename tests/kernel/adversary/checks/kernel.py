@@ -28,9 +28,12 @@ _KERNELS_OWN = {"setgroups", "memfd_secret", "map_shadow_stack", "uretprobe", "u
 
 
 def expected_errno(number: int) -> int:
-    """What the table says comes of a call with senseless arguments; 0 if it gets to the kernel."""
+    """What the table says comes of a call whose arguments have all bits; 0 if it gets to the kernel."""
     name = seccomp.call_name(number)
-    if any(name in group.names for group in table.ALLOWED) or name in ("ioctl", "personality", "setsockopt"):
+    for rule in table.REFUSED_ARGUMENTS:
+        if rule.call == name and all(mask == value for _, mask, value in rule.where):
+            return errno.EPERM
+    if any(name in group.names for group in table.ALLOWED) or name in ("ioctl", "personality"):
         return 0
     if any(name in group.names for group in table.MISSING) or number in table.UNKNOWN_NUMBERS:
         return errno.ENOSYS
@@ -131,15 +134,27 @@ CHECKS: tuple[Check, ...] = (
     ),
     *(
         Check(
-            f"socket-filter-{option}-{high:x}",
-            call("setsockopt", 0, high | 1, high | option, 0, 0),
+            f"socket-option-{level}-{name}-{high:x}",
+            call("setsockopt", 0, high | level, high | option, 0, 0),
             refused("EPERM"),
-            "no filter of packets is compiled",
+            "no option of a socket takes what the host has for all",
             "seccomp",
         )
-        for option in (26, 51)
-        for high in HIGH
+        for options in table.REFUSED_OPTIONS.values()
+        for level, option, name in options
+        for high in HIGH[:2]
     ),
+    *(
+        Check(f"huge-pages-{name}-{high:x}", call(name, *values, 0, 0), refused("EPERM"), "no huge pages", "seccomp")
+        for high in HIGH[:2]
+        for name, values in (
+            ("mmap", (0, 1 << 21, 3, high | 0x40022)),
+            ("memfd_create", ("name", high | 4)),
+            ("shmget", (0, 1 << 21, high | 0o5600)),
+        )
+    ),
+    Check("fiemap", call("ioctl", 0, 0xC020660B, 0), refused("EPERM"), "no file tells its place on a disk", "seccomp"),
+    Check("drop-pages", call("fadvise64", 0, 0, 0, 4), refused("EPERM"), "nobody's pages are dropped", "seccomp"),
     Check(
         "filter-stays",
         call("prctl", 22, 0, 0, 0, 0),
