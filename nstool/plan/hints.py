@@ -1327,6 +1327,15 @@ EXECUTING: tuple[Row, ...] = (
     _row(
         "execve",
         "EACCES",
+        executing.made_to_be_read,
+        "{file} is made for the sandbox, to be read: its mode is {mode}, which lets nobody execute it",
+        "name a program",
+        "execve(2)",
+        predicts=True,
+    ),
+    _row(
+        "execve",
+        "EACCES",
         executing.not_a_file,
         "{path} is {kind}",
         "name a program",

@@ -1536,6 +1536,14 @@ def test_not_executable(tmp_path: Path) -> None:
     )
 
 
+def test_made_to_be_read() -> None:
+    """A file of the root that nstool makes itself is no program: said of the refusal, and before it."""
+    for path in ("/etc/passwd", "/etc/group"):
+        spec = Spec(command=(path,))
+        expect(launched(spec), "EACCES", "made_to_be_read", file=path, mode="0444")
+        assert [p.cause for p in features.problems(spec)] == [cause("made_to_be_read", file=path, mode="0444")]
+
+
 @pytest.mark.vm_full
 def test_formats_and_sizes(tmp_path: Path) -> None:
     """Neither program nor script; another machine's; arguments that are too long."""
