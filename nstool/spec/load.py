@@ -404,8 +404,9 @@ def _table(data: dict[Any, Any], cls: type[Frozen], path: Path, where: Place, gi
         if key == "service" and cls is Spec:
             raise SpecError("this spec is of a service: nstool serve runs it", where(own))
         if key not in cls.__fields__:
-            hint = values.suggest(str(key), cls.__fields__)
-            raise SpecError(f"unknown key {values.quoted(str(key))}{hint}", where(own))
+            from nstool.spec.unknown import unknown_key
+
+            raise SpecError(unknown_key(str(key), cls, path), where(own))
         given.add(own)
         plain[key] = _field(value, cls, key, own, where, given)
     return plain
