@@ -28,7 +28,7 @@ from nstool.spec.model import (
     SeccompWhere,
     Spec,
 )
-from nstool.spec.service import Service
+from nstool.spec.service import SECONDS, Service
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -65,6 +65,7 @@ _FIELDS: dict[tuple[type[Frozen], str], Callable[[object], object]] = {
     (Limits, "memory"): values.size,
     (Service, "bandwidth"): values.size,
     (Service, "socket_mode"): values.socket_mode,
+    **{(Service, name): values.duration for name in SECONDS},
     (Limits, "swap"): values.size,
     (Limits, "cpu"): values.cpu,
     (Spec, "securebits"): values.securebits,

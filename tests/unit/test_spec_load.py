@@ -15,6 +15,7 @@ from nstool.plan.encode import encode
 from nstool.plan.steps import Plan, Step
 from nstool.spec import schema
 from nstool.spec.check import check
+from nstool.spec.check_service import RANGES
 from nstool.spec.docs import DOCS
 from nstool.spec.load import from_dict, load, loads, read_service
 from nstool.spec.model import (
@@ -34,7 +35,7 @@ from nstool.spec.model import (
     SeccompWhere,
     Spec,
 )
-from nstool.spec.service import Service
+from nstool.spec.service import SECONDS, Service
 
 RECORDS = (
     *(Spec, Root, Mount, Publish, Net, Limits, Capabilities, Namespaces, Ipc, IdMap),
@@ -126,6 +127,28 @@ def test_every_error_names_line_and_key(text, message):
     with pytest.raises(SpecError) as caught:
         loads(text, "w.toml", "toml")
     assert str(caught.value).startswith(message)
+
+
+def test_all_seconds_of_a_service_are_known_as_such():
+    """A key that is checked as seconds is read as a time."""
+    assert {name for name, (_, _, what) in RANGES.items() if what == "seconds"} == set(SECONDS)
+
+
+@pytest.mark.parametrize("name", SECONDS)
+def test_seconds_of_a_service_are_written_as_a_time(tmp_path, name):
+    """As number and as text, with what each needs to mean anything."""
+    needs = {
+        "queue_timeout": "queue = 1",
+        "health_interval": 'health_expect = "x"',
+        "health_timeout": 'health_interval = 1\nhealth_expect = "x"',
+    }
+    file = tmp_path / "w.toml"
+    text = f"[service]\nlisten = ['tcp:127.0.0.1:1', 'udp:127.0.0.1:1']\n{needs.get(name, '')}\n"
+    file.write_text(f'{text}{name} = "1.5m"\n')
+    assert getattr(read_service(file)[1], name) == 90.0
+    file.write_text(f'{text}{name} = "soon"\n')
+    with pytest.raises(SpecError, match=f'service.{name}: "soon" is not a time'):
+        read_service(file)
 
 
 @pytest.mark.parametrize(
