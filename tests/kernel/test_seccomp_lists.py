@@ -378,6 +378,20 @@ def test_a_list_in_a_file_is_what_the_command_gets(file: str, tmp_path: Path) ->
     assert os.strerror(errno.EXFULL) in done.stderr
 
 
+@pytest.mark.parametrize("words", [(), ("--no-init",)], ids=" ".join)
+def test_a_command_that_the_list_has_killed_is_told(tmp_path: Path, words: tuple[str, ...]) -> None:
+    """With where to learn which call it was; not of another signal, nor without a list."""
+    killing = (*NO_LIMITS, *words, "--seccomp-action", "kill", "--")
+    done = run(*killing, "mount", "-t", "tmpfs", "x", "/tmp")
+    assert (done.returncode, done.stderr) == (
+        159,
+        "nstool: the command made a system call that is not allowed, which ended it (SIGSYS); "
+        "nstool seccomp learn --seccomp-action log tells which\n",
+    )
+    assert run(*killing, "sh", "-c", "kill -TERM $$").stderr == ""
+    assert run(*NO_LIMITS, *words, "--seccomp", "none", "--", "sh", "-c", "kill -SYS $$").stderr == ""
+
+
 def test_a_path_starts_at_the_spec(tmp_path: Path) -> None:
     """Or at the working directory, in an option; a list can change another."""
     (tmp_path / "lists").mkdir()
