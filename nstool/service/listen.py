@@ -32,6 +32,8 @@ _ATTACH_FILTER, _LOCK_FILTER = 26, 44  # socket(7)
 _LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # of a socket for all addresses
 _LAST_ID = (1 << 32) - 2  # the one after it stands for none, chown(2)
 FIRST_PASSED = 3  # SD_LISTEN_FDS_START
+CONNECTIONS = "where connections come in"
+METRICS = "where its metrics are asked for"
 KINDS: dict[str, tuple[int, int]] = {
     "unix": (socket.AF_UNIX, socket.SOCK_STREAM),
     "seqpacket": (socket.AF_UNIX, socket.SOCK_SEQPACKET),
@@ -200,9 +202,11 @@ def open_listener(
     shared: bool = False,
     first: bool = False,
     made: Callable[[SocketFile], None] = lambda file: None,
+    why: str = CONNECTIONS,
 ) -> Listener:
     """Return a listening socket. Raises SpecError, KernelError for an address that is not to be had.
 
+    why: what the address is for.
     handed: its connections are given to sandboxes, see ``tie``. shared: others may have the address too, and the kernel
     distributes connections among them: SO_REUSEPORT, socket(7). first: of those, so that nobody else may have it yet.
     made: is called with the file of a Unix socket, before anybody can connect.
@@ -212,7 +216,7 @@ def open_listener(
     try:
         one = socket.socket(family, type_ | socket.SOCK_CLOEXEC)
     except OSError as error:
-        raise KernelError(f"socket({word})", error.errno or 0, place, "where connections come in") from None
+        raise KernelError(f"socket({word})", error.errno or 0, place, why) from None
     file = None
     try:
         if family != socket.AF_UNIX:
@@ -236,7 +240,7 @@ def open_listener(
         if file is not None:
             file.remove()
         if isinstance(error, OSError) and not isinstance(error, KernelError):
-            raise _refused(word, error.errno or 0, place) from None
+            raise _refused(word, error.errno or 0, place, why) from None
         raise
     return Listener(word, one.detach(), file)
 
@@ -264,15 +268,15 @@ def grant(file: SocketFile, access: Access) -> None:
         os.close(fd)
 
 
-def _refused(word: str, number: int, place: str) -> KernelError:
+def _refused(word: str, number: int, place: str, why: str) -> KernelError:
     """Return the error of a word at which nobody can listen, with what nstool.detectors.listening finds there."""
     from nstool.plan.hints import explain
     from nstool.plan.steps import LAUNCHER, Step
 
     _, _, address = parse(word, place)
     host, port = address if isinstance(address, tuple) else (str(address).replace("\0", "@", 1), 0)
-    step = Step(LAUNCHER, "bind", (word.partition(":")[0], host, port), "where connections come in")
-    return KernelError(f"bind({word})", number, place, step.why, *explain(step, number))
+    step = Step(LAUNCHER, "bind", (word.partition(":")[0], host, port), why)
+    return KernelError(f"bind({word})", number, place, why, *explain(step, number))
 
 
 def tie(one: socket.socket, place: str, *, needed: bool = True) -> None:

@@ -294,6 +294,8 @@ def test_who_has_an_address_is_said(name: str, tmp_path: Path, listen: str, more
     assert (status, f"{spec}:{line}: {told.replace('PORT', port)}" in said) == (125, True), said
     assert f"cause: process {os.getpid()} (" in said
     assert "remedy: stop that, or listen elsewhere" in said
+    purpose = "where its metrics are asked for" if "metrics" in more else "where connections come in"
+    assert f"purpose: {purpose}\n" in said
 
 
 def test_an_address_of_an_option_is_said_of_the_option(name: str, tmp_path: Path) -> None:
