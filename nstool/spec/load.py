@@ -315,7 +315,20 @@ def _toml(text: str, place: str) -> dict[str, Any]:
         if message.startswith(("Cannot ", "Duplicate ")) and (twice := _twice(before, "toml")):
             path, line, first = twice
             message = f"{key_path(path)} is written twice; the first time in line {first}"
+        if message.startswith(("Invalid value", "Expected newline")):
+            message += _unquoted(text.replace("\r\n", "\n").split("\n")[line - 1])
         raise SpecError(f"no TOML: {message}", f"{place}:{line}") from None
+
+
+def _unquoted(line: str) -> str:
+    """Return a hint for a line whose value is text without quotes, else nothing."""
+    import re
+
+    found = re.fullmatch(r"\s*[\w.-]+\s*=\s*([^\s\"'#=\[\]{}][^\"'#=\[\]{}]*?)\s*(#.*)?", line)
+    if found is None:
+        return ""
+    word = found[1].lower() if found[1].lower() in ("true", "false") else values.quoted(found[1])
+    return f"; write {word}" + (", for text stands in quotes" if word[0] == '"' else "")
 
 
 def _until(text: str, position: str) -> str:

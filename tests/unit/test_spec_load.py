@@ -77,6 +77,17 @@ WRONG = [
         'w.toml:2: limits.hostnam: unknown key "hostnam"; did you mean "hostname", which belongs to the spec itself, '
         "above [limits]?",
     ),
+    ("hostname = web", 'w.toml:1: no TOML: Invalid value; write "web", for text stands in quotes'),
+    (
+        'command = ["a"]\nroot = /srv/a  # b',
+        'w.toml:2: no TOML: Invalid value; write "/srv/a", for text stands in quotes',
+    ),
+    (
+        "[limits]\nmemory = 64M",
+        "w.toml:2: no TOML: Expected newline or end of document after a statement; "
+        'write "64M", for text stands in quotes',
+    ),
+    ("init = True", "w.toml:1: no TOML: Invalid value; write true"),
     ("[limits]\nx = 1", 'w.toml:2: limits.x: unknown key "x"; known: cpu, '),
     ('command = "ls -l"', 'w.toml:1: command: write a list, one word an element: ["sh", "-c", "ls -l"]'),
     ('command = ["a", 5]', "w.toml:1: command: expected an array of strings, got an integer"),
