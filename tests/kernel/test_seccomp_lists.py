@@ -459,7 +459,15 @@ def test_a_bad_list_is_refused_before_anything_is_done(file: str, text: str, tol
 def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
     """With its path."""
     done = run("--seccomp", tmp_path / "none.json", "--", "true")
-    assert (done.returncode, done.stderr) == (2, f"nstool: {tmp_path}/none.json: No such file or directory\n")
+    said = f"--seccomp: {tmp_path}/none.json: No such file or directory\n"
+    assert (done.returncode, done.stderr) == (2, f"nstool: {said}")
+    for line, key in (
+        (f'seccomp = "{tmp_path}/none.json"', "seccomp"),
+        ('seccomp.base = "./none.json"', "seccomp.base"),
+    ):
+        (tmp_path / "web.toml").write_text(f'command = ["true"]\n{line}\n')
+        done = run(*NO_LIMITS, tmp_path / "web.toml")
+        assert done.stderr == f"nstool: {tmp_path}/web.toml:2: {key}: {tmp_path}/none.json: No such file or directory\n"
 
 
 def test_a_compiled_filter_takes_no_words(tmp_path: Path) -> None:
@@ -722,4 +730,4 @@ def test_a_list_must_be_compiled_for_a_plan() -> None:
     """By host.read, which says where a file is wrong."""
     with pytest.raises(SpecError) as caught:
         host.read(Spec(command=("true",), seccomp="/nowhere/x.json"))
-    assert caught.value.place == "/nowhere/x.json"
+    assert (caught.value.place, caught.value.message) == ("seccomp", "/nowhere/x.json: No such file or directory")
