@@ -463,10 +463,13 @@ def test_a_sandbox_is_attested_as_it_is(words: dict[str, Any]) -> None:
 
 
 def test_what_is_no_target(tmp_path: Path) -> None:
+    service = tmp_path / "port.toml"
+    service.write_text('command = ["cat"]\n[service]\nlisten = ["tcp:127.0.0.1:0"]\n')
     for words, message in (
         (("no-such-name",), "'no-such-name' is no pid, and there is no sandbox of this name"),
         ((str(os.getpid()),), "SPEC: the spec is needed"),
         (("4194305", "x.toml"), "x.toml"),
+        (("4194305", str(service)), f'{service}: a service attests its sandboxes itself: attest = "each" in [service]'),
     ):
         done = nstool("attest", *words)
         assert done.returncode == 2
