@@ -1131,7 +1131,7 @@ FILES: tuple[Row, ...] = (
         "EPERM",
         files.hard_limit,
         "the hard limit of {limit} is {own}, and CAP_SYS_RESOURCE on the host would be needed to raise it",
-        "ask for no more, or raise it before: ulimit -H, /etc/security/limits.conf, Limit...= of a unit",
+        "ask for no more, or raise it before: ulimit -H, /etc/security/limits.conf, Limit...= of a unit{more}",
         "getrlimit(2)",
         predicts=True,
     ),
