@@ -306,7 +306,7 @@ _Noreturn void nst_supervise(int fd);
  * order l lock this directory, d remove this directory, f remove this file; p words of the command that
  * finishes in Python, e its environment; o file with the count of OOM kills, k its key, m what to say then; j the
  * journal, which takes how it ended, n the name, to say it under; t remove this directory if it is empty; c what to
- * write where the log is cut. */
+ * write where the log is cut; s what to say of an end by SIGSYS. */
 struct nst_orders {
 	uint32_t magic;
 	uint32_t text_size;

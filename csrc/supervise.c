@@ -305,6 +305,8 @@ _Noreturn static void finish(int known, int wait_status, int lost)
 		say(2, "nstool: some of the output could not be written to the log: was its file system full?\n");
 	if (!known && self.o->with_init && (wait_status & 0x7f))
 		say(2, "nstool: the sandbox's init was killed from outside\n");
+	else if ((wait_status & 0x7f) == SIGSYS && strings('s', message, 2))
+		say(2, message[0]);
 	tell_end(wait_status);
 	if (self.o->in_python || undo() < 0)
 		finish_in_python(status);

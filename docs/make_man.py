@@ -48,10 +48,12 @@ remedy.
 What is made outside the sandbox is written to a journal first, and undone
 whatever happens.
 .PP
-With neither a file nor options the sandbox is the strictest there is; each
-option and each key of
+With neither a file nor options the sandbox is the strictest that a normal
+service still runs in; an option or a key of
 .BR nstool.toml (5)
-loosens one thing.
+loosens one thing, or, as
+.B \\-\\-seccomp strict
+does, tightens it.
 """
 STATUS = (
     ("the command's own", "it ran; 128+n when signal n ended it."),

@@ -13,7 +13,7 @@ from nstool.spec import check, model
 from nstool.spec.check_service import CHOICES as SERVICE_CHOICES
 from nstool.spec.docs import DOCS, MOUNT_OPTIONS
 from nstool.spec.schema import HUMAN, WORDS, hints
-from nstool.spec.service import Service
+from nstool.spec.service import SECONDS, Service
 
 CHOICES = check.CHOICES | {f"Service.{name}": words for name, words in SERVICE_CHOICES.items()}
 # Class of the model to (heading, how the table is written in TOML).
@@ -59,6 +59,7 @@ FORMS: dict[str, str] = {
     "Mount.size": SIZE,
     "Mount.mode": 'octal text: "1777", or 0o1777',
     "Service.socket_mode": 'octal text: "0660", or 0o660',
+    **{f"Service.{name}": 'seconds, or text: "10m"' for name in SECONDS},
     "Net.publish": "list of texts, tables or numbers",
     "Net.hosts": 'list of "NAME=ADDRESS" or [ADDRESS, NAME]',
     "Net.routes": 'list of "DESTINATION=GATEWAY" or [DESTINATION, GATEWAY]',
@@ -186,6 +187,9 @@ file's directory.
 
 In Python each table is a class of `nstool` with the same fields ([library.md](library.md)); there the plain forms
 count: bytes, seconds, tuples.
+
+Sizes are bytes, or text with a unit of 1024: "512k", "64M", "1GiB". Times are seconds, or text with a unit: "90s",
+"10m", "2h", "30d"; those of `[service]` may have a fraction, as "1.5h".
 
 This file is made by `make docs` from `nstool/spec`.
 """

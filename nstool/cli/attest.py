@@ -38,9 +38,16 @@ def command(target: str, spec: str | None, read_filter: bool, all_: bool, as_jso
     The exit status is 0 if all holds, 1 if not. What you may not read is listed, and counts as neither.
     """
     from nstool.cli import answer
+    from nstool.errors import SpecError
     from nstool.inspect.attested import attest
-    from nstool.spec.load import load
+    from nstool.spec.load import is_service, load
 
+    if spec and is_service(spec):
+        raise SpecError(
+            'a service attests its sandboxes itself: attest = "each" in [service]; "generation", the default, is one '
+            "of each generation",
+            spec,
+        )
     found = attest(target, load(spec) if spec else None, read_filter=read_filter)
     if as_json:
         answer.show({**found.asdict(), "holds": found.holds})

@@ -25,7 +25,8 @@ def command(words: tuple[str, ...], as_json: bool) -> int:
     """Say what of a spec this host cannot do, each with its cause and remedy; without one, list what it can.
 
     Takes what `nstool run` takes, or the spec of a service for `nstool serve`, alone. Nothing is done that stays:
-    facts are read, and the steps are tried in a child that ends before the command; nobody listens. A note tells of a
+    facts are read, and the steps are tried in a child that ends before the command. The addresses of a service are
+    bound for a moment, and nobody listens; of a handler the file is compiled, and not run. A note tells of a
     writable mount that the command cannot write, and of rights of Landlock that this kernel cannot refuse.
     Exit status: 0 all can be done, 125 something cannot, 2 bad spec.
     """

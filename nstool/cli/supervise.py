@@ -25,6 +25,10 @@ _MAGIC = 0x3150534E
 _TCGETS = 0x5401
 # What undoing in Python needs of the environment: the run directory's place, and where nft(8) is.
 _ENVIRONMENT = ("NSTOOL_RUN_DIR", "NSTOOL_DEBUG", "XDG_RUNTIME_DIR", "PATH", "HOME", "LANG", "LC_ALL")
+_VIOLATION = (
+    "nstool: the command made a system call that is not allowed, which ended it (SIGSYS); "
+    "nstool seccomp learn --seccomp-action log tells which\n"
+)
 
 
 class Log(Frozen):
@@ -147,4 +151,6 @@ def _orders(sandbox: Sandbox, undo: int, detached: bool) -> list[bytes]:
         limit = size_text(sandbox.spec.limits.memory)
         message = f"nstool: something in the sandbox was killed for lack of memory (limits.memory is {limit})\n"
         words += [("o", f"{memory}/{counts}"), ("k", "oom_kill"), ("m", message)]
+    if sandbox.spec.seccomp != "none":
+        words.append(("s", _VIOLATION))
     return [letter.encode() + os.fsencode(word) for letter, word in words]

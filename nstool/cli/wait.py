@@ -6,6 +6,14 @@ import os
 
 import click
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from nstool.sandbox.waiting import Other
+
+_ENDED = (
+    "one that has ended is not listed any more: its status is in the file of --log (nstool run --detach --log FILE)"
+)
+
 
 @click.command("wait")
 @click.argument("name")
@@ -15,11 +23,13 @@ def command(name: str, timeout: float | None) -> int:
 
     128+n when signal n ended it; 124 when it still runs after --timeout; 125 when nobody noted how it ended, because
     its launcher was killed before.
+
+    A sandbox that has ended before is not listed any more, and is not waited for: exit status 2. How one of
+    nstool run --detach ended is the last line of the file of its --log FILE; without that, it is known to nobody.
     """
     from nstool.errors import NstoolError
-    from nstool.sandbox.waiting import Other
 
-    with Other(name) as sandbox:
+    with _running(name) as sandbox:
         try:
             status = sandbox.wait(timeout)
         except TimeoutError as error:
@@ -29,3 +39,13 @@ def command(name: str, timeout: float | None) -> int:
         raise NstoolError(f"sandbox {name!r} has ended; how is not known, for its launcher was killed before")
     code = os.waitstatus_to_exitcode(status)
     return code if code >= 0 else 128 - code
+
+
+def _running(name: str) -> Other:
+    from nstool.errors import SandboxGone
+    from nstool.sandbox.waiting import Other
+
+    try:
+        return Other(name)
+    except SandboxGone as error:
+        raise SandboxGone(f"{error}; {_ENDED}") from None

@@ -240,6 +240,14 @@ def not_executable(scene: Scene) -> Answer:
     return False
 
 
+def made_to_be_read(scene: Scene) -> Answer:
+    """The command, or its interpreter, is a file that the plan makes, and has no x bit for anybody."""
+    for name, place in _chain(scene):
+        if place.kind == "file" and place.mode is not None and not place.mode & 0o111:
+            return {"file": name, "mode": f"{place.mode:04o}"}
+    return False
+
+
 def not_a_file(scene: Scene) -> Answer:
     """The command is a directory, a device, a socket or a pipe."""
     found = _found(scene)

@@ -291,11 +291,18 @@ def hard_limit(scene: Scene) -> Answer:
         return False
     if not scene.new_userns and scene.initial_userns and scene.may("sys_resource"):
         return False
-    return {"limit": uapi.name("RLIMIT", number), "own": own}
+    return {"limit": uapi.name("RLIMIT", number), "own": own, "more": _AND_NR_OPEN if _is_above_nr_open(scene) else ""}
+
+
+_AND_NR_OPEN = ", and before that fs.nr_open: as root, sysctl -w fs.nr_open=NUMBER"
 
 
 def above_nr_open(scene: Scene) -> Answer:
-    """No limit of open files can be above fs.nr_open."""
+    """No limit of open files can be above fs.nr_open; of one above the own hard limit, that row says so."""
+    return False if hard_limit(scene) else _is_above_nr_open(scene)
+
+
+def _is_above_nr_open(scene: Scene) -> Answer:
     if scene.integer("resource") != uapi.RLIMIT_NOFILE:
         return False
     most = scene.number("/proc/sys/fs/nr_open")

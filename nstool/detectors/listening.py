@@ -90,6 +90,12 @@ def _ours(pid: int) -> tuple[str, str] | None:
     return None
 
 
+def is_of(service: str, where: Where) -> bool:
+    """Whether the service of this name, or a generation that it has left, has a socket there."""
+    pids = {one.pid for one in _holders(where) if one.pid}
+    return any(ours[0] == service for ours in filter(None, map(_ours, pids)))
+
+
 def listens_itself(scene: Scene) -> Answer:
     """The caller has a socket there: another word of the same spec says the same."""
     return {"where": str(_where(scene))} if os.getpid() in _pids(scene) else False

@@ -205,7 +205,7 @@ def kinds_differ(scene: Scene) -> Answer:
         return None
     target = f"{directory.rstrip('/')}/{scene.text('to_path')}".rstrip("/")
     if "" in tree.made:
-        kind = tree.made[""][0]
+        kind = tree.made[""].kind
     elif tree.hosts:
         kind = "dir" if os.path.isdir(tree.hosts[0]) else "file"
     else:

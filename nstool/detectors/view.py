@@ -19,18 +19,26 @@ MAX_LINKS = 40  # MAXSYMLINKS of the kernel
 _WHO_LOOKS = ("/proc/self", "/proc/thread-self")  # they are whoever looks: here us, inside the command
 
 
+class Made(Frozen):
+    """What the plan makes. kind: "dir", "file", "other", "link". target: of a link. mode: permission bits of a file."""
+
+    kind: str
+    target: str = ""
+    mode: int | None = None
+
+
 class Tree:
     """Something mounted. hosts: the directories of the host that it shows, the top layer first.
 
-    fstype: of a filesystem made for the sandbox, else empty. made: path below it to its kind ("dir",
-    "file") or ("link", target), for what the plan makes in it. attributes: MOUNT_ATTR_*.
+    fstype: of a filesystem made for the sandbox, else empty. made: path below it to what the plan makes there.
+    attributes: MOUNT_ATTR_*.
     """
 
     def __init__(self, hosts: tuple[str, ...] = (), fstype: str = "", attributes: int = 0) -> None:
         self.hosts = hosts
         self.fstype = fstype
         self.attributes = attributes
-        self.made: dict[str, tuple[str, str]] = {}
+        self.made: dict[str, Made] = {}
 
     def part(self, path: str) -> Tree:
         """Return the tree of a path below this one, as a bind mount of it shows."""
@@ -38,9 +46,9 @@ class Tree:
         prefix = path.strip("/")
         if prefix and not self.hosts and self.fstype not in ("", "tmpfs", "overlay"):
             part.fstype = "unknown"  # a file or a directory that the kernel makes
-        for name, kind in self.made.items():
+        for name, made in self.made.items():
             if name == prefix or name.startswith(prefix + "/"):
-                part.made[name[len(prefix) :].strip("/")] = kind
+                part.made[name[len(prefix) :].strip("/")] = made
         return part
 
 
@@ -48,7 +56,8 @@ class Place(Frozen):
     """Where a path inside leads. path: inside, without symlinks. kind: "dir", "file", "other", "absent",
     "link" (one that was not followed), "loop", "unknown" (a kernel's filesystem, as /proc).
 
-    host: the path on the host; empty for what the plan makes. attributes: MOUNT_ATTR_* of its mount.
+    host: the path on the host; empty for what the plan makes. mode: permission bits of a file that the plan makes,
+    None of all else. attributes: MOUNT_ATTR_* of its mount.
     links: the symlinks that were met on the way, with where each leads, as (path, target).
     missing: the first component that is absent, or that is no directory where one is needed.
     """
@@ -59,6 +68,7 @@ class Place(Frozen):
     attributes: int = 0
     links: tuple[tuple[str, str], ...] = ()
     missing: str = ""
+    mode: int | None = None
 
     @property
     def there(self) -> bool:
@@ -110,7 +120,7 @@ class View:
             if kind == "absent" or (todo and kind != "dir"):
                 return Place(path, "absent", host, attributes, tuple(links), here)
             if not todo:
-                return Place(here, kind, host, attributes, tuple(links))
+                return Place(here, kind, host, attributes, tuple(links), mode=self._made_mode(here))
         kind, host, _, attributes = self._look(here)
         return Place(here, kind, host, attributes, tuple(links))
 
@@ -119,15 +129,24 @@ class View:
         where, tree = next((w, t) for w, t in reversed(self.attached) if is_below(path, w))
         return where if where != "/" and not tree.hosts and self.attached[0][1].hosts == ("/",) else ""
 
+    def _shown(self, path: str) -> tuple[Tree, str] | None:
+        """Return the topmost tree that has the path, and the path below it."""
+        for where, tree in reversed(self.attached):
+            if is_below(path, where):
+                return tree, path[len(where) :].strip("/")
+        return None
+
+    def _made_mode(self, path: str) -> int | None:
+        shown = self._shown(path)
+        made = shown[0].made.get(shown[1]) if shown else None
+        return made.mode if made else None
+
     def _look(self, path: str) -> tuple[str, str, str, int]:
         """Return (kind, host path, link target, attributes) of a path whose parent has no symlink."""
-        for where, tree in reversed(self.attached):
-            if not (where == "/" or path == where or path.startswith(where + "/")):
-                continue
-            rest = path[len(where) :].strip("/")
-            if rest in tree.made:
-                kind, target = tree.made[rest]
-                return kind, "", target, tree.attributes
+        if shown := self._shown(path):
+            tree, rest = shown
+            if made := tree.made.get(rest):
+                return made.kind, "", made.target, tree.attributes
             for host in tree.hosts:
                 kind, target = self._host_kind(_join(host, rest))
                 if kind != "absent":
@@ -218,30 +237,29 @@ class View:
         self.attached.append((where, tree))
 
     def _mkdirat(self, step: Step) -> None:
-        self._make(step.args[0], str(step.args[1]), "dir")
+        self._make(step.args[0], str(step.args[1]), Made("dir"))
 
     def _write_file(self, step: Step) -> None:
         if isinstance(step.args[3], int) and step.args[3] & uapi.O_CREAT:
-            self._make(step.args[0], str(step.args[1]), "file")
+            mode = step.args[4]
+            self._make(step.args[0], str(step.args[1]), Made("file", mode=mode if isinstance(mode, int) else None))
 
     def _mknodat(self, step: Step) -> None:
-        self._make(step.args[0], str(step.args[1]), "other")
+        self._make(step.args[0], str(step.args[1]), Made("other"))
 
     def _symlinkat(self, step: Step) -> None:
-        self._make(step.args[1], str(step.args[2]), "link", str(step.args[0]))
+        self._make(step.args[1], str(step.args[2]), Made("link", str(step.args[0])))
 
-    def _make(self, directory: object, path: str, kind: str, target: str = "") -> None:
+    def _make(self, directory: object, path: str, made: Made) -> None:
         if isinstance(directory, Fd):
             if directory.name in self.trees:
-                self.trees[directory.name].made[path.strip("/")] = (kind, target)
+                self.trees[directory.name].made[path.strip("/")] = made
             elif directory.name in self.places:
-                self._make(None, f"{self.places[directory.name]}/{path}", kind, target)
+                self._make(None, f"{self.places[directory.name]}/{path}", made)
         elif self.own_root:
-            for where, tree in reversed(self.attached):
-                if where == "/" or path == where or path.startswith(where + "/"):
-                    if self._look(path)[0] not in ("dir", "file", "other", "link"):  # what is there stays
-                        tree.made[path[len(where) :].strip("/")] = (kind, target)
-                    return
+            shown = self._shown(path)
+            if shown and self._look(path)[0] not in ("dir", "file", "other", "link"):  # what is there stays
+                shown[0].made[shown[1]] = made
 
 
 def host_kind(path: str) -> tuple[str, str]:

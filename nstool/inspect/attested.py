@@ -10,12 +10,17 @@ from nstool.frozen import Frozen
 from nstool.plan.build import command_filter
 from nstool.plan.cgroups import UNIFIED, Layout
 from nstool.plan.cgroups import wanted as wanted_controllers
+from nstool.plan.lease import Lease
 from nstool.sandbox import host, rundir
 from nstool.sandbox.attest import Property, Wanted
 from nstool.sandbox.attest import attest as properties
 from nstool.sandbox.cgroups import own_paths
-from nstool.sandbox.launch import payload_pid, resolve
+from nstool.sandbox.launch import ends_within, payload_pid, resolve
 from nstool.spec.model import Spec
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from nstool.sandbox.launch import Sandbox
 
 _WALL = 0x40000000  # wait for a tracee that is no child, waitpid(2)
 _CALLS = 480  # system calls of x86_64 that are compared by name
@@ -41,14 +46,40 @@ class Attestation(Frozen):
         return tuple(one for one in self.properties if one.holds is False)
 
 
-def attest(target: str | int, spec: Spec | None = None, *, read_filter: bool = False) -> Attestation:
+class _Target(Frozen):
+    """What is attested. target: as it was given. name, cgroups, lease: of a sandbox, see Wanted."""
+
+    target: str
+    pid: int
+    spec: Spec
+    name: str = ""
+    cgroups: dict[str, str] = {}
+    lease: Lease | None = None
+
+
+def attest(target: str | int | Sandbox, spec: Spec | None = None, *, read_filter: bool = False) -> Attestation:
     """Read back whether a process has every protection that a spec asks for; it may have more. proc(5).
 
-    target: name of a sandbox, whose command is read, or a pid. spec: None for what the sandbox was made from.
+    target: a sandbox, or the name of one, whose command is read, or a pid. spec: None for what it was made from.
     read_filter: compare the seccomp filter itself: it needs CAP_SYS_ADMIN, and stops the process for a moment by
     ptrace(2), PTRACE_SECCOMP_GET_FILTER. Raises SpecError, SandboxGone, KernelError for a filter that may not be read.
     """
-    name = str(target)
+    if isinstance(target, (str, int)):
+        return _attest(_named_target(str(target), spec), read_filter=read_filter)
+    pidfd = target.copy_of_pidfd()
+    try:
+        name = target.name
+        one = _Target(name or str(target.pid), target.pid, spec or target.spec, name, target.cgroups, target.lease)
+        found = _attest(one, read_filter=read_filter)
+        if ends_within(pidfd, 0):  # what was read may be of another process with this pid
+            raise SandboxGone(f"sandbox {name!r} has ended")
+        return found
+    finally:
+        os.close(pidfd)
+
+
+def _named_target(name: str, spec: Spec | None) -> _Target:
+    """Return what a name or a pid stands for. Raises SpecError, SandboxGone."""
     record = rundir.find_running(name) if name in rundir.names() else None
     if record is not None and record.template:
         service = record.template["service"]
@@ -61,27 +92,30 @@ def attest(target: str | int, spec: Spec | None = None, *, read_filter: bool = F
         from nstool.spec.load import from_dict
 
         pid = payload_pid(record.init_pid) if record.spec.get("init", True) else record.init_pid
-        spec = from_dict(record.spec) if spec is None else spec
-    elif name.isascii() and name.isdecimal() and int(name):
-        pid = int(name)
-        if spec is None:
-            raise SpecError("the spec is needed with which the process is compared", "SPEC")
-    else:
+        return _Target(name, pid, from_dict(record.spec) if spec is None else spec, name, record.cgroups)
+    if not (name.isascii() and name.isdecimal() and int(name)):
         raise SpecError(f"{name!r} is no pid, and there is no sandbox of this name; nstool ps lists them", "TARGET")
-    spec = resolve(spec)
+    if spec is None:
+        raise SpecError("the spec is needed with which the process is compared", "SPEC")
+    return _Target(name, int(name), spec)
+
+
+def _attest(one: _Target, *, read_filter: bool) -> Attestation:
+    spec = resolve(one.spec)
     facts = host.read(spec, ())
     wanted = Wanted(
         spec,
         facts,
-        name=name if record is not None else "",
-        cgroups=record.cgroups if record is not None else {},
-        own_cgroups=_cgroups(pid, spec, facts.cgroups),
+        name=one.name,
+        lease=one.lease,
+        cgroups=one.cgroups,
+        own_cgroups=_cgroups(one.pid, spec, facts.cgroups),
         waits=False,
     )
-    found = properties(pid, wanted)
+    found = properties(one.pid, wanted)
     if program := command_filter(spec, facts):
-        found = (*found, _filter(pid, program) if read_filter else _unread(program))
-    return Attestation(name, pid, found)
+        found = (*found, _filter(one.pid, program) if read_filter else _unread(program))
+    return Attestation(one.target, one.pid, found)
 
 
 def _cgroups(pid: int, spec: Spec, layout: Layout | None) -> dict[str, str]:

@@ -60,7 +60,7 @@ def _check_apparmor(wanted: str, host: Host) -> None:
         raise NotSupported(
             "apparmor",
             f"this kernel has no AppArmor, or it was not switched on at boot{_modules(host)}",
-            "take apparmor out, or boot with apparmor=1 security=apparmor a kernel that has it",
+            "take apparmor out, or boot a kernel that has it with apparmor=1 security=apparmor",
         )
     for name in profiles(wanted):
         if host.profiles is not None and name not in (UNCONFINED, *host.profiles) and not name.startswith(":"):
@@ -92,7 +92,7 @@ def _check_selinux(host: Host) -> None:
             "selinux",
             "this kernel has no SELinux, it was not switched on at boot, or /sys/fs/selinux is not mounted"
             f"{_modules(host)}",
-            "take selinux out, or boot with selinux=1 security=selinux a kernel and a system that have it",
+            "take selinux out, or boot a kernel and a system that have it with selinux=1 security=selinux",
         )
     if host.selinux == "unloaded":
         raise NotSupported(

@@ -88,6 +88,9 @@ def _filter(spec: Spec) -> bytes | None:
     try:
         return program_of(spec.seccomp, ours(spec.capabilities.bounding))
     except SpecError as error:
+        key, file = ("seccomp", spec.seccomp) if isinstance(spec.seccomp, str) else ("seccomp.base", spec.seccomp.base)
+        if error.place == file:  # all of it, and no line in it
+            raise SpecError(f"{file}: {error.message}", key) from None
         raise SpecError(error.message, error.place or "seccomp") from None
 
 

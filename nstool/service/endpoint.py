@@ -85,7 +85,7 @@ class Endpoint:
         }
         self._made: dict[str, tuple[float, bytes]] = {}
         self._open: dict[asyncio.Task[None], None] = {}  # the oldest first
-        self._listener = listen.open_listener(word, _BACKLOG, place, made=made)
+        self._listener = listen.open_listener(word, _BACKLOG, place, made=made, why=listen.METRICS)
         self._socket = socket.socket(fileno=self._listener.fd)
         self._socket.setblocking(False)
         self._accepting = asyncio.get_running_loop().create_task(self._accept())

@@ -8,7 +8,7 @@ import select
 import socket
 import stat
 from _struct import Struct  # what struct is made of
-from errno import ENOTCONN, EPERM
+from errno import EACCES, EADDRINUSE, ENOENT, ENOTCONN, EPERM
 
 from nstool._native import ffi
 from nstool.errors import KernelError, SpecError
@@ -32,6 +32,9 @@ _ATTACH_FILTER, _LOCK_FILTER = 26, 44  # socket(7)
 _LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # of a socket for all addresses
 _LAST_ID = (1 << 32) - 2  # the one after it stands for none, chown(2)
 FIRST_PASSED = 3  # SD_LISTEN_FDS_START
+_LISTENS = 1 << 16  # __SO_ACCEPTCON of linux/net.h
+CONNECTIONS = "where connections come in"
+METRICS = "where its metrics are asked for"
 KINDS: dict[str, tuple[int, int]] = {
     "unix": (socket.AF_UNIX, socket.SOCK_STREAM),
     "seqpacket": (socket.AF_UNIX, socket.SOCK_SEQPACKET),
@@ -200,9 +203,11 @@ def open_listener(
     shared: bool = False,
     first: bool = False,
     made: Callable[[SocketFile], None] = lambda file: None,
+    why: str = CONNECTIONS,
 ) -> Listener:
     """Return a listening socket. Raises SpecError, KernelError for an address that is not to be had.
 
+    why: what the address is for.
     handed: its connections are given to sandboxes, see ``tie``. shared: others may have the address too, and the kernel
     distributes connections among them: SO_REUSEPORT, socket(7). first: of those, so that nobody else may have it yet.
     made: is called with the file of a Unix socket, before anybody can connect.
@@ -212,7 +217,7 @@ def open_listener(
     try:
         one = socket.socket(family, type_ | socket.SOCK_CLOEXEC)
     except OSError as error:
-        raise KernelError(f"socket({word})", error.errno or 0, place, "where connections come in") from None
+        raise KernelError(f"socket({word})", error.errno or 0, place, why) from None
     file = None
     try:
         if family != socket.AF_UNIX:
@@ -236,9 +241,66 @@ def open_listener(
         if file is not None:
             file.remove()
         if isinstance(error, OSError) and not isinstance(error, KernelError):
-            raise _refused(word, error.errno or 0, place) from None
+            raise _refused(word, error.errno or 0, place, why) from None
         raise
     return Listener(word, one.detach(), file)
+
+
+def attempt(word: str, place: str, why: str) -> None:
+    """Raise KernelError for an address that ``open_listener`` would not get. Nobody listens, and no file is made.
+
+    What has no file is bound for a moment; of a Unix socket's file it is looked at what is there.
+    """
+    family, type_, address = parse(word, place)
+    if isinstance(address, str) and address.startswith("/"):
+        if number := _foreseen(address):
+            raise _refused(word, number, place, why)
+        return
+    try:
+        one = socket.socket(family, type_ | socket.SOCK_CLOEXEC)
+    except OSError as error:
+        raise KernelError(f"socket({word})", error.errno or 0, place, why) from None
+    with one:
+        if type_ == socket.SOCK_STREAM:  # a datagram could come to the wrong one of two that have its address
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        try:
+            one.bind(address)  # type: ignore[arg-type]
+        except OSError as error:
+            raise _refused(word, error.errno or 0, place, why) from None
+
+
+def _foreseen(path: str) -> int:
+    """Return the errno that bind(2) would have for the file of a Unix socket, 0 for none."""
+    above = os.path.dirname(path)
+    if not os.path.isdir(above):
+        return ENOENT
+    if os.path.lexists(path) and (not stat.S_ISSOCK(os.lstat(path).st_mode) or _is_listened_at(path)):
+        return EADDRINUSE
+    return 0 if os.access(above, os.W_OK | os.X_OK, effective_ids=True) else EACCES
+
+
+def _is_listened_at(path: str) -> bool:
+    """Whether somebody of this network namespace listens at the file of a Unix socket. proc_net(5), unix."""
+    with open("/proc/self/net/unix") as file:
+        lines = (line.split(maxsplit=7) for line in file)
+        found = [words for words in lines if len(words) == 8 and words[7].rstrip("\n") == path]
+    return any(int(words[3], 16) & _LISTENS for words in found)
+
+
+def is_of(service: str, word: str) -> bool:
+    """Whether the service of this name has the address of a word: it runs, or has left a generation that goes on."""
+    from nstool.detectors import listening
+
+    return listening.is_of(service, listening.Where(*_bound_at(word)))
+
+
+def _bound_at(word: str) -> tuple[str, str, int]:
+    """Return kind, address and port of a word, as the catalogue has them: listening.Where."""
+    _, _, address = parse(word, "")
+    host, port = address if isinstance(address, tuple) else (str(address).replace("\0", "@", 1), 0)
+    return word.partition(":")[0], host, port
 
 
 def _file(path: str) -> SocketFile:
@@ -264,15 +326,13 @@ def grant(file: SocketFile, access: Access) -> None:
         os.close(fd)
 
 
-def _refused(word: str, number: int, place: str) -> KernelError:
+def _refused(word: str, number: int, place: str, why: str) -> KernelError:
     """Return the error of a word at which nobody can listen, with what nstool.detectors.listening finds there."""
     from nstool.plan.hints import explain
     from nstool.plan.steps import LAUNCHER, Step
 
-    _, _, address = parse(word, place)
-    host, port = address if isinstance(address, tuple) else (str(address).replace("\0", "@", 1), 0)
-    step = Step(LAUNCHER, "bind", (word.partition(":")[0], host, port), "where connections come in")
-    return KernelError(f"bind({word})", number, place, step.why, *explain(step, number))
+    step = Step(LAUNCHER, "bind", _bound_at(word), why)
+    return KernelError(f"bind({word})", number, place, why, *explain(step, number))
 
 
 def tie(one: socket.socket, place: str, *, needed: bool = True) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from nstool.errors import NotSupported
+from nstool.errors import NotSupported, SpecError
 from nstool.plan import preflight
 from nstool.plan.preflight import Problem
-from nstool.sandbox import features
+from nstool.sandbox import features, rundir
 from nstool.sandbox.launch import resolve
 from nstool.service import handed, interpreter
+from nstool.service import preflight as preflight_of_service
 from nstool.service.blueprint import Blueprint
 from nstool.spec import load
 from nstool.spec.check_service import check_name, check_service
@@ -42,26 +43,38 @@ def prepared(file: str, name: str = "", listen: tuple[str, ...] = ()) -> Bluepri
         with Located(variant_place(service, number, place)):
             ready.append(handed.prepared(resolve(one), service))
     chosen = name or spec.name or (Path(file).stem if file != "-" else "service")
-    check_name(chosen, "--name" if name or not spec.name else place(("name",)))
+    at = "--name" if name else place(("name",)) if spec.name else file
+    _check_name(chosen, at, of_file=not (name or spec.name))
     return Blueprint(chosen, tuple(ready), service, place)
+
+
+def _check_name(name: str, place: str, *, of_file: bool) -> None:
+    """Raise SpecError for what cannot be the name of a service. of_file: nobody has said it, the file is called so."""
+    try:
+        rundir.check_name(name, place)
+        check_name(name, place)
+    except SpecError as error:
+        remedy = '; give it another than the file has: --name NAME, or name = "NAME" in the spec' if of_file else ""
+        raise SpecError(error.message + remedy, place) from None
 
 
 def problems(file: str) -> tuple[tuple[Problem, ...], list[str]]:
     """Return what this host cannot do of the service in a file, and notes, as of nstool check; nothing is made.
 
-    Of each of its roots and commands: facts, the catalogue's detectors, and a trial of the steps. Raises SpecError.
+    Its addresses, its handler's file and the words of its commands; and of each of its roots and commands facts, the
+    catalogue's detectors, and a trial of the steps. Raises SpecError.
     """
     try:
         blueprint = prepared(file)
     except NotSupported as error:
         return (preflight.problem(error),), []
-    found: list[Problem] = []
+    found: list[Problem] = list(preflight_of_service.problems(blueprint))
     notes: list[str] = []
     for number, (spec, host) in enumerate(blueprint.variants):
         place = variant_place(blueprint.service, number, blueprint.written)
         with Located(place):
             met = preflight.check(spec, host, features.trial)
-            told = () if met else preflight.notes(spec, host)
+            told = () if met or found else preflight.notes(spec, host)
         # What a step meets begins with words, not with a key; of several commands, each is named by its line.
         named = {"the command": place(("command",))} if blueprint.service.commands else {}
         found += (p.replace(what=named.get(p.what, p.what) if p.call else written(p.what, place)) for p in met)

@@ -29,7 +29,7 @@ VARY: tuple[str, ...] = (
 ALARMS: tuple[str, ...] = ("oom", "violation", "files")
 WATCHED = 64  # paths
 # Field: least, most, what it is. csrc/nstool.h has the limits of places and queue.
-_RANGES: dict[str, tuple[float, float, str]] = {
+RANGES: dict[str, tuple[float, float, str]] = {
     "places": (1, 1024, "sandboxes at once"),
     "ready": (0, 1024, "sandboxes that wait"),
     "queue": (0, 4096, "connections that wait"),
@@ -106,7 +106,7 @@ def check_service(service: Service, place: Place = key_path) -> None:
         value = getattr(service, name)
         if value not in choices:
             raise SpecError(_not_one_of(value, choices), place((name,)))
-    for name, (least, most, what) in _RANGES.items():
+    for name, (least, most, what) in RANGES.items():
         value = getattr(service, name)
         if not least <= value <= most or math.isnan(value):
             raise SpecError(f"{value} is not from {least} to {most} {what}", place((name,)))

@@ -28,7 +28,7 @@ from nstool.spec.model import (
     SeccompWhere,
     Spec,
 )
-from nstool.spec.service import Service
+from nstool.spec.service import SECONDS, Service
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -65,6 +65,7 @@ _FIELDS: dict[tuple[type[Frozen], str], Callable[[object], object]] = {
     (Limits, "memory"): values.size,
     (Service, "bandwidth"): values.size,
     (Service, "socket_mode"): values.socket_mode,
+    **{(Service, name): values.duration for name in SECONDS},
     (Limits, "swap"): values.size,
     (Limits, "cpu"): values.cpu,
     (Spec, "securebits"): values.securebits,
@@ -314,7 +315,20 @@ def _toml(text: str, place: str) -> dict[str, Any]:
         if message.startswith(("Cannot ", "Duplicate ")) and (twice := _twice(before, "toml")):
             path, line, first = twice
             message = f"{key_path(path)} is written twice; the first time in line {first}"
+        if message.startswith(("Invalid value", "Expected newline")):
+            message += _unquoted(text.replace("\r\n", "\n").split("\n")[line - 1])
         raise SpecError(f"no TOML: {message}", f"{place}:{line}") from None
+
+
+def _unquoted(line: str) -> str:
+    """Return a hint for a line whose value is text without quotes, else nothing."""
+    import re
+
+    found = re.fullmatch(r"\s*[\w.-]+\s*=\s*([^\s\"'#=\[\]{}][^\"'#=\[\]{}]*?)\s*(#.*)?", line)
+    if found is None:
+        return ""
+    word = found[1].lower() if found[1].lower() in ("true", "false") else values.quoted(found[1])
+    return f"; write {word}" + (", for text stands in quotes" if word[0] == '"' else "")
 
 
 def _until(text: str, position: str) -> str:
@@ -404,8 +418,9 @@ def _table(data: dict[Any, Any], cls: type[Frozen], path: Path, where: Place, gi
         if key == "service" and cls is Spec:
             raise SpecError("this spec is of a service: nstool serve runs it", where(own))
         if key not in cls.__fields__:
-            hint = values.suggest(str(key), cls.__fields__)
-            raise SpecError(f"unknown key {values.quoted(str(key))}{hint}", where(own))
+            from nstool.spec.unknown import unknown_key
+
+            raise SpecError(unknown_key(str(key), cls, path), where(own))
         given.add(own)
         plain[key] = _field(value, cls, key, own, where, given)
     return plain

@@ -16,7 +16,7 @@ from nstool.spec.check import CHOICES, SECUREBITS
 from nstool.spec.check_service import ALARMS, VARY
 from nstool.spec.check_service import CHOICES as SERVICE_CHOICES
 from nstool.spec.docs import DOCS
-from nstool.spec.service import Service
+from nstool.spec.service import SECONDS, Service
 
 URL = "https://json-schema.org/draft/2020-12/schema"
 _TEXT = {"type": "string"}
@@ -25,6 +25,7 @@ _SIZE = {"type": "string", "pattern": r"^ *[0-9]+(\.[0-9]+)? *([kKmMgGtT]([iI]?[
 _OCTAL = {"type": "string", "pattern": "^(0o)?[0-7]{1,7}$"}
 _NUMBER = {"type": "integer"}
 _SECONDS = {"type": "string", "pattern": "^[-+]?[0-9]+[smhdSMHD]?$"}
+_DURATION = {"type": "string", "pattern": r"^ *[-+]?[0-9]+(\.[0-9]+)?[smhdSMHD]? *$"}
 _ID_LINE = {"anyOf": [{"type": "string", "pattern": "^[0-9]+:[0-9]+:[0-9]+$"}, {"type": "array", "items": _NUMBER}]}
 _PAIR = {"type": "string", "pattern": "^[^=]+="}
 _CAPABILITIES = {"type": "array", "items": {"examples": list(uapi.CAPABILITIES), **_TEXT}}
@@ -48,6 +49,7 @@ HUMAN: dict[str, dict[str, Any]] = {
     "Mount.size": _SIZE,
     "Mount.mode": _OCTAL,
     "Service.socket_mode": _OCTAL,
+    **{f"Service.{name}": _DURATION for name in SECONDS},
     "Net.publish": {"type": "array", "items": {"anyOf": [{"$ref": "#/$defs/Publish"}, _TEXT, _NUMBER]}},
     "Net.hosts": {"type": "array", "items": _PAIR},
     "Net.routes": {"type": "array", "items": _PAIR},

@@ -4,6 +4,12 @@ from __future__ import annotations
 
 from nstool.frozen import Frozen
 
+# Keys that are seconds: "10m" says them too.
+SECONDS = (
+    *("idle", "start_timeout", "queue_timeout", "wall", "grace"),
+    *("renew_after", "health_interval", "health_timeout"),
+)
+
 
 class Service(Frozen):
     """``[service]`` of a spec for ``nstool serve``: each connection gets a sandbox of its own.

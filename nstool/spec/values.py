@@ -142,12 +142,33 @@ def seconds(value: object) -> int:
     if isinstance(value, int) and not isinstance(value, bool):
         return value
     text = _string(value, 'whole seconds, or a time as "90m", "2h", "30d"')
+    number, unit = _time(text)
+    if not _digits(number.removeprefix("-").removeprefix("+")):
+        raise _no_time(text)
+    return int(number) * unit
+
+
+def duration(value: object) -> float:
+    """Return seconds as ``seconds``, with fractions: 0.5, "0.5", "1.5h"."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return value
+    text = _string(value, 'seconds, or a time as "90m", "2h", "30d"')
+    number, unit = _time(text)
+    whole, dot, part = number.removeprefix("-").removeprefix("+").partition(".")
+    if not _digits(whole) or (dot and not _digits(part)):
+        raise _no_time(text)
+    return float(number) * unit
+
+
+def _time(text: str) -> tuple[str, int]:
+    """Return the number of a time, and the seconds of its unit."""
     body = text.strip().lower()
     unit = body[-1:] if body[-1:] in ("s", "m", "h", "d") else ""
-    number = body.removesuffix(unit)
-    if not _digits(number.removeprefix("-").removeprefix("+")):
-        raise SpecError(f'{quoted(text)} is not a time; write seconds, or as "90m", "2h", "30d"')
-    return int(number) * _SECONDS[unit]
+    return body.removesuffix(unit), _SECONDS[unit]
+
+
+def _no_time(text: str) -> SpecError:
+    return SpecError(f'{quoted(text)} is not a time; write seconds, or as "90m", "2h", "30d"')
 
 
 def clock_offset(value: object) -> int | None:

@@ -10,7 +10,7 @@ from nstool.spec.check import check
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from nstool.spec.check import Path, Place
     from nstool.spec.model import Spec
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 LOOPBACK = "127.0.0.1"
 # A variable of a shell is none: ${port} stays what it is.
 _PLACEHOLDER = re.compile(r"(?<!\$)\{(port|address)\}")
+_BRACED = re.compile(r"(?<!\$)\{(\w+)\}")
+_NEAR = 0.7  # of difflib: prot is near to port, print, which awk(1) has in braces, is not
 _OWN_PROC = 'is told in a /proc of its own: proc = "private", without proc_subset'
 
 
@@ -75,6 +77,19 @@ def filled(spec: Spec, port: str, address: str) -> Spec:
     program, *words = spec.command
     env = {name: fill(text) for name, text in spec.env.items()}
     return spec.replace(command=(program, *map(fill, words)), env=env)
+
+
+def misspelt(spec: Spec) -> Iterator[tuple[Path, str, str]]:
+    """Yield the words in braces that are nearly {port} or {address}: where each is, it, and the right one."""
+    from difflib import get_close_matches
+
+    texts: list[tuple[Path, str]] = [(("command", number), word) for number, word in enumerate(spec.command) if number]
+    texts += [(("env", name), text) for name, text in spec.env.items()]
+    for path, text in texts:
+        for word in _BRACED.findall(text):
+            near = get_close_matches(word.lower(), ("port", "address"), 1, _NEAR)
+            if near and word not in ("port", "address"):
+                yield path, word, near[0]
 
 
 # ---- what cannot vary, and why ----

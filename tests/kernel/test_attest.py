@@ -446,11 +446,30 @@ def test_another_filter_is_told_from_the_asked_for() -> None:
             assert "TracerPid:\t0\n" in file.read()
 
 
+@pytest.mark.needs("root", "cgroup_memory", "cgroup_pids", "cgroup_cpu")
+@pytest.mark.parametrize(
+    "words", [{}, {"init": False}, {"limits": Limits(0, 0, 0, 0)}], ids=["", "no init", "no limits"]
+)
+def test_a_sandbox_is_attested_as_it_is(words: dict[str, Any]) -> None:
+    """What launch has returned needs neither name nor spec: it has its own; another spec is compared all the same."""
+    spec = Spec(command=("sleep", "60"), **words)
+    with launch(spec) as sandbox:
+        found = attest(sandbox)
+        assert (found.pid, found.failed) == (sandbox.pid, ())
+        assert any(one.name.startswith("uid_map") and one.holds for one in found.properties)
+        assert not attest(sandbox, spec.replace(groups=("33",))).holds
+    with pytest.raises(SandboxGone):
+        attest(sandbox)
+
+
 def test_what_is_no_target(tmp_path: Path) -> None:
+    service = tmp_path / "port.toml"
+    service.write_text('command = ["cat"]\n[service]\nlisten = ["tcp:127.0.0.1:0"]\n')
     for words, message in (
         (("no-such-name",), "'no-such-name' is no pid, and there is no sandbox of this name"),
         ((str(os.getpid()),), "SPEC: the spec is needed"),
         (("4194305", "x.toml"), "x.toml"),
+        (("4194305", str(service)), f'{service}: a service attests its sandboxes itself: attest = "each" in [service]'),
     ):
         done = nstool("attest", *words)
         assert done.returncode == 2

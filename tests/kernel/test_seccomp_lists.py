@@ -378,6 +378,20 @@ def test_a_list_in_a_file_is_what_the_command_gets(file: str, tmp_path: Path) ->
     assert os.strerror(errno.EXFULL) in done.stderr
 
 
+@pytest.mark.parametrize("words", [(), ("--no-init",)], ids=" ".join)
+def test_a_command_that_the_list_has_killed_is_told(tmp_path: Path, words: tuple[str, ...]) -> None:
+    """With where to learn which call it was; not of another signal, nor without a list."""
+    killing = (*NO_LIMITS, *words, "--seccomp-action", "kill", "--")
+    done = run(*killing, "mount", "-t", "tmpfs", "x", "/tmp")
+    assert (done.returncode, done.stderr) == (
+        159,
+        "nstool: the command made a system call that is not allowed, which ended it (SIGSYS); "
+        "nstool seccomp learn --seccomp-action log tells which\n",
+    )
+    assert run(*killing, "sh", "-c", "kill -TERM $$").stderr == ""
+    assert run(*NO_LIMITS, *words, "--seccomp", "none", "--", "sh", "-c", "kill -SYS $$").stderr == ""
+
+
 def test_a_path_starts_at_the_spec(tmp_path: Path) -> None:
     """Or at the working directory, in an option; a list can change another."""
     (tmp_path / "lists").mkdir()
@@ -445,7 +459,15 @@ def test_a_bad_list_is_refused_before_anything_is_done(file: str, text: str, tol
 def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
     """With its path."""
     done = run("--seccomp", tmp_path / "none.json", "--", "true")
-    assert (done.returncode, done.stderr) == (2, f"nstool: {tmp_path}/none.json: No such file or directory\n")
+    said = f"--seccomp: {tmp_path}/none.json: No such file or directory\n"
+    assert (done.returncode, done.stderr) == (2, f"nstool: {said}")
+    for line, key in (
+        (f'seccomp = "{tmp_path}/none.json"', "seccomp"),
+        ('seccomp.base = "./none.json"', "seccomp.base"),
+    ):
+        (tmp_path / "web.toml").write_text(f'command = ["true"]\n{line}\n')
+        done = run(*NO_LIMITS, tmp_path / "web.toml")
+        assert done.stderr == f"nstool: {tmp_path}/web.toml:2: {key}: {tmp_path}/none.json: No such file or directory\n"
 
 
 def test_a_compiled_filter_takes_no_words(tmp_path: Path) -> None:
@@ -708,4 +730,4 @@ def test_a_list_must_be_compiled_for_a_plan() -> None:
     """By host.read, which says where a file is wrong."""
     with pytest.raises(SpecError) as caught:
         host.read(Spec(command=("true",), seccomp="/nowhere/x.json"))
-    assert caught.value.place == "/nowhere/x.json"
+    assert (caught.value.place, caught.value.message) == ("seccomp", "/nowhere/x.json: No such file or directory")

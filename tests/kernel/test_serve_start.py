@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from nstool.sandbox import journal, leases, rundir
@@ -294,6 +295,8 @@ def test_who_has_an_address_is_said(name: str, tmp_path: Path, listen: str, more
     assert (status, f"{spec}:{line}: {told.replace('PORT', port)}" in said) == (125, True), said
     assert f"cause: process {os.getpid()} (" in said
     assert "remedy: stop that, or listen elsewhere" in said
+    purpose = "where its metrics are asked for" if "metrics" in more else "where connections come in"
+    assert f"purpose: {purpose}\n" in said
 
 
 def test_an_address_of_an_option_is_said_of_the_option(name: str, tmp_path: Path) -> None:
@@ -610,11 +613,8 @@ def checked(spec: Path, *options: str) -> tuple[int, str]:
 def test_a_service_is_checked_as_it_is_begun(tmp_path: Path, run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What serve refuses, check refuses, by the same words; and what the first sandbox would meet. Nothing is made."""
     there = sorted(run_dir.rglob("*")) if run_dir.exists() else []
-    with socket.create_server(("127.0.0.1", 0)) as one:  # a service that runs is checked, too
-        spec = write(
-            tmp_path / "s.toml", f'listen = ["tcp:127.0.0.1:{one.getsockname()[1]}"]', "command = ['/bin/cat']"
-        )
-        assert checked(spec) == (0, "this host can do all of it\n")
+    spec = write(tmp_path / "s.toml", TCP, "command = ['/bin/cat']")
+    assert checked(spec) == (0, "this host can do all of it\n")
     spec = write(tmp_path / "s.toml", 'listen = ["tcp:127.0.0.1"]', "command = ['/bin/cat']")
     assert checked(spec) == serve(spec)
     spec = write(tmp_path / "s.toml", TCP, "command = ['/bin/cat']", 'user = "nobody-there"')
@@ -632,6 +632,98 @@ def test_a_service_is_checked_as_it_is_begun(tmp_path: Path, run_dir: Path, monk
     status, said = checked(spec, "--json")
     assert (status, json.loads(said)["ok"], len(json.loads(said)["problems"])) == (125, False, 1)
     assert (sorted(run_dir.rglob("*")) if run_dir.exists() else []) == there
+
+
+def test_an_address_that_is_not_to_be_had_is_foreseen(name: str, tmp_path: Path) -> None:
+    """Of listen and of metrics, each with its line; a file of a socket that nobody has any more is none."""
+    (tmp_path / "file").touch()
+    with socket.create_server(("127.0.0.1", 0)) as one, socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(tmp_path / "dead"))
+        words = [
+            "tcp:192.0.2.1:7114",
+            f"unix:{tmp_path}/no/such/socket",
+            f"seqpacket:{tmp_path}/file",
+            f"unix:{tmp_path}/dead",
+            "unix:@nstool-test-free",
+            "udp:127.0.0.1:0",
+        ]
+        port = one.getsockname()[1]
+        metrics = f'metrics = "tcp:127.0.0.1:{port}"'
+        listen = "listen = [\n" + ",\n".join(f'"{word}"' for word in words) + "]\n"
+        status, said = checked(write(tmp_path / f"{name}.toml", listen + metrics, "command = ['/bin/cat']"))
+        assert (tmp_path / "dead").is_socket()
+    told = [part.splitlines() for part in said.split("\n\n")]
+    at, line = f"{tmp_path}/{name}.toml", 7
+    assert status == 125
+    assert [part[0] for part in told] == [
+        f"{at}:{line}: service.listen[0]: not possible on this host",
+        f"{at}:{line + 1}: service.listen[1]: not possible on this host",
+        f"{at}:{line + 2}: service.listen[2]: not possible on this host",
+        f"{at}:{line + 6}: service.metrics: not possible on this host",
+    ]
+    assert [part[2] for part in told] == [
+        "cause: no interface of this host has the address 192.0.2.1",
+        f"cause: {tmp_path}/no is not there",
+        f"cause: {tmp_path}/file is a regular file",
+        f"cause: process {os.getpid()} ({psutil.Process().name()}) has 127.0.0.1:{port}",
+    ]
+
+
+@pytest.mark.parametrize("listen", ["tcp:127.0.0.1:PORT", "udp:127.0.0.1:PORT", "unix:PATH", "unix:@nstool-test-own"])
+def test_a_running_service_has_its_addresses_itself(name: str, tmp_path: Path, listen: str) -> None:
+    """Its spec is checked as before it was begun; under another name its addresses are taken."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    words = listen.replace("PORT", str(port)).replace("PATH", f"{tmp_path}/socket")
+    spec = write(tmp_path / f"{name}.toml", f'listen = ["{words}"]', "command = ['/bin/cat']")
+    with serving.serving(spec, name):
+        assert checked(spec) == (0, "this host can do all of it\n")
+        status, said = checked(shutil.copy(spec, tmp_path / "another.toml"))
+        assert (status, f"cause: the service {name} has " in said) == (125, True), said
+        assert f"remedy: nstool service stop {name}, or listen elsewhere" in said
+
+
+def test_a_handler_that_does_not_compile_is_foreseen(tmp_path: Path) -> None:
+    """With its line; it is not run."""
+    spec = function(tmp_path, f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    assert checked(spec)[0] == 0
+    assert not (tmp_path / "ran").exists()
+    spec = function(tmp_path, "x = 1\ndef f(:\n    pass\n")
+    status, said = checked(spec)
+    assert status == 125
+    assert re.search(
+        r"service\.handler: not possible on this host\ncause: .*\.py:\d+: invalid syntax\nremedy: ", said
+    ), said
+
+
+def test_a_misspelt_placeholder_is_foreseen(tmp_path: Path) -> None:
+    """In a word of the command, and in its environment; what awk(1) or a shell writes so is none."""
+    words = TCP + 'shape = "port"\nport = 80'
+    command = "command = ['/bin/cat', 'a', '--port={prot}', 'awk {print} ${port} {port} {x}']"
+    spec = write(tmp_path / "s.toml", words, command, "env = { A = '{adress}' }")
+    status, said = checked(spec)
+    assert status == 125
+    assert [part.splitlines()[:3] for part in said.split("\n\n")] == [
+        [
+            f"{spec}:1: command[2]: not possible on this host",
+            "cause: {prot} stands for nothing, and the command gets it as it is",
+            "remedy: write {port}; {port} and {address} stand for where it is to listen",
+        ],
+        [
+            f"{spec}:2: env.A: not possible on this host",
+            "cause: {adress} stands for nothing, and the command gets it as it is",
+            "remedy: write {address}; {port} and {address} stand for where it is to listen",
+        ],
+    ]
+
+
+def test_a_file_whose_name_no_service_can_have(tmp_path: Path) -> None:
+    """The file is named, and how the service gets another name; by that it is as good as any."""
+    spec = write(tmp_path / "My Service.toml", TCP, "command = ['/bin/cat']")
+    status, said = checked(spec)
+    assert (status, said) == serve(spec)
+    assert (status, f'nstool: {spec}: "My Service" cannot be the name of a sandbox: ' in said) == (2, True), said
+    assert 'give it another than the file has: --name NAME, or name = "NAME" in the spec' in said
 
 
 # ---- its table ----

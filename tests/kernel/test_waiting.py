@@ -122,6 +122,24 @@ def test_nobody_notes_the_end_when_the_launcher_was_killed(name: str) -> None:
     assert nstool("cleanup").returncode == 0
 
 
+@pytest.mark.orphans
+def test_the_status_of_one_that_has_ended_is_in_its_log(name: str, tmp_path: Path) -> None:
+    """It is not listed any more, and nobody can wait for it: the message says where the status is."""
+    log = tmp_path / "log"
+    started = nstool("run", "--detach", "--log", str(log), "--name", name, "--", "sh", "-c", "sleep 1; exit 3")
+    assert started.returncode == 0, started.stderr
+    assert nstool("wait", name).returncode == 3
+    while name in rundir.names():
+        time.sleep(0.01)
+    done = nstool("wait", name)
+    assert done.returncode == 2
+    assert done.stderr.endswith(
+        "; one that has ended is not listed any more: its status is in the file of --log "
+        "(nstool run --detach --log FILE)\n"
+    )
+    assert log.read_text().splitlines()[-1] == f"nstool: {name} ended with exit status 3"
+
+
 def test_wait_gives_up(name: str) -> None:
     with foreground(name, "--", "sh", "-c", "echo ready; read x") as run:
         done = nstool("wait", "--timeout", "0.01", name)

@@ -14,6 +14,7 @@ from types import ModuleType
 import click
 import pytest
 
+from nstool.cli import run
 from nstool.cli.main import COMMANDS
 from nstool.cli.options import BY_NAME, OPTIONS
 from nstool.spec import model
@@ -110,6 +111,16 @@ def test_man_page_names_every_command_and_option() -> None:
     text = (BOOK / "man/nstool.1").read_text("utf-8").replace("\\-", "-")
     assert [name for name in COMMANDS if not re.search(rf"^\.SS {name}\b", text, re.MULTILINE)] == []
     assert [option.name for option in OPTIONS if f"\n.B {option.name}" not in text] == []
+
+
+def test_what_the_defaults_are_is_said_alike() -> None:
+    """The DESCRIPTION of nstool(1) says of the default sandbox what `nstool run --help` says, no more."""
+    description = (
+        (BOOK / "man/nstool.1").read_text("utf-8").partition(".SH DESCRIPTION")[2].partition(".SH COMMANDS")[0]
+    )
+    said = "the sandbox is the strictest that a normal service still runs in; an option"
+    assert said in " ".join(description.split())
+    assert said in " ".join((run.command.help or "").split())
 
 
 @pytest.mark.parametrize("page", sorted(path.name for path in (BOOK / "man").iterdir()))

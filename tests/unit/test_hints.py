@@ -12,9 +12,10 @@ import pytest
 from nstool import uapi
 from nstool.detectors.view import View
 from nstool.errors import errno_number
+from nstool.kinds import INITIAL_USERNS
 from nstool.plan import hints, preflight
 from nstool.plan.calls import CALLS
-from nstool.plan.steps import INIT, LAUNCHER, PAYLOAD, Fd, Plan, Step
+from nstool.plan.steps import CHILD, INIT, LAUNCHER, PAYLOAD, Fd, Plan, Step
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 # Calls that nstool makes beside its plans, or explains to others.
@@ -134,6 +135,28 @@ def test_no_hint_where_the_host_is_fine(tmp_path: Path) -> None:
         proc__sys__user__max_user_namespaces="100\n",
     )
     assert explained(host, errno.EPERM, CLONE_USER) == ()
+
+
+def test_files_of_the_host_may_have_been_too_many(tmp_path: Path) -> None:
+    """ENFILE of any call has one cause; it is said as a possible one where files have been closed meanwhile."""
+    host = files(tmp_path, **{"proc__sys__fs__file-nr": "10\t0\t1000\n"})
+    step = Step(CHILD, "exec_init", (), "")
+    causes, remedies, checked = hints.explain(step, errno.ENFILE, plan=Plan((step,)), root=host)
+    assert causes == ("the host has as many files open as fs.file-max allows",)
+    assert remedies == ("as root: sysctl -w fs.file-max=NUMBER",)
+    assert not checked
+    assert hints.explain(step, errno.EMFILE, plan=Plan((step,)))[2]
+
+
+def test_a_limit_of_files_above_what_the_host_allows(tmp_path: Path) -> None:
+    """Of who may raise a hard limit: else that is the cause, and its remedy says both."""
+    host = files(tmp_path, **{"proc__thread-self__status": ROOT, "proc__sys__fs__nr_open": "1000\n"})
+    (tmp_path / "proc/self/ns").mkdir(parents=True)
+    (tmp_path / "proc/self/ns/user").symlink_to(INITIAL_USERNS)
+    step = init("setrlimit", uapi.RLIMIT_NOFILE, 1, 1 << 40)
+    assert explained(host, errno.EPERM, step) == (cause("above_nr_open", most=1000),)
+    (tmp_path / "proc/self/ns/user").unlink()
+    assert cause("above_nr_open", most=1000) not in explained(host, errno.EPERM, step)
 
 
 # ---- detectors that are shown a host in a directory, because this one cannot be brought to it ----

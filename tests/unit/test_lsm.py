@@ -240,6 +240,20 @@ def test_a_label_that_the_host_lacks_is_refused(host: Host, changes: dict[str, o
     )
 
 
+@pytest.mark.parametrize(
+    ("module", "remedy"),
+    [
+        ("apparmor", "take apparmor out, or boot a kernel that has it with apparmor=1 security=apparmor"),
+        ("selinux", "take selinux out, or boot a kernel and a system that have it with selinux=1 security=selinux"),
+    ],
+)
+def test_how_a_module_is_had_that_the_host_lacks(module: str, remedy: str) -> None:
+    """In one sentence, with what the kernel is told at boot at its end."""
+    with pytest.raises(NotSupported) as refused:
+        planned(HOST, **{module: "u:r:t:s0"})
+    assert refused.value.remedy == remedy
+
+
 def test_profiles_that_cannot_be_read_are_left_to_the_kernel() -> None:
     """An ordinary user may not read the list: the write says whether there is such a profile."""
     assert asked(APPARMOR.replace(profiles=None), apparmor="other")

@@ -15,8 +15,9 @@ from nstool.plan.encode import encode
 from nstool.plan.steps import Plan, Step
 from nstool.spec import schema
 from nstool.spec.check import check
+from nstool.spec.check_service import RANGES
 from nstool.spec.docs import DOCS
-from nstool.spec.load import from_dict, load, loads
+from nstool.spec.load import from_dict, load, loads, read_service
 from nstool.spec.model import (
     Capabilities,
     IdMap,
@@ -34,7 +35,7 @@ from nstool.spec.model import (
     SeccompWhere,
     Spec,
 )
-from nstool.spec.service import Service
+from nstool.spec.service import SECONDS, Service
 
 RECORDS = (
     *(Spec, Root, Mount, Publish, Net, Limits, Capabilities, Namespaces, Ipc, IdMap),
@@ -61,6 +62,33 @@ WRONG = [
     ),
     ('command = ["a"]\n[limits]\nmemroy = 1', 'w.toml:3: limits.memroy: unknown key "memroy"; did you mean "memory"?'),
     ('comand = ["a"]', 'w.toml:1: comand: unknown key "comand"; did you mean "command"?'),
+    ('memory = "64M"', 'w.toml:1: memory: unknown key "memory": it belongs to [limits]: limits.memory'),
+    ('listen = ["systemd"]', 'w.toml:1: listen: unknown key "listen": it belongs to [service]: service.listen'),
+    (
+        "[limits]\nenv = {}",
+        'w.toml:2: limits.env: unknown key "env": it belongs to the spec itself, above [limits]',
+    ),
+    (
+        '[[mounts]]\ntarget = "/a"\nhostname = "a"',
+        'w.toml:3: mounts[0].hostname: unknown key "hostname": it belongs to the spec itself, above [[mounts]]',
+    ),
+    (
+        "[limits]\nhostnam = 1",
+        'w.toml:2: limits.hostnam: unknown key "hostnam"; did you mean "hostname", which belongs to the spec itself, '
+        "above [limits]?",
+    ),
+    ("hostname = web", 'w.toml:1: no TOML: Invalid value; write "web", for text stands in quotes'),
+    (
+        'command = ["a"]\nroot = /srv/a  # b',
+        'w.toml:2: no TOML: Invalid value; write "/srv/a", for text stands in quotes',
+    ),
+    (
+        "[limits]\nmemory = 64M",
+        "w.toml:2: no TOML: Expected newline or end of document after a statement; "
+        'write "64M", for text stands in quotes',
+    ),
+    ("init = True", "w.toml:1: no TOML: Invalid value; write true"),
+    ("[limits]\nx = 1", 'w.toml:2: limits.x: unknown key "x"; known: cpu, '),
     ('command = "ls -l"', 'w.toml:1: command: write a list, one word an element: ["sh", "-c", "ls -l"]'),
     ('command = ["a", 5]', "w.toml:1: command: expected an array of strings, got an integer"),
     ('command = ["a"]\n\ninit = "yes"', "w.toml:3: init: expected true or false, got a string"),
@@ -110,6 +138,46 @@ def test_every_error_names_line_and_key(text, message):
     with pytest.raises(SpecError) as caught:
         loads(text, "w.toml", "toml")
     assert str(caught.value).startswith(message)
+
+
+def test_all_seconds_of_a_service_are_known_as_such():
+    """A key that is checked as seconds is read as a time."""
+    assert {name for name, (_, _, what) in RANGES.items() if what == "seconds"} == set(SECONDS)
+
+
+@pytest.mark.parametrize("name", SECONDS)
+def test_seconds_of_a_service_are_written_as_a_time(tmp_path, name):
+    """As number and as text, with what each needs to mean anything."""
+    needs = {
+        "queue_timeout": "queue = 1",
+        "health_interval": 'health_expect = "x"',
+        "health_timeout": 'health_interval = 1\nhealth_expect = "x"',
+    }
+    file = tmp_path / "w.toml"
+    text = f"[service]\nlisten = ['tcp:127.0.0.1:1', 'udp:127.0.0.1:1']\n{needs.get(name, '')}\n"
+    file.write_text(f'{text}{name} = "1.5m"\n')
+    assert getattr(read_service(file)[1], name) == 90.0
+    file.write_text(f'{text}{name} = "soon"\n')
+    with pytest.raises(SpecError, match=f'service.{name}: "soon" is not a time'):
+        read_service(file)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("mounts = []", ": it belongs to the spec itself, above [service]"),
+        ('memory = "64M"', ": it belongs to [limits]: limits.memory"),
+        ("memry = 1", '; did you mean "memory", which belongs to [limits]: limits.memory?'),
+        ("plces = 2", '; did you mean "places"?'),
+    ],
+)
+def test_a_key_below_service_is_told_where_it_belongs(tmp_path, line, message):
+    file = tmp_path / "w.toml"
+    file.write_text(f'[service]\nlisten = ["systemd"]\n{line}\n')
+    key = line.split()[0]
+    with pytest.raises(SpecError) as caught:
+        read_service(file)
+    assert str(caught.value) == f'{file}:3: service.{key}: unknown key "{key}"{message}'
 
 
 @pytest.mark.parametrize(

@@ -53,6 +53,20 @@ def test_no_cores(text):
         values.cores(text)
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [(90, 90), (0.5, 0.5), ("90", 90), ("0.5", 0.5), ("5s", 5), ("10m", 600), ("1.5h", 5400), (" 30D ", 2592000)],
+)
+def test_durations(text, expected):
+    assert values.duration(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "m", "10 minutes", "1h30m", ".5s", "5.", "nan", "inf", "1e3", True, None, []])
+def test_no_durations(text):
+    with pytest.raises(SpecError, match="time"):
+        values.duration(text)
+
+
 @pytest.mark.parametrize(("text", "expected"), [(90, 90), ("90", 90), ("-2h", -7200), ("30d", 2592000), ("5m", 300)])
 def test_seconds(text, expected):
     assert values.seconds(text) == expected
@@ -180,6 +194,7 @@ READERS = [
     values.size,
     values.cores,
     values.seconds,
+    values.duration,
     values.octal,
     values.integer,
     values.user,
