@@ -6,6 +6,7 @@
 #include <linux/errno.h>
 #include <linux/fcntl.h>
 #include <linux/mman.h>
+#include <linux/prctl.h>
 #include <linux/sched.h>
 
 #include "raw.h"
@@ -56,6 +57,16 @@ static void become(const uint8_t *plan, const int32_t *slots, int control, struc
 		nst_raw1(__NR_close, control);
 }
 
+/* glibc keeps the id of each thread, by which it tells whose a lock is, where it is to be cleared at its end; fork(3) would
+ * write it anew. PR_GET_TID_ADDRESS(2const) */
+static void know_itself(void)
+{
+	int32_t *id = NULL;
+
+	if (nst_raw5(__NR_prctl, PR_GET_TID_ADDRESS, NST_P(&id), 0, 0, 0) == 0 && id)
+		*id = (int32_t)nst_raw0(__NR_gettid);
+}
+
 /* Clone this process as the sandbox of a place: a child of its parent. fds: its slots, then two more, as NST_MSG_COPY has
  * it. Returns the pid, or -errno; 0 in the copy, once all steps but the exec are done. */
 static long copy(const struct zygote *z, int place, const int32_t *fds, int n_fds, int copied)
@@ -96,6 +107,7 @@ static long copy(const struct zygote *z, int place, const int32_t *fds, int n_fd
 		nst_leave(FAILED_STATUS); /* the next copies would be in the namespace of this one */
 	if (r == 0) {
 		share->first = nst_now();
+		know_itself();
 		/* It takes the kernel longer than all the rest: other copies are made meanwhile. */
 		r = own_net ? nst_raw1(__NR_unshare, CLONE_NEWNET) : 0;
 		if (r < 0) {

@@ -33,7 +33,8 @@ enum {
 	SOL_SOCKET_ = 1,
 	DONTWAIT = 0x40,
 	NOSIGNAL = 0x4000,
-	CMSG_CLOEXEC = 0x40000000
+	CMSG_CLOEXEC = 0x40000000,
+	CTRUNC = 8
 };
 
 static void put_letter(struct letter *l, struct nst_message *m, uint64_t passed)
@@ -82,5 +83,10 @@ long nst_receive_fds(int fd, struct nst_message *ret, int32_t *ret_fds, int *ret
 	if (r > 0 && l.head.controllen > PASSED_AT && l.passed.type == SCM_RIGHTS_)
 		for (; *ret_n < (int)((l.passed.len - PASSED_AT) / 4); ++*ret_n)
 			ret_fds[*ret_n] = l.passed.fds[*ret_n];
+	if (r > 0 && l.head.flags & CTRUNC) { /* which of them are missing is not told */
+		while (*ret_n)
+			nst_raw1(__NR_close, ret_fds[--*ret_n]);
+		return -EMFILE;
+	}
 	return r;
 }

@@ -23,7 +23,7 @@ void listen_to(int on, int room)
 /* Whether another connection may be taken: else it waits in the kernel's backlog. */
 int has_room(void)
 {
-	if (self.n_asking == ASKING)
+	if (self.n_asking == ASKING || zygote_is_busy())
 		return 0;
 	return self.n_free + self.n_parked > self.n_waiting || self.orders->queue ||
 	       (self.orders->life != NST_LIFE_CONNECTION && self.n_links < LINKS);

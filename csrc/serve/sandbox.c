@@ -271,7 +271,7 @@ int wants_more(void)
 	uint32_t n = (uint32_t)self.n_parked;
 	int i;
 
-	if (!self.listening || !self.n_free || self.pause)
+	if (!self.listening || !self.n_free || self.pause || zygote_is_busy())
 		return 0;
 	for (i = 0; self.orders->shape == NST_LISTENER && i < (int)self.orders->n_places; i++)
 		n += places[i].state == SERVING;
@@ -361,7 +361,7 @@ int place_it(struct taken *t, int *ret_place)
 		close_fd(&t->fd);
 		return 1;
 	}
-	if (!self.n_free)
+	if (!self.n_free || zygote_is_busy())
 		return 0;
 	i = take_place();
 	if (ret_place)

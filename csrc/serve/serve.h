@@ -157,6 +157,7 @@ struct template
 	int free[NST_PLACES], n_free, first_free; /* a ring: the place that was left longest ago comes first */
 	int parked[NST_PLACES], n_parked, first_parked;
 	int n_held;	       /* places whose memory somebody else has */
+	int n_copies;	       /* that the zygote is asked for, and has not told of */
 	int clone_at;	       /* the step */
 	struct taken *waiting; /* a ring */
 	int n_waiting, first_waiting;
@@ -286,6 +287,7 @@ int is_pinned(const struct place *p);
 /* ---- zygote.c ---- */
 
 long ask_zygote(int i, int n_slots, int control);
+int zygote_is_busy(void);
 void from_zygote(void);
 long start_zygote(int plans);
 

@@ -1,17 +1,31 @@
 /* The zygote: a Python interpreter in the template that clones itself for each connection. nstool/service/zygote.py */
 #include "serve.h"
 
+enum {
+	COPIES = 128,		 /* asked for at once: its socket has room for them, and for what it answers */
+	HIGHEST = (4 << 20) - 1, /* pid: PID_MAX_LIMIT of the kernel */
+};
+
+/* Whether connections are to wait where they are until it has made some. */
+int zygote_is_busy(void)
+{
+	return self.n_copies >= COPIES;
+}
+
 /* Have the zygote clone itself for place i; it answers with the pid. control: where that is attested, else -1. With its
  * own fds go the network namespace to be in and control, or /dev/null in their stead. 0 or -errno. */
 long ask_zygote(int i, int n_slots, int control)
 {
 	struct place *p = &places[i];
 	struct nst_message m = {.type = NST_MSG_COPY, .detail = i};
+	long r;
 
 	m.status = (control >= 0 ? NST_COPY_CONTROL : 0) | (p->lease >= 0 ? NST_COPY_NET : 0);
 	p->slots[n_slots] = p->lease >= 0 ? p->lease : self.null;
 	p->slots[n_slots + 1] = control >= 0 ? control : self.null;
-	return nst_send_fds(self.zygote, &m, p->slots, n_slots + 2, 0);
+	r = nst_send_fds(self.zygote, &m, p->slots, n_slots + 2, 0);
+	self.n_copies += r == 0;
+	return r;
 }
 
 /* What the zygote answers: a process there is, or not. */
@@ -25,6 +39,7 @@ void from_zygote(void)
 		return;
 	if (n != (long)sizeof m || m.detail < 0 || m.detail >= (int)self.orders->n_places)
 		nst_leave(125); /* without it there is nothing to serve with */
+	self.n_copies--;
 	p = &places[m.detail];
 	if (p->state == EMPTY || p->pid != ASKED)
 		return;
@@ -95,7 +110,7 @@ long start_zygote(int plans)
 	const char *end = (const char *)self.orders + self.orders->size;
 	const char *argv[32], *envp[64];
 	struct clone_args args = {.flags = CLONE_VM | CLONE_VFORK, .exit_signal = SIGCHLD, .stack_size = NST_STACK};
-	int32_t pair[2];
+	int32_t pair[2], pid;
 	struct starting s = {.argv = argv, .envp = envp, .plans = plans};
 	long r;
 
@@ -107,7 +122,13 @@ long start_zygote(int plans)
 		return r;
 	s.socket = pair[1];
 	args.stack = (uint64_t)(uintptr_t)places[0].stack;
-	r = nst_clone3_on_stack(&args, sizeof args, zygote_main, &s);
+	/* Some libraries tell a copy from the process that it is of by the pid. Those of sandboxes begin at 1, so that of the
+	 * zygote is the highest that there may be. */
+	args.set_tid = (uint64_t)(uintptr_t)&pid;
+	args.set_tid_size = 1;
+	for (r = -EINVAL, pid = HIGHEST; r == -EINVAL && pid > 1;
+	     pid >>= 1) /* kernel.pid_max is told nowhere in here */
+		r = nst_clone3_on_stack(&args, sizeof args, zygote_main, &s);
 	nst_raw1(__NR_close, pair[1]);
 	if (r < 0) {
 		nst_raw1(__NR_close, pair[0]);

@@ -67,6 +67,12 @@ def executable() -> str:
     return own if _is_systems() else f"{PLACE}/python/bin/{os.path.basename(own)}"
 
 
+def _libraries() -> dict[str, str]:
+    # An interpreter of its own may find its library by a path of the host; another of that name is not the same.
+    own = not _is_systems() and any(name.startswith("libpython") for name in os.listdir(f"{sys.base_prefix}/lib"))
+    return {"LD_LIBRARY_PATH": f"{PLACE}/python/lib"} if own else {}
+
+
 def started(service: Service, spec: Spec, plan_size: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return argv and environment of the zygote. plan_size: bytes of the plan of a sandbox."""
     argv = (executable(), "-s", "-c", "from nstool.service.zygote import main; main()")
@@ -75,6 +81,7 @@ def started(service: Service, spec: Spec, plan_size: int) -> tuple[tuple[str, ..
         "PYTHONPATH": f"{PLACE}/lib:{PLACE}/site",
         "PYTHONDONTWRITEBYTECODE": "1",
         "LD_BIND_NOW": "nstool",
+        **_libraries(),
         **spec.env,
         _VARIABLE: f"{service.places} {plan_size} {PLACE}/handler/{os.path.basename(service.handler)}",
     }

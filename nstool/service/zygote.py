@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import socket
 import sys
 
@@ -21,6 +22,13 @@ if TYPE_CHECKING:
     import types
 
 _TEMPLATE, _PLANS, _CONNECTION = 3, 4, 3
+_FIRST = 5  # fd of those that the file opens
+_MOST = 4096  # fds that are looked for
+# A copy is process 1, for which the kernel drops a signal that has no handler: signal(7), pid_namespaces(7).
+_FATAL = (
+    *(signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM),
+    *(signal.SIGVTALRM, signal.SIGPROF, signal.SIGIO, signal.SIGXCPU),
+)
 _REHEARSALS = 16  # after so many the interpreter has made its code as fast as it gets, and its caches are full
 
 
@@ -31,12 +39,17 @@ def main() -> None:
         del os.environ["LD_BIND_NOW"]
     handler = _load(path)
     _check(handler, os.path.basename(path))
+    opened = [fd for fd in range(_FIRST, min(os.sysconf("SC_OPEN_MAX"), _MOST)) if _is_open(fd)]
+    for number in _FATAL:
+        if signal.getsignal(number) == signal.SIG_DFL:
+            signal.signal(number, lambda number, _: os._exit(128 + number))
     for _ in range(_REHEARSALS):
         _rehearse()
     gc.collect()
     gc.freeze()
     told = lib.nst_zygote(_TEMPLATE, _PLANS, int(places), int(plan_size))
     if told == 0:
+        _stand_in(opened)
         os._exit(_answer(handler, _CONNECTION))
     if told < 0:
         raise SystemExit(f"the zygote of the service: {os.strerror(-told)}")
@@ -98,6 +111,24 @@ def _tell(error: BaseException) -> None:
     while frame is not None and frame.tb_frame.f_code.co_filename.startswith(("<frozen ", __file__)):
         frame = frame.tb_next
     sys.__excepthook__(type(error), error.with_traceback(frame), frame)
+
+
+def _is_open(fd: int) -> bool:
+    try:
+        os.fstat(fd)
+    except OSError:
+        return False
+    return True
+
+
+def _stand_in(fds: list[int]) -> None:
+    """Put /dev/null where the file had something open: who writes to it must not write to what comes to lie there."""
+    if not fds:
+        return
+    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    for fd in fds:
+        os.dup2(null, fd, inheritable=False)
+    os.close(null)
 
 
 def _rehearse() -> None:

@@ -12,6 +12,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -1094,6 +1095,98 @@ for one in (works, logs):
     with serving.serving(spec, name) as one:
         assert all(ask(one.port(), b"x").startswith(b"1 1000") for _ in range(40))
         assert one.until(lambda s: s["live"] == 0, "over")["ends"]["exited"] == 40
+
+
+def test_what_a_file_has_opened_is_nobodys(name: str, tmp_path: Path) -> None:
+    """What a copy writes to it is lost, and does not reach what it has opened itself."""
+    spec = python_service(tmp_path)
+    (tmp_path / "app.py").write_text("""
+import os, socket
+from nstool.service import handler
+
+log = os.memfd_create("log")
+others = [os.open("/dev/zero", os.O_RDONLY) for _ in range(3)]
+
+@handler
+def handle(connection):
+    copies = [connection.dup() for _ in range(6)]
+    os.write(log, b"a secret line")
+    connection.sendall(f"{log} {sorted(copy.fileno() for copy in copies)}".encode())
+""")
+    with serving.serving(spec, name) as one:
+        assert ask(one.port()) == b"5 [4, 9, 10, 11, 12, 13]"
+
+
+@pytest.mark.parametrize("word", ["SIGTERM", "SIGALRM", "SIGUSR1"])
+def test_a_function_ends_by_a_signal(name: str, tmp_path: Path, word: str) -> None:
+    """Although it is process 1."""
+    spec = python_service(tmp_path)
+    (tmp_path / "app.py").write_text(f"""
+import os, signal, time
+from nstool.service import handler
+
+@handler
+def handle(connection):
+    os.kill(os.getpid(), signal.{word})
+    time.sleep(30)
+""")
+    with serving.serving(spec, name) as one:
+        assert ask(one.port()) == b""
+        ends = one.until(lambda s: s["live"] == 0, "over")["generations"][0]["ends"]
+    assert [end["status"] for end in ends if end["cause"] == "failed"] == [128 + signal.Signals[word] << 8]
+
+
+def test_a_function_has_the_interpreter_that_nstool_has(name: str, tmp_path: Path) -> None:
+    """With its own library, not with one of that name that the host has too."""
+    spec = python_service(tmp_path)
+    (tmp_path / "app.py").write_text("""
+import ssl, sys
+from nstool.service import handler
+
+@handler
+def handle(connection):
+    connection.sendall(sys.version.encode())
+""")
+    with serving.serving(spec, name) as one:
+        assert ask(one.port()) == sys.version.encode()
+
+
+def test_a_child_of_a_function_draws_random_numbers_of_its_own(name: str, tmp_path: Path) -> None:
+    """Its pid is not the interpreter's, by which OpenSSL knows a copy."""
+    spec = python_service(tmp_path)
+    (tmp_path / "app.py").write_text("""
+import os, ssl
+from nstool.service import handler
+
+ssl.RAND_bytes(8)
+
+@handler
+def handle(connection):
+    if os.fork() == 0:
+        connection.sendall(ssl.RAND_bytes(16))
+        os._exit(0)
+    os.wait()
+""")
+    with serving.serving(spec, name) as one:
+        assert len({ask(one.port()) for _ in range(4)}) == 4
+
+
+def test_a_burst_of_calls_waits(name: str, tmp_path: Path) -> None:
+    """What the interpreter has not made yet waits in the backlog; nobody is sent away."""
+    python_service(tmp_path)
+    words = 'shape = "python"\nhandler = "app.py"\nplaces = 400\nbacklog = 1024\nattest = "never"'
+    maps = [f'{kind}_map = ["0:65532:1", "1000:65533:1"]' for kind in ("uid", "gid")]
+    spec = write(tmp_path / "s.toml", TCP + words, *maps)
+    with serving.serving(spec, name) as one:
+        port = one.port()
+        clients = [socket.create_connection(("127.0.0.1", port), timeout=DEADLINE) for _ in range(400)]
+        for client in clients:
+            client.sendall(b"x")
+            client.shutdown(socket.SHUT_WR)
+        for client in clients:
+            with client:
+                assert client.recv(100).startswith(b"1 1000")
+        assert one.until(lambda s: s["live"] == 0, "over")["ends"]["exited"] == 400
 
 
 def test_a_function_has_the_libraries_that_nstool_has(name: str, tmp_path: Path) -> None:
