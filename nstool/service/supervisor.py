@@ -74,7 +74,7 @@ class Supervisor:
         self.current: list[Generation] = []  # the templates that take connections, all of one number
         self.old: list[Generation] = []
         self.began = monotonic()
-        self.rotations = 0
+        self.rotations = 0  # generations that have followed another, also one that had ended
         self.past = _Past()
         self.alarms = Alarms(self)
         self.endpoint: Endpoint | None = None
@@ -82,6 +82,7 @@ class Supervisor:
         self.said = Said(say)
         self.stopping = False
         self._number = 0
+        self._has_had_one = False  # a generation that took connections
         self._tried = 0.0  # when a generation was last begun
         self._replaced = -_AGAIN  # when one was last followed that had ended by itself
         self._rotating = asyncio.Lock()
@@ -434,7 +435,8 @@ class Supervisor:
         if self.stopping:  # meanwhile: what it has taken goes on to its end
             before, self.current = [*before, *made], []
         else:
-            self.rotations += bool(before)
+            self.rotations += self._has_had_one
+            self._has_had_one = True
             tries = f"; before it {self._failures} could not be made" if self._failures else ""
             self.say(f"generation {number} takes connections ({why}){tries}")
         self._failures, self._pause, self._due = 0, 0.0, 0.0

@@ -407,6 +407,26 @@ def test_what_cannot_be_undone_ends_no_service(name: str, tmp_path: Path, run_di
     assert not run_dir.exists()
 
 
+# ---- a template that ends by itself ----
+
+
+def kill_template(one: Serving) -> None:
+    """Kill the template that takes connections, and wait until that is said."""
+    number, pid = next((g["number"], g["pid"]) for g in one.status()["generations"] if g["state"] == "current")
+    os.kill(pid, signal.SIGKILL)
+    until(one, f"generation {number} has ended by itself")
+
+
+def test_a_generation_that_follows_one_that_had_ended_is_counted(name: str, tmp_path: Path) -> None:
+    """It has followed another, as one has that was asked for."""
+    with serving.serving(write(tmp_path / "s.toml", TCP, CAT), name) as one:
+        kill_template(one)
+        until(one, "generation 2 takes connections (the one before has ended)")
+        assert one.status()["rotations"] == 1
+        one.tell("rotate")
+        assert one.status()["rotations"] == 2
+
+
 # ---- what a service and a template are asked ----
 
 
