@@ -236,7 +236,7 @@ class Alarms:
             try:
                 one.end(signal.SIGKILL, running.number, running.pid)
             except (ProcessLookupError, NstoolError) as error:
-                self._supervisor.say(f"its sandbox cannot be ended: {error or 'the template has ended'}")
+                self._supervisor.say(f"its sandbox cannot be ended: {str(error) or 'the template has ended'}")
         self._renewal.want(one, alarm)
 
 

@@ -507,9 +507,10 @@ class Supervisor:
         one.draining = True
         try:
             one.accept(False)
-        except (ProcessLookupError, NstoolError) as error:
-            one.ended = isinstance(error, ProcessLookupError)
-            self.say(f"generation {one.title} cannot be told to take no more: {error or 'it has ended'}")
+        except ProcessLookupError:  # it has gone, and takes no more
+            one.ended = True
+        except NstoolError as error:
+            self.say(f"generation {one.title} cannot be told to take no more: {error}")
         if one not in self.old:
             self.old.append(one)
 
@@ -685,7 +686,7 @@ class Supervisor:
         try:
             request = _asked(await asyncio.wait_for(reader.readline(), _ASKED))
         except (OSError, ValueError, RecursionError) as error:
-            return {"error": f"no request: {error or 'it does not come'}", "exit": 2}
+            return {"error": f"no request: {str(error) or 'it does not come'}", "exit": 2}
         try:
             return await _REQUESTS[request["do"]](self, request)
         except SpecError as error:

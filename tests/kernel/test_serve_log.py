@@ -23,7 +23,10 @@ from nstool._native import lib
 from nstool.errors import NstoolError
 from nstool.sandbox import engine
 from nstool.service import generation
-from nstool.service.channel import BOARD
+from nstool.service.blueprint import Remains
+from nstool.service.channel import BOARD, Channel
+from nstool.service.supervisor import Supervisor
+from nstool.spec.service import Service
 from tests.support import serving
 from tests.support.serving import DEADLINE, NSTOOL, Serving, ask, write
 from tests.support.user import User
@@ -425,6 +428,21 @@ def test_a_generation_that_follows_one_that_had_ended_is_counted(name: str, tmp_
         assert one.status()["rotations"] == 1
         one.tell("rotate")
         assert one.status()["rotations"] == 2
+
+
+def test_of_a_template_that_has_gone_nothing_is_said_without_its_cause() -> None:
+    """It takes no more connections, and is not told to."""
+    said: list[str] = []
+    service = Service(listen=(), shape="stdio")
+    supervisor = Supervisor(Remains("web", service), said.append, said.append)
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    theirs.close()
+    one = generation.Generation("web.1", 1)
+    one.channel = Channel(ours)
+    supervisor._retire(one)
+    one.channel.close()
+    assert (one.ended, one.draining, supervisor.old) == (True, True, [one])
+    assert said == []
 
 
 # ---- what a service and a template are asked ----
