@@ -16,7 +16,7 @@ import resource
 import signal
 import socket
 from collections.abc import Awaitable, Callable
-from math import inf
+from math import ceil, inf
 from time import monotonic
 from typing import Any
 
@@ -339,10 +339,13 @@ class Supervisor:
 
         One at most waits to be begun: who asks meanwhile gets that one.
         """
+        await asyncio.shield(self._begin_to_rotate(why))
+
+    def _begin_to_rotate(self, why: str) -> asyncio.Task[None]:
         if self._next is None:
             self._next = asyncio.get_running_loop().create_task(self._rotate(why))
             self._next.add_done_callback(lambda done: done.cancelled() or done.exception())  # also if nobody waits
-        await asyncio.shield(self._next)
+        return self._next
 
     async def _rotate(self, why: str) -> None:
         async with self._rotating:
@@ -630,12 +633,25 @@ class Supervisor:
             if one in self.current and not self.stopping:
                 self.current = [other for other in self.current if other is not one]
                 self.old.append(one)
-                if monotonic() - self._replaced >= _AGAIN:  # else it is one that is missing
-                    self._replaced = monotonic()
-                    asyncio.get_running_loop().create_task(self.rotate_or_say("the one before has ended"))
+                self._replace()
             return
         if message is not None:
             self._hear(one, message)
+
+    def _replace(self) -> None:
+        """Let another generation come after a template that has ended by itself.
+
+        At once; soon after another such one when enough time is over, as one that is missing, so that templates which
+        cannot live are not made without a pause.
+        """
+        if monotonic() - self._replaced >= _AGAIN:
+            self._replaced = monotonic()
+            self._begin_to_rotate("the one before has ended")
+        elif self._next is None and not self._rotating.locked():
+            seconds = max(0, ceil(max(self._due, self._tried + _AGAIN) - monotonic()))
+            who = "" if self.current else ", and nobody is served until then"
+            at_once = f"nstool service rotate {self.blueprint.name} makes it at once"
+            self.say(f"the next generation is made in {seconds} s, as the one before had ended, too{who}; {at_once}")
 
     def _hear(self, one: Generation, message: engine.Message) -> None:
         try:

@@ -430,6 +430,24 @@ def test_a_generation_that_follows_one_that_had_ended_is_counted(name: str, tmp_
         assert one.status()["rotations"] == 2
 
 
+def test_the_second_template_that_dies_soon_waits_and_that_is_said(name: str, tmp_path: Path) -> None:
+    """With how long, and what makes the next generation at once, which does."""
+    with serving.serving(write(tmp_path / "s.toml", TCP, CAT), name) as one:
+        port = one.port()
+        kill_template(one)
+        until(one, "generation 2 takes connections")
+        kill_template(one)
+        until(one, "nobody is served until then")
+        found = re.search(
+            r"the next generation is made in (\d+) s, .*; nstool (service rotate .*) makes", one.log.read_text()
+        )
+        assert found is not None, one.log.read_text()
+        assert 1 <= int(found[1]) <= 10
+        assert found[2] == f"service rotate {name}"
+        one.tell("rotate")
+        assert ask(port, b"x") == b"x"
+
+
 def test_of_a_template_that_has_gone_nothing_is_said_without_its_cause() -> None:
     """It takes no more connections, and is not told to."""
     said: list[str] = []
