@@ -46,7 +46,7 @@ def services(rows: Sequence[dict[str, Any]]) -> Table:
             table.add_row(one["name"], str(one["pid"] or ""), one["unanswered"])
             continue
         counts = f"{one['live']} of {one['places']}"
-        where, number = ", ".join(one["listening"]), str(one["generation"] or "none")
+        where, number = ", ".join(one["listening"]), "stopping" if one["stopping"] else str(one["generation"] or "none")
         table.add_row(
             *(one["name"], str(one["pid"]), where, number, counts, str(one["accepted"]), f"{one['uptime']:.0f} s")
         )

@@ -49,6 +49,7 @@ _AGAIN_NONE = 60.0  # and where nobody takes connections meanwhile
 _SAID_AGAIN = 600.0  # seconds before it is said again that a generation cannot be made, or undone, and why
 _SECOND = 1.0
 _START = "start"
+_AT_ONCE = "those that there are get SIGKILL at once"
 _ASKED = 10.0  # seconds for a request to come, and for its answer to be read
 _MOST = 1 << 16  # bytes of a request
 
@@ -93,6 +94,8 @@ class Supervisor:
         self._left: list[Generation] = []  # that are gone, of which something cannot be undone
         self._undone = 0.0  # when that was last tried
         self._stop = asyncio.Event()
+        self._draining = False  # it was said that it stops
+        self._killed = False  # those who were connected were ended at once
         self._ends = Ends(self.said)
         self._said_shut = -_AGAIN
         self._opened_again = -PAUSE
@@ -156,10 +159,20 @@ class Supervisor:
     def stop(self) -> None:
         """Take no more connections, and end when those that there are have ended; told twice, at once."""
         if self.stopping:
-            for one in self.alive():
-                self._end(one, signal.SIGKILL)
+            self._end_at_once()
         self.stopping = True
         self._stop.set()
+
+    def _end_at_once(self) -> None:
+        if self._draining and not self._killed and self._has_live():
+            self.say(f"told again to stop: {_AT_ONCE}")
+        self._killed = self._killed or self._has_live()
+        for one in self.alive():
+            self._end(one, signal.SIGKILL)
+
+    def _has_live(self) -> bool:
+        """Whether somebody is connected."""
+        return any(one.board is not None and one.counts().live for one in self.alive())
 
     def _end(self, one: Generation, number: int) -> None:
         """Send a signal to all sandboxes of a template; one that does not answer is ended itself, with them."""
@@ -178,6 +191,7 @@ class Supervisor:
 
     async def _drain(self) -> None:
         self.say(f"stopping: no more connections{self._time_left()}")
+        self._draining = True
         for one in self.current:
             self._retire(one)
         self.current = []
@@ -189,7 +203,9 @@ class Supervisor:
 
     def _time_left(self) -> str:
         """Say what becomes of those who are connected."""
-        if not any(one.board is not None and one.counts().live for one in self.alive()):
+        if self._killed:
+            return f"; {_AT_ONCE}"
+        if not self._has_live():
             return ""
         grace, number = self.blueprint.service.grace, self.blueprint.service.stop_signal
         name = signal.Signals(signals.number_of(number, "service.stop_signal")).name
@@ -365,6 +381,8 @@ class Supervisor:
     async def _read_again(self, why: str) -> None:
         async with self._rotating:
             self._reload = None
+            if self.stopping:
+                raise generation.Stopping
             if self._load is None:
                 raise NstoolError("the spec was read from standard input, and cannot be read again")
             blueprint = await asyncio.get_running_loop().run_in_executor(None, self._load)
@@ -423,6 +441,8 @@ class Supervisor:
 
     async def _turn(self, why: str) -> None:
         """Make a generation that takes the connections from here on; who calls has the lock."""
+        if self.stopping:
+            raise generation.Stopping
         self._tried = monotonic()
         number = self._free_number()
         try:
@@ -495,7 +515,7 @@ class Supervisor:
                 for place, listener in enumerate(own):
                     one.listen(place, listener)
             if self.stopping:
-                raise NstoolError("told to stop")
+                raise generation.Stopping
             for one in made:
                 one.accept(True)
             undone.pop_all()
