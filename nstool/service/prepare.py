@@ -42,8 +42,9 @@ def prepared(file: str, name: str = "", listen: tuple[str, ...] = ()) -> Bluepri
         with Located(variant_place(service, number, place)):
             ready.append(handed.prepared(resolve(one), service))
     chosen = name or spec.name or (Path(file).stem if file != "-" else "service")
-    check_name(chosen, "--name" if name or not spec.name else place(("name",)))
-    return Blueprint(chosen, tuple(ready), service, place)
+    named = "--name" if name else place(("name",)) if spec.name else place(())
+    check_name(chosen, named)
+    return Blueprint(chosen, tuple(ready), service, place, named)
 
 
 def problems(file: str) -> tuple[tuple[Problem, ...], list[str]]:

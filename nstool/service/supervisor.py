@@ -112,7 +112,7 @@ class Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stop)
         loop.add_signal_handler(signal.SIGHUP, self._renew)
-        name = rundir.claim(self.blueprint.name)
+        name = self._claim()
         try:
             journal.begin(name, (), spec={"service": True, "command": list(self.blueprint.spec.command)})
             _raise_files()
@@ -121,6 +121,13 @@ class Supervisor:
             if not self.current and not self.stopping:
                 self._leave_adopted()
             self._undo(name)
+
+    def _claim(self) -> str:
+        """Take the name, and return it. Raises SpecError, with where it is written, if it is taken."""
+        try:
+            return rundir.claim(self.blueprint.name)
+        except SpecError as error:
+            raise SpecError(error.message, self.blueprint.named) from None
 
     def _leave_adopted(self) -> None:
         """Let generations of before go on, as no other has come after them."""

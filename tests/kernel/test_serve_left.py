@@ -280,7 +280,7 @@ def test_no_service_is_called_as_a_template_of_another(tmp_path: Path, word: str
     for words, place in (
         (("--name", word, str(spec)), "--name"),
         ((str(named),), f"{named}:1: name"),
-        ((str(same),), ""),
+        ((str(same),), f"nstool: {same}: "),
     ):
         done = run("serve", *words)
         assert done.returncode == 2

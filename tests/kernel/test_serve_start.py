@@ -413,6 +413,27 @@ def test_what_no_service_has_is_told_by_line(tmp_path: Path, words: str, service
     assert (status, f"nstool: {spec}:{told}" in said) == (2, True), said
 
 
+# ---- a name that is taken ----
+
+
+@pytest.mark.parametrize("how", ["option", "key", "file"])
+def test_the_name_of_a_running_service_is_told_where_it_stands(name: str, tmp_path: Path, how: str) -> None:
+    """With what ends that service; where the name is that of the file, the file."""
+    spec = write(tmp_path / "s.toml", TCP, "command = ['/bin/cat']")
+    named = write(tmp_path / "t.toml", TCP, "command = ['/bin/cat']", f'name = "{name}"')
+    same = write(tmp_path / f"{name}.toml", TCP, "command = ['/bin/cat']")
+    words, place = {
+        "option": ((spec, "--name", name), "--name"),
+        "key": ((named,), f"{named}:2: name"),
+        "file": ((same,), f"{same}"),
+    }[how]
+    with serving.serving(spec, name) as one:
+        status, said = serve(*words)
+        holder = f"a running service (process {one.process.pid})"
+        remedy = f"stop it, nstool service stop {name}, or choose another name, --name"
+        assert (status, said) == (2, f"nstool: {place}: {name!r} is the name of {holder}: {remedy}\n")
+
+
 # ---- words that do nothing, and words that contradict each other ----
 
 PORT = 'shape = "port"\nport = 80\n'
