@@ -373,7 +373,12 @@ class Supervisor:
     async def _rotate(self, why: str) -> None:
         async with self._rotating:
             self._next = None
-            await self._turn(why)
+            try:
+                await self._turn(why)
+            except (NstoolError, OSError) as error:
+                if why != _START and not self.stopping:
+                    self.said.tell(("rotation", str(error)), f"no new generation ({why}): {error}", _SAID_AGAIN)
+                raise
 
     async def reload(self, why: str) -> None:
         """Read the spec again, and let a generation of it take the connections. Raises what it meets; all stays then.
@@ -381,9 +386,18 @@ class Supervisor:
         Of those who ask at the same time one at most waits, as with ``rotate``.
         """
         if self._reload is None:
-            self._reload = asyncio.get_running_loop().create_task(self._read_again(why))
+            self._reload = asyncio.get_running_loop().create_task(self._read_again_or_say(why))
             self._reload.add_done_callback(lambda done: done.cancelled() or done.exception())
         await asyncio.shield(self._reload)
+
+    async def _read_again_or_say(self, why: str) -> None:
+        """Do that; why it cannot be done is said, and raised to who has asked."""
+        try:
+            await self._read_again(why)
+        except (NstoolError, OSError) as error:
+            if not self.stopping:
+                self.said.tell(("reload", why, str(error)), f"what was read before stays ({why}): {error}")
+            raise
 
     async def _read_again(self, why: str) -> None:
         async with self._rotating:
@@ -406,9 +420,11 @@ class Supervisor:
             self.alarms.follow()
 
     def _check_kept(self, blueprint: Blueprint) -> None:
-        """Raise NstoolError for another spec that changes what stays as long as a service runs."""
-        if blueprint.name != self.blueprint.name:
-            raise NstoolError(f"name: it runs as {self.blueprint.name!r} until it ends, not as {blueprint.name!r}")
+        """Raise SpecError for another spec that changes what stays as long as a service runs."""
+        name = self.blueprint.name
+        if blueprint.name != name:
+            why = f"it runs as {name!r} until it ends, not as {blueprint.name!r}: stop it, nstool service stop {name}"
+            raise SpecError(f"{why}, and start it again", blueprint.named)
         shapes = {blueprint.service.shape, self.blueprint.service.shape}
         if len(shapes) > 1 and "listener" in shapes:  # whether accept(2) waits is the same for all who have a socket
             why = 'a service that runs is not changed to or from shape = "listener": end it, and start it again'
@@ -441,10 +457,9 @@ class Supervisor:
         return [one for one in have if one not in self.listeners], new
 
     async def _reload_or_say(self, why: str) -> None:
-        try:
+        """Do that; why it cannot be done is said."""
+        with contextlib.suppress(NstoolError, OSError):
             await self.reload(why)
-        except (NstoolError, OSError) as error:
-            self.said.tell(("reload", str(error)), f"what was read before stays ({why}): {error}")
 
     async def _turn(self, why: str) -> None:
         """Make a generation that takes the connections from here on; who calls has the lock."""
@@ -456,7 +471,7 @@ class Supervisor:
             made = await asyncio.get_running_loop().run_in_executor(None, self._made, number)
         except (NstoolError, OSError) as error:
             last = [self.log.forget(self.blueprint.name_of(number, n)) for n in range(self.blueprint.service.shards)]
-            raise self._failed(why, error, "".join(last)) from None
+            raise self._failed(error, "".join(last)) from None
         self._number = number
         before, self.current = self.current, made
         for one in made:
@@ -486,8 +501,8 @@ class Supervisor:
             number += 2
         return number
 
-    def _failed(self, why: str, error: NstoolError | OSError, last: str) -> NstoolError | OSError:
-        """Say that there is no new generation, and when the next is tried that nobody asks for. Returns what to raise.
+    def _failed(self, error: NstoolError | OSError, last: str) -> NstoolError | OSError:
+        """Note that there is no new generation, and when one is tried that nobody asks for. Returns what to raise.
 
         last: what its template has said.
         """
@@ -496,8 +511,6 @@ class Supervisor:
         self._failures += 1
         self._pause = min(max(_AGAIN, 2 * self._pause), _AGAIN_MOST if self.current else _AGAIN_NONE)
         self._due = monotonic() + self._pause
-        if why != _START and not self.stopping:
-            self.said.tell(("rotation", str(error)), f"no new generation ({why}): {error}", _SAID_AGAIN)
         return error
 
     def _made(self, number: int) -> list[Generation]:
