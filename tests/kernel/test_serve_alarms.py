@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import os
@@ -19,8 +20,10 @@ from typing import Any
 
 import pytest
 
-from nstool.service import alarms, generation, watched
+from nstool.service import alarms, generation, health, watched
+from nstool.service.listen import Listener
 from nstool.service.lookout import STUCK
+from nstool.spec.service import Service
 from tests.support import fuse, kernel, serving
 from tests.support.serving import DEADLINE, NSTOOL, Serving, ask, write
 from tests.support.user import User
@@ -575,6 +578,45 @@ def test_without_an_expectation_any_byte_is_an_answer(name: str, tmp_path: Path,
         assert one.status()["alarms"] == {"health": 0}
         (state / "now").write_text("gone")
         raised(one, "health")
+
+
+def asked_once(said: bytes, stays: bool, **words: Any) -> str | None:
+    """What a check finds of a server that says something, and then stays, or closes the connection."""
+    service = Service(listen=(), health_send="x", health_timeout=0.5, **words)
+
+    def serve(server: socket.socket) -> None:
+        with server.accept()[0] as one, contextlib.suppress(ConnectionResetError):
+            one.recv(100)
+            one.sendall(said)
+            if stays:
+                one.recv(1)  # until who asks has gone
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(DEADLINE)
+        serving_one = threading.Thread(target=serve, args=(server,))
+        serving_one.start()
+        try:
+            return asyncio.run(health.failure(Listener("", server.fileno()), service))
+        finally:
+            serving_one.join()
+
+
+@pytest.mark.parametrize(
+    ("said", "stays", "told"),
+    [
+        (b"I am well", True, ""),
+        (b"I am well", False, ""),
+        (b"", True, "no answer in 0.5 s"),
+        (b"", False, "no answer: the connection was closed"),
+        (b"sick\n", True, 'another answer than expected in 0.5 s: "sick"'),
+        (b"sick\n", False, 'another answer than expected: "sick"'),
+        (b"a\nb\x1b[2K\xff", False, r'another answer than expected: "a\x0ab\x1b[2K\xff"'),
+        (b"x" * 100_000, True, f'another answer than expected in 0.5 s: "{"x" * 60}…"'),
+    ],
+)
+def test_a_wrong_answer_is_told_apart_from_none(said: bytes, stays: bool, told: str) -> None:
+    """With its begin, of which nothing moves the cursor; also where the connection stays."""
+    assert asked_once(said, stays, health_expect="well") == told
 
 
 # ---- what is no alarm ----
