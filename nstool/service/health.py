@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from nstool.errors import SpecError, escaped
@@ -29,17 +29,31 @@ def target(listeners: Sequence[Listener]) -> Listener:
     raise SpecError("none of the sockets that systemd has passed is one of streams", "service.health_interval")
 
 
-async def failure(listener: Listener, service: Service) -> str:
-    """Ask once. Returns what is wrong, empty: nothing."""
+async def failure(listener: Listener, service: Service, refusals: Callable[[], int]) -> str | None:
+    """Ask once. Returns what is wrong, empty: nothing; None: it was refused as a client is, which tells neither.
+
+    refusals: returns how many clients were refused so far.
+    """
     answer = _Answer(os.fsencode(service.health_expect))
+    busy, before = service.busy.encode("utf-8", "surrogateescape"), refusals()
+
+    def is_refused() -> bool:
+        return busy.startswith(answer.begin) and refusals() > before
+
+    wrong = "no answer: the connection was closed"
     try:
         async with asyncio.timeout(service.health_timeout):
-            await _hear(listener, service, answer)
-    except TimeoutError:
-        return answer.wrong(f" in {service.health_timeout:g} s", f"no answer in {service.health_timeout:g} s")
+            await _hear(listener, service, answer, is_refused)
+    except TimeoutError:  # a refused connection is closed at once
+        wrong = f"no answer in {service.health_timeout:g} s"
+        return "" if answer.is_right else answer.wrong(f" in {service.health_timeout:g} s", wrong)
+    except (ConnectionResetError, BrokenPipeError) as error:
+        wrong = f"no answer: {error.strerror}"
     except OSError as error:
         return f"no answer: {error.strerror or error}"
-    return "" if answer.is_right else answer.wrong("", "no answer: the connection was closed")
+    if is_refused():
+        return None
+    return "" if answer.is_right else answer.wrong("", wrong)
 
 
 class _Answer:
@@ -69,8 +83,8 @@ class _Answer:
         return f'another answer than expected{when}: "{shown}{"…" if len(text) > _SHOWN else ""}"'
 
 
-async def _hear(listener: Listener, service: Service, answer: _Answer) -> None:
-    """Ask, and hear until it is the right answer, or there is no more."""
+async def _hear(listener: Listener, service: Service, answer: _Answer, is_refused: Callable[[], bool]) -> None:
+    """Ask, and hear until it is the right answer, or there is no more. is_refused: whether it may be no answer."""
     loop = asyncio.get_running_loop()
     family, address = listen.dialled(listener.fd)
     with socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC) as one:
@@ -80,5 +94,5 @@ async def _hear(listener: Listener, service: Service, answer: _Answer) -> None:
         await loop.sock_sendall(one, os.fsencode(service.health_send))
         while answer.length < _MOST and (data := await loop.sock_recv(one, 1 << 16)):
             answer.hear(data)
-            if answer.is_right:
+            if answer.is_right and not is_refused():
                 return

@@ -192,6 +192,11 @@ class Supervisor:
         """Return all templates that there are, the current ones last."""
         return [*self.old, *self.current]
 
+    def refusals(self) -> int:
+        """Return how many clients were refused so far."""
+        causes = [self.past.causes, *(one.counts().causes for one in self.alive() if one.board is not None)]
+        return sum(each.get(name, 0) for each in causes for name in REFUSED)
+
     def _renew(self) -> None:
         if self._number and not self.stopping:  # else the first is being made, or none is wanted
             asyncio.get_running_loop().create_task(self._reload_or_say("SIGHUP"))
