@@ -118,8 +118,10 @@ COMMANDS: dict[str, tuple[str, dict[str, str]]] = {
             "uptime": "number: seconds; null of one that was killed",
             "listening": "list of text: where connections come in",
             "metrics": "text: where /status.json has the same, over HTTP; empty: nowhere",
+            "shape": "text: how the command gets the connection",
             "places": "number: sandboxes that a generation may have at once",
-            "live": "number: sandboxes that have a connection",
+            "live": 'number: sandboxes that have a connection; with shape "listener", where nstool sees none, those '
+            "that accept",
             "parked": "number: sandboxes that wait for one",
             "queued": "number: connections that wait for a sandbox",
             "accepted": "number: connections so far",
@@ -131,10 +133,12 @@ COMMANDS: dict[str, tuple[str, dict[str, str]]] = {
             "refused": "object of number: connections that were refused so far, by reason",
             "alarms": "object of number: alarms so far, by kind, of those that are watched for",
             "latencies": "object of objects, by stage: count, mean, p50, p90, p99, buckets, sum; microseconds since "
-            "the connection, p50 and so on as the upper bound of a bucket",
+            "the connection, p50 and so on as the upper bound of a bucket. buckets: list of 128 numbers, how many "
+            "times were below the bound of each and not below that of the one before; the bounds are 1 to 8, then four "
+            "to a doubling: 10, 12, 14, 16, 20, 24, 28, 32, 40 and so on; the last has all above it, too",
             "generations": "list of objects, one for each template: number, shard, size (places that it has), sandbox, "
-            "pid, state, age (seconds), lives, places (list of [Place](#serviceboardplace)), ends (list of "
-            "[End](#serviceboardend))",
+            "pid, state, age (seconds), lives (sandboxes begun), places (list of [Place](#serviceboardplace)), ends "
+            "(list of [End](#serviceboardend))",
             "gone": "list of objects, the generations of before: number, age, ago (seconds), lives, ends",
             "stopping": "true or false",
             "killed": "true or false: whether its nstool serve was killed, and this is what goes on without it",

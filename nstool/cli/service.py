@@ -198,7 +198,19 @@ def running() -> list[tuple[str, int]]:
     ]
 
 
-_LISTED = ("listening", "metrics", "uptime", "places", "live", "parked", "queued", "accepted", "lives", "stopping")
+_LISTED = (
+    "listening",
+    "metrics",
+    "uptime",
+    "shape",
+    "places",
+    "live",
+    "parked",
+    "queued",
+    "accepted",
+    "lives",
+    "stopping",
+)
 
 
 def _listed(name: str, pid: int) -> dict[str, Any]:

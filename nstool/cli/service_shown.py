@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Group
 
 from nstool.cli.console import Table, cell
+from nstool.errors import plural
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,8 +23,7 @@ def told(found: dict[str, Any]) -> Group:
     state = f"up {found['uptime']:.0f} s" if not found["killed"] else "killed"
     lines = [
         f"{found['name']}: {where}; {state}{watched}{'; stopping' if found['stopping'] else ''}",
-        f"{found['live']} of {found['places']} places serve, {found['parked']} wait parked, {found['queued']} queued; "
-        f"{found['accepted']} connections, {found['lives']} sandboxes, {found['rotations']} rotations",
+        f"now {_now(found)}; so far {_so_far(found)}",
     ]
     if found["dropped"]:
         lines.append(f"{found['dropped']} bytes of what commands said are not in the log: it was too much")
@@ -31,6 +31,25 @@ def told(found: dict[str, Any]) -> Group:
         named = ", ".join(f"{count} {name}" for name, count in found[what].items() if count)
         lines.append(f"{what}: {named or 'none'}")
     return Group(*map(cell, lines), *_tables(_latencies(found["latencies"]), _generations(found["generations"])))
+
+
+def _sees(found: dict[str, Any]) -> bool:
+    """Whether nstool sees connections: it does not where the command has the listening sockets."""
+    return bool(found["shape"] != "listener")
+
+
+def _now(found: dict[str, Any]) -> str:
+    places = f"{found['live']} of {found['places']} places"
+    if not _sees(found):
+        return f"{places} have a sandbox that accepts"
+    return f"{places} have a connection, {plural(found['parked'], 'sandbox')} parked, {found['queued']} queued"
+
+
+def _so_far(found: dict[str, Any]) -> str:
+    counts = f"{plural(found['lives'], 'sandbox')} begun, {plural(found['rotations'], 'rotation')}"
+    if not _sees(found):
+        return f"{counts}; nstool sees no connections"
+    return f"{plural(found['accepted'], 'connection')}, {counts}"
 
 
 def watched(found: dict[str, Any]) -> Group:
@@ -46,10 +65,9 @@ def services(rows: Sequence[dict[str, Any]]) -> Table:
             table.add_row(one["name"], str(one["pid"] or ""), one["unanswered"])
             continue
         counts = f"{one['live']} of {one['places']}"
-        where, number = ", ".join(one["listening"]), str(one["generation"] or "none")
-        table.add_row(
-            *(one["name"], str(one["pid"]), where, number, counts, str(one["accepted"]), f"{one['uptime']:.0f} s")
-        )
+        where, number = ", ".join(one["listening"]), "stopping" if one["stopping"] else str(one["generation"] or "none")
+        accepted = str(one["accepted"]) if _sees(one) else "not seen"
+        table.add_row(*(one["name"], str(one["pid"]), where, number, counts, accepted, f"{one['uptime']:.0f} s"))
     return table
 
 
@@ -81,10 +99,14 @@ def _title(generation: dict[str, Any]) -> str:
 
 def _generations(generations: Iterable[dict[str, Any]]) -> Table:
     rows = [
-        (_title(one), one["state"], one["pid"], f"{one['age']:.0f} s", one["lives"], len(one["places"]))
-        for one in generations
+        (_title(one), one["state"], one["pid"], f"{one['age']:.0f} s", one["lives"], _live(one)) for one in generations
     ]
-    return _filled(("generation", "state", "pid", "age", "lives", "sandboxes"), rows)
+    return _filled(("generation", "state", "pid", "age", "begun", "live"), rows)
+
+
+def _live(generation: dict[str, Any]) -> int:
+    """Return how many sandboxes it has, of which a place that is held has none."""
+    return sum(place["state"] != "held" for place in generation["places"])
 
 
 def _places(found: dict[str, Any]) -> Table:

@@ -406,12 +406,20 @@ def check_free(name: str) -> None:
     check_name(name)
     record = read(name)
     if record is not None and record.alive:
-        holder = (
-            f"process {record.pid}" if record.launcher_alive else f"init {record.init_pid}, which outlives its launcher"
+        raise SpecError(f"{name!r} is the name of {_holder(record)}", "name")
+
+
+def _holder(record: Record) -> str:
+    """Return what has a name, and what is to be done to have it."""
+    if record.state == "serving":
+        return (
+            f"a running service (process {record.pid}): stop it, nstool service stop {record.name}, or choose another "
+            "name, --name"
         )
-        raise SpecError(
-            f"{name!r} is the name of a running sandbox ({holder}): stop that one or choose another", "name"
-        )
+    holder = (
+        f"process {record.pid}" if record.launcher_alive else f"init {record.init_pid}, which outlives its launcher"
+    )
+    return f"a running sandbox ({holder}): stop that one or choose another"
 
 
 def _make_free(name: str) -> None:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 PAUSE = 10.0  # seconds between two generations that alarms have made
 EVERY = 1.0  # seconds between two looks at the sandboxes that serve
+_BUSY_AGAIN = 600.0  # seconds before it is said again that a check was refused
 LINES = 10  # of each kind of alarm that are said in PAUSE seconds
 
 
@@ -212,9 +213,12 @@ class Alarms:
                 failures = 0
                 continue
             # Asked for each time: a listener may have been opened anew.
-            wrong = await health.failure(health.target(self._supervisor.listeners), service)
+            target = health.target(self._supervisor.listeners)
+            wrong = await health.failure(target, service, self._supervisor.refusals)
             if current is not self._supervisor.current:  # it is not known who has answered
                 failures = 0
+            elif wrong is None:
+                self._supervisor.said.tell("busy", "health: the service is busy, and has refused a check", _BUSY_AGAIN)
             elif not wrong:
                 if failures:
                     self._supervisor.say("health: it answers again")
@@ -236,7 +240,7 @@ class Alarms:
             try:
                 one.end(signal.SIGKILL, running.number, running.pid)
             except (ProcessLookupError, NstoolError) as error:
-                self._supervisor.say(f"its sandbox cannot be ended: {error or 'the template has ended'}")
+                self._supervisor.say(f"its sandbox cannot be ended: {str(error) or 'the template has ended'}")
         self._renewal.want(one, alarm)
 
 

@@ -61,8 +61,10 @@ class Sized(Frozen):
 class Blueprint:
     """What all generations of a service have in common: its spec, resolved, and the facts of this host."""
 
-    def __init__(self, name: str, specs: tuple[Spec, ...], service: Service, place: Place = key_path) -> None:
-        """specs: its variants, resolved. place: tells where a key is written.
+    def __init__(
+        self, name: str, specs: tuple[Spec, ...], service: Service, place: Place = key_path, named: str = "name"
+    ) -> None:
+        """specs: its variants, resolved. place: tells where a key is written. named: where its name is.
 
         Raises SpecError for what a service cannot have.
         """
@@ -74,6 +76,7 @@ class Blueprint:
         )
         self._place = place
         self.name = name
+        self.named = named
         self.spec = specs[0]
         self.service = service
         self.access = access(service, place)
@@ -334,6 +337,7 @@ class Remains(Blueprint):
         """service: as far as it holds for those that there are."""
         self._variants = ()
         self.name = name
+        self.named = "NAME"
         self.spec = Spec()
         self.service = service
         self.access = Access()

@@ -77,9 +77,9 @@ class Place(Frozen):
 class End(Frozen):
     """A life that is over, or a connection that was refused: then life is 0.
 
-    begin, end: seconds since 1970. place, listener: numbers, -1 of none. cause: one of CAUSES. status: as wait(2) gives
-    it. times: microseconds from the connection to a place, the first step, the exec, the first byte; 0 of what it did
-    not get to.
+    begin, end: seconds since 1970. place, listener: numbers, -1 of none. cause: one of CAUSES. status: a wait status
+    as wait(2) gives it: the exit status times 256, or the number of the signal, and 128 more with a core dump. times:
+    microseconds from the connection to a place, the first step, the exec, the first byte; 0 of what it did not get to.
     """
 
     life: int

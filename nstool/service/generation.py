@@ -47,6 +47,13 @@ class Ended(NstoolError):
     """A template has ended before it had made a sandbox."""
 
 
+class Stopping(NstoolError):
+    """A service that ends makes no new generation."""
+
+    def __init__(self) -> None:
+        super().__init__("the service is stopping, and makes no new generation")
+
+
 class Generation:
     """A template that runs, with its places. number: from 1. name: of its sandbox. shard: which of its number it is.
 
@@ -399,7 +406,7 @@ def _try(generation: Generation, plan: Plan, stopping: Callable[[], bool]) -> No
     while True:
         message = waiting.pop(0) if waiting else channel.receive(_LOOK)
         if stopping():
-            raise NstoolError("told to stop")
+            raise Stopping
         if message is None and monotonic() > end:
             raise NstoolError(_late(generation.blueprint, generation.name, seconds))
         if message is None:

@@ -7,7 +7,7 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
-from nstool.errors import NstoolError, plural
+from nstool.errors import plural
 from nstool.sandbox import rundir
 from nstool.sandbox.rundir import Record
 from nstool.sandbox.sockets import SocketFile
@@ -138,4 +138,4 @@ class Ender(Supervisor):
             os.close(fd)
 
     def _made(self, number: int) -> list[Generation]:
-        raise NstoolError("told to stop")
+        raise generation.Stopping

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _GAUGES: dict[str, tuple[str, str]] = {
     "uptime": ("nstool_uptime_seconds", "Seconds since the service has begun."),
     "places": ("nstool_places", "Sandboxes that each generation may have at once."),
-    "live": ("nstool_serving", "Sandboxes that have a connection."),
+    "live": ("nstool_serving", "Sandboxes that have a connection; of shape listener, those that accept."),
     "parked": ("nstool_parked", "Sandboxes that wait for a connection."),
     "queued": ("nstool_queued", "Connections that wait for a sandbox."),
 }

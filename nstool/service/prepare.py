@@ -43,9 +43,9 @@ def prepared(file: str, name: str = "", listen: tuple[str, ...] = ()) -> Bluepri
         with Located(variant_place(service, number, place)):
             ready.append(handed.prepared(resolve(one), service))
     chosen = name or spec.name or (Path(file).stem if file != "-" else "service")
-    at = "--name" if name else place(("name",)) if spec.name else file
-    _check_name(chosen, at, of_file=not (name or spec.name))
-    return Blueprint(chosen, tuple(ready), service, place)
+    named = "--name" if name else place(("name",)) if spec.name else file
+    _check_name(chosen, named, of_file=not (name or spec.name))
+    return Blueprint(chosen, tuple(ready), service, place, named)
 
 
 def _check_name(name: str, place: str, *, of_file: bool) -> None:

@@ -27,6 +27,7 @@ def status(supervisor: Supervisor) -> dict[str, Any]:
         "uptime": round(monotonic() - supervisor.began, 3),
         "listening": list(dict.fromkeys(one.where for one in supervisor.listeners)),
         "metrics": supervisor.endpoint.where if supervisor.endpoint else "",
+        "shape": supervisor.blueprint.service.shape,
         "places": supervisor.blueprint.service.places,
         "live": sum(one.live for one in counts),
         "parked": sum(one.parked for one in counts),

@@ -16,7 +16,7 @@ import resource
 import signal
 import socket
 from collections.abc import Awaitable, Callable
-from math import inf
+from math import ceil, inf
 from time import monotonic
 from typing import Any
 
@@ -49,6 +49,7 @@ _AGAIN_NONE = 60.0  # and where nobody takes connections meanwhile
 _SAID_AGAIN = 600.0  # seconds before it is said again that a generation cannot be made, or undone, and why
 _SECOND = 1.0
 _START = "start"
+_AT_ONCE = "those that there are get SIGKILL at once"
 _ASKED = 10.0  # seconds for a request to come, and for its answer to be read
 _MOST = 1 << 16  # bytes of a request
 
@@ -74,7 +75,7 @@ class Supervisor:
         self.current: list[Generation] = []  # the templates that take connections, all of one number
         self.old: list[Generation] = []
         self.began = monotonic()
-        self.rotations = 0
+        self.rotations = 0  # generations that have followed another, also one that had ended
         self.past = _Past()
         self.alarms = Alarms(self)
         self.endpoint: Endpoint | None = None
@@ -82,6 +83,7 @@ class Supervisor:
         self.said = Said(say)
         self.stopping = False
         self._number = 0
+        self._has_had_one = False  # a generation that took connections
         self._tried = 0.0  # when a generation was last begun
         self._replaced = -_AGAIN  # when one was last followed that had ended by itself
         self._rotating = asyncio.Lock()
@@ -92,6 +94,8 @@ class Supervisor:
         self._left: list[Generation] = []  # that are gone, of which something cannot be undone
         self._undone = 0.0  # when that was last tried
         self._stop = asyncio.Event()
+        self._draining = False  # it was said that it stops
+        self._killed = False  # those who were connected were ended at once
         self._ends = Ends(self.said)
         self._said_shut = -_AGAIN
         self._opened_again = -PAUSE
@@ -108,7 +112,7 @@ class Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stop)
         loop.add_signal_handler(signal.SIGHUP, self._renew)
-        name = rundir.claim(self.blueprint.name)
+        name = self._claim()
         try:
             journal.begin(name, (), spec={"service": True, "command": list(self.blueprint.spec.command)})
             _raise_files()
@@ -117,6 +121,13 @@ class Supervisor:
             if not self.current and not self.stopping:
                 self._leave_adopted()
             self._undo(name)
+
+    def _claim(self) -> str:
+        """Take the name, and return it. Raises SpecError, with where it is written, if it is taken."""
+        try:
+            return rundir.claim(self.blueprint.name)
+        except SpecError as error:
+            raise SpecError(error.message, self.blueprint.named) from None
 
     def _leave_adopted(self) -> None:
         """Let generations of before go on, as no other has come after them."""
@@ -155,10 +166,20 @@ class Supervisor:
     def stop(self) -> None:
         """Take no more connections, and end when those that there are have ended; told twice, at once."""
         if self.stopping:
-            for one in self.alive():
-                self._end(one, signal.SIGKILL)
+            self._end_at_once()
         self.stopping = True
         self._stop.set()
+
+    def _end_at_once(self) -> None:
+        if self._draining and not self._killed and self._has_live():
+            self.say(f"told again to stop: {_AT_ONCE}")
+        self._killed = self._killed or self._has_live()
+        for one in self.alive():
+            self._end(one, signal.SIGKILL)
+
+    def _has_live(self) -> bool:
+        """Whether somebody is connected."""
+        return any(one.board is not None and one.counts().live for one in self.alive())
 
     def _end(self, one: Generation, number: int) -> None:
         """Send a signal to all sandboxes of a template; one that does not answer is ended itself, with them."""
@@ -171,12 +192,18 @@ class Supervisor:
         """Return all templates that there are, the current ones last."""
         return [*self.old, *self.current]
 
+    def refusals(self) -> int:
+        """Return how many clients were refused so far."""
+        causes = [self.past.causes, *(one.counts().causes for one in self.alive() if one.board is not None)]
+        return sum(each.get(name, 0) for each in causes for name in REFUSED)
+
     def _renew(self) -> None:
         if self._number and not self.stopping:  # else the first is being made, or none is wanted
             asyncio.get_running_loop().create_task(self._reload_or_say("SIGHUP"))
 
     async def _drain(self) -> None:
         self.say(f"stopping: no more connections{self._time_left()}")
+        self._draining = True
         for one in self.current:
             self._retire(one)
         self.current = []
@@ -188,7 +215,9 @@ class Supervisor:
 
     def _time_left(self) -> str:
         """Say what becomes of those who are connected."""
-        if not any(one.board is not None and one.counts().live for one in self.alive()):
+        if self._killed:
+            return f"; {_AT_ONCE}"
+        if not self._has_live():
             return ""
         grace, number = self.blueprint.service.grace, self.blueprint.service.stop_signal
         name = signal.Signals(signals.number_of(number, "service.stop_signal")).name
@@ -338,15 +367,23 @@ class Supervisor:
 
         One at most waits to be begun: who asks meanwhile gets that one.
         """
+        await asyncio.shield(self._begin_to_rotate(why))
+
+    def _begin_to_rotate(self, why: str) -> asyncio.Task[None]:
         if self._next is None:
             self._next = asyncio.get_running_loop().create_task(self._rotate(why))
             self._next.add_done_callback(lambda done: done.cancelled() or done.exception())  # also if nobody waits
-        await asyncio.shield(self._next)
+        return self._next
 
     async def _rotate(self, why: str) -> None:
         async with self._rotating:
             self._next = None
-            await self._turn(why)
+            try:
+                await self._turn(why)
+            except (NstoolError, OSError) as error:
+                if why != _START and not self.stopping:
+                    self.said.tell(("rotation", str(error)), f"no new generation ({why}): {error}", _SAID_AGAIN)
+                raise
 
     async def reload(self, why: str) -> None:
         """Read the spec again, and let a generation of it take the connections. Raises what it meets; all stays then.
@@ -354,13 +391,24 @@ class Supervisor:
         Of those who ask at the same time one at most waits, as with ``rotate``.
         """
         if self._reload is None:
-            self._reload = asyncio.get_running_loop().create_task(self._read_again(why))
+            self._reload = asyncio.get_running_loop().create_task(self._read_again_or_say(why))
             self._reload.add_done_callback(lambda done: done.cancelled() or done.exception())
         await asyncio.shield(self._reload)
+
+    async def _read_again_or_say(self, why: str) -> None:
+        """Do that; why it cannot be done is said, and raised to who has asked."""
+        try:
+            await self._read_again(why)
+        except (NstoolError, OSError) as error:
+            if not self.stopping:
+                self.said.tell(("reload", why, str(error)), f"what was read before stays ({why}): {error}")
+            raise
 
     async def _read_again(self, why: str) -> None:
         async with self._rotating:
             self._reload = None
+            if self.stopping:
+                raise generation.Stopping
             if self._load is None:
                 raise NstoolError("the spec was read from standard input, and cannot be read again")
             blueprint = await asyncio.get_running_loop().run_in_executor(None, self._load)
@@ -377,9 +425,11 @@ class Supervisor:
             self.alarms.follow()
 
     def _check_kept(self, blueprint: Blueprint) -> None:
-        """Raise NstoolError for another spec that changes what stays as long as a service runs."""
-        if blueprint.name != self.blueprint.name:
-            raise NstoolError(f"name: it runs as {self.blueprint.name!r} until it ends, not as {blueprint.name!r}")
+        """Raise SpecError for another spec that changes what stays as long as a service runs."""
+        name = self.blueprint.name
+        if blueprint.name != name:
+            why = f"it runs as {name!r} until it ends, not as {blueprint.name!r}: stop it, nstool service stop {name}"
+            raise SpecError(f"{why}, and start it again", blueprint.named)
         shapes = {blueprint.service.shape, self.blueprint.service.shape}
         if len(shapes) > 1 and "listener" in shapes:  # whether accept(2) waits is the same for all who have a socket
             why = 'a service that runs is not changed to or from shape = "listener": end it, and start it again'
@@ -412,20 +462,21 @@ class Supervisor:
         return [one for one in have if one not in self.listeners], new
 
     async def _reload_or_say(self, why: str) -> None:
-        try:
+        """Do that; why it cannot be done is said."""
+        with contextlib.suppress(NstoolError, OSError):
             await self.reload(why)
-        except (NstoolError, OSError) as error:
-            self.said.tell(("reload", str(error)), f"what was read before stays ({why}): {error}")
 
     async def _turn(self, why: str) -> None:
         """Make a generation that takes the connections from here on; who calls has the lock."""
+        if self.stopping:
+            raise generation.Stopping
         self._tried = monotonic()
         number = self._free_number()
         try:
             made = await asyncio.get_running_loop().run_in_executor(None, self._made, number)
         except (NstoolError, OSError) as error:
             last = [self.log.forget(self.blueprint.name_of(number, n)) for n in range(self.blueprint.service.shards)]
-            raise self._failed(why, error, "".join(last)) from None
+            raise self._failed(error, "".join(last)) from None
         self._number = number
         before, self.current = self.current, made
         for one in made:
@@ -434,7 +485,8 @@ class Supervisor:
         if self.stopping:  # meanwhile: what it has taken goes on to its end
             before, self.current = [*before, *made], []
         else:
-            self.rotations += bool(before)
+            self.rotations += self._has_had_one
+            self._has_had_one = True
             tries = f"; before it {self._failures} could not be made" if self._failures else ""
             self.say(f"generation {number} takes connections ({why}){tries}")
         self._failures, self._pause, self._due = 0, 0.0, 0.0
@@ -454,8 +506,8 @@ class Supervisor:
             number += 2
         return number
 
-    def _failed(self, why: str, error: NstoolError | OSError, last: str) -> NstoolError | OSError:
-        """Say that there is no new generation, and when the next is tried that nobody asks for. Returns what to raise.
+    def _failed(self, error: NstoolError | OSError, last: str) -> NstoolError | OSError:
+        """Note that there is no new generation, and when one is tried that nobody asks for. Returns what to raise.
 
         last: what its template has said.
         """
@@ -464,8 +516,6 @@ class Supervisor:
         self._failures += 1
         self._pause = min(max(_AGAIN, 2 * self._pause), _AGAIN_MOST if self.current else _AGAIN_NONE)
         self._due = monotonic() + self._pause
-        if why != _START and not self.stopping:
-            self.said.tell(("rotation", str(error)), f"no new generation ({why}): {error}", _SAID_AGAIN)
         return error
 
     def _made(self, number: int) -> list[Generation]:
@@ -490,7 +540,7 @@ class Supervisor:
                 for place, listener in enumerate(own):
                     one.listen(place, listener)
             if self.stopping:
-                raise NstoolError("told to stop")
+                raise generation.Stopping
             for one in made:
                 one.accept(True)
             undone.pop_all()
@@ -505,9 +555,10 @@ class Supervisor:
         one.draining = True
         try:
             one.accept(False)
-        except (ProcessLookupError, NstoolError) as error:
-            one.ended = isinstance(error, ProcessLookupError)
-            self.say(f"generation {one.title} cannot be told to take no more: {error or 'it has ended'}")
+        except ProcessLookupError:  # it has gone, and takes no more
+            one.ended = True
+        except NstoolError as error:
+            self.say(f"generation {one.title} cannot be told to take no more: {error}")
         if one not in self.old:
             self.old.append(one)
 
@@ -627,12 +678,25 @@ class Supervisor:
             if one in self.current and not self.stopping:
                 self.current = [other for other in self.current if other is not one]
                 self.old.append(one)
-                if monotonic() - self._replaced >= _AGAIN:  # else it is one that is missing
-                    self._replaced = monotonic()
-                    asyncio.get_running_loop().create_task(self.rotate_or_say("the one before has ended"))
+                self._replace()
             return
         if message is not None:
             self._hear(one, message)
+
+    def _replace(self) -> None:
+        """Let another generation come after a template that has ended by itself.
+
+        At once; soon after another such one when enough time is over, as one that is missing, so that templates which
+        cannot live are not made without a pause.
+        """
+        if monotonic() - self._replaced >= _AGAIN:
+            self._replaced = monotonic()
+            self._begin_to_rotate("the one before has ended")
+        elif self._next is None and not self._rotating.locked():
+            seconds = max(0, ceil(max(self._due, self._tried + _AGAIN) - monotonic()))
+            who = "" if self.current else ", and nobody is served until then"
+            at_once = f"nstool service rotate {self.blueprint.name} makes it at once"
+            self.say(f"the next generation is made in {seconds} s, as the one before had ended, too{who}; {at_once}")
 
     def _hear(self, one: Generation, message: engine.Message) -> None:
         try:
@@ -683,7 +747,7 @@ class Supervisor:
         try:
             request = _asked(await asyncio.wait_for(reader.readline(), _ASKED))
         except (OSError, ValueError, RecursionError) as error:
-            return {"error": f"no request: {error or 'it does not come'}", "exit": 2}
+            return {"error": f"no request: {str(error) or 'it does not come'}", "exit": 2}
         try:
             return await _REQUESTS[request["do"]](self, request)
         except SpecError as error:

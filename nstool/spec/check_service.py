@@ -63,6 +63,7 @@ _OF_FILES = ("socket_mode", "socket_owner")
 _KERNELS = ("/proc", "/sys")  # what is there changes by itself
 # Shapes whose command may have more than one connection, and for how many.
 _LIVES = {"port": CHOICES["life"], "listener": ("connection", "shared")}
+_SEVERAL = ("client", "shared")
 # Keys that bound or count connections.
 _OF_CONNECTIONS = ("queue", "busy", "client_most", "client_rate", "life_connections")
 # Where others than processes of this host do not connect.
@@ -159,7 +160,17 @@ def _not_one_of(word: str, known: tuple[str, ...]) -> str:
 def _check_idle_words(service: Service, place: Place) -> None:
     """Raise SpecError for a word that changes nothing, as what it is about is not asked for."""
     client = service.client_most or service.client_rate or service.life == "client"
+    connected = any(not word.startswith("udp:") for word in service.listen)
+    # Else who comes waits in the kernel's backlog. A life of several connections takes them while it has room.
+    refuses = service.queue or service.client_most or service.client_rate or service.proxy or service.life in _SEVERAL
     needs = {
+        "queue": (connected, 'datagrams do not wait: it is of connections, a listener "tcp:" or "unix:"'),
+        "busy": (
+            refuses and connected,
+            "nobody is refused, all wait in the kernel's backlog: queue = 16, or client_most = 4"
+            if connected
+            else 'who sends datagrams and is refused hears nothing: a listener "tcp:" or "unix:"',
+        ),
         "queue_timeout": (service.queue, "nobody waits without a queue: queue = 16"),
         "client_burst": (service.client_rate, "it is of a rate: client_rate = 5"),
         "client_prefix4": (client, "nothing is counted by client: client_most = 4"),

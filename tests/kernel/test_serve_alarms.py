@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import os
@@ -19,8 +20,10 @@ from typing import Any
 
 import pytest
 
-from nstool.service import alarms, generation, watched
+from nstool.service import alarms, generation, health, watched
+from nstool.service.listen import Listener
 from nstool.service.lookout import STUCK
+from nstool.spec.service import Service
 from tests.support import fuse, kernel, serving
 from tests.support.serving import DEADLINE, NSTOOL, Serving, ask, write
 from tests.support.user import User
@@ -575,6 +578,107 @@ def test_without_an_expectation_any_byte_is_an_answer(name: str, tmp_path: Path,
         assert one.status()["alarms"] == {"health": 0}
         (state / "now").write_text("gone")
         raised(one, "health")
+
+
+def asked_once(said: bytes, stays: bool, refused: int = 0, **words: Any) -> str | None:
+    """What a check finds of a server that says something, and then stays, or closes the connection.
+
+    refused: so many clients are refused meanwhile.
+    """
+    service = Service(listen=(), health_send="x", health_timeout=0.5, **words)
+    refusals = [7]
+
+    def serve(server: socket.socket) -> None:
+        with server.accept()[0] as one, contextlib.suppress(ConnectionResetError):
+            one.recv(100)
+            refusals.append(7 + refused)
+            one.sendall(said)
+            if stays:
+                one.recv(1)  # until who asks has gone
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(DEADLINE)
+        serving_one = threading.Thread(target=serve, args=(server,))
+        serving_one.start()
+        try:
+            return asyncio.run(health.failure(Listener("", server.fileno()), service, lambda: refusals[-1]))
+        finally:
+            serving_one.join()
+
+
+@pytest.mark.parametrize(
+    ("said", "stays", "told"),
+    [
+        (b"I am well", True, ""),
+        (b"I am well", False, ""),
+        (b"", True, "no answer in 0.5 s"),
+        (b"", False, "no answer: the connection was closed"),
+        (b"sick\n", True, 'another answer than expected in 0.5 s: "sick"'),
+        (b"sick\n", False, 'another answer than expected: "sick"'),
+        (b"a\nb\x1b[2K\xff", False, r'another answer than expected: "a\x0ab\x1b[2K\xff"'),
+        (b"x" * 100_000, True, f'another answer than expected in 0.5 s: "{"x" * 60}…"'),
+    ],
+)
+def test_a_wrong_answer_is_told_apart_from_none(said: bytes, stays: bool, told: str) -> None:
+    """With its begin, of which nothing moves the cursor; also where the connection stays."""
+    assert asked_once(said, stays, health_expect="well") == told
+
+
+@pytest.mark.parametrize(
+    ("said", "stays", "refused", "busy", "expect", "told"),
+    [
+        (b"", False, 1, "", "", None),
+        (b"", False, 1, "no room\n", "", None),
+        (b"no room\n", False, 1, "no room\n", "well", None),
+        (b"no room\n", False, 1, "no room\n", "", None),
+        (b"no r", False, 1, "no room\n", "", None),
+        (b"", False, 0, "no room\n", "", "no answer: the connection was closed"),
+        (b"", True, 1, "no room\n", "", "no answer in 0.5 s"),
+        (b"no room\n", False, 0, "no room\n", "well", 'another answer than expected: "no room"'),
+        (b"no room at all\n", False, 1, "no room\n", "well", 'another answer than expected: "no room at all"'),
+        (b"sick", False, 1, "", "well", 'another answer than expected: "sick"'),
+        (b"I am well", True, 1, "no room\n", "well", ""),
+        (b"no", True, 1, "no room\n", "", ""),
+    ],
+)
+def test_a_refusal_is_told_apart_from_an_answer(
+    said: bytes, stays: bool, refused: int, busy: str, expect: str, told: str | None
+) -> None:
+    """The service has refused somebody meanwhile, and nothing came but what it says then, and an end."""
+    assert asked_once(said, stays, refused, busy=busy, health_expect=expect) == told
+
+
+def served(one: Serving) -> socket.socket:
+    """A client that is served, where one may be: who comes while a check is there is refused."""
+    end = time.monotonic() + DEADLINE
+    while True:
+        client = dial(one)
+        with contextlib.suppress(ConnectionResetError, BrokenPipeError):
+            client.sendall(b"stay\n")
+            if client.recv(100).startswith(b"I am "):
+                return client
+        client.close()
+        assert time.monotonic() < end, one.log.read_text()
+
+
+@pytest.mark.parametrize(("how", "failures", "busy"), [("well", 2, ""), ("sick", 1000, "well, there is no room\\n")])
+def test_a_check_that_is_refused_is_neither_a_failure_nor_an_answer(
+    name: str, tmp_path: Path, state: Path, how: str, failures: int, busy: str
+) -> None:
+    """A busy service has no alarm, and one that is sick has not answered again, whatever it says to who is refused."""
+    words = TCP + f'health_expect = "well"\nclient_most = 1\nbusy = "{busy}"'
+    with serving.serving(asked(tmp_path, state, words, failures), name) as one:
+        (state / "now").write_text(how)
+        one.until(lambda _: how == "well" or "health: another answer" in one.log.read_text(), "it is sick")
+        with served(one):
+            count = one.status()["refused"]["client_most"]
+            told = one.until(
+                lambda s: s["refused"]["client_most"] > count + 5 or s["alarms"]["health"], "checks are refused"
+            )
+            said = one.log.read_text()
+        assert (told["alarms"], told["rotations"]) == ({"health": 0}, 0)
+        assert said.count("health: ") == 1 + (how == "sick"), said
+        assert "health: the service is busy, and has refused a check" in said
 
 
 # ---- what is no alarm ----

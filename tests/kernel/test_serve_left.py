@@ -203,16 +203,20 @@ def test_a_service_that_runs_is_waited_for(name: str, tmp_path: Path, run_dir: P
         assert live.recv(1) == b"y"
         [row] = [one for one in json.loads(run("service", "list", "--json").stdout)["services"] if one["name"] == name]
         assert (row["generation"], row["stopping"], row["killed"]) == (None, True, False)
-        assert "None" not in run("service", "list").stdout
+        [shown] = [line for line in run("service", "list").stdout.splitlines() if line.strip().startswith(name)]
+        assert "  stopping  " in shown
         with subprocess.Popen([NSTOOL, "service", "stop", name, "--wait"]) as stop:  # told twice
             assert one.process.wait(DEADLINE) == 0
         assert stop.returncode == 0
+    assert "told again to stop: those that there are get SIGKILL at once" in one.log.read_text()
     assert not run_dir.exists()
-    one = serving.start(spec, name, tmp_path / "log")
+    one = serving.start(spec, name, tmp_path / "at_once")
     with connected(path) as live:
         begun = time.monotonic()
         assert run("service", "stop", name, "--kill").returncode == 0
         assert one.process.wait(DEADLINE) == 0
+        assert "stopping: no more connections; those that there are get SIGKILL at once\n" in one.log.read_text()
+        assert "have" not in one.log.read_text()
         assert live.recv(1) == b""
         assert time.monotonic() - begun < GRACE / 2
     done = run("service", "stop", name, "--wait")
@@ -276,7 +280,7 @@ def test_no_service_is_called_as_a_template_of_another(tmp_path: Path, word: str
     for words, place in (
         (("--name", word, str(spec)), "--name"),
         ((str(named),), f"{named}:1: name"),
-        ((str(same),), ""),
+        ((str(same),), f"nstool: {same}: "),
     ):
         done = run("serve", *words)
         assert done.returncode == 2

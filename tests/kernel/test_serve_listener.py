@@ -100,6 +100,21 @@ def test_the_command_has_all_listeners(name: str, tmp_path: Path) -> None:
         assert len(json.loads(fds.replace("'", '"'))) == 8  # 0 to 5, a connection, the listing
 
 
+def test_nothing_is_said_of_connections_that_are_not_seen(name: str, tmp_path: Path) -> None:
+    """Sandboxes accept; how many are connected, and to which, nobody knows here."""
+    with serving.serving(write(tmp_path / "s.toml", TCP + SHAPE + "ready = 2", server()), name) as one:
+        one.until(lambda s: s["live"] == 2, "two accept")
+        assert ask(one.port(), b"x") == b"x"
+        said = one.tell("status")
+        assert (
+            "now 2 of 4 places have a sandbox that accepts; so far 3 sandboxes begun, 0 rotations; nstool sees no"
+            in said
+        )
+        listed = subprocess.run([NSTOOL, "service", "list"], capture_output=True, text=True, check=True).stdout
+        [row] = [line for line in listed.splitlines() if line.strip().startswith(name)]
+        assert "2 of 4  not seen" in row
+
+
 def test_rotation_loses_no_connection(name: str, tmp_path: Path) -> None:
     """The kernel has one queue for both generations."""
     with serving.serving(write(tmp_path / "s.toml", TCP + SHAPE + "ready = 2", server()), name) as one:

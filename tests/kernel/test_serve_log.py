@@ -23,7 +23,10 @@ from nstool._native import lib
 from nstool.errors import NstoolError
 from nstool.sandbox import engine
 from nstool.service import generation
-from nstool.service.channel import BOARD
+from nstool.service.blueprint import Remains
+from nstool.service.channel import BOARD, Channel
+from nstool.service.supervisor import Supervisor
+from nstool.spec.service import Service
 from tests.support import serving
 from tests.support.serving import DEADLINE, NSTOOL, Serving, ask, write
 from tests.support.user import User
@@ -411,6 +414,59 @@ def test_what_cannot_be_undone_ends_no_service(name: str, tmp_path: Path, run_di
         assert live.recv(1) == b"y"
     assert serving.stop(one) == 0
     assert not run_dir.exists()
+
+
+# ---- a template that ends by itself ----
+
+
+def kill_template(one: Serving) -> None:
+    """Kill the template that takes connections, and wait until that is said."""
+    number, pid = next((g["number"], g["pid"]) for g in one.status()["generations"] if g["state"] == "current")
+    os.kill(pid, signal.SIGKILL)
+    until(one, f"generation {number} has ended by itself")
+
+
+def test_a_generation_that_follows_one_that_had_ended_is_counted(name: str, tmp_path: Path) -> None:
+    """It has followed another, as one has that was asked for."""
+    with serving.serving(write(tmp_path / "s.toml", TCP, CAT), name) as one:
+        kill_template(one)
+        until(one, "generation 2 takes connections (the one before has ended)")
+        assert one.status()["rotations"] == 1
+        one.tell("rotate")
+        assert one.status()["rotations"] == 2
+
+
+def test_the_second_template_that_dies_soon_waits_and_that_is_said(name: str, tmp_path: Path) -> None:
+    """With how long, and what makes the next generation at once, which does."""
+    with serving.serving(write(tmp_path / "s.toml", TCP, CAT), name) as one:
+        port = one.port()
+        kill_template(one)
+        until(one, "generation 2 takes connections")
+        kill_template(one)
+        until(one, "nobody is served until then")
+        found = re.search(
+            r"the next generation is made in (\d+) s, .*; nstool (service rotate .*) makes", one.log.read_text()
+        )
+        assert found is not None, one.log.read_text()
+        assert 1 <= int(found[1]) <= 10
+        assert found[2] == f"service rotate {name}"
+        one.tell("rotate")
+        assert ask(port, b"x") == b"x"
+
+
+def test_of_a_template_that_has_gone_nothing_is_said_without_its_cause() -> None:
+    """It takes no more connections, and is not told to."""
+    said: list[str] = []
+    service = Service(listen=(), shape="stdio")
+    supervisor = Supervisor(Remains("web", service), said.append, said.append)
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    theirs.close()
+    one = generation.Generation("web.1", 1)
+    one.channel = Channel(ours)
+    supervisor._retire(one)
+    one.channel.close()
+    assert (one.ended, one.draining, supervisor.old) == (True, True, [one])
+    assert said == []
 
 
 # ---- what a service and a template are asked ----

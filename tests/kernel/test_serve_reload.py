@@ -117,7 +117,7 @@ BAD = {
     "a shape": ('shape = "listener"', CAT, 2, "s.toml:7: service.shape"),
     "a port": ('listen = ["tcp:127.0.0.1:{taken}"]', CAT, 125, "in use"),
     "a path and no command": ('listen = ["unix:{path}"]', "command = ['/bin/nosuch']", 125, "nosuch"),
-    "a name": ("places = 3", "name = 'other'\n" + CAT, 125, "until it ends"),
+    "a name": ("places = 3", "name = 'other'\n" + CAT, 2, "{spec}:1: name: it runs as '{name}' until"),
 }
 
 
@@ -140,10 +140,14 @@ def test_what_cannot_be_taken_up_changes_nothing(name: str, tmp_path: Path, what
         bad = service.format(taken=taken, path=tmp_path / "path")
         write(spec, bad if "listen =" in bad else TCP + bad, command)
         found = reload(one)
+        told = told.format(name=name, spec=spec)
         assert (found[0], told in found[1]) == (status, True), found
+        begin = f"nstool: {name}: what was read before stays (asked for): "
+        [said] = [line for line in log.read_text().splitlines() if "asked for" in line]
+        assert said == begin + found[1].removeprefix("nstool: ").splitlines()[0]
         process.send_signal(signal.SIGHUP)
-        one.until(lambda _: "(SIGHUP)" in log.read_text() or "SIGHUP)" in log.read_text(), "it is said")
-        assert told in log.read_text()
+        one.until(lambda _: "(SIGHUP)" in log.read_text(), "it is said")
+        assert told in log.read_text().partition("(SIGHUP)")[2]
         assert ask(one.port(), b"x") == b"x"
         now = one.status()
         assert not (tmp_path / "path").exists()

@@ -416,6 +416,27 @@ def test_what_no_service_has_is_told_by_line(tmp_path: Path, words: str, service
     assert (status, f"nstool: {spec}:{told}" in said) == (2, True), said
 
 
+# ---- a name that is taken ----
+
+
+@pytest.mark.parametrize("how", ["option", "key", "file"])
+def test_the_name_of_a_running_service_is_told_where_it_stands(name: str, tmp_path: Path, how: str) -> None:
+    """With what ends that service; where the name is that of the file, the file."""
+    spec = write(tmp_path / "s.toml", TCP, "command = ['/bin/cat']")
+    named = write(tmp_path / "t.toml", TCP, "command = ['/bin/cat']", f'name = "{name}"')
+    same = write(tmp_path / f"{name}.toml", TCP, "command = ['/bin/cat']")
+    words, place = {
+        "option": ((spec, "--name", name), "--name"),
+        "key": ((named,), f"{named}:2: name"),
+        "file": ((same,), f"{same}"),
+    }[how]
+    with serving.serving(spec, name) as one:
+        status, said = serve(*words)
+        holder = f"a running service (process {one.process.pid})"
+        remedy = f"stop it, nstool service stop {name}, or choose another name, --name"
+        assert (status, said) == (2, f"nstool: {place}: {name!r} is the name of {holder}: {remedy}\n")
+
+
 # ---- words that do nothing, and words that contradict each other ----
 
 PORT = 'shape = "port"\nport = 80\n'
@@ -434,6 +455,8 @@ PORT = 'shape = "port"\nport = 80\n'
         (PORT + 'idle = 5\nlife = "shared"', "idle: it does nothing"),
         ("health_timeout = 1", "health_timeout: it does nothing: nobody asks"),
         ("health_failures = 1", "health_failures: it does nothing: nobody asks"),
+        ('busy = "no"', "busy: it does nothing: nobody is refused"),
+        ('busy = "no"\nready = 1', "busy: it does nothing: nobody is refused"),
         ("roots = []", "roots: none is there"),
         ("commands = []", "commands: none is there"),
         ('vary = ["ids", "pid", "ids"]', 'vary[2]: "ids" is there twice'),
@@ -449,6 +472,38 @@ def test_a_word_that_does_nothing_is_refused(tmp_path: Path, words: str, told: s
     line = next(n for n, text in enumerate(spec.read_text().splitlines(), 1) if text.startswith(last))
     status, said = serve(spec)
     assert (status, f"nstool: {spec}:{line}: service.{told}" in said) == (2, True), said
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("queue = 3", "queue: it does nothing: datagrams do not wait"),
+        ('client_most = 1\nbusy = "no"', "busy: it does nothing: who sends datagrams and is refused hears nothing"),
+    ],
+)
+def test_what_is_of_connections_does_nothing_with_datagrams(tmp_path: Path, words: str, told: str) -> None:
+    """Where there are no other listeners, check and serve refuse it by line."""
+    spec = write(tmp_path / "s.toml", f'listen = ["udp:127.0.0.1:0"]\n{words}', "command = ['/bin/cat']")
+    line = 6 + len(words.splitlines())
+    for status, said in (serve(spec), checked(spec)):
+        assert (status, f"nstool: {spec}:{line}: service.{told}" in said) == (2, True), said
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "queue = 3",
+        "client_most = 1",
+        "client_rate = 2",
+        "proxy = true",
+        PORT + 'life = "client"',
+        PORT + 'life = "shared"',
+    ],
+)
+def test_where_somebody_is_refused_he_may_be_told(tmp_path: Path, words: str) -> None:
+    """Each of these refuses connections by itself."""
+    spec = write(tmp_path / "s.toml", f'{TCP}{words}\nbusy = "no"', "command = ['/bin/cat']")
+    assert checked(spec)[0] == 0
 
 
 @pytest.mark.parametrize(

@@ -329,6 +329,31 @@ def listening(pid: int) -> set[str]:
 # ---- the forms in which it is told ----
 
 
+def shown(one: Serving) -> tuple[str, dict[str, str]]:
+    """The line of counts of ``nstool service status``, and the row of its one generation by the heads of the table."""
+    lines = [line.strip() for line in one.tell("status").splitlines()]
+    [counts] = [line for line in lines if line.startswith("now ")]
+    at = next(n for n, line in enumerate(lines) if line.startswith("generation "))
+    heads, row = (re.split(r"  +", line) for line in lines[at : at + 2])
+    return counts, dict(zip(heads, row, strict=True))
+
+
+def test_status_says_what_is_now_and_what_was_so_far(name: str, tmp_path: Path) -> None:
+    """Sandboxes that were begun, those that live, and those that have a connection are told apart."""
+    words = 'listen = ["tcp:127.0.0.1:0"]\nready = 1'
+    with services.serving(services.write(tmp_path / "s.toml", words, "command = ['/bin/cat']"), name) as one:
+        with socket.create_connection(("127.0.0.1", one.port()), DEADLINE) as live:
+            live.sendall(b"x")
+            assert live.recv(1) == b"x"
+            one.until(lambda s: (s["live"], s["parked"]) == (1, 1), "one serves, one is parked")
+            counts, row = shown(one)
+        assert counts == (
+            "now 1 of 4 places have a connection, 1 sandbox parked, 0 queued; "
+            "so far 1 connection, 3 sandboxes begun, 0 rotations"
+        )
+        assert (row["begun"], row["live"]) == ("3", "2")
+
+
 def test_json_is_the_same_over_http_and_on_the_command_line(name: str) -> None:
     """But for what passes meanwhile."""
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -22,6 +25,15 @@ def test_bounds_grow_by_a_quarter_at_most() -> None:
     edges = bounds()
     assert edges[:8] == (1, 2, 3, 4, 5, 6, 7, 8)
     assert all(a < b <= a * 1.25 for a, b in zip(edges[8:], edges[9:]))
+
+
+def test_the_document_names_the_bounds() -> None:
+    """docs/json.md, for who reads the buckets of a latency."""
+    text = (Path(__file__).resolve().parents[2] / "docs/json.md").read_text("utf-8")
+    listed = re.search(r"the bounds are 1 to 8, then four to a doubling: ([\d, ]+) and so on", text)
+    assert listed is not None
+    assert tuple(map(int, listed[1].split(", "))) == bounds()[8:17]
+    assert f"list of {len(bounds())} numbers" in text
 
 
 @pytest.mark.parametrize(
