@@ -609,9 +609,11 @@ class Supervisor:
         """Return how many sandboxes of the current generation had a connection; of "listener" how many have ended."""
         service, found = self.blueprint.service, 0
         for counts in (one.counts() for one in self.current):
-            had = counts.stages["waited"].count
-            ended = sum(count for cause, count in counts.causes.items() if cause not in REFUSED)
-            found += (ended if service.shape == "listener" else had) - (service.attest != "never")  # the first
+            if service.shape == "listener":
+                ended = sum(count for cause, count in counts.causes.items() if cause not in REFUSED)
+                found += ended - (service.attest != "never")  # the first
+            else:
+                found += counts.stages["waited"].count
         return found
 
     def _rest(self) -> float:

@@ -285,12 +285,12 @@ def test_counts_go_on_over_generations(name: str) -> None:
 
 
 def test_who_is_attested_first_is_counted_as_stopped(name: str) -> None:
-    """Nobody was connected to it, and it did not get to its exec, so that there is no time of that."""
+    """Nobody was connected to it, so that there is no time since a connection."""
     with serving(name, spec(attest="generation")) as one:
         counts = {"nstool_connections_total": 0, "nstool_sandboxes_total": 1, "nstool_ends_total stopped": 1}
         found = expect(one, counts)
     stages = ("waited", "first_step", "executed", "first_byte", "gone")
-    assert [found[f"nstool_stage_seconds_count {stage}"] for stage in stages] == [1, 1, 0, 0, 1]
+    assert [found[f"nstool_stage_seconds_count {stage}"] for stage in stages] == [0] * 5
 
 
 def test_every_metric_is_in_the_document(name: str) -> None:
