@@ -369,6 +369,7 @@ class Supervisor:
                 gone, metrics = self._take_up(blueprint, back)
                 await self._turn(f"the spec was read again, {why}")
                 back.pop_all()
+            self._grant()  # not before: a spec that is refused changes nothing of the files that there are
             listen.abandon(gone)
             if metrics is not self.endpoint:
                 if self.endpoint is not None:
@@ -393,7 +394,6 @@ class Supervisor:
         def return_() -> None:
             listen.close_all([one for one in self.listeners if one not in have])
             self.listeners, self._addresses, self.blueprint = have, addresses, was
-            self._grant()
             self._failures, self._pause, self._due = pauses  # of the spec that stays none has failed
 
         back.callback(return_)
@@ -401,7 +401,6 @@ class Supervisor:
         wanted, metrics = blueprint.service.listen, blueprint.service.metrics
         self.listeners = [one for one in have if one.word in wanted]
         self._open_listeners()
-        self._grant()
         if blueprint.service.health_interval:
             health.target(self.listeners)
         if metrics == was.service.metrics:

@@ -100,6 +100,18 @@ def test_who_may_connect_is_of_the_new_spec(name: str, tmp_path: Path) -> None:
             assert path.stat().st_mode & 0o777 == stays
 
 
+def test_who_may_connect_is_not_of_a_spec_that_is_refused(name: str, tmp_path: Path) -> None:
+    """Where the spec that stays says nothing of that, the file has what bind(2) gave it."""
+    path = tmp_path / "u"
+    listen = f'listen = ["unix:{path}"]\n'
+    spec = write(tmp_path / "s.toml", listen, CAT)
+    with serving.serving(spec, name) as one:
+        before = path.stat()
+        write(spec, f'{listen}socket_mode = "0666"\nsocket_owner = "1234:1234"', "command = ['/bin/nosuch']")
+        assert reload(one)[0] == 125
+        assert path.stat() == before
+
+
 def test_what_cannot_be_reloaded_delays_nothing(name: str, tmp_path: Path) -> None:
     """The next generation of what stays comes when it is due, however often another was refused."""
     spec = write(tmp_path / "s.toml", TCP + "renew_after = 3", CAT)
