@@ -141,6 +141,17 @@ static void obey(int peer, const struct nst_message *m, int *fds, int n)
 	send_message(peer, &answer, -1);
 }
 
+/* Whether nobody can say anything any more: there is no peer, and the door comes with the orders. */
+static int is_alone(void)
+{
+	int i;
+
+	for (i = 0; i < PEERS; i++)
+		if (self.peers[i] >= 0)
+			return 0;
+	return !self.orders;
+}
+
 static void drop_peer(int i)
 {
 	if (self.owner == self.peers[i])
@@ -148,6 +159,8 @@ static void drop_peer(int i)
 	if (self.reporter == self.peers[i])
 		self.reporter = -1;
 	close_fd(&self.peers[i]);
+	if (is_alone())
+		nst_leave(125);
 }
 
 void from_peer(int i)
