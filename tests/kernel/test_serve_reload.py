@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import time
 from pathlib import Path
 from urllib.request import urlopen
@@ -195,3 +196,42 @@ def test_what_came_by_standard_input_cannot_be_read_again(name: str, tmp_path: P
     found = reload(one)
     assert (found[0], "standard input" in found[1]) == (125, True)
     assert serving.stop(one) == 0
+
+
+# As nstool, but that it waits half a second for a spec to be read.
+IMPATIENT = """
+from nstool.cli.start import main
+from nstool.service import supervisor
+supervisor._READ = 0.5
+main()
+"""
+
+
+@pytest.mark.parametrize("patient", [True, False])
+def test_a_spec_that_does_not_answer_holds_nobody_up(name: str, tmp_path: Path, patient: bool) -> None:
+    """A FIFO that nobody writes to, or a mount that hangs: the service goes on, tells it in the end, and ends."""
+    spec, log = write(tmp_path / "s.toml", TCP, CAT), tmp_path / "log"
+    program = [NSTOOL] if patient else [sys.executable, "-c", IMPATIENT]
+    with log.open("wb") as out:
+        process = subprocess.Popen([*program, "serve", "--name", name, str(spec)], stdout=out, stderr=out)
+    one = serving.Serving(name, process, log)
+    try:
+        serving.wait(one, 0)
+        spec.unlink()
+        os.mkfifo(spec)
+        process.send_signal(signal.SIGHUP)
+        if patient:
+            one.until(lambda _: threads(process.pid) > 1, "it reads")
+        else:
+            one.until(lambda _: "what was read before stays (SIGHUP): the spec is not read" in log.read_text(), "told")
+        one.tell("rotate")
+        assert ask(one.port(), b"x") == b"x"
+        process.terminate()
+        assert process.wait(DEADLINE / 10) == 0
+    finally:
+        process.kill()
+        process.wait()
+
+
+def threads(pid: int) -> int:
+    return len(os.listdir(f"/proc/{pid}/task"))
