@@ -300,6 +300,25 @@ one.setsockopt(socket.IPPROTO_IPV6, 32, request)
         assert one.until(lambda s: s["live"] == 0, "over")["ends"]["exited"] == 3
 
 
+# What it does to its standard error, and how that is. fcntl(2)
+PIPE = """
+import fcntl, os
+if os.read(0, 9) == b"set":
+    fcntl.fcntl(2, 1031, 4096)
+    fcntl.fcntl(2, fcntl.F_SETFL, os.O_DIRECT)
+print(fcntl.fcntl(2, 1032), fcntl.fcntl(2, fcntl.F_GETFL) == os.O_WRONLY | os.O_NONBLOCK)
+"""
+
+
+def test_a_pipe_is_as_it_was_for_the_next(name: str, tmp_path: Path) -> None:
+    """Its size and flags, which are those of a file that all sandboxes of a place have."""
+    with serving.serving(write(tmp_path / "s.toml", TCP + "places = 1", python(PIPE)), name) as one:
+        port = one.port()
+        assert ask(port, b"set") == b"4096 False\n"
+        one.until(lambda s: s["live"] == 0, "it is over")
+        assert ask(port, b"look") == b"65536 True\n"
+
+
 # ---- a Python function ----
 
 
