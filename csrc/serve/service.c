@@ -4,15 +4,20 @@
 /* which: a place, or all. pid: whom it is for, not who has the place after him; 0: anybody. */
 static void end_places(int which, int pid, int number)
 {
-	int i;
+	int i, asked = 0;
 
 	if (number < 1 || number > 64 || !self.orders)
 		return;
 	for (i = 0; i < (int)self.orders->n_places; i++)
-		if ((which < 0 || which == i) && (!pid || pid == places[i].pid))
+		if ((which < 0 || which == i) && (!pid || pid == places[i].pid)) {
 			end_place(i, number);
+			asked |= places[i].pid == ASKED;
+		}
 	if (which < 0)
 		refuse_all();
+	/* A zygote that was stopped makes none of those it was asked for; with it all of the template ends. */
+	if (which < 0 && number == SIGKILL && asked)
+		nst_raw2(__NR_kill, self.zygote_pid, SIGKILL);
 }
 
 static void send_what_is_held(int peer)
