@@ -9,6 +9,7 @@
 
 #include <errno.h>
 #include <grp.h>
+#include <linux/bpf.h>
 #include <linux/capability.h>
 #include <linux/filter.h>
 #include <linux/keyctl.h>
@@ -447,6 +448,17 @@ int nst_seccomp_set_mode_filter(const void *program, size_t n, unsigned int flag
 	if (n > BPF_MAXINSNS)
 		return -EINVAL; /* sock_fprog.len has 16 bits: more would be cut off silently */
 	return (int)result(syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, flags, &filter));
+}
+
+int nst_bpf_socket_filter(const void *program, size_t n)
+{
+	static const char license[] = "";
+	union bpf_attr attr = {.prog_type = BPF_PROG_TYPE_SOCKET_FILTER,
+			       .insn_cnt = (uint32_t)n,
+			       .insns = (uint64_t)(uintptr_t)program,
+			       .license = (uint64_t)(uintptr_t)license};
+
+	return (int)result(syscall(SYS_bpf, BPF_PROG_LOAD, &attr, sizeof attr));
 }
 
 long nst_ioctl(int fd, unsigned long request, unsigned long arg)

@@ -147,6 +147,9 @@ int nst_mq_getattr(int fd, struct nst_mq_attr *ret_attr); /* mq_getattr(3) */
  * for SECCOMP_FILTER_FLAG_NEW_LISTENER, or the id of a thread that TSYNC could not reach. */
 int nst_seccomp_set_mode_filter(const void *program, size_t n, unsigned int flags);
 
+/* Load a filter for packets: program is n instructions of 8 bytes (struct bpf_insn). Returns an fd. bpf(2) */
+int nst_bpf_socket_filter(const void *program, size_t n);
+
 /* ioctl(2): with a number; and one that writes a number of 4 or 8 bytes. */
 long nst_ioctl(int fd, unsigned long request, unsigned long arg);
 int nst_ioctl_get_u32(int fd, unsigned long request, uint32_t *ret_value);

@@ -2,7 +2,8 @@
 #include "serve.h"
 
 enum {
-	PARKS = 2, /* sandboxes that are parked between two looks at what is new */
+	PIPE_SIZE = 64 << 10, /* pipe(7) */
+	PARKS = 2,	      /* sandboxes that are parked between two looks at what is new */
 	WNOWAIT_ = 0x01000000,
 	WALL_ = 0x40000000,
 };
@@ -113,6 +114,14 @@ static int begins_alone(void)
 	return self.orders->shape == NST_PORT || self.orders->shape == NST_LISTENER;
 }
 
+/* The pipe of a place is one for all its lives: what a command has set of it is not handed down. fcntl(2) */
+static void reset_log(const struct place *p)
+{
+	nst_raw3(__NR_fcntl, p->log, F_SETFL, NONBLOCKING);
+	if (nst_raw3(__NR_fcntl, p->log, F_GETPIPE_SZ, 0) != PIPE_SIZE)
+		nst_raw3(__NR_fcntl, p->log, F_SETPIPE_SZ, PIPE_SIZE);
+}
+
 /* Make the sandbox of place i. t: its connection, NULL for one that is parked. 0 or -errno. */
 long start(int i, struct taken *t, int attest)
 {
@@ -131,6 +140,7 @@ long start(int i, struct taken *t, int attest)
 	p->stopped = p->overran = p->users = p->had = p->idle = p->deaf = p->ready = p->has_key = p->killed = p->spare =
 		0;
 	stamp(i);
+	reset_log(p);
 	if (attest || (!t && !begins_alone())) {
 		r = nst_raw4(__NR_socketpair, AF_UNIX_, SOCK_SEQPACKET_ | O_CLOEXEC, 0, NST_P(pair));
 		if (r < 0)

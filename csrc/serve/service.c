@@ -4,15 +4,20 @@
 /* which: a place, or all. pid: whom it is for, not who has the place after him; 0: anybody. */
 static void end_places(int which, int pid, int number)
 {
-	int i;
+	int i, asked = 0;
 
 	if (number < 1 || number > 64 || !self.orders)
 		return;
 	for (i = 0; i < (int)self.orders->n_places; i++)
-		if ((which < 0 || which == i) && (!pid || pid == places[i].pid))
+		if ((which < 0 || which == i) && (!pid || pid == places[i].pid)) {
 			end_place(i, number);
+			asked |= places[i].pid == ASKED;
+		}
 	if (which < 0)
 		refuse_all();
+	/* A zygote that was stopped makes none of those it was asked for; with it all of the template ends. */
+	if (which < 0 && number == SIGKILL && asked)
+		nst_raw2(__NR_kill, self.zygote_pid, SIGKILL);
 }
 
 static void send_what_is_held(int peer)
@@ -141,6 +146,17 @@ static void obey(int peer, const struct nst_message *m, int *fds, int n)
 	send_message(peer, &answer, -1);
 }
 
+/* Whether nobody can say anything any more: there is no peer, and the door comes with the orders. */
+static int is_alone(void)
+{
+	int i;
+
+	for (i = 0; i < PEERS; i++)
+		if (self.peers[i] >= 0)
+			return 0;
+	return !self.orders;
+}
+
 static void drop_peer(int i)
 {
 	if (self.owner == self.peers[i])
@@ -148,6 +164,8 @@ static void drop_peer(int i)
 	if (self.reporter == self.peers[i])
 		self.reporter = -1;
 	close_fd(&self.peers[i]);
+	if (is_alone())
+		nst_leave(125);
 }
 
 void from_peer(int i)

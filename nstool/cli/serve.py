@@ -40,7 +40,7 @@ def command(spec: str, name: str, listen: tuple[str, ...], quiet: bool) -> int:
 
     def say(text: str) -> None:
         if not quiet:
-            errors.write(f"nstool: {blueprint.name}: {text}\n")
+            errors.tell(blueprint.name, text)
 
     async def serve() -> None:
         try:
@@ -60,6 +60,10 @@ class Errors:
         self._poll.register(2, select.POLLOUT)
         self._missed = 0
         self._ended = True  # the last line that was written
+
+    def tell(self, name: str, text: str) -> None:
+        """Write what a service says: before each line stands whose it is."""
+        self.write("".join(f"nstool: {name}: {line}\n" for line in text.split("\n")))
 
     def write(self, text: str) -> None:
         """Write some lines, or count them."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+from functools import partial
 from typing import Any
 
 import click
@@ -151,7 +152,7 @@ def _end_left(name: str, records: list[Record], *, kill: bool) -> int:
     from nstool.service.left import Ender
 
     errors = Errors()
-    ender = Ender(name, records, lambda text: errors.write(f"nstool: {name}: {text}\n"), errors.write, at_once=kill)
+    ender = Ender(name, records, partial(errors.tell, name), errors.write, at_once=kill)
     asyncio.run(ender.run())
     if rest := _left(name):
         pids = " ".join(str(one.init_pid) for one in rest)

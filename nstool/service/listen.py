@@ -7,13 +7,12 @@ import os
 import select
 import socket
 import stat
-from _struct import Struct  # what struct is made of
-from errno import EACCES, EADDRINUSE, ENOENT, ENOTCONN, EPERM
+from errno import EACCES, EADDRINUSE, EINVAL, ENOENT, ENOTCONN, EPERM
 
-from nstool._native import ffi
 from nstool.errors import KernelError, SpecError
 from nstool.frozen import Frozen
 from nstool.sandbox.sockets import SocketFile
+from nstool.service.tied import tie
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,13 +21,6 @@ if TYPE_CHECKING:
     from nstool.spec.check import Place
     from nstool.spec.service import Service
 
-_FILTER = Struct("<HBBI")  # struct sock_filter, linux/filter.h
-_PROGRAM = Struct("<H6xQ")  # struct sock_fprog
-_LOAD_8, _LOAD_16, _LOAD_32, _AND, _EQUAL, _RETURN = 0x30, 0x28, 0x20, 0x54, 0x15, 0x06
-_FLAGS, _SYN_ACK = 13, 0x12  # where the flags of TCP are; of the answer to who asks for a connection, RFC 9293
-_NETWORK = -0x100000  # SKF_NET_OFF: from the header of IP; else from that of TCP
-_ONLY_ROOT = (("this kernel lets root only do that",), ("run as root, or listen on a Unix socket",))
-_ATTACH_FILTER, _LOCK_FILTER = 26, 44  # socket(7)
 _LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # of a socket for all addresses
 _LAST_ID = (1 << 32) - 2  # the one after it stands for none, chown(2)
 FIRST_PASSED = 3  # SD_LISTEN_FDS_START
@@ -208,9 +200,9 @@ def open_listener(
     """Return a listening socket. Raises SpecError, KernelError for an address that is not to be had.
 
     why: what the address is for.
-    handed: its connections are given to sandboxes, see ``tie``. shared: others may have the address too, and the kernel
-    distributes connections among them: SO_REUSEPORT, socket(7). first: of those, so that nobody else may have it yet.
-    made: is called with the file of a Unix socket, before anybody can connect.
+    handed: its connections are given to sandboxes, see tied.tie. shared: others may have the address too, and the
+    kernel distributes connections among them: SO_REUSEPORT, socket(7). first: of those, so that nobody else may have
+    it yet. made: is called with the file of a Unix socket, before anybody can connect.
     """
     family, type_, address = parse(word, place)
     path = address if isinstance(address, str) and address.startswith("/") else ""
@@ -223,6 +215,8 @@ def open_listener(
         if family != socket.AF_UNIX:
             one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, int(shared and not first))
+            if shared:
+                _be_nobodys(one)
         if family == socket.AF_INET6:
             one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         if path:
@@ -303,6 +297,15 @@ def _bound_at(word: str) -> tuple[str, str, int]:
     return word.partition(":")[0], host, port
 
 
+def _be_nobodys(one: socket.socket) -> None:
+    """Share an address with sockets of this uid alone: a sandbox may have that of the service, no one has this."""
+    try:
+        os.fchown(one.fileno(), _LAST_ID, -1)
+    except OSError as error:
+        if error.errno not in (EPERM, EINVAL):  # only root may; in a user namespace it may have no such id
+            raise
+
+
 def _file(path: str) -> SocketFile:
     status = os.lstat(path)
     return SocketFile(path, status.st_dev, status.st_ino)
@@ -333,44 +336,6 @@ def _refused(word: str, number: int, place: str, why: str) -> KernelError:
 
     step = Step(LAUNCHER, "bind", _bound_at(word), why)
     return KernelError(f"bind({word})", number, place, why, *explain(step, number))
-
-
-def tie(one: socket.socket, place: str, *, needed: bool = True) -> None:
-    """Let a socket that listens, and each connection of it, hear only what is for its address, for ever.
-
-    A connection is a socket of this network namespace, in the hands of a sandbox. It could be disconnected there, and
-    connected to anybody here, or listen (connect(2), AF_UNSPEC). It would have another port then: this one is taken. A
-    listening socket itself may keep the port: so the answer to a connection that it asks for is heard by neither.
-    needed: False where connections are relayed, and never given away. Raises KernelError.
-    """
-    if one.family not in (socket.AF_INET, socket.AF_INET6):
-        return
-    if one.getsockopt(socket.SOL_SOCKET, _LOCK_FILTER):  # one that systemd keeps, and that a service has had before
-        return
-    address, port = one.getsockname()[:2]
-    data = socket.inet_pton(one.family, address)
-    at = _NETWORK + (16 if one.family == socket.AF_INET else 24)
-    wanted = [(_LOAD_16, 2, port)]
-    if any(data):  # else all addresses have this port
-        wanted += [(_LOAD_32, at + n, int.from_bytes(data[n : n + 4], "big")) for n in range(0, len(data), 4)]
-    left = 2 * len(wanted)
-    code = _FILTER.pack(_LOAD_8, 0, 0, _FLAGS) + _FILTER.pack(_AND, 0, 0, _SYN_ACK)
-    code += _FILTER.pack(_EQUAL, left + 1, 0, _SYN_ACK)
-    for load, offset, value in wanted:
-        left -= 2
-        code += _FILTER.pack(load, 0, 0, offset & 0xFFFF_FFFF) + _FILTER.pack(_EQUAL, 0, left + 1, value)
-    code += _FILTER.pack(_RETURN, 0, 0, 0xFFFF_FFFF) + _FILTER.pack(_RETURN, 0, 0, 0)
-    kept = ffi.from_buffer(code)
-    program = _PROGRAM.pack(len(code) // _FILTER.size, int(ffi.cast("uintptr_t", kept)))
-    try:
-        one.setsockopt(socket.SOL_SOCKET, _ATTACH_FILTER, program)
-        one.setsockopt(socket.SOL_SOCKET, _LOCK_FILTER, 1)
-    except OSError as error:
-        if error.errno == EPERM and not needed:
-            return
-        why = "without it a sandbox connects the connection that it is given to other services of this host"
-        hints = _ONLY_ROOT if error.errno == EPERM else ()
-        raise KernelError("setsockopt(SO_ATTACH_FILTER)", error.errno or 0, place, why, *hints) from None
 
 
 def _remove_dead(path: str, type_: int) -> None:

@@ -15,6 +15,7 @@ import os
 import resource
 import signal
 import socket
+import threading
 from collections.abc import Awaitable, Callable
 from math import ceil, inf
 from time import monotonic
@@ -50,6 +51,7 @@ _SAID_AGAIN = 600.0  # seconds before it is said again that a generation cannot 
 _SECOND = 1.0
 _START = "start"
 _AT_ONCE = "those that there are get SIGKILL at once"
+_READ = 30.0  # seconds for the spec to be read again
 _ASKED = 10.0  # seconds for a request to come, and for its answer to be read
 _MOST = 1 << 16  # bytes of a request
 
@@ -87,6 +89,7 @@ class Supervisor:
         self._tried = 0.0  # when a generation was last begun
         self._replaced = -_AGAIN  # when one was last followed that had ended by itself
         self._rotating = asyncio.Lock()
+        self._reading = asyncio.Lock()  # of the spec
         self._next: asyncio.Task[None] | None = None  # the rotation that waits to be begun
         self._reload: asyncio.Task[None] | None = None  # the same, with the spec read again
         self._failures = 0  # rotations in a row that have failed,
@@ -405,24 +408,49 @@ class Supervisor:
             raise
 
     async def _read_again(self, why: str) -> None:
-        async with self._rotating:
+        async with self._reading:
             self._reload = None
-            if self.stopping:
-                raise generation.Stopping
-            if self._load is None:
-                raise NstoolError("the spec was read from standard input, and cannot be read again")
-            blueprint = await asyncio.get_running_loop().run_in_executor(None, self._load)
-            self._check_kept(blueprint)
-            with contextlib.ExitStack() as back:
-                gone, metrics = self._take_up(blueprint, back)
-                await self._turn(f"the spec was read again, {why}")
-                back.pop_all()
-            listen.abandon(gone)
-            if metrics is not self.endpoint:
-                if self.endpoint is not None:
-                    self.endpoint.close()
-                self.endpoint = metrics
-            self.alarms.follow()
+            blueprint = await self._read_spec()
+            async with self._rotating:
+                if self.stopping:
+                    raise generation.Stopping
+                await self._follow(blueprint, why)
+
+    async def _read_spec(self) -> Blueprint:
+        """Read the spec again. A file may never answer, as a FIFO: the thread that waits for it keeps nobody."""
+        load, loop = self._load, asyncio.get_running_loop()
+        if load is None:
+            raise NstoolError("the spec was read from standard input, and cannot be read again")
+        found: asyncio.Future[Blueprint] = loop.create_future()
+
+        def read() -> None:
+            try:
+                told = functools.partial(_set, found, load())
+            except Exception as error:
+                told = functools.partial(_set, found, error)
+            with contextlib.suppress(RuntimeError):  # the service has ended meanwhile
+                loop.call_soon_threadsafe(told)
+
+        threading.Thread(target=read, daemon=True).start()
+        try:
+            return await asyncio.wait_for(found, _READ)
+        except TimeoutError:
+            raise NstoolError(f"the spec is not read after {_READ:g} s: its file does not answer") from None
+
+    async def _follow(self, blueprint: Blueprint, why: str) -> None:
+        """Let a generation of another spec take the connections; who calls has the lock."""
+        self._check_kept(blueprint)
+        with contextlib.ExitStack() as back:
+            gone, metrics = self._take_up(blueprint, back)
+            await self._turn(f"the spec was read again, {why}")
+            back.pop_all()
+        self._grant()  # not before: a spec that is refused changes nothing of the files that there are
+        listen.abandon(gone)
+        if metrics is not self.endpoint:
+            if self.endpoint is not None:
+                self.endpoint.close()
+            self.endpoint = metrics
+        self.alarms.follow()
 
     def _check_kept(self, blueprint: Blueprint) -> None:
         """Raise SpecError for another spec that changes what stays as long as a service runs."""
@@ -443,7 +471,6 @@ class Supervisor:
         def return_() -> None:
             listen.close_all([one for one in self.listeners if one not in have])
             self.listeners, self._addresses, self.blueprint = have, addresses, was
-            self._grant()
             self._failures, self._pause, self._due = pauses  # of the spec that stays none has failed
 
         back.callback(return_)
@@ -451,7 +478,6 @@ class Supervisor:
         wanted, metrics = blueprint.service.listen, blueprint.service.metrics
         self.listeners = [one for one in have if one.word in wanted]
         self._open_listeners()
-        self._grant()
         if blueprint.service.health_interval:
             health.target(self.listeners)
         if metrics == was.service.metrics:
@@ -837,6 +863,15 @@ class _Past:
             have, total = self.stages.get(stage, ([0] * len(histogram.counts), 0))
             together = [a + b for a, b in zip(have, histogram.counts)]
             self.stages[stage] = (together, total + histogram.total)
+
+
+def _set(found: asyncio.Future[Blueprint], what: Blueprint | Exception) -> None:
+    if found.done():  # nobody waits for it any more
+        return
+    if isinstance(what, Exception):
+        found.set_exception(what)
+    else:
+        found.set_result(what)
 
 
 def _close_or_note(close: Callable[[], None], failed: list[str]) -> None:

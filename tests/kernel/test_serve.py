@@ -1223,6 +1223,23 @@ def test_without_its_zygote_a_generation_is_replaced(name: str, tmp_path: Path) 
         assert ask(port, b"again").startswith(b"1 1000")
 
 
+def test_a_zygote_that_is_stopped_does_not_hold_an_end_up(name: str, tmp_path: Path) -> None:
+    """Not where it is asked for a copy, and does not answer."""
+    one = serving.start(python_service(tmp_path), name, tmp_path / "log")
+    template = one.status()["generations"][0]["pid"]
+    zygote = int(Path(f"/proc/{template}/task/{template}/children").read_text().split()[0])
+    try:
+        os.kill(zygote, signal.SIGSTOP)
+        with socket.create_connection(("127.0.0.1", one.port()), timeout=DEADLINE):
+            one.until(lambda s: s["live"] == 1, "it is asked")
+            one.tell("stop", "--kill")
+            assert one.process.wait(DEADLINE / 10) == 0
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(zygote, signal.SIGKILL)
+        one.process.wait()
+
+
 @pytest.mark.parametrize(
     ("code", "told"),
     [("", "0 functions have @handler"), ("import nosuchmodule", "nosuchmodule"), ("1/0", "ZeroDivisionError")],

@@ -33,7 +33,7 @@ kept = os.fdopen(os.dup(2), "w")
 one = socket.socket(fileno=0)
 def disconnect():
     libc = ctypes.CDLL(None, use_errno=True)
-    assert libc.connect(0, b"\\0" * 16, 16) == 0, os.strerror(ctypes.get_errno())
+    assert libc.connect(one.fileno(), b"\\0" * 16, 16) == 0, os.strerror(ctypes.get_errno())
 one.settimeout(2)
 """
 ELSEWHERE = {
@@ -76,6 +76,97 @@ def test_a_connection_cannot_be_made_to_listen_on_the_host(name: str, tmp_path: 
             socket.create_connection(("127.0.0.1", port), timeout=1)
         one.until(lambda s: s["ends"]["failed"] == 1, "over")
         assert "accepted" not in one.log.read_text()
+
+
+# Listen with the connection at "where", as soon as nobody else does.
+TAKE = """
+import time
+while True:
+    try:
+        one.bind(where)
+        one.listen(8)
+        break
+    except OSError:
+        time.sleep(0.01)
+print("it listens", file=kept, flush=True)
+one.settimeout(None)
+one.accept()[0].sendall(b"taken")
+"""
+
+
+def taken(port: int) -> bytes:
+    """What a sandbox says at that port, nothing if nobody can connect there."""
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=1) as client:
+            client.settimeout(DEADLINE)
+            return client.recv(9)
+    except (TimeoutError, ConnectionRefusedError):
+        return b""
+
+
+@pytest.mark.vm
+@pytest.mark.parametrize("shape", ["stdio", "listener"])
+def test_a_connection_by_ipv6_does_not_take_that_port_of_ipv4(name: str, tmp_path: Path, shape: str) -> None:
+    """A sandbox has the port for both, as a socket that it binds may hear both; it hears nobody by it."""
+    script = DISCONNECT + "\nwhere = '::ffff:0.0.0.0', one.getsockname()[1]\none.recv(1)\ndisconnect()\n"
+    script += "one.setsockopt(41, 26, 0)\n"
+    if shape == "listener":
+        script = script.replace("fileno=0)", "fileno=3).accept()[0]")
+    words = f'listen = ["tcp:[::]:0"]\nshape = "{shape}"'
+    with serving.serving(write(tmp_path / "s.toml", words, python(script + TAKE)), name) as one:
+        port = one.port()
+        with socket.create_connection(("::1", port), timeout=DEADLINE) as client:
+            client.sendall(b"x")
+            one.until(lambda _: "it listens" in one.log.read_text(), "it listens")
+            assert taken(port) == b""
+
+
+@pytest.mark.vm
+def test_a_connection_does_not_take_an_address_that_is_dropped(name: str, tmp_path: Path) -> None:
+    """Nobody comes to a sandbox that was quicker than the next who listens there."""
+    script = DISCONNECT + "\nwhere = one.getsockname()\none.recv(1)\ndisconnect()\n" + TAKE
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    spec = write(tmp_path / "s.toml", f'listen = ["tcp:127.0.0.1:{port}", "tcp:127.0.0.2:0"]', python(script))
+    with serving.serving(spec, name) as one, socket.create_connection(("127.0.0.1", port), timeout=DEADLINE) as client:
+        client.sendall(b"x")
+        one.until(lambda s: s["live"] == 1, "it has a sandbox")
+        write(spec, 'listen = ["tcp:127.0.0.2:0"]', python(script))
+        one.tell("reload")
+        one.until(lambda _: "it listens" in one.log.read_text(), "it listens")
+        assert taken(port) == b""
+
+
+@pytest.mark.vm
+def test_a_connection_does_not_listen_beside_the_service(name: str, tmp_path: Path) -> None:
+    """Templates share an address; a sandbox with their uid on the host does not have it, too."""
+    script = (
+        DISCONNECT
+        + """
+if one.recv(3) == b"bad":
+    where = one.getsockname()
+    disconnect()
+    one.setsockopt(1, 15, 1)
+    try:
+        one.bind(where)
+        one.listen(8)
+        print("it listens", file=kept, flush=True)
+    except OSError as error:
+        print("it cannot:", error, file=kept, flush=True)
+    one.settimeout(None)
+    while True:
+        one.accept()[0].sendall(b"taken")
+one.sendall(b"served")
+"""
+    )
+    words = ('uid_map = ["1000:0:1"]', 'gid_map = ["1000:0:1"]', python(script))
+    with serving.serving(write(tmp_path / "s.toml", TCP + "shards = 2\nplaces = 8", *words), name) as one:
+        port = one.port()
+        with contextlib.suppress(ConnectionResetError):
+            ask(port, b"bad")
+        one.until(lambda _: "it " in one.log.read_text(), "it has tried")
+        assert "it cannot: [Errno 98]" in one.log.read_text()
+        assert {ask(port, b"say") for _ in range(30)} == {b"served"}
 
 
 # Names and addresses of the interfaces that a socket knows of. netdevice(7)
@@ -207,6 +298,25 @@ one.setsockopt(socket.IPPROTO_IPV6, 32, request)
     with serving.serving(spec, name) as one:
         assert [ask(one.port()) for _ in range(3)] == [b"1\n"] * 3
         assert one.until(lambda s: s["live"] == 0, "over")["ends"]["exited"] == 3
+
+
+# What it does to its standard error, and how that is. fcntl(2)
+PIPE = """
+import fcntl, os
+if os.read(0, 9) == b"set":
+    fcntl.fcntl(2, 1031, 4096)
+    fcntl.fcntl(2, fcntl.F_SETFL, os.O_DIRECT)
+print(fcntl.fcntl(2, 1032), fcntl.fcntl(2, fcntl.F_GETFL) == os.O_WRONLY | os.O_NONBLOCK)
+"""
+
+
+def test_a_pipe_is_as_it_was_for_the_next(name: str, tmp_path: Path) -> None:
+    """Its size and flags, which are those of a file that all sandboxes of a place have."""
+    with serving.serving(write(tmp_path / "s.toml", TCP + "places = 1", python(PIPE)), name) as one:
+        port = one.port()
+        assert ask(port, b"set") == b"4096 False\n"
+        one.until(lambda s: s["live"] == 0, "it is over")
+        assert ask(port, b"look") == b"65536 True\n"
 
 
 # ---- a Python function ----

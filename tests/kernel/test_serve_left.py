@@ -9,6 +9,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ from typing import Any
 import pytest
 
 from nstool.sandbox import rundir
+from nstool.sandbox.launch import ends_within
 from tests.support import serving
 from tests.support.serving import DEADLINE, NSTOOL, Serving, write
 from tests.support.user import User
@@ -185,6 +187,35 @@ def test_a_template_that_does_not_answer_is_ended(name: str, tmp_path: Path, run
     os.kill(template, signal.SIGSTOP)
     assert run("service", "status", name).returncode == 1
     assert run("service", "stop", name).returncode == 0
+    assert not path.exists()
+    assert not run_dir.exists()
+
+
+# A service that is killed when its template runs and has no orders and no door yet.
+EARLY = """
+import os, signal
+from nstool.cli.start import main
+from nstool.service import generation
+generation._door = lambda name: os.kill(os.getpid(), signal.SIGKILL)
+main()
+"""
+
+
+def test_a_template_that_nobody_can_reach_ends(name: str, tmp_path: Path, run_dir: Path) -> None:
+    """Its service was killed before it had told it anything."""
+    spec, path = spec_of(tmp_path)
+    command = [sys.executable, "-c", EARLY, "serve", "--name", name, str(spec)]
+    assert subprocess.run(command, capture_output=True).returncode == -signal.SIGKILL
+    [template] = [one.init_pid for one in rundir.list_sandboxes() if one.name == f"{name}.1"]
+    try:
+        with open(os.pidfd_open(template)) as pidfd:
+            assert ends_within(pidfd.fileno(), DEADLINE / 10)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(template, signal.SIGKILL)
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(template, 0)
+        assert run("cleanup").returncode == 0
     assert not path.exists()
     assert not run_dir.exists()
 

@@ -78,6 +78,16 @@ def test_no_line_of_a_sandbox_looks_like_one_of_the_service(name: str, tmp_path:
     assert len(said) == 10
 
 
+def test_each_line_of_a_message_says_whose_it_is(name: str, tmp_path: Path) -> None:
+    """Also those of what a step was for, why it was refused, and what to do."""
+    spec = write(tmp_path / "s.toml", TCP, CAT)
+    with serving.serving(spec, name) as one:
+        write(spec, TCP, "command = ['/bin/nosuch']")
+        one.process.send_signal(signal.SIGHUP)
+        lines = until(one, "remedy: ")
+    assert [line for line in lines if not line.startswith(f"nstool: {name}: ")] == []
+
+
 def test_lines_of_sandboxes_do_not_mix(name: str, tmp_path: Path) -> None:
     """A line is one, in however many parts it is written; one that does not end is shown after a while."""
     script = "read a; printf $a >&2; read b; printf $b >&2; read c; echo $c >&2; printf waits >&2; read d"

@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import time
 from pathlib import Path
 from urllib.request import urlopen
@@ -100,6 +101,18 @@ def test_who_may_connect_is_of_the_new_spec(name: str, tmp_path: Path) -> None:
             assert path.stat().st_mode & 0o777 == stays
 
 
+def test_who_may_connect_is_not_of_a_spec_that_is_refused(name: str, tmp_path: Path) -> None:
+    """Where the spec that stays says nothing of that, the file has what bind(2) gave it."""
+    path = tmp_path / "u"
+    listen = f'listen = ["unix:{path}"]\n'
+    spec = write(tmp_path / "s.toml", listen, CAT)
+    with serving.serving(spec, name) as one:
+        before = path.stat()
+        write(spec, f'{listen}socket_mode = "0666"\nsocket_owner = "1234:1234"', "command = ['/bin/nosuch']")
+        assert reload(one)[0] == 125
+        assert path.stat() == before
+
+
 def test_what_cannot_be_reloaded_delays_nothing(name: str, tmp_path: Path) -> None:
     """The next generation of what stays comes when it is due, however often another was refused."""
     spec = write(tmp_path / "s.toml", TCP + "renew_after = 3", CAT)
@@ -187,3 +200,42 @@ def test_what_came_by_standard_input_cannot_be_read_again(name: str, tmp_path: P
     found = reload(one)
     assert (found[0], "standard input" in found[1]) == (125, True)
     assert serving.stop(one) == 0
+
+
+# As nstool, but that it waits half a second for a spec to be read.
+IMPATIENT = """
+from nstool.cli.start import main
+from nstool.service import supervisor
+supervisor._READ = 0.5
+main()
+"""
+
+
+@pytest.mark.parametrize("patient", [True, False])
+def test_a_spec_that_does_not_answer_holds_nobody_up(name: str, tmp_path: Path, patient: bool) -> None:
+    """A FIFO that nobody writes to, or a mount that hangs: the service goes on, tells it in the end, and ends."""
+    spec, log = write(tmp_path / "s.toml", TCP, CAT), tmp_path / "log"
+    program = [NSTOOL] if patient else [sys.executable, "-c", IMPATIENT]
+    with log.open("wb") as out:
+        process = subprocess.Popen([*program, "serve", "--name", name, str(spec)], stdout=out, stderr=out)
+    one = serving.Serving(name, process, log)
+    try:
+        serving.wait(one, 0)
+        spec.unlink()
+        os.mkfifo(spec)
+        process.send_signal(signal.SIGHUP)
+        if patient:
+            one.until(lambda _: threads(process.pid) > 1, "it reads")
+        else:
+            one.until(lambda _: "what was read before stays (SIGHUP): the spec is not read" in log.read_text(), "told")
+        one.tell("rotate")
+        assert ask(one.port(), b"x") == b"x"
+        process.terminate()
+        assert process.wait(DEADLINE / 10) == 0
+    finally:
+        process.kill()
+        process.wait()
+
+
+def threads(pid: int) -> int:
+    return len(os.listdir(f"/proc/{pid}/task"))
