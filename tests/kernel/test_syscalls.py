@@ -1039,7 +1039,7 @@ AS_ROOT: dict[str, tuple[Callable[[], object], int]] = {
     "setns, own user namespace": (lambda: syscalls.setns(open_ns("user")), errno.EINVAL),
     "pidfd_open": (lambda: syscalls.pidfd_open(NO_PID), errno.ESRCH),
     "pidfd_getfd": (lambda: syscalls.pidfd_getfd(syscalls.pidfd_open(os.getpid()), 9999), errno.EBADF),
-    "bpf_socket_filter": (lambda: syscalls.bpf_socket_filter(bytes(8)), errno.EINVAL),
+    "bpf, no such instruction": (lambda: syscalls.bpf_socket_filter(bytes(8)), errno.EINVAL),
     "kcmp": (lambda: syscalls.kcmp(NO_PID, NO_PID, 0), errno.ESRCH),
     "pidfd_send_signal": (lambda: syscalls.pidfd_send_signal(syscalls.pidfd_open(os.getpid()), 99), errno.EINVAL),
     "waitid": (lambda: syscalls.waitid(uapi.P_PID, 1), errno.ECHILD),
