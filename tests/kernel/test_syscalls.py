@@ -1197,6 +1197,7 @@ def test_each_call_is_refused_once() -> None:
         "seccomp_set_mode_filter": "seccomp",
         "fstatfs_type": "fstatfs",
         "open_within": "openat2",
+        "bpf_socket_filter": "bpf",
     }
     renamed |= dict.fromkeys(("ptrace_geteventmsg", "ptrace_get_syscall_info", "seccomp_filter"), "ptrace")
     assert {renamed.get(name, name) for name in public - records - own} <= named
