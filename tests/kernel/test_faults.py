@@ -15,7 +15,7 @@ import pytest
 
 from nstool.errors import KernelError, NstoolError
 from nstool.network.external import HANDLERS
-from nstool.plan.steps import UNDO, Plan, Step
+from nstool.plan.steps import INIT, UNDO, Plan, Step
 from nstool.sandbox import engine, journal
 from nstool.sandbox.compiled import compile_spec
 from nstool.sandbox.launch import launch, preview
@@ -76,10 +76,20 @@ def test_default(in_child: InChild, workplace: Workplace, name: str) -> None:
 
 
 @pytest.mark.needs("root", "veth", "nft", "ip", "cgroup_cpu")
-@pytest.mark.xdist_group("faults-1")
-def test_veth_and_limits(in_child: InChild, workplace: Workplace, name: str) -> None:
-    """A sandbox with a link, firewall rules and limits: also the external steps."""
-    assert in_child(fail_each, workplace, name, plans.veth, timeout=300) == []
+@pytest.mark.parametrize(
+    "who",
+    [
+        pytest.param(INIT, marks=pytest.mark.xdist_group("faults-0")),
+        pytest.param("others", marks=pytest.mark.xdist_group("faults-1")),
+    ],
+)
+def test_veth_and_limits(in_child: InChild, workplace: Workplace, name: str, who: str) -> None:
+    """A sandbox with a link, firewall rules and limits: also the external steps. In two halves."""
+
+    def wanted(step: Step) -> bool:
+        return (step.who == INIT) == (who == INIT)
+
+    assert in_child(fail_each, workplace, name, plans.veth, wanted, timeout=600) == []
 
 
 @pytest.mark.needs("root", "busybox")
