@@ -274,6 +274,7 @@ def test_clients_of_two_links_are_two(name: str, tmp_path: Path, in_child: Calla
     assert in_child(act) == ["[fe80::77%2]:4711", "[fe80::77%3]:4711"]
 
 
+@pytest.mark.vm_full
 @pytest.mark.vm
 def test_datagrams_have_a_sandbox_for_each_client(name: str, tmp_path: Path) -> None:
     """A client is known by its address; what it sends later comes to the same sandbox, until that ends."""
@@ -1289,6 +1290,7 @@ def test_a_user_can_relay(as_user: Callable[..., Any], user: User, name: str) ->
     assert as_user(act, timeout=4 * DEADLINE) == b"said"
 
 
+@pytest.mark.vm_full
 @pytest.mark.vm
 @pytest.mark.needs("userns")
 @pytest.mark.parametrize("mapped", [pytest.param(False, marks=pytest.mark.needs("newuidmap")), True])

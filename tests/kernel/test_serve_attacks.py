@@ -121,6 +121,7 @@ def test_a_connection_by_ipv6_does_not_take_that_port_of_ipv4(name: str, tmp_pat
             assert taken(port) == b""
 
 
+@pytest.mark.vm_full
 @pytest.mark.vm
 def test_a_connection_does_not_take_an_address_that_is_dropped(name: str, tmp_path: Path) -> None:
     """Nobody comes to a sandbox that was quicker than the next who listens there."""
@@ -137,6 +138,7 @@ def test_a_connection_does_not_take_an_address_that_is_dropped(name: str, tmp_pa
         assert taken(port) == b""
 
 
+@pytest.mark.vm_full
 @pytest.mark.vm
 def test_a_connection_does_not_listen_beside_the_service(name: str, tmp_path: Path) -> None:
     """Templates share an address; a sandbox with their uid on the host does not have it, too."""

@@ -32,6 +32,7 @@ def reload(one: serving.Serving) -> tuple[int, str]:
     return done.returncode, done.stderr
 
 
+@pytest.mark.vm_full
 @pytest.mark.vm
 @pytest.mark.parametrize("how", ["SIGHUP", "reload"])
 def test_what_is_new_is_of_the_new_spec(name: str, tmp_path: Path, how: str) -> None:
