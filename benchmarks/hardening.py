@@ -21,6 +21,7 @@ from run import write
 from nstool import Limits, Root, Spec, prepare
 from nstool.plan import build
 from nstool.plan.lease import Lease
+from nstool.plan.steps import Fd
 from nstool.sandbox import host
 
 DEFAULT = Spec(command=("/bin/true",), terminal="never")
@@ -34,6 +35,7 @@ PARTS: dict[str, Spec] = {
     "views of /proc/sys": DEFAULT.replace(proc_show=("sys",)),
     CGROUPS: DEFAULT.replace(limits=Limits(memory=0, pids=0, cpu=0)),
     "the filter, answers to sysinfo(2)": DEFAULT.replace(seccomp="none"),
+    "the answers to sysinfo(2)": DEFAULT.replace(proc_show=("meminfo",)),
     "a root of programs alone": DEFAULT.replace(root=Root(type="host")),
     "/tmp, /var/tmp, /run of its own": DEFAULT.replace(tmp_size=0),
     "limits of the user namespace": DEFAULT.replace(limits=Limits(ucounts={})),
@@ -45,7 +47,7 @@ def floor(rounds: int) -> dict[str, float]:
     """Return what the mounts and the cgroups cost in C, in milliseconds."""
     subprocess.run([str(HERE / "build.sh")], check=True)
     steps = build.plan(DEFAULT, FACTS, Lease(name="floor", cgroup="floor")).steps
-    over = [str(step.args[3]) for step in steps if step.call == "move_mount" and "proc" in str(step.args[2])]
+    over = [str(step.args[3]) for step in steps if step.call == "move_mount" and step.args[2] == Fd("proc")]
     names = [name for name in over if "/" not in name and name != "sys"]
     groups = [os.path.dirname(str(step.args[1])) for step in steps if step.call == "mkdirat" and step.who == "launcher"]
     chosen = [word for group in groups if group.startswith("/sys/fs/cgroup") for word in ("-g", group)]

@@ -16,12 +16,13 @@ enum { FAILED_STATUS = 125 };
 /* What the zygote has, in memory that is shared with the template: the plan of each place, and what is shared of each. */
 struct zygote {
 	uint8_t *plans;
-	uint64_t size; /* of all of it */
-	uint64_t plan_size;
+	uint64_t size;		  /* of all of it */
+	uint64_t plan_size, each; /* with what is between two */
 	struct nst_share *shares;
 	int32_t n_places;
 	int template; /* socket */
 	int home;     /* its network namespace */
+	int32_t *id;  /* where glibc has the id of this thread */
 };
 
 /* Run the steps of the copy, up to the exec. */
@@ -57,22 +58,12 @@ static void become(const uint8_t *plan, const int32_t *slots, int control, struc
 		nst_raw1(__NR_close, control);
 }
 
-/* glibc keeps the id of each thread, by which it tells whose a lock is, where it is to be cleared at its end; fork(3) would
- * write it anew. PR_GET_TID_ADDRESS(2const) */
-static void know_itself(void)
-{
-	int32_t *id = NULL;
-
-	if (nst_raw5(__NR_prctl, PR_GET_TID_ADDRESS, NST_P(&id), 0, 0, 0) == 0 && id)
-		*id = (int32_t)nst_raw0(__NR_gettid);
-}
-
 /* Clone this process as the sandbox of a place: a child of its parent. fds: its slots, then two more, as NST_MSG_COPY has
  * it. Returns the pid, or -errno; 0 in the copy, once all steps but the exec are done. */
 static long copy(const struct zygote *z, int place, const int32_t *fds, int n_fds, int copied)
 {
 	struct clone_args args = {.flags = CLONE_PARENT};
-	const uint8_t *plan = z->plans + (uint64_t)place * ((z->plan_size + 7) & ~7ull);
+	const uint8_t *plan = z->plans + (uint64_t)place * z->each;
 	struct nst_share *share = &z->shares[place];
 	int net = copied & NST_COPY_NET ? fds[n_fds - 2] : -1;
 	int32_t slots[NST_MAX_SLOTS];
@@ -107,7 +98,8 @@ static long copy(const struct zygote *z, int place, const int32_t *fds, int n_fd
 		nst_leave(FAILED_STATUS); /* the next copies would be in the namespace of this one */
 	if (r == 0) {
 		share->first = nst_now();
-		know_itself();
+		/* By that glibc tells whose a lock is; fork(3) would write it anew. */
+		*z->id = (int32_t)nst_raw0(__NR_gettid);
 		/* It takes the kernel longer than all the rest: other copies are made meanwhile. */
 		r = own_net ? nst_raw1(__NR_unshare, CLONE_NEWNET) : 0;
 		if (r < 0) {
@@ -153,13 +145,14 @@ static long make_copies(const struct zygote *z)
 
 int nst_make_copies(int template, int plans, int n_places, uint64_t plan_size)
 {
-	uint64_t each = (plan_size + 7) & ~7ull;
-	struct zygote z = {.plan_size = plan_size,
-			   .size = (uint64_t)n_places * (each + sizeof(struct nst_share)),
-			   .n_places = n_places,
-			   .template = template};
+	struct zygote z = {
+		.plan_size = plan_size, .each = (plan_size + 7) & ~7ull, .n_places = n_places, .template = template};
 	long r;
 
+	z.size = (uint64_t)n_places * (z.each + sizeof(struct nst_share));
+	r = nst_raw5(__NR_prctl, PR_GET_TID_ADDRESS, NST_P(&z.id), 0, 0, 0); /* of CONFIG_CHECKPOINT_RESTORE */
+	if (r < 0 || !z.id)
+		return r < 0 ? (int)r : -ENOSYS;
 	r = z.home = (int)nst_raw4(__NR_openat, AT_FDCWD, NST_P("/proc/self/ns/net"), O_RDONLY | O_CLOEXEC, 0);
 	if (r < 0)
 		return (int)r;
@@ -167,6 +160,6 @@ int nst_make_copies(int template, int plans, int n_places, uint64_t plan_size)
 	if (r < 0 && r > -4096)
 		return (int)r;
 	z.plans = (uint8_t *)r;
-	z.shares = (struct nst_share *)(z.plans + (uint64_t)n_places * each);
+	z.shares = (struct nst_share *)(z.plans + (uint64_t)n_places * z.each);
 	return (int)make_copies(&z);
 }

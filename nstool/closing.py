@@ -10,6 +10,15 @@ if TYPE_CHECKING:
     from typing import Self
 
 
+def is_open(fd: int) -> bool:
+    """Whether this process has a file by that number."""
+    try:
+        os.fstat(fd)
+    except OSError:
+        return False
+    return True
+
+
 class Closing:
     """A context manager: leaving it closes it."""
 

@@ -7,7 +7,7 @@ import sys
 from _stat import S_ISDIR
 from _thread import RLock, allocate_lock, get_native_id
 
-from nstool.closing import Closing
+from nstool.closing import Closing, is_open
 from nstool.errors import NstoolError, SandboxGone, SpecError
 from nstool.frozen import Frozen
 from nstool.kinds import KINDS
@@ -648,7 +648,7 @@ def _given(
 def check_open(passed: tuple[int, ...]) -> None:
     """Raise SpecError if one of the fds to pass is not open here."""
     for number, fd in enumerate(passed):
-        if not _is_open(fd):
+        if not is_open(fd):
             raise SpecError(f"fd {fd} is not open in the launcher", f"pass_fds[{number}]")
 
 
@@ -704,14 +704,6 @@ def _mode(fd: int) -> int:
         return os.fstat(fd).st_mode
     except OSError:
         return 0
-
-
-def _is_open(fd: int) -> bool:
-    try:
-        os.fstat(fd)
-    except OSError:
-        return False
-    return True
 
 
 def _attested(process: engine.Process, attest: Callable[[int], None]) -> None:

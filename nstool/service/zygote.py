@@ -16,6 +16,7 @@ import sys
 
 from nstool import service
 from nstool._native import lib
+from nstool.closing import is_open
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def main() -> None:
         del os.environ["LD_BIND_NOW"]
     handler = _load(path)
     _check(handler, os.path.basename(path))
-    opened = [fd for fd in range(_FIRST, min(os.sysconf("SC_OPEN_MAX"), _MOST)) if _is_open(fd)]
+    opened = [fd for fd in range(_FIRST, min(os.sysconf("SC_OPEN_MAX"), _MOST)) if is_open(fd)]
     for number in _FATAL:
         if signal.getsignal(number) == signal.SIG_DFL:
             signal.signal(number, lambda number, _: os._exit(128 + number))
@@ -52,7 +53,7 @@ def main() -> None:
         _stand_in(opened)
         os._exit(_answer(handler, _CONNECTION))
     if told < 0:
-        raise SystemExit(f"the zygote of the service: {os.strerror(-told)}")
+        raise SystemExit(f"this interpreter cannot be copied for connections: {os.strerror(-told)}")
 
 
 def _load(path: str) -> service.Handler:
@@ -113,14 +114,6 @@ def _tell(error: BaseException) -> None:
     sys.__excepthook__(type(error), error.with_traceback(frame), frame)
 
 
-def _is_open(fd: int) -> bool:
-    try:
-        os.fstat(fd)
-    except OSError:
-        return False
-    return True
-
-
 def _stand_in(fds: list[int]) -> None:
     """Put /dev/null where the file had something open: who writes to it must not write to what comes to lie there."""
     if not fds:
@@ -157,7 +150,3 @@ def _answer(handler: service.Handler, connection: int) -> int:
     sys.stdout.flush()
     sys.stderr.flush()
     return status
-
-
-if __name__ == "__main__":
-    main()

@@ -1141,15 +1141,16 @@ def test_a_function_has_the_interpreter_that_nstool_has(name: str, tmp_path: Pat
     """With its own library, not with one of that name that the host has too."""
     spec = python_service(tmp_path)
     (tmp_path / "app.py").write_text("""
-import ssl, sys
+import os, ssl, sys
 from nstool.service import handler
 
 @handler
 def handle(connection):
-    connection.sendall(sys.version.encode())
+    own = [name for name in ("LD_BIND_NOW", "NSTOOL_ZYGOTE") if name in os.environ]
+    connection.sendall(f"{sys.version}{own}".encode())
 """)
     with serving.serving(spec, name) as one:
-        assert ask(one.port()) == sys.version.encode()
+        assert ask(one.port()) == f"{sys.version}[]".encode()
 
 
 def test_a_child_of_a_function_draws_random_numbers_of_its_own(name: str, tmp_path: Path) -> None:
@@ -1170,6 +1171,23 @@ def handle(connection):
 """)
     with serving.serving(spec, name) as one:
         assert len({ask(one.port()) for _ in range(4)}) == 4
+
+
+def test_a_lock_of_a_function_is_its_threads(name: str, tmp_path: Path) -> None:
+    """glibc writes into a mutex which thread has it: not the interpreter's, which a thread of the copy could be."""
+    spec = python_service(tmp_path)
+    (tmp_path / "app.py").write_text("""
+import ctypes, threading
+from nstool.service import handler
+
+@handler
+def handle(connection):
+    mutex = ctypes.create_string_buffer(64)  # PTHREAD_MUTEX_INITIALIZER is all zero: lock, count, owner
+    assert ctypes.CDLL(None).pthread_mutex_lock(mutex) == 0
+    connection.sendall(f"{int.from_bytes(mutex.raw[8:12], 'little')} {threading.get_native_id()}".encode())
+""")
+    with serving.serving(spec, name) as one:
+        assert ask(one.port()) == b"1 1"
 
 
 def test_a_burst_of_calls_waits(name: str, tmp_path: Path) -> None:

@@ -60,11 +60,16 @@ def killed(spec: Path, name: str, path: Path, clients: int = 1) -> Iterator[tupl
         try:
             yield one, live
         finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(template, signal.SIGKILL)
-            with contextlib.suppress(ChildProcessError):
-                os.waitpid(template, 0)
-            assert run("cleanup").returncode == 0
+            end_template(template)
+
+
+def end_template(template: int) -> None:
+    """Kill what a killed service has left, if it is there, and what was made for it."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(template, signal.SIGKILL)
+    with contextlib.suppress(ChildProcessError):
+        os.waitpid(template, 0)
+    assert run("cleanup").returncode == 0
 
 
 def spec_of(tmp_path: Path, *words: str, command: str = CAT) -> tuple[Path, Path]:
@@ -211,11 +216,7 @@ def test_a_template_that_nobody_can_reach_ends(name: str, tmp_path: Path, run_di
         with open(os.pidfd_open(template)) as pidfd:
             assert ends_within(pidfd.fileno(), DEADLINE / 10)
     finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(template, signal.SIGKILL)
-        with contextlib.suppress(ChildProcessError):
-            os.waitpid(template, 0)
-        assert run("cleanup").returncode == 0
+        end_template(template)
     assert not path.exists()
     assert not run_dir.exists()
 
