@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from glob import glob
 
 import nstool
 from nstool.errors import SpecError
@@ -69,7 +70,7 @@ def executable() -> str:
 
 def _libraries() -> dict[str, str]:
     # An interpreter of its own may find its library by a path of the host; another of that name is not the same.
-    own = not _is_systems() and any(name.startswith("libpython") for name in os.listdir(f"{sys.base_prefix}/lib"))
+    own = not _is_systems() and bool(glob(f"{sys.base_prefix}/lib/libpython*"))
     return {"LD_LIBRARY_PATH": f"{PLACE}/python/lib"} if own else {}
 
 

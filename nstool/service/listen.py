@@ -47,6 +47,12 @@ class Listener(Frozen):
             return one.type
 
     @property
+    def is_of_tcp(self) -> bool:
+        """Whether its connections are of the host's network."""
+        with socket.socket(fileno=os.dup(self.fd)) as one:
+            return one.type == socket.SOCK_STREAM and one.family in (socket.AF_INET, socket.AF_INET6)
+
+    @property
     def where(self) -> str:
         """The address as the kernel has it: with the port that it chose for port 0."""
         with socket.socket(fileno=os.dup(self.fd)) as one:

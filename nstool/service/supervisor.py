@@ -27,7 +27,7 @@ from nstool.plan.steps import Plan
 from nstool.sandbox import engine, journal, rundir, sockets
 from nstool.sandbox.sockets import SocketFile
 from nstool.security import signals
-from nstool.service import attested, channel, endpoint, ends, generation, health, listen, log
+from nstool.service import attested, channel, endpoint, ends, generation, health, listen, log, tied
 from nstool.service.alarms import PAUSE, Alarms
 from nstool.service.blueprint import Blueprint
 from nstool.service.board import REFUSED, Board, Counts, End
@@ -51,6 +51,10 @@ _SAID_AGAIN = 600.0  # seconds before it is said again that a generation cannot 
 _SECOND = 1.0
 _START = "start"
 _AT_ONCE = "those that there are get SIGKILL at once"
+_WEAKER = (
+    "without CAP_BPF a sandbox can listen with its connection: at IPv4 behind tcp:[::], or at an address that a reload "
+    'drops (docs/serve.md); run as root, or take a Unix socket or shape = "port"'
+)
 _READ = 30.0  # seconds for the spec to be read again
 _ASKED = 10.0  # seconds for a request to come, and for its answer to be read
 _MOST = 1 << 16  # bytes of a request
@@ -143,6 +147,8 @@ class Supervisor:
     async def _serve(self, name: str) -> None:
         self._adopt()
         self._open_listeners()
+        if self.blueprint.service.shape != "port" and any(one.is_of_tcp for one in self.listeners) and tied.is_weaker():
+            self.say(_WEAKER)
         self.endpoint = self._endpoint(self.blueprint)
         server = await self._control(name)
         try:

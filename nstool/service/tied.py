@@ -24,6 +24,7 @@ _FLAGS, _SYN, _SYN_ACK = 13, 0x02, 0x12  # where the flags of TCP are; who asks 
 _NETWORK = -0x100000  # SKF_NET_OFF: from the header of IP; else from that of TCP
 _ALL = 0xFFFF_FFFF  # bytes of a packet that are kept
 _ATTACH_FILTER, _LOCK_FILTER, _ATTACH_BPF, _COOKIE = 26, 44, 50, 57
+_NONE = (EPERM, ENOSYS)  # of bpf(2): who may not, or a kernel that was built without
 _ONLY_ROOT = (("this kernel lets root only do that",), ("run as root, or listen on a Unix socket",))
 
 
@@ -44,7 +45,7 @@ def tie(one: socket.socket, place: str, *, needed: bool = True) -> None:
         try:
             _attach_extended(one)
         except OSError as error:
-            if error.errno not in (EPERM, ENOSYS):  # who may not, bpf(2); or this kernel was built without
+            if error.errno not in _NONE:
                 raise
             _attach_classic(one)
         one.setsockopt(socket.SOL_SOCKET, _LOCK_FILTER, 1)
@@ -53,7 +54,17 @@ def tie(one: socket.socket, place: str, *, needed: bool = True) -> None:
             return
         why = "without it a sandbox connects the connection that it is given to other services of this host"
         hints = _ONLY_ROOT if error.errno == EPERM else ()
-        raise KernelError("setsockopt(SO_ATTACH_FILTER)", error.errno or 0, place, why, *hints) from None
+        call = error.call if isinstance(error, KernelError) else "setsockopt(SO_ATTACH_FILTER)"
+        raise KernelError(call, error.errno or 0, place, why, *hints) from None
+
+
+def is_weaker() -> bool:
+    """Whether ``tie`` has a filter here that does not tell the socket that listens from its connections."""
+    try:
+        os.close(syscalls.bpf_socket_filter(_EXTENDED.pack(_SET, 0, 0, 0) + _EXTENDED.pack(_EXIT, 0, 0, 0)))
+    except KernelError as error:
+        return error.errno in _NONE
+    return False
 
 
 def _wanted(one: socket.socket) -> list[tuple[int, int, int]]:

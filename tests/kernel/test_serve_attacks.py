@@ -5,10 +5,15 @@ from __future__ import annotations
 import contextlib
 import select
 import socket
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from nstool.service import tied
 from tests.support import serving
 from tests.support.serving import DEADLINE, ask, write
 
@@ -281,6 +286,25 @@ def test_a_client_of_datagrams_has_no_more_time_than_others(name: str, tmp_path:
                 return bool(status["ends"]["overran"])
 
             one.until(over, "it overran")
+
+
+def test_a_weaker_filter_is_said(name: str, tmp_path: Path, as_user: Callable[..., Any]) -> None:
+    """Of a service that gives connections of TCP away; root has the better one here, nobody else."""
+    assert (tied.is_weaker(), as_user(tied.is_weaker)) == (False, True)
+    said: list[str] = []
+    for weaker, listen, more in ((True, TCP, ""), (False, TCP, ""), (True, TCP, 'shape = "port"\nport = 80')):
+        code = f"from nstool.service import tied\ntied.is_weaker = lambda: {weaker}\n"
+        code += "from nstool.cli.start import main\nmain()"
+        log = tmp_path / "log"
+        with log.open("wb") as out:
+            command = [sys.executable, "-c", code, "serve", "--name", name]
+            spec = write(tmp_path / "s.toml", listen + more, python("pass"))
+            process = subprocess.Popen([*command, str(spec)], stdout=out, stderr=out)
+        one = serving.Serving(name, process, log)
+        serving.wait(one, 0)
+        assert serving.stop(one) == 0
+        said.append(log.read_text())
+    assert ["without CAP_BPF" in text for text in said] == [True, False, False]
 
 
 # ---- what one leaves for the next ----

@@ -42,7 +42,7 @@ def _owner(view: View) -> Answer:
 
 _HARD = {
     "nofile": 1024,
-    "core": 1,  # which also keeps a program in kernel.core_pattern from being run: core(5)
+    "core": 1,  # which also keeps a program in kernel.core_pattern from being run: fs/coredump.c
     "memlock": 64 << 10,
     "sigpending": 1024,
     "msgqueue": 256 << 10,
