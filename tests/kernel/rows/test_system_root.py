@@ -37,6 +37,13 @@ def host_with(*directories: str) -> None:
 # ---------------------------------------------------------------------------------------- files
 
 
+def test_no_tmpfs_tells_of_the_hosts_memory(act: Act) -> None:
+    """By itself one has as many inodes as half the pages that the host has."""
+    found = act(boxes.shell, "stat -f -c '%T %c' / /dev /dev/shm /tmp /var/tmp /run").split()
+    assert found[::2] == ["tmpfs"] * 6
+    assert [int(number) for number in found[1::2]] == [1024, 1024, *[65536] * 4]
+
+
 def test_nothing_of_the_host_but_its_programs(act: Act) -> None:
     """Every file that is found inside is of /usr, of the parts of /etc that programs read, or of the sandbox's own."""
     found = act(boxes.shell, "find / -xdev; find /run /tmp").splitlines()
