@@ -332,31 +332,38 @@ def _forget_connections(addresses: list[str]) -> None:
     import socket
 
     from pyroute2 import NFCTSocket
-    from pyroute2.netlink.nfnetlink.nfctsocket import NFCTAttrTuple
+    from pyroute2.netlink.nfnetlink.nfctsocket import IPS_DST_NAT, NFCTAttrTuple
 
-    found: dict[int, list[Any]] = {socket.AF_INET: [], socket.AF_INET6: []}
-    with NFCTSocket(nfgen_family=socket.AF_UNSPEC) as conntrack, _call("IPCTNL_MSG_CT_GET"):
-        for entry in conntrack.dump():
-            family = entry["nfgen_family"]
-            tuples = [entry.get_attr(f"CTA_TUPLE_{way}") for way in ("ORIG", "REPLY")]
-            ends = [NFCTAttrTuple.from_netlink(family, one) for one in tuples if family in found]
-            if any(end.saddr in addresses or end.daddr in addresses for end in ends):
-                found[family].append(ends[0])
-    for family, origins in found.items():
-        for origin in origins:
-            _forget_connection(family, origin)
+    for address in addresses:
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        # What the kernel is asked for: a host's whole table would take seconds to read. A kernel
+        # that does not know these filters (before Linux 5.8 and 5.15) gives it all.
+        wanted = (
+            {"tuple_orig": NFCTAttrTuple(family=family, saddr=address)},
+            {"tuple_orig": NFCTAttrTuple(family=family, daddr=address)},
+            {"status": IPS_DST_NAT, "status_mask": IPS_DST_NAT},  # to a published port
+        )
+        with NFCTSocket(nfgen_family=family) as conntrack:
+            for filtered in wanted:
+                with _call("IPCTNL_MSG_CT_GET"):
+                    entries = list(conntrack.dump(**filtered))
+                for entry in entries:
+                    origin, reply = (
+                        NFCTAttrTuple.from_netlink(family, entry.get_attr(f"CTA_TUPLE_{way}"))
+                        for way in ("ORIG", "REPLY")
+                    )
+                    if address in (origin.saddr, origin.daddr, reply.saddr):
+                        _forget_connection(conntrack, origin)
 
 
-def _forget_connection(family: int, origin: Any) -> None:
-    from pyroute2 import NFCTSocket
+def _forget_connection(conntrack: Any, origin: Any) -> None:
     from pyroute2.netlink.exceptions import NetlinkError
 
-    with NFCTSocket(nfgen_family=family) as conntrack:
-        try:
-            conntrack.entry("del", tuple_orig=origin)
-        except NetlinkError as error:
-            if error.code != errno.ENOENT:  # it ended by itself meanwhile
-                raise KernelError("IPCTNL_MSG_CT_DELETE", error.code) from error
+    try:
+        conntrack.entry("del", tuple_orig=origin)
+    except NetlinkError as error:
+        if error.code != errno.ENOENT:  # it ended by itself meanwhile
+            raise KernelError("IPCTNL_MSG_CT_DELETE", error.code) from error
 
 
 def _netlink() -> Any:

@@ -618,6 +618,36 @@ def test_udp_client_of_an_ended_sandbox_gets_to_its_successor(lab: Lab) -> None:
 
 
 @in_lab
+def test_only_the_connections_of_a_sandbox_that_has_gone_are_forgotten(lab: Lab) -> None:
+    """Its own to the world, those to its address, those to its published port, IPv4 and IPv6; nobody else's."""
+    outside = lab.outside
+    box = lab.sandbox(publish=PORTS)
+    for any_, host, out, own in (("0.0.0.0", HOST4, OUTSIDE4, box.ip4), ("::", HOST6, OUTSIDE6, box.ip6)):
+        inside = lab.server(box.pid, UDP, any_, 53)
+        lab.ask(outside, host, 5353, inside)
+        lab.ask(0, own, 53, inside)
+        lab.ask(box.pid, out, 53, lab.server(outside, UDP, out, 53))
+        lab.ask(outside, host, 9000, lab.server(0, UDP, host, 9000))
+    others = {(OUTSIDE4, HOST4, 9000), (OUTSIDE6, HOST6, 9000)}
+    assert len(tracked() - others) == 6
+    box.undo(box.context)
+    assert tracked() == others
+
+
+def tracked() -> set[tuple[str, str, int]]:
+    """From where to where the kernel tracks UDP flows, by the first packet of each: addresses and port."""
+    from pyroute2 import NFCTSocket
+    from pyroute2.netlink.nfnetlink.nfctsocket import NFCTAttrTuple
+
+    with NFCTSocket(nfgen_family=socket.AF_UNSPEC) as conntrack:
+        origins = [
+            NFCTAttrTuple.from_netlink(entry["nfgen_family"], entry.get_attr("CTA_TUPLE_ORIG"))
+            for entry in conntrack.dump()
+        ]
+    return {(one.saddr, one.daddr, one.dport) for one in origins if one.proto == socket.IPPROTO_UDP}
+
+
+@in_lab
 def test_forwarding_goes_off_with_the_last_that_needs_it(lab: Lab) -> None:
     """And what the host had set by device comes back with it."""
     assert lab.outside

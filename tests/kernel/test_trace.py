@@ -569,6 +569,9 @@ def test_safe_default(tmp_path: Path, name: str) -> None:
     steps = [step for step in traced.plan.steps if step.who != UNDO]
     assert len(steps) > 150
     assert {step.who for step in steps} == {LAUNCHER, CHILD, INIT, PAYLOAD}
+    hold = next(i for i, step in enumerate(steps) if step.call == "futex_wait")
+    if fits(traced, (*steps[:hold], *steps[hold + 1 :])):  # init was faster: the wait makes no call
+        del steps[hold]
     # But for the first: what comes before it is the launcher's own affair.
     unnoticed = [step for i, step in enumerate(steps) if fits(traced, (*steps[:i], *steps[i + 1 :]))]
     assert unnoticed == steps[:1]
