@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import select
+from datetime import UTC, datetime
 from functools import partial
 from signal import SIG_BLOCK, SIGHUP, SIGINT, SIGTERM, pthread_sigmask
 
@@ -21,8 +22,9 @@ Examples:
 @click.argument("spec")
 @click.option("--name", default="", metavar="NAME", help="Of the service.  [default: of the spec, or its file's]")
 @click.option("--listen", multiple=True, metavar="WHERE", help="Listen there instead: tcp:127.0.0.1:8080, ...")
+@click.option("--timestamps", is_flag=True, help="Begin each line of the log with the time, where no journal adds it.")
 @click.option("--quiet", is_flag=True, help="Say nothing but errors.")
-def command(spec: str, name: str, listen: tuple[str, ...], quiet: bool) -> int:
+def command(spec: str, name: str, listen: tuple[str, ...], timestamps: bool, quiet: bool) -> int:
     """Give each connection a sandbox of its own, made for it and destroyed after it.
 
     SPEC is a spec with a [service] table, - for standard input: who listens where, and how many sandboxes there may be.
@@ -36,7 +38,7 @@ def command(spec: str, name: str, listen: tuple[str, ...], quiet: bool) -> int:
     blueprint = read()
     check_passed(blueprint.service.listen, blueprint.listener_place)
     clean_up()
-    errors = Errors()
+    errors = Errors(timestamps)
 
     def say(text: str) -> None:
         if not quiet:
@@ -55,7 +57,9 @@ def command(spec: str, name: str, listen: tuple[str, ...], quiet: bool) -> int:
 class Errors:
     """Standard error for a service: who does not read it, or has gone, holds nobody up; what he missed is counted."""
 
-    def __init__(self) -> None:
+    def __init__(self, timestamps: bool = False) -> None:
+        """timestamps: each line begins with when it is written, in UTC (RFC 3339)."""
+        self._timestamps = timestamps
         self._poll = select.poll()
         self._poll.register(2, select.POLLOUT)
         self._missed = 0
@@ -66,17 +70,22 @@ class Errors:
         self.write("".join(f"nstool: {name}: {line}\n" for line in text.split("\n")))
 
     def write(self, text: str) -> None:
-        """Write some lines, or count them."""
-        data = text.encode(errors="backslashreplace")
-        end = b"" if self._ended else b"\n"
-        if self._missed and self._takes(
-            b"%snstool: %d bytes were not written here: nobody read\n" % (end, self._missed)
-        ):
-            self._missed = 0
+        """Write some lines with their ends, or count them."""
+        data = self._stamped(text)
+        if self._missed:
+            missed = self._stamped(f"nstool: {self._missed} bytes were not written here: nobody read\n")
+            if self._takes(missed if self._ended else b"\n" + missed):
+                self._missed = 0
         # So much a pipe takes at once if poll says that it takes anything: pipe(7).
         for part in (data[at : at + select.PIPE_BUF] for at in range(0, len(data), select.PIPE_BUF)):
             if self._missed or not self._takes(part):
                 self._missed += len(part)
+
+    def _stamped(self, text: str) -> bytes:
+        if self._timestamps:
+            now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+            text = "".join(f"{now} {line}\n" for line in text.removesuffix("\n").split("\n"))
+        return text.encode(errors="backslashreplace")
 
     def _takes(self, data: bytes) -> bool:
         try:

@@ -14,6 +14,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,21 @@ def test_each_line_of_a_message_says_whose_it_is(name: str, tmp_path: Path) -> N
         one.process.send_signal(signal.SIGHUP)
         lines = until(one, "remedy: ")
     assert [line for line in lines if not line.startswith(f"nstool: {name}: ")] == []
+
+
+def test_each_line_begins_with_its_time_where_that_is_asked_for(name: str, tmp_path: Path) -> None:
+    """What the service says and what commands say; in UTC, to the millisecond."""
+    spec = write(tmp_path / "s.toml", TCP, shell("echo one >&2; printf two >&2; exit 3"))
+    with serving.serving(spec, name, "--timestamps") as one:
+        before = datetime.now(UTC)
+        ask(one.port())
+        until(one, "status 3")
+        lines = until(one, "two")
+    times = [datetime.strptime(line.partition(" ")[0], "%Y-%m-%dT%H:%M:%S.%f%z") for line in lines]
+    assert times == sorted(times)
+    assert {line[23:25] for line in lines} == {"Z "}
+    [said] = [at for at, line in zip(times, lines, strict=True) if line.endswith(": one")]
+    assert timedelta(milliseconds=-1) < said - before < timedelta(seconds=DEADLINE)
 
 
 def test_lines_of_sandboxes_do_not_mix(name: str, tmp_path: Path) -> None:
