@@ -300,7 +300,7 @@ def test_a_network_namespace_is_lent_while_nobody_uses_it(name: str, tmp_path: P
     spec = write(tmp_path / "s.toml", TCP + "places = 3\nlease_net = true", shell(TELL + "echo end; read line"))
     with serving.serving(spec, name) as one, contextlib.ExitStack() as open_:
         port = one.port()
-        for _ in range(12):
+        for _ in range(6):
             ask(port)
         held = [open_.enter_context(socket.create_connection(("127.0.0.1", port))) for _ in range(3)]
         found = [fields(told(each)) for each in held]

@@ -12,6 +12,8 @@ import json
 import os
 import shutil
 import signal
+import socket
+import struct
 import subprocess
 import time
 from collections.abc import Iterator
@@ -25,6 +27,12 @@ Key = tuple[Any, ...]
 Snapshot = dict[str, dict[Key, str]]
 
 SECONDS = 2.0
+
+# linux/netlink.h, linux/netfilter/nfnetlink.h and nf_tables.h
+NETLINK_NETFILTER = 12
+NLMSG_ERROR, NLMSG_DONE = 2, 3
+NLM_F_REQUEST, NLM_F_DUMP = 0x1, 0x300
+NFT_MSG_GETTABLE = 10 << 8 | 1
 
 
 class LeakCheck:
@@ -175,7 +183,7 @@ def _links(place: Workplace) -> dict[Key, str]:
 
 def _firewall(place: Workplace) -> dict[Key, str]:
     """Objects and set elements in nft tables of nstool, where one may look."""
-    if os.geteuid() != 0 or shutil.which("nft") is None:
+    if os.geteuid() != 0 or shutil.which("nft") is None or not _has_table():
         return {}
     listed = subprocess.run(["nft", "--json", "list", "ruleset"], check=True, capture_output=True)
     found: dict[Key, str] = {}
@@ -186,6 +194,23 @@ def _firewall(place: Workplace) -> dict[Key, str]:
                     if place.is_own(text):
                         found[(text,)] = text
     return found
+
+
+def _has_table() -> bool:
+    """Whether an nft table has our name, by nfnetlink: nft takes forty times as long to say that there is none."""
+    request = struct.pack("=IHHIIBBH", 20, NFT_MSG_GETTABLE, NLM_F_REQUEST | NLM_F_DUMP, 0, 0, socket.AF_UNSPEC, 0, 0)
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_NETFILTER) as netfilter:
+        netfilter.send(request)
+        while True:
+            data = netfilter.recv(1 << 16)
+            if b"nstool" in data:
+                return True
+            at = 0
+            while at < len(data):
+                size, kind = struct.unpack_from("=IH", data, at)
+                if kind in (NLMSG_ERROR, NLMSG_DONE):  # an error: this kernel has no nf_tables
+                    return False
+                at += -(-size // 4) * 4
 
 
 def _words(kind: str, thing: dict[str, Any]) -> Iterator[str]:

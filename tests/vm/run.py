@@ -59,8 +59,8 @@ class Machine:
     def name(self) -> str:
         return self.kernel if self.shard == "1/1" else f"{self.kernel} {self.shard}"
 
-    def run(self, directory: str, arguments: list[str], full: bool) -> None:
-        """Boot it, run the tests, and note what it says."""
+    def run(self, directory: str, words: list[str], one: bool, full: bool) -> None:
+        """Boot it, run the tests, and note what it says. words: for pytest. one: of the values of a test."""
         begin = time.monotonic()
         self.state = "boots"
         seconds = SECONDS["full" if full else "marked"]
@@ -73,7 +73,7 @@ class Machine:
             "--",
             "sh",
             "-c",
-            _script(self.shard, arguments, full),
+            _script(self.shard, words, one, full),
         ]
         environment = {"VM_SECONDS": str(seconds)} | os.environ | {"VM_CONSOLE": str(self.log.with_suffix(".console"))}
         with (
@@ -110,17 +110,46 @@ class Machine:
                 self.failed.append(test)
 
 
-def _script(shard: str, arguments: list[str], full: bool) -> str:
-    words = [*arguments] if any(not word.startswith("-") for word in arguments) else ["tests/kernel", *arguments]
+def _pytest(arguments: list[str], full: bool) -> list[str]:
     marked = [] if full else ["-m", "vm and not vm_full"]
-    options = ["-v", "-p", "no:cacheprovider", "--durations=0", "--durations-min=1"]
-    test = shlex.join([".venv/bin/python", "-m", "pytest", *options, *marked, *words])
-    one = 0 if full or arguments else 1
+    return [".venv/bin/python", "-m", "pytest", "-p", "no:cacheprovider", *marked, *arguments]
+
+
+def prepare(arguments: list[str], full: bool) -> list[str]:
+    """Compile here what a machine would take minutes for, and return the arguments with the files that have tests.
+
+    Raises CalledProcessError if there is no test, or pytest says what is wrong with the arguments.
+    """
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    subprocess.run(
+        [".venv/bin/python", "-m", "compileall", "-q", "nstool"], cwd=REPOSITORY, env=environment, check=True
+    )
+    named = any((REPOSITORY / word.partition("::")[0]).exists() for word in arguments)
+    words = arguments if named else ["tests/kernel", *arguments]
+    found = subprocess.run(
+        [*_pytest(words, full), "-q", "--collect-only"],
+        cwd=REPOSITORY,
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    if found.returncode:
+        print(found.stdout, file=sys.stderr)
+        found.check_returncode()
+    if named:
+        return arguments
+    tests = (line.partition("::") for line in found.stdout.splitlines())
+    return [*dict.fromkeys(file for file, colons, _ in tests if colons), *arguments]
+
+
+def _script(shard: str, words: list[str], one: bool, full: bool) -> str:
+    options = ["-v", "--durations=0", "--durations-min=1"]
+    test = shlex.join([*_pytest(words, full), *options])
     return (
         "export PYTHONDONTWRITEBYTECODE=1\n"
         'echo "kernel $(uname -r)"\n'
         'echo "features $(.venv/bin/nstool check --json | tr -d "\\n")"\n'
-        f"exec env NSTOOL_MUST_RUN={'0' if full else '1'} NSTOOL_ONE_OF_EACH={one} NSTOOL_SHARD={shard} {test}\n"
+        f"exec env NSTOOL_MUST_RUN={'0' if full else '1'} NSTOOL_ONE_OF_EACH={int(one)} NSTOOL_SHARD={shard} {test}\n"
     )
 
 
@@ -213,6 +242,11 @@ def main() -> int:
     if os.geteuid() != 0:
         print("test-vm: the machine sees all files of this host as root does: run it as root", file=sys.stderr)
         return 2
+    try:
+        words = prepare(arguments, options.full)
+    except subprocess.CalledProcessError:
+        return 2
+    one = not options.full and not arguments
     BUILT.mkdir(parents=True, exist_ok=True)
     directories = {}
     for kernel in kernels:
@@ -230,7 +264,7 @@ def main() -> int:
     watcher.start()
     try:
         with ThreadPoolExecutor(processors) as pool:
-            for future in [pool.submit(m.run, directories[m.kernel], arguments, options.full) for m in machines]:
+            for future in [pool.submit(m.run, directories[m.kernel], words, one, options.full) for m in machines]:
                 future.result()
     finally:
         stop.set()
