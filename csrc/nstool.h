@@ -202,7 +202,7 @@ struct nst_run {
 	enum nst_who who;
 	int control;		 /* socket, for wait, release, send_fd, attest, receive; -1 is none */
 	struct nst_share *share; /* takes the place of that socket in a sandbox of serve/; else NULL */
-	int child_pid;		 /* for write_proc and spawn, launcher only */
+	int child_pid;		 /* for write_proc, spawn and setrlimit, launcher only */
 	const int32_t *keep;	 /* what close_range leaves open, the engine's own; they close at exec. -1 is none */
 	int n_keep;
 	int32_t *gate; /* for futex_wake and futex_wait, init and its payload only: a word that both have */

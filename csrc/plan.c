@@ -227,6 +227,8 @@ static int who_bad(const struct nst_step *s)
 	case CALL_setdomainname:
 	case CALL_personality:
 		return launcher;
+	case CALL_setrlimit:
+		return s->who == NST_UNDO;
 	case CALL_setns:
 		return s->who == NST_UNDO || (launcher && !is_threads_own(s->arg[1]));
 	case CALL_unshare:
@@ -236,7 +238,6 @@ static int who_bad(const struct nst_step *s)
 	case CALL_capset:
 	case CALL_prctl:
 	case CALL_seccomp:
-	case CALL_setrlimit:
 	case CALL_setsid:
 	case CALL_umask:
 	case CALL_keyctl:
@@ -393,7 +394,9 @@ static int order_bad(const uint8_t *plan, int *ret_step)
 				return 1;
 			if (s->call == CALL_setns)
 				away += cloned ? -1 : 1;
-			if ((s->call == CALL_write_proc || s->call == CALL_spawn || s->call == CALL_release) && !cloned)
+			if ((s->call == CALL_write_proc || s->call == CALL_spawn || s->call == CALL_release ||
+			     s->call == CALL_setrlimit) &&
+			    !cloned)
 				return 1;
 			break;
 		case NST_CHILD:
@@ -976,7 +979,8 @@ static long run_special(struct nst_run *run, const struct nst_step *s, const lon
 	case CALL_setrlimit: {
 		struct rlimit64 lim = {.rlim_cur = s->arg[1], .rlim_max = s->arg[2]};
 
-		return nst_raw4(__NR_prlimit64, 0, a[0], NST_P(&lim), 0);
+		/* The launcher's is of the new process, never its own. */
+		return nst_raw4(__NR_prlimit64, s->who == NST_LAUNCHER ? run->child_pid : 0, a[0], NST_P(&lim), 0);
 	}
 	case CALL_dup3:
 		if (a[0] == a[1]) /* dup3(2) refuses it; what is wanted is that the fd outlives exec */

@@ -291,6 +291,8 @@ def hard_limit(scene: Scene) -> Answer:
         return False
     if not scene.new_userns and scene.initial_userns and scene.may("sys_resource"):
         return False
+    if any(step.call == "setrlimit" and step.args[0] == number for step in scene.before):  # it was raised
+        return False
     return {"limit": uapi.name("RLIMIT", number), "own": own, "more": _AND_NR_OPEN if _is_above_nr_open(scene) else ""}
 
 

@@ -25,7 +25,7 @@ from nstool.plan.host import Host
 from nstool.plan.lease import Lease
 from nstool.plan.steps import CHILD, INIT, LAUNCHER, PAYLOAD, UNDO, Fd, Plan, Step
 from nstool.security import rlimits
-from nstool.spec.model import Landlock, Seccomp, Spec
+from nstool.spec.model import Landlock, Limits, Seccomp, Spec
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _HIGH = 60  # fds on their way to the payload are kept from here on, out of the way of their new places
@@ -66,6 +66,7 @@ def plan(spec: Spec, host: Host, lease: Lease) -> Plan:
         *meanwhile(
             *(user.map_steps(idmaps, host) if idmaps else ()),
             *(oom(spec, LAUNCHER) if scorer == LAUNCHER else ()),
+            *raise_limits(spec, host, LAUNCHER),
             *(s for s in links if s.who == LAUNCHER and s.args[0] not in _BEFORE),
             *(
                 (Step(LAUNCHER, "external", ("trace", {}), "who looks on is there before the command"),)
@@ -441,7 +442,7 @@ def hardened(
         ),
         Step(PAYLOAD, "umask", (spec.umask,), "bits that new files lack"),
         *uts.personality_steps(spec, host),
-        *_rlimits(spec),
+        *_rlimits(spec, host),
         *user.credential_steps(spec, host, maps),
         Step(PAYLOAD, "chdir", (spec.cwd,), "the working directory, with the command's own rights"),
         *pid.death_steps(spec),
@@ -492,10 +493,47 @@ def close_step(spec: Spec) -> Step:
     return Step(PAYLOAD, "close_range", (first, 0xFFFF_FFFF, 0), "no other fd reaches the command, nor leads outside")
 
 
-def _rlimits(spec: Spec) -> tuple[Step, ...]:
+def _rlimits(spec: Spec, host: Host) -> tuple[Step, ...]:
     return tuple(
         Step(PAYLOAD, "setrlimit", (rlimits.number(name), soft, hard), f"limit of {name}", man="getrlimit(2)")
-        for name, (soft, hard) in sorted(spec.limits.rlimits.items())
+        for name, (soft, hard) in sorted(limits_for(spec, host).items())
+    )
+
+
+def limits_for(spec: Spec, host: Host) -> dict[str, tuple[int, int]]:
+    """Return the rlimits of the command.
+
+    What is asked for by default alone is at most what a caller has who may not raise his own.
+    """
+    found = spec.limits.rlimits
+    if not host.hard or host.raises:
+        return found
+    default = Limits().rlimits
+    return {
+        name: (min(limit[0], host.hard[name]), host.hard[name])
+        if name in host.hard and limit == default.get(name)
+        else limit
+        for name, limit in found.items()
+    }
+
+
+def raise_limits(spec: Spec, host: Host, who: str) -> tuple[Step, ...]:
+    """Raise the hard limits of the new process that its command gets more than, as sudo(8) leaves no core dumps.
+
+    With the rights of the caller on the host: by the launcher, or by init before it has joined anything.
+    """
+    if not host.raises:
+        return ()
+    return tuple(
+        Step(
+            who,
+            "setrlimit",
+            (rlimits.number(name), min(own, soft) if soft >= 0 else own, spec.limits.rlimits[name][1]),
+            f"the command gets a higher limit of {name} than the caller has",
+            man="getrlimit(2)",
+        )
+        for name, own in sorted(host.hard.items())
+        for soft in (spec.limits.rlimits[name][0],)
     )
 
 

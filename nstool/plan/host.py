@@ -69,7 +69,8 @@ class Host(Frozen):
     "unloaded" without a policy, else what that says of the wanted context: "valid", "invalid", "unknown". These are
     read only if the spec asks for them. randomize_va_space: as /proc/sys/kernel has it. seccomp: the filter of a list
     of one's own, compiled; None: the list comes with nstool. traced: the launcher has init and the command traced.
-    unotify: a call that a listener has got is left by no signal (Linux 5.19).
+    unotify: a call that a listener has got is left by no signal (Linux 5.19). hard: the caller's hard limits that are
+    lower than what the spec asks for; raises: whether it may give a process more, getrlimit(2).
     """
 
     uid: int = 0
@@ -113,6 +114,8 @@ class Host(Frozen):
     seccomp: bytes | None = None
     traced: bool = False
     unotify: bool = True
+    hard: dict[str, int] = {}
+    raises: bool = False
 
     @property
     def all_capabilities(self) -> int:

@@ -47,6 +47,7 @@ def into_sandbox(spec: Spec, host: Host, target: Target) -> Plan:
         Step(LAUNCHER, "clone3", (0, -1, 0, 0), "the process that joins"),
         Step(CHILD, "exec_init", (), "nsexec takes over: no memory of the launcher is seen inside"),
         *build.oom(spec, INIT),  # before it joins: with the rights of the caller
+        *build.raise_limits(spec, host, INIT),
         user.undumpable(INIT, "nobody inside traces who comes in (CVE-2016-9962)"),
         *(
             (Step(INIT, "setns", (Fd("target"), flags), f"join {names} at once, through a pidfd", man="setns(2)"),)

@@ -93,7 +93,7 @@ def template(spec: Spec, host: Host, lease: Lease, idmaps: user.Maps, *, varied:
         Step(CHILD, "raise_ambient", (host.all_capabilities,), "over its exec: its sandboxes begin with what it has"),
         Step(CHILD, "exec_init", (), "nsexec takes over, from a sealed copy: no memory of the launcher stays inside"),
         *(build.leave(name) for name in outer),
-        *build.meanwhile(*user.map_steps(idmaps, host)),
+        *build.meanwhile(*user.map_steps(idmaps, host), *build.raise_limits(spec, host, LAUNCHER)),
         *time.steps(spec, lease),
         *(build.join(name, INIT) for name in joined if name not in outer),
         *mounts.sources,

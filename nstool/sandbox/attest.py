@@ -364,7 +364,8 @@ def _limits(seen: _Seen, wanted: Wanted) -> Iterator[Row]:
     spec = wanted.spec
     if spec.limits.rlimits:
         lines = seen.read("limits").split("\n")
-        for name, asked in spec.limits.rlimits.items():
+        limits = build.limits_for(spec, wanted.host) if wanted.waits else spec.limits.rlimits
+        for name, asked in limits.items():
             found = _rlimit(lines, name)
             # Later the soft limit may have been raised, up to the hard one.
             holds = found == asked if wanted.waits else _is_most(found[1], asked[1])

@@ -8,8 +8,9 @@ from errno import EINVAL, ENOENT
 from functools import cache
 from itertools import takewhile
 
+from nstool import uapi
 from nstool.errors import NotSupported, SpecError
-from nstool.kinds import KINDS
+from nstool.kinds import INITIAL_USERNS, KINDS
 from nstool.namespaces import system_root
 from nstool.plan import identity, views
 from nstool.plan.host import COVERED, SCRATCH, Host, Shown, SubIds
@@ -72,6 +73,7 @@ def read(spec: Spec, terminals: tuple[int, ...] = ()) -> Host:
         **_security(spec),
         seccomp=_filter(spec),
         unotify=unotify(),
+        **_limits(spec, capabilities),
         randomize_va_space=int(_read("/proc/sys/kernel/randomize_va_space") or 2) if spec.aslr == "on" else 2,
         **({} if privileged else _helpers(uid)),
     )
@@ -92,6 +94,19 @@ def _filter(spec: Spec) -> bytes | None:
         if error.place == file:  # all of it, and no line in it
             raise SpecError(f"{file}: {error.message}", key) from None
         raise SpecError(error.message, error.place or "seccomp") from None
+
+
+def _limits(spec: Spec, capabilities: int) -> dict[str, Any]:
+    """Return the hard limits of this process that are lower than the spec's, and whether it may give more."""
+    import resource
+
+    hard = {}
+    for name, (_, asked) in spec.limits.rlimits.items():
+        own = resource.getrlimit(uapi.RLIMITS[name])[1]
+        if own != resource.RLIM_INFINITY and not 0 <= asked <= own:
+            hard[name] = own
+    may = bool(hard) and capabilities >> uapi.CAP_SYS_RESOURCE & 1
+    return {"hard": hard, "raises": bool(may and os.readlink("/proc/self/ns/user") == INITIAL_USERNS)}
 
 
 def _release() -> tuple[int, int]:

@@ -386,7 +386,8 @@ class Comparison:
 
     def do_setrlimit(self, actor: Actor, step: Step) -> Call:
         resource, soft, hard = step.args
-        return self.take(actor, step, "prlimit64", 0, resource, {"rlim_cur": soft, "rlim_max": hard}, None)
+        of = self.init_pid if step.who == LAUNCHER else 0
+        return self.take(actor, step, "prlimit64", of, resource, {"rlim_cur": soft, "rlim_max": hard}, None)
 
     def do_dup3(self, actor: Actor, step: Step) -> Call:
         old, new, flags = self.plain(actor, step)

@@ -23,7 +23,7 @@ from tests.support.child import run_in_child
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 NOBODY = 65534
-CAP_NET_ADMIN, CAP_SYS_ADMIN = 12, 21
+CAP_NET_ADMIN, CAP_SYS_ADMIN, CAP_SYS_RESOURCE = 12, 21, 24
 
 PROBES: dict[str, Callable[[], str]] = {}
 
@@ -60,10 +60,19 @@ def root() -> str:
     """The caller is root and may administer the host."""
     if os.geteuid() != 0:
         return f"this is uid {os.geteuid()}; run the tests as root"
-    with open("/proc/self/status") as file:
-        effective = next(int(line.split()[1], 16) for line in file if line.startswith("CapEff:"))
-    lacking = [cap for cap in (CAP_NET_ADMIN, CAP_SYS_ADMIN) if not effective >> cap & 1]
+    lacking = [cap for cap in (CAP_NET_ADMIN, CAP_SYS_ADMIN) if not _effective() >> cap & 1]
     return f"root here lacks capabilities {lacking}; leave the outer container or give it them" if lacking else ""
+
+
+def _effective() -> int:
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1], 16) for line in file if line.startswith("CapEff:"))
+
+
+@probe
+def sys_resource() -> str:
+    """The caller may raise limits."""
+    return "" if _effective() >> CAP_SYS_RESOURCE & 1 else "root here lacks CAP_SYS_RESOURCE, as in a container"
 
 
 @probe

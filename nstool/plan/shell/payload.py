@@ -8,7 +8,7 @@ from nstool import uapi
 from nstool.errors import NotSupported
 from nstool.plan import describe
 from nstool.plan.shell.words import Lines, exec_chain, numbers
-from nstool.plan.steps import INIT, PAYLOAD, Fd, Step
+from nstool.plan.steps import INIT, LAUNCHER, PAYLOAD, Fd, Step
 from nstool.security import capabilities, securebits
 
 TYPE_CHECKING = False
@@ -49,6 +49,8 @@ def setrlimit(s: Script, step: Step) -> Lines:
     resource, *limits = numbers(step, 0, 1, 2)
     name = uapi.name("RLIMIT", resource).removeprefix("RLIMIT_").lower()
     soft, hard = (str(n) if 0 <= n < uapi.RLIM_INFINITY else "unlimited" for n in limits)
+    if step.who == LAUNCHER:
+        return [f'{s.tool("prlimit")} --pid "$pid" --{name}={soft}:{hard}']
     return program(s, "prlimit", f"--{name}={soft}:{hard}")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 import shutil
 import stat
 from pathlib import Path
@@ -18,7 +19,7 @@ from nstool.errors import KernelError, NotSupported, SpecError
 from nstool.sandbox.launch import launch
 from nstool.security.capabilities import SETS, after_execve, full, last_cap, mask, names
 from nstool.spec import check
-from nstool.spec.model import Capabilities, IdMap, Mount, Namespaces, Net
+from nstool.spec.model import Capabilities, IdMap, Limits, Mount, Namespaces, Net
 from tests.kernel.rows import boxes
 from tests.kernel.rows.conftest import Act
 from tests.support.user import User
@@ -252,6 +253,54 @@ def test_without_limits_the_default_works(as_user: Act) -> None:
     ran = as_user(boxes.nstool_run, "--", "id")
     assert (ran.status, ran.err) == (0, ""), ran
     assert ran.out.startswith("uid=1000")
+
+
+def of_proc(text: str) -> dict[str, tuple[str, str]]:
+    """Soft and hard limits of core dumps and files in what /proc/PID/limits has."""
+    found = re.findall(r"^Max (core file size|open files) +(\S+) +(\S+)", text, re.MULTILINE)
+    return {name.split()[0]: (soft, hard) for name, soft, hard in found}
+
+
+def lower() -> None:
+    """Have the hard limits of a caller to whom sudo(8), or a unit, has left less than a spec has by default."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (500, 500))
+
+
+def test_a_limit_by_default_is_at_most_what_the_caller_has(as_user: Act) -> None:
+    """None that he did not ask for keeps him from a launch; one that he asks for, and cannot have, is an error."""
+
+    def run() -> tuple[boxes.Ran, boxes.Ran]:
+        lower()
+        return boxes.nstool_run("--", "cat", "/proc/self/limits"), boxes.nstool_run(
+            "--rlimit", "nofile=501", "--", "id"
+        )
+
+    had, refused = as_user(run)
+    assert (had.status, had.err) == (0, "")
+    assert of_proc(had.out) == {"core": ("0", "0"), "open": ("500", "500")}
+    assert (refused.status, refused.out) == (125, "")
+    assert "the hard limit of RLIMIT_NOFILE is 500" in refused.err
+
+
+@pytest.mark.needs("sys_resource")
+def test_who_may_raise_limits_gives_what_is_asked_for(as_root: Act) -> None:
+    """To the sandbox and whoever comes in later, and keeps his own; so core dumps start nothing on the host."""
+
+    def run() -> list[Any]:
+        lower()
+        limits = Limits(memory=0, pids=0, cpu=0, rlimits={**Limits().rlimits, "nofile": (1024, 2000)})
+        with boxes.box(limits=limits) as one:
+            later = boxes.nstool("exec", one.sandbox.name, "--", "cat", "/proc/self/limits")
+            return [
+                of_proc(Path(f"/proc/{one.pid}/limits").read_text()),
+                of_proc(later.out),
+                resource.getrlimit(resource.RLIMIT_CORE),
+                resource.getrlimit(resource.RLIMIT_NOFILE),
+            ]
+
+    wanted = {"core": ("1", "1"), "open": ("1024", "2000")}
+    assert as_root(run) == [wanted, wanted, (0, 0), (500, 500)]
 
 
 # ---------------------------------------------------------------------------------------- U3
