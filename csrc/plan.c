@@ -16,6 +16,7 @@
 #include <linux/sched.h>
 #include <linux/seccomp.h>
 #include <linux/sockios.h>
+#include <linux/stat.h>
 #include <linux/time_types.h>
 
 #include "raw.h"
@@ -68,6 +69,7 @@
 	X(close, -1, "f")                                                                                              \
 	X(pidfd_open, __NR_pidfd_open, "ii")                                                                           \
 	X(reset_signals, -1, "")                                                                                       \
+	X(own_null, -1, "")                                                                                            \
 	X(raise_ambient, -1, "i")                                                                                      \
 	X(drop_bounding, -1, "i")                                                                                      \
 	X(clone3, -1, "ifii")                                                                                          \
@@ -209,6 +211,7 @@ static int who_bad(const struct nst_step *s)
 	case CALL_futex_wait:
 	case CALL_attest:
 	case CALL_receive:
+	case CALL_own_null:
 		return s->who != NST_PAYLOAD;
 	case CALL_futex_wake:
 	case CALL_answer_sysinfo:
@@ -631,6 +634,35 @@ static long run_reset_signals(void)
 	return unblock_signals();
 }
 
+/* The host's /dev/null as a stream is a file of the host, to lock, watch and touch: open this root's instead. null(4) */
+static long run_own_null(void)
+{
+	enum {
+		FORMAT = 0170000, /* of a mode, inode(7) */
+		CHARACTERS = 0020000,
+	};
+	int fd;
+
+	for (fd = 0; fd < 3; fd++) {
+		struct statx found;
+		long flags, own;
+
+		if (nst_raw5(__NR_statx, fd, NST_P(""), AT_EMPTY_PATH, STATX_TYPE, NST_P(&found)) < 0 ||
+		    (found.stx_mode & FORMAT) != CHARACTERS || found.stx_rdev_major != 1 || found.stx_rdev_minor != 3)
+			continue;
+		flags = nst_raw3(__NR_fcntl, fd, F_GETFL, 0);
+		if (flags < 0 || flags & O_PATH)
+			continue;
+		own = nst_raw4(__NR_openat, AT_FDCWD, NST_P("/dev/null"), flags & (O_ACCMODE | O_APPEND | O_NONBLOCK),
+			       0);
+		if (own < 0)
+			return own;
+		nst_raw3(__NR_dup3, own, fd, 0);
+		nst_raw1(__NR_close, own);
+	}
+	return 0;
+}
+
 static long wait_for(long pid, int *ret_status)
 {
 	long r;
@@ -992,6 +1024,8 @@ static long run_special(struct nst_run *run, const struct nst_step *s, const lon
 		return run_add_rule(s, a);
 	case CALL_reset_signals: /* a template's own are the default, and so are those of what it clones */
 		return run->share ? unblock_signals() : run_reset_signals();
+	case CALL_own_null:
+		return run_own_null();
 	case CALL_raise_ambient:
 		return run_raise_ambient(s->arg[0]);
 	case CALL_drop_bounding:

@@ -23,8 +23,11 @@ def command(
 
     It joins all namespaces and cgroups of the sandbox and gets its credentials, limits and filters.
     """
+    from nstool.cli.priority import give_up
     from nstool.sandbox.join import exec_by_name
+    from nstool.spec.model import Limits
 
+    give_up(Limits().rlimits)
     changes: dict[str, object] = {}
     try:
         if user is not None:

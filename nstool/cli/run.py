@@ -6,6 +6,7 @@ import sys
 
 from nstool.cli import options
 from nstool.cli.forward import FORWARDED, Forward, Interrupted
+from nstool.cli.priority import give_up
 from nstool.errors import KernelError, NotSupported, NstoolError, SpecError, visible
 from nstool.sandbox import journal
 from nstool.sandbox.launch import Prepared, own_terminals
@@ -91,6 +92,7 @@ def _supervised(
     spec: Spec, place: Place, started: Callable[[str], None], stderr: int | None = None, log: Log | None = None
 ) -> int:
     """Launch, then become the supervisor. stderr: of a detached one, its log, or what leads to that log."""
+    give_up(spec.limits.rlimits)
     with Forward() as forward:
         try:
             with forward.interruptible:  # nothing is made yet

@@ -29,6 +29,7 @@ def command(spec: str, name: str, listen: tuple[str, ...], timestamps: bool, qui
 
     SPEC is a spec with a [service] table, - for standard input: who listens where, and how many sandboxes there may be.
     """
+    from nstool.cli.priority import give_up
     from nstool.cli.run import clean_up
     from nstool.service.listen import check_passed
     from nstool.service.prepare import prepared
@@ -38,6 +39,7 @@ def command(spec: str, name: str, listen: tuple[str, ...], timestamps: bool, qui
     blueprint = read()
     check_passed(blueprint.service.listen, blueprint.listener_place)
     clean_up()
+    give_up(blueprint.spec.limits.rlimits)
     errors = Errors(timestamps)
 
     def say(text: str) -> None:

@@ -40,7 +40,5 @@ def personality_steps(spec: Spec, host: Host) -> tuple[Step, ...]:
     persona = uapi.PER_LINUX32 if spec.personality == "linux32" else 0
     if spec.aslr == "off":
         persona |= uapi.ADDR_NO_RANDOMIZE
-    if not spec.personality and not spec.aslr:
-        return ()
     why = "addresses are not randomised" if spec.aslr == "off" else "the machine that uname(2) names, and randomisation"
     return (Step(PAYLOAD, "personality", (persona,), why),)

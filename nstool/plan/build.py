@@ -412,6 +412,7 @@ def payload(
         Step(PAYLOAD, "reset_signals", (), "dispositions and mask as a fresh process has them"),
         *label_steps(spec, host, PAYLOAD),
         *fd_steps(spec, terminal),
+        *own_null(spec, terminal),
         *pid.payload_steps(spec),
         *hardened(spec, host, maps, terminal, connection),
     )
@@ -485,6 +486,13 @@ def fd_steps(spec: Spec, terminal: tuple[int, ...]) -> tuple[Step, ...]:
     for number in range(len(spec.pass_fds)):
         steps.append(Step(PAYLOAD, "dup3", (Fd(f"high{number}"), 3 + number, 0), "an fd that the spec passes"))
     return tuple(steps)
+
+
+def own_null(spec: Spec, terminal: tuple[int, ...]) -> tuple[Step, ...]:
+    """Replace a stream that is the host's /dev/null, which can be watched, locked and touched for the whole host."""
+    if spec.dev not in ("private", "nodes") or len(terminal) == 3:
+        return ()
+    return (Step(PAYLOAD, "own_null", (), "a stream that is /dev/null is the sandbox's own"),)
 
 
 def close_step(spec: Spec) -> Step:

@@ -66,6 +66,7 @@ close_range      first:i last:i flags:i                                 close_ra
 close            fd:f                                                   close(2)
 pidfd_open       pid:i flags:i                                          pidfd_open(2)
 reset_signals                                                           sigaction(2)
+own_null                                                                null(4)
 raise_ambient    caps:i                                                 capabilities(7)
 drop_bounding    keep:i                                                 capabilities(7)
 clone3           flags:i cgroup:f set_tid:i owner:i                     clone(2)

@@ -62,6 +62,7 @@ def into_sandbox(spec: Spec, host: Host, target: Target) -> Plan:
         *entered,
         *build.label_steps(spec, host, PAYLOAD),
         *build.fd_steps(spec, terminal),
+        *build.own_null(spec, terminal),
         *pid.payload_steps(spec),
         *build.hardened(spec, host, maps, terminal),
     )

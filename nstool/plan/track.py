@@ -229,6 +229,7 @@ _BY_CALL = {
 }
 _PAYLOAD = {
     "dup3": "file descriptors",
+    "own_null": "file descriptors",
     "fcntl": "file descriptors",
     "close_range": "file descriptors",
     "setrlimit": "limits",

@@ -66,8 +66,9 @@ def group_of() -> dict[str, str]:
 
 
 def _rule(rule: table.Rule, action: int) -> Rule:
-    where = tuple(Compare(index, "==", value, mask) for index, mask, value in rule.where)
-    return Rule(rule.call, action, where, rule.why)
+    where = [Compare(index, "==", value, mask) for index, mask, value in rule.where]
+    where += [Compare(index, "!=", value, mask) for index, mask, value in rule.but]
+    return Rule(rule.call, action if rule.answer is None else errno_action(rule.answer), tuple(where), rule.why)
 
 
 def _plain(groups: Iterable[table.Group], action: int, leave: frozenset[str] = frozenset()) -> Iterator[Rule]:

@@ -118,7 +118,7 @@ def action_text(action: int) -> str:
     kind, data = action & FULL, action & DATA
     names = {ALLOW: "allow", LOG: "log", KILL_PROCESS: "kill process", KILL_THREAD: "kill thread", NOTIFY: "notify"}
     if kind == ERRNO:
-        return f"errno {errno.errorcode.get(data, data)}"
+        return f"errno {errno.errorcode.get(data, data)}" if data else "not done, as if it were"
     if kind in (TRAP, TRACE):
         return f"{'trap' if kind == TRAP else 'trace'}{f' {data}' if data else ''}"
     return names.get(kind, f"{action:#x}, which acts as kill process")

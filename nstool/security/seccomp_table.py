@@ -12,7 +12,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
-LOW32 = 0xFFFFFFFF
+LOW32, ALL = 0xFFFF_FFFF, 0xFFFF_FFFF_FFFF_FFFF
 NEW_NAMESPACES = (
     uapi.CLONE_NEWNS
     | uapi.CLONE_NEWCGROUP
@@ -39,13 +39,16 @@ class Group(Frozen):
 class Rule(Frozen):
     """One system call decided by its arguments.
 
-    Every (index, mask, value) in ``where`` must hold: argument & mask == value. Arguments that the kernel takes
-    as int are compared in their low 32 bits, as the kernel does, whatever the caller left in the high ones.
+    Every (index, mask, value) in ``where`` must hold: argument & mask == value; and none of those in ``but``.
+    Arguments that the kernel takes as int are compared in their low 32 bits, as the kernel does, whatever the caller
+    left in the high ones. answer: the errno of a rule that refuses, in whatever way others are; 0: as if it were done.
     """
 
     call: str
     where: tuple[tuple[int, int, int], ...]
     why: str
+    but: tuple[tuple[int, int, int], ...] = ()
+    answer: int | None = None
 
 
 ALLOWED: tuple[Group, ...] = (
@@ -57,7 +60,7 @@ ALLOWED: tuple[Group, ...] = (
         "fstat fstatfs fsync ftruncate futimesat getcwd getdents getdents64 lchown link linkat lseek lstat mkdir "
         "mkdirat mknod mknodat newfstatat open openat openat2 pread64 preadv preadv2 pwrite64 pwritev pwritev2 read "
         "readahead readlink readlinkat readv rename renameat renameat2 rmdir sendfile splice stat statfs statx "
-        "symlink symlinkat sync_file_range syncfs tee truncate umask unlink unlinkat utime utimensat utimes "
+        "symlink symlinkat sync_file_range tee truncate umask unlink unlinkat utime utimensat utimes "
         "vmsplice write writev chroot cachestat name_to_handle_at",
     ),
     Group(
@@ -78,15 +81,12 @@ ALLOWED: tuple[Group, ...] = (
         "accept accept4 bind connect getpeername getsockname getsockopt listen recvfrom recvmmsg recvmsg sendmmsg "
         "sendmsg sendto setsockopt shutdown",
     ),
-    Group(
-        "pipe", "pipes and memory files: shells, graphics buffers, sealed data", "memfd_create memfd_secret pipe pipe2"
-    ),
+    Group("pipe", "pipes and memory files: shells, graphics buffers, sealed data", "memfd_create pipe pipe2"),
     Group(
         "memory",
-        "memory of the process itself: allocators, just-in-time compilers, protection keys, placement on NUMA nodes",
-        "brk get_mempolicy madvise map_shadow_stack mbind mincore mlock mlock2 mlockall mmap mprotect mremap mseal "
-        "msync munlock munlockall munmap pkey_alloc pkey_free pkey_mprotect remap_file_pages set_mempolicy "
-        "set_mempolicy_home_node",
+        "memory of the process itself: allocators, just-in-time compilers, protection keys",
+        "brk madvise map_shadow_stack mincore mlock mlock2 mlockall mmap mprotect mremap mseal msync munlock "
+        "munlockall munmap pkey_alloc pkey_free pkey_mprotect remap_file_pages",
     ),
     Group(
         "process",
@@ -171,6 +171,25 @@ REFUSED_OPTIONS: Mapping[str, tuple[tuple[int, int, str], ...]] = {
     "the host has so many labels for all": ((41, 32, "IPV6_FLOWLABEL_MGR"),),
 }
 
+# Types of ioctl(2) numbers, and which of a type are allowed: they ask the filesystem more than what is in a file.
+_FILESYSTEMS: tuple[tuple[str, int, dict[str, int], str], ...] = (
+    (
+        "f",
+        0x66,
+        {"FS_IOC_GETFLAGS": 1, "FS_IOC_SETFLAGS": 2},
+        "as FS_IOC_FIEMAP does where on the host's disk a file lies",
+    ),
+    ("X", 0x58, {"FS_IOC_FSGETXATTR": 31, "FS_IOC_FSSETXATTR": 32}, "as FS_IOC_GETFSMAP does what is free on the disk"),
+    (
+        "0x94",
+        0x94,
+        {"FICLONE": 9, "FICLONERANGE": 13, "FIDEDUPERANGE": 54},
+        "as FS_IOC_GETFSLABEL does the disk's label",
+    ),
+    ("0x15", 0x15, {}, "as FS_IOC_GETFSUUID does which disk it is"),
+)
+_CORE = "the limit of core dumps stays: with any but 1 the host's handler of dumps would be run (fs/coredump.c)"
+
 # Looked at before ALLOWED: EPERM although the call as such is allowed there.
 REFUSED_ARGUMENTS: tuple[Rule, ...] = (
     Rule("ioctl", ((1, LOW32, 0x5412),), "TIOCSTI types into the terminal as if the user had"),
@@ -178,7 +197,22 @@ REFUSED_ARGUMENTS: tuple[Rule, ...] = (
     Rule(
         "ioctl", ((1, LOW32, 0x5423),), "TIOCSETD sets a line discipline: seldom used code of the kernel, as a module"
     ),
-    Rule("ioctl", ((1, LOW32, 0xC020660B),), "FS_IOC_FIEMAP tells where on the host's disk a file lies"),
+    *(
+        Rule(
+            "ioctl",
+            ((1, 0xFF00, number << 8),),
+            f"of type {name} tells, {why}; not {' and '.join(but)}" if but else f"of type {name} tells, {why}",
+            tuple((1, 0xFF, one) for one in but.values()),
+        )
+        for name, number, but, why in _FILESYSTEMS
+    ),
+    Rule("setrlimit", ((0, LOW32, uapi.RLIMIT_CORE),), _CORE, answer=0),
+    Rule("prlimit64", ((1, LOW32, uapi.RLIMIT_CORE),), _CORE, but=((2, ALL, 0),), answer=0),
+    Rule("fcntl", ((1, LOW32, 1024),), "F_SETLEASE makes whoever opens the file elsewhere wait"),
+    Rule("fcntl", ((1, LOW32, 1026),), "F_NOTIFY tells of what others do in a directory"),
+    Rule("madvise", ((2, LOW32, 12),), "MADV_MERGEABLE shares pages with others, who can be told by the time it takes"),
+    Rule("prctl", ((0, LOW32, 67),), "PR_SET_MEMORY_MERGE does so with all pages"),
+    Rule("madvise", ((2, LOW32, 21),), "MADV_PAGEOUT takes pages from whoever else has the same file"),
     Rule("fadvise64", ((3, LOW32, 4),), "POSIX_FADV_DONTNEED takes pages from whoever else reads the same file"),
     *(
         Rule(call, ((index, bits, bits),), "huge pages are the host's, set aside for who has been promised them")
@@ -191,6 +225,7 @@ REFUSED_ARGUMENTS: tuple[Rule, ...] = (
     ),
 )
 
+MSG_OOB = 1
 _STREAM = {"default": 0, "TCP": 6, "MPTCP": 262}
 _DATAGRAM = {"default": 0, "ICMP echo": 1, "UDP": 17, "ICMPv6 echo": 58}
 _STRICT_PROTOCOLS = frozenset({"default", "TCP", "UDP"})
@@ -238,6 +273,17 @@ STRICT_ARGUMENTS: tuple[Rule, ...] = (
 STRICT_REFUSED_ARGUMENTS: tuple[Rule, ...] = (
     *REFUSED_ARGUMENTS,
     Rule("prctl", ((0, LOW32, uapi.PR_SET_SECCOMP),), "the older way to load a filter, as seccomp is refused"),
+    *(
+        Rule(call, ((index, MSG_OOB, MSG_OOB),), "urgent data: seldom used code of the kernel, CVE-2025-38236")
+        for call, index in (
+            ("sendto", 3),
+            ("sendmsg", 2),
+            ("sendmmsg", 3),
+            ("recvfrom", 3),
+            ("recvmsg", 2),
+            ("recvmmsg", 3),
+        )
+    ),
 )
 
 # Calls that are decided by their arguments, in the group that they belong to: allowed there as in ALLOWED_ARGUMENTS.
@@ -302,7 +348,18 @@ REFUSED: tuple[Group, ...] = (
     Group(
         "host",
         "the host as a whole",
-        "acct quotactl quotactl_fd reboot setdomainname sethostname swapoff swapon sync sysfs syslog ustat vhangup",
+        "acct quotactl quotactl_fd reboot setdomainname sethostname swapoff swapon sync syncfs sysfs syslog ustat "
+        "vhangup",
+    ),
+    Group(
+        "numa",
+        "placement on the host's memory nodes, and which those are",
+        "get_mempolicy mbind set_mempolicy set_mempolicy_home_node",
+    ),
+    Group(
+        "secret-memory",
+        "memory that the kernel does not see: the host cannot hibernate while it is there",
+        "memfd_secret",
     ),
     Group("io-priority", "disk requests before those of the host: the usual class needs no right for it", "ioprio_set"),
     Group("clock", "the host's clocks", "adjtimex clock_adjtime clock_settime settimeofday"),
@@ -319,11 +376,11 @@ STRICT_REFUSED: tuple[Group, ...] = (
         "another root, files by handle, special files, pages lent to pipes",
         "chroot mknod mknodat name_to_handle_at tee vmsplice",
     ),
-    Group("pipe", "programs and secrets in memory files", "memfd_create memfd_secret"),
+    Group("pipe", "programs in memory files", "memfd_create"),
     Group(
         "memory",
-        "placement on NUMA nodes, protection keys, and what was replaced by mmap",
-        "get_mempolicy mbind pkey_alloc pkey_free pkey_mprotect remap_file_pages set_mempolicy set_mempolicy_home_node",
+        "protection keys, and what was replaced by mmap",
+        "pkey_alloc pkey_free pkey_mprotect remap_file_pages",
     ),
     Group("process", "a program without a name", "execveat"),
     Group(

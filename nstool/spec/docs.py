@@ -50,7 +50,7 @@ DOCS: dict[str, str] = {
     "Spec.terminal": 'A terminal of its own: "auto" (if the caller has one), "always", "never". Its keys act inside: '
     "^Z stops what a shell there runs, not nstool.",
     "Spec.pass_fds": "File descriptors of the caller that the command gets, from 3 on in this order.",
-    "Spec.aslr": "Address-space randomisation; absent: as on the host, personality(2).",
+    "Spec.aslr": "Address-space randomisation; absent: as kernel.randomize_va_space says, personality(2).",
     "Spec.personality": '"linux32" for a 32-bit uname(2), personality(2).',
     "Spec.next_pid": "Pid of the command inside; 0: the next one, clone3(2) set_tid.",
     "Spec.subreaper": "The command is a child subreaper, PR_SET_CHILD_SUBREAPER(2const).",

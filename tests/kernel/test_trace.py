@@ -23,7 +23,8 @@ from tests.support import plans
 from tests.support.probes import REPOSITORY
 from tests.support.user import User
 
-AT_FDCWD, F_SETFD, F_DUPFD_CLOEXEC = -100, 2, 1030
+AT_FDCWD = -100
+F_SETFD, F_GETFL, F_DUPFD_CLOEXEC = 2, 3, 1030
 O_WRONLY, O_CLOEXEC = 1, 0x80000
 CLONE_VM, CLONE_VFORK, CLONE_PIDFD, CLONE_INTO_CGROUP = 0x100, 0x4000, 0x1000, 0x200000000
 CLONE_CHILD_CLEARTID = 0x200000
@@ -413,6 +414,18 @@ class Comparison:
             if number not in (SIGKILL, SIGSTOP):
                 self.take(actor, step, "rt_sigaction", number, {"sa_handler": 0, "sa_mask": [], "sa_flags": 0})
         return self.take(actor, step, "rt_sigprocmask", 2, [], None, 8)
+
+    def do_own_null(self, actor: Actor, step: Step) -> Call:
+        call = Call("statx", [], 0, 0)
+        for fd in range(3):
+            call = self.take(actor, step, "statx", fd, b"", ANY, 1, ANY)
+            found = call.args[4]
+            if (found["stx_mode"] & 0o170000, found["stx_rdev_major"], found["stx_rdev_minor"]) == (0o020000, 1, 3):
+                flags = self.take(actor, step, "fcntl", fd, F_GETFL).result
+                own = self.take(actor, step, "openat", AT_FDCWD, b"/dev/null", flags & 0o6003)
+                self.take(actor, step, "dup3", own.result, fd, 0)
+                call = self.take(actor, step, "close", own.result)
+        return call
 
     def do_clone3(self, actor: Actor, step: Step) -> Call:
         flags, cgroup, tid, owner = step.args

@@ -197,6 +197,8 @@ WRONG_ROLE: list[tuple[str, str]] = [
     ("answer_sysinfo", PAYLOAD),
     ("futex_wake", LAUNCHER),
     ("futex_wake", PAYLOAD),
+    ("own_null", LAUNCHER),
+    ("own_null", INIT),
 ]
 # Calls that change the process which makes them: not in the caller's process.
 OWN_PROCESS = [

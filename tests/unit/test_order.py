@@ -948,10 +948,12 @@ payload  reset_signals
 payload  dup3 <stdin>
 payload  dup3 <stdout>
 payload  dup3 <stderr>
+payload  own_null
 payload  setsid
 payload  close_range 3 4294967295 0
 payload  keyctl 1 None
 payload  umask 18
+payload  personality 0
 payload  setrlimit 4 1 1
 payload  setrlimit 8 65536 65536
 payload  setrlimit 12 262144 262144

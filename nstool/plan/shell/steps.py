@@ -310,6 +310,7 @@ FORMS: dict[str, Callable[[Script, Step], Lines]] = {
     "close_range": payload.close_range,
     "close": payload.close,
     "reset_signals": payload.reset_signals,
+    "own_null": payload.own_null,
     "raise_ambient": _raise_ambient,
     "drop_bounding": payload.drop_bounding,
     "clone3": _clone3,

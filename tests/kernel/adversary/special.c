@@ -355,6 +355,24 @@ static void do_raise(char **words, int number)
 	tell(setrlimit(resource, &limit));
 }
 
+/* Have other limits of core dumps, up and down, by both calls; what they are then. */
+static void do_core(char **words, int number)
+{
+	static const struct rlimit wanted[] = {{0, 0}, {0, 1}, {2, 2}, {RLIM_INFINITY, RLIM_INFINITY}};
+	struct rlimit limit;
+
+	(void)words, (void)number;
+	for (unsigned i = 0; i < sizeof wanted / sizeof *wanted; i++)
+		for (int high = 0; high < 2; high++) {
+			long resource = RLIMIT_CORE | (long)high << 32;
+
+			syscall(SYS_setrlimit, resource, &wanted[i]);
+			syscall(SYS_prlimit64, 0, resource, &wanted[i], NULL);
+		}
+	tell(syscall(SYS_prlimit64, 0, RLIMIT_CORE, NULL, &limit));
+	add_text("%lld %lld", (long long)limit.rlim_cur, (long long)limit.rlim_max);
+}
+
 /* A clock in seconds. */
 static void do_clock(char **words, int number)
 {
@@ -485,6 +503,7 @@ const struct action special_actions[] = {
 	{"fill", do_fill},
 	{"open_many", do_open_many},
 	{"raise", do_raise},
+	{"core", do_core},
 	{"clock", do_clock},
 	{"daemon", do_daemon},
 	{"ns_parent", do_ns_parent},

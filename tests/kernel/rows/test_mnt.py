@@ -429,6 +429,34 @@ def test_no_mount_of_the_host_is_writable(act: Act) -> None:
     assert act(look) <= {f"/dev/{name}" for name in ("null", "zero", "full", "random", "urandom", "tty")}
 
 
+def test_a_stream_that_is_dev_null_is_the_sandboxs_own(as_root: Act) -> None:
+    """Of run and of exec, open as it was. The host's could be locked, watched and touched for all."""
+    script = "stat -Lc %d /proc/self/fd/0 /proc/self/fd/2 /dev/null; grep flags /proc/self/fdinfo/[02]; echo lost >&2"
+
+    def look() -> list[str]:
+        said = []
+        with boxes.box() as one, open("/dev/null") as nothing, open("/dev/null", "a") as null:
+            for words in (("run",), ("exec", one.sandbox.name)):
+                done = subprocess.run(
+                    [*boxes.NSTOOL, *words, "--", "sh", "-c", script],
+                    stdin=nothing,
+                    stdout=subprocess.PIPE,
+                    stderr=null,
+                    text=True,
+                    env={**os.environ, **boxes.PATH},
+                    check=True,
+                )
+                said.append(done.stdout)
+        return said
+
+    for said in as_root(look):
+        *devices, read, appended = said.splitlines()
+        assert len(set(devices)) == 1
+        assert int(devices[0]) != Path("/dev/null").stat().st_dev
+        assert int(read.split()[1], 8) & os.O_ACCMODE == os.O_RDONLY
+        assert int(appended.split()[1], 8) & (os.O_ACCMODE | os.O_APPEND) == os.O_WRONLY | os.O_APPEND
+
+
 def test_the_devices_are_the_safe_ones_and_work(act: Act) -> None:
     """Six nodes, links, and nothing else; each does what it should."""
     script = (

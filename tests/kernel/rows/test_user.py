@@ -7,6 +7,7 @@ import re
 import resource
 import shutil
 import stat
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -301,6 +302,39 @@ def test_who_may_raise_limits_gives_what_is_asked_for(as_root: Act) -> None:
 
     wanted = {"core": ("1", "1"), "open": ("1024", "2000")}
     assert as_root(run) == [wanted, wanted, (0, 0), (500, 500)]
+
+
+# Nice value and policy, proc_pid_stat(5).
+PRIORITY = "cut -d' ' -f19,41 /proc/self/stat; cat /proc/self/personality 2>&1 | tail -c 9"
+
+
+def said_before_others(*words: str) -> str:
+    """What a command says of itself whose caller comes before others, and has addresses that are not random."""
+    before = ["setarch", "-R", "chrt", "-f", "7", "nice", "-n", "-5"]
+    command = [*before, *boxes.NSTOOL, *words, "--", "sh", "-c", PRIORITY]
+    env = {**os.environ, **boxes.PATH}
+    return subprocess.run(command, stdout=subprocess.PIPE, text=True, env=env, check=True).stdout
+
+
+def test_nothing_of_the_caller_lets_a_command_come_before_others(as_root: Act) -> None:
+    """Neither real time nor a nice value; and its addresses are random."""
+
+    def look() -> list[str]:
+        with boxes.box() as one:
+            return [said_before_others("run"), said_before_others("exec", one.sandbox.name)]
+
+    assert as_root(look) == ["0 0\n00000000\n"] * 2
+
+
+@pytest.mark.needs("sys_resource")
+def test_a_limit_that_is_not_zero_keeps_what_the_caller_has(as_root: Act) -> None:
+    """A word for each: what a command may give itself by that it may inherit."""
+    none = ("run", "--memory", "0", "--pids", "0", "--cpu", "0")
+    said = [
+        as_root(said_before_others, *none, *words)
+        for words in (("--rlimit", "nice=25", "--aslr", "off"), ("--rlimit", "rtprio=7"))
+    ]
+    assert said == ["-5 0\n00040000\n", "0 1\n00000000\n"]
 
 
 # ---------------------------------------------------------------------------------------- U3

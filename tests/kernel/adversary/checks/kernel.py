@@ -22,7 +22,7 @@ NEVER = (
     *("open_by_handle_at", "fanotify_init", "quotactl", "quotactl_fd", "reboot", "swapon", "swapoff", "sethostname"),
     *("setdomainname", "settimeofday", "clock_settime", "clock_adjtime", "adjtimex", "ioperm", "iopl", "modify_ldt"),
     *("syslog", "ustat", "sysfs", "vhangup", "move_pages", "migrate_pages", "io_setup", "io_submit"),
-    *("sync", "ioprio_set"),
+    *("sync", "syncfs", "ioprio_set", "memfd_secret", "mbind", "set_mempolicy", "get_mempolicy"),
 )
 # Options of sockets: level, number, name. linux/socket.h, linux/in.h, linux/in6.h, linux/tcp.h
 OPTIONS = (
@@ -34,8 +34,13 @@ OPTIONS = (
     *((41, 20, "IPV6_ADD_MEMBERSHIP"), (41, 27, "IPV6_JOIN_ANYCAST")),
     *((41, 42, "MCAST_JOIN_GROUP"), (41, 46, "MCAST_JOIN_SOURCE_GROUP"), (41, 32, "IPV6_FLOWLABEL_MGR")),
 )
+# ioctls of filesystems: linux/fs.h, linux/fsmap.h, fs/ext4/ext4.h, linux/btrfs.h, fs/xfs/libxfs/xfs_fs.h
+ASK_DISK = (
+    *(0xC020660B, 0xC020662B, 0xC0C0583B, 0x8008662C, 0x80811501, 0x80111500, 0x81009431, 0x80E8662D, 0x8400941F),
+    *(0xC0385826, 0x8100587E, 0xD000943C, 0xC0109428, 0x6629, 0x660C),
+)
 # May be missing in a kernel, or be refused by the kernel itself for what they were asked.
-_KERNELS_OWN = {"setgroups", "memfd_secret", "map_shadow_stack", "uretprobe", "uprobe", "lsm_set_self_attr", "futex"}
+_KERNELS_OWN = {"setgroups", "map_shadow_stack", "uretprobe", "uprobe", "lsm_set_self_attr", "futex"}
 
 
 def expected_errno(number: int) -> int:
@@ -43,7 +48,7 @@ def expected_errno(number: int) -> int:
     name = seccomp.call_name(number)
     for rule in table.REFUSED_ARGUMENTS:
         if rule.call == name and all(mask == value for _, mask, value in rule.where):
-            return errno.EPERM
+            return errno.EPERM if rule.answer is None else rule.answer
     if any(name in group.names for group in table.ALLOWED) or name in ("ioctl", "personality"):
         return 0
     if any(name in group.names for group in table.MISSING) or number in table.UNKNOWN_NUMBERS:
@@ -163,8 +168,24 @@ CHECKS: tuple[Check, ...] = (
             ("shmget", (0, 1 << 21, high | 0o5600)),
         )
     ),
-    Check("fiemap", call("ioctl", 0, 0xC020660B, 0), refused("EPERM"), "no file tells its place on a disk", "seccomp"),
-    Check("drop-pages", call("fadvise64", 0, 0, 0, 4), refused("EPERM"), "nobody's pages are dropped", "seccomp"),
+    *(
+        Check(
+            f"ask-disk-{number:#x}", call("ioctl", 0, number, 0), refused("EPERM"), "no file tells of a disk", "seccomp"
+        )
+        for number in ASK_DISK
+    ),
+    *(
+        Check(f"{name}-{high:x}", call(*words), refused("EPERM"), why, "seccomp")
+        for high in HIGH[:2]
+        for name, words, why in (
+            ("drop-pages", ("fadvise64", 0, 0, 0, high | 4), "nobody's pages are dropped"),
+            ("page-out", ("madvise", 0, 4096, high | 21), "nobody's pages are paged out"),
+            ("merge-pages", ("madvise", 0, 4096, high | 12), "pages are shared with nobody"),
+            ("merge-all-pages", ("prctl", high | 67, 1, 0, 0, 0), "pages are shared with nobody"),
+            ("lease", ("fcntl", 0, high | 1024, 0), "nobody waits for a lease"),
+            ("notify", ("fcntl", 0, high | 1026, 1), "nothing tells what others do in a directory"),
+        )
+    ),
     Check(
         "filter-stays",
         call("prctl", 22, 0, 0, 0, 0),

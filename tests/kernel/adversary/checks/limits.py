@@ -42,7 +42,6 @@ def _owner(view: View) -> Answer:
 
 _HARD = {
     "nofile": 1024,
-    "core": 1,  # which also keeps a program in kernel.core_pattern from being run: fs/coredump.c
     "memlock": 64 << 10,
     "sigpending": 1024,
     "msgqueue": 256 << 10,
@@ -88,6 +87,8 @@ DEFAULTS: tuple[Check, ...] = (
         )  # type: ignore[misc]
         for name, value in _HARD.items()
     ),
+    # With any other the kernel runs a program that kernel.core_pattern names: fs/coredump.c
+    Check("core-stays", ("core",), says("1 1"), "no limit of core dumps but 1", "seccomp"),
     Check(
         "fds",
         ("open_many",),
