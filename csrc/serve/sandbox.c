@@ -349,6 +349,7 @@ long try(void)
 		return 0;
 	}
 	assigned(i, &nobody);
+	places[i].wall = places[i].deadline = 0; /* it is ended when it has been looked at, however short a life is */
 	if (!begins_alone())
 		give(i, self.null);
 	return 0;

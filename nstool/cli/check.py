@@ -24,10 +24,10 @@ STYLES = {"yes": "green", "limited": "yellow", "unknown": "yellow", "no": "red"}
 def command(words: tuple[str, ...], as_json: bool) -> int:
     """Say what of a spec this host cannot do, each with its cause and remedy; without one, list what it can.
 
-    Takes what `nstool run` takes, or the spec of a service for `nstool serve`, alone. Nothing is done that stays:
-    facts are read, and the steps are tried in a child that ends before the command. The addresses of a service are
-    bound for a moment, and nobody listens; of a handler the file is compiled, and not run. A note tells of a
-    writable mount that the command cannot write, and of rights of Landlock that this kernel cannot refuse.
+    Takes what `nstool run` takes, or the spec of a service, with the --name and --listen of `nstool serve`. Nothing is
+    done that stays: facts are read, and the steps are tried in a child that ends before the command. The addresses of a
+    service are bound for a moment, and nobody listens; of a handler the file is compiled, and not run. A note tells of
+    a writable mount that the command cannot write, and of rights of Landlock that this kernel cannot refuse.
     Exit status: 0 all can be done, 125 something cannot, 2 bad spec.
     """
     from nstool.sandbox import features
@@ -36,10 +36,11 @@ def command(words: tuple[str, ...], as_json: bool) -> int:
     # Click takes "--" away, which options.parse needs.
     argv = sys.argv[2:]
     asked = [word for word in argv if word != "--json"]
-    if len(asked) == 1 and load.is_service(asked[0]):
+    service = _service(asked)
+    if service and load.is_service(service[0]):
         from nstool.service import prepare
 
-        return _show_problems(*prepare.problems(asked[0]), as_json)
+        return _show_problems(*prepare.problems(*service), as_json)
     if asked:
         from nstool.cli import options
         from nstool.spec.places import Located, written
@@ -52,6 +53,24 @@ def command(words: tuple[str, ...], as_json: bool) -> int:
         located = (p if p.call else p.replace(what=written(p.what, place)) for p in found)
         return _show_problems(tuple(located), [written(note, place) for note in notes], as_json)
     return _show_features(features.features(), as_json)
+
+
+def _service(words: list[str]) -> tuple[str, str | None, tuple[str, ...]] | None:
+    """Return file, name and listeners if the words are such as nstool serve takes."""
+    files: list[str] = []
+    found: dict[str, list[str]] = {"--name": [], "--listen": []}
+    rest = iter(words)
+    for word in rest:
+        option, equals, value = word.partition("=")
+        if option in found:
+            found[option].append(value if equals else next(rest, ""))
+        elif word.startswith("-"):
+            return None
+        else:
+            files.append(word)
+    if len(files) != 1:
+        return None
+    return files[0], found["--name"][-1] if found["--name"] else None, tuple(found["--listen"])
 
 
 def _show_problems(problems: tuple[Problem, ...], notes: list[str], as_json: bool) -> int:

@@ -20,11 +20,11 @@ Examples:
 
 @click.command("serve", epilog=EPILOG)
 @click.argument("spec")
-@click.option("--name", default="", metavar="NAME", help="Of the service.  [default: of the spec, or its file's]")
-@click.option("--listen", multiple=True, metavar="WHERE", help="Listen there instead: tcp:127.0.0.1:8080, ...")
+@click.option("--name", metavar="NAME", help="Of the service.  [default: of the spec, or its file's]")
+@click.option("--listen", multiple=True, metavar="WHERE", help="Listen there instead; may be given several times.")
 @click.option("--timestamps", is_flag=True, help="Begin each line of the log with the time, where no journal adds it.")
-@click.option("--quiet", is_flag=True, help="Say nothing but errors.")
-def command(spec: str, name: str, listen: tuple[str, ...], timestamps: bool, quiet: bool) -> int:
+@click.option("--quiet", is_flag=True, help="Do not say what goes as it should.")
+def command(spec: str, name: str | None, listen: tuple[str, ...], timestamps: bool, quiet: bool) -> int:
     """Give each connection a sandbox of its own, made for it and destroyed after it.
 
     SPEC is a spec with a [service] table, - for standard input: who listens where, and how many sandboxes there may be.
@@ -42,13 +42,11 @@ def command(spec: str, name: str, listen: tuple[str, ...], timestamps: bool, qui
     give_up(blueprint.spec.limits.rlimits)
     errors = Errors(timestamps)
 
-    def say(text: str) -> None:
-        if not quiet:
-            errors.tell(blueprint.name, text)
+    say = partial(errors.tell, blueprint.name)
 
     async def serve() -> None:
         try:
-            await Supervisor(blueprint, say, errors.write, None if spec == "-" else read).run()
+            await Supervisor(blueprint, say, errors.write, None if spec == "-" else read, quiet=quiet).run()
         finally:  # it ends anyhow, and nothing is left: with its status
             pthread_sigmask(SIG_BLOCK, (SIGTERM, SIGINT, SIGHUP))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 from functools import partial
+from time import monotonic
 from typing import Any
 
 import click
@@ -15,8 +16,13 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from nstool.sandbox.rundir import Record
 
+_SECONDS = 10.0  # for an answer that needs nothing to be made
 KILLED = 1  # the exit status of status where generations go on without their service
 LATE = 124
+
+
+class Unanswered(NstoolError):
+    """A service says nothing."""
 
 
 @click.group("service")
@@ -38,7 +44,7 @@ def status(name: str, as_json: bool) -> int:
 
         found = left.status(name, records)
     else:
-        found = ask(name, "status")
+        found = ask(name, "status", _SECONDS)
     if as_json:
         from nstool.cli import answer
 
@@ -80,8 +86,10 @@ def list_(as_json: bool) -> int:
 
     Those that run, and those whose nstool serve was killed and of which generations go on.
     """
+    from nstool.cli.run import clean_up
     from nstool.service import left
 
+    clean_up()
     found = [_listed(name, pid) for name, pid in running()]
     found += [_listed_left(name, records) for name, records in left.left().items()]
     if as_json:
@@ -140,7 +148,7 @@ def stop(name: str, kill: bool, wait: bool, timeout: float | None) -> int:
             )
         return _end_left(name, records, kill=kill)
     if not wait:
-        ask(name, "stop", kill=kill)
+        ask(name, "stop", _SECONDS, kill=kill)
         return 0
     return _stop_and_wait(name, timeout, kill=kill)
 
@@ -164,13 +172,21 @@ def _stop_and_wait(name: str, timeout: float | None, *, kill: bool) -> int:
     import os
     import select
 
+    begin = monotonic()
     try:
-        pidfd = os.pidfd_open(ask(name, "stop", kill=kill)["pid"])
+        pidfd = os.pidfd_open(
+            ask(name, "stop", _SECONDS if timeout is None else min(timeout, _SECONDS), kill=kill)["pid"]
+        )
     except ProcessLookupError:
         return 0
+    except Unanswered as error:
+        if timeout is None or timeout > _SECONDS:
+            raise
+        click.echo(f"nstool: {error}", err=True)
+        return LATE
     poll = select.poll()
     poll.register(pidfd, select.POLLIN)
-    ended = poll.poll(None if timeout is None else timeout * 1000)
+    ended = poll.poll(None if timeout is None else max(0, begin + timeout - monotonic()) * 1000)
     os.close(pidfd)
     if ended:
         return 0
@@ -179,9 +195,14 @@ def _stop_and_wait(name: str, timeout: float | None, *, kill: bool) -> int:
 
 
 def _left(name: str) -> list[Record]:
-    """Return the templates that a killed nstool serve of this name has left, if it has no successor."""
+    """Return the templates that a killed nstool serve of this name has left, if it has no successor.
+
+    What services and templates have left that were both killed is undone.
+    """
+    from nstool.cli.run import clean_up
     from nstool.service.left import left
 
+    clean_up()
     return left().get(name, [])
 
 
@@ -263,8 +284,9 @@ def ask(name: str, what: str, seconds: float = 60, **words: object) -> dict[str,
     except (FileNotFoundError, ConnectionRefusedError, ConnectionResetError):
         raise SpecError(_not_running(name), "NAME") from None
     except TimeoutError:
-        raise NstoolError(
-            f"service {name!r} does not answer in {seconds:g} s: see whether it is stopped, SIGCONT lets it go on"
+        then = "" if what == "status" else f"; it does then what it was asked, {what}"
+        raise Unanswered(
+            f"service {name!r} does not answer in {seconds:g} s: see whether it is stopped, SIGCONT lets it go on{then}"
         ) from None
     found: dict[str, Any] = json.loads(data or b"{}")
     if "error" in found:

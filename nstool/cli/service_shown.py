@@ -25,12 +25,18 @@ def told(found: dict[str, Any]) -> Group:
         f"{found['name']}: {where}; {state}{watched}{'; stopping' if found['stopping'] else ''}",
         f"now {_now(found)}; so far {_so_far(found)}",
     ]
+    if not found["killed"] and not found["stopping"] and not _current(found):
+        lines.append("nobody takes connections: there is no current generation; the log says why")
     if found["dropped"]:
         lines.append(f"{found['dropped']} bytes of what commands said are not in the log: it was too much")
     for what in ("ends", "refused", *(["alarms"] if found["alarms"] else [])):
         named = ", ".join(f"{count} {name}" for name, count in found[what].items() if count)
         lines.append(f"{what}: {named or 'none'}")
     return Group(*map(cell, lines), *_tables(_latencies(found["latencies"]), _generations(found["generations"])))
+
+
+def _current(found: dict[str, Any]) -> list[dict[str, Any]]:
+    return [one for one in found["generations"] if one["state"] == "current"]
 
 
 def _sees(found: dict[str, Any]) -> bool:

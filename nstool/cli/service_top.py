@@ -20,7 +20,7 @@ def look(name: str, interval: float, times: int) -> None:
 
     Raises SpecError if it does not run at first.
     """
-    first = ask(name, "status")
+    first = ask(name, "status", 10)
     console = for_lines()
     if console.is_terminal:
         with Live(console=console, screen=True, auto_refresh=False) as live:

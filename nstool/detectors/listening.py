@@ -96,8 +96,15 @@ def is_of(service: str, where: Where) -> bool:
     return any(ours[0] == service for ours in filter(None, map(_ours, pids)))
 
 
+def passed(scene: Scene) -> Answer:
+    """The caller was started with a socket there. sd_listen_fds(3)."""
+    return os.environ.get("LISTEN_PID") == str(os.getpid()) and os.getpid() in _pids(scene)
+
+
 def listens_itself(scene: Scene) -> Answer:
     """The caller has a socket there: another word of the same spec says the same."""
+    if passed(scene):
+        return False
     return {"where": str(_where(scene))} if os.getpid() in _pids(scene) else False
 
 
@@ -115,7 +122,7 @@ def taken(scene: Scene) -> Answer:
     """Another process has a socket there."""
     import psutil
 
-    if left_by_a_service(scene) or listens_itself(scene):
+    if left_by_a_service(scene) or listens_itself(scene) or passed(scene):
         return False
     where = str(_where(scene))
     for pid in _pids(scene):
@@ -134,7 +141,7 @@ def taken_by_hidden(scene: Scene) -> Answer:
     where = _where(scene)
     if _pids(scene) or path_is_no_socket(scene):
         return False
-    return {"where": str(where)}
+    return {"where": str(where), "options": "-lntup" if where.kind in _INTERNET else "-lxp"}
 
 
 # ---- what the host lets be ----
@@ -183,6 +190,23 @@ def path_without_directory(scene: Scene) -> Answer:
     if os.path.lexists(missing):
         return {"missing": missing, "what": "is no directory", "do": "name another path"}
     return {"missing": missing, "what": "is not there", "do": f"make it: mkdir -p {above}"}
+
+
+def path_on_read_only(scene: Scene) -> Answer:
+    """The directory is on a filesystem that cannot be written to."""
+    above = os.path.dirname(_where(scene).path)
+    if not os.path.isdir(above) or not os.statvfs(above).f_flag & os.ST_RDONLY:
+        return False
+    return {"directory": above}
+
+
+def path_on_full(scene: Scene) -> Answer:
+    """The filesystem of the directory is full, of bytes or of files."""
+    above = os.path.dirname(_where(scene).path)
+    if not os.path.isdir(above):
+        return False
+    found = os.statvfs(above)
+    return {"directory": above, "blocks": found.f_bavail, "files": found.f_favail}
 
 
 def path_in_closed_directory(scene: Scene) -> Answer:

@@ -1598,6 +1598,14 @@ LISTENING: tuple[Row, ...] = (
     _row(
         "bind",
         "EADDRINUSE",
+        listening.passed,
+        "it was passed to this process as a socket that is open already (LISTEN_FDS, as systemd does)",
+        'listen = ["systemd"], or --listen systemd',
+        "sd_listen_fds(3)",
+    ),
+    _row(
+        "bind",
+        "EADDRINUSE",
         listening.listens_itself,
         "this service has {where} already: another key or word of its spec says the same",
         "leave one of the two out",
@@ -1625,7 +1633,7 @@ LISTENING: tuple[Row, ...] = (
         "EADDRINUSE",
         listening.taken_by_hidden,
         "a process that is not to be seen from here has {where}: of another user, or in another pid namespace",
-        "as root: ss -lntup tells whose it is; stop that, or listen elsewhere",
+        "as root: ss {options} tells whose it is; stop that, or listen elsewhere",
         "ip(7)",
     ),
     _row(
@@ -1658,6 +1666,22 @@ LISTENING: tuple[Row, ...] = (
         listening.path_without_directory,
         "{missing} {what}",
         "{do}",
+        "unix(7)",
+    ),
+    _row(
+        "bind",
+        "EROFS",
+        listening.path_on_read_only,
+        "{directory} is on a filesystem that is mounted read-only",
+        "name a path in /run, or elsewhere where files can be made",
+        "unix(7)",
+    ),
+    _row(
+        "bind",
+        "ENOSPC EDQUOT",
+        listening.path_on_full,
+        "the filesystem of {directory} has no room for one more file: {blocks} blocks and {files} inodes are free",
+        "make room there, or name another path",
         "unix(7)",
     ),
     _row(

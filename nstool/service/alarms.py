@@ -221,7 +221,7 @@ class Alarms:
                 self._supervisor.said.tell("busy", "health: the service is busy, and has refused a check", _BUSY_AGAIN)
             elif not wrong:
                 if failures:
-                    self._supervisor.say("health: it answers again")
+                    self._supervisor.news("health: it answers again")
                 failures = 0
             else:
                 failures += 1

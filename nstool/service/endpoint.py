@@ -28,6 +28,7 @@ from nstool.service import listen
 MOST = 32  # connections at once
 DEADLINE = 10.0  # seconds for all of one
 HEAD = 8192  # bytes of a request
+_REMEDIES = {HTTPStatus.MISDIRECTED_REQUEST: ": ask for it as localhost, or by its address"}
 VERSION = 1  # of /status.json, as of the JSON of commands: nstool.cli.answer
 _BACKLOG = 64
 _FRESH = 0.25  # seconds for which an answer is given again
@@ -129,14 +130,17 @@ class Endpoint:
             writer.transport.abort()
 
     async def _answer(self, reader: asyncio.StreamReader) -> bytes:
+        is_head = False
         try:
             request = await _read(reader)
+            is_head = request.method == "HEAD"
             self._check(request)
             kind, _ = self._makers[request.path]
-            return _message(Answer(HTTPStatus.OK, kind, self._body(request.path)), request.method == "HEAD")
+            return _message(Answer(HTTPStatus.OK, kind, self._body(request.path)), is_head)
         except Malformed as error:
             status: HTTPStatus = error.args[0]
-            return _message(Answer(status, "text/plain; charset=utf-8", f"{status.phrase}\n".encode()))
+            text = f"{status.phrase}{_REMEDIES.get(status, '')}\n"
+            return _message(Answer(status, "text/plain; charset=utf-8", text.encode()), is_head)
 
     def _check(self, request: Request) -> None:
         """Raise Malformed for what is not answered."""

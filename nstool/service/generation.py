@@ -219,7 +219,7 @@ def _make(
         plans.place_cgroups(spec, facts, lease, lease.replace(cgroup=leases.cgroup_name(f"{lease.name}.{place}")))
         for place in range(service.places)
     ]
-    _check_files(service, len(plans.place_fds(groups[0])))
+    check_files(blueprint)
     shown = spec if spec.hostname else spec.replace(hostname=blueprint.name[:64])
     idmaps = plans.template_maps(spec, facts, tuple(bases), sized.count)
     plan = plans.template(shown, facts, lease, idmaps, varied=bool(_FILES & {*service.vary}))
@@ -304,12 +304,16 @@ def _pipe() -> tuple[int, int]:
     return os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
 
 
-def _check_files(service: Service, each: int) -> None:
-    """Raise NotSupported where a template, or this process, may not have so many files open. each: of a place."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+def check_files(blueprint: Blueprint) -> None:
+    """Raise NotSupported where a template, or nstool serve, which raises its soft limit, may not have enough files."""
+    service = blueprint.service
+    spec, facts = blueprint.variants[0]
+    lease = Lease(name=blueprint.name, cgroup=blueprint.name)
+    each = len(plans.place_fds(plans.place_cgroups(spec, facts, lease, lease)))
+    _, limit = resource.getrlimit(resource.RLIMIT_NOFILE)
     here = len(os.listdir("/proc/self/fd")) + service.places * (each + 1)
     there = service.places * (each + 3 + _LENT * service.lease_net)
-    for need, limit, whose in ((here, soft, "this process"), (there, hard, "the template")):
+    for need, whose in ((here, "this process"), (there, "the template")):
         if need + _MORE > limit:
             raise NotSupported(
                 f"{service.places} places",

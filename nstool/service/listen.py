@@ -7,7 +7,7 @@ import os
 import select
 import socket
 import stat
-from errno import EACCES, EADDRINUSE, EINVAL, ENOENT, ENOTCONN, EPERM
+from errno import EACCES, EADDRINUSE, EINVAL, ENOENT, ENOTCONN, EPERM, EROFS
 
 from nstool.errors import KernelError, SpecError
 from nstool.frozen import Frozen
@@ -246,10 +246,10 @@ def open_listener(
     return Listener(word, one.detach(), file)
 
 
-def attempt(word: str, place: str, why: str) -> None:
+def attempt(word: str, place: str, why: str, *, handed: bool = False) -> None:
     """Raise KernelError for an address that ``open_listener`` would not get. Nobody listens, and no file is made.
 
-    What has no file is bound for a moment; of a Unix socket's file it is looked at what is there.
+    What has no file is bound for a moment; of a Unix socket's file it is looked at what is there. handed: as there.
     """
     family, type_, address = parse(word, place)
     if isinstance(address, str) and address.startswith("/"):
@@ -269,6 +269,8 @@ def attempt(word: str, place: str, why: str) -> None:
             one.bind(address)  # type: ignore[arg-type]
         except OSError as error:
             raise _refused(word, error.errno or 0, place, why) from None
+        if handed and type_ == socket.SOCK_STREAM:
+            tie(one, place)
 
 
 def _foreseen(path: str) -> int:
@@ -278,6 +280,8 @@ def _foreseen(path: str) -> int:
         return ENOENT
     if os.path.lexists(path) and (not stat.S_ISSOCK(os.lstat(path).st_mode) or _is_listened_at(path)):
         return EADDRINUSE
+    if os.statvfs(above).f_flag & os.ST_RDONLY:
+        return EROFS
     return 0 if os.access(above, os.W_OK | os.X_OK, effective_ids=True) else EACCES
 
 

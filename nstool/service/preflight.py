@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from errno import EADDRINUSE
 
-from nstool.errors import KernelError
+from nstool.errors import KernelError, NotSupported
 from nstool.plan import preflight
 from nstool.plan.preflight import Problem
-from nstool.service import listen
+from nstool.sandbox import rundir
+from nstool.service import generation, listen
 from nstool.service.blueprint import Blueprint
 from nstool.spec.varied import misspelt, variant_place
 
@@ -18,9 +19,26 @@ if TYPE_CHECKING:
 
 def problems(blueprint: Blueprint) -> Iterator[Problem]:
     """Yield what serve would meet before, or beside, the first sandbox."""
+    yield from _name(blueprint)
     yield from _addresses(blueprint)
+    yield from _files(blueprint)
     yield from _handler(blueprint)
     yield from _placeholders(blueprint)
+
+
+def _name(blueprint: Blueprint) -> Iterator[Problem]:
+    """A service of this name may run: it is checked for its next generation."""
+    one = rundir.read(blueprint.name)
+    if one is not None and one.alive and one.state != "serving":
+        remedy = f"choose another, --name NAME, or end that: nstool stop {one.name}"
+        yield Problem(blueprint.named, f"{one.name!r} is the name of a running sandbox", remedy)
+
+
+def _files(blueprint: Blueprint) -> Iterator[Problem]:
+    try:
+        generation.check_files(blueprint)
+    except NotSupported as error:
+        yield preflight.problem(error)
 
 
 def _addresses(blueprint: Blueprint) -> Iterator[Problem]:
@@ -30,7 +48,7 @@ def _addresses(blueprint: Blueprint) -> Iterator[Problem]:
         asked.append((service.metrics, blueprint.written(("service", "metrics")), listen.METRICS))
     for word, place, why in asked:
         try:
-            listen.attempt(word, place, why)
+            listen.attempt(word, place, why, handed=service.shape != "port" and why == listen.CONNECTIONS)
         except KernelError as error:
             if error.errno != EADDRINUSE or not listen.is_of(blueprint.name, word):
                 yield preflight.refusal(error).replace(what=place)

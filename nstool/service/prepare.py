@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from nstool.spec.check import Place
 
 
-def prepared(file: str, name: str = "", listen: tuple[str, ...] = ()) -> Blueprint:
+def prepared(file: str, name: str | None = None, listen: tuple[str, ...] = ()) -> Blueprint:
     """Return what all generations of the service in a file have in common.
 
-    name: of the service; "": of the spec, or its file's. listen: where instead. Raises SpecError, NotSupported.
+    name: of the service; None: of the spec, or its file's. listen: where instead. Raises SpecError, NotSupported.
     """
     loaded, service = load.read_service(file)
     place = loaded.place
@@ -42,9 +42,10 @@ def prepared(file: str, name: str = "", listen: tuple[str, ...] = ()) -> Bluepri
     for number, one in enumerate(variants(spec, service, place)):
         with Located(variant_place(service, number, place)):
             ready.append(handed.prepared(resolve(one), service))
-    chosen = name or spec.name or (Path(file).stem if file != "-" else "service")
-    named = "--name" if name else place(("name",)) if spec.name else file
-    _check_name(chosen, named, of_file=not (name or spec.name))
+    own = spec.name or (Path(file).stem if file != "-" else "service")
+    chosen = own if name is None else name
+    named = "--name" if name is not None else place(("name",)) if spec.name else file
+    _check_name(chosen, named, of_file=name is None and not spec.name)
     return Blueprint(chosen, tuple(ready), service, place, named)
 
 
@@ -58,14 +59,14 @@ def _check_name(name: str, place: str, *, of_file: bool) -> None:
         raise SpecError(error.message + remedy, place) from None
 
 
-def problems(file: str) -> tuple[tuple[Problem, ...], list[str]]:
+def problems(file: str, name: str | None, listen: tuple[str, ...]) -> tuple[tuple[Problem, ...], list[str]]:
     """Return what this host cannot do of the service in a file, and notes, as of nstool check; nothing is made.
 
     Its addresses, its handler's file and the words of its commands; and of each of its roots and commands facts, the
-    catalogue's detectors, and a trial of the steps. Raises SpecError.
+    catalogue's detectors, and a trial of the steps. name, listen: as ``prepared`` has them. Raises SpecError.
     """
     try:
-        blueprint = prepared(file)
+        blueprint = prepared(file, name, listen)
     except NotSupported as error:
         return (preflight.problem(error),), []
     found: list[Problem] = list(preflight_of_service.problems(blueprint))

@@ -33,7 +33,7 @@ class Said:
             if now < told.until:
                 continue
             if told.more:
-                self._say(f"{told.more} times more, the last: {told.text}")
+                self._say(f"{'once' if told.more == 1 else f'{told.more} times'} more, the last: {told.text}")
                 self._told[kind] = _Told(told.pause)
             else:
                 del self._told[kind]

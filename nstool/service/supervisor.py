@@ -55,6 +55,7 @@ _WEAKER = (
     "without CAP_BPF a sandbox can listen with its connection: at IPv4 behind tcp:[::], or at an address that a reload "
     'drops (docs/serve.md); run as root, or take a Unix socket or shape = "port"'
 )
+_OTHERS = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM, signal.SIGVTALRM, signal.SIGPROF, signal.SIGIO)
 _READ = 30.0  # seconds for the spec to be read again
 _ASKED = 10.0  # seconds for a request to come, and for its answer to be read
 _MOST = 1 << 16  # bytes of a request
@@ -69,14 +70,18 @@ class Supervisor:
         say: Callable[[str], None],
         relay: Callable[[str], None],
         load: Callable[[], Blueprint] | None = None,
+        *,
+        quiet: bool = False,
     ) -> None:
         """say: tells the operator what happens, one line. relay: tells him what commands say, lines with their ends.
 
-        Neither waits or raises. load: reads the spec again; None where it is not to be had any more.
+        Neither waits or raises. load: reads the spec again; None where it is not to be had any more. quiet: what goes
+        as it should is not said.
         """
         self.blueprint = blueprint
         self._load = load
         self.say = say
+        self.news = (lambda _: None) if quiet else say  # of what goes as it should
         self.listeners: list[Listener] = []
         self.current: list[Generation] = []  # the templates that take connections, all of one number
         self.old: list[Generation] = []
@@ -107,6 +112,7 @@ class Supervisor:
         self._said_shut = -_AGAIN
         self._opened_again = -PAUSE
         self._addresses: dict[int, str] = {}  # of the listeners, by their fds
+        self._unfound: set[int] = set()  # those whose file is gone, which was said
 
     # ---- its life ----
 
@@ -119,6 +125,8 @@ class Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stop)
         loop.add_signal_handler(signal.SIGHUP, self._renew)
+        for number in _OTHERS:  # they would end it, and let its templates go on without it
+            loop.add_signal_handler(number, self._say_unknown, number)
         name = self._claim()
         try:
             journal.begin(name, (), spec={"service": True, "command": list(self.blueprint.spec.command)})
@@ -181,7 +189,7 @@ class Supervisor:
 
     def _end_at_once(self) -> None:
         if self._draining and not self._killed and self._has_live():
-            self.say(f"told again to stop: {_AT_ONCE}")
+            self.news(f"told again to stop: {_AT_ONCE}")
         self._killed = self._killed or self._has_live()
         for one in self.alive():
             self._end(one, signal.SIGKILL)
@@ -210,8 +218,11 @@ class Supervisor:
         if self._number and not self.stopping:  # else the first is being made, or none is wanted
             asyncio.get_running_loop().create_task(self._reload_or_say("SIGHUP"))
 
+    def _say_unknown(self, number: signal.Signals) -> None:
+        self.said.tell(("signal", number), f"{number.name} means nothing here: SIGHUP reads the spec again")
+
     async def _drain(self) -> None:
-        self.say(f"stopping: no more connections{self._time_left()}")
+        self.news(f"stopping: no more connections{self._time_left()}")
         self._draining = True
         for one in self.current:
             self._retire(one)
@@ -275,7 +286,7 @@ class Supervisor:
                 self.alarms.adopt(one)
                 self._ends.adopt(one)
             live = one.counts().live if one.board else 0
-            self.say(f"generation {one.title} of before goes on with {plural(live, 'sandbox')}")
+            self.news(f"generation {one.title} of before goes on with {plural(live, 'sandbox')}")
 
     def _take_listeners(self, held: dict[int, int], files: dict[str, SocketFile]) -> None:
         known = {_identity(one.fd) for one in self.listeners}
@@ -482,7 +493,8 @@ class Supervisor:
         back.callback(return_)
         self.blueprint = blueprint
         wanted, metrics = blueprint.service.listen, blueprint.service.metrics
-        self.listeners = [one for one in have if one.word in wanted]
+        # A socket whose file is gone, or another's, is one that nobody finds: it is opened anew.
+        self.listeners = [one for one in have if one.word in wanted and (one.file is None or one.file.is_there)]
         self._open_listeners()
         if blueprint.service.health_interval:
             health.target(self.listeners)
@@ -520,7 +532,7 @@ class Supervisor:
             self.rotations += self._has_had_one
             self._has_had_one = True
             tries = f"; before it {self._failures} could not be made" if self._failures else ""
-            self.say(f"generation {number} takes connections ({why}){tries}")
+            self.news(f"generation {number} takes connections ({why}){tries}")
         self._failures, self._pause, self._due = 0, 0.0, 0.0
         for one in [*before, *(old for old in self.old if not old.draining)]:
             self._retire(one)
@@ -608,6 +620,7 @@ class Supervisor:
         for one in self.alive():
             self._ends.look(one)
         self.said.look()
+        self._look_at_files()
         for one in list(self.old):
             if one.ends_at and monotonic() > one.ends_at:
                 one.ends_at = 0.0
@@ -631,6 +644,14 @@ class Supervisor:
             await self.rotate_or_say(f"after {service.renew_after:g} s")
         elif service.renew_lives and self._lives() >= service.renew_lives and monotonic() - self._tried >= self._rest():
             await self.rotate_or_say(f"after {service.renew_lives} sandboxes")
+
+    def _look_at_files(self) -> None:
+        """Say which Unix sockets nobody can connect to any more, as their file is gone, once."""
+        lost = {one.fd for one in self.listeners if one.file is not None and not one.file.is_there}
+        for fd in lost - self._unfound:
+            again = f"nstool service reload {self.blueprint.name} opens it anew"
+            self.say(f"{self._addresses[fd]}: its file is gone, or another's, and nobody can connect; {again}")
+        self._unfound = lost
 
     def _held(self) -> int:
         """Return how many places of the current generation have no sandbox, but memory of their last one."""
@@ -673,7 +694,7 @@ class Supervisor:
                 self.said.tell(("left", one.name), f"generation {one.title}: {error}", _SAID_AGAIN)
                 continue
             self._left.remove(one)
-            self.say(f"all that was made for generation {one.title} is gone")
+            self.news(f"all that was made for generation {one.title} is gone")
 
     def _close(self, one: Generation) -> None:
         self._unwatch(one)
@@ -686,7 +707,7 @@ class Supervisor:
             self.past.keep(one)
         finally:
             one.close()
-        self.say(f"generation {one.title} is gone")
+        self.news(f"generation {one.title} is gone")
 
     def _watch(self, one: Generation) -> None:
         assert one.channel is not None

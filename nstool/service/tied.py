@@ -25,7 +25,10 @@ _NETWORK = -0x100000  # SKF_NET_OFF: from the header of IP; else from that of TC
 _ALL = 0xFFFF_FFFF  # bytes of a packet that are kept
 _ATTACH_FILTER, _LOCK_FILTER, _ATTACH_BPF, _COOKIE = 26, 44, 50, 57
 _NONE = (EPERM, ENOSYS)  # of bpf(2): who may not, or a kernel that was built without
-_ONLY_ROOT = (("this kernel lets root only do that",), ("run as root, or listen on a Unix socket",))
+_ONLY_ROOT = (
+    ("this kernel lets root only do that",),
+    ('run as root, listen on a Unix socket, or take shape = "port", which relays',),
+)
 
 
 def tie(one: socket.socket, place: str, *, needed: bool = True) -> None:

@@ -416,7 +416,7 @@ def _table(data: dict[Any, Any], cls: type[Frozen], path: Path, where: Place, gi
     for key, value in data.items():
         own = (*path, key if isinstance(key, str) else str(key))
         if key == "service" and cls is Spec:
-            raise SpecError("this spec is of a service: nstool serve runs it", where(own))
+            raise SpecError("this spec is of a service: nstool serve FILE, nstool check FILE", where(own))
         if key not in cls.__fields__:
             from nstool.spec.unknown import unknown_key
 

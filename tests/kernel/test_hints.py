@@ -1711,6 +1711,38 @@ def test_a_path_that_is_taken(kind: str, tmp_path: Path, as_user: InChild) -> No
 
 
 @pytest.mark.vm_full
+def test_a_port_that_was_passed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As systemd passes it, while the spec names the address itself."""
+    monkeypatch.setenv("LISTEN_PID", str(os.getpid()))
+    with socket.create_server(("127.0.0.1", 0)) as one:
+        error = listened(f"tcp:127.0.0.1:{one.getsockname()[1]}")
+    expect(error, "EADDRINUSE", "passed")
+    assert error is not None
+    assert 'listen = ["systemd"]' in error.remedy
+
+
+@pytest.mark.vm_full
+@pytest.mark.needs("root")
+def test_a_path_on_a_filesystem_without_room(tmp_path: Path, in_child: InChild) -> None:
+    """Mounted read-only, or full of files."""
+
+    def look() -> tuple[KernelError | None, ...]:
+        kernel.unshare(kernel.CLONE_NEWNS)
+        kernel.mount("none", "/", flags=kernel.MS_REC | kernel.MS_PRIVATE)
+        kernel.mount("tmpfs", str(tmp_path), "tmpfs", data="nr_inodes=1,size=4k")
+        full = listened(f"unix:{tmp_path}/s")
+        kernel.mount("none", str(tmp_path), flags=kernel.MS_REMOUNT | kernel.MS_BIND | kernel.MS_RDONLY)
+        with pytest.raises(KernelError) as foreseen:
+            listen.attempt(f"unix:{tmp_path}/s", "spec", listen.CONNECTIONS)
+        assert foreseen.value.errno == errno.EROFS
+        return full, listened(f"unix:{tmp_path}/s")
+
+    full, read_only = in_child(look)
+    expect(full, "ENOSPC", "path_on_full", directory=tmp_path, blocks=1, files=0)
+    expect(read_only, "EROFS", "path_on_read_only", directory=tmp_path)
+
+
+@pytest.mark.vm_full
 @pytest.mark.needs("native", "nsexec", "root", "timens", "cgroupns", "overlay", "cgroup_memory", "cgroup_pids")
 def test_left_by_a_service(name: str, tmp_path: Path) -> None:
     """Also where connections are shared among shards: while it serves, and when it was killed."""

@@ -255,6 +255,37 @@ def test_a_service_that_runs_is_waited_for(name: str, tmp_path: Path, run_dir: P
     assert (done.returncode, "no service" in done.stderr) == (2, True), done
 
 
+def test_one_that_is_stopped_is_not_waited_for(name: str, tmp_path: Path) -> None:
+    """The time-out holds for its answer, too; what it was told it does when it goes on."""
+    spec, _ = spec_of(tmp_path)
+    one = serving.start(spec, name, tmp_path / "log")
+    one.process.send_signal(signal.SIGSTOP)
+    try:
+        begun = time.monotonic()
+        done = run("service", "stop", name, "--wait", "--timeout", "0.5")
+        assert time.monotonic() - begun < 8
+    finally:
+        one.process.send_signal(signal.SIGCONT)
+    assert (done.returncode, "SIGCONT" in done.stderr, "it was asked, stop" in done.stderr) == (124, True, True), done
+    assert one.process.wait(DEADLINE) == 0
+
+
+@pytest.mark.parametrize("word", ["list", "status", "stop"])
+def test_who_asks_undoes_what_is_left_of_all(name: str, tmp_path: Path, run_dir: Path, word: str) -> None:
+    """Of a service and its template that were both killed nobody is there to ask."""
+    spec, path = spec_of(tmp_path)
+    one = serving.start(spec, name, tmp_path / "log")
+    template = one.status()["generations"][0]["pid"]
+    one.process.kill()
+    one.process.wait()
+    os.kill(template, signal.SIGKILL)
+    assert ends_within(template, DEADLINE)
+    done = run("service", word, *([] if word == "list" else [name]))
+    assert done.returncode == (0 if word == "list" else 2), done
+    assert not path.exists()
+    assert not run_dir.exists()
+
+
 @pytest.mark.needs("userns")
 def test_a_users_is_ended(as_user: Callable[..., Any], user: User, name: str) -> None:
     """He sees what it has left, and ends it."""

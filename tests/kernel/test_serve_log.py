@@ -104,6 +104,47 @@ def test_each_line_begins_with_its_time_where_that_is_asked_for(name: str, tmp_p
     assert timedelta(milliseconds=-1) < said - before < timedelta(seconds=DEADLINE)
 
 
+def test_quiet_is_what_goes_as_it_should(name: str, tmp_path: Path) -> None:
+    """What does not is said: a spec that is refused, a command that fails, nobody who is served."""
+    path = tmp_path / "s"
+    words = f'listen = ["unix:{path}"]\n'
+    spec = write(tmp_path / "s.toml", words, shell("exit 3"))
+    log = tmp_path / "log"
+    with log.open("ab") as out:
+        process = subprocess.Popen([NSTOOL, "serve", "--quiet", "--name", name, str(spec)], stdout=out, stderr=out)
+    one = Serving(name, process, log)
+    end = time.monotonic() + DEADLINE
+    while not path.exists():
+        assert time.monotonic() < end, log.read_text()
+        time.sleep(0.02)
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(path))
+        until(one, "status 3")
+    one.tell("rotate")
+    write(spec, words + "nosuch = 1\n", shell("exit 3"))
+    process.send_signal(signal.SIGHUP)
+    lines = until(one, "nosuch")
+    for number in (3, 4):  # the second one is made later
+        os.kill(one.until(lambda s: s["generations"], "one is there")["generations"][-1]["pid"], signal.SIGKILL)
+        if number == 3:
+            one.until(lambda s: s["generations"] and s["generations"][-1]["number"] == 3, "the next")
+    lines = until(one, "nobody is served until then")
+    shown = subprocess.run([NSTOOL, "service", "status", name], stdout=subprocess.PIPE, text=True, check=True).stdout
+    assert "nobody takes connections" in shown
+    assert serving.stop(one) == 0
+    assert "takes connections (" not in log.read_text()
+    assert "stopping" not in log.read_text()
+    assert [line for line in lines if "is gone" in line] == []
+
+
+def test_a_signal_that_means_nothing_ends_nothing(name: str, tmp_path: Path) -> None:
+    """SIGUSR1 is how other servers are told to open their logs again."""
+    with serving.serving(write(tmp_path / "s.toml", TCP, CAT), name) as one:
+        one.process.send_signal(signal.SIGUSR1)
+        until(one, "SIGUSR1 means nothing here")
+        assert ask(one.port(), b"still") == b"still"
+
+
 def test_lines_of_sandboxes_do_not_mix(name: str, tmp_path: Path) -> None:
     """A line is one, in however many parts it is written; one that does not end is shown after a while."""
     script = "read a; printf $a >&2; read b; printf $b >&2; read c; echo $c >&2; printf waits >&2; read d"

@@ -87,6 +87,34 @@ def test_listeners_come_and_go(name: str, tmp_path: Path) -> None:
         assert live.recv(1) == b"z"
 
 
+def test_a_socket_whose_file_is_gone_is_opened_anew(name: str, tmp_path: Path) -> None:
+    """That nobody finds it is said at once; who is connected stays."""
+    path = tmp_path / "a"
+    spec = write(tmp_path / "s.toml", f'listen = ["unix:{path}"]', CAT)
+    with serving.serving(spec, name) as one, socket.socket(socket.AF_UNIX) as live:
+        live.settimeout(DEADLINE)
+        live.connect(str(path))
+        path.unlink()
+        one.until(lambda _: f"unix:{path}: its file is gone" in one.log.read_text(), "it is said")
+        assert reload(one) == (0, "")
+        with socket.socket(socket.AF_UNIX) as client:
+            client.settimeout(DEADLINE)
+            client.connect(str(path))
+            client.sendall(b"new")
+            assert client.recv(9) == b"new"
+        live.sendall(b"old")
+        assert live.recv(9) == b"old"
+        assert one.log.read_text().count("its file is gone") == 1
+        path.unlink()
+        path.touch()
+        one.until(lambda _: one.log.read_text().count("its file is gone") == 2, "it is said again")
+        status, said = reload(one)
+        assert (status, "is a regular file" in said) == (125, True), said
+        path.unlink()
+        assert reload(one) == (0, "")
+    assert not path.exists()
+
+
 def test_who_may_connect_is_of_the_new_spec(name: str, tmp_path: Path) -> None:
     """Also to what stays; and of the old one where the new one cannot be taken up."""
     path = tmp_path / "u"

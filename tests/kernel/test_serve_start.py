@@ -738,6 +738,34 @@ def test_a_running_service_has_its_addresses_itself(name: str, tmp_path: Path, l
         assert f"remedy: nstool service stop {name}, or listen elsewhere" in said
 
 
+@pytest.mark.orphans
+def test_names_files_and_rights_are_foreseen(
+    name: str, tmp_path: Path, scratch: Path, as_user: Callable[..., Any]
+) -> None:
+    """A name that a sandbox has, more places than files, and what only root may give away; by the options of serve."""
+    spec = write(tmp_path / "s.toml", TCP, "command = ['/bin/cat']")
+    subprocess.run([NSTOOL, "run", "--detach", "--name", name, "--", "sleep", "1000"], check=True)
+    status, said = checked(spec, "--name", name)
+    assert (status, f"{name!r} is the name of a running sandbox" in said) == (125, True), said
+    subprocess.run([NSTOOL, "stop", name], check=True)
+    assert checked(spec, "--name", name, "--listen=unix:@nstool-test-free") == (0, "this host can do all of it\n")
+    status, said = checked(spec, "--name", "", "--listen=unix:@nstool-test-free")
+    assert (status, said.startswith("nstool: --name: ")) == (2, True), said
+    many = write(tmp_path / "many.toml", TCP + "places = 20", "command = ['/bin/cat']")
+    done = subprocess.run(["prlimit", "--nofile=100", NSTOOL, "check", str(many)], capture_output=True, text=True)
+    assert (done.returncode, "its RLIMIT_NOFILE is 100" in done.stdout) == (125, True), done
+    own = write(scratch / "own.toml", TCP, "command = ['/bin/cat']", limits="memory = 0\npids = 0")
+    status, said = as_user(checked, own)
+    assert (status, 'shape = "port"' in said) == (125, True), said
+
+
+def test_a_life_that_is_shorter_than_a_look_keeps_nobody_from_a_start(name: str, tmp_path: Path) -> None:
+    """The first sandbox, which is looked at, ends when that is done."""
+    spec = write(tmp_path / "s.toml", TCP + "wall = 0.001\ngrace = 0", "command = ['/bin/cat']")
+    with serving.serving(spec, name) as one:
+        assert one.status()["ends"]["stopped"] == 1
+
+
 def test_a_handler_that_does_not_compile_is_foreseen(tmp_path: Path) -> None:
     """With its line; it is not run."""
     spec = function(tmp_path, f"open({str(tmp_path / 'ran')!r}, 'w')\n")

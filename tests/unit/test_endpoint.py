@@ -192,6 +192,8 @@ def test_head_is_the_answer_without_its_body() -> None:
     async def act(one: Endpoint) -> None:
         _, fields, body = await answer(one, get("/metrics"))
         assert await answer(one, get("/metrics", method="HEAD")) == (200, fields, b"")
+        for request, status in ((get("/no", method="HEAD"), 404), (get("/", "Host: x.example", method="HEAD"), 421)):
+            assert (await answer(one, request))[::2] == (status, b"")
         assert body
 
     run(act)
