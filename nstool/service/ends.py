@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from typing import TYPE_CHECKING
 
+from nstool.errors import plural
 from nstool.sandbox import cgroups
 from nstool.security import signals
 from nstool.spec.values import size_text
@@ -27,18 +28,26 @@ class Ends:
         self._said = said
         self._seen: dict[str, int] = {}  # by the name of the template, how many lives were over
         self._held: dict[str, frozenset[int]] = {}  # and in which places memory of their last sandbox was held
+        self._bad: dict[str, int] = {}  # how many of those were told of, or said to be too many for that
         self._kills: dict[tuple[str, int], int] = {}  # of a place, how many were killed for lack of memory
 
     def adopt(self, one: Generation) -> None:
         """Look at a generation that a service before this one has made, from now on."""
         assert one.board is not None
+        self._bad[one.name] = _bad(one)
         self._seen[one.name], _ = one.board.ends(most=0)
 
     def look(self, one: Generation) -> None:
         """Say what has ended since the last look."""
         if one.board is None:
             return
+        bad = _bad(one)
         self._seen[one.name], found = one.board.ends(self._seen.get(one.name, 0))
+        told = self._bad.get(one.name, 0) + sum(end.cause in BAD and end.cause != _NO_START for end in found)
+        if bad > told:  # of so many in so short a time the last alone are remembered
+            text = "ended as they should not, too fast to be told of; nstool service status counts them"
+            self._said.tell(("many", one.name), f"generation {one.title}: {plural(bad - told, 'sandbox')} more {text}")
+        self._bad[one.name] = max(bad, told)
         for end in found:
             # Which step was refused is told by the template, to the service that has made it: Supervisor._say_failed.
             if end.cause in BAD and (end.cause != _NO_START or one.sandbox_plan is None):
@@ -66,7 +75,12 @@ class Ends:
         self.look(one)
         self._kills = {key: kills for key, kills in self._kills.items() if key[0] != one.name}
         self._seen.pop(one.name, None)
+        self._bad.pop(one.name, None)
         self._held.pop(one.name, None)
+
+
+def _bad(one: Generation) -> int:
+    return sum(count for cause, count in one.counts().causes.items() if cause in BAD and cause != _NO_START)
 
 
 def _words(end: End, one: Generation) -> str:
