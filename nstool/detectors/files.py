@@ -6,6 +6,7 @@ import os
 
 from nstool import uapi
 from nstool.detectors.scene import Scene, is_below
+from nstool.plan.steps import LAUNCHER
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -289,7 +290,8 @@ def hard_limit(scene: Scene) -> Answer:
     hard = hard & uapi.RLIM_INFINITY
     if hard <= own:
         return False
-    if not scene.new_userns and scene.initial_userns and scene.may("sys_resource"):
+    outside = scene.step.who == LAUNCHER or not scene.new_userns
+    if outside and scene.initial_userns and scene.may("sys_resource"):
         return False
     if any(step.call == "setrlimit" and step.args[0] == number for step in scene.before):  # it was raised
         return False

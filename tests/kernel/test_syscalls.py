@@ -1217,6 +1217,7 @@ def renaming(tmp_path: Path) -> Iterator[None]:
     os.waitpid(pid, 0)
 
 
+@pytest.mark.needs("processors")
 def test_a_path_is_walked_again_where_somebody_renames(tmp_path: Path, renaming: None) -> None:
     """openat2 says EAGAIN now and then, of a path with ".." in it; open_within does not."""
     (tmp_path / "a/b").mkdir(parents=True)

@@ -76,6 +76,12 @@ def sys_resource() -> str:
 
 
 @probe
+def processors() -> str:
+    """Two processes run at the same time."""
+    return "" if len(os.sched_getaffinity(0)) > 1 else "one processor alone"
+
+
+@probe
 def native() -> str:
     """The compiled module has been built."""
     return "" if list((REPOSITORY / "nstool").glob("_native*.so")) else "nstool._native is not built; run make build"

@@ -293,6 +293,7 @@ def test_who_may_raise_limits_gives_what_is_asked_for(as_root: Act) -> None:
         limits = Limits(memory=0, pids=0, cpu=0, rlimits={**Limits().rlimits, "nofile": (1024, 2000)})
         with boxes.box(limits=limits) as one:
             later = boxes.nstool("exec", one.sandbox.name, "--", "cat", "/proc/self/limits")
+            assert boxes.nstool("check", "--rlimit", "nofile=2000", "--", "true").status == 0
             return [
                 of_proc(Path(f"/proc/{one.pid}/limits").read_text()),
                 of_proc(later.out),
