@@ -645,13 +645,17 @@ static long run_own_null(void)
 
 	for (fd = 0; fd < 3; fd++) {
 		struct statx found;
-		long flags, own;
+		long flags, own, r;
 
-		if (nst_raw5(__NR_statx, fd, NST_P(""), AT_EMPTY_PATH, STATX_TYPE, NST_P(&found)) < 0 ||
-		    (found.stx_mode & FORMAT) != CHARACTERS || found.stx_rdev_major != 1 || found.stx_rdev_minor != 3)
+		r = nst_raw5(__NR_statx, fd, NST_P(""), AT_EMPTY_PATH, STATX_TYPE, NST_P(&found));
+		if (r < 0)
+			return r;
+		if ((found.stx_mode & FORMAT) != CHARACTERS || found.stx_rdev_major != 1 || found.stx_rdev_minor != 3)
 			continue;
 		flags = nst_raw3(__NR_fcntl, fd, F_GETFL, 0);
-		if (flags < 0 || flags & O_PATH)
+		if (flags < 0)
+			return flags;
+		if (flags & O_PATH)
 			continue;
 		own = nst_raw4(__NR_openat, AT_FDCWD, NST_P("/dev/null"), flags & (O_ACCMODE | O_APPEND | O_NONBLOCK),
 			       0);
