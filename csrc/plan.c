@@ -661,7 +661,9 @@ static long run_own_null(void)
 			       0);
 		if (own < 0)
 			return own;
-		nst_raw3(__NR_dup3, own, fd, 0);
+		r = nst_raw3(__NR_dup3, own, fd, 0);
+		if (r < 0)
+			return r;
 		nst_raw1(__NR_close, own);
 	}
 	return 0;

@@ -27,7 +27,7 @@ def command(
     from nstool.sandbox.join import exec_by_name
     from nstool.spec.model import Limits
 
-    give_up(Limits().rlimits)
+    give_up(Limits().rlimits)  # whatever the sandbox's spec keeps was its launcher's
     changes: dict[str, object] = {}
     try:
         if user is not None:

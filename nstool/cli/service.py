@@ -16,7 +16,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from nstool.sandbox.rundir import Record
 
-_SECONDS = 10.0  # for an answer that needs nothing to be made
+SOON = 10.0  # seconds for an answer that needs nothing to be made
 KILLED = 1  # the exit status of status where generations go on without their service
 LATE = 124
 
@@ -44,7 +44,7 @@ def status(name: str, as_json: bool) -> int:
 
         found = left.status(name, records)
     else:
-        found = ask(name, "status", _SECONDS)
+        found = ask(name, "status", SOON)
     if as_json:
         from nstool.cli import answer
 
@@ -148,7 +148,7 @@ def stop(name: str, kill: bool, wait: bool, timeout: float | None) -> int:
             )
         return _end_left(name, records, kill=kill)
     if not wait:
-        ask(name, "stop", _SECONDS, kill=kill)
+        ask(name, "stop", SOON, kill=kill)
         return 0
     return _stop_and_wait(name, timeout, kill=kill)
 
@@ -173,14 +173,13 @@ def _stop_and_wait(name: str, timeout: float | None, *, kill: bool) -> int:
     import select
 
     begin = monotonic()
+    soon = SOON if timeout is None else min(timeout, SOON)
     try:
-        pidfd = os.pidfd_open(
-            ask(name, "stop", _SECONDS if timeout is None else min(timeout, _SECONDS), kill=kill)["pid"]
-        )
+        pidfd = os.pidfd_open(ask(name, "stop", soon, kill=kill)["pid"])
     except ProcessLookupError:
         return 0
     except Unanswered as error:
-        if timeout is None or timeout > _SECONDS:
+        if timeout is None or timeout > SOON:
             raise
         click.echo(f"nstool: {error}", err=True)
         return LATE

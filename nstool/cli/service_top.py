@@ -10,7 +10,7 @@ import click
 from rich.live import Live
 
 from nstool.cli.console import for_lines
-from nstool.cli.service import ask
+from nstool.cli.service import SOON, ask
 from nstool.cli.service_shown import watched
 from nstool.errors import SpecError
 
@@ -20,7 +20,7 @@ def look(name: str, interval: float, times: int) -> None:
 
     Raises SpecError if it does not run at first.
     """
-    first = ask(name, "status", 10)
+    first = ask(name, "status", SOON)
     console = for_lines()
     if console.is_terminal:
         with Live(console=console, screen=True, auto_refresh=False) as live:
@@ -41,6 +41,6 @@ def _follow(found: dict[str, Any], interval: float, times: int, show: Callable[[
             return False
         sleep(interval)
         try:
-            found = ask(found["name"], "status")
+            found = ask(found["name"], "status", SOON)
         except SpecError:
             return True

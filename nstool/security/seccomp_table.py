@@ -225,7 +225,6 @@ REFUSED_ARGUMENTS: tuple[Rule, ...] = (
     ),
 )
 
-MSG_OOB = 1
 _STREAM = {"default": 0, "TCP": 6, "MPTCP": 262}
 _DATAGRAM = {"default": 0, "ICMP echo": 1, "UDP": 17, "ICMPv6 echo": 58}
 _STRICT_PROTOCOLS = frozenset({"default", "TCP", "UDP"})
@@ -270,11 +269,12 @@ STRICT_ARGUMENTS: tuple[Rule, ...] = (
     ),
     *_socket_rules(_STRICT_PROTOCOLS),
 )
+_MSG_OOB = 1
 STRICT_REFUSED_ARGUMENTS: tuple[Rule, ...] = (
     *REFUSED_ARGUMENTS,
     Rule("prctl", ((0, LOW32, uapi.PR_SET_SECCOMP),), "the older way to load a filter, as seccomp is refused"),
     *(
-        Rule(call, ((index, MSG_OOB, MSG_OOB),), "urgent data: seldom used code of the kernel, CVE-2025-38236")
+        Rule(call, ((index, _MSG_OOB, _MSG_OOB),), "urgent data: seldom used code of the kernel, CVE-2025-38236")
         for call, index in (
             ("sendto", 3),
             ("sendmsg", 2),

@@ -182,13 +182,19 @@ def test_all_generations_and_shards_are_ended(name: str, tmp_path: Path, run_dir
     assert not run_dir.exists()
 
 
-def test_a_template_that_does_not_answer_is_ended(name: str, tmp_path: Path, run_dir: Path) -> None:
-    """Somebody has stopped it."""
+def left_alone(name: str, tmp_path: Path) -> tuple[Path, int]:
+    """Kill a service that has no client: its socket, and the pid of the template that goes on."""
     spec, path = spec_of(tmp_path)
     one = serving.start(spec, name, tmp_path / "log")
-    template = one.status()["generations"][0]["pid"]
+    template: int = one.status()["generations"][0]["pid"]
     one.process.kill()
     one.process.wait()
+    return path, template
+
+
+def test_a_template_that_does_not_answer_is_ended(name: str, tmp_path: Path, run_dir: Path) -> None:
+    """Somebody has stopped it."""
+    path, template = left_alone(name, tmp_path)
     os.kill(template, signal.SIGSTOP)
     assert run("service", "status", name).returncode == 1
     assert run("service", "stop", name).returncode == 0
@@ -273,11 +279,7 @@ def test_one_that_is_stopped_is_not_waited_for(name: str, tmp_path: Path) -> Non
 @pytest.mark.parametrize("word", ["list", "status", "stop"])
 def test_who_asks_undoes_what_is_left_of_all(name: str, tmp_path: Path, run_dir: Path, word: str) -> None:
     """Of a service and its template that were both killed nobody is there to ask."""
-    spec, path = spec_of(tmp_path)
-    one = serving.start(spec, name, tmp_path / "log")
-    template = one.status()["generations"][0]["pid"]
-    one.process.kill()
-    one.process.wait()
+    path, template = left_alone(name, tmp_path)
     os.kill(template, signal.SIGKILL)
     assert ends_within(template, DEADLINE)
     done = run("service", word, *([] if word == "list" else [name]))

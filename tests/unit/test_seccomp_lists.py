@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -236,6 +237,37 @@ def test_what_contradicts_itself_is_refused(words: str, place: str, message: str
         loads(f'command = ["x"]\n[seccomp]\n{words}\n', "web.toml")
     assert caught.value.place.endswith(f": {place}")
     assert message in caught.value.message
+
+
+DOCUMENT = Path(__file__).parents[2] / "docs/security.md"
+# Words of it, and a call that each allows again.
+LOOSENED = {
+    "setrlimit(resource == RLIMIT_CORE)": ("setrlimit", 4, 1),
+    "prlimit64(resource == RLIMIT_CORE)": ("prlimit64", 0, 4, 1),
+    "fcntl(cmd == 1024)": ("fcntl", 0, 1024),
+    "fcntl(cmd == 1026)": ("fcntl", 0, 1026),
+    "ioctl(cmd == 0xc020660b)": ("ioctl", 0, 0xC020660B),
+    "@numa": ("mbind",),
+    "@secret-memory": ("memfd_secret",),
+}
+
+
+@pytest.mark.parametrize("word", LOOSENED)
+def test_the_words_of_the_document_loosen(word: str) -> None:
+    """As they stand there; without them the call is refused."""
+    assert f'"{word}"' in DOCUMENT.read_text()
+    call, *args = LOOSENED[word]
+    assert lists.built_in("default").decide(call, args) != ALLOW
+    assert decide(Seccomp(allow=of(word)), call, *args) == ALLOW
+
+
+@pytest.mark.parametrize(
+    ("call", "args"), [("sendto", (3, 0, 0, 1)), ("sendmsg", (3, 0, 1)), ("recvfrom", (3, 0, 0, 3))]
+)
+def test_strict_refuses_urgent_data(call: str, args: tuple[int, ...]) -> None:
+    assert lists.built_in("strict").decide(call, args) == EPERM
+    assert lists.built_in("strict").decide(call, (3, 0, 0, 0)) == ALLOW
+    assert lists.built_in("default").decide(call, args) == ALLOW
 
 
 # ---- what is learned ----
