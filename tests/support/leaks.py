@@ -208,8 +208,8 @@ def _has_table() -> bool:
             at = 0
             while at < len(data):
                 size, kind = struct.unpack_from("=IH", data, at)
-                if kind in (NLMSG_ERROR, NLMSG_DONE):  # an error: this kernel has no nf_tables
-                    return False
+                if kind in (NLMSG_ERROR, NLMSG_DONE):
+                    return kind == NLMSG_ERROR  # nft says which
                 at += -(-size // 4) * 4
 
 
