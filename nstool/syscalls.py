@@ -773,14 +773,23 @@ def seccomp_set_mode_filter(program: bytes, flags: int = 0) -> int:
     )
 
 
+_BPF_TRIES = 100
+
+
 def bpf_socket_filter(program: bytes) -> int:
     """Load a filter for packets of sockets; return its fd, close-on-exec. bpf(2), BPF_PROG_LOAD.
 
     program: eBPF instructions of 8 bytes (struct bpf_insn). To be attached with SO_ATTACH_BPF, socket(7).
     Raises KernelError: EPERM without CAP_BPF where kernel.unprivileged_bpf_disabled is not 0, ENOSYS of a kernel
-    without it, EINVAL or EACCES for a program that the kernel does not take.
+    without it, EINVAL or EACCES for a program that the kernel does not take; EAGAIN where signals do not end.
     """
-    return check("bpf", lib.nst_bpf_socket_filter(ffi.from_buffer(program), len(program) // 8), len(program) // 8)
+    for _ in range(_BPF_TRIES):
+        found: int = lib.nst_bpf_socket_filter(ffi.from_buffer(program), len(program) // 8)
+        if (
+            found != -errno.EAGAIN
+        ):  # a signal came while the program was looked at: bpf_check() in kernel/bpf/verifier.c
+            break
+    return check("bpf", found, len(program) // 8)
 
 
 # Objects of the caller's ipc namespace
