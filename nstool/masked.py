@@ -1,4 +1,4 @@
-"""Programs that we run for a step, and the signals that a terminal sends to our whole process group."""
+"""Who takes no signals: programs that we run for a step, threads beside the one that has an answer to them."""
 
 from __future__ import annotations
 
@@ -24,3 +24,12 @@ class Masked(Closing):
         before, self._before = self._before, None
         if before is not None:
             _signal.pthread_sigmask(_signal.SIG_SETMASK, before)
+
+
+def block() -> None:
+    """Let signals wait, for this thread and for what it starts: a process that ends leaves none that would take them.
+
+    Python runs handlers in its main thread, but the kernel gives a signal to any thread that does not block it; at the
+    end of the interpreter no handler is there any more, and such a signal would kill it. signal(7).
+    """
+    _signal.pthread_sigmask(_signal.SIG_BLOCK, _signal.valid_signals())

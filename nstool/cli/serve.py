@@ -7,7 +7,6 @@ import os
 import select
 from datetime import UTC, datetime
 from functools import partial
-from signal import SIG_BLOCK, SIGHUP, SIGINT, SIGTERM, pthread_sigmask
 
 import click
 
@@ -31,6 +30,7 @@ def command(spec: str, name: str | None, listen: tuple[str, ...], timestamps: bo
     """
     from nstool.cli.priority import give_up
     from nstool.cli.run import clean_up
+    from nstool.masked import block
     from nstool.service.listen import check_passed
     from nstool.service.prepare import prepared
     from nstool.service.supervisor import Supervisor
@@ -48,7 +48,7 @@ def command(spec: str, name: str | None, listen: tuple[str, ...], timestamps: bo
         try:
             await Supervisor(blueprint, say, errors.write, None if spec == "-" else read, quiet=quiet).run()
         finally:  # it ends anyhow, and nothing is left: with its status
-            pthread_sigmask(SIG_BLOCK, (SIGTERM, SIGINT, SIGHUP))
+            block()
 
     asyncio.run(serve())
     return 0

@@ -8,6 +8,7 @@ from time import monotonic
 
 from nstool.errors import SandboxGone
 from nstool.frozen import Frozen
+from nstool.masked import block
 from nstool.sandbox.launch import payload_pid
 from nstool.service import attested, watched
 from nstool.service.watched import Seen
@@ -106,6 +107,7 @@ class _Look:
         return at[0] if at is not None and monotonic() - at[1] > STUCK else None
 
     def _run(self) -> None:
+        block()
         begun = monotonic()
         try:
             for one in self._sandboxes:

@@ -17,12 +17,14 @@ import signal
 import socket
 import threading
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from math import ceil, inf
 from time import monotonic
 from typing import Any
 
 from nstool.errors import NstoolError, SpecError, plural
 from nstool.frozen import Frozen
+from nstool.masked import block
 from nstool.plan.steps import Plan
 from nstool.sandbox import engine, journal, rundir, sockets
 from nstool.sandbox.sockets import SocketFile
@@ -119,9 +121,11 @@ class Supervisor:
     async def run(self) -> None:
         """Serve until told to stop, also by SIGTERM or SIGINT; SIGHUP reads the spec again, for a new generation.
 
-        Raises what the first generation meets; nothing is left then. The loop keeps the handlers to its end.
+        Raises what the first generation meets; nothing is left then. The loop keeps the handlers to its end; other
+        threads block all signals.
         """
         loop = self._loop = asyncio.get_running_loop()
+        loop.set_default_executor(ThreadPoolExecutor(initializer=block))
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stop)
         loop.add_signal_handler(signal.SIGHUP, self._renew)
@@ -441,6 +445,7 @@ class Supervisor:
         found: asyncio.Future[Blueprint] = loop.create_future()
 
         def read() -> None:
+            block()
             try:
                 told = functools.partial(_set, found, load())
             except Exception as error:

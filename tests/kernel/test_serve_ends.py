@@ -61,6 +61,20 @@ def test_told_to_end_while_it_begins(name: str, tmp_path: Path, run_dir: Path, n
     assert not run_dir.exists()
 
 
+def test_signals_come_to_the_thread_that_has_an_answer_to_them(name: str, tmp_path: Path) -> None:
+    """Another would be killed by one at the very end, when Python has taken its handlers back."""
+    with serving.serving(write(tmp_path / "s.toml", TCP, CAT), name) as one:
+        one.tell("reload")  # by threads: one reads the spec, one makes the generation
+        blocked = {
+            int(task.name): int((task / "status").read_text().partition("SigBlk:")[2].split()[0], 16)
+            for task in Path(f"/proc/{one.process.pid}/task").iterdir()
+        }
+    assert len(blocked) > 1
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
+        takes = [tid for tid, mask in blocked.items() if not mask & 1 << number - 1]
+        assert takes == [one.process.pid]
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_key_of_the_terminal_leaves_sandboxes_their_time(name: str, tmp_path: Path, number: int) -> None:
     """It comes to the whole process group, and service managers tell all processes, in which the templates are not."""
