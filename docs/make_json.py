@@ -144,6 +144,16 @@ COMMANDS: dict[str, tuple[str, dict[str, str]]] = {
             "killed": "true or false: whether its nstool serve was killed, and this is what goes on without it",
         },
     ),
+    "service attest": (
+        "",
+        {
+            "name": "text",
+            "sandboxes": "list of objects, one for each that serves: generation, shard, place, life (numbers), client, "
+            "pid, properties (list of [Property](#sandboxattestproperty)), why (what kept it from being compared, or "
+            "empty), holds (true or false; null where that is not known)",
+            "holds": "true or false: whether none is false",
+        },
+    ),
     "service list": (
         "",
         {

@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from rich.text import Text
+
+    from nstool.cli.console import Table
     from nstool.inspect.attested import Attestation
+    from nstool.sandbox.attest import Property
 
 EPILOG = """\b
 Examples:
@@ -44,8 +50,8 @@ def command(target: str, spec: str | None, read_filter: bool, all_: bool, as_jso
 
     if spec and is_service(spec):
         raise SpecError(
-            'a service attests its sandboxes itself: attest = "each" in [service]; "generation", the default, is one '
-            "of each generation",
+            "a service attests its sandboxes itself: before their command, as attest in [service] says, and at any "
+            "time by nstool service attest NAME",
             spec,
         )
     found = attest(target, load(spec) if spec else None, read_filter=read_filter)
@@ -57,25 +63,14 @@ def command(target: str, spec: str | None, read_filter: bool, all_: bool, as_jso
 
 
 def _print(found: Attestation, *, all_: bool) -> None:
-    from nstool.cli.console import Table, cell, for_lines
+    from nstool.cli.console import cell, for_lines
     from nstool.errors import plural
 
     console = for_lines()
-    table = Table("property", "wanted", "found", "")
-    for one in found.properties:
-        if one.holds is False or (all_ and one.holds):
-            text, style = ("holds", "") if one.holds else ("does not hold", "red")
-            table.add_row(
-                cell(one.name), cell(one.wanted or "none"), cell(one.found or "none", style), cell(text, style)
-            )
-    if table.row_count:
+    if (table := compared(found.properties, all_=all_)).row_count:
         console.print(table)
-    untold: dict[str, list[str]] = {}
-    for one in found.properties:
-        if one.holds is None:
-            untold.setdefault(one.found, []).append(one.name)
-    for why, names in untold.items():
-        console.print(cell(f"not known: {', '.join(names)}: {why}"))
+    for text in unknown(found.properties):
+        console.print(text)
     held = sum(one.holds is True for one in found.properties)
     if found.holds:
         words = f"attested: process {found.pid} has all that its spec asks for and that can be read, {held} properties"
@@ -83,3 +78,28 @@ def _print(found: Attestation, *, all_: bool) -> None:
         failed = plural(len(found.failed), "property")
         words = f"not attested: process {found.pid} lacks {failed}; {held} hold"
     console.print(cell(words))
+
+
+def compared(properties: tuple[Property, ...], *, all_: bool) -> Table:
+    """Return the properties that do not hold, or all that are known."""
+    from nstool.cli.console import Table, cell
+
+    table = Table("property", "wanted", "found", "")
+    for one in properties:
+        if one.holds is False or (all_ and one.holds):
+            text, style = ("holds", "") if one.holds else ("does not hold", "red")
+            table.add_row(
+                cell(one.name), cell(one.wanted or "none"), cell(one.found or "none", style), cell(text, style)
+            )
+    return table
+
+
+def unknown(properties: Iterable[Property]) -> list[Text]:
+    """Return why which properties are not known, a line a reason."""
+    from nstool.cli.console import cell
+
+    names: dict[str, dict[str, None]] = {}
+    for one in properties:
+        if one.holds is None:
+            names.setdefault(one.found, {})[one.name] = None
+    return [cell(f"not known: {', '.join(same)}: {why}") for why, same in names.items()]

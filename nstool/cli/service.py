@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from nstool.sandbox.rundir import Record
 
 SOON = 10.0  # seconds for an answer that needs nothing to be made
+DIFFERENT = 1  # of attest, where a property does not hold
 KILLED = 1  # the exit status of status where generations go on without their service
 LATE = 124
 
@@ -102,6 +103,32 @@ def list_(as_json: bool) -> int:
 
     for_lines().print(services(found))
     return 0
+
+
+@command.command("attest")
+@click.argument("name")
+@click.option("--filter", "read_filter", is_flag=True, help="Compare the seccomp filter too; stops each for a moment.")
+@click.option("--all", "all_", is_flag=True, help="List the properties that hold too.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, always with all.")
+def attest(name: str, read_filter: bool, all_: bool, as_json: bool) -> int:
+    """Read back from outside whether each sandbox of NAME that serves has what the spec asks for.
+
+    What a spec asks for is of when its generation was made. Those that wait for a connection are attested before their
+    command, as attest in [service] says. The exit status is 0 if all holds, 1 if not; what is not known counts as
+    neither.
+    """
+    found = ask(name, "attest", filter=read_filter)["sandboxes"]
+    holds = all(one["holds"] is not False for one in found)
+    if as_json:
+        from nstool.cli import answer
+
+        answer.show({"name": name, "sandboxes": found, "holds": holds})
+    else:
+        from nstool.cli.console import for_lines
+        from nstool.cli.service_shown import attested
+
+        for_lines().print(attested(name, found, all_=all_))
+    return 0 if holds else DIFFERENT
 
 
 @command.command("rotate")

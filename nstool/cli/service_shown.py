@@ -13,6 +13,8 @@ from nstool.errors import plural
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from rich.console import RenderableType
+
 LAST = 10  # ends that are shown
 
 
@@ -75,6 +77,33 @@ def services(rows: Sequence[dict[str, Any]]) -> Table:
         accepted = str(one["accepted"]) if _sees(one) else "not seen"
         table.add_row(*(one["name"], str(one["pid"]), where, number, counts, accepted, f"{one['uptime']:.0f} s"))
     return table
+
+
+def attested(name: str, rows: Sequence[dict[str, Any]], *, all_: bool) -> Group:
+    """Return what was found of the sandboxes that serve, those that lack something first."""
+    from nstool.cli.attest import compared, unknown
+    from nstool.sandbox.attest import Property
+    from nstool.service.blueprint import titled
+
+    parts: list[RenderableType] = []
+    every: list[Property] = []
+    for one in sorted(rows, key=lambda one: one["holds"] is not False):
+        properties = tuple(Property(**each) for each in one["properties"])
+        failed = sum(each.holds is False for each in properties)
+        held = sum(each.holds is True for each in properties)
+        found = f"lacks {plural(failed, 'property')}; {held} hold" if failed else f"{plural(held, 'property')} hold"
+        who = f"process {one['pid']} of generation {titled(one['generation'], one['shard'])}, {one['client']}"
+        parts += [cell(f"{who}: {one['why'] or found}"), *_tables(compared(properties, all_=all_))]
+        every += properties
+    parts += unknown(every)
+    failed, untold = (sum(one["holds"] is what for one in rows) for what in (False, None))
+    if not rows:
+        parts.append(cell(f"no sandbox of {name} serves now"))
+    elif failed:
+        parts.append(cell(f"not attested: {failed} of {plural(len(rows), 'sandbox')}"))
+    else:
+        parts.append(cell(f"attested: {len(rows) - untold} of {plural(len(rows), 'sandbox')}, in all that can be read"))
+    return Group(*parts)
 
 
 def _tables(*tables: Table) -> Iterable[Table]:

@@ -10,6 +10,7 @@ from nstool.frozen import Frozen
 from nstool.plan.build import command_filter
 from nstool.plan.cgroups import UNIFIED, Layout
 from nstool.plan.cgroups import wanted as wanted_controllers
+from nstool.plan.host import Host
 from nstool.plan.lease import Lease
 from nstool.sandbox import host, rundir
 from nstool.sandbox.attest import Property, Wanted
@@ -84,8 +85,8 @@ def _named_target(name: str, spec: Spec | None) -> _Target:
     if record is not None and record.template:
         service = record.template["service"]
         raise SpecError(
-            f"{name!r} is a template of the service {service!r}, and no sandbox: the service attests those that it "
-            "makes of it, as attest in [service] says",
+            f"{name!r} is a template of the service {service!r}, and no sandbox: nstool service attest {service} "
+            "attests those that it has made of it",
             "TARGET",
         )
     if record is not None:
@@ -112,10 +113,19 @@ def _attest(one: _Target, *, read_filter: bool) -> Attestation:
         own_cgroups=_cgroups(one.pid, spec, facts.cgroups),
         waits=False,
     )
-    found = properties(one.pid, wanted)
-    if program := command_filter(spec, facts):
-        found = (*found, _filter(one.pid, program) if read_filter else _unread(program))
+    found = properties(one.pid, wanted) + filter_of(one.pid, spec, facts, read=read_filter)
     return Attestation(one.target, one.pid, found)
+
+
+def filter_of(pid: int, spec: Spec, facts: Host, *, read: bool) -> tuple[Property, ...]:
+    """Return the seccomp filter of a process beside what a spec asks for; nothing if it asks for none.
+
+    read: as ``attest`` has read_filter; else it is not known.
+    """
+    program = command_filter(spec, facts)
+    if not program:
+        return ()
+    return (_filter(pid, program) if read else _unread(program),)
 
 
 def _cgroups(pid: int, spec: Spec, layout: Layout | None) -> dict[str, str]:

@@ -661,7 +661,8 @@ def find_running(name: str, otherwise: str = "") -> Record:
             "run the command there",
         )
     if record.spec.get("service"):
-        raise SpecError(f"{name!r} is a service: nstool service status, rotate and stop are for it", "NAME")
+        told = ", ".join(f"nstool service {what} {name}" for what in ("status", "attest", "rotate"))
+        raise SpecError(f"{name!r} is a service, for which there are {told} and stop", "NAME")
     if not record.init_alive:
         raise SandboxGone(f"sandbox {name!r} {'has just ended' if record.init_pid else 'is not running yet'}")
     return record

@@ -37,6 +37,26 @@ def attest(generation: Generation, place: int, inner: int, *, first: bool = Fals
     first: of its generation, of which it is also asked whether its user may execute the command.
     Raises NotAttested, KernelError for a command that is not there, SandboxGone.
     """
+    assert generation.blueprint is not None
+    assert generation.variant is not None
+    variant, facts = generation.variant
+    wanted = wanted_of(generation, place)
+    init = outer(generation.pid, inner)
+    spec = wanted.spec
+    try:
+        pid = payload_pid(init) if spec.init else init
+        check(pid, wanted)
+        number = _looked_up(pid, spec, _as_user if first else _is_executable)
+        if number or first:
+            planned = build.plan(variant, facts, wanted.lease or Lease(name=""))
+            _raise_refused(planned, number, generation.blueprint.place(generation.variant, ("command",)))
+    except (FileNotFoundError, ProcessLookupError):
+        raise SandboxGone(_GONE) from None
+    return init
+
+
+def wanted_of(generation: Generation, place: int) -> Wanted:
+    """Return what the sandbox is to have that is in a place now, before its command's exec."""
     blueprint = generation.blueprint
     assert blueprint is not None
     assert generation.lease is not None
@@ -52,27 +72,15 @@ def attest(generation: Generation, place: int, inner: int, *, first: bool = Fals
     if len(generation.bases) > own:
         uid, gid = generation.bases[own]
         lease = made.replace(uid_base=uid, gid_base=gid)
-    groups = generation.groups[place]
-    wanted = Wanted(
+    return Wanted(
         spec,
         facts,
         name=spec.hostname,
         lease=lease,
-        cgroups=groups.cgroups,
+        cgroups=generation.groups[place].cgroups,
         template=generation.pid,
         clocks=blueprint.clocks(generation.number, generation.lease),
     )
-    init = _outer(generation.pid, inner)
-    try:
-        pid = payload_pid(init) if spec.init else init
-        check(pid, wanted)
-        number = _looked_up(pid, spec, _as_user if first else _is_executable)
-        if number or first:
-            planned = build.plan(variant, facts, lease or Lease(name=""))
-            _raise_refused(planned, number, blueprint.place(generation.variant, ("command",)))
-    except (FileNotFoundError, ProcessLookupError):
-        raise SandboxGone(_GONE) from None
-    return init
 
 
 # ---- whether its command can be executed, asked while it waits before its exec ----
@@ -149,7 +157,7 @@ def _raise_refused(planned: Plan, number: int, place: str) -> None:
         )
 
 
-def _outer(template: int, inner: int) -> int:
+def outer(template: int, inner: int) -> int:
     """Return the pid of a child of the template here. proc_pid_status(5), NSpid. Raises SandboxGone."""
     found = inits_of(template).get(inner)
     if found is None:
@@ -189,3 +197,27 @@ def processes_of(template: int) -> list[int]:
             return [int(word) for word in file.read().split()]
     except (FileNotFoundError, ProcessLookupError):
         return []
+
+
+# ---- whether its command has begun ----
+
+
+def plans_of(template: int) -> set[bytes]:
+    """Return which files a template has its plans in: a sandbox lets them go when its command begins."""
+    return _shared(template)
+
+
+def has_begun(init: int, plans: set[bytes]) -> bool:
+    """Whether the command was executed, or the copy of a zygote is about to call its function.
+
+    Until then the template's plans are in its memory, in which no sandbox can have them later. An init keeps them:
+    its command is its child. Raises SandboxGone where it has none yet.
+    """
+    return not _shared(init) & plans or not _shared(payload_pid(init)) & plans
+
+
+def _shared(pid: int) -> set[bytes]:
+    """Return what files are in the memory of a process and others', by device and inode. proc_pid_maps(5)."""
+    with open(f"/proc/{pid}/maps", "rb") as file:
+        lines = [line.split(None, 5) for line in file]
+    return {b" ".join(line[3:5]) for line in lines if line[1].endswith(b"s")}

@@ -9,7 +9,6 @@ from time import monotonic
 from nstool.errors import SandboxGone
 from nstool.frozen import Frozen
 from nstool.masked import block
-from nstool.sandbox.launch import payload_pid
 from nstool.service import attested, watched
 from nstool.service.watched import Seen
 
@@ -136,22 +135,13 @@ class _Look:
         """Return the pid of the init of a sandbox whose command has begun. Raises SandboxGone."""
         if one.template not in self._inits:
             self._inits[one.template] = attested.inits_of(one.template)
-            self._plans[one.template] = _shared(one.template)
+            self._plans[one.template] = attested.plans_of(one.template)
         pid = self._inits[one.template].get(one.pid)
         if pid is None:
             raise SandboxGone("it has ended")
-        if not self._has_begun(one, pid):
+        if not attested.has_begun(pid, self._plans[one.template]):
             raise SandboxGone("its command has not begun")
         return pid
-
-    def _has_begun(self, one: Sandbox, init: int) -> bool:
-        """Whether the command was executed, or the copy of a zygote is about to call its function.
-
-        Until then the template's plans are in its memory, in which no sandbox can have them later. An init keeps them:
-        its command is its child. Raises SandboxGone where it has none yet.
-        """
-        plans = self._plans[one.template]
-        return not _shared(init) & plans or not _shared(payload_pid(init)) & plans
 
     def _compared(self, one: Sandbox, pid: int, before: _Known | None) -> tuple[_Known, str]:
         """Return what is seen of a sandbox now, and what of it has changed."""
@@ -189,10 +179,3 @@ def _difference(before: tuple[Seen, ...], now: tuple[Seen, ...], how: str) -> st
 def _is_init(process: int, one: Sandbox) -> bool:
     with open(os.open("status", os.O_RDONLY | os.O_CLOEXEC, dir_fd=process), "rb") as file:
         return attested.inner_pid(file.read(), one.template) == one.pid
-
-
-def _shared(pid: int) -> set[bytes]:
-    """Return what files are in the memory of a process and others', by device and inode. proc_pid_maps(5)."""
-    with open(f"/proc/{pid}/maps", "rb") as file:
-        lines = [line.split(None, 5) for line in file]
-    return {b" ".join(line[3:5]) for line in lines if line[1].endswith(b"s")}

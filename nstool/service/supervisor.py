@@ -29,7 +29,7 @@ from nstool.plan.steps import Plan
 from nstool.sandbox import engine, journal, rundir, sockets
 from nstool.sandbox.sockets import SocketFile
 from nstool.security import signals
-from nstool.service import attested, channel, endpoint, ends, generation, health, listen, log, tied
+from nstool.service import attested, channel, endpoint, ends, generation, health, listen, living, log, tied
 from nstool.service.alarms import PAUSE, Alarms
 from nstool.service.blueprint import Blueprint
 from nstool.service.board import REFUSED, Board, Counts, End
@@ -818,6 +818,13 @@ class Supervisor:
     async def _tell_status(self, _: dict[str, Any]) -> dict[str, Any]:
         return self.status()
 
+    async def _attest_as_asked(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Attest the sandboxes that serve, in a thread: they may be many."""
+        sandboxes = [each for one in self.alive() if one.board is not None for each in living.living(one)]
+        compare = functools.partial(living.compare, sandboxes, read_filter=bool(request.get("filter")))
+        found = await asyncio.get_running_loop().run_in_executor(None, compare)
+        return {"sandboxes": [one.asdict() for one in found]}
+
     async def _rotate_as_asked(self, _: dict[str, Any]) -> dict[str, Any]:
         await self.rotate("asked for")
         return {"generation": self.current[0].number if self.current else 0}
@@ -841,6 +848,7 @@ class Supervisor:
 
 _REQUESTS: dict[str, Callable[[Supervisor, dict[str, Any]], Awaitable[dict[str, Any]]]] = {
     "status": Supervisor._tell_status,
+    "attest": Supervisor._attest_as_asked,
     "rotate": Supervisor._rotate_as_asked,
     "reload": Supervisor._reload_as_asked,
     "stop": Supervisor._stop_as_asked,

@@ -50,6 +50,7 @@ LINES = {
     "seccomp learn": "seccomp learn -- true",
     "service status": "service status SERVICE",
     "service list": "service list",
+    "service attest": "service attest SERVICE",
     "can": "can ME signal ME",
 }
 SPEC = """command = ["/bin/cat"]
