@@ -281,12 +281,16 @@ def _listed_left(name: str, records: list[Record]) -> dict[str, Any]:
     return {"name": name, "pid": 0, "generation": None, **told, "unanswered": left.describe(name, records)}
 
 
-def _not_running(name: str) -> str:
+def what_is_left(name: str) -> str:
+    """Return a sentence about what a service has left whose nstool serve was killed, empty if that is nothing."""
     from nstool.service import left
 
-    if records := _left(name):
-        return f"service {name!r} does not run: {left.describe(name, records)}"
-    return f"no service {name!r} runs; nstool service list lists those that do"
+    records = _left(name)
+    return f"service {name!r} does not run: {left.describe(name, records)}" if records else ""
+
+
+def _not_running(name: str) -> str:
+    return what_is_left(name) or f"no service {name!r} runs; nstool service list lists those that do"
 
 
 def ask(name: str, what: str, seconds: float = 60, **words: object) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import click
 from rich.live import Live
 
 from nstool.cli.console import for_lines
-from nstool.cli.service import SOON, ask
+from nstool.cli.service import SOON, ask, what_is_left
 from nstool.cli.service_shown import watched
 from nstool.errors import SpecError
 
@@ -28,7 +28,7 @@ def look(name: str, interval: float, times: int) -> None:
     else:
         ended = _follow(first, interval, times, lambda found: console.print(watched(found), ""))
     if ended:
-        click.echo(f"{name} has ended")
+        click.echo(what_is_left(name) or f"{name} has ended")
 
 
 def _follow(found: dict[str, Any], interval: float, times: int, show: Callable[[dict[str, Any]], None]) -> bool:

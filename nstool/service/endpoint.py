@@ -132,7 +132,7 @@ class Endpoint:
     async def _answer(self, reader: asyncio.StreamReader) -> bytes:
         is_head = False
         try:
-            request = await _read(reader)
+            request = await read(reader)
             is_head = request.method == "HEAD"
             self._check(request)
             kind, _ = self._makers[request.path]
@@ -176,17 +176,27 @@ def opened(
     return Endpoint(word, name, status, place, made) if word else None
 
 
-async def _read(reader: asyncio.StreamReader) -> Request:
+async def read(reader: asyncio.StreamReader) -> Request:
+    """Return what is asked. Raises Malformed.
+
+    A line may end in a line feed alone, as who types it in ends it. RFC 9112, 2.2.
+    """
+    lines: list[bytes] = []
+    left = HEAD
     try:
-        head = await reader.readuntil(b"\r\n\r\n")
+        while (line := await reader.readuntil(b"\n")) not in (b"\n", b"\r\n"):
+            lines.append(line.removesuffix(b"\n").removesuffix(b"\r"))
+            left -= len(line)
+            if left < 0:
+                raise Malformed(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
     except asyncio.LimitOverrunError:
         raise Malformed(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE) from None
-    return parse(head)
+    return _parsed(lines)
 
 
-def parse(head: bytes) -> Request:
-    """Return the request in these lines, the last of them empty. RFC 9112. Raises Malformed."""
-    first, *lines = head.removesuffix(b"\r\n\r\n").split(b"\r\n")
+def _parsed(lines: list[bytes]) -> Request:
+    """Return the request in these lines. RFC 9112. Raises Malformed."""
+    first, *lines = lines or [b""]
     request = _REQUEST.fullmatch(first)
     fields = [_FIELD.fullmatch(line) for line in lines]
     hosts = [field[2].strip().decode("latin-1") for field in fields if field and field[1].lower() == b"host"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import os
 import select
 import socket
@@ -156,11 +157,19 @@ def parse(word: str, place: str) -> tuple[int, int, object]:
     if not port.isdecimal() or int(port) > 65535:
         raise SpecError(f'"{word}" needs a port from 0 to 65535: tcp:127.0.0.1:8080; 0 is one that is free', place)
     try:
-        socket.inet_pton(family, bare)
-    except OSError:
+        found = ipaddress.ip_address(bare)
+    except ValueError:
         raise SpecError(
             f'"{word}" needs an address: tcp:127.0.0.1:{port}, tcp:[::1]:{port}, tcp:0.0.0.0:{port} for all', place
         ) from None
+    if found.is_multicast or (found.version == 6 and (found.is_link_local or "%" in bare)):
+        what = "of a group" if found.is_multicast else "of one link alone"
+        every = "[::]" if found.version == 6 else "0.0.0.0"
+        raise SpecError(
+            f'"{word}" is an address {what}, where no service listens: {kind}:{every}:{port} for all, or one that '
+            "ip address lists with scope global",
+            place,
+        )
     return family, socket.SOCK_STREAM if kind == "tcp" else socket.SOCK_DGRAM, (bare, int(port))
 
 

@@ -221,7 +221,7 @@ def _absolute_root(word: str, base: str) -> str:
 def _file(path: str | os.PathLike[str]) -> tuple[str, str, str, str]:
     """Return text, place, format and base of a file, as ``reads`` takes them. Raises SpecError."""
     name = os.fspath(path)
-    place = "<stdin>" if name == "-" else name
+    place = "<stdin>" if name == "-" else name or "SPEC"
     try:
         if name == "-":
             data = sys.stdin.buffer.read(MAX_BYTES + 1)

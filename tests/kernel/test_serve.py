@@ -1355,6 +1355,9 @@ def test_limits_of_a_users_service_are_refused(as_user: Callable[..., Any], user
     [
         ("", "listen"),
         ('listen = ["tcp:localhost:80"]', "needs an address"),
+        ('listen = ["tcp:[fe80::1]:80"]', "is an address of one link alone, where no service listens: tcp:[::]:80 for"),
+        ('listen = ["udp:[fe80::1%lo]:80"]', "is an address of one link alone"),
+        ('listen = ["udp:224.0.0.1:80"]', "is an address of a group, where no service listens: udp:0.0.0.0:80 for"),
         ('listen = ["tcp:127.0.0.1:99999"]', "needs a port"),
         ('listen = ["http:127.0.0.1:80"]', "is no listener"),
         ('listen = ["unix:relative"]', "absolute path"),

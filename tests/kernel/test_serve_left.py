@@ -78,6 +78,22 @@ def spec_of(tmp_path: Path, *words: str, command: str = CAT) -> tuple[Path, Path
     return write(tmp_path / "s.toml", "\n".join((f'listen = ["unix:{path}"]', *words)), command), path
 
 
+def test_top_of_one_that_is_killed_says_what_goes_on(name: str, tmp_path: Path) -> None:
+    spec, path = spec_of(tmp_path)
+    one = serving.start(spec, name, spec.with_suffix(".log"))
+    template = one.status()["generations"][0]["pid"]
+    command = [NSTOOL, "service", "top", name, "--interval", "0.1"]
+    with connected(path), subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as top:
+        assert top.stdout is not None
+        assert top.stdout.readline().startswith(f"{name}: ")
+        one.process.kill()
+        one.process.wait()
+        last = top.stdout.read().splitlines()[-1]
+        end_template(template)
+    assert last.startswith(f"service '{name}' does not run: its nstool serve was killed; generation 1 goes on with 1 ")
+    assert top.returncode == 0
+
+
 def test_it_is_told_of(name: str, tmp_path: Path) -> None:
     """By status, list, rotate and cleanup, also as JSON, before and after the record of the service is gone."""
     spec, path = spec_of(tmp_path)

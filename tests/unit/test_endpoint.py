@@ -15,7 +15,7 @@ import pytest
 from nstool.errors import KernelError, SpecError
 from nstool.service import endpoint
 from nstool.service.board import CAUSES, REFUSED, STAGES
-from nstool.service.endpoint import Endpoint, Malformed, parse
+from nstool.service.endpoint import Endpoint, Malformed, Request, read
 
 LOCAL = "tcp:127.0.0.1:0"
 
@@ -87,6 +87,18 @@ def get(path: str, *fields: str, method: str = "GET") -> bytes:
 # ---- what is asked ----
 
 
+def parse(head: bytes) -> Request:
+    """Read a request that comes at once, and no more after it."""
+
+    async def act() -> Request:
+        reader = asyncio.StreamReader()
+        reader.feed_data(head)
+        reader.feed_eof()
+        return await read(reader)
+
+    return asyncio.run(act())
+
+
 @pytest.mark.parametrize(
     ("head", "expected"),
     [
@@ -94,6 +106,8 @@ def get(path: str, *fields: str, method: str = "GET") -> bytes:
         (get("/metrics?a=b&c", "Host: a:1"), ("GET", "/metrics", "a:1")),
         (get("/x", "hOST:  b \t", "Accept: */*"), ("GET", "/x", "b")),
         (b"HEAD / HTTP/1.0\r\n\r\n", ("HEAD", "/", "")),
+        (b"GET /metrics HTTP/1.0\n\n", ("GET", "/metrics", "")),
+        (b"GET / HTTP/1.1\nHost: a\r\n\r\n", ("GET", "/", "a")),
     ],
 )
 def test_a_request_is_read(head: bytes, expected: tuple[str, str, str]) -> None:
@@ -111,7 +125,9 @@ def test_a_request_is_read(head: bytes, expected: tuple[str, str, str]) -> None:
         b"get / HTTP/1.1\r\n\r\n",
         b"GET http://a/ HTTP/1.1\r\n\r\n",
         b"GET /\0 HTTP/1.1\r\n\r\n",
-        b"GET / HTTP/1.1\nHost: a\r\n\r\n",
+        b"GET / HTTP/1.1\r\r\n\r\n",
+        b"GET / HTTP/1.1\rHost: a\r\n\r\n",
+        b"\nGET / HTTP/1.1\n\n",
         get("/", "no colon"),
         get("/", " folded: 1"),
         get("/", "space : 1"),
@@ -149,6 +165,7 @@ def test_what_is_no_request_is_refused(head: bytes) -> None:
         (b"nonsense\r\n\r\n", 400),
         (get("/", "a: " + "b" * endpoint.HEAD), 431),
         (b"x" * (1 << 17), 431),
+        (get("/", *["a: b"] * (endpoint.HEAD // 6)), 431),
     ],
 )
 def test_each_request_has_its_status(request_: bytes, expected: int) -> None:

@@ -322,6 +322,8 @@ def test_files(tmp_path, monkeypatch):
     }.items():
         with pytest.raises(SpecError, match=message):
             load(f"{tmp_path}/{name}")
+    with pytest.raises(SpecError, match=r"^SPEC: No such file or directory$"):
+        load("")
 
 
 def test_from_dict_says_where():
