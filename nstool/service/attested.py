@@ -190,6 +190,12 @@ def inner_pid(status: bytes, template: int) -> int:
     return int(numbers[-2]) if fields.get(b"PPid") == b"%d" % template and len(numbers) > 1 else 0
 
 
+def is_init(pid: int, template: int, inner: int) -> bool:
+    """Whether a process is the init that a template knows by this pid."""
+    with open(f"/proc/{pid}/status", "rb") as file:
+        return inner_pid(file.read(), template) == inner
+
+
 def processes_of(template: int) -> list[int]:
     """Return the pids of the inits of a template's sandboxes. proc_tid_children(5)."""
     try:

@@ -79,29 +79,46 @@ def compare(sandboxes: list[Living], *, read_filter: bool) -> list[Attested]:
 
     read_filter: also its seccomp filter, for which it is stopped for a moment. ptrace(2) wants one thread for that.
     """
-    return [found for one in sandboxes if (found := _compared(one, read_filter)) is not None]
+    inits = {one: attested.inits_of(one) for one in {each.template for each in sandboxes}}
+    plans = {one: _plans(one) for one in inits}
+    found = []
+    for each in sandboxes:
+        init = inits[each.template].get(each.inner, 0)
+        told = _compared(each, init, plans[each.template], read_filter) if init else None
+        if told is not None:
+            found.append(told)
+    return found
 
 
-def _compared(one: Living, read_filter: bool) -> Attested | None:
+def _plans(template: int) -> set[bytes]:
+    try:
+        return attested.plans_of(template)
+    except (FileNotFoundError, ProcessLookupError):  # it has ended, and its sandboxes with it
+        return set()
+
+
+def _compared(one: Living, init: int, plans: set[bytes], read_filter: bool) -> Attested | None:
     told = Attested(one.generation, one.shard, one.place, one.life, one.client, 0)
     try:
-        init, pid = _found(one)
+        pid = _command(one, init)
         told = told.replace(pid=pid)
         if one.wanted is None:
             return told.replace(why=_BEFORE)
-        if not attested.has_begun(init, attested.plans_of(one.template)):
+        if not attested.has_begun(init, plans):
             return None
         properties = attest(pid, one.wanted)
         filters = filter_of(pid, one.wanted.spec, one.wanted.host, read=read_filter)
-        if _found(one) != (init, pid):  # what was read may be of another process that has its number
+        if _command(one, init) != pid:  # what was read may be of another process that has its number
             return None
     except (FileNotFoundError, ProcessLookupError, SandboxGone):
         return None
     return told.replace(properties=(*properties, *filters))
 
 
-def _found(one: Living) -> tuple[int, int]:
-    """Return the pids of its init and of its command, which are one if it has no init. Raises SandboxGone."""
-    init = attested.outer(one.template, one.inner)
+def _command(one: Living, init: int) -> int:
+    """Return the pid of its command, which is its init if it has none. Raises SandboxGone, FileNotFoundError."""
     has_init = one.wanted is None or one.wanted.spec.init
-    return init, payload_pid(init) if has_init else init
+    pid = payload_pid(init) if has_init else init
+    if not attested.is_init(init, one.template, one.inner):
+        raise SandboxGone("another process has the number of its init")
+    return pid
