@@ -155,14 +155,16 @@ def reload(name: str) -> int:
 
 @command.command("stop")
 @click.argument("name")
-@click.option("--kill", is_flag=True, help="Do not wait for the sandboxes that there are; as being told twice.")
+@click.option(
+    "--kill", is_flag=True, help="Do not wait for the sandboxes that there are, also of one that stops already."
+)
 @click.option("--wait", is_flag=True, help="Return when the service has ended, and nothing of it is left.")
 @click.option("--timeout", type=click.FloatRange(min=0), metavar="SECONDS", help="--wait no longer; exit status 124.")
 def stop(name: str, kill: bool, wait: bool, timeout: float | None) -> int:
     """Let the service NAME take no more connections and end.
 
-    Its sandboxes have the seconds that grace of [service] says, then its stop_signal, and as long again SIGKILL; told
-    twice, none.
+    Its sandboxes have the seconds that grace of [service] says, then its stop_signal, and as long again SIGKILL. Told
+    again it goes on so; with --kill they have none.
 
     What a killed nstool serve has left ends in the same way; the command itself sees to that, and returns then.
     """

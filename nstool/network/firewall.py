@@ -35,6 +35,9 @@ table inet nstool {
 	set open6 { type ipv6_addr; }
 	set nat4 { type ipv4_addr; }
 	set nat6 { type ipv6_addr; }
+	# How many connections to the outside each has.
+	set flows4 { type ipv4_addr; size 65535; flags dynamic; }
+	set flows6 { type ipv6_addr; size 65535; flags dynamic; }
 	# Published ports: on every address of the host, and on one address.
 	map publish4 { type inet_proto . inet_service : ipv4_addr . inet_service; }
 	map publish6 { type inet_proto . inet_service : ipv6_addr . inet_service; }
@@ -76,6 +79,10 @@ table inet nstool {
 		# A sandbox that reaches another through a published port must get the answer from there.
 		ip daddr @sandbox4 ip saddr @sandbox4 ct status dnat masquerade
 		ip6 daddr @sandbox6 ip6 saddr @sandbox6 ct status dnat masquerade
+		# With ports that no service of the host and no published port has, by chance: what others send to one of
+		# those is not an answer to a sandbox that has the same port inside.
+		ip saddr @nat4 ip daddr != @sandbox4 meta l4proto { tcp, udp } masquerade to :61000-65535 fully-random
+		ip6 saddr @nat6 ip6 daddr != @sandbox6 meta l4proto { tcp, udp } masquerade to :61000-65535 fully-random
 		ip saddr @nat4 ip daddr != @sandbox4 masquerade
 		ip6 saddr @nat6 ip6 daddr != @sandbox6 masquerade
 	}
@@ -107,8 +114,12 @@ table inet nstool {
 		ip saddr @open4 accept
 		ip6 saddr @open6 accept
 		# Metadata services of clouds give out credentials of the host; their name servers are no harm.
-		ip daddr 169.254.0.0/16 th dport != 53 reject
-		ip6 daddr fd00:ec2::254 reject
+		ip daddr { 169.254.0.0/16, 168.63.129.16 } th dport != 53 reject
+		ip daddr { 100.100.100.200, 192.0.0.192 } reject
+		ip6 daddr { fd00:ec2::254, fd20:ce::254 } reject
+		# The host's table of connections is not one sandbox's.
+		ip saddr @nat4 add @flows4 { ip saddr ct count over 8192 } reject
+		ip6 saddr @nat6 add @flows6 { ip6 saddr ct count over 8192 } reject
 		ip saddr @nat4 accept
 		ip6 saddr @nat6 accept
 		reject

@@ -48,6 +48,8 @@ def number(name: str) -> int:
         return CAPABILITIES[plain]
     if plain.isascii() and plain.isdecimal() and int(plain) < _MAX:
         return int(plain)
+    if len(plain) >= 8 and set(plain) <= set("0123456789abcdef"):
+        raise SpecError(f"{name!r} is no capability; a mask begins with 0x, as 0x{plain}")
     raise SpecError(f"there is no capability {name!r}{_did_you_mean(plain)}; capabilities(7) lists them")
 
 

@@ -188,6 +188,22 @@ _FILESYSTEMS: tuple[tuple[str, int, dict[str, int], str], ...] = (
     ),
     ("0x15", 0x15, {}, "as FS_IOC_GETFSUUID does which disk it is"),
 )
+# ioctl(2) numbers of network devices: mask, number, name.
+_DEVICES: Mapping[str, tuple[tuple[int, int, str], ...]] = {
+    "the kernel waits for the caller's memory while it holds the lock of all networks": (
+        (LOW32, 0x8912, "SIOCGIFCONF"),
+        (LOW32, 0x8946, "SIOCETHTOOL"),
+        (LOW32, 0x894A, "SIOCWANDEV"),
+        (LOW32 - 7, 0x8990, "SIOCBONDINFOQUERY and its kin"),
+        (LOW32 - 1, 0x89B0, "SIOCSHWTSTAMP and its kin"),
+        (LOW32 - 31, 0x89E0, "SIOCPROTOPRIVATE, SIOCDEVPRIVATE and those above them"),
+    ),
+    "a kernel module is loaded, whoever asks": (
+        (LOW32 - 1, 0x8940, "SIOCGIFBR, SIOCSIFBR"),
+        (LOW32 - 3, 0x8980, "SIOCGIFVLAN and its kin"),
+        (LOW32 - 3, 0x89A0, "SIOCBRADDBR and its kin"),
+    ),
+}
 _CORE = "the limit of core dumps stays: with any but 1 the host's handler of dumps would be run (fs/coredump.c)"
 
 # Looked at before ALLOWED: EPERM although the call as such is allowed there.
@@ -206,6 +222,11 @@ REFUSED_ARGUMENTS: tuple[Rule, ...] = (
         )
         for name, number, but, why in _FILESYSTEMS
     ),
+    *(
+        Rule("ioctl", ((1, mask, number),), f"{name}: {why}")
+        for why, numbers in _DEVICES.items()
+        for mask, number, name in numbers
+    ),
     Rule("setrlimit", ((0, LOW32, uapi.RLIMIT_CORE),), _CORE, answer=0),
     Rule("prlimit64", ((1, LOW32, uapi.RLIMIT_CORE),), _CORE, but=((2, ALL, 0),), answer=0),
     Rule("fcntl", ((1, LOW32, 1024),), "F_SETLEASE makes whoever opens the file elsewhere wait"),
@@ -222,6 +243,10 @@ REFUSED_ARGUMENTS: tuple[Rule, ...] = (
         Rule("setsockopt", ((1, LOW32, level), (2, LOW32, option)), f"{name}: {why}")
         for why, options in REFUSED_OPTIONS.items()
         for level, option, name in options
+    ),
+    *(
+        Rule("getsockopt", ((1, LOW32, 1), (2, LOW32, option)), f"{name}: a number that all of the host draw from")
+        for option, name in ((57, "SO_COOKIE"), (71, "SO_NETNS_COOKIE"))
     ),
 )
 
@@ -283,6 +308,10 @@ STRICT_REFUSED_ARGUMENTS: tuple[Rule, ...] = (
             ("recvmsg", 2),
             ("recvmmsg", 3),
         )
+    ),
+    *(
+        Rule("fcntl", ((1, LOW32, number),), f"{name}: locks of parts of files count as nobody's memory")
+        for number, name in ((6, "F_SETLK"), (7, "F_SETLKW"), (37, "F_OFD_SETLK"), (38, "F_OFD_SETLKW"))
     ),
 )
 

@@ -185,7 +185,7 @@ class Supervisor:
         return await asyncio.start_unix_server(self._answer, sock=where, limit=_MOST)
 
     def stop(self) -> None:
-        """Take no more connections, and end when those that there are have ended; told twice, at once."""
+        """Take no more connections, and end when those that there are have ended; at the second call, at once."""
         if self.stopping:
             self._end_at_once()
         self.stopping = True
@@ -834,7 +834,9 @@ class Supervisor:
         return {"generation": self.current[0].number if self.current else 0}
 
     async def _stop_as_asked(self, request: dict[str, Any]) -> dict[str, Any]:
-        self.stop()
+        """Stop; who asks again, as who waits anew for the end, ends nobody's connection by it."""
+        if not self.stopping:
+            self.stop()
         if request.get("kill"):
             self.stop()
         return {"pid": os.getpid()}

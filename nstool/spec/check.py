@@ -26,7 +26,7 @@ from nstool.spec.model import (
     SeccompWhere,
     Spec,
 )
-from nstool.spec.values import MOUNT_TYPES, PROPAGATION, quoted, seccomp_is_file, size_text, suggest
+from nstool.spec.values import MOUNT_TYPES, PROPAGATION, nearest, quoted, seccomp_is_file, size_text, suggest
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -390,9 +390,12 @@ def _mount(spec: Spec, path: Path, mount: Mount) -> None:
 
 def _own_filesystems(spec: Spec) -> None:
     if spec.proc == "private" and spec.namespaces.pid not in ("new", "host"):
+        joined = spec.namespaces.pid
+        near = nearest(joined, ("new", "host"))
+        hint = f", did you mean {quoted(near)}?" if near else ""
         _fail(
-            ("proc",),
-            "a private /proc is of a new pid namespace, not of a joined one: "
+            ("namespaces", "pid"),
+            f"{quoted(joined)} is a namespace that is joined{hint}; such a one has no private /proc: "
             'write proc = "none", or "bind" for the host\'s, which shows all processes of the host, proc(5)',
         )
     if spec.proc == "private":

@@ -1,7 +1,7 @@
-"""Find the line of each key in the text of a spec that has been parsed already, TOML or JSON.
+"""Find the line of each key in the text of a spec that has been parsed already, TOML or JSON, and how numbers stand.
 
-Neither tomllib nor json tell where a key stood. The text is known to be valid, up to the first key that
-stands twice, so the scan needs no errors of its own: it follows tables, keys and values, and notes where
+Neither tomllib nor json tell where a key stood, or in which base a number. The text is known to be valid, up to the
+first key that stands twice, so the scan needs no errors of its own: it follows tables, keys and values, and notes where
 each key path began.
 """
 
@@ -25,6 +25,7 @@ class Lines:
         scan = _Scan(text.replace("\r\n", "\n"), format)
         self._found = scan.run()
         self.twice = scan.twice
+        self._words = scan.words
 
     def of(self, path: Path) -> int:
         """Return the line of a key path, or of the nearest table around it; 0 if nothing of it is there."""
@@ -32,6 +33,10 @@ class Lines:
             if path[:length] in self._found:
                 return self._found[path[:length]]
         return 0
+
+    def word(self, path: Path) -> str:
+        """Return the value of a key path as it is written, if it is neither text, a table nor an array; else ""."""
+        return self._words.get(path, "")
 
 
 class _Twice(Exception):
@@ -47,6 +52,7 @@ class _Scan:
         self.found: dict[Path, int] = {}
         self.counts: dict[Path, int] = {}  # elements so far of each [[array of tables]]
         self.written: dict[Path, int] = {}  # the lines of whole keys, not of the tables that they imply
+        self.words: dict[Path, str] = {}
         self.twice: tuple[Path, int, int] | None = None
 
     def run(self) -> dict[Path, int]:
@@ -174,8 +180,10 @@ class _Scan:
         elif char == "{":
             self.items(path, "}")
         else:
+            start = self.at
             while self.char() and self.char() not in ",]}#\n":
                 self.at += 1
+            self.words[path] = self.text[start : self.at].strip()
 
     def items(self, path: Path, end: str) -> None:
         """Scan an array or a table, from its bracket to the character behind the closing one."""

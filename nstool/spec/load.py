@@ -276,7 +276,30 @@ def _parse(text: str, place: str, format: str) -> tuple[object, Place]:
         at = f"{place}:{line}" if line else place
         return f"{at}: {key_path(path)}" if path else at
 
+    if format == "toml" and isinstance(data, dict):
+        _check_octal(data, text, where)
     return data, where
+
+
+def _check_octal(data: dict[str, Any], text: str, where: Place) -> None:
+    """Raise SpecError for permission bits that are written as a decimal number: nobody means those.
+
+    In JSON, which has no octal numbers, programs write the value itself, as ``Spec.asdict`` has it.
+    """
+    tables: dict[Path, tuple[type[Frozen], Any]] = {(): (Spec, data), ("service",): (Service, data.get("service"))}
+    mounts = data.get("mounts")
+    for number, one in enumerate(mounts if isinstance(mounts, list) else ()):
+        tables["mounts", number] = (Mount, one)
+    for path, (cls, table) in tables.items():
+        for key, value in table.items() if isinstance(table, dict) else ():
+            if _FIELDS.get((cls, key)) in (values.octal, values.socket_mode) and type(value) is int and value > 7:
+                from nstool.spec.lines import Lines
+
+                word = Lines(text, "toml").word((*path, key))
+                if not word.startswith("0o"):
+                    meant = word if set(word) <= set("01234567") else f"{value:o}"
+                    why = f'{word} is a decimal number, 0o{value:o}: write octal text, "0{meant}", or 0o{meant}'
+                    raise SpecError(why, where((*path, key)))
 
 
 def seccomp_words(text: str, path: str) -> Seccomp:

@@ -34,7 +34,7 @@ FILES: dict[str, bytes] = {
     "binary.toml": b"\xff\xfe",
     "empty.toml": b"",
     "nan.toml": b'command = ["true"]\nlimits.cpu = nan',
-    "mode.toml": b'command = ["true"]\n[[mounts]]\ntarget = "/tmp/x"\ntype = "tmpfs"\nmode = 99999',
+    "mode.toml": b'command = ["true"]\n[[mounts]]\ntarget = "/tmp/x"\ntype = "tmpfs"\nmode = "303237"',
     "json.json": b'{"command": ["true"], "command": ["id"]}',
 }
 LONG = "a" * 300

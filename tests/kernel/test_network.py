@@ -415,6 +415,63 @@ def test_metadata_service_is_out_of_reach(lab: Lab) -> None:
     lab.ask(box.pid, "169.254.169.254", 53, lab.server(outside, UDP, "169.254.169.254", 53))
 
 
+@pytest.mark.parametrize(
+    "address", ["168.63.129.16", "100.100.100.200", "192.0.0.192", "fd00:ec2::254", "fd20:ce::254"]
+)
+@in_lab
+def test_so_are_those_of_other_clouds(lab: Lab, address: str) -> None:
+    """The first is a name server, too."""
+    outside, length = lab.outside, 128 if ":" in address else 32
+    sh(f"ip addr add {address}/{length} dev eth0 {'nodad' if length == 128 else ''}", outside)
+    sh(f"ip route add {address}/{length} via {OUTSIDE6 if length == 128 else OUTSIDE4}")
+    box = lab.sandbox(ipv6=True)
+    assert lab.refused(box.pid, address, 80, lab.server(outside, TCP, address, 80))
+    if address == "168.63.129.16":
+        lab.ask(box.pid, address, 53, lab.server(outside, UDP, address, 53))
+    assert lab.ask(0, address, 81, lab.server(outside, TCP, address, 81))
+
+
+@pytest.mark.parametrize("whose", ["the host's", "a sandbox's"])
+@pytest.mark.parametrize("version", [4, 6])
+@in_lab
+def test_a_sandbox_has_no_port_of_the_hosts_addresses(lab: Lab, whose: str, version: int) -> None:
+    """It cannot get what another machine sends to a service of the host, or to a published port: CVE-2021-3773."""
+    outside, port = lab.outside, 5353
+    host, away, every = (HOST4, OUTSIDE4, "0.0.0.0") if version == 4 else (HOST6, OUTSIDE6, "::")
+    if whose == "the host's":
+        service = lab.server(0, UDP, every, port)
+    else:
+        victim = lab.sandbox(2, ipv6=True, publish=(Publish(port, port, "udp"),))
+        service = lab.server(victim.pid, UDP, every, port)
+    box = lab.sandbox(1, ipv6=True)
+    peer, attacker = lab.server(outside, UDP, away, port), lab.server(box.pid, UDP, every, port)
+    attacker.sendto(b"knock", (away, port))
+    _, seen = peer.recvfrom(9)
+    assert (seen[0], seen[1] >= 61000) == (host, True)
+    peer.sendto(b"secret", (host, port))
+    assert service.recvfrom(9)[0] == b"secret"
+    attacker.setblocking(False)
+    with pytest.raises(BlockingIOError):
+        attacker.recv(9)
+
+
+@in_lab
+def test_connections_of_a_sandbox_are_so_many_at_most(lab: Lab) -> None:
+    """The host's table of connections has room for others."""
+    outside = lab.outside
+    box, other = lab.sandbox(1), lab.sandbox(2)
+    away = lab.socket(box.pid, UDP)
+    refused = 0
+    for number in range(9000):
+        try:
+            away.sendto(b"x", (OUTSIDE4, 1000 + number))
+        except ConnectionRefusedError:
+            refused += 1
+    assert 8192 <= int(Path("/proc/sys/net/netfilter/nf_conntrack_count").read_text()) <= 8192 + 10
+    assert lab.refused(box.pid, OUTSIDE4, 80, lab.server(outside, TCP, OUTSIDE4, 80))
+    lab.ask(other.pid, OUTSIDE4, 81, lab.server(outside, TCP, OUTSIDE4, 81))
+
+
 @pytest.mark.parametrize("mode", ["veth", "bridge"])
 @in_lab
 def test_spoofed_source_address_is_dropped(lab: Lab, mode: str) -> None:

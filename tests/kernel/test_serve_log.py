@@ -189,8 +189,7 @@ def test_who_floods_loses_lines_of_his_own(name: str, tmp_path: Path) -> None:
                     if number % 30 == 0:
                         time.sleep(0.05)
                 lines = until(one, "said 299\n")
-            one.tell("stop")
-            one.tell("stop")
+            one.tell("stop", "--kill")
         assert one.process.wait(DEADLINE) == 0
     assert [line.split()[-1] for line in lines if ": said " in line] == [str(n) for n in range(300)]
     text = one.log.read_text()

@@ -270,6 +270,14 @@ def test_strict_refuses_urgent_data(call: str, args: tuple[int, ...]) -> None:
     assert lists.built_in("default").decide(call, args) == ALLOW
 
 
+def test_strict_refuses_locks_of_parts_of_files() -> None:
+    """F_SETLK, F_SETLKW, F_OFD_SETLK, F_OFD_SETLKW; who asks where one is, F_GETLK, holds none."""
+    for number in (6, 7, 37, 38):
+        assert lists.built_in("strict").decide("fcntl", (3, number, 0)) == EPERM
+        assert lists.built_in("default").decide("fcntl", (3, number, 0)) == ALLOW
+    assert lists.built_in("strict").decide("fcntl", (3, 5, 0)) == ALLOW
+
+
 # ---- what is learned ----
 
 UNDER = lists.built_in("default")
@@ -297,7 +305,11 @@ def test_what_was_made_is_allowed_and_nothing_looser() -> None:
         ),
     }
     assert {entry for entry in found.refuse if "ioctl" in entry} == {
-        *(f"ioctl(cmd == {command})" for command in ("0x5412", "0x541c", "0x5423")),
+        *(f"ioctl(cmd == {command})" for command in ("0x5412", "0x541c", "0x5423", "0x8912", "0x8946", "0x894a")),
+        *(f"ioctl(cmd & 0xfffffffe == {command})" for command in ("0x8940", "0x89b0")),
+        *(f"ioctl(cmd & 0xfffffffc == {command})" for command in ("0x8980", "0x89a0")),
+        "ioctl(cmd & 0xfffffff8 == 0x8990)",
+        "ioctl(cmd & 0xffffffe0 == 0x89e0)",
         "ioctl(cmd & 0xff00 == 0x6600, cmd & 0xff != 1, cmd & 0xff != 2)",
         "ioctl(cmd & 0xff00 == 0x5800, cmd & 0xff != 0x1f, cmd & 0xff != 0x20)",
         "ioctl(cmd & 0xff00 == 0x9400, cmd & 0xff != 9, cmd & 0xff != 0xd, cmd & 0xff != 0x36)",

@@ -39,6 +39,11 @@ ASK_DISK = (
     *(0xC020660B, 0xC020662B, 0xC0C0583B, 0x8008662C, 0x80811501, 0x80111500, 0x81009431, 0x80E8662D, 0x8400941F),
     *(0xC0385826, 0x8100587E, 0xD000943C, 0xC0109428, 0x6629, 0x660C),
 )
+# ioctls of sockets: linux/sockios.h
+DEVICES = (
+    *(0x8912, 0x8946, 0x894A, 0x8940, 0x8941, 0x8980, 0x8981, 0x8982, 0x8983, 0x8993, 0x8994, 0x8995),
+    *(0x89A0, 0x89A1, 0x89A2, 0x89A3, 0x89B0, 0x89B1, 0x89E0, 0x89EF, 0x89F0, 0x89FF),
+)
 # May be missing in a kernel, or be refused by the kernel itself for what they were asked.
 _KERNELS_OWN = {"setgroups", "map_shadow_stack", "uretprobe", "uprobe", "lsm_set_self_attr", "futex"}
 
@@ -173,6 +178,28 @@ CHECKS: tuple[Check, ...] = (
             f"ask-disk-{number:#x}", call("ioctl", 0, number, 0), refused("EPERM"), "no file tells of a disk", "seccomp"
         )
         for number in ASK_DISK
+    ),
+    *(
+        Check(
+            f"ask-device-{number:#x}-{high:x}",
+            call("ioctl", 0, high | number, 0),
+            refused("EPERM"),
+            "no lock of all networks is held for a page of the caller, and no module loaded",
+            "seccomp",
+        )
+        for number in DEVICES
+        for high in HIGH[:2]
+    ),
+    *(
+        Check(
+            f"cookie-{option}-{high:x}",
+            call("getsockopt", 0, high | 1, high | option, 0, 0),
+            refused("EPERM"),
+            "no number that all of the host draw from is told",
+            "seccomp",
+        )
+        for option in (57, 71)
+        for high in HIGH[:2]
     ),
     *(
         Check(f"{name}-{high:x}", call(*words), refused("EPERM"), why, "seccomp")
