@@ -13,8 +13,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from nstool.plan.preflight import Problem
     from nstool.sandbox.features import Feature
+    from nstool.spec.check import Place
 
 OTHERS = {"--json": False}
+_KEYS = {"execve": "command", "chdir": "cwd"}  # of steps that are made for one key
 STYLES = {"yes": "green", "limited": "yellow", "unknown": "yellow", "no": "red"}
 
 
@@ -49,10 +51,19 @@ def command(words: tuple[str, ...], as_json: bool) -> int:
         with Located(place):
             found = features.problems(spec)
             notes = () if found else features.notes(spec)
-        # What a step meets begins with words, not with a key.
-        located = (p if p.call else p.replace(what=written(p.what, place)) for p in found)
+        located = (p.replace(what=_what(p, place)) for p in found)
         return _show_problems(tuple(located), [written(note, place) for note in notes], as_json)
     return _show_features(features.features(), as_json)
+
+
+def _what(problem: Problem, place: Place) -> str:
+    """Return what a problem is of, with where that is written; what a step meets begins with words, not with a key."""
+    from nstool.spec.places import written
+
+    if not problem.call:
+        return written(problem.what, place)
+    key = _KEYS.get(problem.call.partition("(")[0])
+    return place((key,)) if key else problem.what
 
 
 def _service(words: list[str]) -> tuple[str, str | None, tuple[str, ...]] | None:
@@ -64,7 +75,7 @@ def _service(words: list[str]) -> tuple[str, str | None, tuple[str, ...]] | None
         option, equals, value = word.partition("=")
         if option in found:
             found[option].append(value if equals else next(rest, ""))
-        elif word.startswith("-"):
+        elif word.startswith("-") and word != "-":
             return None
         else:
             files.append(word)

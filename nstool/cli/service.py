@@ -65,7 +65,11 @@ def status(name: str, as_json: bool) -> int:
 @command.command("top")
 @click.argument("name")
 @click.option(
-    "--interval", type=click.FloatRange(0.1, 3600), default=1.0, metavar="S", help="Seconds between two looks."
+    "--interval",
+    type=click.FloatRange(0.1, 3600),
+    default=1.0,
+    metavar="S",
+    help="Seconds between two looks.  [default: 1]",
 )
 @click.option("--count", type=click.IntRange(0), default=0, metavar="N", help="Looks, then it ends.  [default: no end]")
 def top(name: str, interval: float, count: int) -> int:

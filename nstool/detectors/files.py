@@ -245,9 +245,21 @@ def sysctl_absent(scene: Scene) -> Answer:
     return {"name": _name(scene)}
 
 
+def _is_of_ipc(scene: Scene) -> bool:
+    """Whether a sysctl is one that each IPC namespace has: ipc_namespaces(7)."""
+    return _name(scene).startswith(("kernel.sem", "kernel.shm", "kernel.msg", "fs.mqueue."))
+
+
+def sysctl_of_nobody(scene: Scene) -> Answer:
+    """The limits of an IPC namespace are set by uid 0 of its user namespace, and that has none."""
+    if not is_sysctl(scene) or not _is_of_ipc(scene) or not scene.new_userns:
+        return False
+    return {"name": _name(scene)} if scene.outside("uid_map", 0) is None else False
+
+
 def sysctl_not_namespaced(scene: Scene) -> Answer:
     """The sysctl is the host's: it is there outside, and a namespace has none of its own, or may not write it."""
-    if not is_sysctl(scene) or not scene.exists(scene.path) or scene.by_caller:
+    if not is_sysctl(scene) or not scene.exists(scene.path) or scene.by_caller or sysctl_of_nobody(scene):
         return False
     return {"name": _name(scene)}
 

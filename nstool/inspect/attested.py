@@ -16,6 +16,7 @@ from nstool.sandbox import host, rundir
 from nstool.sandbox.attest import Property, Wanted
 from nstool.sandbox.attest import attest as properties
 from nstool.sandbox.cgroups import own_paths
+from nstool.sandbox.facts import uts_names
 from nstool.sandbox.launch import ends_within, payload_pid, resolve
 from nstool.spec.model import Spec
 
@@ -113,8 +114,28 @@ def _attest(one: _Target, *, read_filter: bool) -> Attestation:
         own_cgroups=_cgroups(one.pid, spec, facts.cgroups),
         waits=False,
     )
-    found = properties(one.pid, wanted) + filter_of(one.pid, spec, facts, read=read_filter)
+    found = properties(one.pid, wanted) + _hostname(one.pid, spec) + filter_of(one.pid, spec, facts, read=read_filter)
     return Attestation(one.target, one.pid, found)
+
+
+def _hostname(pid: int, spec: Spec) -> tuple[Property, ...]:
+    """Return the host name of a process beside what a spec gives it; nothing if it gives none."""
+    wanted = spec.hostname or spec.name[:64]
+    if spec.namespaces.uts != "new" or not wanted:
+        return ()
+    try:
+        proc = os.open(f"/proc/{pid}", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise SandboxGone(no_process(pid)) from None
+    try:
+        found, _ = uts_names(proc)
+    except FileNotFoundError:
+        raise SandboxGone(no_process(pid)) from None
+    except OSError as error:
+        return (Property("hostname", wanted, f"its uts namespace may not be joined: {error.strerror}", None),)
+    finally:
+        os.close(proc)
+    return (Property("hostname", wanted, found, found == wanted),)
 
 
 def filter_of(pid: int, spec: Spec, facts: Host, *, read: bool) -> tuple[Property, ...]:

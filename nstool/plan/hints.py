@@ -1094,6 +1094,14 @@ FILES: tuple[Row, ...] = (
     ),
     _row(
         "write_file",
+        "EACCES EPERM",
+        files.sysctl_of_nobody,
+        "sysctl {name} of an IPC namespace is set by uid 0 of its user namespace, and this one maps no such id",
+        "map it: --user 0:0 to be it, or a range in /etc/subuid and /etc/subgid (usermod --add-subuids)",
+        "ipc_namespaces(7)",
+    ),
+    _row(
+        "write_file",
         "EACCES EPERM ENOENT",
         files.sysctl_not_namespaced,
         "sysctl {name} belongs to the host: a namespace has none of its own, or may not write it",

@@ -89,7 +89,7 @@ def refusal(error: KernelError) -> Problem:
 
 
 def notes(spec: Spec, host: Host) -> tuple[str, ...]:
-    """Return which writable binds of a spec that this host can do the command cannot write, and what to do.
+    """Return which writable binds and roots of a spec that this host can do the command cannot write, and what to do.
 
     And which rights of Landlock this kernel is too old to refuse. Sentences that begin with the key. Owners and mode
     bits have to decide what can be written; of an ACL nothing is said.
@@ -101,7 +101,7 @@ def notes(spec: Spec, host: Host) -> tuple[str, ...]:
     planned = plan(spec, host, LEASE)
     scene = Scene(next(step for step in planned.steps if step.call == "execve"), plan=planned)
     person = rights.who(scene)
-    found = list(_landlock_notes(spec, host))
+    found = [*_landlock_notes(spec, host), *_root_notes(spec)]
     for number, mount in enumerate(spec.mounts):
         if person is None or mount.type != "bind" or not mount.writable:
             continue
@@ -112,6 +112,16 @@ def notes(spec: Spec, host: Host) -> tuple[str, ...]:
             remedy = ", or ".join(filter(None, ways))
             found.append(f"mounts[{number}]: the command cannot write {mount.source}: {whose}; {remedy}")
     return tuple(found)
+
+
+def _root_notes(spec: Spec) -> tuple[str, ...]:
+    uid = spec.user.partition(":")[0]
+    if not spec.root.writable or spec.root.type == "directory" or uid == "0":
+        return ()
+    return (
+        f"root.writable: what is in the root belongs to uid 0 inside, and the command is uid {uid}: it writes where "
+        'modes let others do so; user = "0:0" (--user 0:0) is that user, without a capability and none of the host\'s',
+    )
 
 
 def _landlock_notes(spec: Spec, host: Host) -> tuple[str, ...]:

@@ -329,11 +329,11 @@ class _Reader:
             raise OSError(EINVAL, os.strerror(EINVAL)) from None
 
     def uts(self) -> tuple[str, str] | None:
-        return self.try_to("hostname", lambda: _uts_names(self.proc))
+        return self.try_to("hostname", lambda: uts_names(self.proc))
 
 
-def _uts_names(proc: int) -> tuple[str, str]:
-    # (host name, domain name) in the uts namespace of the process whose /proc directory this is.
+def uts_names(proc: int) -> tuple[str, str]:
+    """Return host name and domain name in the uts namespace of the process whose /proc directory this is. setns(2)."""
     if _same_namespace(proc, "uts"):
         return _own_uts_names()
     from nstool.sandbox.inside import call

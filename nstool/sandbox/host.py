@@ -17,6 +17,7 @@ from nstool.plan.host import COVERED, SCRATCH, Host, Shown, SubIds
 from nstool.sandbox import cgroups
 from nstool.sandbox import shown as shown_parts
 from nstool.spec.model import Landlock, Mount, Spec
+from nstool.spec.values import nearest, quoted
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -159,7 +160,9 @@ def check_root(spec: Spec) -> None:
     wanted += [("root.upper", root.upper, True)] if root.upper else []
     for key, path, directory in wanted:
         if not os.path.exists(path):
-            raise SpecError(f"{path} does not exist on this host", key)
+            near = nearest(os.path.basename(path), ("system", "host", "tmpfs"))
+            hint = f", did you mean {quoted(near)}?" if near else ""
+            raise SpecError(f"{path} does not exist on this host{hint}", key)
         if root.type == "tarball" and not os.path.isfile(path):
             raise SpecError(f"{path} is no plain file: name a tarball: .tar, .tar.gz, .tar.xz", key)
         if directory and not os.path.isdir(path):

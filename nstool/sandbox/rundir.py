@@ -419,7 +419,7 @@ def _holder(record: Record) -> str:
     holder = (
         f"process {record.pid}" if record.launcher_alive else f"init {record.init_pid}, which outlives its launcher"
     )
-    return f"a running sandbox ({holder}): stop that one or choose another"
+    return f"a running sandbox ({holder}): stop that one or choose another, --name"
 
 
 def _make_free(name: str) -> None:

@@ -59,16 +59,21 @@ def learned(rules: Rules, seen: Iterable[tuple[str | int, tuple[int, ...]]]) -> 
                 allow.add(entry(rule))
             else:  # whatever its arguments, but for those that are refused
                 allow.add(call)
-                refuse |= {entry(other) for other in rules.of(call) if other.where and refuses(other.action)}
+                refuse |= {entry(other) for other in rules.of(call) if other.where and _is_refused(other.action)}
     # A call that is allowed whatever its arguments needs no entry for some of them.
     narrow = {text for text in allow if "(" in text and text.partition("(")[0] in allow}
     return Learned(
         tuple(sorted(allow - narrow)),
-        tuple(sorted(refuse)),
+        tuple(sorted(refuse - allow)),  # what was made and logged is allowed
         tuple(f"{call} ({text})" for call, text in sorted(refused.items())),
         tuple(sorted(logged)),
         tuple(sorted(unknown)),
     )
+
+
+def _is_refused(action: int) -> bool:
+    """Whether a list refuses, or would but for action = log."""
+    return refuses(action) or action == LOG
 
 
 def _matching(rules: Rules, call: str | int, args: tuple[int, ...]) -> Rule | None:

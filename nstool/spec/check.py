@@ -333,7 +333,7 @@ def _root(spec: Spec) -> None:
 def _overlay(path: Path, wanted: bool, lower: tuple[str, ...], upper: str) -> None:
     if not wanted and (lower or upper):
         key = "lower" if lower else "upper"
-        _fail((*path, key), f'{key} is a layer of an overlay; write type = "overlay"')
+        _fail((*path, key), f'{key} is a layer of an overlay; write type = "overlay", --root LOWER:LOWER')
     if wanted and not lower:
         _fail((*path, "lower"), "an overlay needs at least one lower directory")
     for index, layer in enumerate(lower):

@@ -177,9 +177,22 @@ def _no_service(data: object, words: object, where: Place) -> SpecError:
 
 
 def is_service(path: str) -> bool:
-    """Whether a file is a spec with a [service] table, by its text; of what cannot be read, reading tells."""
-    if not os.path.isfile(path):
-        return False
+    """Whether a file is a spec with a [service] table, by its text; of what cannot be read, reading tells.
+
+    "-": standard input, which can be read once more then.
+    """
+    if path == "-":
+        import io
+
+        data = sys.stdin.buffer.read(MAX_BYTES + 1)
+        sys.stdin = io.TextIOWrapper(io.BytesIO(data))
+        found = _is_service(path)
+        sys.stdin = io.TextIOWrapper(io.BytesIO(data))
+        return found
+    return os.path.isfile(path) and _is_service(path)
+
+
+def _is_service(path: str) -> bool:
     try:
         text, place, format, _ = _file(path)
         data, _ = _parse(text, place, format)
@@ -459,6 +472,8 @@ def _field(value: Any, cls: type[Frozen], key: str, path: Path, where: Place, gi
         return _table(value, Seccomp, path, where, given) if isinstance(value, dict) else value
     if isinstance(hint, type) and issubclass(hint, Frozen):
         return _record(value, hint, path, where, given)
+    if get_origin(hint) is tuple and isinstance(value, dict):
+        raise SpecError(f"expected an array of tables: write [[{key_path(path)}]]", where(path))
     if get_origin(hint) is tuple and isinstance(value, (list, tuple)):
         item = get_args(hint)[0]
         if isinstance(item, type) and issubclass(item, Frozen):

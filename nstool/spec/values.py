@@ -49,9 +49,13 @@ def suggest(word: str, choices: Iterable[str]) -> str:
 
 
 def nearest(word: str, choices: Iterable[str]) -> str:
-    """Return the choice that a misspelt word is near to, empty if none."""
+    """Return the choice that a misspelt word is near to, or the one that it begins; empty if none."""
     from difflib import get_close_matches
 
+    choices = list(choices)
+    begun = [one for one in choices if len(word) > 3 and one.startswith(word)]
+    if len(begun) == 1:
+        return begun[0]
     return next(iter(get_close_matches(word[:80], choices, 1, 0.6)), "")
 
 

@@ -394,6 +394,16 @@ def test_a_process_beside_a_file(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.needs("root", "cgroup_memory", "cgroup_pids", "cgroup_cpu")
+def test_the_host_name_is_compared(name: str) -> None:
+    """It is read in the sandbox's uts namespace; what a spec does not name is not looked for."""
+    with launch(Spec(command=("sleep", "1000"), name=name, hostname="box")):
+        assert attest(name).holds
+        [found] = attest(name, Spec(command=("sleep", "1000"), hostname="other")).failed
+        assert (found.name, found.wanted, found.found) == ("hostname", "other", "box")
+        assert attest(name, Spec(command=("sleep", "1000"))).holds
+
+
+@pytest.mark.needs("root", "cgroup_memory", "cgroup_pids", "cgroup_cpu")
 def test_by_its_name_beside_a_stricter_spec(name: str) -> None:
     """What the sandbox was not launched with at all is missing, not left out: limits, a link that is not wanted."""
     with launch(Spec(command=("sleep", "1000"), name=name, limits=Limits(pids=0))):

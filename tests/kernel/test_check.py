@@ -21,6 +21,7 @@ from tests.support.probes import REPOSITORY
 pytestmark = [pytest.mark.vm, pytest.mark.needs("root", "native", "nsexec")]
 
 AsUser = Callable[..., Any]
+NSTOOL = (sys.executable, "-m", "nstool.cli.main")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -37,9 +38,7 @@ def spec(*command: str, **changes: Any) -> Spec:
 
 
 def nstool(*words: str) -> tuple[int, str]:
-    done = subprocess.run(
-        [sys.executable, "-m", "nstool.cli.main", *words], cwd=REPOSITORY, capture_output=True, text=True
-    )
+    done = subprocess.run([*NSTOOL, *words], cwd=REPOSITORY, capture_output=True, text=True)
     assert "Traceback" not in done.stderr, done.stderr
     return done.returncode, done.stdout + done.stderr
 
@@ -333,6 +332,46 @@ def test_command_line() -> None:
     status, text = nstool("check", "--nosuchoption", "--", "true")
     assert status == 2
     assert "--nosuchoption" in text
+
+
+@pytest.mark.vm_full
+def test_a_problem_is_placed_where_it_is_written(tmp_path: Path) -> None:
+    quiet = "[limits]\nmemory = 0\npids = 0\ncpu = 0\n"
+    for lines, place in (
+        ('command = ["nosuch"]\n', "1: command"),
+        ('command = ["true"]\n\ncwd = "/no/dir"\n', "3: cwd"),
+    ):
+        file = tmp_path / "spec.toml"
+        file.write_text(lines + quiet)
+        status, text = nstool("check", str(file))
+        assert status == 125
+        assert text.startswith(f"{file}:{place}: not possible on this host\n")
+
+
+@pytest.mark.vm_full
+@pytest.mark.parametrize(("user", "noted"), [("1000:1000", True), ("0:0", False)])
+def test_note_of_a_root_that_the_command_cannot_write(user: str, noted: bool) -> None:
+    words = ("--root", "tmpfs", "--writable", "--mount", "/usr", "--mount", "/lib", "--mount", "/lib64", "--user", user)
+    quiet = ("--memory", "0", "--pids", "0", "--cpu", "0")
+    status, text = nstool("check", *quiet, *words, "--", "/usr/bin/true")
+    assert status == 0
+    assert ("note: --writable: what is in the root belongs to uid 0 inside" in text) == noted
+    for path in ("/x", "/usr/x"):
+        done = subprocess.run([*NSTOOL, "run", *quiet, *words, "--", "/usr/bin/touch", path], capture_output=True)
+        assert (done.returncode == 0) == (not noted and path == "/x")
+
+
+@pytest.mark.vm_full
+def test_a_spec_on_standard_input(tmp_path: Path) -> None:
+    """Also of a service, which is seen by its text."""
+    for text, expected in (
+        ('command = ["true"]\n', 0),
+        ('command = ["/bin/cat"]\n[service]\nlisten = ["tcp:127.0.0.1:0"]\nplaces = 2\n', 0),
+        ('command = ["/no/cat"]\n[service]\nlisten = ["tcp:127.0.0.1:0"]\nplaces = 2\n', 125),
+        ('command = ["true"]\numask = 22\n', 2),
+    ):
+        done = subprocess.run([*NSTOOL, "check", "-"], input=text, capture_output=True, text=True, cwd=REPOSITORY)
+        assert done.returncode == expected, done
 
 
 @pytest.mark.vm_full

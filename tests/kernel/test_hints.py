@@ -1377,6 +1377,10 @@ def test_sysctls(in_child: InChild) -> None:
     lines = maps("0 1879048192 1\n", "0 1879048192 1\n", setgroups=False)
     error = plan_of(USER | NET, init("setresuid", 0, 0, 0), inside, maps=lines)
     expect(error, "EACCES", "sysctl_not_namespaced", name="kernel.panic")
+    lines = maps("1000 1879048192 1\n", "1000 1879048192 1\n", setgroups=False)
+    inside = init("write_file", CWD, "/proc/sys/kernel/shmmax", b"1", 0, 0)
+    error = plan_of(USER | uapi.CLONE_NEWIPC, init("setresuid", 1000, 1000, 1000), inside, maps=lines)
+    expect(error, "EACCES", "sysctl_of_nobody", name="kernel.shmmax")
 
     def act() -> KernelError | None:
         own_mounts()

@@ -331,6 +331,16 @@ def test_what_a_list_logged_is_told() -> None:
     assert {"mount", "mkdir"} <= set(found.allow)
 
 
+def test_what_a_list_would_log_and_was_not_made_stays_refused() -> None:
+    """So the list that was learned is none looser than without action = log."""
+    under = lists.changed(Seccomp(action="log"))
+    huge, plain = (0, 0, 3, 0x40022, 0, 0), (0, 0, 3, 0x22, 0, 0)
+    refused = "mmap(flags & 0x40000 == 0x40000)"
+    assert refused in learned(under, [("mmap", plain)]).refuse
+    found = learned(under, [("mmap", plain), ("mmap", huge)])
+    assert ("mmap" in found.allow, refused in found.refuse, found.logged) == (True, False, ("mmap",))
+
+
 def test_a_list_that_refuses_what_is_always_there_has_it_not() -> None:
     """Nothing is added that the list would not let through."""
     under = lists.changed(Seccomp(refuse=of("restart_syscall")))
