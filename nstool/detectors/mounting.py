@@ -527,13 +527,22 @@ def root_not_writable(scene: Scene) -> Answer:
     """The directory belongs to somebody else than the sandbox's root, who may not write in it."""
     if not _makes_inside(scene) or upper_not_writable(scene):
         return False
-    place = _view_before(scene).locate(os.path.dirname(scene.path.rstrip("/")))
+    view = _view_before(scene)
+    if view.locate(scene.path).there:
+        return False
+    place = view.locate(os.path.dirname(scene.path.rstrip("/")))
     person = rights.who(scene)
+    if not scene.errno and (isinstance(scene.arg("dirfd"), Fd) or _has_overlay(scene)):
+        return None  # before it is made: what is written to an overlay goes to its upper layer
     if not place.host or person is None or place.attributes & uapi.MOUNT_ATTR_IDMAP:
         return None
     if rights.allowed(scene, person, place.host, rights.WRITE | rights.EXECUTE) is not False:
         return False
     return {"path": place.path, "host": place.host, "uid": person.uid}
+
+
+def _has_overlay(scene: Scene) -> bool:
+    return any(step.call == "fsopen" and step.args[0] == "overlay" for step in scene.before)
 
 
 def upper_not_writable(scene: Scene) -> Answer:

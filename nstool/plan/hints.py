@@ -931,6 +931,7 @@ MOUNTING: tuple[Row, ...] = (
         "{path} ({host} on the host) is not writable for host uid {uid}, which the sandbox's root is",
         "make it in the root beforehand, or use an id-mapped root (root.idmap = true, --root-idmap)",
         "path_resolution(7)",
+        predicts=True,
     ),
     _row(
         "mknodat",

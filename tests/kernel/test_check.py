@@ -362,6 +362,21 @@ def test_note_of_a_root_that_the_command_cannot_write(user: str, noted: bool) ->
 
 
 @pytest.mark.vm_full
+def test_a_root_that_lacks_directories_and_is_somebody_elses(tmp_path: Path) -> None:
+    """check foresees what run meets: /proc cannot be made in it; with the directory's owner mapped it can."""
+    root = tmp_path / "root"
+    root.mkdir()
+    words = ("--root", str(root), "--writable", "--mount", "/usr", "--mount", "/lib", "--mount", "/lib64")
+    quiet = ("--memory", "0", "--pids", "0", "--cpu", "0")
+    for command in ("run", "check"):
+        status, text = nstool(command, *quiet, *words, "--", "/usr/bin/true")
+        assert status == 125, text
+        assert f"cause: / ({root} on the host) is not writable for host uid" in text
+    for command in ("check", "run"):
+        assert nstool(command, *quiet, *words, "--root-idmap", "--", "/usr/bin/true")[0] == 0
+
+
+@pytest.mark.vm_full
 def test_a_spec_on_standard_input(tmp_path: Path) -> None:
     """Also of a service, which is seen by its text."""
     for text, expected in (
