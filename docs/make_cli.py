@@ -87,7 +87,10 @@ def options(name: str, command: click.Command) -> list[tuple[str, str]]:
         if isinstance(option, click.Option) and option.opts[0] not in table:
             choices = "|".join(option.type.choices) if isinstance(option.type, click.Choice) else ""
             value = f" {option.metavar or choices}".rstrip()
-            found.append((", ".join([*option.opts, *option.secondary_opts]) + value, option.help or ""))
+            about = option.help or ""
+            if option.show_default:
+                about += f"  [default: {option.default:g}]"
+            found.append((", ".join([*option.opts, *option.secondary_opts]) + value, about))
     return found
 
 
