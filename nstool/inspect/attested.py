@@ -114,15 +114,19 @@ def _attest(one: _Target, *, read_filter: bool) -> Attestation:
         own_cgroups=_cgroups(one.pid, spec, facts.cgroups),
         waits=False,
     )
-    found = properties(one.pid, wanted) + _hostname(one.pid, spec) + filter_of(one.pid, spec, facts, read=read_filter)
+    found = properties(one.pid, wanted) + _hostname(one, spec) + filter_of(one.pid, spec, facts, read=read_filter)
     return Attestation(one.target, one.pid, found)
 
 
-def _hostname(pid: int, spec: Spec) -> tuple[Property, ...]:
-    """Return the host name of a process beside what a spec gives it; nothing if it gives none."""
-    wanted = spec.hostname or spec.name[:64]
+def _hostname(one: _Target, spec: Spec) -> tuple[Property, ...]:
+    """Return the host name of a process beside what a spec gives it; nothing if it gives none.
+
+    A sandbox with a name has that, which may be another than the spec's: --name.
+    """
+    wanted = spec.hostname or (one.name[:64] if spec.name else "")
     if spec.namespaces.uts != "new" or not wanted:
         return ()
+    pid = one.pid
     try:
         proc = os.open(f"/proc/{pid}", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     except FileNotFoundError:

@@ -472,11 +472,11 @@ def _field(value: Any, cls: type[Frozen], key: str, path: Path, where: Place, gi
         return _table(value, Seccomp, path, where, given) if isinstance(value, dict) else value
     if isinstance(hint, type) and issubclass(hint, Frozen):
         return _record(value, hint, path, where, given)
-    if get_origin(hint) is tuple and isinstance(value, dict):
-        raise SpecError(f"expected an array of tables: write [[{key_path(path)}]]", where(path))
-    if get_origin(hint) is tuple and isinstance(value, (list, tuple)):
+    if get_origin(hint) is tuple and isinstance(value, (list, tuple, dict)):
         item = get_args(hint)[0]
         if isinstance(item, type) and issubclass(item, Frozen):
+            if isinstance(value, dict):
+                raise SpecError(f"expected an array of tables: write [[{key_path(path)}]]", where(path))
             return [_record(v, item, (*path, i), where, given) for i, v in enumerate(value)]
     return value
 

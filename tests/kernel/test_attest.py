@@ -401,6 +401,10 @@ def test_the_host_name_is_compared(name: str) -> None:
         [found] = attest(name, Spec(command=("sleep", "1000"), hostname="other")).failed
         assert (found.name, found.wanted, found.found) == ("hostname", "other", "box")
         assert attest(name, Spec(command=("sleep", "1000"))).holds
+    with launch(Spec(command=("sleep", "1000"), name=name)) as sandbox:
+        for target in (name, sandbox.pid):  # as it is called now, whatever the spec's name
+            assert attest(target, Spec(command=("sleep", "1000"), name="other")).holds
+        assert "hostname" in {one.name for one in attest(name).properties}
 
 
 @pytest.mark.needs("root", "cgroup_memory", "cgroup_pids", "cgroup_cpu")

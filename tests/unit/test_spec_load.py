@@ -95,6 +95,7 @@ WRONG = [
     ('command = ["a"]\n[limits]\n\npids = "x"', "w.toml:4: limits.pids: expected an integer, got a string"),
     ('command = ["a"]\nlimits = 5', "w.toml:2: limits: expected a table, got an integer"),
     ('command = ["a"]\n[mounts]\nb = 1', "w.toml:2: mounts: expected an array of tables: write [[mounts]]"),
+    ('command = ["a"]\n[mask_paths]\nb = 1', "w.toml:2: mask_paths: expected an array, got a table"),
     ('command = ["a"]\nmounts = "/a"', "w.toml:2: mounts: expected an array, got a string"),
     ('command = ["a"]\n[[mounts]]\nsource = "/a"', 'w.toml:2: mounts[0]: lacks the key "target"'),
     (
