@@ -195,7 +195,7 @@ os.write(OUT, said)
 @pytest.mark.parametrize(
     "seccomp",
     [
-        *("", 'seccomp = "strict"', 'seccomp = "none"', '[seccomp]\nallow = ["ioctl"]'),
+        *("", 'seccomp = "strict"', 'seccomp = "none"', '[seccomp]\nallow = ["ioctl(cmd == 0x8912)"]'),
         '[seccomp]\nrefuse = ["ioctl(cmd == 0x5401)", "getppid"]',
     ],
 )

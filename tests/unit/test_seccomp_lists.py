@@ -247,6 +247,9 @@ LOOSENED = {
     "fcntl(cmd == 1024)": ("fcntl", 0, 1024),
     "fcntl(cmd == 1026)": ("fcntl", 0, 1026),
     "ioctl(cmd == 0xc020660b)": ("ioctl", 0, 0xC020660B),
+    "ioctl(cmd == 0x8912)": ("ioctl", 0, 0x8912),
+    "ioctl(cmd == 0x8982)": ("ioctl", 0, 0x8982),
+    "@any-socket": ("socket", 17, 3, 0),
     "@numa": ("mbind",),
     "@secret-memory": ("memfd_secret",),
 }
