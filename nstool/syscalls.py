@@ -773,7 +773,7 @@ def seccomp_set_mode_filter(program: bytes, flags: int = 0) -> int:
     )
 
 
-_BPF_TRIES = 100
+_BPF_TRIES = 100  # a signal while the program is looked at ends that with EAGAIN: bpf_check() in kernel/bpf/verifier.c
 
 
 def bpf_socket_filter(program: bytes) -> int:
@@ -785,9 +785,7 @@ def bpf_socket_filter(program: bytes) -> int:
     """
     for _ in range(_BPF_TRIES):
         found: int = lib.nst_bpf_socket_filter(ffi.from_buffer(program), len(program) // 8)
-        if (
-            found != -errno.EAGAIN
-        ):  # a signal came while the program was looked at: bpf_check() in kernel/bpf/verifier.c
+        if found != -errno.EAGAIN:
             break
     return check("bpf", found, len(program) // 8)
 

@@ -29,7 +29,7 @@ def command(words: tuple[str, ...], as_json: bool) -> int:
     Takes what `nstool run` takes, or the spec of a service, with the --name and --listen of `nstool serve`. Nothing is
     done that stays: facts are read, and the steps are tried in a child that ends before the command. The addresses of a
     service are bound for a moment, and nobody listens; of a handler the file is compiled, and not run. A note tells of
-    a writable mount that the command cannot write, and of rights of Landlock that this kernel cannot refuse.
+    a writable mount or root that the command cannot write, and of rights of Landlock that this kernel cannot refuse.
     Exit status: 0 all can be done, 125 something cannot, 2 bad spec.
     """
     from nstool.sandbox import features

@@ -92,7 +92,8 @@ def attested(name: str, rows: Sequence[dict[str, Any]], *, all_: bool) -> Group:
         failed = sum(each.holds is False for each in properties)
         held = sum(each.holds is True for each in properties)
         found = f"lacks {plural(failed, 'property')}; {held} hold" if failed else f"{plural(held, 'property')} hold"
-        who = f"process {one['pid']} of generation {titled(one['generation'], one['shard'])}, {one['client']}"
+        client = f", {one['client']}" if one["client"] else ""  # of a listening socket nstool sees none
+        who = f"process {one['pid']} of generation {titled(one['generation'], one['shard'])}{client}"
         parts += [cell(f"{who}: {one['why'] or found}"), *_tables(compared(properties, all_=all_))]
         every += properties
     parts += unknown(every)

@@ -121,7 +121,7 @@ def _attest(one: _Target, *, read_filter: bool) -> Attestation:
 def _hostname(one: _Target, spec: Spec) -> tuple[Property, ...]:
     """Return the host name of a process beside what a spec gives it; nothing if it gives none.
 
-    A sandbox with a name has that, which may be another than the spec's: --name.
+    That of a named sandbox is its name if the spec says none; the spec may have another name (--name).
     """
     wanted = spec.hostname or (one.name[:64] if spec.name else "")
     if spec.namespaces.uts != "new" or not wanted:

@@ -79,8 +79,8 @@ table inet nstool {
 		# A sandbox that reaches another through a published port must get the answer from there.
 		ip daddr @sandbox4 ip saddr @sandbox4 ct status dnat masquerade
 		ip6 daddr @sandbox6 ip6 saddr @sandbox6 ct status dnat masquerade
-		# With ports that no service of the host and no published port has, by chance: what others send to one of
-		# those is not an answer to a sandbox that has the same port inside.
+		# Drawn from above the ports that services and published ports are wont to have: else what somebody sends to
+		# one of those would be taken for an answer to a sandbox that has talked to him from the same port.
 		ip saddr @nat4 ip daddr != @sandbox4 meta l4proto { tcp, udp } masquerade to :61000-65535 fully-random
 		ip6 saddr @nat6 ip6 daddr != @sandbox6 meta l4proto { tcp, udp } masquerade to :61000-65535 fully-random
 		ip saddr @nat4 ip daddr != @sandbox4 masquerade

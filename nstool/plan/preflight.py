@@ -116,7 +116,9 @@ def notes(spec: Spec, host: Host) -> tuple[str, ...]:
 
 def _root_notes(spec: Spec) -> tuple[str, ...]:
     uid = spec.user.partition(":")[0]
-    if not spec.root.writable or spec.root.type == "directory" or uid == "0":
+    if not spec.root.writable or spec.root.type == "directory":
+        return ()
+    if uid == "0" or "dac_override" in spec.capabilities.effective:
         return ()
     return (
         f"root.writable: what is in the root belongs to uid 0 inside, and the command is uid {uid}: it writes where "

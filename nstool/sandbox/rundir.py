@@ -661,8 +661,7 @@ def find_running(name: str, otherwise: str = "") -> Record:
             "run the command there",
         )
     if record.spec.get("service"):
-        told = ", ".join(f"nstool service {what} {name}" for what in ("status", "attest", "rotate"))
-        raise SpecError(f"{name!r} is a service, for which there are {told} and stop", "NAME")
+        raise SpecError(f"{name!r} is a service: nstool service status|attest|reload|rotate|stop {name}", "NAME")
     if not record.init_alive:
         raise SandboxGone(f"sandbox {name!r} {'has just ended' if record.init_pid else 'is not running yet'}")
     return record

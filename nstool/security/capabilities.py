@@ -218,8 +218,7 @@ def _cap_name(bit: int) -> str:
 
 
 def _did_you_mean(name: str) -> str:
-    from difflib import get_close_matches
+    from nstool.spec.values import nearest
 
-    begun = [one for one in CAPABILITIES if name and one.startswith(name)]
-    close = begun if len(begun) == 1 else get_close_matches(name, CAPABILITIES, n=1)
-    return f"; did you mean {close[0]!r}?" if close else ""
+    near = nearest(name, CAPABILITIES)
+    return f"; did you mean {near!r}?" if near else ""

@@ -41,7 +41,7 @@ def attest(generation: Generation, place: int, inner: int, *, first: bool = Fals
     assert generation.variant is not None
     variant, facts = generation.variant
     wanted = wanted_of(generation, place)
-    init = outer(generation.pid, inner)
+    init = _outer(generation.pid, inner)
     spec = wanted.spec
     try:
         pid = payload_pid(init) if spec.init else init
@@ -157,7 +157,7 @@ def _raise_refused(planned: Plan, number: int, place: str) -> None:
         )
 
 
-def outer(template: int, inner: int) -> int:
+def _outer(template: int, inner: int) -> int:
     """Return the pid of a child of the template here. proc_pid_status(5), NSpid. Raises SandboxGone."""
     found = inits_of(template).get(inner)
     if found is None:
@@ -188,12 +188,6 @@ def inner_pid(status: bytes, template: int) -> int:
     numbers = fields.get(b"NSpid", b"").split()
     # It is 1 in its own pid namespace, and the template's number of it stands before that.
     return int(numbers[-2]) if fields.get(b"PPid") == b"%d" % template and len(numbers) > 1 else 0
-
-
-def is_init(pid: int, template: int, inner: int) -> bool:
-    """Whether a process is the init that a template knows by this pid."""
-    with open(f"/proc/{pid}/status", "rb") as file:
-        return inner_pid(file.read(), template) == inner
 
 
 def processes_of(template: int) -> list[int]:

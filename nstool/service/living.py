@@ -119,6 +119,7 @@ def _command(one: Living, init: int) -> int:
     """Return the pid of its command, which is its init if it has none. Raises SandboxGone, FileNotFoundError."""
     has_init = one.wanted is None or one.wanted.spec.init
     pid = payload_pid(init) if has_init else init
-    if not attested.is_init(init, one.template, one.inner):
-        raise SandboxGone("another process has the number of its init")
+    with open(f"/proc/{init}/status", "rb") as file:
+        if attested.inner_pid(file.read(), one.template) != one.inner:
+            raise SandboxGone("another process has the number of its init")
     return pid

@@ -295,7 +295,7 @@ def _parse(text: str, place: str, format: str) -> tuple[object, Place]:
 
 
 def _check_octal(data: dict[str, Any], text: str, where: Place) -> None:
-    """Raise SpecError for permission bits that are written as a decimal number: nobody means those.
+    """Raise SpecError for permission bits that are written as a number of another base: nobody means those.
 
     In JSON, which has no octal numbers, programs write the value itself, as ``Spec.asdict`` has it.
     """
@@ -311,7 +311,7 @@ def _check_octal(data: dict[str, Any], text: str, where: Place) -> None:
                 word = Lines(text, "toml").word((*path, key))
                 if not word.startswith("0o"):
                     meant = word if set(word) <= set("01234567") else f"{value:o}"
-                    why = f'{word} is a decimal number, 0o{value:o}: write octal text, "0{meant}", or 0o{meant}'
+                    why = f'{word} is not octal, its bits are 0o{value:o}: write octal text, "0{meant}", or 0o{meant}'
                     raise SpecError(why, where((*path, key)))
 
 

@@ -461,12 +461,8 @@ def test_connections_of_a_sandbox_are_so_many_at_most(lab: Lab) -> None:
     outside = lab.outside
     box, other = lab.sandbox(1), lab.sandbox(2)
     away = lab.socket(box.pid, UDP)
-    refused = 0
     for number in range(9000):
-        try:
-            away.sendto(b"x", (OUTSIDE4, 1000 + number))
-        except ConnectionRefusedError:
-            refused += 1
+        away.sendto(b"x", (OUTSIDE4, 1000 + number))
     assert 8192 <= int(Path("/proc/sys/net/netfilter/nf_conntrack_count").read_text()) <= 8192 + 10
     assert lab.refused(box.pid, OUTSIDE4, 80, lab.server(outside, TCP, OUTSIDE4, 80))
     lab.ask(other.pid, OUTSIDE4, 81, lab.server(outside, TCP, OUTSIDE4, 81))

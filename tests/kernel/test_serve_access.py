@@ -161,7 +161,7 @@ def test_it_stays_so_when_it_is_opened_anew(name: str, tmp_path: Path) -> None:
     [
         ('socket_mode = "0888"', "socket_mode", "octal"),
         ("socket_mode = 0o1777", "socket_mode", "0777"),
-        ("socket_mode = 660", "socket_mode", '660 is a decimal number, 0o1224: write octal text, "0660"'),
+        ("socket_mode = 660", "socket_mode", '660 is not octal, its bits are 0o1224: write octal text, "0660"'),
         ('socket_owner = "no-such-user"', "socket_owner", "no user 'no-such-user'"),
         ('socket_owner = "root:no-such-group"', "socket_owner", "no group 'no-such-group'"),
         (f'socket_owner = "{OTHER}"', "socket_owner", f'"{OTHER}:GROUP"'),

@@ -92,9 +92,12 @@ def test_those_that_serve_have_what_the_spec_asks_for(name: str, tmp_path: Path,
         with served(one):
             status, found = attested(name, "--filter")
             living = [place for place in one.status()["generations"][0]["places"] if place["state"] == "serving"]
+            head = attest(name).stdout.splitlines()[0]
         told = [(each["place"], each["life"], each["client"], each["generation"], each["shard"]) for each in found]
         assert told == [(each["number"], each["life"], each["client"], 1, 0) for each in living]
         assert status == 0
+        client = "" if shape == "listener" else f", {found[0]['client']}"
+        assert head.startswith(f"process {found[0]['pid']} of generation 1{client}: ")
         assert all(each["holds"] is True and each["why"] == "" for each in found)
         names = {row["name"] for each in found for row in each["properties"] if row["holds"]}
         assert {"namespaces.net", "uid_map", "capabilities.bounding", "limits pids.max", "seccomp"} <= names
@@ -157,10 +160,13 @@ def test_another_way_to_ask_names_this_one(name: str, tmp_path: Path) -> None:
     spec = write(tmp_path / "s.toml", TCP, CAT)
     with serving.serving(spec, name) as one, served(one):
         pid = str(attested(name)[1][0]["pid"])
-        for words in ((pid, str(spec)), (f"{name}.1",), (name,)):
+        for words, told in (
+            ((pid, str(spec)), "nstool service attest NAME"),
+            ((f"{name}.1",), f"nstool service attest {name} "),
+            ((name,), f"nstool service status|attest|reload|rotate|stop {name}"),
+        ):
             done = subprocess.run([NSTOOL, "attest", *words], capture_output=True, text=True)
-            assert done.returncode == 2
-            assert f"nstool service attest {'NAME' if len(words) > 1 else name}" in done.stderr
+            assert (done.returncode, told in done.stderr) == (2, True), done
 
 
 @pytest.mark.parametrize("who", ["root", pytest.param("user", marks=pytest.mark.needs("userns", "newuidmap"))])

@@ -110,11 +110,21 @@ WRONG = [
     ('command = ["a"]\nenv = ["A=1", "B=1",\n"A=2"]', 'w.toml:2: env: "A" twice; write it once'),
     ('command = ["a"]\n[limits.rlimits]\nnofil = 5', 'w.toml:3: limits.rlimits.nofil: "nofil" is no resource limit'),
     ('command = ["a"]\numask = "9"', 'w.toml:2: umask: "9" is not octal'),
-    ('command = ["a"]\numask = 77', 'w.toml:2: umask: 77 is a decimal number, 0o115: write octal text, "077", or 0o77'),
-    ('command = ["a"]\numask = 1_8 # x', 'w.toml:2: umask: 1_8 is a decimal number, 0o22: write octal text, "022"'),
+    (
+        'command = ["a"]\numask = 77',
+        'w.toml:2: umask: 77 is not octal, its bits are 0o115: write octal text, "077", or 0o77',
+    ),
+    (
+        'command = ["a"]\numask = 0x1ff',
+        'w.toml:2: umask: 0x1ff is not octal, its bits are 0o777: write octal text, "0777"',
+    ),
+    (
+        'command = ["a"]\numask = 1_8 # x',
+        'w.toml:2: umask: 1_8 is not octal, its bits are 0o22: write octal text, "022"',
+    ),
     (
         'command = ["a"]\nmounts = ["/a", { target = "/b", type = "tmpfs", mode = 755 }]',
-        "w.toml:2: mounts[1].mode: 755 is a decimal number, 0o1363: ",
+        "w.toml:2: mounts[1].mode: 755 is not octal, its bits are 0o1363: ",
     ),
     ('command = ["a"]\nuid_map = ["0:1"]', 'w.toml:2: uid_map[0]: "0:1" is not an id map'),
     ('command = ["a"]\nname = 1979-05-27', "w.toml:2: name: expected a string, got "),
