@@ -18,12 +18,13 @@ pytestmark = pytest.mark.needs("root", "native", "nsexec")
 NSTOOL = str(Path(sys.prefix) / "bin/nstool")
 SECONDS = 120  # only what hangs takes as long, in an emulated machine too
 LINES = 40_000
-# Sends its terminal to who listens at /srv/s, and ends.
+# Sends its terminal to who listens at /srv/s, and ends when that has been looked at.
 SEND = """
 import array, os, socket
 s = socket.socket(socket.AF_UNIX)
 s.connect("/srv/s")
 s.sendmsg([b"x"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [os.open("/dev/tty", os.O_RDWR)]))])
+s.recv(1)
 print("sent", flush=True)
 """
 
@@ -97,6 +98,7 @@ def test_who_keeps_the_terminal_is_not_waited_for(words: list[str], tmp_path: Pa
                 fds = array.array("i", ancillary[0][2])
                 try:
                     assert os.isatty(fds[0])
+                    end.send(b"x")
                     assert run.stdout is not None
                     assert run.stdout.read() == b"sent\r\n"
                     assert run.wait(SECONDS) == 0
