@@ -41,6 +41,13 @@ COMMANDS: dict[str, tuple[str, dict[str, str]]] = {
             "empty)"
         },
     ),
+    "cleanup": (
+        "",
+        {
+            "sandboxes": "list of objects: name, done (list of text, what was undone), left (text: what goes on of a "
+            "killed service, else empty)"
+        },
+    ),
     "check": ("", {"features": "list of objects: area, name, state, found, remedy"}),
     "check SPEC": ("", {"ok": "true or false", "problems": "list of objects", "notes": "list of text"}),
     "ls": (

@@ -30,19 +30,24 @@ def command(long_: bool, as_json: bool) -> int:
     left = _left(records)
     done = dict.fromkeys(left, ()) | {one.name: one.done for one in cleaned}
     if as_json:
-        import msgspec
+        from nstool.cli import answer
 
-        rows = [{"name": name, "done": what, "left": left.get(name, "")} for name, what in done.items()]
-        click.echo(msgspec.json.encode(rows))
-        return 0
+        answer.show(
+            {"sandboxes": [{"name": name, "done": what, "left": left.get(name, "")} for name, what in done.items()]}
+        )
+    else:
+        _print(done, left, long_=long_)
+    if note := strays.note(records):
+        click.echo(note, err=True)
+    return 0
+
+
+def _print(done: dict[str, tuple[str, ...]], left: dict[str, str], *, long_: bool) -> None:
     for name, what in done.items():
         words = [*(what if long_ else _summary(what)), *([left[name]] if name in left else [])]
         click.echo(f"{name}: {'; '.join(words) or 'nothing was left but its name'}")
     if not done:
         click.echo("nothing to clean up")
-    if note := strays.note(records):
-        click.echo(note, err=True)
-    return 0
 
 
 def _left(records: Iterable[Record]) -> dict[str, str]:

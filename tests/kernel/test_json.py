@@ -22,6 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 # By the names of docs/make_json.py; ME is this process, SERVICE a service.
 LINES = {
     "ps": "ps",
+    "cleanup": "cleanup",
     "check": "check",
     "check SPEC": "check -- true",
     "ls": "ls net",
