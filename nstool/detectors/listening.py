@@ -74,6 +74,10 @@ def _holders(where: Where) -> Iterator[Any]:
 
 
 def _pids(scene: Scene) -> list[int]:
+    return scene.once(_pids_that_hold)
+
+
+def _pids_that_hold(scene: Scene) -> list[int]:
     return sorted({one.pid for one in _holders(_where(scene)) if one.pid})
 
 

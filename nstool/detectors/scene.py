@@ -12,10 +12,12 @@ from nstool.sandbox.mountinfo import Mount, read_mounts
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
+    from typing import Any, TypeVar
 
     from nstool.detectors.view import View
 
+    T = TypeVar("T")
     Answer = bool | dict[str, object] | None
 
 
@@ -36,6 +38,7 @@ class Scene:
         self._texts: dict[str, str | None] = {}
         self._mounts: tuple[Mount, ...] | None = None
         self._view: View | None = None
+        self._found: dict[object, Any] = {}
 
     def at(self, step: Step) -> Scene:
         """Return the scene of another step of the same plan, keeping what was read."""
@@ -44,6 +47,13 @@ class Scene:
         scene._mounts = self._mounts
         scene._view = self._view
         return scene
+
+    def once(self, look: Callable[[Scene], T]) -> T:
+        """Return what look finds, which is asked once for all detectors of this step."""
+        if look not in self._found:
+            self._found[look] = look(self)
+        found: T = self._found[look]
+        return found
 
     # ---- the step ----
 

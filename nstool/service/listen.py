@@ -17,8 +17,9 @@ from nstool.service.tied import tie
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
+    from nstool.service.blueprint import Blueprint
     from nstool.spec.check import Place
     from nstool.spec.service import Service
 
@@ -40,6 +41,11 @@ class Listener(Frozen):
     word: str
     fd: int
     file: SocketFile | None = None
+
+    @property
+    def is_there(self) -> bool:
+        """Whether clients find it: its file, if it has one, is still its own."""
+        return self.file is None or self.file.is_there
 
     @property
     def type(self) -> int:
@@ -253,6 +259,16 @@ def open_listener(
             raise _refused(word, error.errno or 0, place, why) from None
         raise
     return Listener(word, one.detach(), file)
+
+
+def asked(blueprint: Blueprint) -> Iterator[tuple[str, str, str, bool]]:
+    """Yield the addresses that a service opens, as ``attempt`` takes them: word, place, why, handed."""
+    service = blueprint.service
+    for word in service.listen:
+        if word != "systemd":
+            yield word, blueprint.listener_place(word), CONNECTIONS, service.shape != "port"
+    if service.metrics:
+        yield service.metrics, blueprint.written(("service", "metrics")), METRICS, False
 
 
 def attempt(word: str, place: str, why: str, *, handed: bool = False) -> None:

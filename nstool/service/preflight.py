@@ -42,13 +42,9 @@ def _files(blueprint: Blueprint) -> Iterator[Problem]:
 
 
 def _addresses(blueprint: Blueprint) -> Iterator[Problem]:
-    service = blueprint.service
-    asked = [(word, blueprint.listener_place(word), listen.CONNECTIONS) for word in service.listen if word != "systemd"]
-    if service.metrics:
-        asked.append((service.metrics, blueprint.written(("service", "metrics")), listen.METRICS))
-    for word, place, why in asked:
+    for word, place, why, handed in listen.asked(blueprint):
         try:
-            listen.attempt(word, place, why, handed=service.shape != "port" and why == listen.CONNECTIONS)
+            listen.attempt(word, place, why, handed=handed)
         except KernelError as error:
             if error.errno != EADDRINUSE or not listen.is_of(blueprint.name, word):
                 yield preflight.refusal(error).replace(what=place)

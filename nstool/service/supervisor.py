@@ -16,7 +16,7 @@ import resource
 import signal
 import socket
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from math import ceil, inf
 from time import monotonic
@@ -432,6 +432,8 @@ class Supervisor:
         async with self._reading:
             self._reload = None
             blueprint = await self._read_spec()
+            there = {self.blueprint.service.metrics, *(one.word for one in self.listeners if one.is_there)}
+            await asyncio.get_running_loop().run_in_executor(None, _try_addresses, blueprint, there)
             async with self._rotating:
                 if self.stopping:
                     raise generation.Stopping
@@ -499,7 +501,7 @@ class Supervisor:
         self.blueprint = blueprint
         wanted, metrics = blueprint.service.listen, blueprint.service.metrics
         # A socket whose file is gone, or another's, is one that nobody finds: it is opened anew.
-        self.listeners = [one for one in have if one.word in wanted and (one.file is None or one.file.is_there)]
+        self.listeners = [one for one in have if one.word in wanted and one.is_there]
         self._open_listeners()
         if blueprint.service.health_interval:
             health.target(self.listeners)
@@ -652,7 +654,7 @@ class Supervisor:
 
     def _look_at_files(self) -> None:
         """Say which Unix sockets nobody can connect to any more, as their file is gone, once."""
-        lost = {one.fd for one in self.listeners if one.file is not None and not one.file.is_there}
+        lost = {one.fd for one in self.listeners if not one.is_there}
         for fd in lost - self._unfound:
             again = f"nstool service reload {self.blueprint.name} opens it anew"
             self.say(f"{self._addresses[fd]}: its file is gone, or another's, and nobody can connect; {again}")
@@ -855,6 +857,16 @@ _REQUESTS: dict[str, Callable[[Supervisor, dict[str, Any]], Awaitable[dict[str, 
     "reload": Supervisor._reload_as_asked,
     "stop": Supervisor._stop_as_asked,
 }
+
+
+def _try_addresses(blueprint: Blueprint, there: Collection[str]) -> None:
+    """Raise what listening at the addresses of a spec would meet, but for those that are there.
+
+    Not in the loop: who has an address is found in all processes of the host, which may take seconds.
+    """
+    for word, place, why, handed in listen.asked(blueprint):
+        if word not in there:
+            listen.attempt(word, place, why, handed=handed)
 
 
 def _asked(line: bytes) -> dict[str, Any]:

@@ -142,6 +142,50 @@ def test_who_may_connect_is_not_of_a_spec_that_is_refused(name: str, tmp_path: P
         assert path.stat() == before
 
 
+# nstool whose look into all processes, for who has an address, makes a file and waits until there is another.
+SLOW = """
+import os, sys, time
+began, go_on = sys.argv[1:3]
+del sys.argv[1:3]
+sys.path += {path!r}
+import psutil
+look = psutil.net_connections
+def slow(kind):
+    open(began, "w").close()
+    while not os.path.exists(go_on):
+        time.sleep(0.01)
+    return look(kind)
+psutil.net_connections = slow
+exec(open({nstool!r}).read())
+"""
+
+
+def test_who_has_an_address_is_found_while_the_service_serves(name: str, tmp_path: Path) -> None:
+    """On a host with many processes that takes seconds; connections and questions are not kept."""
+    spec, log = write(tmp_path / "s.toml", TCP, CAT), tmp_path / "log"
+    began, go_on = tmp_path / "began", tmp_path / "go on"
+    slow = SLOW.format(path=sys.path, nstool=NSTOOL)
+    with log.open("wb") as out, contextlib.ExitStack() as stack:
+        command = [sys.executable, "-IS", "-c", slow, began, go_on, "serve", "--name", name, spec]
+        process = subprocess.Popen(command, stdout=out, stderr=out)
+        one = serving.Serving(name, process, log)
+        stack.callback(serving.stop, one)
+        serving.wait(one, 0)
+        port = one.port()
+        taken = stack.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1]
+        write(spec, f'listen = ["tcp:127.0.0.1:{taken}"]', CAT)
+        asking = stack.enter_context(
+            subprocess.Popen([NSTOOL, "service", "reload", name], stderr=subprocess.PIPE, text=True)
+        )
+        stack.callback(go_on.touch)
+        one.until(lambda _: began.exists(), "it is looked who has the address")
+        assert ask(port, b"served") == b"served"
+        assert asking.poll() is None
+        go_on.touch()
+        _, said = asking.communicate(timeout=DEADLINE)
+        assert (asking.returncode, f"has 127.0.0.1:{taken}" in said) == (125, True), said
+
+
 def test_what_cannot_be_reloaded_delays_nothing(name: str, tmp_path: Path) -> None:
     """The next generation of what stays comes when it is due, however often another was refused."""
     spec = write(tmp_path / "s.toml", TCP + "renew_after = 3", CAT)
