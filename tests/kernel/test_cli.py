@@ -666,8 +666,8 @@ def test_a_sandbox_of_another_pid_namespace_is_not_acted_on(name: str) -> None:
             assert "cause: it was made in another pid or time namespace" in done.stderr
         listed = subprocess.run([*elsewhere, "ps", "--json"], capture_output=True, check=True)
         assert [(box["name"], box["state"]) for box in json.loads(listed.stdout)["sandboxes"]] == [(name, "elsewhere")]
-        cleaned = subprocess.run([*elsewhere, "cleanup"], capture_output=True, check=True)
-        assert cleaned.stdout == b"nothing to clean up\n"
+        cleaned = subprocess.run([*elsewhere, "cleanup"], capture_output=True, text=True, check=True)
+        assert name not in cleaned.stdout
 
 
 def test_run_directory_removed_by_hand_leaves_no_cgroup(name: str, run_dir: Path) -> None:

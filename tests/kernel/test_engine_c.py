@@ -227,13 +227,13 @@ def test_sandbox_dies_with_nsexec(running: Callable[..., subprocess.Popen[str]])
     file = file_of(process)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     pidfds = [os.pidfd_open(int(child)) for child in children]
+    left = cgroups_of(file)
+    assert left
+    assert all(map(os.path.exists, left))
     process.kill()
     for fd in pidfds:
         assert select.select([fd], [], [], SECONDS)[0], "init runs on"
         os.close(fd)
-    left = cgroups_of(file)
-    assert left
-    assert all(map(os.path.exists, left))
     process.wait(SECONDS)
     journal.cleanup()
     assert not any(map(os.path.exists, left))

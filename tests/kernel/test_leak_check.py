@@ -188,8 +188,8 @@ def test_what_goes_by_itself_in_time_is_no_leak(workplace: Workplace) -> None:
     """The check gives the kernel time for what is just ending."""
     check = leaks.LeakCheck(workplace)
     fd = os.open("/dev/null", os.O_RDONLY)
-    threading.Timer(0.1, os.close, [fd]).start()
     assert list(check.new()) == ["file descriptor"]
+    threading.Timer(0.1, os.close, [fd]).start()
     assert check.wait() == {}
 
 

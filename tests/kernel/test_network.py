@@ -753,9 +753,10 @@ def test_rules_of_others_stay(lab: Lab) -> None:
 
 
 def host_bridge() -> None:
-    """Make a bridge that is not nstool's, with a port whose address it bears."""
+    """Make a bridge that is not nstool's, with a port whose address it bears; none with routes that come later."""
     sh("""ip link add br0 type bridge
         ip link add d0 address 52:54:00:00:00:01 type veth peer d1; ip link set d0 master br0
+        for link in br0 d0 d1; do ip link set $link addrgenmode none; done
         ip addr add 172.20.0.1/24 dev br0; ip link set br0 up; ip link set d0 up; ip link set d1 up""")
 
 

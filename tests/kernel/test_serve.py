@@ -468,7 +468,7 @@ def test_who_waits_when_the_time_to_end_is_over_is_refused(name: str, tmp_path: 
 
 def test_who_waits_for_too_long_is_told_also_without_a_service(name: str, tmp_path: Path) -> None:
     """Where each sandbox is attested none is made then, and whoever waits has a deadline all the same."""
-    words = TCP + 'places = 1\nqueue = 4\nqueue_timeout = 0.5\nattest = "each"\nbusy = "later\\n"'
+    words = TCP + 'places = 1\nqueue = 4\nqueue_timeout = 4\nattest = "each"\nbusy = "later\\n"'
     one = serving.start(write(tmp_path / "s.toml", words, "command = ['/bin/cat']"), name, tmp_path / "log")
     with one_served_and_two_queued(one) as held, serving.killed(one):
         assert [each.recv(100) for each in held[1:]] == [b"later\n", b"later\n"]

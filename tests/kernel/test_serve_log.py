@@ -23,7 +23,7 @@ import pytest
 from nstool._native import lib
 from nstool.errors import NstoolError
 from nstool.sandbox import engine
-from nstool.service import generation
+from nstool.service import generation, log
 from nstool.service.blueprint import Remains
 from nstool.service.channel import BOARD, Channel
 from nstool.service.supervisor import Supervisor
@@ -147,20 +147,28 @@ def test_a_signal_that_means_nothing_ends_nothing(name: str, tmp_path: Path) -> 
 
 def test_lines_of_sandboxes_do_not_mix(name: str, tmp_path: Path) -> None:
     """A line is one, in however many parts it is written; one that does not end is shown after a while."""
-    script = "read a; printf $a >&2; read b; printf $b >&2; read c; echo $c >&2; printf waits >&2; read d"
+    script = (
+        "read a; printf $a >&2; echo; read b; printf $b >&2; echo; read c; echo $c >&2; printf waits >&2; echo; read d"
+    )
     with serving.serving(write(tmp_path / "s.toml", TCP, shell(script)), name) as one:
         port = one.port()
-        clients = [socket.create_connection(("127.0.0.1", port), timeout=DEADLINE) for _ in range(2)]
-        for word in ("begun-", "more-", "ended"):
-            for number, client in enumerate(clients):
-                client.sendall(f"{number}{word}\n".encode())
-            time.sleep(0.1)  # it has looked
-        lines = until(one, "waits", 2)
-        for client in clients:
-            client.close()
-    assert {line.rpartition(" ")[2] for line in lines if "begun" in line} == {
-        f"{n}begun-{n}more-{n}ended" for n in range(2)
-    }
+        for tries in range(1, 30):
+            clients = [socket.create_connection(("127.0.0.1", port), timeout=DEADLINE) for _ in range(2)]
+            begun = time.monotonic()
+            for word in ("begun-", "more-", "ended"):
+                for number, client in enumerate(clients):
+                    client.sendall(f"{tries}.{number}{word}\n".encode())
+                    assert client.recv(1) == b"\n"  # it is written
+                time.sleep(0.1)  # it has looked
+            in_time = time.monotonic() - begun < log.WAIT / 2
+            lines = [line.rpartition(" ")[2] for line in until(one, "waits", 2 * tries)]
+            for client in clients:
+                client.close()
+            if in_time:
+                break
+    for n in range(2):
+        parts = [line for line in lines if line.startswith(f"{tries}.{n}")]
+        assert parts == [f"{tries}.{n}begun-{tries}.{n}more-{tries}.{n}ended"]
 
 
 def test_a_line_is_cut_where_it_is_too_long(name: str, tmp_path: Path) -> None:
