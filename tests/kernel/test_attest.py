@@ -21,7 +21,7 @@ from nstool.sandbox import attest as attestation
 from nstool.sandbox import rundir
 from nstool.sandbox.launch import launch
 from nstool.spec.model import Capabilities, IdMap, Limits, Mount, Namespaces, Net, Root, Spec
-from tests.support import plans
+from tests.support import plans, processes
 from tests.support.user import User
 from tests.support.waiting import waiting
 
@@ -579,6 +579,7 @@ def test_as_an_ordinary_user(user: User) -> None:
     def act() -> list[tuple[str, bool | None]]:
         limits = Limits(memory=0, pids=0, cpu=0)
         with launch(Spec(command=("sleep", "1000"), limits=limits)) as sandbox:
+            processes.wait_exec(sandbox.pid, "sleep")
             found = attest(sandbox.pid, sandbox.spec)
         return [(one.name, one.holds) for one in found.properties]
 

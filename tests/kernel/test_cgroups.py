@@ -18,7 +18,7 @@ from nstool.plan.lease import Lease
 from nstool.plan.steps import Step
 from nstool.sandbox import cgroups, journal, leases, rundir
 from nstool.spec.model import Limits
-from tests.support import kernel, probes
+from tests.support import kernel, plans, probes
 from tests.support.child import left_by_dead
 
 NONE = Limits(memory=0, pids=0, cpu=0)
@@ -367,10 +367,10 @@ def test_what_a_killed_launcher_left_in_its_cgroups_is_killed_and_removed(name: 
     os.close(writer)
     (child,) = cgroups.processes(steps.cgroups["pids"])
     pidfd = os.pidfd_open(child)
-    assert journal.cleanup() == ()  # its launcher lives
+    assert plans.cleaned(name) == ()  # its launcher lives
     os.kill(launcher, signal.SIGKILL)
     os.waitpid(launcher, 0)
-    assert [cleaned.name for cleaned in journal.cleanup()] == [name]
+    assert [cleaned.name for cleaned in plans.cleaned(name)] == [name]
     assert select.select([pidfd], [], [], 0)[0]
     os.close(pidfd)
     assert not [path for path in steps.cgroups.values() if os.path.exists(path)]
@@ -390,10 +390,10 @@ def test_an_empty_cgroup_without_journal_is_removed_with_those_below_it(name: st
         (top / "a" / "b" / "cgroup.procs").write_text(str(pid))
         (top / "c" / "d").mkdir(parents=True)
         (top / "a" / "e").mkdir()
-        assert journal.cleanup() == ()
+        assert plans.cleaned(name) == ()
         assert all((top / below).is_dir() for below in ("a/b", "c/d", "a/e"))
     finally:
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
-    assert journal.cleanup() == (journal.Cleaned(top.name, (f"removed {top}",)),)
+    assert plans.cleaned(name) == (journal.Cleaned(top.name, (f"removed {top}",)),)
     assert not top.exists()

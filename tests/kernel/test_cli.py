@@ -24,11 +24,13 @@ from typing import Any
 
 import pytest
 
+from nstool.network.shared import Shared
+from tests.support import processes
 from tests.support.plans import free_port
 
 BIN = Path(sys.prefix) / "bin"
 NSTOOL = str(BIN / "nstool")
-DEADLINE = 20.0
+DEADLINE = 120.0
 
 pytestmark = pytest.mark.needs("root", "native", "nsexec", "timens", "cgroupns")
 
@@ -127,6 +129,7 @@ def test_a_signal_that_is_handled_ends_nothing() -> None:
 def test_what_stays_of_a_foreground_launch_is_small(name: str) -> None:
     """Launcher and init together keep less than 1 MiB of private memory."""
     with running("run", "--name", name, "--", "sh", "-c", "echo ready; read x") as process:
+        processes.wait_exec(process.pid, "nsexec")
         record = json.loads(nstool("ps", "--json").stdout)["sandboxes"][0]
         kept = 0
         for pid in (process.pid, record["init_pid"]):
@@ -149,12 +152,13 @@ def test_supervisor_undoes_what_the_launcher_made(name: str, run_dir: Path) -> N
 def test_no_signal_ends_undoing_halfway(name: str, run_dir: Path) -> None:
     """A second Ctrl-C meets Python at its undoing of a network: that is finished, and the status is the command's."""
     with running("run", "--name", name, "--net", "veth", "--", "sh", "-c", "echo ready; exec sleep 60") as process:
-        process.send_signal(signal.SIGINT)
-        end = time.monotonic() + DEADLINE
-        while b"nstool.cli.finish" not in Path(f"/proc/{process.pid}/cmdline").read_bytes():
-            assert time.monotonic() < end, "Python has not begun to undo"
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            process.send_signal(number)
+        with Shared():  # it waits for that
+            process.send_signal(signal.SIGINT)
+            end = time.monotonic() + DEADLINE
+            while b"nstool.cli.finish" not in Path(f"/proc/{process.pid}/cmdline").read_bytes():
+                assert time.monotonic() < end, "Python has not begun to undo"
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                process.send_signal(number)
         assert process.wait(DEADLINE) == 128 + signal.SIGINT
         assert process.stderr is not None
         assert process.stderr.read() == ""

@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
-from nstool.sandbox import engine, journal
+from nstool.sandbox import engine
 from nstool.sandbox.launch import Sandbox, launch
 from nstool.spec.model import Spec
 from tests.support import kernel, plans, processes
 from tests.support.workplace import Workplace
 
 InChild = Callable[..., Any]
-SECONDS = 10.0
+SECONDS = 60.0
 # A daemon, forked twice and in a session of its own, says its pid; then the command itself sleeps.
 DAEMON = 'setsid sh -c "sleep 987 >&- & echo \\$!"; exec sleep 986 >&-'
 
@@ -142,7 +142,7 @@ def test_daemon_of_a_killed_launcher(in_child: InChild, workplace: Workplace, na
             assert not select.select(pidfds, [], [], 0.2)[0]
             os.kill(command, signal.SIGTERM)
         try:
-            return ends(pidfds), [one.name for one in journal.cleanup()] == [name]
+            return ends(pidfds), [one.name for one in plans.cleaned(name)] == [name]
         finally:
             for pidfd in pidfds:
                 os.close(pidfd)

@@ -1689,11 +1689,11 @@ def test_an_address_of_others(address: str, all_: str) -> None:
 
 @pytest.mark.vm_full
 @pytest.mark.parametrize("kind", ["unix", "seqpacket"])
-def test_a_path_that_is_taken(kind: str, tmp_path: Path, as_user: InChild) -> None:
+def test_a_path_that_is_taken(kind: str, name: str, tmp_path: Path, as_user: InChild) -> None:
     """By somebody who listens there, by something else than a socket; in no directory, or in one that is closed."""
     path = str(tmp_path / "socket")
     type_ = socket.SOCK_STREAM if kind == "unix" else socket.SOCK_SEQPACKET
-    for where, address in ((path, path), ("@nstool-test-taken", "\0nstool-test-taken")):
+    for where, address in ((path, path), (f"@{name}", f"\0{name}")):
         with holder(socket.AF_UNIX, type_, address) as (who, _):
             expect(listened(f"{kind}:{where}"), "EADDRINUSE", "taken", who=who, where=where)
     assert listened(f"{kind}:{path}") is None  # what nobody listens at is removed

@@ -16,7 +16,7 @@ import pytest
 
 from nstool.errors import NotSupported, NstoolError
 from nstool.sandbox import journal, rundir, tarball
-from tests.support import kernel
+from tests.support import kernel, plans
 from tests.support.child import left_by_dead
 
 
@@ -45,7 +45,7 @@ def test_the_init_of_a_dead_launcher_is_killed(name: str, run_dir: Path, init: t
 
     left_by_dead(launch)
     assert not has_ended(init[1])
-    assert journal.cleanup() == (journal.Cleaned(name, (f"killed init {init[0]}",)),)
+    assert plans.cleaned(name) == (journal.Cleaned(name, (f"killed init {init[0]}",)),)
     assert has_ended(init[1])
     assert not run_dir.exists()
 
@@ -59,7 +59,7 @@ def test_a_stranger_with_the_pid_of_init_is_not_killed(name: str, init: tuple[in
         rundir.append(name, f'{{"init":[{init[0]},{rundir.starttime(init[0]) - 1}]}}\n')
 
     left_by_dead(launch)
-    assert journal.cleanup() == (journal.Cleaned(name, ()),)
+    assert plans.cleaned(name) == (journal.Cleaned(name, ()),)
     assert not has_ended(init[1])
 
 
@@ -125,7 +125,7 @@ def test_a_forged_journal_makes_us_do_nothing(run_dir: Path, name: str, tmp_path
         file.write(text + "\n")
     before = sorted(tmp_path.rglob("*"))
     if what == "a link of others is removed":
-        assert [one.name for one in journal.cleanup()] == [name]  # one that is not ours is left alone
+        assert [one.name for one in plans.cleaned(name)] == [name]  # one that is not ours is left alone
         assert os.path.exists("/sys/class/net/lo")
     else:
         with pytest.raises(NstoolError, match=f"sandbox {name}"):

@@ -223,6 +223,7 @@ def start_pytest(directory: Path, text: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
 
 
+@pytest.mark.xdist_group("runs-in-runs")  # each undoes what one that was killed has left
 def test_leaky_test_is_reported(tmp_path: Path) -> None:
     """In a whole run each test that leaves something fails by name, and the next one does not suffer for it."""
     with start_pytest(tmp_path, LEAKY) as run:
@@ -246,6 +247,7 @@ def test_waits(name):
 
 
 @pytest.mark.orphans
+@pytest.mark.xdist_group("runs-in-runs")
 @pytest.mark.needs("root", "native", "nsexec", "cgroup_pids")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=str)
 def test_a_run_that_is_killed_leaves_nothing(tmp_path: Path, number: signal.Signals) -> None:
@@ -254,7 +256,12 @@ def test_a_run_that_is_killed_leaves_nothing(tmp_path: Path, number: signal.Sign
         assert run.stdout is not None
         run.stdout.read()
     name, base = (tmp_path / "name").read_text().split()
-    left = [path for point, _, _ in probes.cgroup_mounts() for path in Path(point).glob(f"**/nstool-{name}-*")]
+    left = [
+        Path(path)
+        for point, _, _ in probes.cgroup_mounts()
+        for path, _, _ in os.walk(point)
+        if f"/nstool-{name}-" in path
+    ]
     assert bool(left) == Path(base).exists() == (number == signal.SIGKILL)
     with start_pytest(tmp_path, "def test_nothing(): pass") as run:
         assert run.stdout is not None

@@ -30,10 +30,9 @@ from nstool.network.preflight import preflight
 from nstool.network.shared import Shared
 from nstool.plan.lease import Lease
 from nstool.plan.steps import LAUNCHER, UNDO
-from nstool.sandbox import journal
 from nstool.sandbox.launch import prepare
 from nstool.spec.model import Limits, Net, Publish, Spec
-from tests.support import kernel
+from tests.support import kernel, plans
 from tests.support.child import run_in_child
 from tests.support.workplace import entries
 
@@ -865,7 +864,7 @@ def end(lab: Lab, box: Sandbox) -> None:
     process = next(process for process in lab.processes if process.pid == box.pid)
     process.kill()
     process.wait()
-    deadline = time.monotonic() + WAIT
+    deadline = time.monotonic() + 60  # the kernel removes namespaces one after the other, those of others too
     while box.lease.link in links.names():
         assert time.monotonic() < deadline
         select.select([], [], [], 0.01)
@@ -891,7 +890,7 @@ def test_sandbox_without_a_journal_is_undone_by_the_next(lab: Lab, way: str, mod
         for path in Path("/run/nstool").glob(pattern):
             shutil.rmtree(path)
     if way == "cleanup":
-        cleaned = {one.name for one in journal.cleanup()}
+        cleaned = {one.name for one in plans.cleaned()}
         assert cleaned == {"box1"}
     elif other is not None:
         other.undo(other.context)
@@ -919,9 +918,9 @@ def test_last_sandbox_without_a_journal_is_cleaned_up(lab: Lab, mode: str) -> No
     assert traces() != before
     for path in Path("/run/nstool").iterdir():
         shutil.rmtree(path)
-    assert [one.name for one in journal.cleanup()] == ["box1"]
+    assert [one.name for one in plans.cleaned()] == ["box1"]
     assert traces() == before
-    assert journal.cleanup() == ()
+    assert plans.cleaned() == ()
 
 
 @in_lab
@@ -935,10 +934,10 @@ def test_sandbox_with_a_journal_is_left_to_its_run_directory(lab: Lab) -> None:
     end(lab, box)
     os.environ["NSTOOL_RUN_DIR"] = mine
     before = traces()
-    assert journal.cleanup() == ()
+    assert plans.cleaned() == ()
     assert traces() == before
     os.rmdir("/run/other/sandboxes/box1")
-    assert [one.name for one in journal.cleanup()] == ["box1"]
+    assert [one.name for one in plans.cleaned()] == ["box1"]
 
 
 @in_lab
@@ -947,12 +946,12 @@ def test_link_of_a_kept_namespace_goes_with_its_sandbox(lab: Lab) -> None:
     before = traces()
     box = launched_and_killed(lab, 1)
     with open(f"/proc/{box.pid}/ns/net", "rb"):
-        assert journal.cleanup() == ()  # a process is in it
+        assert plans.cleaned() == ()  # a process is in it
         process = next(process for process in lab.processes if process.pid == box.pid)
         process.kill()
         process.wait()
         assert box.lease.link in links.names()
-        assert [one.name for one in journal.cleanup()] == ["box1"]
+        assert [one.name for one in plans.cleaned()] == ["box1"]
         assert traces() == before
 
 
@@ -964,15 +963,15 @@ def test_what_is_ours_and_nobodys_is_removed(lab: Lab) -> None:
         nft add table inet nstool; nft add chain inet nstool forward""")
     pid = lab.namespace()
     sh(f"ip link add ns-dead address fe:4e:0a:d5:00:05 type veth peer name eth0 netns {pid}")
-    assert {one.name for one in journal.cleanup()} == {"ns-br7", "nft"}  # the link leads to a process
+    assert {one.name for one in plans.cleaned()} == {"ns-br7", "nft"}  # the link leads to a process
     with open(f"/proc/{pid}/ns/net", "rb"):
         lab.processes[-1].kill()
         lab.processes[-1].wait()
-        assert {one.name for one in journal.cleanup()} == {"ns-dead"}
+        assert {one.name for one in plans.cleaned()} == {"ns-dead"}
     assert traces() == before
     sh("ip link add ns-other type veth peer name other; ip link add br0 type bridge; nft add table inet mine")
     before = traces()
-    assert journal.cleanup() == ()
+    assert plans.cleaned() == ()
     assert traces() == before
 
 

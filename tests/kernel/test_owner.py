@@ -18,10 +18,10 @@ import pytest
 
 from nstool import syscalls, uapi
 from nstool.plan.steps import Step
-from nstool.sandbox.launch import launch, prepare
+from nstool.sandbox.launch import Sandbox, launch, prepare
 from nstool.service.attested import processes_of
 from nstool.spec.model import IdMap, Limits, Spec
-from tests.support import plans, serving
+from tests.support import plans, processes, serving
 from tests.support.services import DEADLINE, NSTOOL
 
 InChild = Callable[..., Any]
@@ -37,6 +37,12 @@ def owner(pid: int | str) -> int:
         return syscalls.ns_get_owner_uid(file.fileno())
 
 
+def owner_of(one: Sandbox) -> int:
+    """The same of a sandbox whose command is sleeping."""
+    processes.wait_exec(one.pid, "sleep")
+    return owner(one.pid)
+
+
 def sleeping(name: str, **changes: Any) -> Spec:
     return plans.default(name).replace(command=("sleep", "60"), proc_subset="pid", **changes)
 
@@ -48,10 +54,10 @@ def sleeping(name: str, **changes: Any) -> Spec:
 def test_of_a_sandbox_it_is_its_own_first_id(name: str) -> None:
     """Each of two has another, also where the plan was made once."""
     with launch(sleeping(name)) as one:
-        assert owner(one.pid) == one.lease.uid_base >= FIRST
+        assert owner_of(one) == one.lease.uid_base >= FIRST
         prepared = prepare(sleeping(f"{name}b"))
         with prepared.launch() as other:
-            assert owner(other.pid) == other.lease.uid_base not in (one.lease.uid_base, 0)
+            assert owner_of(other) == other.lease.uid_base not in (one.lease.uid_base, 0)
 
 
 def test_of_a_compiled_plan_too(name: str, tmp_path: Path) -> None:
@@ -75,7 +81,7 @@ def test_with_maps_of_ones_own_it_is_root(name: str) -> None:
     """Who has the mapped ids on the host would have all rights in there."""
     line = (IdMap(0, 300000, 2000),)
     with launch(sleeping(name, uid_map=line, gid_map=line)) as one:
-        assert owner(one.pid) == 0
+        assert owner_of(one) == 0
 
 
 def test_a_launcher_without_rights_over_others_stays_the_owner(in_child: InChild, name: str) -> None:
@@ -86,7 +92,7 @@ def test_a_launcher_without_rights_over_others_stays_the_owner(in_child: InChild
         less = known.effective & ~(1 << uapi.CAPABILITIES["sys_ptrace"])
         syscalls.capset(less, less, 0)
         with launch(sleeping(name)) as one:
-            return owner(one.pid), one.lease.uid_base
+            return owner_of(one), one.lease.uid_base
 
     found, leased = in_child(act)
     assert (found, leased >= FIRST) == (0, True)
@@ -98,7 +104,7 @@ def test_of_an_ordinary_user_it_is_the_user(as_user: InChild, name: str) -> None
 
     def act() -> tuple[int, int]:
         with launch(spec) as one:
-            return owner(one.pid), os.getuid()
+            return owner_of(one), os.getuid()
 
     found, own = as_user(act)
     assert found == own != 0
@@ -162,7 +168,7 @@ def test_the_launcher_is_as_before(
         changed(uids, dumpable, ambient)
         before, spec = state(), sleeping(name, limits=plans.NO_CGROUPS)
         with launch(spec) as one:
-            found, during = owner(one.pid), state()
+            found, during = owner_of(one), state()
         refused = plans.changed(lambda plan: plan.replace(steps=tuple(map(with_no_pid, plan.steps))))
         with refused, pytest.raises(OSError, match="clone3"):
             launch(spec)

@@ -126,9 +126,14 @@ def test_nobody_notes_the_end_when_the_launcher_was_killed(name: str) -> None:
 def test_the_status_of_one_that_has_ended_is_in_its_log(name: str, tmp_path: Path) -> None:
     """It is not listed any more, and nobody can wait for it: the message says where the status is."""
     log = tmp_path / "log"
-    started = nstool("run", "--detach", "--log", str(log), "--name", name, "--", "sh", "-c", "sleep 1; exit 3")
+    tmp_path.chmod(0o755)
+    os.mkfifo(tmp_path / "end")
+    words = ("run", "--detach", "--log", str(log), "--name", name, "--mount", f"{tmp_path}:/srv")
+    started = nstool(*words, "--", "sh", "-c", "read x < /srv/end; exit 3")
     assert started.returncode == 0, started.stderr
-    assert nstool("wait", name).returncode == 3
+    with waiting(name) as wait:
+        (tmp_path / "end").write_text("\n")
+        assert wait.wait(SECONDS) == 3
     while name in rundir.names():
         time.sleep(0.01)
     done = nstool("wait", name)
@@ -216,4 +221,6 @@ def test_the_log_of_a_detached_one_says_how_it_ended(name: str, tmp_path: Path, 
     words = ("run", "--detach", "--log", str(log), "--name", name, "--", "sh", "-c", f"echo working; sleep 0.2; {end}")
     assert nstool(*words).returncode == 0
     nstool("wait", name)
+    while name in rundir.names():  # the end is told of in the journal first
+        time.sleep(0.01)
     assert log.read_text() == f"working\nnstool: {name} {said}\n"

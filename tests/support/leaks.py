@@ -26,7 +26,7 @@ from tests.support.workplace import Workplace, unescape
 Key = tuple[Any, ...]
 Snapshot = dict[str, dict[Key, str]]
 
-SECONDS = 2.0
+SECONDS = 30.0
 
 # linux/netlink.h, linux/netfilter/nfnetlink.h and nf_tables.h
 NETLINK_NETFILTER = 12
@@ -72,11 +72,11 @@ class LeakCheck:
         deadline = time.monotonic() + seconds
         pause = 0.002
         while left := self._new(orphans):
-            if time.monotonic() > deadline:
+            if pause == 0:  # this was the last look, after the time was over
                 break
             gc.collect()  # what only a cycle of references keeps open is no leak
             time.sleep(pause)
-            pause = min(2 * pause, 0.1)
+            pause = min(2 * pause, 0.1) if time.monotonic() < deadline else 0
         return left
 
     def _new(self, orphans: bool) -> Snapshot:
@@ -111,8 +111,7 @@ def _script_tables(place: Workplace) -> list[tuple[str, str]]:
     """Tables of scripts of `nstool plan --sh`, each named after its link: no journal tells of them."""
     if os.geteuid() != 0 or shutil.which("nft") is None:
         return []
-    listed = subprocess.run(["nft", "list", "tables"], check=True, capture_output=True, text=True).stdout
-    rows = [line.split() for line in listed.splitlines()]
+    rows = [line.split() for line in _nft("list", "tables").splitlines()]
     return [(family, name) for _, family, name in rows if name.startswith("nstool_sh_") and place.is_own(_link(name))]
 
 
@@ -185,15 +184,23 @@ def _firewall(place: Workplace) -> dict[Key, str]:
     """Objects and set elements in nft tables of nstool, where one may look."""
     if os.geteuid() != 0 or shutil.which("nft") is None or not _has_table():
         return {}
-    listed = subprocess.run(["nft", "--json", "list", "ruleset"], check=True, capture_output=True)
     found: dict[Key, str] = {}
-    for entry in json.loads(listed.stdout)["nftables"]:
+    for entry in json.loads(_nft("--json", "list", "ruleset"))["nftables"]:
         for kind, thing in entry.items():
             if "nstool" in thing.get("table", thing.get("name", "")):
                 for text in _words(kind, thing):
                     if place.is_own(text):
                         found[(text,)] = text
     return found
+
+
+def _nft(*words: str) -> str:
+    """Return what nft says; it gives up with EINTR where others change what it reads, and is asked again then."""
+    while True:
+        done = subprocess.run(["nft", *words], capture_output=True, text=True)
+        if done.returncode == 0:
+            return done.stdout
+        assert "Interrupted system call" in done.stderr, done
 
 
 def _has_table() -> bool:

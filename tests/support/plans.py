@@ -12,6 +12,7 @@ import pickle
 import shutil
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from nstool import uapi
@@ -19,10 +20,10 @@ from nstool.network.external import HANDLERS
 from nstool.plan import build, join
 from nstool.plan.steps import INIT, LAUNCHER, PAYLOAD, Fd, Plan, Step
 from nstool.plan.template import Program
-from nstool.sandbox import engine
+from nstool.sandbox import engine, journal
 from nstool.spec.model import IdMap, Limits, Mount, Net, Publish, Root, Spec
 from tests.support import kernel, leaks
-from tests.support.workplace import Workplace
+from tests.support.workplace import TEST_NAME, Workplace
 
 Change = Callable[[Plan], Plan]
 
@@ -83,14 +84,24 @@ def single(name: str) -> Spec:
     return subordinate(name).replace(uid_map=(IdMap(1000, os.getuid(), 1),), gid_map=(IdMap(1000, os.getgid(), 1),))
 
 
+def cleaned(name: str = "") -> tuple[journal.Cleaned, ...]:
+    """Return what ``journal.cleanup`` undoes, but what another worker's killed nsexec has left, which has no journal.
+
+    name: of the test's own sandboxes.
+    """
+    return tuple(one for one in journal.cleanup() if not TEST_NAME.search(one.name) or (name and name in one.name))
+
+
 def free_port() -> int:
-    """Return a TCP port that nobody listens on."""
+    """Return a TCP port that nobody listens on, and that the kernel gives nobody who asks for any."""
+    import random
     import socket
 
-    with socket.socket() as probe:
-        probe.bind(("", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    first = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    while True:
+        port = random.randrange(10000, first)
+        with contextlib.suppress(OSError), socket.create_server(("", port)):
+            return port
 
 
 # ---- changing a plan on its way ----

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import time
 from typing import NamedTuple
 
 
@@ -32,6 +33,14 @@ def read(pid: int) -> Process | None:
     comm = text[text.index("(") + 1 : text.rindex(")")]
     fields = text[text.rindex(")") + 2 :].split()
     return Process(pid, comm, fields[0], int(fields[1]), int(fields[19]))
+
+
+def wait_exec(pid: int, comm: str) -> None:
+    """Wait until /proc shows a process as the program that it executes, which is a moment after its exec is known."""
+    deadline = time.monotonic() + 60
+    while (process := read(pid)) is None or process.comm != comm:
+        assert time.monotonic() < deadline, process
+        time.sleep(0.001)
 
 
 def every() -> list[Process]:

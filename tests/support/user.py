@@ -120,9 +120,10 @@ def undo(own: Path) -> bool:
 def undo_killed() -> None:
     """Undo and remove what runs that were killed have left."""
     for base in workplace.stale():
-        undone = [undo(own) for own in base.iterdir() if own.is_dir()]
-        if all(undone):
-            workplace.remove_tree(base)
+        with contextlib.suppress(FileNotFoundError):  # another run does the same
+            undone = [undo(own) for own in base.iterdir() if own.is_dir()]
+            if all(undone):
+                workplace.remove_tree(base)
 
 
 def _made_users() -> list[pwd.struct_passwd]:

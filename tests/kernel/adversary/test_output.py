@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -29,6 +30,15 @@ def start(name: str, log: Path, *command: str, size: str = "64K", options: tuple
     listed = subprocess.run([NSTOOL, "ps", "--json"], check=True, capture_output=True, text=True).stdout
     record = next(row for row in json.loads(listed)["sandboxes"] if row["name"] == name)
     return os.pidfd_open(record["launcher_pid"])
+
+
+def run_to_the_end(name: str, log: Path, *command: str, **words: Any) -> None:
+    """Start a detached sandbox whose command waits for the end of this, and wait for that of its supervisor."""
+    log.parent.chmod(0o755)
+    os.mkfifo(log.with_name("end"))
+    pidfd = start(name, log, *command, options=("--mount", f"{log.parent}:/srv"), **words)
+    log.with_name("end").write_text("")
+    wait_end(pidfd)
 
 
 def wait_end(pidfd: int) -> None:
@@ -80,7 +90,7 @@ def test_a_log_is_whole(name: str, tmp_path: Path) -> None:
     log = tmp_path / "log"
     log.write_text("before\n")
     script = "seq 3000; echo error >&2; seq 3"
-    wait_end(start(name, log, "sh", "-c", f"{script}; sleep 1"))
+    run_to_the_end(name, log, "sh", "-c", f"{script}; read x < /srv/end || true")
     lines = "".join(f"{n}\n" for n in range(1, 3001))
     assert log.read_text() == f"before\n{lines}error\n1\n2\n3\nnstool: {name} ended with exit status 0\n"
 
@@ -89,15 +99,15 @@ def test_the_command_has_no_fd_of_the_log(name: str, tmp_path: Path) -> None:
     """It can neither empty the file, nor write over what it has said."""
     log = tmp_path / "log"
     script = "import os; os.write(1, b'evidence '); os.truncate(1, 0) if os.fstat(1).st_mode & 0o100000 else None"
-    script += "; print(os.readlink('/proc/self/fd/1').split(':')[0], flush=True); import time; time.sleep(1)"
-    wait_end(start(name, log, "/usr/bin/python3", "-c", script))
+    script += "; print(os.readlink('/proc/self/fd/1').split(':')[0], flush=True); open('/srv/end').read()"
+    run_to_the_end(name, log, "/usr/bin/python3", "-c", script)
     assert log.read_text().startswith("evidence pipe\n")
 
 
 def test_without_a_limit_there_is_none(name: str, tmp_path: Path) -> None:
     """--log-size 0; the file is the command's own stream then."""
     log = tmp_path / "log"
-    wait_end(start(name, log, "sh", "-c", "yes | head -c 200000; sleep 1", size="0"))
+    run_to_the_end(name, log, "sh", "-c", "yes | head -c 200000; read x < /srv/end", size="0")
     assert log.stat().st_size > 200000
 
 
@@ -131,6 +141,7 @@ def test_output_that_nobody_reads_takes_no_memory(name: str, terminal: str) -> N
     with subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as run:
         assert run.stdout is not None
         assert run.stdout.read(1) == b"y"
+        processes.wait_exec(run.pid, "nsexec")
         time.sleep(0.5)  # in which it would grow
         pids = [run.pid, *(process.pid for process in processes.descendants(run.pid))]
         resident = [int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * 4 for pid in pids]

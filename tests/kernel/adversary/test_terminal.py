@@ -23,7 +23,7 @@ from tests.support import processes
 NSTOOL = str(Path(sys.prefix) / "bin/nstool")
 NO_LIMITS = ("--memory", "0", "--pids", "0", "--cpu", "0")
 HIGH = (0, 1 << 32, 1 << 63)
-SECONDS = 15
+SECONDS = 60
 QUESTIONS: dict[str, tuple[str, ...]] = {
     "name": ("link", "/proc/self/fd/0"),
     "terminal": ("stat", "/dev/tty"),

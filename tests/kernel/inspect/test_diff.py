@@ -23,7 +23,7 @@ from nstool.sandbox.facts import facts
 from nstool.sandbox.launch import launch
 from nstool.spec.load import from_dict
 from tests.kernel.rows import boxes
-from tests.support import actors, kernel
+from tests.support import actors, kernel, processes
 from tests.support.held import private_mounts
 
 pytestmark = pytest.mark.needs("root", "native")
@@ -537,6 +537,7 @@ def test_limits_of_cgroups_are_compared(name: str) -> None:
     null = os.open("/dev/null", os.O_WRONLY)
     try:
         with launch(spec, stdin=reader, stdout=null) as running:
+            processes.wait_exec(running.pid, "cat")
             assert different(against(running.pid, spec)) == {}
             looser = spec.replace(limits=spec.limits.replace(pids=10, cpu=0.25))
             assert {what for _, what in different(against(running.pid, looser))} == {"pids", "cpu"}

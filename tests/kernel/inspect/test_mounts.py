@@ -21,7 +21,7 @@ from nstool.inspect.mounts import Mounts, listing, mounts
 from nstool.inspect.proc import Proc, ProcessGone
 from nstool.inspect.propagation import graph
 from tests.conftest import require
-from tests.support import kernel
+from tests.support import kernel, processes
 from tests.support.held import held, own_user_namespace, private_mounts
 from tests.support.probes import missing
 from tests.support.waiting import waiting
@@ -391,6 +391,7 @@ def sandbox_mounts() -> tuple[set[int], set[int], Mounts]:
     from nstool import Limits, Spec, launch
 
     with launch(Spec(command=("sleep", "60"), limits=Limits(memory=0, pids=0, cpu=0))) as box:
+        processes.wait_exec(box.pid, "sleep")
         found = mounts(box.pid)
         return {int(words[0]) for words in lines(box.pid)}, {entry.mount.id for entry in found.mounts}, found
 

@@ -19,7 +19,7 @@ from nstool.inspect.net import Network, differing, network, settings
 from nstool.sandbox.launch import launch
 from nstool.spec.model import Spec
 from tests.kernel.rows import boxes
-from tests.support import kernel
+from tests.support import kernel, processes
 
 SERVER = """
 import select, socket, sys
@@ -413,6 +413,7 @@ def test_an_ordinary_user_sees_the_network_of_its_sandbox(as_user: Callable[...,
 
     def act() -> Network:
         with launch(Spec(command=("sleep", "30"), limits=boxes.UNLIMITED)) as sandbox:
+            processes.wait_exec(sandbox.pid, "sleep")
             return of(sandbox.pid)
 
     found = as_user(act)

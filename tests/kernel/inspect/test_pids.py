@@ -60,7 +60,10 @@ class Deep(NamedTuple):
         # unshare --mount-proc mounts it for its child, in a mount namespace that it is in too.
         root = f"/proc/{self.outer[depth - 1]}/root/proc" if depth else "/proc"
         for path in Path(root).glob("[0-9]*/comm"):
-            name = path.read_text().rstrip()
+            try:
+                name = path.read_text().rstrip()
+            except OSError:  # another's, that has just ended
+                continue
             if name == self.comm:
                 found["process"] = int(path.parent.name)
                 for thread in (path.parent / "task").iterdir():

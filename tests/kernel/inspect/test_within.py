@@ -334,7 +334,7 @@ def test_a_visitor_that_is_stopped_or_killed_is_none(in_child: Act, number: int)
             os.waitpid(-1, os.WNOHANG)
         return found
 
-    assert in_child(act, timeout=10) == 0
+    assert in_child(act, timeout=60) == 0
 
 
 @pytest.mark.needs("root")
@@ -346,7 +346,7 @@ def test_a_visitor_that_is_stopped_later_is_ended_too(in_child: Act) -> None:
             os.waitpid(-1, os.WNOHANG)
         return pid > 0
 
-    assert in_child(act, timeout=10)
+    assert in_child(act, timeout=60)
 
 
 @pytest.mark.parametrize("said", [b"\x80\x04N.", b"[", b'["tuple", ["nstool", "os", "system", "exit"], null]', b"1"])

@@ -34,7 +34,8 @@ def test_loopback_is_the_default(act: Act) -> None:
         with boxes.box() as box:
             link = box.ask(UP)
             served = box.ask(
-                "busybox nc -lp 4321 -e true & busybox sleep 0.2; busybox nc -w 2 127.0.0.1 4321 </dev/null; echo $?"
+                "busybox nc -lp 4321 -e true & for n in $(busybox seq 100); do busybox sleep 0.1; "
+                "busybox nc -w 2 127.0.0.1 4321 </dev/null && break; done; echo $?"
             )
             return devices(box.pid), link, served.splitlines()[-1]
 
@@ -199,12 +200,12 @@ def test_sysctls_are_the_namespaces_own(act: Act) -> None:
 def test_a_sysctl_takes_effect(act: Act) -> None:
     """Port 80 is open to a command without capabilities where ip_unprivileged_port_start allows it, else not."""
 
-    def serve(**sysctls: str) -> str:
+    def serve(seconds: int, **sysctls: str) -> str:
         net = Net(sysctls={name.replace("_dot_", "."): value for name, value in sysctls.items()})
-        return boxes.run("/bin/sh", "-c", "busybox timeout 1 busybox nc -lp 80; echo $?", net=net).err
+        return boxes.run("/bin/sh", "-c", f"busybox timeout {seconds} busybox nc -lp 80; echo $?", net=net).err
 
-    assert "Permission denied" in act(serve)
-    assert act(serve, net_dot_ipv4_dot_ip_unprivileged_port_start="80") in ("", "Terminated\n")
+    assert "Permission denied" in act(serve, 60)
+    assert act(serve, 1, net_dot_ipv4_dot_ip_unprivileged_port_start="80") in ("", "Terminated\n")
 
 
 @pytest.mark.vm_full
@@ -212,12 +213,12 @@ def test_a_sysctl_takes_effect(act: Act) -> None:
 def test_a_published_port_can_be_bound(as_root: Act) -> None:
     """Also one below 1024, by a command without capabilities; the ports below the lowest of them stay closed."""
 
-    def serve(port: int) -> str:
+    def serve(seconds: int, port: int) -> str:
         net = Net(mode="veth", publish=(Publish(plans.free_port(), 80),))
-        return boxes.run("/bin/sh", "-c", f"busybox timeout 1 busybox nc -lp {port}; echo $?", net=net).err
+        return boxes.run("/bin/sh", "-c", f"busybox timeout {seconds} busybox nc -lp {port}; echo $?", net=net).err
 
-    assert as_root(serve, 80) in ("", "Terminated\n")
-    assert "Permission denied" in as_root(serve, 79)
+    assert as_root(serve, 1, 80) in ("", "Terminated\n")
+    assert "Permission denied" in as_root(serve, 60, 79)
 
 
 def test_sysctls_of_the_command_line(act: Act) -> None:

@@ -119,7 +119,7 @@ def test_it_dies_with_its_parent(act: Act, name: str) -> None:
         ended = 0
         for pidfd in pidfds:
             poll.register(pidfd, select.POLLIN)
-            ended += bool(poll.poll(5000))
+            ended += bool(poll.poll(60000))
             poll.unregister(pidfd)
             os.close(pidfd)
         journal.cleanup()
@@ -140,7 +140,7 @@ def test_pdeathsig_is_set_on_the_command_itself(act: Act) -> None:
                 os.kill(box.sandbox.init_pid, signal.SIGKILL)
                 poll = select.poll()
                 poll.register(pidfd, select.POLLIN)
-                return bool(poll.poll(5000))
+                return bool(poll.poll(60000))
             finally:
                 os.close(pidfd)
 
@@ -203,8 +203,9 @@ def test_init_of_a_user_reaps_orphans(as_user: Act) -> None:
     def look() -> str:
         with boxes.box(hidepid="off", user="0:0") as box:
             box.ask("(true & true & true &) ; (busybox sleep 0.01 &)")
-            box.ask("busybox sleep 0.1")
-            return box.ask("grep -l '^State:.Z' /proc/[0-9]*/status; true")
+            box.ask("busybox sleep 0.3")
+            zombies = "z=$(grep -l '^State:.Z' /proc/[0-9]*/status) || break"
+            return box.ask(f'for n in $(seq 100); do {zombies}; busybox sleep 0.1; done; printf "$z"')
 
     assert as_user(look) == ""
 
