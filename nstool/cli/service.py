@@ -324,7 +324,9 @@ def ask(name: str, what: str, seconds: float = 60, **words: object) -> dict[str,
         raise Unanswered(
             f"service {name!r} does not answer in {seconds:g} s: see whether it is stopped, SIGCONT lets it go on{then}"
         ) from None
-    found: dict[str, Any] = json.loads(data or b"{}")
+    if not data:  # it has ended before it could answer
+        raise SpecError(_not_running(name), "NAME")
+    found: dict[str, Any] = json.loads(data)
     if "error" in found:
         raise NstoolError(found["error"]) if found["exit"] == CANNOT else SpecError(found["error"])
     return found

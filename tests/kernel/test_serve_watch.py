@@ -23,6 +23,9 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from nstool.cli.service import ask
+from nstool.errors import SpecError
+from nstool.service import channel
 from nstool.service.page import page
 from tests.support import kernel
 from tests.support import serving as services
@@ -222,7 +225,7 @@ while connection := one.accept()[0]:
 
 
 def test_a_life_that_is_too_long_has_overrun(name: str) -> None:
-    with serving(name, spec(wall=0.2)) as one, ExitStack() as stack:
+    with serving(name, spec(wall=3)) as one, ExitStack() as stack:
         for connection in connect(one, stack, 2):
             assert connection.recv(100) == b""
         expect(one, {"nstool_ends_total overran": 2, "nstool_connections_total": 2, "nstool_sandboxes_total": 2})
@@ -494,6 +497,15 @@ def test_top_ends_with_its_service(name: str) -> None:
         one.process.wait(DEADLINE)
     assert rest.endswith(f"\n{name} has ended\n")
     assert top.returncode == 0
+
+
+def test_a_service_that_ends_before_it_answers_runs_no_more(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has read what it is asked, and its socket is closed then."""
+    client, service = socket.socketpair()
+    monkeypatch.setattr(channel, "connected", lambda *_: client)
+    service.shutdown(socket.SHUT_WR)
+    with service, pytest.raises(SpecError, match="no service"):
+        ask(name, "status")
 
 
 def test_top_on_a_terminal_is_ended_by_its_interrupt_key(name: str) -> None:
