@@ -201,10 +201,13 @@ def test_a_change_before_the_first_look_is_found(name: str, tmp_path: Path) -> N
     spec = write(tmp_path / "s.toml", TCP + WATCH, COMMAND, ON_TMPFS)
     with serving.serving(spec, name) as one, dial(one) as good, dial(one) as bad:
         assert do(bad, "open('/srv/new', 'x')") == do(good, "") == b"ok\n"
-        place, life, client = having(one, bad)
+        client = "{}:{}".format(*bad.getsockname())
         assert is_over(bad)
-        assert renewed(one)["alarms"] == {"files": 1}
+        told = renewed(one)
+        assert told["alarms"] == {"files": 1}
         assert do(good, "") == b"ok\n"
+        ends = [end for each in told["generations"] for end in each["ends"] if end["client"] == client]
+        [(place, life)] = [(end["place"], end["life"]) for end in ends]
         assert f"files: changed: /srv; place {place}, life {life}, client {client}" in one.log.read_text()
 
 
@@ -236,11 +239,12 @@ def test_sandboxes_that_are_being_made_are_not_looked_at(name: str, tmp_path: Pa
     words = f'{TCP}places = 16\nalarms = ["files"]\nwatch = ["/tmp/199", "/etc"]'
     spec = write(tmp_path / "s.toml", words, "command = ['/bin/cat']", f"mounts = [{mounts}]")
     with serving.serving(spec, name) as one:
-        port, end = one.port(), time.monotonic() + 6
+        port, end, served = one.port(), time.monotonic() + 6, [0]
 
         def load() -> None:
-            while time.monotonic() < end:
+            while time.monotonic() < end or served[0] <= 20:
                 assert ask(port, b"x") == b"x"
+                served[0] += 1
 
         threads = [threading.Thread(target=load) for _ in range(8)]
         for thread in threads:
@@ -489,7 +493,7 @@ time.sleep(100 if line == "stay\\n" else 0)
 """
 HEALTH = """
 health_interval = 0.2
-health_timeout = 2
+health_timeout = {}
 health_failures = {}
 health_send = "how are you\\n"
 """
@@ -503,9 +507,10 @@ def state(tmp_path: Path) -> Path:
     return tmp_path / "state"
 
 
-def asked(path: Path, state: Path, words: str, failures: int = 2) -> Path:
+def asked(path: Path, state: Path, words: str, failures: int = 2, seconds: float = 60) -> Path:
+    """The spec of a service that is asked. seconds: for an answer."""
     command = f"command = ['/usr/bin/python3', '-c', '''{ASKED}''']"
-    return write(path / "s.toml", HEALTH.format(failures) + words, command, f'mounts = ["{state}:/state"]')
+    return write(path / "s.toml", HEALTH.format(seconds, failures) + words, command, f'mounts = ["{state}:/state"]')
 
 
 WRONG = {
@@ -519,7 +524,7 @@ WRONG = {
 def test_a_service_that_begins_to_fail(name: str, tmp_path: Path, state: Path, how: str) -> None:
     """Another answer, none, or an end: the next generation takes over, and the old one's sandboxes have their grace."""
     words = TCP + 'health_expect = "well"\ngrace = 4'
-    with serving.serving(asked(tmp_path, state, words), name) as one, dial(one) as live:
+    with serving.serving(asked(tmp_path, state, words, seconds=2), name) as one, dial(one) as live:
         live.sendall(b"stay\n")
         assert live.recv(100) == b"I am well\n"
         told = one.until(lambda s: s["accepted"] > 4, "it is asked")
@@ -541,9 +546,9 @@ def test_a_service_that_stays_sick_is_one_alarm_for_each_generation(name: str, t
     """As long as the next one waits for its pause nothing new is told."""
     with serving.serving(asked(tmp_path, state, TCP + 'health_expect = "well"'), name) as one:
         (state / "now").write_text("sick")
-        one.until(lambda s: s["alarms"]["health"] == 2, "the second generation is sick, too")
+        one.until(lambda s: s["alarms"]["health"] >= 2, "the second generation is sick, too")
         time.sleep(2)
-        assert one.status()["alarms"]["health"] == 2
+        assert one.log.read_text().count("alarm in generation 2: health") == 1
 
 
 @pytest.mark.parametrize("where", ["tcp:0.0.0.0:0", "tcp:[::]:0", "unix:{}/socket", "unix:@{}"])
@@ -718,13 +723,13 @@ def test_alarms_do_not_make_generations_follow_each_other_without_a_pause(name: 
     with serving.serving(spec, name) as one, dial(one) as old:
         assert do(old, "") == b"ok\n"
         port, begun, count = one.port(), time.monotonic(), 0
-        while one.status()["rotations"] < 2:
+        while one.log.read_text().count("takes connections") < 3:
             with socket.create_connection(("127.0.0.1", port), timeout=DEADLINE) as bad:
                 assert do(bad, VIOLATE) == b""
             count += 1
         assert time.monotonic() - begun > alarms.PAUSE
         told = raised(one, "violation", count)
-        assert (told["alarms"], told["rotations"]) == ({"violation": count}, 2)
+        assert (told["alarms"], told["rotations"] >= 2) == ({"violation": count}, True)
         assert count > 2 * alarms.LINES
         said = one.log.read_text().count("alarm in generation")
         assert alarms.LINES <= said <= 3 * alarms.LINES

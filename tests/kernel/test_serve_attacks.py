@@ -71,7 +71,7 @@ def test_a_connection_cannot_be_connected_to_the_host(name: str, tmp_path: Path,
 def test_a_connection_cannot_be_made_to_listen_on_the_host(name: str, tmp_path: Path) -> None:
     """Nor does it let anybody in there."""
     script = DISCONNECT + "\ndisconnect()\none.listen(8)\nprint('port', one.getsockname()[1], file=kept, flush=True)\n"
-    script += "one.settimeout(4)\none.accept()\nprint('accepted', file=kept, flush=True)\n"
+    script += "one.settimeout(15)\none.accept()\nprint('accepted', file=kept, flush=True)\n"
     with serving.serving(write(tmp_path / "s.toml", TCP, python(script)), name) as one:
         with contextlib.suppress(ConnectionResetError):
             ask(one.port())
@@ -265,6 +265,7 @@ def test_where_all_places_are_taken_their_clients_are_heard(name: str, tmp_path:
     with serving.serving(spec, name) as one, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
         client.settimeout(DEADLINE)
         client.connect(("127.0.0.1", one.port()))
+        one.until(lambda s: s["live"] == 0, "the one that was tried is over")
         for number in range(3):
             client.send(b"ask%d" % number)
             assert client.recv(100) == b"ASK%d" % number
@@ -418,7 +419,7 @@ def test_memory_that_outlives_its_sandbox_is_nobody_elses(name: str, tmp_path: P
         assert select.select([keeper], [], [], DEADLINE)[0]
         one.until(lambda s: [p["state"] for g in s["generations"] for p in g["places"]] == ["held"], "it is held")
         assert [said(b"more").recv(9) for _ in range(4)] == [b"ok"] * 4
-        assert one.status()["live"] == 0
+        one.until(lambda s: s["live"] == 0, "their sandboxes are over")
         keeper.close()
         one.until(lambda s: not s["generations"][0]["places"], "it is free")
         assert one.status()["ends"]["signalled"] == 0

@@ -58,8 +58,10 @@ def attested(name: str, *words: str) -> tuple[int, list[dict[str, Any]]]:
 
 def pids_max(pid: int) -> Path:
     """The file with the limit of tasks of the cgroup that a process is in."""
-    files = Path("/sys/fs/cgroup").rglob("pids.max")
-    return next(path for path in files if str(pid) in (path.parent / "cgroup.procs").read_text().split())
+    lines = Path(f"/proc/{pid}/cgroup").read_text().splitlines()
+    groups = dict(line.split(":", 2)[1:] for line in lines)
+    where = "/sys/fs/cgroup/pids" + groups["pids"] if "pids" in groups else "/sys/fs/cgroup" + groups[""]
+    return Path(where, "pids.max")
 
 
 @contextlib.contextmanager

@@ -80,7 +80,7 @@ def test_a_key_of_the_terminal_leaves_sandboxes_their_time(name: str, tmp_path: 
     """It comes to the whole process group, and service managers tell all processes, in which the templates are not."""
     log = tmp_path / "log"
     with log.open("wb") as out:
-        process = started(write(tmp_path / "s.toml", TCP, CAT), name, out.fileno())
+        process = started(write(tmp_path / "s.toml", TCP + "grace = 60", CAT), name, out.fileno())
     one = serving.Serving(name, process, log)
     serving.wait(one, 0)
     template = one.status()["generations"][0]["pid"]
@@ -111,7 +111,7 @@ def test_a_template_that_does_not_answer_is_ended(name: str, tmp_path: Path, run
 
 def test_a_service_that_ends_makes_no_generation(name: str, tmp_path: Path) -> None:
     """Who would be connected to it would be ended with it."""
-    one = serving.start(write(tmp_path / "s.toml", TCP + 'attest = "never"', CAT), name, tmp_path / "log")
+    one = serving.start(write(tmp_path / "s.toml", TCP + 'attest = "never"\ngrace = 60', CAT), name, tmp_path / "log")
     with socket.create_connection(("127.0.0.1", one.port()), timeout=DEADLINE) as live:
         live.sendall(b"x")
         assert live.recv(1) == b"x"

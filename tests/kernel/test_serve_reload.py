@@ -193,7 +193,7 @@ def test_what_cannot_be_reloaded_delays_nothing(name: str, tmp_path: Path) -> No
         write(spec, TCP, "command = ['/bin/nosuch']")
         assert [reload(one)[0] for _ in range(2)] == [125, 125]
         begun = time.monotonic()
-        one.until(lambda s: s["generations"][-1]["number"] == 2, "it is renewed")
+        one.until(lambda s: s["generations"][-1]["number"] >= 2, "it is renewed")
         assert time.monotonic() - begun < 9  # a failure of its own would be tried again after ten seconds
 
 

@@ -763,7 +763,7 @@ def test_a_life_that_is_shorter_than_a_look_keeps_nobody_from_a_start(name: str,
     """The first sandbox, which is looked at, ends when that is done."""
     spec = write(tmp_path / "s.toml", TCP + "wall = 0.001\ngrace = 0", "command = ['/bin/cat']")
     with serving.serving(spec, name) as one:
-        assert one.status()["ends"]["stopped"] == 1
+        one.until(lambda s: s["ends"]["stopped"] == 1, "it has ended")
 
 
 def test_a_handler_that_does_not_compile_is_foreseen(tmp_path: Path) -> None:

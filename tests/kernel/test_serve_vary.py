@@ -169,9 +169,9 @@ def check_clock(one: dict[str, Any]) -> None:
     assert one["time"] == one["seen"]
     assert one["time"] not in one["template"]
     assert 3600 <= one["uptime"] < 31 * 86400
-    assert abs(one["boottime"] - one["uptime"]) < 2
-    assert -1 < one["uptime"] - one["monotonic"] < 4
-    assert abs(one["btime"] - one["began"]) < 3
+    assert abs(one["boottime"] - one["uptime"]) < 60
+    assert -1 < one["uptime"] - one["monotonic"] < 60
+    assert abs(one["btime"] - one["began"]) < 60
 
 
 @pytest.mark.parametrize("ready", [0, 2])

@@ -57,10 +57,11 @@ class Serving(NamedTuple):
 def start(spec: Path, name: str, log: Path, *options: str) -> Serving:
     """Start a service and wait until it takes connections."""
     with log.open("ab") as out:
+        begun = out.tell()
         command = [NSTOOL, "serve", "--name", name, *options, str(spec)]
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, cwd="/")
     one = Serving(name, process, log)
-    wait(one, log.stat().st_size)
+    wait(one, begun)
     return one
 
 
@@ -122,7 +123,8 @@ def ask(port: int, said: bytes = b"") -> bytes:
     """Connect, say something, and return the whole answer."""
     with socket.create_connection(("127.0.0.1", port), timeout=DEADLINE) as one:
         one.sendall(said)
-        one.shutdown(socket.SHUT_WR)
+        with contextlib.suppress(OSError):  # ENOTCONN: the other end has reset it meanwhile, which the answer tells
+            one.shutdown(socket.SHUT_WR)
         return b"".join(iter(lambda: one.recv(65536), b""))
 
 
