@@ -432,7 +432,8 @@ class Supervisor:
         async with self._reading:
             self._reload = None
             blueprint = await self._read_spec()
-            there = {self.blueprint.service.metrics, *(one.word for one in self.listeners if one.is_there)}
+            metrics = self.blueprint.service.metrics
+            there = {metrics, *(one.word for one in self.listeners if one.is_there)}
             await asyncio.get_running_loop().run_in_executor(None, _try_addresses, blueprint, there)
             async with self._rotating:
                 if self.stopping:
