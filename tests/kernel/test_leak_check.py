@@ -195,6 +195,9 @@ def test_what_goes_by_itself_in_time_is_no_leak(workplace: Workplace) -> None:
 
 LEAKY = """
 import os, subprocess
+from tests.support import leaks
+
+leaks.SECONDS = 1
 
 def test_leaves_an_fd(): os.open("/dev/null", os.O_RDONLY)
 def test_leaves_a_process(): globals().update(kept=subprocess.Popen(["sleep", "61"]))
@@ -237,6 +240,9 @@ def test_leaky_test_is_reported(tmp_path: Path) -> None:
 KILLED = """
 import os, pathlib
 from nstool import Spec, launch
+from tests.support import leaks
+
+leaks.SECONDS = 1
 
 def test_waits(name):
     pathlib.Path(__file__).with_name("name").write_text(name + " " + os.environ["NSTOOL_TEST_DIR"])

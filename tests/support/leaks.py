@@ -26,7 +26,7 @@ from tests.support.workplace import Workplace, unescape
 Key = tuple[Any, ...]
 Snapshot = dict[str, dict[Key, str]]
 
-SECONDS = 30.0
+SECONDS = 30.0  # a leak costs them, which there is none of
 
 # linux/netlink.h, linux/netfilter/nfnetlink.h and nf_tables.h
 NETLINK_NETFILTER = 12
@@ -63,13 +63,13 @@ class LeakCheck:
             if (found := {key: text for key, text in things.items() if key not in self.before[kind]})
         }
 
-    def wait(self, seconds: float = SECONDS, *, orphans: bool = False) -> Snapshot:
+    def wait(self, seconds: float | None = None, *, orphans: bool = False) -> Snapshot:
         """Return what is still there when the kernel has had time to take down what goes by itself.
 
         A cgroup and the links of a dead network namespace outlive their last process by some milliseconds.
-        orphans: reap those that are dead, also those that die meanwhile.
+        seconds: SECONDS if not said. orphans: reap those that are dead, also those that die meanwhile.
         """
-        deadline = time.monotonic() + seconds
+        deadline = time.monotonic() + (SECONDS if seconds is None else seconds)
         pause = 0.002
         while left := self._new(orphans):
             if pause == 0:  # this was the last look, after the time was over
