@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import stat
 
 from nstool.detectors.scene import Scene
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from nstool.detectors.scene import Answer
 
 _INTERNET = ("tcp", "udp")
+_TYPES = {"unix": socket.SOCK_STREAM, "seqpacket": socket.SOCK_SEQPACKET}
 _ALL = ("0.0.0.0", "::", "::ffff:0.0.0.0")
 _KINDS = {
     stat.S_IFDIR: "a directory",
@@ -64,7 +66,10 @@ def _holders(where: Where) -> Iterator[Any]:
     import psutil
 
     if where.kind not in _INTERNET:
-        yield from (one for one in psutil.net_connections("unix") if str(one.laddr) == where.address)
+        for one in psutil.net_connections("unix"):
+            # A name that is no path is another for each type. unix(7), "Abstract sockets"
+            if str(one.laddr) == where.address and (where.path or one.type == _TYPES[where.kind]):
+                yield one
         return
     for one in psutil.net_connections(where.kind):
         if one.raddr or not one.laddr or one.laddr.port != where.port:
