@@ -93,13 +93,13 @@ def cleaned(name: str = "") -> tuple[journal.Cleaned, ...]:
 
 
 def free_port() -> int:
-    """Return a TCP port that nobody listens on, and that the kernel gives nobody who asks for any."""
+    """Return a TCP port that nobody listens on, if it can be one that the kernel gives nobody who asks for any."""
     import random
     import socket
 
     first = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
     while True:
-        port = random.randrange(10000, first)
+        port = random.randrange(10000, max(first, 20000))
         with contextlib.suppress(OSError), socket.create_server(("", port)):
             return port
 
