@@ -37,7 +37,8 @@ class Other(Closing):
         except ProcessLookupError:
             os.close(self._journal)
             raise _gone(name) from None
-        if not rundir.is_alive(record.init_pid, record.init_start):  # the pid is another process's by now
+        started = rundir.starttime(record.init_pid)
+        if started > 0 and record.init_start not in (started, -1):  # the pid is another process's by now
             self.close()
             raise _gone(name)
 

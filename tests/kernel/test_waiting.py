@@ -22,7 +22,7 @@ from tests.support import plans
 pytestmark = pytest.mark.needs("root", "native", "nsexec")
 
 NSTOOL = str(Path(sys.prefix) / "bin/nstool")
-SECONDS = 20
+SECONDS = 120
 STUBBORN = "trap '' TERM; echo ready; while :; do sleep 1; done"
 
 
@@ -120,6 +120,23 @@ def test_nobody_notes_the_end_when_the_launcher_was_killed(name: str) -> None:
         assert wait.stderr.read().endswith("how is not known, for its launcher was killed before\n")
         assert wait.wait(SECONDS) == 125
     assert nstool("cleanup").returncode == 0
+
+
+def test_the_status_of_one_that_ends_meanwhile_is_known(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was there when it was looked for, and is not when the wait begins."""
+    pidfd_open = os.pidfd_open
+    with foreground(name, "--", "sh", "-c", "echo ready; read x; exit 7") as run:
+
+        def late(pid: int) -> int:
+            pidfd = pidfd_open(pid)
+            run.communicate("\n", timeout=SECONDS)
+            return pidfd
+
+        monkeypatch.setattr(os, "pidfd_open", late)
+        with Other(name) as sandbox:
+            assert sandbox.wait(SECONDS) == 7 << 8
+            with pytest.raises(SandboxGone):
+                sandbox.signal(signal.SIGTERM)
 
 
 @pytest.mark.orphans
