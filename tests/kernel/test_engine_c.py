@@ -38,7 +38,7 @@ Make = Callable[..., str]
 pytestmark = pytest.mark.needs("root")
 NSEXEC = engine.IMAGE
 USAGE, CANNOT, NOT_EXECUTABLE, NOT_FOUND = 2, 125, 126, 127
-SECONDS = 20
+SECONDS = 120
 NO_LIMITS = Limits(memory=0, pids=0, cpu=0)
 READY = "echo ready; "
 

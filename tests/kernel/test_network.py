@@ -41,7 +41,7 @@ pytestmark = pytest.mark.needs("root", "ip", "nft", "veth", "bridge", "nat", "ip
 TCP, UDP = socket.SOCK_STREAM, socket.SOCK_DGRAM
 HOST4, HOST6 = "192.0.2.1", "2001:db8::1"
 OUTSIDE4, OUTSIDE6 = "192.0.2.2", "2001:db8::2"
-WAIT = 5.0  # seconds until a packet that should come counts as lost
+WAIT = 20.0  # seconds until a packet that should come counts as lost
 NEVER = 0.3  # seconds in which a packet that should not come would have come
 
 
