@@ -68,6 +68,15 @@ def joined(pid: int, function: Callable[[], Any]) -> Any:
     return result[0]
 
 
+def wait_up(pid: int) -> None:
+    """Wait until the links of the host and of pid take packets, which the kernel sees to a moment after they are up."""
+    deadline = time.monotonic() + 60
+    for where in (0, pid):
+        while any("LOWER_UP" in line and " state DOWN " in line for line in sh("ip -o link", where).splitlines()):
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+
+
 class Sandbox:
     """A network namespace with what the external steps gave it."""
 
@@ -91,6 +100,7 @@ class Sandbox:
 
     def make(self) -> None:
         self._run(LAUNCHER, self.steps, self.context)
+        wait_up(self.pid)
 
     def undo(self, context: object = None) -> None:
         """Undo from the steps' arguments alone, as they come out of a journal."""
@@ -140,6 +150,7 @@ class Lab:
         sh(f"""ip link add uplink type veth peer name eth0 netns {pid}; ip link set uplink addrgenmode none
             ip addr add {HOST4}/24 dev uplink; ip addr add {HOST6}/64 dev uplink nodad; ip link set uplink up""")
         sh(f"ip addr add {OUTSIDE4}/24 dev eth0; ip addr add {OUTSIDE6}/64 dev eth0 nodad; ip link set eth0 up", pid)
+        wait_up(pid)
         return pid
 
     def sandbox(self, number: int = 1, **net: Any) -> Sandbox:
