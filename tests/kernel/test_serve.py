@@ -534,13 +534,13 @@ def _ended(connection: socket.socket) -> bool:
 def test_a_fork_bomb_starves_nobody(name: str, tmp_path: Path) -> None:
     """It has its own limit of tasks; the others are served meanwhile."""
     script = 'read line; [ "$line" = bomb ] || { echo fine; exit; }; b() { b | b & b; }; b'
-    one = serving.start(write(tmp_path / "s.toml", TCP, shell(script)), name, tmp_path / "log")
-    port = one.port()
-    with socket.create_connection(("127.0.0.1", port)) as bomb:
-        bomb.sendall(b"bomb\n")
-        assert [ask(port, b"x\n") for _ in range(5)] == [b"fine\n"] * 5
-        one.tell("stop", "--kill")
-        assert one.process.wait(DEADLINE) == 0
+    spec = write(tmp_path / "s.toml", TCP + "wall = 15\ngrace = 0.1", shell(script))
+    with serving.serving(spec, name) as one:
+        port = one.port()
+        with socket.create_connection(("127.0.0.1", port)) as bomb:
+            bomb.sendall(b"bomb\n")
+            assert [ask(port, b"x\n") for _ in range(5)] == [b"fine\n"] * 5
+        one.until(lambda s: s["live"] == 0, "the bomb is gone")
 
 
 # ---- generations ----

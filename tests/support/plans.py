@@ -92,6 +92,12 @@ def cleaned(name: str = "") -> tuple[journal.Cleaned, ...]:
     return tuple(one for one in journal.cleanup() if not TEST_NAME.search(one.name) or (name and name in one.name))
 
 
+def own_lines(name: str, said: str) -> str:
+    """Return what ``nstool cleanup`` has said, but for the lines of what another worker's killed nsexec has left."""
+    lines = [line for line in said.splitlines() if name in line or not TEST_NAME.search(line)]
+    return "nothing to clean up" if said and not lines else "\n".join(lines)
+
+
 def free_port() -> int:
     """Return a TCP port that nobody listens on, if it can be one that the kernel gives nobody who asks for any."""
     import random

@@ -14,6 +14,7 @@ import struct
 import subprocess
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -748,12 +749,21 @@ def test_processes_that_come_and_go_disturb_nothing(in_child: Callable[..., Any]
 # ---- rights ----
 
 
+def real_uid(pid: int) -> int | None:
+    """The real user id of a process, None of one that has ended. proc_pid_status(5)."""
+    try:
+        return int(Path(f"/proc/{pid}/status").read_text().split("\nUid:")[1].split()[0])
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+
+
 def test_an_ordinary_user_is_told_what_could_not_be_seen(as_user: Callable[..., Any]) -> None:
     """Its own processes are looked into; the others are counted, and the first is told with the remedy."""
 
     def act() -> None:
         all_ = census()
         assert os.getpid() in {process.pid for process in all_.processes}
+        assert 0 not in {real_uid(process.pid) for process in all_.processes}
         assert 1 in all_.hidden
         note = all_.notes[0]
         assert note.startswith(f"{len(all_.hidden)} of {len(all_.hidden) + len(all_.processes)} processes")
@@ -784,13 +794,6 @@ def test_a_hidden_process_that_ends_meanwhile_is_not_asked_why(
     text = as_user(act, "all")
     assert "they have ended meanwhile" in text
     assert "2 processes could not be looked into, and ended meanwhile" in text
-
-
-def owner(name: str) -> int:
-    try:
-        return os.stat(f"/proc/{name}").st_uid
-    except (FileNotFoundError, ProcessLookupError):
-        return -1
 
 
 def notes_of(text: str) -> list[str]:
